@@ -1,0 +1,156 @@
+"""What a session's log holds. Pure.
+
+One ordered log per session is the only path by which a client learns anything. Every event that changes what a person
+sees has a `seq`: gap-free within the session, starting at 1, never reset. `at` is a POSIX time in seconds, UTC.
+"""
+
+import enum
+from dataclasses import dataclass
+
+from backend.errors import ErrorCode
+
+__all__ = [
+    "Event",
+    "Finish",
+    "MessageEnded",
+    "PartialAnswer",
+    "Position",
+    "Row",
+    "RunError",
+    "RunStarted",
+    "Snapshot",
+    "TextAdded",
+    "Usage",
+    "UserMessage",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a reader has come: everything up to and including `seq` of the log called `epoch`.
+
+    The epoch is a random value of the session, new when its log was lost; so a lost log is detected, not skipped.
+    """
+
+    epoch: str
+    seq: int
+
+
+class Finish(enum.StrEnum):
+    """How a run ended. STOP and LENGTH are the provider's own words for an answer that is whole, or cut at max_tokens."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class RunError:
+    """Why a run ended with `Finish.ERROR`."""
+
+    code: ErrorCode
+    retryable: bool
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counted them."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+# Events ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage:
+    """A person wrote `content`; it started the run `run_id`."""
+
+    seq: int
+    message_id: str
+    client_msg_id: str
+    run_id: str
+    content: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run began; `message_id` is that of the answer to come."""
+
+    seq: int
+    run_id: str
+    message_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextAdded:
+    """The answer grew by `text`. May be compacted away once the run's `MessageEnded` is in the log."""
+
+    seq: int
+    run_id: str
+    message_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEnded:
+    """The run's end. `content` is authoritative: it replaces what the run's `TextAdded` events built.
+
+    `from_seq` is the first seq that this event stands for: the seq of the run's first `TextAdded`, or its own.
+    """
+
+    seq: int
+    from_seq: int
+    run_id: str
+    message_id: str
+    content: str
+    finish: Finish
+    at: float
+    error: RunError | None = None
+    usage: Usage | None = None
+
+
+Event = UserMessage | RunStarted | TextAdded | MessageEnded
+
+
+# What a reader gets who does not follow event by event ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One message of a session as snapshots and HTTP show it. `role` is `user` or `assistant`."""
+
+    message_id: str
+    role: str
+    content: str
+    seq: int
+    at: float
+    run_id: str | None = None
+    client_msg_id: str | None = None
+    finish: Finish | None = None
+    error: RunError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PartialAnswer:
+    """The run under way and what it has written so far."""
+
+    run_id: str
+    message_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a client shows, as of `position`: the last rows, and whether there are earlier ones."""
+
+    position: Position
+    rows: tuple[Row, ...]
+    earlier: bool
+    run: PartialAnswer | None = None

@@ -1,0 +1,56 @@
+"""Every option of the backend: flag, MOORLINE_ variable, moorline.toml key, unit, default and meaning. Pure.
+
+Times are seconds, sizes bytes; None stands for `off`. `OPENAI_API_KEY` and `OPENAI_BASE_URL` are the `openai`
+library's own and are read by it.
+"""
+
+import dataclasses
+
+from gateway.common.errors import UsageError
+from gateway.common.options import DURATION, INT, NUMBER, PORT, SIZE, TEXT, Kind, option
+from gateway.common.settings import CommonSettings
+
+__all__ = ["Settings"]
+
+
+def _parse_database(text: str) -> str:
+    if not text.startswith("sqlite:///") or len(text) == len("sqlite:///"):
+        raise ValueError("is not a database; write for example sqlite:///moorline.db")
+    return text
+
+
+DATABASE = Kind("URL", _parse_database)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(CommonSettings):
+    """The backend's options; construct it directly in tests, or with `gateway.common.options.load`."""
+
+    port: int = option(8000, PORT, "listen on this port; 0 picks a free one and prints it")
+    database: str = option(
+        "sqlite:///moorline.db",
+        DATABASE,
+        "where the chats are kept: sqlite:///FILE, relative to the current folder",
+    )
+    model: str = option("gpt-5-mini", TEXT, "the model that answers, in the provider's spelling")
+    system_prompt: str = option(
+        "You are a helpful assistant. Answer clearly and briefly.",
+        TEXT,
+        "what the model is told before the chat",
+    )
+    max_tokens: int = option(1024, INT, "longest answer, in the model's tokens")
+    temperature: float | None = option(None, NUMBER, "0 to 2; off leaves it to the provider", can_be_off=True)
+    llm_connect_timeout: float = option(5.0, DURATION, "connecting to the model's server")
+    llm_read_timeout: float = option(60.0, DURATION, "silence between two pieces of an answer")
+    run_timeout: float = option(600.0, DURATION, "one answer in all")
+    max_runs: int = option(2000, INT, "answers at once in this process; as many again wait")
+    heartbeat: float = option(20.0, DURATION, "between two pings to a client (version 1: 30s)")
+    send_timeout: float = option(30.0, DURATION, "a client that does not read what is sent to it")
+    max_bytes: int = option(64 << 10, SIZE, "longest message, as UTF-8")
+
+    def __post_init__(self) -> None:
+        super(Settings, self).__post_init__()
+        if self.temperature is not None and not 0 <= self.temperature <= 2:
+            raise UsageError(f"temperature: {self.temperature:g} is not between 0 and 2")
+        if self.max_runs < 1:
+            raise UsageError("max_runs: 0 would answer nobody; write 1 or more")

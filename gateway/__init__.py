@@ -1,0 +1,1 @@
+"""moorline's gateway: one port for the front end, `/ws` and `/api`."""

@@ -1,0 +1,46 @@
+"""Durations and sizes as people write them: `1m30s`, `2.5s`, `16MiB`. Pure."""
+
+import re
+
+__all__ = ["format_duration", "format_size", "parse_duration", "parse_size"]
+
+_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
+
+_NUMBER = r"\d+(?:\.\d+)?"
+_DURATION = re.compile(rf"(?:{_NUMBER}(?:ms|[smhd]))+")
+_DURATION_PART = re.compile(rf"({_NUMBER})(ms|[smhd])")
+_SIZE = re.compile(r"(\d+)(GiB|MiB|KiB|B)?")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `1m30s`, `250ms` or a bare number; ValueError with what to write instead."""
+    if re.fullmatch(_NUMBER, text):
+        return float(text)
+    if not _DURATION.fullmatch(text):
+        raise ValueError("is not a duration; write for example 90s, 1m30s or 250ms")
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest text that `parse_duration` reads back: `86400.0` is `1d`, `0.25` is `250ms`."""
+    for unit, length in _SECONDS.items():
+        if seconds >= length and seconds % length == 0:
+            return f"{seconds / length:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `64KiB`, `16MiB` or a bare number; ValueError with what to write instead."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError("is not a size; write for example 64KiB, 16MiB or a number of bytes")
+    return int(match[1]) * _BYTES[match[2] or "B"]
+
+
+def format_size(size: int) -> str:
+    """The shortest text that `parse_size` reads back: `65536` is `64KiB`."""
+    for unit, length in _BYTES.items():
+        if size >= length and size % length == 0:
+            return f"{size // length}{unit if length > 1 else ''}"
+    return str(size)

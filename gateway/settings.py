@@ -1,0 +1,55 @@
+"""Every option of the gateway: flag, MOORLINE_ variable, moorline.toml key, unit, default and meaning. Pure.
+
+Times are seconds, sizes bytes; None stands for `off`. Names that nginx has are nginx's, with nginx's behaviour.
+"""
+
+import dataclasses
+from urllib.parse import urlsplit
+
+from gateway.common.errors import UsageError
+from gateway.common.options import DURATION, INT, PORT, TEXT, Kind, option
+from gateway.common.settings import CommonSettings
+
+__all__ = ["Settings"]
+
+
+def _parse_upstream(text: str) -> str:
+    parts = urlsplit(text)
+    try:
+        port_is_valid = parts.port != 0
+    except ValueError:
+        port_is_valid = False
+    if parts.scheme != "http" or not parts.hostname or not port_is_valid or parts.username is not None:
+        raise ValueError("is not an upstream; write for example http://127.0.0.1:8000")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("has a path; an upstream is scheme, host and port alone")
+    return f"http://{parts.netloc}"
+
+
+UPSTREAM = Kind("URL", _parse_upstream)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(CommonSettings):
+    """The gateway's options; construct it directly in tests, or with `gateway.common.options.load`."""
+
+    host: str = option("localhost", TEXT, "listen here; localhost is 127.0.0.1 and ::1 on the same port")
+    port: int = option(4321, PORT, "listen on this port; 0 picks a free one and prints it")
+    upstream: tuple[str, ...] = option(("http://127.0.0.1:8000",), UPSTREAM, "the backend")
+    frontend: str = option("", TEXT, "folder of static assets (default: the built-in chat page)")
+
+    proxy_connect_timeout: float = option(60.0, DURATION, "nginx's: connecting to the backend")
+    proxy_read_timeout: float = option(86400.0, DURATION, "nginx's: silence on the tunnel, or before an answer's head")
+    proxy_send_timeout: float = option(86400.0, DURATION, "nginx's: the backend does not read")
+    send_timeout: float = option(60.0, DURATION, "nginx's: the client does not read")
+    client_header_timeout: float = option(60.0, DURATION, "nginx's: a request head that dribbles in")
+    handshake_timeout: float | None = option(60.0, DURATION, "from the upgrade request to its 101", can_be_off=True)
+    close_timeout: float = option(10.0, DURATION, "from a Close frame to the end of TCP")
+    max_connections: int = option(10000, INT, "sockets at once; more get 503 with Retry-After")
+
+    def __post_init__(self) -> None:
+        super(Settings, self).__post_init__()
+        if not self.upstream:
+            raise UsageError("upstream: it is empty; write for example --upstream http://127.0.0.1:8000")
+        if len(self.upstream) > 1:
+            raise UsageError(f"upstream: {len(self.upstream)} are given; one is supported")
