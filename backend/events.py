@@ -37,7 +37,7 @@ class Position:
 
 
 class Finish(enum.StrEnum):
-    """How a run ended. STOP and LENGTH are the provider's own words for an answer that is whole, or cut at max_tokens."""
+    """How a run ended. STOP and LENGTH are the provider's words for a whole answer and for one cut at max_tokens."""
 
     STOP = "stop"
     LENGTH = "length"

@@ -52,8 +52,8 @@ class RunHandle:
 class Started:
     """The outcome of `start_run` and `retry_run`.
 
-    `seq` is that of the user's message. `handle` is None when this was a duplicate: the run exists already, has an owner
-    and must not be started again.
+    `seq` is that of the user's message. `handle` is None for a duplicate: the run exists already, has an owner and must
+    not be started again.
     """
 
     seq: int
@@ -166,10 +166,10 @@ class EventLog(Protocol):
         """
 
     async def snapshot(self, session_id: str) -> Snapshot | None:
-        """The last SNAPSHOT_ROWS rows, the run under way and the position they stand for, read as one. None: no session."""
+        """The last SNAPSHOT_ROWS rows, the run under way and their position, read as one. None: no such session."""
 
     async def rows(self, session_id: str, *, before: int | None, limit: int) -> Sequence[Row]:
-        """The last `limit` rows with a seq below `before` (None: the newest), in order; empty for an unknown session."""
+        """The last `limit` rows with a seq below `before` (None: the newest), in order; empty without a session."""
 
     def watch(self, session_id: str) -> Watch:
         """A hint for this session's growth or deletion."""

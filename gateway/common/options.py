@@ -148,7 +148,7 @@ TEXT = Kind("TEXT", _parse_text)
 
 
 def option(default: Any, kind: Kind, meaning: str, *, can_be_off: bool = False) -> Any:
-    """A dataclass field that is an option. A tuple as the default makes it a list; `can_be_off` lets `off` mean None."""
+    """A dataclass field that is an option. A tuple as default makes it a list; with `can_be_off`, `off` is None."""
     return dataclasses.field(default=default, metadata={"kind": kind, "meaning": meaning, "can_be_off": can_be_off})
 
 
