@@ -17,7 +17,7 @@ __all__ = ["Admission", "is_host", "is_json"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # RFC 9110 section 7.2: a name, an IPv4 address or a bracketed IPv6 address, and a port.
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._~%!$&'()*+;=-]+)(?::(\d{0,5}))?")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{0,5}))?")
 _ORIGIN = re.compile(r"(https?)://([^/\s?#@]+)")
 # Behind TLS that ends in front of us a Host without port may mean either, so that both count as no port at all.
 _DEFAULT_PORTS = ("", "80", "443")

@@ -1,0 +1,132 @@
+"""What a request for a static asset may mean: its path, type, caching and encodings. Pure."""
+
+import re
+from collections.abc import Sequence
+from urllib.parse import unquote_to_bytes
+
+__all__ = ["cache_control", "content_type", "encodings", "is_asset", "segments", "usable_range"]
+
+# The system's table differs from machine to machine; a page must not. WHATWG's names, RFC 9239 for JavaScript.
+_TYPES = {
+    "avif": "image/avif",
+    "css": "text/css; charset=utf-8",
+    "gif": "image/gif",
+    "htm": "text/html; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "ico": "image/x-icon",
+    "jpeg": "image/jpeg",
+    "jpg": "image/jpeg",
+    "js": "text/javascript; charset=utf-8",
+    "json": "application/json",
+    "map": "application/json",
+    "md": "text/markdown; charset=utf-8",
+    "mjs": "text/javascript; charset=utf-8",
+    "mp3": "audio/mpeg",
+    "mp4": "video/mp4",
+    "otf": "font/otf",
+    "pdf": "application/pdf",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "ttf": "font/ttf",
+    "txt": "text/plain; charset=utf-8",
+    "wasm": "application/wasm",
+    "wav": "audio/wav",
+    "webm": "video/webm",
+    "webmanifest": "application/manifest+json",
+    "webp": "image/webp",
+    "woff": "font/woff",
+    "woff2": "font/woff2",
+    "xml": "application/xml",
+}
+# Best first. The names that the folder's build wrote beside the file, and the coding each stands for.
+_SIBLINGS = ((".br", "br"), (".gz", "gzip"))
+
+_ASSET_FOLDERS = frozenset({"assets", "static", "_next", "_app"})
+_EXTENSION = re.compile(r"[^.].*\.([A-Za-z0-9]{1,11})")
+# `index-BxY3k2_a.js` as Vite names it, `main.3f2a9c1b.chunk.css` as webpack does.
+_VITE_HASH = re.compile(r".+-([A-Za-z0-9_-]{8})\.[a-z0-9.]+")
+_HEX_HASH = re.compile(r".+\.([0-9a-f]{8,64})\.[a-z0-9.]+")
+_RANGE = re.compile(r"bytes=(?:\d+-\d*|-0*[1-9]\d*)")
+
+_IMMUTABLE = "public, max-age=31536000, immutable"
+# The browser keeps the file and asks each time whether it is still the one; a 304 answers.
+_REVALIDATE = "no-cache"
+
+
+def segments(raw_path: str) -> tuple[str, ...] | None:
+    """The names along a request's path, decoded; None where it is none that a file of the folder can have.
+
+    That are `..`, dot-files, and what decodes to a separator, a control character or no UTF-8. The last name is empty
+    where the path ends in a slash.
+    """
+    names = []
+    for part in raw_path.removeprefix("/").split("/"):
+        try:
+            name = unquote_to_bytes(part).decode()
+        except UnicodeError:
+            return None
+        if name.startswith(".") or "/" in name or "\\" in name or not (name == "" or name.isprintable()):
+            return None
+        names.append(name)
+    return tuple(names)
+
+
+def is_asset(names: Sequence[str]) -> bool:
+    """Whether a path without a file can only have meant a file, so that the index page would be a wrong answer.
+
+    Under /chat/ the last name is a patient's id, which may have a dot in it; there the extension must be a known one.
+    """
+    if _ASSET_FOLDERS.intersection(names[:-1]):
+        return True
+    match = _EXTENSION.fullmatch(names[-1])
+    if match is None:
+        return False
+    return match[1].lower() in _TYPES or names[0] != "chat"
+
+
+def content_type(name: str) -> str:
+    """The media type of a file by its name."""
+    return _TYPES.get(name.rpartition(".")[2].lower(), "application/octet-stream")
+
+
+def cache_control(names: Sequence[str]) -> str:
+    """How long a browser may keep a file: for ever where its name changes with its content, else until it asks."""
+    name = names[-1]
+    if name.endswith((".html", ".htm")):
+        return _REVALIDATE
+    vite = _VITE_HASH.fullmatch(name) if _ASSET_FOLDERS.intersection(names[:-1]) else None
+    if vite is not None and _looks_random(vite[1]):
+        return _IMMUTABLE
+    hexadecimal = _HEX_HASH.fullmatch(name)
+    if hexadecimal is not None and _looks_random(hexadecimal[1]) and not hexadecimal[1].isdigit():
+        return _IMMUTABLE
+    return _REVALIDATE
+
+
+def encodings(accept_encoding: str) -> list[tuple[str, str]]:
+    """The siblings that a client takes, best first, as (file extension, content coding); RFC 9110 section 12.5.3."""
+    taken: dict[str, bool] = {}
+    for item in accept_encoding.lower().split(","):
+        coding, _, parameters = item.partition(";")
+        weight = parameters.strip().removeprefix("q=").strip()
+        taken[coding.strip()] = not re.fullmatch(r"0(\.0{0,3})?", weight)
+    anything = taken.get("*", False)
+    return [(extension, coding) for extension, coding in _SIBLINGS if taken.get(coding, anything)]
+
+
+def usable_range(range_header: str | None, if_range: str | None, etag: str) -> str | None:
+    """The Range to honour: one range of bytes, and of the file that the client already has a part of.
+
+    Anything else is answered with the whole file, as RFC 9110 section 14.2 allows. A date in If-Range is left to
+    `FileResponse`.
+    """
+    if range_header is None or not _RANGE.fullmatch(range_header.strip()):
+        return None
+    if if_range is not None and if_range.strip().startswith(('"', "W/")) and if_range.strip() != f'"{etag}"':
+        return None
+    return range_header.strip()
+
+
+def _looks_random(text: str) -> bool:
+    """A hash, not a word: it has a digit, or capitals among small letters."""
+    return any(c.isdigit() for c in text) or (text != text.lower() and text != text.upper())
