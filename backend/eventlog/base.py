@@ -149,9 +149,10 @@ class EventLog(Protocol):
         error: RunError | None = None,
         usage: Usage | None = None,
     ) -> int:
-        """Append `text` (the last piece, if any) and `MessageEnded` in one transaction; returns the latter's seq.
+        """Append `MessageEnded`; returns its seq.
 
-        Its content is all the text of the run. The run's `TextAdded` events may be compacted away.
+        Its content is all the text of the run and `text`, the last piece, which gets no event of its own. The run's
+        `TextAdded` events may be compacted away.
 
         Raises:
             RunLost: the run has ended already or has another owner.

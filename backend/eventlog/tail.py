@@ -1,0 +1,65 @@
+"""The last committed events of the sessions that grow, so that readers who keep up do not go to the disk.
+
+It is a copy of what is committed, never ahead of it. What is not in here is in the database.
+"""
+
+import sys
+from collections import OrderedDict, deque
+from itertools import islice
+
+from backend.events import Event, MessageEnded, TextAdded, UserMessage
+
+__all__ = ["Tail"]
+
+#: Of one session: some seconds of an answer. A reader further behind goes to the database.
+MAX_EVENTS = 256
+#: Of all sessions; the one that has not grown for longest goes first.
+MAX_BYTES = 32 << 20
+#: An event without its text, and its place in the deque.
+EVENT_BYTES = 300
+
+
+class Tail:
+    """Bounded in events per session and in bytes altogether."""
+
+    def __init__(self, *, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._sessions: OrderedDict[str, deque[Event]] = OrderedDict()
+        self.size = 0
+
+    def add(self, session_id: str, event: Event | None) -> None:
+        """Take a committed event; None: the session was erased."""
+        if event is None:
+            self._drop(session_id)
+            return
+        events = self._sessions.get(session_id)
+        if events is None:
+            events = self._sessions[session_id] = deque()
+        self._sessions.move_to_end(session_id)
+        events.append(event)
+        self.size += _size(event)
+        while len(events) > self._max_events:
+            self.size -= _size(events.popleft())
+        while self.size > self._max_bytes:
+            self._drop(next(iter(self._sessions)))
+
+    def read_after(self, session_id: str, seq: int, limit: int) -> list[Event] | None:
+        """Up to `limit` events above `seq`; None when the database must be asked."""
+        events = self._sessions.get(session_id)
+        if not events or seq < events[0].seq - 1:
+            return None
+        # The events in here have no holes, so the place of a seq is known: no search for readers who keep up.
+        start = seq - events[0].seq + 1
+        return list(islice(events, start, start + limit))
+
+    def _drop(self, session_id: str) -> None:
+        for event in self._sessions.pop(session_id, ()):
+            self.size -= _size(event)
+
+
+def _size(event: Event) -> int:
+    match event:
+        case TextAdded(text=text) | UserMessage(content=text) | MessageEnded(content=text):
+            return EVENT_BYTES + sys.getsizeof(text)
+    return EVENT_BYTES

@@ -1,0 +1,127 @@
+"""A session's rules. Pure: the fold of events into what a client shows, and which command is legal now.
+
+Every store judges commands by `judge_send` and `judge_retry`, so that all of them refuse alike. The fold is what a
+client does with the events it reads; a snapshot is the same fold done by the store.
+"""
+
+from dataclasses import dataclass, replace
+
+from backend.errors import ErrorCode, Refusal
+from backend.events import Event, Finish, MessageEnded, PartialAnswer, Row, RunStarted, TextAdded, UserMessage
+
+__all__ = ["Gap", "Known", "View", "fold", "judge_owner", "judge_retry", "judge_send", "row_of"]
+
+
+class Gap(Exception):
+    """Events are missing between what was folded and the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a client shows after all events up to `seq`."""
+
+    seq: int = 0
+    rows: tuple[Row, ...] = ()
+    run: PartialAnswer | None = None
+
+
+def fold(view: View, event: Event) -> View:
+    """The view after `event`. One that the view holds already changes nothing.
+
+    Raises:
+        Gap: `event` does not follow; read again from `view.seq`.
+    """
+    if event.seq <= view.seq:
+        return view
+    first = event.from_seq if isinstance(event, MessageEnded) else event.seq
+    if first > view.seq + 1:
+        raise Gap(f"seq {first} follows {view.seq}")
+    match event:
+        case UserMessage() as user:
+            return replace(view, seq=user.seq, rows=(*view.rows, row_of(user)))
+        case RunStarted():
+            return replace(view, seq=event.seq, run=PartialAnswer(event.run_id, event.message_id, ""))
+        case TextAdded():
+            before = view.run.text if view.run else ""
+            return replace(view, seq=event.seq, run=PartialAnswer(event.run_id, event.message_id, before + event.text))
+        case MessageEnded() as ended:
+            return View(ended.seq, (*view.rows, row_of(ended)))
+
+
+def row_of(event: UserMessage | MessageEnded) -> Row:
+    """The row that an event adds."""
+    if isinstance(event, UserMessage):
+        return Row(
+            event.message_id,
+            "user",
+            event.content,
+            event.seq,
+            event.at,
+            run_id=event.run_id,
+            client_msg_id=event.client_msg_id,
+        )
+    return Row(
+        event.message_id,
+        "assistant",
+        event.content,
+        event.seq,
+        event.at,
+        run_id=event.run_id,
+        finish=event.finish,
+        error=event.error,
+    )
+
+
+# Which command is legal now -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A command that was committed under a `client_msg_id`: a send of `content`, or a retry of `retry_of`."""
+
+    run_id: str
+    user_seq: int
+    content: str
+    retry_of: str | None
+
+
+def judge_owner(owner: str, patient_id: str) -> None:
+    """Raises Refusal `forbidden` unless the session belongs to `patient_id`."""
+    if owner != patient_id:
+        raise Refusal(ErrorCode.FORBIDDEN)
+
+
+def judge_send(content: str, *, known: Known | None, active_run_id: str | None) -> Known | None:
+    """None: go on. A Known: the same command was committed before, answer with it.
+
+    Raises:
+        Refusal: `rejected` or `busy`.
+    """
+    if known is not None:
+        if known.retry_of is not None or known.content != content:
+            raise Refusal(ErrorCode.REJECTED)
+        return known
+    if active_run_id is not None:
+        raise Refusal(ErrorCode.BUSY)
+    return None
+
+
+def judge_retry(
+    run_id: str, *, known: Known | None, exists: bool, finish: Finish | None, active_run_id: str | None
+) -> Known | None:
+    """As `judge_send`, for a retry of `run_id`, which `exists` in this session and ended with `finish` (None: active).
+
+    Raises:
+        Refusal: `rejected`, `not_found` or `busy`.
+    """
+    if known is not None:
+        if known.retry_of != run_id:
+            raise Refusal(ErrorCode.REJECTED)
+        return known
+    if not exists:
+        raise Refusal(ErrorCode.NOT_FOUND)
+    if finish is Finish.STOP:
+        raise Refusal(ErrorCode.REJECTED, "This answer is complete.")
+    if active_run_id is not None:
+        raise Refusal(ErrorCode.BUSY)
+    return None
