@@ -1,0 +1,159 @@
+"""The runs of this process: how many at once, who waits, how they end at shutdown.
+
+`max_runs` answer, as many again wait for a slot, and the next one is refused with `llm_busy`. A run belongs to nobody's
+socket: its command is carried out in a task of its own, so that a client that vanishes between commit and start leaves
+no run behind that nobody writes.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from backend.errors import ErrorCode, Refusal
+from backend.eventlog.base import EventLog, Started
+from backend.events import Finish
+from backend.responder import Responder
+from backend.settings import Settings
+from backend.turn import Outcome, Turn
+
+__all__ = ["Runs"]
+
+logger = logging.getLogger("moorline.backend.runs")
+
+# When to try again after `llm_busy` of our own.
+_BUSY_RETRY_SECONDS = 5.0
+# Writing the ends of interrupted runs is one group commit; this is the share of a drain kept for it, and its bound.
+_INTERRUPT_SHARE = 0.2
+_INTERRUPT_SECONDS = 2.0
+
+Acknowledge = Callable[[Started], None]
+
+
+class Runs:
+    """Starts, finds and ends runs."""
+
+    def __init__(self, log: EventLog, responder: Responder, settings: Settings) -> None:
+        self._log = log
+        self._responder = responder
+        self._timeout = settings.run_timeout
+        self._slots = asyncio.Semaphore(settings.max_runs)
+        self._capacity = 2 * settings.max_runs
+        self._turns: dict[str, Turn] = {}
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._reserved = 0
+        self._closing = False
+        #: The model's last known state, for /readyz: `unknown`, `ok` or the code of the last failure.
+        self.model_state = "unknown"
+
+    # Commands -------------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        session_id: str,
+        patient_id: str,
+        *,
+        client_msg_id: str,
+        content: str,
+        acknowledge: Acknowledge | None = None,
+    ) -> Started:
+        """Commit a message and start its run. `acknowledge` is called after the commit, before the run's first step.
+
+        Raises:
+            Refusal, LogUnavailable: as `EventLog.start_run`, and `llm_busy`.
+        """
+        command = self._log.start_run(
+            session_id, patient_id, client_msg_id=client_msg_id, content=content, now=time.time()
+        )
+        return await self._carry_out(command, acknowledge)
+
+    async def retry(
+        self, session_id: str, *, run_id: str, client_msg_id: str, acknowledge: Acknowledge | None = None
+    ) -> Started:
+        """Start a new run for the user message of `run_id`; as `send`."""
+        command = self._log.retry_run(session_id, run_id=run_id, client_msg_id=client_msg_id, now=time.time())
+        return await self._carry_out(command, acknowledge)
+
+    def cancel(self, session_id: str, run_id: str) -> None:
+        """End a run of this session, if it is under way here; otherwise nothing."""
+        turn = self._turns.get(run_id)
+        if turn is not None and turn.handle.session_id == session_id:
+            turn.stop(Finish.CANCELLED)
+
+    def forget(self, session_id: str) -> None:
+        """The session was erased: let go of its provider's stream at once."""
+        for turn in list(self._turns.values()):
+            if turn.handle.session_id == session_id:
+                turn.stop(Finish.CANCELLED)
+
+    async def _carry_out(self, command: Awaitable[Started], acknowledge: Acknowledge | None) -> Started:
+        task = asyncio.create_task(self._begin(command, acknowledge))
+        self._keep(task)
+        return await asyncio.shield(task)
+
+    async def _begin(self, command: Awaitable[Started], acknowledge: Acknowledge | None) -> Started:
+        if self._closing or len(self._turns) + self._reserved >= self._capacity:
+            # The coroutine was made and will not be awaited.
+            getattr(command, "close", lambda: None)()
+            raise Refusal(ErrorCode.LLM_BUSY, retry_after=_BUSY_RETRY_SECONDS)
+        self._reserved += 1
+        try:
+            started = await command
+        finally:
+            self._reserved -= 1
+        if acknowledge is not None:
+            acknowledge(started)
+        if started.handle is not None:
+            turn = Turn(
+                self._log,
+                self._responder,
+                started.handle,
+                user_seq=started.seq,
+                slots=self._slots,
+                timeout=self._timeout,
+            )
+            self._turns[started.run_id] = turn
+            self._keep(asyncio.create_task(self._run(turn)))
+            if self._closing:
+                turn.stop(Finish.INTERRUPTED)
+        return started
+
+    async def _run(self, turn: Turn) -> None:
+        try:
+            outcome = await turn.run()
+        finally:
+            del self._turns[turn.handle.run_id]
+        self._note(outcome)
+
+    def _note(self, outcome: Outcome | None) -> None:
+        if outcome is None or outcome.finish is Finish.CANCELLED:
+            return
+        self.model_state = str(outcome.error.code) if outcome.error else "ok"
+
+    def _keep(self, task: "asyncio.Task[Started] | asyncio.Task[None]") -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._release)
+
+    def _release(self, task: "asyncio.Task[object]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, Refusal):
+            logger.debug("a command failed", exc_info=error)
+
+    # The end --------------------------------------------------------------------------------------------------------
+
+    async def drain(self, seconds: float) -> None:
+        """Give the runs under way `seconds` in all; what is not done by then ends as `interrupted`."""
+        self._closing = True
+        reserve = min(_INTERRUPT_SECONDS, seconds * _INTERRUPT_SHARE)
+        await self._settle(seconds - reserve)
+        for turn in list(self._turns.values()):
+            turn.stop(Finish.INTERRUPTED)
+        # With no time given the commits still get theirs: they are what the next start would have to repair.
+        await self._settle(max(reserve, _INTERRUPT_SECONDS))
+        for task in self._tasks:
+            task.cancel()
+        await self._settle(None)
+
+    async def _settle(self, seconds: float | None) -> None:
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=seconds)

@@ -1,0 +1,216 @@
+"""One run: the responder's stream of text -> events -> the log.
+
+Two tasks: the pump reads the stream into a buffer as fast as it comes, the writer takes what has gathered and appends
+it. So a commit never holds up the provider, and the text of 25 ms becomes one event. Nothing here knows of sockets.
+"""
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from backend.errors import CATALOGUE, ErrorCode, LLMError
+from backend.eventlog.base import EventLog, LogUnavailable, RunHandle, RunLost
+from backend.events import Finish, Row, RunError, Usage
+from backend.responder import Done, Prompt, Responder
+from gateway.common.logs import hashed
+
+__all__ = ["CHAT_ROWS", "COALESCE_SECONDS", "Turn"]
+
+logger = logging.getLogger("moorline.backend.turn")
+
+#: How much of a session the model is shown: its last rows up to the message to answer. Longer memory costs more with
+#: every message; 100 rows are some fifty exchanges.
+CHAT_ROWS = 100
+#: Text that arrives within this time of an append waits for the next one: 40 events a second look continuous.
+COALESCE_SECONDS = 0.025
+# What the pump may read ahead of a log that is slow or away, in characters; beyond it the provider has to wait.
+_READ_AHEAD = 64 << 10
+# Between two attempts to write to a log that is away.
+_LOG_RETRY_SECONDS = 1.0
+
+_TRAILING_HIGH_SURROGATE = re.compile("[\ud800-\udbff]\\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    finish: Finish
+    error: RunError | None = None
+    usage: Usage | None = None
+
+
+class Turn:
+    """A run in the hands of this process. `run` it once, in a task; `stop` may be called at any time."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        responder: Responder,
+        handle: RunHandle,
+        *,
+        user_seq: int,
+        slots: asyncio.Semaphore,
+        timeout: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.handle = handle
+        self._log = log
+        self._responder = responder
+        self._user_seq = user_seq
+        self._slots = slots
+        self._timeout = timeout
+        self._clock = clock
+        self._pending: list[str] = []
+        self._pending_size = 0
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._pump: asyncio.Task[Outcome] | None = None
+        self._stopped: Finish | None = None
+
+    async def run(self) -> Outcome | None:
+        """Write the answer and its end; None when the run was lost to another owner or erased."""
+        self._pump = asyncio.create_task(self._read_stream())
+        if self._stopped is not None:
+            self._pump.cancel()
+        # Also a pump that was cancelled before its first step has to wake the writer.
+        self._pump.add_done_callback(lambda _: self._arrived.set())
+        try:
+            return await self._write(self._pump)
+        except RunLost:
+            logger.info("run %s was lost: it ended elsewhere or was erased", hashed(self.handle.run_id))
+            return None
+        finally:
+            self._pump.cancel()
+            await asyncio.wait({self._pump})
+
+    def stop(self, finish: Finish) -> None:
+        """End the run now as CANCELLED or INTERRUPTED; the provider's stream is closed and what came is kept."""
+        if self._stopped is None:
+            self._stopped = finish
+            if self._pump is not None:
+                self._pump.cancel()
+
+    # Reading the stream -----------------------------------------------------------------------------------------------
+
+    async def _read_stream(self) -> Outcome:
+        queued = True
+        try:
+            async with asyncio.timeout(self._timeout), self._slots:
+                queued = False
+                rows = await self._log.rows(self.handle.session_id, before=self._user_seq + 1, limit=CHAT_ROWS)
+                return await self._read_answer(_chat(rows))
+        except TimeoutError:
+            # Only our own: a responder's comes as an LLMError.
+            code = ErrorCode.LLM_BUSY if queued else ErrorCode.LLM_UNAVAILABLE
+            logger.warning("run %s exceeded run_timeout", hashed(self.handle.run_id))
+            return _failure(code)
+        except LLMError as error:
+            logger.warning("run %s failed: %s", hashed(self.handle.run_id), error)
+            return _failure(error.code, error.retry_after)
+        except LogUnavailable:
+            return _failure(ErrorCode.INTERNAL)
+        except Exception:
+            logger.exception("run %s failed", hashed(self.handle.run_id))
+            return _failure(ErrorCode.INTERNAL)
+
+    async def _read_answer(self, chat: Sequence[Prompt]) -> Outcome:
+        pieces = self._responder.answer(chat)
+        # An async generator left behind would keep the provider's connection until the garbage collector comes.
+        aclose = getattr(pieces, "aclose", None)
+        async with contextlib.AsyncExitStack() as stack:
+            if aclose is not None:
+                stack.push_async_callback(aclose)
+            async for piece in pieces:
+                if isinstance(piece, Done):
+                    return Outcome(piece.finish, usage=piece.usage)
+                await self._put(piece.text)
+        return Outcome(Finish.INTERRUPTED)
+
+    async def _put(self, text: str) -> None:
+        self._pending.append(text)
+        self._pending_size += len(text)
+        self._arrived.set()
+        while self._pending_size > _READ_AHEAD:
+            self._taken.clear()
+            await self._taken.wait()
+
+    # Writing the log --------------------------------------------------------------------------------------------------
+
+    async def _write(self, pump: asyncio.Task[Outcome]) -> Outcome:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            if pump.done():
+                return await self._end(self._outcome(pump))
+            if text := self._take(last=False):
+                await self._append(text, pump)
+                await asyncio.wait({pump}, timeout=COALESCE_SECONDS)
+
+    async def _append(self, text: str, pump: asyncio.Task[Outcome]) -> None:
+        try:
+            await self._log.add_text(self.handle, text)
+        except LogUnavailable as error:
+            # The text goes back in front of what has come since and is tried again.
+            logger.warning("run %s: the log is away: %s", hashed(self.handle.run_id), error)
+            self._pending.insert(0, text)
+            self._pending_size += len(text)
+            self._arrived.set()
+            await asyncio.wait({pump}, timeout=_LOG_RETRY_SECONDS)
+
+    async def _end(self, outcome: Outcome) -> Outcome:
+        """Write the end, however long the log is away: without it the session stays busy. The drain's cancel ends it."""
+        text = self._take(last=True)
+        while True:
+            try:
+                await self._log.end_run(
+                    self.handle,
+                    finish=outcome.finish,
+                    now=self._clock(),
+                    text=text,
+                    error=outcome.error,
+                    usage=outcome.usage,
+                )
+            except LogUnavailable as error:
+                logger.warning("run %s: the log is away: %s", hashed(self.handle.run_id), error)
+                await asyncio.sleep(_LOG_RETRY_SECONDS)
+            else:
+                return outcome
+
+    def _outcome(self, pump: asyncio.Task[Outcome]) -> Outcome:
+        if pump.cancelled():
+            return Outcome(self._stopped or Finish.INTERRUPTED)
+        return pump.result()
+
+    def _take(self, *, last: bool) -> str:
+        """What has gathered. Some servers cut an emoji's escape in two, so half a surrogate pair waits for the rest."""
+        text = "".join(self._pending)
+        held = "" if last else "".join(_TRAILING_HIGH_SURROGATE.findall(text))
+        self._pending = [held] if held else []
+        self._pending_size = len(held)
+        self._taken.set()
+        return _storable(text.removesuffix(held) if held else text)
+
+
+def _chat(rows: Sequence[Row]) -> list[Prompt]:
+    """The session as the model sees it, ending with the message to answer.
+
+    Answers that were cut off are part of it: the person has read them, and "go on" refers to them. Those without any
+    text are not, as some providers refuse an empty message.
+    """
+    return [Prompt("user" if row.role == "user" else "assistant", row.content) for row in rows if row.content]
+
+
+def _failure(code: ErrorCode, retry_after: float | None = None) -> Outcome:
+    return Outcome(Finish.ERROR, RunError(code, CATALOGUE[code].retryable, retry_after))
+
+
+def _storable(text: str) -> str:
+    """`text` with surrogate pairs joined, and U+FFFD for what no UTF-8 or no database's text can hold."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
