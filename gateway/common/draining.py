@@ -1,0 +1,43 @@
+"""The word that the server is about to end, for handlers that take part in an orderly end.
+
+`create_app` puts one into the application; `server.running` gives it its deadline when the signal comes.
+
+    draining = request.app[DRAINING]
+    await draining.wait()
+    ...  # tell the peer, then be done before draining.remaining() is 0
+"""
+
+import asyncio
+
+from aiohttp import web
+
+__all__ = ["DRAINING", "Draining"]
+
+
+class Draining:
+    """Set once. A handler that goes on past the deadline is cancelled."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._deadline = 0.0
+
+    def begin(self, seconds: float) -> None:
+        """Ask everybody to end within `seconds`; a second call can only shorten it."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        self._deadline = min(self._deadline, deadline) if self.is_set() else deadline
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether the end has been called for."""
+        return self._event.is_set()
+
+    async def wait(self) -> None:
+        """Return when the end has been called for."""
+        await self._event.wait()
+
+    def remaining(self) -> float:
+        """Seconds left, never below 0. Only once set."""
+        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+
+DRAINING = web.AppKey("draining", Draining)

@@ -1,0 +1,82 @@
+"""Log lines on stderr, as text for people or as JSON for machines, and ids made unreadable in them.
+
+A patient's or a session's id is not for a log. `hashed` gives a short keyed hash instead: the same id is the same word
+throughout one log, and nobody without the key gets back to it by trying ids.
+"""
+
+import datetime
+import hashlib
+import json
+import logging
+import re
+import secrets
+import sys
+from typing import Any
+
+from gateway.common.settings import CommonSettings
+
+__all__ = ["hashed", "setup"]
+
+# 48 bits: two of a million ids share a word with a chance of one in five hundred, which a reader of logs can bear.
+_HASH_BYTES = 6
+# Bytes of a peer that end up in a message must not be able to forge a line or talk to the terminal.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# What every record has; anything else was handed in with `extra=` and is a field of the JSON line.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class _Key:
+    value = secrets.token_bytes(32)
+
+
+def setup(settings: CommonSettings) -> None:
+    """Send the log to stderr as `settings` say. A second call replaces the first."""
+    if settings.log_key:
+        # blake2b takes at most 64 bytes of key; a longer secret counts in full.
+        _Key.value = hashlib.sha256(settings.log_key.encode()).digest()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.set_name("moorline")
+    handler.setFormatter(_Json() if settings.log_format == "json" else _Text())
+    root = logging.getLogger()
+    for previous in [each for each in root.handlers if each.get_name() == "moorline"]:
+        root.removeHandler(previous)
+    root.addHandler(handler)
+    # Libraries speak only when something is wrong: their chatter may quote what users wrote.
+    root.setLevel(logging.WARNING)
+    logging.getLogger("moorline").setLevel(settings.log_level.upper())
+
+
+def hashed(identifier: str) -> str:
+    """A short word that stands for `identifier` in log lines."""
+    return hashlib.blake2b(identifier.encode(), key=_Key.value, digest_size=_HASH_BYTES).hexdigest()
+
+
+def _moment(record: logging.LogRecord) -> str:
+    moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class _Text(logging.Formatter):
+    """`2026-01-31T12:00:00.000Z warning gateway: what happened`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = _CONTROL.sub(lambda found: repr(found[0])[1:-1], record.getMessage())
+        name = record.name.removeprefix("moorline.")
+        line = f"{_moment(record)} {record.levelname.lower()} {name}: {message}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _Json(logging.Formatter):
+    """One object a line; `extra=` adds its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "time": _moment(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str, ensure_ascii=False)

@@ -1,0 +1,156 @@
+"""An application on real listeners: what `create_app` alone cannot set, from the sockets to the orderly end.
+
+At the end the server goes on listening while it drains, so that health checks and late requests get an answer instead
+of a refusal. It is over when no request and no socket is left, at the latest at the deadline.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, TypeVar, cast
+
+from aiohttp import web
+
+from gateway.common.connection import MAX_HEAD, Connection, head_size
+from gateway.common.draining import DRAINING, Draining
+from gateway.common.listen import address, listen
+from gateway.common.settings import CommonSettings
+
+T = TypeVar("T")
+
+__all__ = ["Running", "run", "running", "stop_signals"]
+
+# nginx's keepalive_timeout. It is longer than any client's of ours, so that no request is sent into a closing socket.
+_KEEPALIVE_TIMEOUT = 75.0
+# nginx's 8 kB for one line of a head.
+_MAX_LINE = 8190
+# For handlers that are cancelled at the deadline to clean up after themselves.
+_CANCEL_TIMEOUT = 0.25
+# Only where the settings have none of their own.
+_HEAD_TIMEOUT = 60.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Running:
+    """A server that accepts connections."""
+
+    addresses: tuple[str, ...]
+    """`http://127.0.0.1:4321` and, for localhost, `http://[::1]:4321`."""
+    port: int
+    draining: Draining
+
+
+class _InFlight:
+    """How many requests, open sockets among them, are being handled."""
+
+    def __init__(self, server: web.Server) -> None:
+        self._handle = server.request_handler
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        server.request_handler = self.handle
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if head_size(request) > MAX_HEAD:
+            raise web.HTTPRequestHeaderFieldsTooLarge
+        self._count += 1
+        self._idle.clear()
+        try:
+            return await self._handle(request)
+        finally:
+            self._count -= 1
+            if self._count == 0:
+                self._idle.set()
+
+    async def ended(self, timeout: float) -> None:
+        """Return when nothing is in flight, at the latest after `timeout`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout)
+
+
+@contextlib.asynccontextmanager
+async def running(app: web.Application, settings: CommonSettings) -> AsyncIterator[Running]:
+    """Serve `app` at `settings.host` and `settings.port`; drain for at most `settings.drain` at the end.
+
+    Raises:
+        UsageError: the address cannot be listened on.
+    """
+    sockets = listen(settings.host, settings.port)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_CANCEL_TIMEOUT)
+    draining = app.setdefault(DRAINING, Draining())
+    listeners: list[asyncio.Server] = []
+    try:
+        await runner.setup()
+        server = cast("web.Server", runner.server)
+        in_flight = _InFlight(server)
+        listeners = await _accept(sockets, server, settings)
+        yield Running(tuple(map(address, sockets)), sockets[0].getsockname()[1], draining)
+        draining.begin(settings.drain)
+        await in_flight.ended(draining.remaining())
+    finally:
+        for listener in listeners:
+            listener.close()
+        for sock in sockets:
+            sock.close()
+        await runner.cleanup()
+
+
+async def _accept(sockets: list[socket.socket], server: web.Server, settings: CommonSettings) -> list[asyncio.Server]:
+    loop = asyncio.get_running_loop()
+
+    def connection() -> Connection:
+        return Connection(
+            server,
+            loop=loop,
+            head_timeout=getattr(settings, "client_header_timeout", _HEAD_TIMEOUT),
+            keepalive_timeout=_KEEPALIVE_TIMEOUT,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            # The parts log what they do; a line with the path of each request would hold the ids of patients.
+            access_log=None,
+            # The gateway passes bodies on as they are, and a small one could decompress to gigabytes in the backend.
+            auto_decompress=False,
+            logger=logging.getLogger("moorline.http"),
+        )
+
+    return [await loop.create_server(connection, sock=sock) for sock in sockets]
+
+
+@contextlib.contextmanager
+def stop_signals(before_exit: Callable[[], None] = lambda: None) -> Iterator[asyncio.Event]:
+    """An event that SIGTERM or SIGINT sets; a second signal calls `before_exit` and ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def received(number: int) -> None:
+        if stop.is_set():
+            before_exit()
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received, number)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` on the fastest loop there is: uvloop needs half of the CPU per relayed byte."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
