@@ -42,7 +42,7 @@ class Runs:
         self._turns: dict[str, Turn] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._reserved = 0
-        self._closing = False
+        self._closing = asyncio.Event()
         #: The model's last known state, for /readyz: `unknown`, `ok` or the code of the last failure.
         self.model_state = "unknown"
 
@@ -92,7 +92,7 @@ class Runs:
         return await asyncio.shield(task)
 
     async def _begin(self, command: Awaitable[Started], acknowledge: Acknowledge | None) -> Started:
-        if self._closing or len(self._turns) + self._reserved >= self._capacity:
+        if self._closing.is_set() or len(self._turns) + self._reserved >= self._capacity:
             # The coroutine was made and will not be awaited.
             getattr(command, "close", lambda: None)()
             raise Refusal(ErrorCode.LLM_BUSY, retry_after=_BUSY_RETRY_SECONDS)
@@ -114,7 +114,7 @@ class Runs:
             )
             self._turns[started.run_id] = turn
             self._keep(asyncio.create_task(self._run(turn)))
-            if self._closing:
+            if self._closing.is_set():
                 turn.stop(Finish.INTERRUPTED)
         return started
 
@@ -143,7 +143,7 @@ class Runs:
 
     async def drain(self, seconds: float) -> None:
         """Give the runs under way `seconds` in all; what is not done by then ends as `interrupted`."""
-        self._closing = True
+        self._closing.set()
         reserve = min(_INTERRUPT_SECONDS, seconds * _INTERRUPT_SHARE)
         await self._settle(seconds - reserve)
         for turn in list(self._turns.values()):
@@ -152,8 +152,11 @@ class Runs:
         await self._settle(max(reserve, _INTERRUPT_SECONDS))
         for task in self._tasks:
             task.cancel()
-        await self._settle(None)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _settle(self, seconds: float | None) -> None:
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=seconds)
+    async def _settle(self, seconds: float) -> None:
+        """Wait for all tasks, those as well that a command starts meanwhile."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self._tasks and loop.time() < deadline:
+            await asyncio.wait(set(self._tasks), timeout=deadline - loop.time())
