@@ -1,0 +1,22 @@
+"""The stores that must keep the contract."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from backend.eventlog.base import EventLog
+from tests.support.eventlogs import database_at, opened
+
+
+@pytest.fixture(params=["sqlite"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    return {"sqlite": database_at(tmp_path)}[request.param]
+
+
+@pytest.fixture
+async def log(database: str) -> AsyncIterator[EventLog]:
+    """An open log on an empty database."""
+    async with opened(database) as log:
+        yield log

@@ -1,0 +1,184 @@
+"""What every store promises (backend/eventlog/base.py)."""
+
+import asyncio
+
+import pytest
+
+from backend.errors import ErrorCode, Refusal
+from backend.eventlog.base import SNAPSHOT_ROWS, EventLog, LogUnavailable, RunLost
+from backend.events import Finish, MessageEnded, PartialAnswer, RunError, RunStarted, TextAdded, Usage, UserMessage
+from tests.support.eventlogs import NOW, everything, handle_of, opened, read_view, start
+
+
+async def test_an_answer_is_read_in_the_order_in_which_it_was_written(log: EventLog) -> None:
+    run = handle_of(await start(log, "s"))
+    assert await log.add_text(run, "Good ") == 3
+    assert await log.add_text(run, "day") == 4
+    events = await everything(log, "s")
+    assert [type(event) for event in events] == [UserMessage, RunStarted, TextAdded, TextAdded]
+    assert [event.seq for event in events] == [1, 2, 3, 4]
+    snapshot = await log.snapshot("s")
+    assert snapshot is not None
+    assert snapshot.run == PartialAnswer(run.run_id, run.message_id, "Good day")
+
+
+async def test_the_end_carries_the_whole_text_and_stands_for_all_its_pieces(log: EventLog) -> None:
+    run = handle_of(await start(log, "s"))
+    await log.add_text(run, "Good ")
+    usage, error = Usage(3, 4), RunError(ErrorCode.LLM_BUSY, True, 2.5)
+    seq = await log.end_run(run, finish=Finish.ERROR, now=NOW, text="day", error=error, usage=usage)
+    ended = (await everything(log, "s"))[-1]
+    assert ended == MessageEnded(
+        seq, 3, run.run_id, run.message_id, "Good day", Finish.ERROR, NOW, error=error, usage=usage
+    )
+
+
+async def test_a_reader_of_the_pieces_and_one_who_comes_late_show_the_same(log: EventLog, database: str) -> None:
+    run = handle_of(await start(log, "s"))
+    await log.add_text(run, "a")
+    midway = await read_view(log, "s")
+    await log.add_text(run, "b")
+    await log.end_run(run, finish=Finish.STOP, now=NOW, text="c")
+    live = await read_view(log, "s", midway)
+    await log.close()
+    async with opened(database) as again:
+        assert live == await read_view(again, "s") == await read_view(again, "s", midway)
+        assert [row.content for row in live.rows] == ["Hello", "abc"]
+
+
+async def test_a_repeated_send_gives_the_first_run_also_while_busy_and_after_the_end(log: EventLog) -> None:
+    first = await start(log, "s")
+    again = await start(log, "s")
+    assert (again.seq, again.run_id, again.duplicate) == (first.seq, first.run_id, True)
+    await log.end_run(handle_of(first), finish=Finish.STOP, now=NOW)
+    assert (await start(log, "s")).run_id == first.run_id
+
+
+async def test_fifty_sends_at_once_with_one_id_give_one_run(log: EventLog) -> None:
+    outcomes = await asyncio.gather(*(start(log, "s") for _ in range(50)))
+    assert len({outcome.run_id for outcome in outcomes}) == 1
+    assert sum(not outcome.duplicate for outcome in outcomes) == 1
+
+
+async def refusal(log: EventLog, **send: str) -> ErrorCode:
+    command = {"session_id": "s", "patient_id": "p", "client_msg_id": "m1", "content": "Hello"} | send
+    with pytest.raises(Refusal) as caught:
+        await log.start_run(now=NOW, **command)
+    return caught.value.code
+
+
+async def test_sends_are_refused_as_the_protocol_says_and_change_nothing(log: EventLog) -> None:
+    await start(log, "s")
+    assert await refusal(log, patient_id="q") is ErrorCode.FORBIDDEN
+    assert await refusal(log, content="other") is ErrorCode.REJECTED
+    assert await refusal(log, client_msg_id="m2") is ErrorCode.BUSY
+    assert (await read_view(log, "s")).seq == 2
+    with pytest.raises(Refusal, match="forbidden"):
+        await log.open_session("s", "q", now=NOW)
+
+
+async def test_a_retry_starts_a_new_run_for_the_same_message_once(log: EventLog) -> None:
+    sent = await start(log, "s")
+    await log.end_run(handle_of(sent), finish=Finish.INTERRUPTED, now=NOW)
+    retried = await log.retry_run("s", run_id=sent.run_id, client_msg_id="r", now=NOW)
+    assert retried.seq == sent.seq
+    assert retried.run_id != sent.run_id
+    again = await log.retry_run("s", run_id=sent.run_id, client_msg_id="r", now=NOW)
+    assert (again.run_id, again.duplicate) == (retried.run_id, True)
+
+
+async def test_retries_are_refused_as_the_protocol_says(log: EventLog) -> None:
+    async def code(run_id: str, client_msg_id: str = "r", session_id: str = "s") -> ErrorCode:
+        with pytest.raises(Refusal) as caught:
+            await log.retry_run(session_id, run_id=run_id, client_msg_id=client_msg_id, now=NOW)
+        return caught.value.code
+
+    sent = await start(log, "s")
+    assert await code(sent.run_id, session_id="elsewhere") is ErrorCode.NOT_FOUND
+    assert await code("nothing") is ErrorCode.NOT_FOUND
+    assert await code(sent.run_id) is ErrorCode.BUSY
+    assert await code(sent.run_id, "m1") is ErrorCode.REJECTED
+    await log.end_run(handle_of(sent), finish=Finish.STOP, now=NOW)
+    assert await code(sent.run_id) is ErrorCode.REJECTED
+
+
+async def test_who_no_longer_owns_a_run_cannot_write_it(log: EventLog) -> None:
+    first = handle_of(await start(log, "s"))
+    await log.end_run(first, finish=Finish.CANCELLED, now=NOW)
+    second = handle_of(await start(log, "s", "m2"))
+    assert second.fence > first.fence
+    for write in (log.add_text(first, "late"), log.end_run(first, finish=Finish.STOP, now=NOW)):
+        with pytest.raises(RunLost):
+            await write
+    await log.add_text(second, "fine")
+
+
+async def test_open_ends_what_an_earlier_process_left_and_keeps_its_text(database: str) -> None:
+    async with opened(database) as log:
+        run = handle_of(await start(log, "s"))
+        await log.add_text(run, "half an ans")
+    async with opened(database) as log:
+        view = await read_view(log, "s")
+        assert (view.rows[-1].content, view.rows[-1].finish, view.run) == ("half an ans", Finish.INTERRUPTED, None)
+        with pytest.raises(RunLost):
+            await log.add_text(run, "wer")
+
+
+async def test_a_send_whose_caller_leaves_does_not_keep_the_session_busy(log: EventLog) -> None:
+    sending = asyncio.create_task(start(log, "s"))
+    await asyncio.sleep(0)  # it has queued its command
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    watch = log.watch("s")
+    while (info := await log.find_session("s")) is None or info.active_run_id is not None:
+        await watch.wait()
+    assert (await read_view(log, "s")).rows[-1].finish is Finish.INTERRUPTED
+
+
+async def test_a_watch_wakes_for_growth_and_for_the_end_of_its_session(log: EventLog) -> None:
+    watch = log.watch("s")
+    await start(log, "s")
+    await watch.wait()
+    waiting = asyncio.create_task(watch.wait())
+    await start(log, "another")
+    assert not waiting.done()
+    assert await log.delete_session("s") is True
+    await waiting
+    watch.close()
+    watch.close()
+    assert await log.find_session("s") is None
+    assert await log.snapshot("s") is None
+    assert await log.read_after("s", 0, limit=9) == []
+    assert await log.delete_session("s") is False
+
+
+async def test_an_erased_session_begins_anew_under_another_epoch(log: EventLog) -> None:
+    before = await log.open_session("s", "p", now=NOW)
+    assert before == await log.open_session("s", "p", now=NOW)
+    run = handle_of(await start(log, "s"))
+    await log.delete_session("s")
+    with pytest.raises(RunLost):
+        await log.add_text(run, "late")
+    after = await log.open_session("s", "q", now=NOW)
+    assert after.head.seq == 0
+    assert after.head.epoch != before.head.epoch
+
+
+async def test_rows_go_back_page_by_page(log: EventLog) -> None:
+    for number in range(SNAPSHOT_ROWS // 2 + 1):
+        run = handle_of(await start(log, "s", f"m{number}", f"text {number}"))
+        await log.end_run(run, finish=Finish.STOP, now=NOW, text="x")
+    snapshot = await log.snapshot("s")
+    assert snapshot is not None
+    assert (len(snapshot.rows), snapshot.earlier) == (SNAPSHOT_ROWS, True)
+    assert [row.content for row in await log.rows("s", before=snapshot.rows[0].seq, limit=9)] == ["text 0", "x"]
+    assert await log.rows("s", before=None, limit=2) == list(snapshot.rows[-2:])
+    assert await log.rows("unknown", before=None, limit=2) == []
+
+
+async def test_close_is_idempotent_and_what_follows_is_refused(log: EventLog) -> None:
+    await log.check()
+    await asyncio.gather(log.close(), log.close())
+    with pytest.raises(LogUnavailable):
+        await start(log, "s")

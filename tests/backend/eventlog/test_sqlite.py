@@ -1,0 +1,146 @@
+"""What only a file can do: be in use, full, foreign, newer, or left behind by a killed process."""
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from backend.eventlog.base import LogUnavailable
+from backend.eventlog.committer import Transaction, run_batch
+from backend.eventlog.connection import connect
+from backend.eventlog.factory import open_log
+from backend.eventlog.schema import VERSION
+from backend.eventlog.sqlite import SQLiteLog
+from backend.events import Finish
+from gateway.common.errors import UsageError
+from tests.support.eventlogs import database_at, handle_of, opened, read_view, start
+
+WRITER = """
+import asyncio, sys
+from tests.support.eventlogs import handle_of, opened, start
+
+async def main():
+    async with opened(sys.argv[1]) as log:
+        run = handle_of(await start(log, "s"))
+        for number in range(1_000_000):
+            await log.add_text(run, f"{number} ")
+            print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@contextlib.asynccontextmanager
+async def writer(database: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process that writes an answer and prints what was acknowledged to it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WRITER, database, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": "."}
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def test_all_that_was_acknowledged_survives_a_kill_in_the_middle_of_an_answer(tmp_path: Path) -> None:
+    database = database_at(tmp_path)
+    async with writer(database) as process:
+        assert process.stdout is not None
+        for _ in range(50):
+            await process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        rest, _ = await process.communicate()
+    acknowledged = 50 + rest.count(b"\n")
+    async with opened(database) as log:
+        view = await read_view(log, "s")
+    answer = view.rows[-1]
+    assert answer.finish is Finish.INTERRUPTED
+    assert view.run is None
+    assert answer.content.startswith("".join(f"{number} " for number in range(acknowledged)))
+
+
+async def test_a_second_process_on_the_same_file_gets_one_clear_line(tmp_path: Path) -> None:
+    database = database_at(tmp_path)
+    async with writer(database) as process:
+        assert process.stdout is not None
+        await process.stdout.readline()
+        with pytest.raises(
+            UsageError, match=r'^database: ".*chat\.db" is in use by another process; stop it or choose'
+        ):
+            await open_log(database).open()
+
+
+@pytest.mark.parametrize("path", ["missing/chat.db", "."])
+async def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        await open_log(f"sqlite:///{tmp_path / path}").open()
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chat.db").write_text("Dear diary, " * 100)
+    with pytest.raises(UsageError, match="is not a database"):
+        await open_log(database_at(tmp_path)).open()
+
+
+async def test_a_file_of_a_newer_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    async with opened(database_at(tmp_path)):
+        pass
+    with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db:
+        db.execute(f"PRAGMA user_version = {VERSION + 1}")
+    with pytest.raises(UsageError, match="newer moorline"):
+        await open_log(database_at(tmp_path)).open()
+
+
+def test_only_sqlite_urls_are_taken() -> None:
+    with pytest.raises(UsageError, match="is not a database"):
+        open_log("mysql://x")
+    assert isinstance(open_log("sqlite:///moorline.db"), SQLiteLog)
+
+
+async def test_a_full_disk_loses_nothing_and_the_log_works_again_when_there_is_room(tmp_path: Path) -> None:
+    log = SQLiteLog(str(tmp_path / "chat.db"))
+    await log.open()
+    run = handle_of(await start(log, "s"))
+
+    async def limit(pages: int) -> None:
+        await log._queue.submit(lambda tx: tx.db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+
+    await limit(40)
+    piece, written = "x" * 5000, 0
+    with contextlib.suppress(LogUnavailable):
+        while written < 1000:
+            await log.add_text(run, piece)
+            written += 1
+    assert 0 < written < 1000
+    # Reads in the same batch as a write that fails are answered.
+    read, failed = await asyncio.gather(log.snapshot("s"), log.add_text(run, piece * 9), return_exceptions=True)
+    assert not isinstance(read, BaseException)
+    assert isinstance(failed, LogUnavailable)
+    await limit(10_000)
+    await log.end_run(run, finish=Finish.STOP, now=1.0, text="end")
+    assert (await read_view(log, "s")).rows[-1].content == piece * written + "end"
+    await log.close()
+
+
+def insert_session(tx: Transaction, session_id: str) -> int:
+    return tx.db.execute(
+        "INSERT INTO sessions (session_id, patient_id, epoch, touched_at) VALUES (?, 'p', 'e', 0)", (session_id,)
+    ).rowcount
+
+
+def test_a_command_that_fails_takes_nobody_with_it(tmp_path: Path) -> None:
+    db = connect(str(tmp_path / "chat.db"))
+    outcomes, _ = run_batch(db, [functools.partial(insert_session, session_id=name) for name in ("a", "a", "b")])
+    assert [value for value, _ in outcomes] == [1, None, 1]
+    assert isinstance(outcomes[1][1], LogUnavailable)
+    assert db.execute("SELECT count(*) FROM sessions").fetchone() == (2,)
+    db.close()

@@ -1,0 +1,36 @@
+"""The tail is bounded, and never answers for what it does not hold."""
+
+from backend.eventlog.tail import EVENT_BYTES, Tail
+from backend.events import TextAdded
+
+
+def text(seq: int) -> TextAdded:
+    return TextAdded(seq, "r", "m", "x")
+
+
+def test_it_answers_for_what_it_holds_alone() -> None:
+    tail = Tail(max_events=3)
+    for seq in range(5, 10):
+        tail.add("s", text(seq))
+    assert tail.read_after("s", 5, 9) is None
+    assert tail.read_after("s", 6, 2) == [text(7), text(8)]
+    assert tail.read_after("s", 9, 9) == []
+    assert tail.read_after("s", 99, 9) == []
+    assert tail.read_after("other", 0, 9) is None
+
+
+def test_an_erased_session_leaves_nothing() -> None:
+    tail = Tail()
+    tail.add("s", text(1))
+    tail.add("s", None)
+    assert tail.read_after("s", 0, 9) is None
+    assert tail.size == 0
+
+
+def test_the_session_that_grew_longest_ago_goes_first_when_memory_is_used_up() -> None:
+    tail = Tail(max_bytes=3 * EVENT_BYTES)
+    for session_id in ("a", "b", "a", "c"):
+        tail.add(session_id, text(1))
+    assert tail.read_after("b", 0, 9) is None
+    assert tail.read_after("c", 0, 9) == [text(1)]
+    assert tail.size <= 3 * EVENT_BYTES

@@ -1,0 +1,32 @@
+"""Watches are cheap, share a bell, and leave nothing behind."""
+
+import asyncio
+import gc
+
+from backend.eventlog.watches import Watches
+
+
+async def test_growth_between_registering_and_waiting_is_not_missed() -> None:
+    watches = Watches()
+    watch = watches.watch("s")
+    watches.ring("s")
+    await watch.wait()
+
+
+async def test_thousands_of_watchers_wake_at_once_and_one_who_left_disturbs_nobody() -> None:
+    watches = Watches()
+    waiting = [asyncio.create_task(watches.watch("s").wait()) for _ in range(5000)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    watches.ring("s")
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert outcomes[1:] == [None] * 4999
+
+
+async def test_a_watch_that_was_dropped_without_close_is_forgotten() -> None:
+    watches = Watches()
+    for number in range(100):
+        watches.watch(f"s{number}")
+    gc.collect()
+    assert len(watches._bells) == 0

@@ -1,0 +1,80 @@
+"""The rules of a session: the fold, and which command is legal now."""
+
+import pytest
+
+from backend.errors import ErrorCode, Refusal
+from backend.events import Finish, MessageEnded, PartialAnswer, RunStarted, TextAdded, UserMessage
+from backend.session import Gap, Known, View, fold, judge_retry, judge_send
+
+EVENTS = (
+    UserMessage(1, "u", "m1", "r", "Hello", 0.0),
+    RunStarted(2, "r", "a", 0.0),
+    TextAdded(3, "r", "a", "Good "),
+    TextAdded(4, "r", "a", "day"),
+    MessageEnded(5, 3, "r", "a", "Good day.", Finish.STOP, 1.0),
+)
+
+
+def folded(count: int) -> View:
+    view = View()
+    for event in EVENTS[:count]:
+        view = fold(view, event)
+    return view
+
+
+def test_pieces_build_the_partial_answer() -> None:
+    assert folded(4).run == PartialAnswer("r", "a", "Good day")
+
+
+def test_the_end_replaces_what_the_pieces_built() -> None:
+    view = folded(5)
+    assert view.run is None
+    assert [row.content for row in view.rows] == ["Hello", "Good day."]
+
+
+@pytest.mark.parametrize("seen", [2, 3, 4])
+def test_the_end_closes_the_gap_of_a_compacted_answer(seen: int) -> None:
+    assert fold(folded(seen), EVENTS[4]) == folded(5)
+
+
+def test_an_event_seen_before_changes_nothing() -> None:
+    assert fold(folded(4), EVENTS[2]) == folded(4)
+
+
+@pytest.mark.parametrize("event", [EVENTS[3], EVENTS[4]])
+def test_a_missing_event_is_noticed(event: TextAdded | MessageEnded) -> None:
+    with pytest.raises(Gap):
+        fold(folded(1), event)
+
+
+SEND = Known("r", 1, "Hello", None)
+RETRY = Known("r2", 1, "Hello", "r")
+
+
+def test_a_repeated_command_is_answered_before_busy_is_asked() -> None:
+    assert judge_send("Hello", known=SEND, active_run_id="r") is SEND
+    assert judge_retry("r", known=RETRY, exists=True, finish=None, active_run_id="r2") is RETRY
+
+
+@pytest.mark.parametrize(("content", "known"), [("other", SEND), ("Hello", RETRY)])
+def test_an_id_used_for_something_else_is_rejected(content: str, known: Known) -> None:
+    with pytest.raises(Refusal) as caught:
+        judge_send(content, known=known, active_run_id=None)
+    assert caught.value.code is ErrorCode.REJECTED
+
+
+@pytest.mark.parametrize(
+    ("exists", "finish", "active", "code"),
+    [
+        (False, None, None, ErrorCode.NOT_FOUND),
+        (True, Finish.STOP, None, ErrorCode.REJECTED),
+        (True, None, "r", ErrorCode.BUSY),
+        (True, Finish.CANCELLED, "other", ErrorCode.BUSY),
+    ],
+)
+def test_a_retry_needs_a_run_that_ended_short(
+    *, exists: bool, finish: Finish | None, active: str | None, code: ErrorCode
+) -> None:
+    with pytest.raises(Refusal) as caught:
+        judge_retry("r", known=None, exists=exists, finish=finish, active_run_id=active)
+    assert caught.value.code is code

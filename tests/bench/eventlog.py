@@ -1,0 +1,40 @@
+"""Appends per second of the SQLite log: `python -m tests.bench.eventlog [runs] [texts]`."""
+
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from backend.eventlog.base import EventLog
+from backend.events import Finish
+from tests.support.eventlogs import NOW, database_at, handle_of, opened, start
+
+
+async def answer(log: EventLog, session_id: str, texts: int, waits: list[float]) -> None:
+    """One answer of `texts` pieces; notes how long each piece waited for its commit."""
+    run = handle_of(await start(log, session_id))
+    for _ in range(texts):
+        before = time.perf_counter()
+        await log.add_text(run, "a few words ")
+        waits.append(time.perf_counter() - before)
+    await log.end_run(run, finish=Finish.STOP, now=NOW)
+
+
+async def main(runs: int, texts: int) -> None:
+    """Write `runs` answers at once, as fast as the log takes them."""
+    waits: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        async with opened(database_at(Path(folder))) as log:
+            began, cpu = time.perf_counter(), time.process_time()
+            await asyncio.gather(*(answer(log, f"s{number}", texts, waits) for number in range(runs)))
+            took, cpu = time.perf_counter() - began, time.process_time() - cpu
+    commands = runs * (texts + 2)
+    waits.sort()
+    print(f"{commands} commands of {runs} runs: {commands / took:.0f}/s, {cpu / commands * 1e6:.1f} us of CPU each")
+    print(f"wait for the commit: median {waits[len(waits) // 2] * 1e3:.1f} ms, worst {waits[-1] * 1e3:.1f} ms")
+
+
+if __name__ == "__main__":
+    numbers = [int(number) for number in sys.argv[1:]]
+    asyncio.run(main(*(numbers + [1000, 50][len(numbers) :])))

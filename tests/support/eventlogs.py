@@ -1,0 +1,59 @@
+"""Event logs for tests: a log on a file of the test's own, and what its readers see."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from backend.eventlog.base import EventLog, RunHandle, Started
+from backend.eventlog.factory import open_log
+from backend.events import Event
+from backend.session import View, fold
+
+__all__ = ["NOW", "database_at", "everything", "handle_of", "opened", "read_view", "start"]
+
+#: The clock of tests that do not care about time.
+NOW = 1_700_000_000.0
+
+
+def database_at(folder: Path) -> str:
+    """The option `database` for a file in `folder`."""
+    return f"sqlite:///{folder / 'chat.db'}"
+
+
+@contextlib.asynccontextmanager
+async def opened(database: str) -> AsyncIterator[EventLog]:
+    """An open log, closed at the end."""
+    log = open_log(database)
+    await log.open()
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def start(log: EventLog, session_id: str, client_msg_id: str = "m1", content: str = "Hello") -> Started:
+    """Send a message of the patient `p`."""
+    return await log.start_run(session_id, "p", client_msg_id=client_msg_id, content=content, now=NOW)
+
+
+def handle_of(started: Started) -> RunHandle:
+    """The handle of a run that is not a duplicate."""
+    assert started.handle is not None
+    return started.handle
+
+
+async def everything(log: EventLog, session_id: str, *, after: int = 0, limit: int = 3) -> list[Event]:
+    """All events behind `after`, read in small portions."""
+    events: list[Event] = []
+    while part := await log.read_after(session_id, events[-1].seq if events else after, limit=limit):
+        assert len(part) <= limit
+        events += part
+    return events
+
+
+async def read_view(log: EventLog, session_id: str, view: View | None = None) -> View:
+    """What a client shows that has `view` and reads on; raises Gap when an event is missing."""
+    view = view or View()
+    for event in await everything(log, session_id, after=view.seq):
+        view = fold(view, event)
+    return view
