@@ -37,6 +37,7 @@ class SQLiteLog:
 
     async def open(self) -> None:
         """See EventLog.open."""
+        self._tail = Tail()  # between close and open the file may have changed
         self._committer = Committer(functools.partial(connect, self._path), self._committed)
         await self._committer.start()
         now = time.time()

@@ -144,3 +144,13 @@ def test_a_command_that_fails_takes_nobody_with_it(tmp_path: Path) -> None:
     assert isinstance(outcomes[1][1], LogUnavailable)
     assert db.execute("SELECT count(*) FROM sessions").fetchone() == (2,)
     db.close()
+
+
+async def test_a_text_that_cannot_be_stored_fails_alone(tmp_path: Path) -> None:
+    async with opened(database_at(tmp_path)) as log:
+        run = handle_of(await start(log, "s"))
+        bad, good = await asyncio.gather(
+            log.add_text(run, "half a pair: \ud83d"), log.add_text(run, "fine"), return_exceptions=True
+        )
+        assert isinstance(bad, UnicodeEncodeError)
+        assert good == 3
