@@ -45,9 +45,8 @@ async def main(runs: int, texts: int) -> None:
         await log.close()
     commands = runs * (texts + 2)
     waits.sort()
-    print(
-        f"{commands} commands of {runs} runs: {commands / took:.0f}/s, {log.commits / took:.0f} commits/s, {cpu / commands * 1e6:.1f} us of CPU each"
-    )
+    print(f"{commands} commands of {runs} runs: {commands / took:.0f}/s in {log.commits / took:.0f} commits/s")
+    print(f"CPU per command: {cpu / commands * 1e6:.1f} us")
     print(f"wait for the commit: median {waits[len(waits) // 2] * 1e3:.1f} ms, worst {waits[-1] * 1e3:.1f} ms")
 
 
