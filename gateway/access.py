@@ -1,0 +1,79 @@
+"""The outermost middleware: a request gets its id, its line in the log, and its errors are rendered."""
+
+import asyncio
+import logging
+import uuid
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from gateway import headers
+from gateway.common.guard import client_address
+from gateway.errors import GatewayError, render
+from gateway.keys import ADMISSION, REQUEST_ID
+
+__all__ = ["access", "describe"]
+
+log = logging.getLogger("moorline.gateway.access")
+
+# nginx's own, for a client that went away before its answer was complete.
+CLIENT_CLOSED_REQUEST = 499
+_KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
+
+
+@web.middleware
+async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Handle the request and say in one line what became of it."""
+    trusted = request.app[ADMISSION].trusts(request.remote or "")
+    request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=uuid.uuid4().hex)
+    clock = asyncio.get_running_loop().time
+    began, status = clock(), CLIENT_CLOSED_REQUEST
+    try:
+        response = await _answer(request, handler)
+        status = response.status
+        return response
+    finally:
+        log.info(
+            "%s %s %d %.3fs client=%s request_id=%s",
+            request.method,
+            describe(request),
+            status,
+            clock() - began,
+            client_address(request),
+            request[REQUEST_ID],
+        )
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as exception:
+        if exception.status < 400:
+            raise
+        kept = {str(name): exception.headers[name] for name in _KEPT if name in exception.headers}
+        return _problem(request, exception.status, exception.text or exception.reason, kept)
+    except GatewayError as error:
+        if error.detail:
+            log.warning("%s: %s request_id=%s", type(error).__name__, error.detail, request[REQUEST_ID])
+        retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        return _problem(request, error.status, error.message, retry)
+    except ConnectionError:
+        # The answer was under way and cannot be completed; aiohttp ends the connection.
+        raise
+    except Exception:
+        log.exception("a request failed in the gateway: request_id=%s", request[REQUEST_ID])
+        return _problem(request, GatewayError.status, GatewayError.message, {})
+
+
+def describe(request: web.Request) -> str:
+    """The route of a request, for a log that must not name patients and sessions: `/api/chat/{session_id}/messages`."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "(no route)"
+
+
+def _problem(request: web.Request, status: int, message: str, extra: dict[str, str]) -> web.Response:
+    content_type, body = render(
+        status, message, accept=request.headers.get(hdrs.ACCEPT, ""), request_id=request[REQUEST_ID]
+    )
+    fixed = {"Content-Type": content_type, "Cache-Control": "no-store", "X-Request-ID": request[REQUEST_ID]}
+    return web.Response(status=status, body=body.encode(), headers=fixed | extra)

@@ -1,0 +1,233 @@
+"""Plain HTTP to the backend: a streamed reverse proxy for /api, /docs, /openapi.json and what is no upgrade under /ws.
+
+Nothing is kept between two requests: no cookies, and no connection either. A backend connection that two clients used
+one after the other could hand the answer of the first to the second once framing goes wrong anywhere; a new one costs a
+loopback handshake, and nginx does the same unless told otherwise.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from urllib.parse import unquote
+
+import aiohttp
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+from yarl import URL
+
+from gateway import headers
+from gateway.common.guard import client_address
+from gateway.errors import BackendGarbled, BackendSilent, BackendUnreachable, ConnectTimedOut, GatewayError, Malformed
+from gateway.keys import ADMISSION, AUTHORIZE, REQUEST_ID, SESSION, SETTINGS
+from gateway.settings import Settings
+
+__all__ = ["forward", "session"]
+
+# What aiohttp would add where the client sent none.
+_AUTOMATIC = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AGENT)
+# Bounds of an answer's head: a line, and with aiohttp's limit of 128 fields all of it.
+_MAX_HEAD = 32 << 10
+_ID = re.compile(r"[A-Za-z0-9:._-]{1,128}")
+# RFC 9112 section 3.2: visible ASCII. The rest would reach the backend as something else than was meant.
+_TARGET = re.compile(r"[!-~]+")
+
+
+async def session(app: web.Application) -> AsyncIterator[None]:
+    """The cleanup context that holds the client session."""
+    settings = app[SETTINGS]
+    async with aiohttp.ClientSession(
+        # Streams last for hours: a limit would let a few of them lock out everybody else.
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        # The default jar would send one user's cookies along with the next user's request.
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=_AUTOMATIC,
+        timeout=aiohttp.ClientTimeout(
+            total=None, sock_connect=settings.proxy_connect_timeout, sock_read=settings.proxy_read_timeout
+        ),
+        max_line_size=_MAX_HEAD,
+        max_field_size=_MAX_HEAD,
+    ) as client:
+        app[SESSION] = client
+        yield
+
+
+async def forward(request: web.Request) -> web.StreamResponse:
+    """Pass the request on and its answer back, both as they come."""
+    target = _target(request)
+    await _authorize(request)
+    settings = request.app[SETTINGS]
+    # `path` holds the query as well: apart, yarl would drop the question mark of an empty one.
+    url = URL.build(scheme="http", authority=settings.upstream[0].removeprefix("http://"), path=target, encoded=True)
+    async with _Exchange(request, settings) as exchange:
+        return await exchange.relay(await exchange.ask(url, _request_headers(request)))
+
+
+class _Exchange:
+    """One request to the backend and its answer. Leaving it, in whatever way, leaves no connection to the backend."""
+
+    def __init__(self, request: web.Request, settings: Settings) -> None:
+        self._request = request
+        self._settings = settings
+        self._answer: aiohttp.ClientResponse | None = None
+        self._sending = asyncio.timeout(None)
+        self._upload_is_malformed = False
+
+    async def __aenter__(self) -> "_Exchange":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # Not `release`, which may wait for an upload that nobody reads any more.
+        if self._answer is not None:
+            self._answer.close()
+
+    # Sending the request ----------------------------------------------------------------------------------------------
+
+    async def ask(self, url: URL, fields: CIMultiDict[str]) -> aiohttp.ClientResponse:
+        """The head of the backend's answer, or the error that stands for it."""
+        client = self._request.app[SESSION]
+        upload = self._upload() if self._request.body_exists else None
+        try:
+            # The clock of `proxy_send_timeout`; it runs while a piece of the upload waits for the backend.
+            async with self._sending:
+                self._answer = await client.request(
+                    self._request.method, url, headers=fields, data=upload, allow_redirects=False
+                )
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise self._failure(error) from error
+        if self._answer.status == 101:
+            raise BackendGarbled("101 to a request that did not ask for it")
+        return self._answer
+
+    async def _upload(self) -> AsyncIterator[bytes]:
+        """The client's body, piece by piece. aiohttp asks for the next one when the backend has room again."""
+        content = self._request.content
+        while True:
+            try:
+                piece = await content.readany()
+            except Exception:
+                self._upload_is_malformed = True
+                raise
+            if not piece:
+                return
+            self._backend_has(self._settings.proxy_send_timeout)
+            yield piece
+            self._backend_has(None)
+
+    def _backend_has(self, seconds: float | None) -> None:
+        """Give the backend so long to take what was sent to it; once it answers, its answer's clock rules."""
+        # It refuses once it has expired or the head of the answer is here.
+        with contextlib.suppress(RuntimeError):
+            self._sending.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
+
+    def _failure(self, error: Exception) -> GatewayError:
+        if self._upload_is_malformed:
+            return Malformed("The body of the request is malformed.")
+        if self._sending.expired():
+            return BackendSilent("proxy_send_timeout while the request's body was sent")
+        return _named(error)
+
+    # Passing the answer on --------------------------------------------------------------------------------------------
+
+    async def relay(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        """Answer the client with what the backend answers. A broken answer ends in a broken connection."""
+        response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=self._answer_headers(answer))
+        try:
+            async with asyncio.timeout(self._settings.send_timeout) as sending:
+                await response.prepare(self._request)
+                sending.reschedule(None)
+                await self._relay_body(answer, response, sending)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            # An orderly end would pass for a complete answer where nothing but the end tells its length.
+            if (transport := self._request.transport) is not None:
+                transport.abort()
+            raise ConnectionAbortedError("the answer could not be completed") from error
+        return response
+
+    async def _relay_body(
+        self, answer: aiohttp.ClientResponse, response: web.StreamResponse, sending: asyncio.Timeout
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        # As they come: a server-sent event must not wait for the next one.
+        async for piece in answer.content.iter_any():
+            sending.reschedule(clock() + self._settings.send_timeout)
+            await response.write(piece)
+            sending.reschedule(None)
+        sending.reschedule(clock() + self._settings.send_timeout)
+        await response.write_eof()
+
+    def _answer_headers(self, answer: aiohttp.ClientResponse) -> CIMultiDict[str]:
+        fields = headers.end_to_end(answer.headers)
+        fields.setdefault("X-Request-ID", self._request[REQUEST_ID])
+        if location := fields.get(hdrs.LOCATION):
+            fields[hdrs.LOCATION] = headers.location_for(
+                location,
+                upstream=self._settings.upstream[0],
+                scheme=_scheme(self._request),
+                host=self._request.headers.get(hdrs.HOST, ""),
+            )
+        return fields
+
+
+def _target(request: web.Request) -> str:
+    """The request's target as the client wrote it, in origin form (RFC 9112 section 3.2)."""
+    target = request.raw_path
+    if not _TARGET.fullmatch(target):
+        raise Malformed("The address holds characters that must be percent-encoded.")
+    if target.startswith("/"):
+        return target
+    path = target.partition("://")[2]
+    return path[path.index("/") :] if "/" in path else "/"
+
+
+def _request_headers(request: web.Request) -> CIMultiDict[str]:
+    return headers.forward(
+        request.headers,
+        peer=request.remote or "",
+        client=client_address(request),
+        scheme=request.scheme,
+        request_id=request[REQUEST_ID],
+        trusted=_trusted(request),
+    )
+
+
+def _scheme(request: web.Request) -> str:
+    """The client's: that of TLS in front of us, where a trusted proxy says so."""
+    return request.headers.get(hdrs.X_FORWARDED_PROTO, request.scheme) if _trusted(request) else request.scheme
+
+
+def _trusted(request: web.Request) -> bool:
+    return request.app[ADMISSION].trusts(request.remote or "")
+
+
+async def _authorize(request: web.Request) -> None:
+    """Ask the hook, if there is one, about the session that a path under /api/chat names.
+
+    The path is read as the most lenient backend would, so that no spelling of it goes past the hook.
+    """
+    authorize = request.app.get(AUTHORIZE)
+    path = unquote(request.rel_url.raw_path)
+    if authorize is None or not path.startswith("/api"):
+        return
+    names = path.removesuffix("/").split("/")[1:]
+    if "" in names or "." in names or ".." in names:
+        raise Malformed("The path must not hold empty names or dots.")
+    if len(names) > 2 and names[1].lower() == "chat":
+        if not _ID.fullmatch(names[2]):
+            raise Malformed("The session's id holds characters that no id has.")
+        await authorize(request, request.query.get("patient_id"), names[2])
+
+
+def _named(error: Exception) -> GatewayError:
+    """The one map from aiohttp's errors before an answer to ours."""
+    detail = f"{type(error).__name__}: {error}"
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return ConnectTimedOut(detail)
+        case TimeoutError():
+            return BackendSilent(detail)
+        case aiohttp.ClientResponseError() | ValueError():
+            return BackendGarbled(detail)
+        case _:
+            return BackendUnreachable(detail)

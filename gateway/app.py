@@ -1,0 +1,46 @@
+"""The gateway's application: what is served where. No logic."""
+
+import logging
+
+from aiohttp import web
+
+from gateway import api, health
+from gateway.access import access
+from gateway.common.admission import Admission
+from gateway.common.authorize import Authorize, warn_if_open
+from gateway.common.draining import Draining
+from gateway.common.guard import cors, guard
+from gateway.keys import ADMISSION, AUTHORIZE, DRAINING, SETTINGS
+from gateway.settings import Settings
+from gateway.static import Frontend
+
+__all__ = ["create_app"]
+
+log = logging.getLogger("moorline.gateway")
+
+
+def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web.Application:
+    """An application that passes sockets and /api on to the backend and serves the frontend; see `authorize`."""
+    frontend = Frontend(settings.frontend)
+    app = web.Application(
+        middlewares=[access, guard(settings)],
+        # A client that goes away takes its request with it, to the backend and at once; an upload is passed on as it
+        # is, compressed or not. Here and not in `server`, so that the application has them in tests as well.
+        handler_args={"handler_cancellation": True, "auto_decompress": False},
+    )
+    app[SETTINGS] = settings
+    app[ADMISSION] = Admission.of(settings)
+    app[DRAINING] = Draining()
+    if authorize is not None:
+        app[AUTHORIZE] = authorize
+    warn_if_open(log, settings.host, authorize)
+
+    app.on_response_prepare.append(cors(settings))
+    app.cleanup_ctx.append(api.session)
+
+    app.router.add_get("/healthz", health.healthz)
+    app.router.add_get("/readyz", health.readyz)
+    for path in ("/docs", "/openapi.json", "/api/{path:.*}", "/ws/{path:.*}"):
+        app.router.add_route("*", path, api.forward)
+    app.router.add_get("/{path:.*}", frontend.serve)
+    return app

@@ -1,0 +1,35 @@
+"""A gateway on a real port, before any backend."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from gateway.app import create_app
+from gateway.common.authorize import Authorize
+from gateway.settings import Settings
+
+Client = TestClient[web.Request, web.Application]
+StartGateway = Callable[..., Awaitable[Client]]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    """The smallest frontend."""
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "index.html").write_text("<title>page</title>")
+    return str(tmp_path / "dist")
+
+
+@pytest.fixture
+def start_gateway(page: str, aiohttp_client: Callable[..., Awaitable[Client]]) -> StartGateway:
+    """`await start_gateway(port_of_the_backend, option=value, …)` gives a client of a gateway."""
+
+    async def start(backend: int, *, authorize: Authorize | None = None, **options: Any) -> Client:
+        settings = Settings(upstream=(f"http://127.0.0.1:{backend}",), **{"frontend": page, **options})
+        return await aiohttp_client(create_app(settings, authorize=authorize))
+
+    return start
