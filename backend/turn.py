@@ -163,7 +163,7 @@ class Turn:
             await asyncio.wait({pump}, timeout=_LOG_RETRY_SECONDS)
 
     async def _end(self, outcome: Outcome) -> Outcome:
-        """Write the end, however long the log is away, as without it the session stays busy; the drain's cancel ends it."""
+        """Write the end, however long the log is away: without it the session stays busy. The drain ends the wait."""
         text = self._take(last=True)
         while True:
             try:

@@ -1,0 +1,182 @@
+"""The chat over plain HTTP: what a client does where no WebSocket gets through."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from backend.access import admit, checked_id, path_id
+from backend.commands import decode_object, valid_text
+from backend.delivery import BATCH, REPLAY_LIMIT
+from backend.errors import ErrorCode, Refusal
+from backend.eventlog.base import SNAPSHOT_ROWS, EventLog, SessionInfo
+from backend.events import Position, Snapshot
+from backend.runs import Runs
+from backend.settings import Settings
+from backend.waiting import Waiter
+from backend.wire import Json, encode, event_object, row_object, snapshot_object
+
+__all__ = ["Api", "answer"]
+
+N = TypeVar("N", int, float)
+
+#: Longest time for which a poll is held; proxies on the way cut what says nothing for 60 s.
+MAX_WAIT_SECONDS = 30.0
+# Of a session that nobody has opened yet. No real epoch is empty, so that its first event is a change of epoch.
+_NOWHERE = Position("", 0)
+
+
+class Api:
+    """The handlers of /api/chat."""
+
+    def __init__(self, log: EventLog, runs: Runs, settings: Settings) -> None:
+        self._log = log
+        self._runs = runs
+        self._settings = settings
+        self._polls: set[Waiter] = set()
+        self._closing = False
+
+    def close(self) -> None:
+        """Answer the polls under way, with nothing if there is nothing."""
+        self._closing = True
+        for waiter in self._polls:
+            waiter.wake()
+
+    # Reading --------------------------------------------------------------------------------------------------------
+
+    async def read(self, request: web.Request) -> web.Response:
+        """GET /api/chat/{session_id}/messages"""
+        session_id, _ = await self._enter(request)
+        if "after" in request.query:
+            return await self._poll(request, session_id)
+        before = _number(request, "before", int) if "before" in request.query else None
+        limit = _number(request, "limit", int) if "limit" in request.query else SNAPSHOT_ROWS
+        if limit < 1 or (before is not None and before < 0):
+            raise Refusal(ErrorCode.BAD_REQUEST, "before and limit are positive numbers.")
+        rows = await self._log.rows(session_id, before=before, limit=min(limit, SNAPSHOT_ROWS))
+        return answer([row_object(row) for row in rows])
+
+    async def _poll(self, request: web.Request, session_id: str) -> web.Response:
+        wait = _number(request, "wait", float) if "wait" in request.query else 0.0
+        deadline = asyncio.get_running_loop().time() + min(max(wait, 0.0), MAX_WAIT_SECONDS)
+        cursor = Position(request.query.get("epoch", ""), _cursor_seq(request.query["after"]))
+        watch = self._log.watch(session_id)
+        waiter = Waiter(watch)
+        self._polls.add(waiter)
+        try:
+            while True:
+                body = await self._events_after(session_id, cursor)
+                if body["events"] or self._closing or asyncio.get_running_loop().time() >= deadline:
+                    return answer(body)
+                await waiter.until(deadline)
+        finally:
+            self._polls.discard(waiter)
+            watch.close()
+
+    async def _events_after(self, session_id: str, cursor: Position) -> Json:
+        info = await self._log.find_session(session_id)
+        head = info.head if info else _NOWHERE
+        if head.epoch == cursor.epoch and 0 <= head.seq - cursor.seq <= REPLAY_LIMIT:
+            events = await self._log.read_after(session_id, cursor.seq, limit=BATCH)
+            found: Sequence[Json] = [event_object(event) for event in events]
+            # Later than `info`: the client goes on from what it was given.
+            return _events(Position(head.epoch, max([head.seq, *(event.seq for event in events)])), found)
+        snapshot = await self._log.snapshot(session_id) or Snapshot(_NOWHERE, (), earlier=False)
+        return _events(snapshot.position, [snapshot_object(snapshot)], recovered=False)
+
+    # Writing --------------------------------------------------------------------------------------------------------
+
+    async def send(self, request: web.Request) -> web.Response:
+        """POST /api/chat/{session_id}/messages"""
+        body = decode_object(await _text(request))
+        patient_id = checked_id("patient_id", body.get("patient_id"))
+        session_id, _ = await self._enter(request, patient_id)
+        client_msg_id = checked_id("client_msg_id", body.get("client_msg_id"))
+        message = body.get("message")
+        if not isinstance(message, str):
+            raise Refusal(ErrorCode.BAD_REQUEST, "message: must be of type string.")
+        started = await self._runs.send(
+            session_id,
+            patient_id,
+            client_msg_id=client_msg_id,
+            content=valid_text(message, max_bytes=self._settings.max_bytes),
+        )
+        return answer({"seq": started.seq, "run_id": started.run_id, "duplicate": started.duplicate}, status=202)
+
+    async def retry(self, request: web.Request) -> web.Response:
+        """POST /api/chat/{session_id}/retry"""
+        body = decode_object(await _text(request))
+        session_id, info = await self._enter(request, body.get("patient_id"))
+        run_id = checked_id("run_id", body.get("run_id"))
+        client_msg_id = checked_id("client_msg_id", body.get("client_msg_id"))
+        _must_exist(info)
+        started = await self._runs.retry(session_id, run_id=run_id, client_msg_id=client_msg_id)
+        return answer({"run_id": started.run_id, "duplicate": started.duplicate}, status=202)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """POST /api/chat/{session_id}/cancel"""
+        body = decode_object(await _text(request))
+        session_id, info = await self._enter(request, body.get("patient_id"))
+        run_id = checked_id("run_id", body.get("run_id"))
+        _must_exist(info)
+        self._runs.cancel(session_id, run_id)
+        return answer({}, status=202)
+
+    async def erase(self, request: web.Request) -> web.Response:
+        """DELETE /api/chat/{session_id}; a session that is gone already is as erased as it was to be."""
+        session_id, _ = await self._enter(request)
+        await self._log.delete_session(session_id)
+        self._runs.forget(session_id)
+        return web.Response(status=204)
+
+    async def _enter(self, request: web.Request, in_body: object = None) -> tuple[str, SessionInfo | None]:
+        """The session's id and what is known of it, once whoever asks may see it.
+
+        Every patient_id that is given, in the query or in the body, must be the session's.
+        """
+        session_id = path_id(request, "session_id")
+        given = {checked_id("patient_id", name) for name in request.query.getall("patient_id", [])}
+        if in_body is not None:
+            given.add(checked_id("patient_id", in_body))
+        if len(given) > 1:
+            raise Refusal(ErrorCode.FORBIDDEN)
+        await admit(request, next(iter(given), None), session_id)
+        info = await self._log.find_session(session_id)
+        if info is not None and given - {info.patient_id}:
+            raise Refusal(ErrorCode.FORBIDDEN)
+        return session_id, info
+
+
+def answer(body: object, *, status: int = 200) -> web.Response:
+    """A JSON answer that no cache keeps."""
+    headers = {"Cache-Control": "no-store"}
+    return web.Response(status=status, text=encode(body), content_type="application/json", headers=headers)
+
+
+def _events(head: Position, events: Sequence[Json], *, recovered: bool = True) -> dict[str, Any]:
+    return {"epoch": head.epoch, "head": head.seq, "recovered": recovered, "events": events}
+
+
+def _must_exist(info: SessionInfo | None) -> None:
+    if info is None:
+        raise Refusal(ErrorCode.NOT_FOUND)
+
+
+async def _text(request: web.Request) -> str:
+    try:
+        return (await request.read()).decode()
+    except UnicodeDecodeError:
+        raise Refusal(ErrorCode.BAD_REQUEST, "The body is not UTF-8.") from None
+
+
+def _number(request: web.Request, name: str, kind: Callable[[str], N]) -> N:
+    try:
+        return kind(request.query[name])
+    except (ValueError, OverflowError):
+        raise Refusal(ErrorCode.BAD_REQUEST, f"{name}: is not a number.") from None
+
+
+def _cursor_seq(text: str) -> int:
+    """The seq of a cursor; a malformed one is nowhere, and nowhere gets a snapshot."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1

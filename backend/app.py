@@ -1,0 +1,143 @@
+"""The backend as an aiohttp application: routes and what lives as long as it does. No logic."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from backend.access import AUTHORIZE, problems
+from backend.api import Api, answer
+from backend.docs import docs_page, openapi_document
+from backend.eventlog.base import EventLog, LogUnavailable
+from backend.eventlog.factory import open_log
+from backend.responder import Responder
+from backend.runs import Runs
+from backend.settings import Settings
+from backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
+from gateway.common.authorize import Authorize, everybody, warn_if_open
+from gateway.common.draining import DRAINING, Draining
+from gateway.common.guard import cors, guard
+
+__all__ = ["LOG", "RESPONDER", "RUNS", "SETTINGS", "create_app"]
+
+logger = logging.getLogger("moorline.backend")
+
+SETTINGS = web.AppKey("settings", Settings)
+LOG: web.AppKey[EventLog] = web.AppKey("log")
+RESPONDER: web.AppKey[Responder] = web.AppKey("responder")
+RUNS = web.AppKey("runs", Runs)
+API = web.AppKey("api", Api)
+SOCKETS = web.AppKey("sockets", Sockets)
+DRAIN: web.AppKey[asyncio.Task[None]] = web.AppKey("drain")
+
+# A database that does not answer within this time is not ready.
+_READY_TIMEOUT = 5.0
+
+
+def create_app(
+    settings: Settings,
+    *,
+    authorize: Authorize | None = None,
+    responder: Responder | None = None,
+    v1_ping: float = V1_PING_SECONDS,
+) -> web.Application:
+    """The backend. `responder` is what answers instead of the model that the environment names."""
+    warn_if_open(logger, settings.host, authorize)
+    app = web.Application(middlewares=[problems, guard(settings)], client_max_size=frame_limit(settings.max_bytes))
+    app.on_response_prepare.append(cors(settings))
+    app[SETTINGS] = settings
+    app[AUTHORIZE] = authorize or everybody
+    app[RESPONDER] = responder or _responder(settings)
+    app[LOG] = open_log(settings.database)
+    app[RUNS] = Runs(app[LOG], app[RESPONDER], settings)
+    app[API] = Api(app[LOG], app[RUNS], settings)
+    app[SOCKETS] = Sockets(app[LOG], app[RUNS], settings, v1_ping=v1_ping)
+    app[DRAINING] = Draining()
+    app.cleanup_ctx.append(_resources)
+    app.on_startup.append(_await_the_end)
+    app.on_shutdown.append(_drained)
+    _add_routes(app)
+    return app
+
+
+def _responder(settings: Settings) -> Responder:
+    # Here, because importing `openai` takes longer than all the rest; who brings a responder need not pay for it.
+    from backend.responders import create_responder
+
+    return create_responder(settings, os.environ)
+
+
+def _add_routes(app: web.Application) -> None:
+    api = app[API]
+    app.router.add_get("/ws/chat/{patient_id}/{session_id}", app[SOCKETS].handle)
+    app.router.add_get("/api/chat/{session_id}/messages", api.read)
+    app.router.add_post("/api/chat/{session_id}/messages", api.send)
+    app.router.add_post("/api/chat/{session_id}/retry", api.retry)
+    app.router.add_post("/api/chat/{session_id}/cancel", api.cancel)
+    app.router.add_delete("/api/chat/{session_id}", api.erase)
+    app.router.add_get("/docs", _docs)
+    app.router.add_get("/openapi.json", _openapi)
+    app.router.add_get("/healthz", _healthz)
+    app.router.add_get("/readyz", _readyz)
+
+
+async def _resources(app: web.Application) -> AsyncIterator[None]:
+    await app[LOG].open()
+    try:
+        yield
+    finally:
+        await app[LOG].close()
+        await app[RESPONDER].close()
+
+
+# The end --------------------------------------------------------------------------------------------------------------
+
+
+async def _await_the_end(app: web.Application) -> None:
+    app[DRAIN] = asyncio.create_task(_drain(app))
+
+
+async def _drain(app: web.Application) -> None:
+    """Send the clients away at once, to a backend that may be there already; give the answers the rest of the time."""
+    await app[DRAINING].wait()
+    app[SOCKETS].close_all()
+    app[API].close()
+    await app[RUNS].drain(app[DRAINING].remaining())
+
+
+async def _drained(app: web.Application) -> None:
+    # Where no server of ours runs the application, in tests for example, the end begins here.
+    if not app[DRAINING].is_set():
+        app[DRAINING].begin(app[SETTINGS].drain)
+    await app[DRAIN]
+
+
+# Small answers --------------------------------------------------------------------------------------------------------
+
+
+async def _docs(request: web.Request) -> web.Response:
+    return web.Response(text=docs_page(), content_type="text/html", charset="utf-8")
+
+
+async def _openapi(request: web.Request) -> web.Response:
+    return answer(openapi_document())
+
+
+async def _healthz(request: web.Request) -> web.Response:
+    return answer({"status": "ok"})
+
+
+async def _readyz(request: web.Request) -> web.Response:
+    """Ready when the database answers. A model that is away takes no history offline, so it only stands in the body."""
+    app = request.app
+    if app[DRAINING].is_set():
+        return answer({"status": "draining"}, status=503)
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT):
+            await app[LOG].check()
+    except TimeoutError:
+        raise LogUnavailable(f"no answer within {_READY_TIMEOUT:g} s") from None
+    model = {"name": app[RESPONDER].name, "state": app[RUNS].model_state}
+    return answer({"status": "ready", "database": "ok", "model": model})

@@ -1,0 +1,228 @@
+"""What one socket is sent. A single task per socket writes, and it pulls: from the log, from its own cursor.
+
+Nothing queues for a slow client: while a send is held up by the peer, its cursor stays where it is. Only the answers to
+its own commands wait in an outbox, and the reader of the socket stops reading when that is full.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from aiohttp import web
+
+from backend.errors import CloseCode
+from backend.eventlog.base import EventLog, LogUnavailable
+from backend.events import Event, MessageEnded, Position, RunStarted
+from backend.settings import Settings
+from backend.waiting import Waiter
+from backend.wire import Json, encode, event_object, hello_frame, snapshot_object, v1_frame
+
+__all__ = ["BATCH", "REPLAY_LIMIT", "Delivery"]
+
+logger = logging.getLogger("moorline.backend.delivery")
+
+#: Events read from the log at once.
+BATCH = 256
+#: Whoever is further behind gets a snapshot: it is smaller than what it stands for.
+REPLAY_LIMIT = 5000
+#: Answers to commands that may wait for a slow client before its next command is read.
+OUTBOX_LIMIT = 32
+# Between two attempts to read a log that is away.
+_LOG_RETRY_SECONDS = 1.0
+# When a client may come back after a restart; it adds jitter of its own.
+_RECONNECT_AFTER_SECONDS = 1.0
+
+
+class Delivery:
+    """The writing side of a socket. `run` is its task; the other methods are called by the reading side."""
+
+    def __init__(
+        self,
+        socket: web.WebSocketResponse,
+        log: EventLog,
+        settings: Settings,
+        *,
+        session_id: str,
+        start: Position,
+        v1_ping: float,
+        abort: Callable[[], None],
+    ) -> None:
+        self.version = 1
+        self._socket = socket
+        self._log = log
+        self._settings = settings
+        self._session_id = session_id
+        self._abort = abort
+        self._cursor = start
+        self._watch = log.watch(session_id)
+        self._waiter = Waiter(self._watch)
+        self._outbox: deque[Json] = deque()
+        self._room = asyncio.Event()
+        self._end: CloseCode | None = None
+        self._greeting = False
+        self._resume: Position | None = None
+        # Version 1 hears of the runs that began after it connected; a session has one at a time.
+        self._v1_run: str | None = None
+        self._ping_every = v1_ping
+        self._ping_at = asyncio.get_running_loop().time() + v1_ping
+
+    # Called by the reading side -------------------------------------------------------------------------------------
+
+    @property
+    def ending(self) -> bool:
+        """Whether a Close is on its way."""
+        return self._end is not None
+
+    def reply(self, frame: Json) -> None:
+        """Send `frame` before anything that the log gains from now on."""
+        self._outbox.append(frame)
+        self._waiter.wake()
+
+    async def room(self) -> None:
+        """Return when the outbox can take another answer; a peer that never reads ends by `send_timeout`."""
+        while len(self._outbox) >= OUTBOX_LIMIT and not self.ending:
+            self._room.clear()
+            await self._room.wait()
+
+    def greet(self, resume: Position | None) -> None:
+        """Speak version 2 from here on."""
+        self.version = 2
+        self._greeting = True
+        self._resume = resume
+        self._waiter.wake()
+
+    def end(self, code: CloseCode) -> None:
+        """Close the socket with `code` once the outbox is empty; the first code counts."""
+        if self._end is None:
+            if code is CloseCode.SERVICE_RESTART and self.version == 2:
+                self.reply({"type": "goaway", "reconnect_after": _RECONNECT_AFTER_SECONDS})
+            self._end = code
+            self._room.set()
+            self._waiter.wake()
+
+    # The task -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Deliver until the socket ends."""
+        try:
+            while self._end is None:
+                try:
+                    await self._round()
+                except LogUnavailable as error:
+                    logger.warning("the log is away: %s", error)
+                    await self._waiter.until(asyncio.get_running_loop().time() + _LOG_RETRY_SECONDS)
+            self._greeting = False
+            await self._flush()
+            await self._socket.close(code=self._end, drain=False)
+        except _Stalled:
+            self._end = CloseCode.TOO_SLOW
+            # It goes behind what the peer has not read; it arrives if the peer wakes up within the close timeout.
+            await self._socket.close(code=CloseCode.TOO_SLOW, message=b"too slow", drain=False)
+        except ConnectionError:
+            # The peer is gone, or aiohttp gave it up for lack of Pongs. A transport with unsent bytes tells the reading
+            # side nothing until it is aborted.
+            self._end = self._end or CloseCode.GOING_AWAY
+            self._abort()
+        finally:
+            self._room.set()
+            self._watch.close()
+
+    async def _round(self) -> None:
+        """Send all there is, then wait."""
+        if self._greeting:
+            await self._greet()
+        await self._flush()
+        await self._ping_if_due()
+        events = await self._log.read_after(self._session_id, self._cursor.seq, limit=BATCH)
+        # What was answered while we read was committed before some of these events, and goes first.
+        await self._flush()
+        for event in events:
+            if self._greeting:
+                # Version 2 begins with its hello, which says where these events belong.
+                return
+            await self._send_event(event)
+        if len(events) == BATCH or self._end is not None:
+            return
+        if not events and await self._was_erased():
+            if self.version == 2:
+                self.reply({"type": "deleted"})
+            self.end(CloseCode.DELETED)
+            return
+        await self._waiter.until(self._ping_at)
+
+    async def _greet(self) -> None:
+        info = await self._log.find_session(self._session_id)
+        resume = self._resume
+        recovered = (
+            info is not None
+            and resume is not None
+            and resume.epoch == info.head.epoch
+            and 0 <= info.head.seq - resume.seq <= REPLAY_LIMIT
+        )
+        snapshot = None if recovered else await self._log.snapshot(self._session_id)
+        if snapshot is not None:
+            head, run_id = snapshot.position, snapshot.run.run_id if snapshot.run else None
+            self._cursor = head
+        elif info is not None and resume is not None and recovered:
+            head, run_id = info.head, info.active_run_id
+            self._cursor = resume
+        else:
+            # Erased between the handshake and here: the next round finds that out.
+            self._greeting = False
+            return
+        self._greeting = False
+        self._ping_every = self._settings.heartbeat
+        self._ping_at = asyncio.get_running_loop().time() + self._ping_every
+        await self._send(
+            hello_frame(
+                head,
+                recovered=recovered,
+                run_id=run_id,
+                heartbeat=self._settings.heartbeat,
+                max_bytes=self._settings.max_bytes,
+            )
+        )
+        if snapshot is not None:
+            await self._send(snapshot_object(snapshot))
+
+    async def _send_event(self, event: Event) -> None:
+        if self.version == 2:
+            await self._send(event_object(event))
+        elif (frame := self._v1_frame(event)) is not None:
+            await self._send(frame)
+        self._cursor = Position(self._cursor.epoch, event.seq)
+
+    def _v1_frame(self, event: Event) -> Json | None:
+        match event:
+            case RunStarted():
+                self._v1_run = event.run_id
+            case MessageEnded() if event.run_id != self._v1_run:
+                return None
+        return v1_frame(event)
+
+    async def _was_erased(self) -> bool:
+        info = await self._log.find_session(self._session_id)
+        return info is None or info.head.epoch != self._cursor.epoch
+
+    async def _ping_if_due(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._ping_at:
+            self._ping_at = now + self._ping_every
+            await self._send({"type": "ping"})
+
+    async def _flush(self) -> None:
+        while self._outbox and not self._greeting:
+            await self._send(self._outbox.popleft())
+        self._room.set()
+
+    async def _send(self, frame: Json) -> None:
+        try:
+            async with asyncio.timeout(self._settings.send_timeout):
+                await self._socket.send_str(encode(frame))
+        except TimeoutError:
+            raise _Stalled from None
+
+
+class _Stalled(Exception):
+    """The peer did not take a frame within `send_timeout`."""

@@ -1,0 +1,209 @@
+"""One socket of a chat: connect, resume, loop, leave.
+
+The reading side is here, the writing side in `delivery.py`. A socket is only a view: runs go on without it.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+
+from aiohttp import WSMsgType, web
+
+from backend.access import admit, path_id
+from backend.commands import Cancel, Command, Hello, Ping, Pong, Retry, Send, decode_object, parse_frame
+from backend.delivery import Delivery
+from backend.errors import CloseCode, ErrorCode, Refusal
+from backend.eventlog.base import EventLog, LogUnavailable, SessionInfo, Started
+from backend.runs import Runs
+from backend.settings import Settings
+from backend.wire import Json, ack_frame, error_frame
+from gateway.common.logs import hashed
+
+__all__ = ["V1_PING_SECONDS", "Sockets", "frame_limit"]
+
+logger = logging.getLogger("moorline.backend.websocket")
+
+#: What clients of version 1 expect.
+V1_PING_SECONDS = 30.0
+# From a Close frame of ours to the peer's answer.
+_CLOSE_TIMEOUT = 5.0
+# The third frame that is not understood within this time ends the socket.
+_BAD_FRAMES = 3
+_BAD_FRAMES_SECONDS = 60.0
+
+
+def frame_limit(max_bytes: int) -> int:
+    """The largest frame or body that is read at all: JSON may write each byte as `\\u00xx`; then comes what it is in.
+
+    A text over max_bytes is answered with `too_large`; a frame over this ends the socket with 1009.
+    """
+    return max(6 * max_bytes + (4 << 10), 1 << 20)
+
+
+class Sockets:
+    """All sockets of this process."""
+
+    def __init__(self, log: EventLog, runs: Runs, settings: Settings, *, v1_ping: float = V1_PING_SECONDS) -> None:
+        self._log = log
+        self._runs = runs
+        self._settings = settings
+        self._v1_ping = v1_ping
+        self._open: set[Delivery] = set()
+        self._closing = False
+
+    def close_all(self) -> None:
+        """Send every client away: 1012, and before it `goaway`; each socket's own task does it."""
+        self._closing = True
+        for delivery in list(self._open):
+            delivery.end(CloseCode.SERVICE_RESTART)
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        """GET /ws/chat/{patient_id}/{session_id}"""
+        patient_id, session_id = path_id(request, "patient_id"), path_id(request, "session_id")
+        await admit(request, patient_id, session_id)
+        # A protocol Ping per heartbeat finds peers that vanished: aiohttp closes when no Pong comes in half the time.
+        # Compression costs some 300 KiB for each socket and saves little on frames of a few words.
+        socket = web.WebSocketResponse(
+            heartbeat=self._settings.heartbeat,
+            compress=False,
+            max_msg_size=frame_limit(self._settings.max_bytes),
+            timeout=_CLOSE_TIMEOUT,
+        )
+        if not socket.can_prepare(request):
+            raise Refusal(ErrorCode.BAD_REQUEST, "This address speaks WebSocket; see /docs.")
+        if self._closing:
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"})
+        info = await self._log.open_session(session_id, patient_id, now=time.time())
+        await socket.prepare(request)
+        await self._converse(request, socket, info)
+        return socket
+
+    async def _converse(self, request: web.Request, socket: web.WebSocketResponse, info: SessionInfo) -> None:
+        transport = request.transport
+        if transport is None:
+            return
+        delivery = Delivery(
+            socket,
+            self._log,
+            self._settings,
+            session_id=info.session_id,
+            start=info.head,
+            v1_ping=self._v1_ping,
+            abort=transport.abort,
+        )
+        writing = asyncio.create_task(delivery.run())
+        self._open.add(delivery)
+        if self._closing:
+            delivery.end(CloseCode.SERVICE_RESTART)
+        logger.info("session %s: socket opened", hashed(info.session_id))
+        try:
+            await _Reader(socket, delivery, self._runs, self._settings, info).run()
+        finally:
+            self._open.discard(delivery)
+            # A Close of ours may be under way and waits for its answer, bounded by _CLOSE_TIMEOUT.
+            if not delivery.ending:
+                writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+            if not writing.cancelled() and (error := writing.exception()) is not None:
+                logger.error("session %s: delivery failed", hashed(info.session_id), exc_info=error)
+            # A transport that is closed waits for its buffer to empty, and a frozen peer never takes it.
+            if transport.get_write_buffer_size():
+                transport.abort()
+            logger.info("session %s: socket closed with %s", hashed(info.session_id), socket.close_code)
+
+
+class _Reader:
+    """The reading side of one socket."""
+
+    def __init__(
+        self,
+        socket: web.WebSocketResponse,
+        delivery: Delivery,
+        runs: Runs,
+        settings: Settings,
+        info: SessionInfo,
+    ) -> None:
+        self._socket = socket
+        self._delivery = delivery
+        self._runs = runs
+        self._max_bytes = settings.max_bytes
+        self._info = info
+        self._first = True
+        self._bad: deque[float] = deque(maxlen=_BAD_FRAMES)
+
+    async def run(self) -> None:
+        """Carry out what the client says until it leaves or is sent away."""
+        while not self._delivery.ending:
+            message = await self._socket.receive()
+            if message.type is WSMsgType.TEXT:
+                await self._take(message.data)
+                self._first = False
+            elif message.type is WSMsgType.BINARY:
+                self._delivery.end(CloseCode.UNSUPPORTED_DATA)
+            else:
+                return
+            await self._delivery.room()
+
+    async def _take(self, text: str) -> None:
+        frame: Json = {}
+        try:
+            frame = decode_object(text)
+            command = parse_frame(frame, version=self._delivery.version, first=self._first, max_bytes=self._max_bytes)
+        except Refusal as refusal:
+            self._refuse(refusal, frame)
+            self._count_bad()
+            return
+        try:
+            await self._carry_out(command)
+        except Refusal as refusal:
+            self._refuse(refusal, frame)
+        except LogUnavailable as error:
+            logger.warning("the log is away: %s", error)
+            self._refuse(Refusal(ErrorCode.INTERNAL), frame)
+
+    async def _carry_out(self, command: Command) -> None:
+        session_id = self._info.session_id
+        match command:
+            case Hello():
+                self._delivery.greet(command.resume)
+            case Send():
+                client_msg_id = command.client_msg_id or str(uuid.uuid4())
+                await self._runs.send(
+                    session_id,
+                    self._info.patient_id,
+                    client_msg_id=client_msg_id,
+                    content=command.message,
+                    acknowledge=lambda started: self._acknowledge(client_msg_id, started),
+                )
+            case Retry():
+                await self._runs.retry(
+                    session_id,
+                    run_id=command.run_id,
+                    client_msg_id=command.client_msg_id,
+                    acknowledge=lambda started: self._acknowledge(command.client_msg_id, started),
+                )
+            case Cancel():
+                self._runs.cancel(session_id, command.run_id)
+            case Ping():
+                self._delivery.reply({"type": "pong"})
+            case Pong():
+                pass
+
+    def _acknowledge(self, client_msg_id: str, started: Started) -> None:
+        if self._delivery.version == 2:
+            self._delivery.reply(
+                ack_frame(client_msg_id, seq=started.seq, run_id=started.run_id, duplicate=started.duplicate)
+            )
+
+    def _refuse(self, refusal: Refusal, frame: Json) -> None:
+        self._delivery.reply(
+            error_frame(refusal, version=self._delivery.version, client_msg_id=frame.get("client_msg_id"))
+        )
+
+    def _count_bad(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._bad.append(now)
+        if len(self._bad) == _BAD_FRAMES and now - self._bad[0] <= _BAD_FRAMES_SECONDS:
+            self._delivery.end(CloseCode.BAD_FRAMES)
