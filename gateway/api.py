@@ -7,22 +7,35 @@ loopback handshake, and nginx does the same unless told otherwise.
 
 import asyncio
 import contextlib
+import logging
 import re
+import socket
+import struct
 from collections.abc import AsyncIterator
 from urllib.parse import unquote
 
 import aiohttp
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
 from gateway import headers
 from gateway.common.guard import client_address
-from gateway.errors import BackendGarbled, BackendSilent, BackendUnreachable, ConnectTimedOut, GatewayError, Malformed
+from gateway.errors import (
+    BackendGarbled,
+    BackendSilent,
+    BackendUnreachable,
+    ClientStalled,
+    ConnectTimedOut,
+    GatewayError,
+    Malformed,
+)
 from gateway.keys import ADMISSION, AUTHORIZE, REQUEST_ID, SESSION, SETTINGS
 from gateway.settings import Settings
 
 __all__ = ["forward", "session"]
+
+log = logging.getLogger("moorline.gateway.api")
 
 # What aiohttp would add where the client sent none.
 _AUTOMATIC = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AGENT)
@@ -72,7 +85,7 @@ class _Exchange:
         self._settings = settings
         self._answer: aiohttp.ClientResponse | None = None
         self._sending = asyncio.timeout(None)
-        self._upload_is_malformed = False
+        self._upload_error: GatewayError | None = None
 
     async def __aenter__(self) -> "_Exchange":
         return self
@@ -105,9 +118,13 @@ class _Exchange:
         content = self._request.content
         while True:
             try:
-                piece = await content.readany()
+                async with asyncio.timeout(self._settings.client_body_timeout):
+                    piece = await content.readany()
+            except TimeoutError:
+                self._upload_error = ClientStalled()
+                raise
             except Exception:
-                self._upload_is_malformed = True
+                self._upload_error = Malformed("The body of the request is malformed.")
                 raise
             if not piece:
                 return
@@ -122,8 +139,8 @@ class _Exchange:
             self._sending.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
 
     def _failure(self, error: Exception) -> GatewayError:
-        if self._upload_is_malformed:
-            return Malformed("The body of the request is malformed.")
+        if self._upload_error is not None:
+            return self._upload_error
         if self._sending.expired():
             return BackendSilent("proxy_send_timeout while the request's body was sent")
         return _named(error)
@@ -139,11 +156,20 @@ class _Exchange:
                 sending.reschedule(None)
                 await self._relay_body(answer, response, sending)
         except (aiohttp.ClientError, TimeoutError) as error:
-            # An orderly end would pass for a complete answer where nothing but the end tells its length.
-            if (transport := self._request.transport) is not None:
-                transport.abort()
-            raise ConnectionAbortedError("the answer could not be completed") from error
+            log.warning("the answer broke off: %r request_id=%s", error, self._request[REQUEST_ID])
+            self._break_off(response)
         return response
+
+    def _break_off(self, response: web.StreamResponse) -> None:
+        """End the client's connection in a way that does not pass for the end of the answer."""
+        transport = self._request.transport
+        if transport is None:
+            return
+        if response.content_length is None and self._request.version < HttpVersion11:
+            # Only the end tells an HTTP/1.0 client the length: it must be a reset. Elsewhere a FIN does, and leaves the
+            # client what it has.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
 
     async def _relay_body(
         self, answer: aiohttp.ClientResponse, response: web.StreamResponse, sending: asyncio.Timeout

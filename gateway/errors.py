@@ -8,6 +8,7 @@ __all__ = [
     "BackendGarbled",
     "BackendSilent",
     "BackendUnreachable",
+    "ClientStalled",
     "ConnectTimedOut",
     "GatewayError",
     "Malformed",
@@ -37,6 +38,13 @@ class Malformed(GatewayError):
     def __init__(self, message: str) -> None:
         self.message = message
         super().__init__()
+
+
+class ClientStalled(GatewayError):
+    """client_body_timeout"""
+
+    status = 408
+    message = "The body of the request did not come in time (client_body_timeout)."
 
 
 class Refused(GatewayError):

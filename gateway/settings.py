@@ -43,6 +43,7 @@ class Settings(CommonSettings):
     proxy_send_timeout: float = option(86400.0, DURATION, "nginx's: the backend does not read")
     send_timeout: float = option(60.0, DURATION, "nginx's: the client does not read")
     client_header_timeout: float = option(60.0, DURATION, "nginx's: a request head that dribbles in")
+    client_body_timeout: float = option(60.0, DURATION, "nginx's: silence in the middle of a request's body")
     handshake_timeout: float | None = option(60.0, DURATION, "from the upgrade request to its 101", can_be_off=True)
     close_timeout: float = option(10.0, DURATION, "from a Close frame to the end of TCP")
     max_connections: int = option(10000, INT, "sockets at once; more get 503 with Retry-After")
