@@ -1,0 +1,177 @@
+/** The built-in page: one patient's chat, drawn from a MoorlineClient. */
+import { MoorlineClient, usableStorage, uuid } from './moorline-client.js';
+import { BubbleList, plainWords, rowBubble, unsentBubble } from './view.js';
+
+const DEMO = 'patient:demo';
+const ID = /^[A-Za-z0-9:._-]{1,128}$/;
+/** Closer than this to the end counts as being at the end, in pixels: the page follows the answer. */
+const NEAR_END = 80;
+const NOTICE_TIME = 8_000;
+/** "in 0 s" helps nobody. */
+const COUNTED = 1_000;
+
+const STATUS = { connecting: 'Connecting', connected: 'Connected', reconnecting: 'Reconnecting', disconnected: 'Disconnected' };
+
+/** @template {HTMLElement} [T=HTMLElement] @param {string} id @returns {T} */
+const find = (id) => /** @type {T} */ (document.getElementById(id));
+const box = /** @type {HTMLTextAreaElement} */ (find('message'));
+const scroller = find('scroller');
+const list = new BubbleList(find('log'));
+const storage = usableStorage();
+const patientId = patientOfPage();
+let noticeTimer = 0;
+let client = open(storedSession());
+
+function patientOfPage() {
+  const [, patient] = location.pathname.match(/^\/chat\/([^/]+)/) ?? [];
+  if (!patient) history.replaceState(null, '', `/chat/${DEMO}`);
+  return patient ? decodeURIComponent(patient) : DEMO;
+}
+
+// Sessions ------------------------------------------------------------------------------------------------------------
+
+function storedSession() {
+  const stored = storage?.getItem(`moorline:session:${patientId}`) ?? '';
+  return ID.test(stored) ? stored : newSession();
+}
+
+function newSession() {
+  const sessionId = uuid();
+  try {
+    storage?.setItem(`moorline:session:${patientId}`, sessionId);
+  } catch {
+    // Storage is full: this chat works, and a reload starts another.
+  }
+  return sessionId;
+}
+
+/** @param {string} sessionId */
+function open(sessionId) {
+  const opened = new MoorlineClient({ patientId, sessionId, storage });
+  opened.addEventListener('state', showState);
+  opened.addEventListener('change', draw);
+  opened.addEventListener('refused', (event) => notify(plainWords(/** @type {CustomEvent} */ (event).detail.code)));
+  return opened;
+}
+
+// Drawing -------------------------------------------------------------------------------------------------------------
+
+function showState() {
+  const { status, retryAt, final, reason, transport } = client.state;
+  find('status').dataset.status = status;
+  const text = find('status-text');
+  // A live region speaks at each change: the word changes seldom, the countdown beside it is for the eye.
+  if (text.textContent !== STATUS[status]) text.textContent = STATUS[status];
+  find('status').title = transport === 'polling' ? 'Connected without a WebSocket' : '';
+  if (final) notify(reason, Infinity);
+  countDown(retryAt);
+}
+
+/** @param {number | null} retryAt */
+function countDown(retryAt) {
+  const { status } = client.state;
+  const left = (retryAt ?? 0) - Date.now();
+  const counting = left >= COUNTED && status !== 'connected';
+  const when = counting ? ` in ${Math.round(left / 1000)} s` : status === 'reconnecting' ? '…' : '';
+  find('status-detail').textContent = status === 'disconnected' && counting ? `, next try${when}` : when;
+}
+
+function draw() {
+  const atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_END;
+  const { rows, runId, earlier } = client.transcript;
+  const last = rows.at(-1);
+  const retry = runId ? null : (/** @type {string} */ id) => client.retry(id);
+  const bubbles = rows.map((row) => rowBubble(row, row === last ? retry : null));
+  const unsent = client.unsent.map((entry) => unsentBubble(entry, unsentNote(entry), unsentActions(entry)));
+  if (client.unsent.some((entry) => entry.clientMsgId === client.sending || entry.acked)) unsent.push(thinking());
+  find('empty').hidden = bubbles.length + unsent.length > 0 || client.state.status !== 'connected';
+  find('earlier').hidden = !earlier;
+  find('stop').hidden = !runId;
+  // While an answer grows the log is busy: a screen reader reads it once, whole, instead of word by word.
+  find('log').setAttribute('aria-busy', String(Boolean(runId)));
+  list.draw([...bubbles, ...unsent]);
+  if (atEnd) scroller.scrollTop = scroller.scrollHeight;
+}
+
+/** Before the server has said so: it got the message within milliseconds, or the status says otherwise. */
+function thinking() {
+  return { id: 'thinking', role: 'assistant', text: '', note: 'Thinking', thinking: true, actions: [] };
+}
+
+/** @param {import('./outbox.js').Entry} entry */
+function unsentNote(entry) {
+  if (entry.failed) return `Not sent. ${plainWords(entry.failed)}`;
+  if (entry.acked || entry.clientMsgId === client.sending) return '';
+  if (client.state.status === 'connected') return 'Waiting for the answer above';
+  return client.state.final ? 'Not sent' : 'Not sent yet. It goes out when the connection is back.';
+}
+
+/** @param {import('./outbox.js').Entry} entry */
+function unsentActions(entry) {
+  if (entry.acked || entry.clientMsgId === client.sending) return [];
+  const discard = () => client.discard(entry.clientMsgId);
+  const edit = () => {
+    discard();
+    box.value = [entry.text, box.value].filter(Boolean).join('\n');
+    box.focus();
+    fit();
+  };
+  return [
+    { label: 'Edit', act: edit },
+    { label: 'Discard', act: discard },
+  ];
+}
+
+/** @param {string} text */
+function notify(text, time = NOTICE_TIME) {
+  const notice = find('notice');
+  notice.textContent = text;
+  notice.hidden = !text;
+  clearTimeout(noticeTimer);
+  if (time !== Infinity) noticeTimer = setTimeout(() => notify('', Infinity), time);
+}
+
+/** The box grows with its text, up to the style's max-height. */
+function fit() {
+  box.style.height = 'auto';
+  box.style.height = `${box.scrollHeight + box.offsetHeight - box.clientHeight}px`;
+}
+
+// What a person does --------------------------------------------------------------------------------------------------
+
+/** @param {Event} event */
+function submit(event) {
+  event.preventDefault();
+  const text = box.value;
+  if (!text.trim()) return;
+  box.value = '';
+  fit();
+  client.send(text);
+  scroller.scrollTop = scroller.scrollHeight;
+}
+
+find('composer').addEventListener('submit', submit);
+box.addEventListener('input', fit);
+box.addEventListener('keydown', (event) => {
+  // isComposing: Enter picks a candidate of an input method, it does not send.
+  if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) submit(event);
+});
+find('stop').addEventListener('click', () => client.cancel());
+find('earlier').addEventListener('click', () =>
+  client.loadEarlier().catch(() => notify('Earlier messages could not be loaded. Please try again.')),
+);
+find('new-chat').addEventListener('click', () => {
+  client.close();
+  notify('', Infinity);
+  client = open(newSession());
+  client.connect();
+  draw();
+  box.focus();
+});
+
+setInterval(() => countDown(client.state.retryAt), 250);
+find('patient').textContent = patientId;
+document.title = `${patientId} · Moorline`;
+client.connect();
+draw();
+box.focus();

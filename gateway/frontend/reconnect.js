@@ -1,0 +1,46 @@
+/** Whether to come back after a socket's end, and when. Pure. */
+
+export const BACKOFF_FIRST = 500;
+export const BACKOFF_MOST = 20_000;
+
+/** A restart announces itself (1001, 1012): everybody comes back within this, not all in the same instant. */
+const RESTART_SPREAD = 1_000;
+
+/** Codes after which coming back would end the same way. All others, 44xx included, are worth another try. */
+const FINAL = new Map([
+  [1000, 'The chat has ended.'],
+  [1003, 'The server did not accept what this page sent.'],
+  [1008, 'The server refused the connection.'],
+  [1009, 'A message was too large for the server.'],
+  [4500, 'The server did not understand this page. Reload it to get the current version.'],
+  [4503, 'This chat is not open to you.'],
+  [4504, 'This chat was deleted.'],
+]);
+
+/** Answers of the polling address that say why a socket cannot open: a browser hides a refused upgrade behind 1006. */
+const REFUSALS = new Map([
+  [400, 'The address of this chat is not valid.'],
+  [401, 'Please sign in again.'],
+  [403, 'This chat is not open to you.'],
+  [421, 'The server does not serve this address.'],
+]);
+
+/** Why a close code is final, or null where the client should come back.
+ * @param {number} code @returns {string | null} */
+export function finalReason(code) {
+  return FINAL.get(code) ?? (code >= 4500 && code < 4600 ? 'The server ended this chat.' : null);
+}
+
+/** Why an HTTP status is final, or null. @param {number} status @returns {string | null} */
+export function refusalReason(status) {
+  return REFUSALS.get(status) ?? null;
+}
+
+/** Milliseconds until the next try: full jitter, so that clients of a server that was lost do not return in step.
+ * @param {number} failures tries that failed in a row, this one included
+ * @param {number} code the close code
+ * @param {number} random in [0, 1) */
+export function delay(failures, code, random) {
+  if (failures <= 1 && (code === 1001 || code === 1012)) return random * RESTART_SPREAD;
+  return random * Math.min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (failures - 1));
+}

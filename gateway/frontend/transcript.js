@@ -1,0 +1,90 @@
+/**
+ * What a person sees of a session: a fold of the log's events. Pure: no DOM, no clock, no network.
+ *
+ * The log is one gap-free sequence per session, so a transcript and a position determine each other: an event with a
+ * known `seq` is dropped, one that skips a `seq` means that something was missed.
+ *
+ * @typedef {{code: string, retryable: boolean, retry_after?: number}} RunError
+ * @typedef {{id: string, role: string, content: string, seq: number, at?: string, runId?: string, clientMsgId?: string,
+ *   finish?: string, error?: RunError, writing: boolean}} Row `writing`: the answer is still being written
+ * @typedef {{epoch: string, seq: number, rows: readonly Row[], runId: string | null, earlier: boolean}} Transcript
+ * @typedef {{type: string, [field: string]: any}} ServerEvent
+ */
+
+/** @type {Transcript} */
+export const EMPTY = Object.freeze({ epoch: '', seq: 0, rows: [], runId: null, earlier: false });
+
+/** Whether `event` continues the transcript, repeats what it holds, or shows that something between was missed.
+ * @param {Transcript} transcript @param {ServerEvent} event @returns {'next' | 'known' | 'gap'} */
+export function place(transcript, event) {
+  if (event.seq <= transcript.seq) return 'known';
+  return (event.from_seq ?? event.seq) > transcript.seq + 1 ? 'gap' : 'next';
+}
+
+/** The transcript after `event`, which must be its next one, or a snapshot. Rows that did not change stay the same
+ * objects, so that a view can tell by `===` what to draw.
+ * @param {Transcript} transcript @param {ServerEvent} event @returns {Transcript} */
+export function fold(transcript, event) {
+  switch (event.type) {
+    case 'snapshot':
+      return fromSnapshot(transcript.epoch, event);
+    case 'deleted':
+      return { ...EMPTY, epoch: transcript.epoch };
+    case 'user':
+      return { ...transcript, seq: event.seq, rows: [...transcript.rows, fromRow({ ...event, role: 'user' })] };
+    case 'status':
+      return { ...writeTo(transcript, event.run_id, (row) => row), seq: event.seq, runId: event.run_id };
+    case 'delta':
+      return {
+        ...writeTo(transcript, event.run_id, (row) => ({ ...row, content: row.content + event.text })),
+        seq: event.seq,
+        runId: event.run_id,
+      };
+    case 'message':
+      return {
+        ...writeTo(transcript, event.run_id, () => fromRow(event)),
+        seq: event.seq,
+        runId: transcript.runId === event.run_id ? null : transcript.runId,
+      };
+    default:
+      return transcript;
+  }
+}
+
+/** The transcript with older rows put before its own. `more`: whether there are still older ones.
+ * @param {Transcript} transcript @param {any[]} rows @param {boolean} more @returns {Transcript} */
+export function prepend(transcript, rows, more) {
+  const first = transcript.rows[0]?.seq ?? Infinity;
+  const older = rows.filter((row) => row.seq < first).map(fromRow);
+  return { ...transcript, rows: [...older, ...transcript.rows], earlier: more };
+}
+
+/** @param {string} epoch @param {ServerEvent} snapshot @returns {Transcript} */
+function fromSnapshot(epoch, { messages, earlier, run, through_seq: seq }) {
+  const rows = messages.map(fromRow);
+  if (run) rows.push({ ...openRow(run.run_id, seq), content: run.text });
+  return { epoch, seq, rows, runId: run?.run_id ?? null, earlier };
+}
+
+/** @param {any} row @returns {Row} */
+function fromRow(row) {
+  const { role, content, seq, at, run_id: runId, client_msg_id: clientMsgId, finish, error } = row;
+  // An answer is keyed by its run: the row exists (as "thinking") before its message id is known.
+  const id = role === 'assistant' && runId ? `run:${runId}` : row.message_id;
+  return { id, role, content, seq, at, runId, clientMsgId, finish, error, writing: false };
+}
+
+/** @param {string} runId @param {number} seq @returns {Row} */
+function openRow(runId, seq) {
+  return { id: `run:${runId}`, role: 'assistant', content: '', seq, runId, writing: true };
+}
+
+/** Change the run's row, which is nearly always the last, or open it.
+ * @param {Transcript} transcript @param {string} runId @param {(row: Row) => Row} change @returns {Transcript} */
+function writeTo(transcript, runId, change) {
+  const rows = [...transcript.rows];
+  const at = rows.findLastIndex((row) => row.id === `run:${runId}`);
+  if (at < 0) rows.push(change(openRow(runId, transcript.seq + 1)));
+  else rows[at] = change(rows[at]);
+  return { ...transcript, rows };
+}
