@@ -78,7 +78,8 @@ class Api:
         info = await self._log.find_session(session_id)
         head = info.head if info else _NOWHERE
         if head.epoch == cursor.epoch and 0 <= head.seq - cursor.seq <= REPLAY_LIMIT:
-            events = await self._log.read_after(session_id, cursor.seq, limit=BATCH)
+            # Nobody opened it: what is committed from here on belongs to an epoch that the client has yet to learn.
+            events = await self._log.read_after(session_id, cursor.seq, limit=BATCH) if info else ()
             found: Sequence[Json] = [event_object(event) for event in events]
             # Later than `info`: the client goes on from what it was given.
             return _events(Position(head.epoch, max([head.seq, *(event.seq for event in events)])), found)

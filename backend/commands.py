@@ -96,8 +96,7 @@ def parse_frame(frame: Json, *, version: int, first: bool, max_bytes: int) -> Co
     """
     kind = frame.get("type", "")
     message = _CLIENT_TYPES.get(kind) if isinstance(kind, str) else None
-    legal = message is not None and (version in message.versions or (first and kind == "hello"))
-    if message is None or not legal:
+    if message is None or not (first if kind == "hello" else version in message.versions):
         raise Refusal(ErrorCode.BAD_REQUEST, f"There is no such message in version {version} of the protocol.")
     fields = fields_of(message, frame)
     match kind:

@@ -17,6 +17,7 @@ from backend.events import Event, MessageEnded, Position, RunStarted
 from backend.settings import Settings
 from backend.waiting import Waiter
 from backend.wire import Json, encode, event_object, hello_frame, snapshot_object, v1_frame
+from gateway.common.logs import hashed
 
 __all__ = ["BATCH", "REPLAY_LIMIT", "Delivery"]
 
@@ -117,6 +118,7 @@ class Delivery:
             await self._socket.close(code=self._end, drain=False)
         except _Stalled:
             self._end = CloseCode.TOO_SLOW
+            logger.info("session %s: a socket does not read and is closed", hashed(self._session_id))
             # It goes behind what the peer has not read; it arrives if the peer wakes up within the close timeout.
             await self._socket.close(code=CloseCode.TOO_SLOW, message=b"too slow", drain=False)
         except ConnectionError:

@@ -110,7 +110,7 @@ class Sockets:
                 logger.error("session %s: delivery failed", hashed(info.session_id), exc_info=error)
             # A transport that is closed waits for its buffer to empty, and a frozen peer never takes it.
             if transport.get_write_buffer_size():
-                transport.abort()
+                asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, transport.abort)
             logger.info("session %s: socket closed with %s", hashed(info.session_id), socket.close_code)
 
 
