@@ -14,6 +14,12 @@ from websockets.exceptions import ConnectionClosed
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
 
 
+UPGRADE = (
+    b"GET /ws/chat/patient:demo/s1 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
 async def close_code(socket: Any) -> int | None:
     try:
         while True:
@@ -240,6 +246,14 @@ async def test_a_restart_lets_an_answer_finish_within_the_drain(tmp_path: Path) 
         ]
 
 
+async def test_a_peer_that_answers_no_ping_is_let_go_of(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), heartbeat=0.1) as server, asyncio.timeout(STEP):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(UPGRADE)
+        assert b"\x89\x00" in await reader.read()
+        writer.close()
+
+
 class Heard(logging.Handler):
     """Tells when a line with `words` was logged."""
 
@@ -268,10 +282,7 @@ async def test_a_client_that_does_not_read_is_closed_with_4408_and_holds_nobody_
 ) -> None:
     async with backend(tmp_path, Script(*["x" * 100_000] * 200, None), send_timeout=0.3) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 10)
-        writer.write(
-            b"GET /ws/chat/patient:demo/s1 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n"
-            b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-        )
+        writer.write(UPGRADE)
         await reader.readuntil(b"\r\n\r\n")
         async with server.socket(max_size=None) as socket:
             await hello(socket)
