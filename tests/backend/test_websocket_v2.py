@@ -13,7 +13,6 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
 
-
 UPGRADE = (
     b"GET /ws/chat/patient:demo/s1 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
