@@ -31,8 +31,9 @@ class Settings(CommonSettings):
         "sqlite:///moorline.db",
         DATABASE,
         "where the chats are kept: sqlite:///FILE, relative to the current folder",
+        group="Chats",
     )
-    model: str = option("gpt-5-mini", TEXT, "the model that answers, in the provider's spelling")
+    model: str = option("gpt-5-mini", TEXT, "the model that answers, in the provider's spelling", group="Model")
     system_prompt: str = option(
         "You are a helpful assistant. Answer clearly and briefly.",
         TEXT,
@@ -43,7 +44,7 @@ class Settings(CommonSettings):
     llm_connect_timeout: float = option(5.0, DURATION, "connecting to the model's server")
     llm_read_timeout: float = option(60.0, DURATION, "silence between two pieces of an answer")
     run_timeout: float = option(600.0, DURATION, "one answer in all")
-    max_runs: int = option(2000, INT, "answers at once in this process; as many again wait")
+    max_runs: int = option(2000, INT, "answers at once in this process; as many again wait", group="Limits")
     heartbeat: float = option(20.0, DURATION, "between two pings to a client (version 1: 30s)")
     send_timeout: float = option(30.0, DURATION, "a client that does not read what is sent to it")
     max_bytes: int = option(64 << 10, SIZE, "longest message, as UTF-8")

@@ -17,15 +17,20 @@ __all__ = [
     "BOOL",
     "DURATION",
     "INT",
+    "NUMBER",
     "PORT",
+    "PREFIX",
     "SIZE",
     "TEXT",
     "Kind",
     "Spec",
     "choice",
+    "did_you_mean",
     "load",
     "option",
     "specs",
+    "unknown_variables",
+    "variables",
 ]
 
 PREFIX = "MOORLINE_"
@@ -54,6 +59,7 @@ class Spec:
     default: Any
     can_be_off: bool
     is_list: bool
+    group: str = ""
 
     @property
     def flag(self) -> str:
@@ -138,7 +144,7 @@ def choice(*words: str) -> Kind:
 BOOL = Kind("true|false", _parse_bool, lambda value: "true" if value else "false")
 DURATION = Kind("TIME", parse_duration, format_duration)
 INT = Kind("N", _parse_int)
-NUMBER = Kind("X", _parse_number, lambda value: f"{value:g}")
+NUMBER = Kind("X", _parse_number, lambda value: f"{value:.12g}")
 PORT = Kind("PORT", _parse_port)
 SIZE = Kind("SIZE", parse_size, format_size)
 TEXT = Kind("TEXT", _parse_text)
@@ -147,24 +153,42 @@ TEXT = Kind("TEXT", _parse_text)
 # Declaring ------------------------------------------------------------------------------------------------------------
 
 
-def option(default: Any, kind: Kind, meaning: str, *, can_be_off: bool = False) -> Any:
-    """A dataclass field that is an option. A tuple as default makes it a list; with `can_be_off`, `off` is None."""
-    return dataclasses.field(default=default, metadata={"kind": kind, "meaning": meaning, "can_be_off": can_be_off})
+def option(default: Any, kind: Kind, meaning: str, *, can_be_off: bool = False, group: str = "") -> Any:
+    """A dataclass field that is an option. A tuple as default makes it a list; with `can_be_off`, `off` is None.
+
+    `group` is the heading in the help under which this option and those defined after it stand.
+    """
+    return dataclasses.field(
+        default=default, metadata={"kind": kind, "meaning": meaning, "can_be_off": can_be_off, "group": group}
+    )
 
 
 def specs(settings: type[Any]) -> dict[str, Spec]:
     """The options of a settings class by name, in order of definition."""
-    return {
-        field.name: Spec(
+    found: dict[str, Spec] = {}
+    group = ""
+    for field in dataclasses.fields(settings):
+        if "kind" not in field.metadata:
+            continue
+        group = field.metadata["group"] or group
+        found[field.name] = Spec(
             name=field.name,
             kind=field.metadata["kind"],
             meaning=field.metadata["meaning"],
             default=field.default,
             can_be_off=field.metadata["can_be_off"],
             is_list=isinstance(field.default, tuple),
+            group=group,
         )
-        for field in dataclasses.fields(settings)
-        if "kind" in field.metadata
+    return found
+
+
+def variables(settings: object) -> dict[str, str]:
+    """`MOORLINE_` variables that `load` reads back as these settings; defaults are left out."""
+    return {
+        spec.variable: spec.show(getattr(settings, name))
+        for name, spec in specs(type(settings)).items()
+        if getattr(settings, name) != spec.default
     }
 
 
@@ -201,11 +225,11 @@ def load(
 
 def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> list[str]:
     """One warning for each `MOORLINE_` variable that is no option of any part."""
-    variables = [PREFIX + name.upper() for name in known]
+    names = [PREFIX + name.upper() for name in known]
     return [
-        f"{name}: there is no such option, it is ignored{did_you_mean(name, variables)}"
+        f"{name}: there is no such option, it is ignored{did_you_mean(name, names)}"
         for name in sorted(environ)
-        if name.startswith(PREFIX) and name not in variables
+        if name.startswith(PREFIX) and name not in names
     ]
 
 

@@ -29,7 +29,9 @@ __all__ = ["Running", "run", "running", "stop_signals"]
 _KEEPALIVE_TIMEOUT = 75.0
 # nginx's 8 kB for one line of a head.
 _MAX_LINE = 8190
-# For handlers that are cancelled at the deadline to clean up after themselves.
+# For handlers whose time is up to say so to their peers, taken out of the drain where that is long enough.
+_FAREWELL = 0.5
+# For handlers that are cancelled after that to clean up after themselves.
 _CANCEL_TIMEOUT = 0.25
 # Only where the settings have none of their own.
 _HEAD_TIMEOUT = 60.0
@@ -43,6 +45,11 @@ class Running:
     """`http://127.0.0.1:4321` and, for localhost, `http://[::1]:4321`."""
     port: int
     draining: Draining
+    _drain: float
+
+    def drain(self) -> None:
+        """Begin the end, which leaving `running` completes. Handlers get what the last steps leave of `drain`."""
+        self.draining.begin(max(0.0, self._drain - _FAREWELL - 2 * _CANCEL_TIMEOUT))
 
 
 class _InFlight:
@@ -89,9 +96,10 @@ async def running(app: web.Application, settings: CommonSettings) -> AsyncIterat
         server = cast("web.Server", runner.server)
         in_flight = _InFlight(server)
         listeners = await _accept(sockets, server, settings)
-        yield Running(tuple(map(address, sockets)), sockets[0].getsockname()[1], draining)
-        draining.begin(settings.drain)
-        await in_flight.ended(draining.remaining())
+        started = Running(tuple(map(address, sockets)), sockets[0].getsockname()[1], draining, settings.drain)
+        yield started
+        started.drain()
+        await in_flight.ended(draining.remaining() + _FAREWELL)
     finally:
         for listener in listeners:
             listener.close()

@@ -31,12 +31,13 @@ NETWORK = Kind("ADDRESS", _parse_network)
 class CommonSettings:
     """Options under the same name and with the same meaning in the gateway and in the backend."""
 
-    host: str = option("127.0.0.1", TEXT, "listen on this address")
+    host: str = option("127.0.0.1", TEXT, "listen on this address", group="Listening")
     port: int = option(0, PORT, "listen on this port; 0 picks a free one and prints it")
     allowed_origins: tuple[str, ...] = option(
         (),
         ORIGIN,
         "origins other than the page's own that may use the sockets and /api; * lets every site in",
+        group="Who is let in",
     )
     allowed_hosts: tuple[str, ...] = option(
         (),
@@ -46,7 +47,9 @@ class CommonSettings:
     trusted_proxies: tuple[str, ...] = option(
         ("127.0.0.0/8", "::1/128"), NETWORK, "addresses whose X-Forwarded-* headers are believed"
     )
-    drain: float = option(10.0, DURATION, "at SIGTERM, the time that sockets and answers get to end, in all")
+    drain: float = option(
+        10.0, DURATION, "at SIGTERM, the time that sockets and answers get to end, in all", group="Running"
+    )
     log_level: str = option("info", choice("debug", "info", "warning", "error"), "least severe lines to log")
     log_format: str = option("text", choice("text", "json"), "form of a log line")
     log_key: str = option(

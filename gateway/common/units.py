@@ -26,8 +26,8 @@ def format_duration(seconds: float) -> str:
     """The shortest text that `parse_duration` reads back: `86400.0` is `1d`, `0.25` is `250ms`."""
     for unit, length in _SECONDS.items():
         if seconds >= length and seconds % length == 0:
-            return f"{seconds / length:g}{unit}"
-    return f"{seconds:g}s"
+            return f"{seconds / length:.12g}{unit}"
+    return f"{seconds:.12g}s"
 
 
 def parse_size(text: str) -> int:

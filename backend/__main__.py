@@ -1,0 +1,102 @@
+"""The command line of the backend: `moorline backend`, `python -m backend`, and the child of `moorline serve`."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from backend.app import RESPONDER, create_app
+from backend.eventlog.base import LogUnavailable
+from backend.settings import Settings
+from gateway.common import logs
+from gateway.common.commandline import SUPERVISOR, Command, guarded, read, start_block
+from gateway.common.errors import UsageError
+from gateway.common.server import Running, run, running, stop_signals
+from gateway.settings import Settings as GatewaySettings
+
+__all__ = ["main"]
+
+BACKEND = Command(
+    name="backend",
+    summary="Start the chat backend alone.",
+    options={"backend": Settings},
+    examples=(
+        ("moorline backend", "chats in moorline.db in the current folder"),
+        ("moorline backend --database sqlite:////var/lib/moorline/chats.db --port 9000", "and elsewhere"),
+    ),
+)
+# `serve` has options of its own beside those of the parts; as variables they are known here, too.
+_SERVE_OPTIONS = frozenset({"backend_port", "reload"})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the backend; the exit status."""
+    return guarded(lambda: _main(sys.argv[1:] if argv is None else argv, os.environ))
+
+
+def _main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    given = read(BACKEND, argv, environ=environ, others=(GatewaySettings,), elsewhere=_SERVE_OPTIONS)
+    settings = given.load(Settings, "backend", elsewhere=_SERVE_OPTIONS)
+    logs.setup(settings)
+    supervisor = environ.get(SUPERVISOR)
+    return run(_run(settings, None if supervisor is None else int(supervisor)))
+
+
+async def _run(settings: Settings, supervisor: int | None) -> int:
+    app = create_app(settings)
+    with stop_signals() as stop:
+        try:
+            async with running(app, settings) as started:
+                facts = _facts(app, settings, started)
+                if supervisor is None:
+                    print(start_block(facts), flush=True)
+                    await stop.wait()
+                else:
+                    await _supervised(started, facts, stop, supervisor)
+        except LogUnavailable as error:
+            raise UsageError(f"database: {error}") from error
+    return 0
+
+
+async def _supervised(started: Running, facts: Mapping[str, str], stop: asyncio.Event, number: int) -> None:
+    """Report to `moorline serve`; wait for a signal, or for the end of the line, which asks to end at once."""
+    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=number))
+    try:
+        writer.write(json.dumps(facts).encode() + b"\n")
+        stopped, gone = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(_end_of_file(reader))
+        await asyncio.wait([stopped, gone], return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            started.draining.begin(0)
+        for future in (stopped, gone):
+            future.cancel()
+    finally:
+        writer.close()
+
+
+async def _end_of_file(reader: asyncio.StreamReader) -> None:
+    try:
+        await reader.read()
+    except OSError:
+        # A killed supervisor may have left our report unread: the kernel then says reset instead of end of file.
+        return
+
+
+def _facts(app: web.Application, settings: Settings, started: Running) -> dict[str, str]:
+    """What a person wants to know at the start. No password: a database's address may hold one."""
+    path = settings.database.removeprefix("sqlite:///")
+    if path != settings.database:
+        database = str(Path(path).absolute())
+    else:
+        parts = urlsplit(settings.database)
+        database = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    return {"backend": started.addresses[0], "model": app[RESPONDER].name, "database": database}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

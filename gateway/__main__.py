@@ -1,0 +1,174 @@
+"""The command line: `moorline [serve | gateway | backend | check]`, and `python -m gateway`."""
+
+import dataclasses
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from backend.settings import Settings as BackendSettings
+from gateway import check, serve, server
+from gateway.check import CheckSettings
+from gateway.common import logs
+from gateway.common.commandline import Command, guarded, read, sibling, version
+from gateway.common.errors import UsageError
+from gateway.common.listen import listen
+from gateway.common.options import BOOL, PORT, did_you_mean, option, variables
+from gateway.common.server import run
+from gateway.settings import Settings
+
+__all__ = ["main"]
+
+_BACKEND_PORT = 8000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """What only `moorline serve` has."""
+
+    backend_port: int | None = option(
+        None, PORT, "the backend's port (default: 8000, or a free one if that is taken)", group="Backend and page"
+    )
+    reload: bool = option(False, BOOL, "start the backend again when its sources change")
+
+
+SERVE = Command(
+    name="serve",
+    summary="Start everything: the page, the gateway in front, and a supervised backend process behind it.",
+    options={"serve": ServeSettings, "gateway": Settings, "backend": BackendSettings},
+    # Its backend is its own.
+    hidden=frozenset({"upstream"}),
+    examples=(
+        ("moorline", "the chat page on http://localhost:4321"),
+        ("moorline serve --frontend dist/", "your own page"),
+        ("OPENAI_API_KEY=... moorline serve --model gpt-5-mini", "with a model that answers"),
+    ),
+)
+GATEWAY = Command(
+    name="gateway",
+    summary="Start the gateway alone, in front of a backend that runs elsewhere.",
+    options={"gateway": Settings},
+    examples=(
+        ("moorline gateway --upstream http://127.0.0.1:8000 --frontend dist/", "your own page and backend on one port"),
+    ),
+)
+CHECK = Command(
+    name="check",
+    summary="Follow a question through the gateway and straight to the backend, and say which hop is broken.",
+    options={"check": CheckSettings},
+    arguments=(("URL", "the gateway's address (default: http://localhost:4321, or as configured)"),),
+    examples=(
+        ("moorline check", "the parts on this machine"),
+        ("moorline check https://chat.example.com", "what a user meets"),
+    ),
+)
+_OVERVIEW = """\
+Usage: moorline [COMMAND] [OPTIONS]
+
+A single-port gateway and chat backend for streaming LLM chat over WebSockets that hold.
+
+Commands
+  serve     page, gateway and a supervised backend, on one port (the default)
+  gateway   the gateway alone, in front of a backend of yours
+  backend   the chat backend alone
+  check     what is wrong between here and the answer, hop by hop
+
+Examples
+  moorline                                the chat page on http://localhost:4321
+  moorline serve --frontend dist/         your own page
+  moorline check                          why is there no answer?
+
+`moorline COMMAND --help` shows the options of a command.
+"""
+
+
+def main(argv: Sequence[str] | None = None, *, default: str = "serve") -> int:
+    """Run the command that `argv` names; the exit status. `default` is the one where it names none."""
+    return guarded(lambda: _main(list(sys.argv[1:] if argv is None else argv), default))
+
+
+def _main(argv: list[str], default: str) -> int:
+    if default == "serve" and argv[:1] in (["-h"], ["--help"], ["help"]):
+        print(_OVERVIEW, end="")
+        return 0
+    if argv[:1] in (["-V"], ["--version"]):
+        print(f"moorline {version()}")
+        return 0
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else default
+    if name not in _COMMANDS:
+        raise UsageError(f"{name}: there is no such command{did_you_mean(name, _COMMANDS)}")
+    return _COMMANDS[name](argv, os.environ)
+
+
+def _serve(argv: list[str], environ: Mapping[str, str]) -> int:
+    if any(argument.partition("=")[0] == "--upstream" for argument in argv):
+        raise UsageError("--upstream: serve starts a backend of its own; `moorline gateway` takes yours")
+    given = read(SERVE, argv, environ=environ)
+    own_names = frozenset(ServeSettings.__dataclass_fields__)
+    settings = given.load(Settings, "gateway", elsewhere=frozenset({"upstream"}))
+    # The two options of `serve` stand in the backend's table.
+    own_table = {name: value for name, value in given.tables.get("backend", {}).items() if name in own_names}
+    own = dataclasses.replace(given, tables={"backend": own_table}).load(ServeSettings, "backend")
+    backend = given.load(BackendSettings, "backend", elsewhere=frozenset({"host", "port"}) | own_names)
+    backend = dataclasses.replace(
+        backend,
+        port=_free_port(own.backend_port),
+        drain=settings.drain,
+        # Without a key of the user's, one for both: the same chat is the same word in both parts' lines.
+        log_key=settings.log_key or secrets.token_hex(),
+    )
+    settings = dataclasses.replace(
+        settings, upstream=(f"http://{backend.host}:{backend.port}",), log_key=backend.log_key
+    )
+    logs.setup(settings)
+    inherited = {name: value for name, value in environ.items() if not name.startswith("MOORLINE_")}
+    return run(serve.serve(settings, {**inherited, **variables(backend)}, reload=own.reload))
+
+
+def _free_port(wanted: int | None) -> int:
+    """A port that can be listened on now; UsageError where the user insists on one that cannot."""
+    try:
+        sockets = listen("127.0.0.1", _BACKEND_PORT if wanted is None else wanted, option="backend_port")
+    except UsageError:
+        if wanted is not None:
+            raise
+        sockets = listen("127.0.0.1", 0)
+    port: int = sockets[0].getsockname()[1]
+    for sock in sockets:
+        sock.close()
+    return port
+
+
+def _gateway(argv: list[str], environ: Mapping[str, str]) -> int:
+    given = read(GATEWAY, argv, environ=environ, others=(BackendSettings, ServeSettings))
+    settings = given.load(Settings, "gateway")
+    logs.setup(settings)
+    return run(server.run(settings))
+
+
+def _backend(argv: list[str], environ: Mapping[str, str]) -> int:
+    """Become `python -m backend`: the gateway's packages import nothing of the backend's."""
+    arguments, environ = sibling("backend", environ)
+    os.execve(arguments[0], [*arguments, *argv], environ)
+
+
+def _check(argv: list[str], environ: Mapping[str, str]) -> int:
+    given = read(CHECK, argv, environ=environ, others=(Settings, BackendSettings, ServeSettings))
+    settings = given.load(Settings, "gateway")
+    own = given.load(CheckSettings, "check")
+    if given.arguments:
+        # Somebody else's gateway; where its backend is, and whether it can be reached from here, is not known.
+        return run(check.check(given.arguments[0], own.backend or None, backend_is_named=True))
+    url = f"http://localhost:{settings.port}"
+    return run(check.check(url, own.backend or settings.upstream[0], backend_is_named=bool(own.backend)))
+
+
+_COMMANDS: dict[str, Callable[[list[str], Mapping[str, str]], int]] = {
+    "serve": _serve,
+    "gateway": _gateway,
+    "backend": _backend,
+    "check": _check,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(default="gateway"))

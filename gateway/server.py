@@ -1,0 +1,37 @@
+"""The gateway as a program: its application on its listeners, until a signal comes."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from gateway.app import create_app
+from gateway.common import server
+from gateway.common.authorize import Authorize
+from gateway.common.commandline import start_block
+from gateway.settings import Settings
+
+__all__ = ["page", "run", "running"]
+
+_EXAMPLE_CHAT = "/chat/patient:demo"
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, *, authorize: Authorize | None = None) -> AsyncIterator[server.Running]:
+    """A gateway that accepts connections, as programs and tests start it; it drains at the end."""
+    async with server.running(create_app(settings, authorize=authorize), settings) as started:
+        yield started
+
+
+def page(settings: Settings, started: server.Running) -> str:
+    """The address to open in a browser."""
+    address = f"http://localhost:{started.port}" if settings.host == "localhost" else started.addresses[0]
+    # What a frontend of somebody else's has under which path is its own business.
+    return address + ("/" if settings.frontend else _EXAMPLE_CHAT)
+
+
+async def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status."""
+    with server.stop_signals() as stop:
+        async with running(settings) as started:
+            print(start_block({"page": page(settings, started), "backend": settings.upstream[0]}), flush=True)
+            await stop.wait()
+    return 0

@@ -1,0 +1,115 @@
+"""Real `python -m …` processes: started in a folder of their own, read line by line, ended by their ids."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+__all__ = ["Program", "run_program", "started"]
+
+ROOT = Path(__file__).parents[2]
+# Two busy cores and the import of a large library; nothing waits for this long where it works.
+PATIENCE = 30.0
+
+
+class Program:
+    """A running process and what it has printed."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._printed = asyncio.Condition()
+        self.out = ""
+        self.err = ""
+        self._readers = [asyncio.create_task(self._read(name)) for name in ("out", "err")]
+
+    @property
+    def pid(self) -> int:
+        """The id to signal or to look up children by."""
+        return self._process.pid
+
+    async def line(self, *words: str) -> str:
+        """The first line on either stream, past ones included, that has all these words."""
+        async with asyncio.timeout(PATIENCE), self._printed:
+            while True:
+                for line in (self.out + self.err).splitlines():
+                    if all(word in line for word in words):
+                        return line
+                if all(reader.done() for reader in self._readers):
+                    raise AssertionError(f"ended without a line with {words}:\n{self.out}\n{self.err}")
+                await self._printed.wait()
+
+    def send(self, number: int) -> None:
+        """Send a signal to this process alone."""
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Its exit status, once it has ended and all it printed has been read."""
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*self._readers)
+            return await self._process.wait()
+
+    async def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and wait for its end."""
+        self.send(number)
+        return await self.ended()
+
+    async def _read(self, name: str) -> None:
+        stream = self._process.stdout if name == "out" else self._process.stderr
+        assert stream is not None
+        while line := await stream.readline():
+            async with self._printed:
+                setattr(self, name, getattr(self, name) + line.decode())
+                self._printed.notify_all()
+        async with self._printed:
+            self._printed.notify_all()
+
+    async def _end(self) -> None:
+        if self._process.returncode is None:
+            self._process.terminate()
+            try:
+                await asyncio.wait_for(self._process.wait(), PATIENCE)
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        # The transport closes its pipes in a later turn of the loop; a warning would tell on it otherwise.
+        self._process._transport.close()  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def started(
+    module: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Program]:
+    """`python -m module arguments…` in the folder `cwd`, without options or keys of whoever runs the tests."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        *arguments,
+        cwd=cwd,
+        stdout=PIPE,
+        stderr=PIPE,
+        env={**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **(env or {})},
+    )
+    program = Program(process)
+    try:
+        yield program
+    finally:
+        await program._end()
+
+
+async def run_program(
+    module: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a process that ends by itself."""
+    async with started(module, *arguments, cwd=cwd, env=env) as program:
+        status = await program.ended()
+        return status, program.out, program.err
