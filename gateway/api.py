@@ -12,7 +12,6 @@ import re
 import socket
 import struct
 from collections.abc import AsyncIterator
-from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import HttpVersion11, hdrs, web
@@ -30,7 +29,7 @@ from gateway.errors import (
     GatewayError,
     Malformed,
 )
-from gateway.keys import ADMISSION, AUTHORIZE, REQUEST_ID, SESSION, SETTINGS
+from gateway.keys import ADMISSION, REQUEST_ID, SESSION, SETTINGS
 from gateway.settings import Settings
 
 __all__ = ["forward", "session"]
@@ -41,7 +40,6 @@ log = logging.getLogger("moorline.gateway.api")
 _AUTOMATIC = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AGENT)
 # Bounds of an answer's head: a line, and with aiohttp's limit of 128 fields all of it.
 _MAX_HEAD = 32 << 10
-_ID = re.compile(r"[A-Za-z0-9:._-]{1,128}")
 # RFC 9112 section 3.2: visible ASCII. The rest would reach the backend as something else than was meant.
 _TARGET = re.compile(r"[!-~]+")
 
@@ -69,7 +67,6 @@ async def session(app: web.Application) -> AsyncIterator[None]:
 async def forward(request: web.Request) -> web.StreamResponse:
     """Pass the request on and its answer back, both as they come."""
     target = _target(request)
-    await _authorize(request)
     settings = request.app[SETTINGS]
     # `path` holds the query as well: apart, yarl would drop the question mark of an empty one.
     url = URL.build(scheme="http", authority=settings.upstream[0].removeprefix("http://"), path=target, encoded=True)
@@ -156,7 +153,7 @@ class _Exchange:
                 sending.reschedule(None)
                 await self._relay_body(answer, response, sending)
         except (aiohttp.ClientError, TimeoutError) as error:
-            log.warning("the answer broke off: %r request_id=%s", error, self._request[REQUEST_ID])
+            log.warning("the answer broke off: %s request_id=%s", type(error).__name__, self._request[REQUEST_ID])
             self._break_off(response)
         return response
 
@@ -227,27 +224,11 @@ def _trusted(request: web.Request) -> bool:
     return request.app[ADMISSION].trusts(request.remote or "")
 
 
-async def _authorize(request: web.Request) -> None:
-    """Ask the hook, if there is one, about the session that a path under /api/chat names.
-
-    The path is read as the most lenient backend would, so that no spelling of it goes past the hook.
-    """
-    authorize = request.app.get(AUTHORIZE)
-    path = unquote(request.rel_url.raw_path)
-    if authorize is None or not path.startswith("/api"):
-        return
-    names = path.removesuffix("/").split("/")[1:]
-    if "" in names or "." in names or ".." in names:
-        raise Malformed("The path must not hold empty names or dots.")
-    if len(names) > 2 and names[1].lower() == "chat":
-        if not _ID.fullmatch(names[2]):
-            raise Malformed("The session's id holds characters that no id has.")
-        await authorize(request, request.query.get("patient_id"), names[2])
-
-
 def _named(error: Exception) -> GatewayError:
     """The one map from aiohttp's errors before an answer to ours."""
-    detail = f"{type(error).__name__}: {error}"
+    # Not the error's own words: some of them quote the URL, and with it a session's id.
+    cause = getattr(error, "os_error", None) or getattr(error, "message", "")
+    detail = f"{type(error).__name__} {cause}".rstrip()
     match error:
         case aiohttp.ConnectionTimeoutError():
             return ConnectTimedOut(detail)

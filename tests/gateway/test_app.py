@@ -1,0 +1,189 @@
+"""The whole application: what is served where, to whom, and what the log says of it."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from gateway.app import create_app
+from gateway.common.authorize import Principal
+from gateway.common.draining import DRAINING
+from gateway.common.errors import UsageError
+from gateway.settings import Settings
+from tests.gateway.conftest import StartGateway
+from tests.support.raw import answering, dial, listening
+
+StartServer = Callable[..., Awaitable[TestServer]]
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+# What is served where -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/api/chat/s/messages", "/docs", "/openapi.json", "/ws/chat/p/s"])
+async def test_the_backends_paths_reach_the_backend(start_gateway: StartGateway, path: str) -> None:
+    heads: list[bytes] = []
+    async with listening(answering(OK, heads)) as backend:
+        gateway = await start_gateway(backend)
+        assert await (await gateway.get(path)).text() == "ok"
+    assert heads[0].startswith(f"GET {path} HTTP/1.1\r\n".encode())
+
+
+@pytest.mark.parametrize("path", ["/", "/chat/patient:demo"])
+async def test_the_page_loads_without_a_backend(start_gateway: StartGateway, path: str) -> None:
+    gateway = await start_gateway(9)
+    assert await (await gateway.get(path)).text() == "<title>page</title>"
+
+
+async def test_the_built_in_page_may_load_from_and_talk_to_its_own_host_alone(
+    start_gateway: StartGateway, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.static.BUILT_IN", Path(page))
+    gateway = await start_gateway(9, frontend="")
+    async with gateway.get("/chat/p", headers={"Host": "localhost:4321"}) as answer:
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'self'; connect-src 'self' ws://localhost:4321 wss://localhost:4321;" in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+
+
+async def test_the_page_takes_no_post(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(9)
+    async with gateway.post("/chat/p", json={}) as answer:
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET,HEAD")
+        assert answer.content_type == "application/problem+json"
+
+
+async def test_a_missing_asset_is_told_as_a_problem_that_is_not_kept(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(9)
+    async with gateway.get("/assets/gone.js") as answer:
+        assert (answer.status, answer.headers["Cache-Control"]) == (404, "no-store")
+        assert (await answer.json(content_type=None))["code"] == "not_found"
+
+
+@pytest.mark.parametrize("target", ["/api/a b", "/api/\xe4", "/api/\xff", "nonsense", "http:///x"])
+async def test_a_malformed_address_is_a_400(start_gateway: StartGateway, target: str) -> None:
+    gateway = await start_gateway(9)
+    async with dial(gateway.server.port or 0) as connection:
+        await connection.send(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode("latin-1"))
+        assert (await connection.head()).split(b" ")[1] == b"400"
+
+
+def test_a_missing_frontend_is_told_at_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^frontend: "):
+        create_app(Settings(frontend=str(tmp_path / "gone")))
+
+
+# Health ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_healthz_needs_no_backend_and_readyz_does(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(9)
+    assert (await gateway.get("/healthz")).status == 200
+    assert (await gateway.get("/readyz")).status == 503
+
+
+async def test_readyz_is_the_backends_until_the_gateway_drains(start_gateway: StartGateway) -> None:
+    async with listening(answering(OK, [])) as backend:
+        gateway = await start_gateway(backend)
+        assert (await gateway.get("/readyz")).status == 200
+        gateway.app[DRAINING].begin(1)
+        assert (await gateway.get("/readyz")).status == 503
+
+
+# Who is let in --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_page_of_another_site_reaches_no_backend(start_gateway: StartGateway) -> None:
+    heads: list[bytes] = []
+    async with listening(answering(OK, heads)) as backend:
+        gateway = await start_gateway(backend)
+        async with gateway.post("/api/x", json={}, headers={"Origin": "https://evil.example"}) as answer:
+            assert (answer.status, answer.content_type) == (403, "application/problem+json")
+            assert (await answer.json(content_type=None))["code"] == "forbidden"
+    assert heads == []
+
+
+async def test_the_hook_is_asked_before_the_backend_and_its_refusal_is_the_answer(start_gateway: StartGateway) -> None:
+    asked: list[tuple[str | None, str]] = []
+
+    async def authorize(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
+        asked.append((patient_id, session_id))
+        if session_id != "mine":
+            raise web.HTTPForbidden(text="This chat is not yours.")
+        return Principal("me")
+
+    heads: list[bytes] = []
+    async with listening(answering(OK, heads)) as backend:
+        gateway = await start_gateway(backend, authorize=authorize)
+        assert (await gateway.get("/api/chat/mine/messages?patient_id=p1")).status == 200
+        assert (await gateway.get("/api/chat/theirs/messages")).status == 403
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        assert (await gateway.get("/ws/chat/p2/theirs", headers=upgrade)).status == 403
+    assert asked == [("p1", "mine"), (None, "theirs"), ("p2", "theirs")]
+    assert len(heads) == 1
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/api/%63hat/theirs",
+        "/api//chat/theirs",
+        "/api/x/../chat/theirs",
+        "/api/chat%2Ftheirs",
+        "/api/CHAT/theirs",
+        "/ws//chat/p/theirs",
+    ],
+)
+async def test_no_spelling_of_a_path_goes_past_the_hook(start_gateway: StartGateway, target: str) -> None:
+    async def authorize(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
+        raise web.HTTPForbidden
+
+    heads: list[bytes] = []
+    async with listening(answering(OK, heads)) as backend:
+        gateway = await start_gateway(backend, authorize=authorize)
+        async with dial(gateway.server.port or 0) as connection:
+            await connection.send(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert (await connection.head()).split(b" ")[1] in (b"400", b"403")
+    assert heads == []
+
+
+async def test_an_open_gateway_says_so_at_start(page: str, caplog: pytest.LogCaptureFixture) -> None:
+    create_app(Settings(frontend=page, host="0.0.0.0"))
+    assert "every chat is open to whoever reaches 0.0.0.0" in caplog.text
+
+
+# The log --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_line_names_the_route_and_the_client_and_no_ids(
+    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "moorline")
+    async with listening(answering(OK, [])) as backend:
+        gateway = await start_gateway(backend)
+        behind_nginx = {"X-Forwarded-For": "9.9.9.9", "X-Request-ID": "abc"}
+        await gateway.get("/api/chat/secret-session/messages?patient_id=secret-patient", headers=behind_nginx)
+        await gateway.get("/chat/secret-patient")
+    lines = [record.getMessage() for record in caplog.records if record.name == "moorline.gateway.access"]
+    assert lines[0].startswith("GET /api/chat/{session_id}/messages 200 ")
+    assert lines[0].endswith(" client=9.9.9.9 request_id=abc")
+    assert lines[1].startswith("GET /chat/{patient_id} 200 ")
+    assert "secret" not in caplog.text
+
+
+async def test_an_error_in_the_gateway_is_a_500_that_says_nothing(
+    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def authorize(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
+        raise RuntimeError("the directory of users is gone")
+
+    gateway = await start_gateway(9, authorize=authorize)
+    async with gateway.get("/api/chat/s") as answer:
+        assert answer.status == 500
+        assert "directory" not in await answer.text()
+    assert "the directory of users is gone" in caplog.text
