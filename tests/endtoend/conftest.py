@@ -1,0 +1,67 @@
+"""What the end-to-end tests share: the whole on free ports, and a browser."""
+
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser
+
+from gateway.app import create_app
+from gateway.common.server import running
+from gateway.settings import Settings
+from tests.support.backends import Backend, Script, backend
+from tests.support.browser import Visitor, browser, visitor
+
+
+@dataclasses.dataclass(slots=True)
+class Site:
+    """A gateway, its backend, and what the backend's model says next."""
+
+    url: str
+    script: Script
+    _folder: Path
+    _backend_port: int
+    _running: contextlib.AsyncExitStack
+
+    async def stop_backend(self) -> None:
+        await self._running.aclose()
+
+    async def start_backend(self) -> None:
+        """On the port that it had, with the database that it had."""
+        started = await self._running.enter_async_context(
+            backend(self._folder, self.script, port=self._backend_port, drain=0.2)
+        )
+        self._backend_port = started.port
+
+
+@contextlib.asynccontextmanager
+async def site(folder: Path, frontend: str = "") -> AsyncIterator[Site]:
+    """The page of `frontend`, by default the built-in one, on a gateway before a backend."""
+    script = Script()
+    async with contextlib.AsyncExitStack() as stack:
+        started: Backend = await stack.enter_async_context(backend(folder, script, drain=0.2))
+        settings = Settings(
+            host="127.0.0.1", port=0, upstream=(started.http,), frontend=frontend, drain=0.2, log_level="error"
+        )
+        async with running(create_app(settings), settings) as gateway:
+            yield Site(gateway.addresses[0], script, folder, started.port, stack)
+
+
+@pytest.fixture
+async def chat(tmp_path: Path) -> AsyncIterator[Site]:
+    async with site(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[Browser]:
+    async with browser() as started:
+        yield started
+
+
+@pytest.fixture
+async def tab(chromium: Browser) -> AsyncIterator[Visitor]:
+    async with visitor(chromium) as seen:
+        yield seen

@@ -1,0 +1,117 @@
+"""A real browser on the chat page, and the conversation that must work wherever the page is served."""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
+
+__all__ = ["CHAT", "Visitor", "answers", "box", "browser", "check_conversation", "questions", "say", "shows", "visitor"]
+
+CHAT = "/chat/patient:demo"
+STEP = 15_000
+"""Longest wait for one thing on the page, in milliseconds; reached only when a test fails."""
+
+# A browser that talks to the page under test and to nobody else.
+_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Visitor:
+    """One tab, and what it did: hosts that it asked, and what it complained about."""
+
+    page: Page
+    hosts: set[str]
+    complaints: list[str]
+
+
+@contextlib.asynccontextmanager
+async def browser() -> AsyncIterator[Browser]:
+    """Debian's Chromium, headless."""
+    async with async_playwright() as playwright:
+        started = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), headless=True, args=list(_ARGUMENTS)
+        )
+        try:
+            yield started
+        finally:
+            await started.close()
+
+
+@contextlib.asynccontextmanager
+async def visitor(browser: Browser, **options: Any) -> AsyncIterator[Visitor]:
+    """A tab with storage of its own; `options` are Playwright's for a context, as viewport or color_scheme."""
+    context = await browser.new_context(**options)
+    context.set_default_timeout(STEP)
+    try:
+        yield watched(await context.new_page())
+    finally:
+        await context.close()
+
+
+def watched(page: Page) -> Visitor:
+    """A visitor on a page that is open already."""
+    seen = Visitor(page, set(), [])
+
+    def said(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            seen.complaints.append(message.text)
+
+    page.on("request", lambda request: seen.hosts.add(urlsplit(request.url).netloc))
+    page.on("websocket", lambda socket: seen.hosts.add(urlsplit(socket.url).netloc))
+    page.on("console", said)
+    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+    return seen
+
+
+# What is on the page --------------------------------------------------------------------------------------------------
+
+
+def box(page: Page) -> Locator:
+    return page.get_by_role("textbox", name="Message")
+
+
+def questions(page: Page) -> Locator:
+    return page.locator("article.user .text")
+
+
+def answers(page: Page) -> Locator:
+    return page.locator("article.assistant .text")
+
+
+async def shows(page: Page, status: str) -> None:
+    """Wait for the status indicator."""
+    await expect(page.locator("#status-text")).to_have_text(status, timeout=STEP)
+
+
+async def say(page: Page, text: str) -> None:
+    """Write a message and send it as most people do."""
+    await box(page).fill(text)
+    await box(page).press("Enter")
+
+
+async def check_conversation(page: Page, url: str) -> None:
+    """Connect, ask, get the whole answer, and find both again after a reload. `url` is scheme, host and port."""
+    await page.goto(url + CHAT)
+    await shows(page, "Connected")
+    await say(page, "Hello")
+    await expect(answers(page)).to_have_count(1, timeout=STEP)
+    await expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=STEP)
+    await expect(answers(page)).not_to_be_empty(timeout=STEP)
+    answer = await answers(page).inner_text()
+
+    await page.reload()
+    await expect(questions(page)).to_have_text(["Hello"], timeout=STEP)
+    await expect(answers(page)).to_have_text([answer], timeout=STEP)
+    await shows(page, "Connected")
