@@ -33,12 +33,14 @@ UPSTREAM = Kind("URL", _parse_upstream)
 class Settings(CommonSettings):
     """The gateway's options; construct it directly in tests, or with `gateway.common.options.load`."""
 
-    host: str = option("localhost", TEXT, "listen here; localhost is 127.0.0.1 and ::1 on the same port")
+    host: str = option(
+        "localhost", TEXT, "listen here; localhost is 127.0.0.1 and ::1 on the same port", group="Listening"
+    )
     port: int = option(4321, PORT, "listen on this port; 0 picks a free one and prints it")
-    upstream: tuple[str, ...] = option(("http://127.0.0.1:8000",), UPSTREAM, "the backend")
+    upstream: tuple[str, ...] = option(("http://127.0.0.1:8000",), UPSTREAM, "the backend", group="Backend and page")
     frontend: str = option("", TEXT, "folder of static assets (default: the built-in chat page)")
 
-    proxy_connect_timeout: float = option(60.0, DURATION, "nginx's: connecting to the backend")
+    proxy_connect_timeout: float = option(60.0, DURATION, "nginx's: connecting to the backend", group="Time limits")
     proxy_read_timeout: float = option(86400.0, DURATION, "nginx's: silence on the tunnel, or before an answer's head")
     proxy_send_timeout: float = option(86400.0, DURATION, "nginx's: the backend does not read")
     send_timeout: float = option(60.0, DURATION, "nginx's: the client does not read")
@@ -46,7 +48,7 @@ class Settings(CommonSettings):
     client_body_timeout: float = option(60.0, DURATION, "nginx's: silence in the middle of a request's body")
     handshake_timeout: float | None = option(60.0, DURATION, "from the upgrade request to its 101", can_be_off=True)
     close_timeout: float = option(10.0, DURATION, "from a Close frame to the end of TCP")
-    max_connections: int = option(10000, INT, "sockets at once; more get 503 with Retry-After")
+    max_connections: int = option(10000, INT, "sockets at once; more get 503 with Retry-After", group="Limits")
 
     def __post_init__(self) -> None:
         super(Settings, self).__post_init__()
