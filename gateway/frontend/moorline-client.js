@@ -259,11 +259,12 @@ export class MoorlineClient extends EventTarget {
     const post = (path, fields) => this.#polling.post(path, fields, poll.signal);
     try {
       while (!poll.signal.aborted) {
-        const { epoch, events } = await this.#polling.events(this.#transcript, poll.signal);
+        const hold = this.#state.transport === 'polling';
+        const { epoch, events } = await this.#polling.events(this.#transcript, { signal: poll.signal, hold });
         if (poll.signal.aborted) return;
         this.#transcript = { ...this.#transcript, epoch };
         for (const event of events) this.#apply(event);
-        if (this.#state.transport === 'polling') continue;
+        if (hold) continue;
         this.#setState({ status: 'connected', transport: 'polling', retryAt: null, reason: '' });
         this.#sender.use({ post });
         this.#sender.flush();

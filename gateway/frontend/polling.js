@@ -37,12 +37,12 @@ export class Polling {
     await this.#request('messages', { limit: '1' }, { signal });
   }
 
-  /** The events after a position; held by the server until there are some.
-   * @param {{epoch: string, seq: number}} position @param {AbortSignal} signal
+  /** The events after a position; with `hold` the server waits until there are some.
+   * @param {{epoch: string, seq: number}} position @param {{signal: AbortSignal, hold: boolean}} how
    * @returns {Promise<{epoch: string, events: any[]}>} */
-  async events({ epoch, seq }, signal) {
+  async events({ epoch, seq }, { signal, hold }) {
     // Without an epoch the server knows no such position and answers with a snapshot, as it should.
-    const query = { after: String(seq), epoch: epoch || 'none', wait: String(WAIT / 1000) };
+    const query = { after: String(seq), epoch: epoch || 'none', wait: String(hold ? WAIT / 1000 : 0) };
     return this.#request('messages', query, { signal }, WAIT + GRACE);
   }
 

@@ -146,3 +146,14 @@ async def test_a_narrow_phone_needs_no_sideways_scrolling(chat: Site, chromium: 
         chat.script.put("Donaudampfschifffahrtsgesellschaft" * 8, None)
         await check_conversation(phone.page, chat.url)
         assert await phone.page.evaluate("document.documentElement.scrollWidth") == 320
+
+
+async def test_a_network_that_blocks_websockets_still_chats(chat: Site, tab: Visitor) -> None:
+    await tab.page.add_init_script(
+        "window.WebSocket = class extends WebSocket { constructor(url) { super(url.replace('/ws/', '/blocked/')); } }"
+    )
+    await tab.page.goto(chat.url + CHAT)
+    await shows(tab.page, "Connected")
+    chat.script.put("Good morning.", None)
+    await say(tab.page, "Hello")
+    await expect(answers(tab.page)).to_have_text(["Good morning."])
