@@ -80,14 +80,14 @@ async def _report(side: Side, url: str, answer_timeout: float) -> list[Step]:
     return steps
 
 
-async def probe(url: str, *, answer_timeout: float = _ANSWER_TIMEOUT) -> AsyncIterator[Step]:
+async def probe(
+    url: str, *, hop_timeout: float = _HOP_TIMEOUT, answer_timeout: float = _ANSWER_TIMEOUT
+) -> AsyncIterator[Step]:
     """The hops to an answer from `url`, up to the first that fails."""
     target = _parse(url)
     session_id = f"check-{secrets.token_hex(8)}"
-    connector = aiohttp.TCPConnector()
-    timeout = aiohttp.ClientTimeout(total=_HOP_TIMEOUT)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as client:
-        walk = _Walk(client, target, session_id, answer_timeout)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=hop_timeout)) as client:
+        walk = _Walk(client, target, session_id, hop_timeout, answer_timeout)
         try:
             for hop, action in walk.hops():
                 began = time.perf_counter()
@@ -116,7 +116,12 @@ class _Walk:
     """One question on its way."""
 
     def __init__(
-        self, client: aiohttp.ClientSession, target: SplitResult, session_id: str, answer_timeout: float
+        self,
+        client: aiohttp.ClientSession,
+        target: SplitResult,
+        session_id: str,
+        hop_timeout: float,
+        answer_timeout: float,
     ) -> None:
         self._client = client
         self._host = target.hostname or ""
@@ -125,6 +130,7 @@ class _Walk:
         self._origin = f"{target.scheme}://{target.netloc}"
         self._base = self._origin + target.path.rstrip("/")
         self._session_id = session_id
+        self._hop_timeout = hop_timeout
         self._answer_timeout = answer_timeout
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._asked = False
@@ -150,12 +156,12 @@ class _Walk:
                     pass
 
     async def _name(self) -> str:
-        async with asyncio.timeout(_HOP_TIMEOUT):
+        async with asyncio.timeout(self._hop_timeout):
             found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         return ", ".join(dict.fromkeys(str(entry[4][0]) for entry in found))
 
     async def _tcp(self) -> str:
-        async with asyncio.timeout(_HOP_TIMEOUT):
+        async with asyncio.timeout(self._hop_timeout):
             _, writer = await asyncio.open_connection(self._host, self._port)
         address = str(writer.get_extra_info("peername")[0])
         writer.close()
@@ -172,7 +178,7 @@ class _Walk:
     async def _upgrade(self) -> str:
         scheme, _, rest = self._base.partition("://")
         url = f"{'wss' if scheme == 'https' else 'ws'}://{rest}/ws/chat/{_PATIENT}/{self._session_id}"
-        async with asyncio.timeout(_HOP_TIMEOUT):
+        async with asyncio.timeout(self._hop_timeout):
             self._socket = await self._client.ws_connect(url, origin=self._origin)
         return "101 Switching Protocols"
 
@@ -186,6 +192,8 @@ class _Walk:
                 if frame.type is not WSMsgType.TEXT:
                     raise _FailedError(Seen(Trouble.CLOSED, detail=f"close code {self._socket.close_code}"))
                 message = json.loads(frame.data)
+                if not isinstance(message, dict):
+                    raise _FailedError(Seen(Trouble.GARBAGE))
                 if message.get("type") == "error":
                     raise _FailedError(Seen(Trouble.ERROR, code=str(message.get("code"))))
                 if message.get("type") == "message":

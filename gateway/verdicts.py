@@ -138,6 +138,9 @@ _USUAL: dict[tuple[Hop | None, Trouble, int], Verdict] = {
     (Hop.ANSWER, Trouble.CLOSED, _ANY): Verdict(
         "the socket was closed before an answer came", "look at the backend's log at this moment"
     ),
+    (Hop.ANSWER, Trouble.GARBAGE, _ANY): Verdict(
+        "the socket's messages are not those of a chat", "check that the path and the port are the backend's"
+    ),
     (None, Trouble.STATUS, _ANY): Verdict("the program there failed", "look at its log"),
     (None, Trouble.CLOSED, _ANY): Verdict(
         "what listens there ended the connection without an answer", "check that it is the right program, and its log"

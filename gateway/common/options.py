@@ -84,7 +84,9 @@ class Spec:
         if self.is_list:
             items = raw.split(",") if isinstance(raw, str) else raw
             return tuple(self._parse_one(item.strip(), source) for item in items if item.strip())
-        return self._parse_one(cast("str", raw), source)
+        if not isinstance(raw, str):
+            raise UsageError(f"{source}: takes one value, not a list")
+        return self._parse_one(raw, source)
 
     def _parse_one(self, text: str, source: str) -> Any:
         if self.can_be_off and text == "off":
@@ -242,6 +244,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def _as_text(value: object, source: str) -> str | list[str]:
     """A TOML value in the words of a flag."""
     if isinstance(value, list):
+        if any(isinstance(item, list) for item in value):
+            raise UsageError(f"{source}: a list in a list is not a value")
         return [cast("str", _as_text(item, source)) for item in value]
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -7,10 +7,10 @@ __all__ = ["format_duration", "format_size", "parse_duration", "parse_size"]
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 
-_NUMBER = r"\d+(?:\.\d+)?"
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _DURATION = re.compile(rf"(?:{_NUMBER}(?:ms|[smhd]))+")
 _DURATION_PART = re.compile(rf"({_NUMBER})(ms|[smhd])")
-_SIZE = re.compile(r"(\d+)(GiB|MiB|KiB|B)?")
+_SIZE = re.compile(r"([0-9]+)(GiB|MiB|KiB|B)?")
 
 
 def parse_duration(text: str) -> float:
@@ -24,6 +24,8 @@ def parse_duration(text: str) -> float:
 
 def format_duration(seconds: float) -> str:
     """The shortest text that `parse_duration` reads back: `86400.0` is `1d`, `0.25` is `250ms`."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.12g}ms"
     for unit, length in _SECONDS.items():
         if seconds >= length and seconds % length == 0:
             return f"{seconds / length:.12g}{unit}"
