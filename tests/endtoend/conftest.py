@@ -11,8 +11,11 @@ from playwright.async_api import Browser
 from gateway.app import create_app
 from gateway.common.server import running
 from gateway.settings import Settings
+from gateway.static import BUILT_IN
 from tests.support.backends import Backend, Script, backend
 from tests.support.browser import Visitor, browser, visitor
+from tests.support.nginx import NAME, Nginx, nginx
+from tests.support.stack import Stack, stack
 
 
 @dataclasses.dataclass(slots=True)
@@ -65,3 +68,38 @@ async def chromium() -> AsyncIterator[Browser]:
 async def tab(chromium: Browser) -> AsyncIterator[Visitor]:
     async with visitor(chromium) as seen:
         yield seen
+
+
+# nginx in front -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nginx_folder(tmp_path: Path) -> Path:
+    """nginx's own."""
+    (tmp_path / "nginx").mkdir()
+    return tmp_path / "nginx"
+
+
+@pytest.fixture
+async def parts(tmp_path: Path) -> AsyncIterator[Stack]:
+    options = {"trusted_proxies": ("127.0.0.1/32",), "allowed_hosts": (NAME,)}
+    async with stack(tmp_path, gateway=options, backend_options=options) as started:
+        yield started
+
+
+@pytest.fixture
+async def front(parts: Stack, nginx_folder: Path) -> AsyncIterator[Nginx]:
+    """nginx -> gateway -> backend"""
+    async with nginx(nginx_folder, parts.gateway) as started:
+        yield started
+
+
+@pytest.fixture(params=["gateway", "backend"])
+async def either(request: pytest.FixtureRequest, parts: Stack, nginx_folder: Path) -> AsyncIterator[Nginx]:
+    """nginx -> gateway -> backend, and nginx -> backend"""
+    if request.param == "gateway":
+        started = nginx(nginx_folder, parts.gateway)
+    else:
+        started = nginx(nginx_folder, parts.backend, root=BUILT_IN)
+    async with started as server:
+        yield server
