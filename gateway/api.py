@@ -8,7 +8,6 @@ loopback handshake, and nginx does the same unless told otherwise.
 import asyncio
 import contextlib
 import logging
-import re
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -40,8 +39,6 @@ log = logging.getLogger("moorline.gateway.api")
 _AUTOMATIC = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AGENT)
 # Bounds of an answer's head: a line, and with aiohttp's limit of 128 fields all of it.
 _MAX_HEAD = 32 << 10
-# RFC 9112 section 3.2: visible ASCII. The rest would reach the backend as something else than was meant.
-_TARGET = re.compile(r"[!-~]+")
 
 
 async def session(app: web.Application) -> AsyncIterator[None]:
@@ -66,7 +63,7 @@ async def session(app: web.Application) -> AsyncIterator[None]:
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Pass the request on and its answer back, both as they come."""
-    target = _target(request)
+    target = headers.origin_form(request.raw_path)
     settings = request.app[SETTINGS]
     # `path` holds the query as well: apart, yarl would drop the question mark of an empty one.
     url = URL.build(scheme="http", authority=settings.upstream[0].removeprefix("http://"), path=target, encoded=True)
@@ -181,27 +178,13 @@ class _Exchange:
         await response.write_eof()
 
     def _answer_headers(self, answer: aiohttp.ClientResponse) -> CIMultiDict[str]:
-        fields = headers.end_to_end(answer.headers)
-        fields.setdefault("X-Request-ID", self._request[REQUEST_ID])
-        if location := fields.get(hdrs.LOCATION):
-            fields[hdrs.LOCATION] = headers.location_for(
-                location,
-                upstream=self._settings.upstream[0],
-                scheme=_scheme(self._request),
-                host=self._request.headers.get(hdrs.HOST, ""),
-            )
-        return fields
-
-
-def _target(request: web.Request) -> str:
-    """The request's target as the client wrote it, in origin form (RFC 9112 section 3.2)."""
-    target = request.raw_path
-    if not _TARGET.fullmatch(target):
-        raise Malformed("The address holds characters that must be percent-encoded.")
-    if target.startswith("/"):
-        return target
-    path = target.partition("://")[2]
-    return path[path.index("/") :] if "/" in path else "/"
+        return headers.backward(
+            answer.headers,
+            request_id=self._request[REQUEST_ID],
+            upstream=self._settings.upstream[0],
+            scheme=_scheme(self._request),
+            host=self._request.headers.get(hdrs.HOST, ""),
+        )
 
 
 def _request_headers(request: web.Request) -> CIMultiDict[str]:

@@ -11,6 +11,7 @@ __all__ = [
     "ClientStalled",
     "ConnectTimedOut",
     "GatewayError",
+    "HandshakeTimedOut",
     "Malformed",
     "Refused",
     "render",
@@ -76,10 +77,17 @@ class ConnectTimedOut(GatewayError):
 
 
 class BackendSilent(GatewayError):
-    """proxy_read_timeout, proxy_send_timeout or handshake_timeout, before there was an answer to pass on."""
+    """proxy_read_timeout or proxy_send_timeout, before there was an answer to pass on."""
 
     status = 504
     message = "The backend did not answer in time (proxy_read_timeout)."
+
+
+class HandshakeTimedOut(GatewayError):
+    """handshake_timeout"""
+
+    status = 504
+    message = "The backend did not open the socket in time (handshake_timeout)."
 
 
 # The codes of chat-protocol.md, so that a client of the chat reads our errors as it reads the backend's.

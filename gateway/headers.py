@@ -6,7 +6,9 @@ from urllib.parse import urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-__all__ = ["end_to_end", "forward", "location_for", "request_id"]
+from gateway.errors import Malformed
+
+__all__ = ["backward", "end_to_end", "forward", "location_for", "origin_form", "request_id"]
 
 # RFC 9110 section 7.6.1: fields about one connection. They end here, on the way there and on the way back.
 HOP_BY_HOP = frozenset(
@@ -24,7 +26,23 @@ HOP_BY_HOP = frozenset(
 )
 # Fields by which a proxy speaks for a client. A client that is no proxy of ours may not.
 _SPOKEN_FOR = re.compile(r"x-forwarded-.*|x-real-ip|x-request-id|forwarded", re.IGNORECASE)
+# RFC 9112 section 3.2: visible ASCII. The rest would reach the backend as something else than was meant.
+_TARGET = re.compile(r"[!-~]+")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
+
+
+def origin_form(target: str) -> str:
+    """A request's target as the client wrote it, without the authority that some put in front (RFC 9112 section 3.2).
+
+    Raises:
+        Malformed: it holds characters that no target may hold.
+    """
+    if not _TARGET.fullmatch(target):
+        raise Malformed("The address holds characters that must be percent-encoded.")
+    if target.startswith("/"):
+        return target
+    path = target.partition("://")[2]
+    return path[path.index("/") :] if "/" in path else "/"
 
 
 def end_to_end(headers: CIMultiDictProxy[str] | CIMultiDict[str]) -> CIMultiDict[str]:
@@ -61,6 +79,17 @@ def forward(
     passed.setdefault("X-Forwarded-Proto", scheme)
     if host := headers.get("Host"):
         passed.setdefault("X-Forwarded-Host", host)
+    return passed
+
+
+def backward(
+    headers: CIMultiDictProxy[str] | CIMultiDict[str], *, request_id: str, upstream: str, scheme: str, host: str
+) -> CIMultiDict[str]:
+    """The answer's fields as the client gets them. `scheme` and `host` are those by which the client knows us."""
+    passed = end_to_end(headers)
+    passed.setdefault("X-Request-ID", request_id)
+    if location := passed.get("Location"):
+        passed["Location"] = location_for(location, upstream=upstream, scheme=scheme, host=host)
     return passed
 
 
