@@ -20,6 +20,23 @@ class Draining:
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self._deadline = 0.0
+        self._held = 0
+        self._released = asyncio.Event()
+        self._released.set()
+
+    def hold(self) -> None:
+        """Something is under way, a request or a socket that has outlived its handler; `release` says that it ended."""
+        self._held += 1
+        self._released.clear()
+
+    def release(self) -> None:
+        self._held -= 1
+        if self._held == 0:
+            self._released.set()
+
+    async def released(self) -> None:
+        """Return when nothing is under way."""
+        await self._released.wait()
 
     def begin(self, seconds: float) -> None:
         """Ask everybody to end within `seconds`; a second call can only shorten it."""

@@ -52,32 +52,20 @@ class Running:
         self.draining.begin(max(0.0, self._drain - _FAREWELL - 2 * _CANCEL_TIMEOUT))
 
 
-class _InFlight:
-    """How many requests, open sockets among them, are being handled."""
+def _count_requests(server: web.Server, draining: Draining) -> None:
+    """Have the drain wait for requests that are being handled."""
+    handle = server.request_handler
 
-    def __init__(self, server: web.Server) -> None:
-        self._handle = server.request_handler
-        self._count = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        server.request_handler = self.handle
-
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def counted(request: web.BaseRequest) -> web.StreamResponse:
         if head_size(request) > MAX_HEAD:
             raise web.HTTPRequestHeaderFieldsTooLarge
-        self._count += 1
-        self._idle.clear()
+        draining.hold()
         try:
-            return await self._handle(request)
+            return await handle(request)
         finally:
-            self._count -= 1
-            if self._count == 0:
-                self._idle.set()
+            draining.release()
 
-    async def ended(self, timeout: float) -> None:
-        """Return when nothing is in flight, at the latest after `timeout`."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout)
+    server.request_handler = counted
 
 
 @contextlib.asynccontextmanager
@@ -94,12 +82,13 @@ async def running(app: web.Application, settings: CommonSettings) -> AsyncIterat
     try:
         await runner.setup()
         server = cast("web.Server", runner.server)
-        in_flight = _InFlight(server)
+        _count_requests(server, draining)
         listeners = await _accept(sockets, server, settings)
         started = Running(tuple(map(address, sockets)), sockets[0].getsockname()[1], draining, settings.drain)
         yield started
         started.drain()
-        await in_flight.ended(draining.remaining() + _FAREWELL)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(draining.released(), draining.remaining() + _FAREWELL)
     finally:
         for listener in listeners:
             listener.close()
