@@ -13,6 +13,7 @@ from gateway.common.guard import cors, guard
 from gateway.keys import ADMISSION, AUTHORIZE, DRAINING, SETTINGS
 from gateway.settings import Settings
 from gateway.static import Frontend
+from gateway.ws.handler import tunnels, websocket
 
 __all__ = ["create_app"]
 
@@ -25,10 +26,10 @@ _BACKEND = (
     "/api/chat/{session_id}/cancel",
     "/api/chat/{session_id}",
     "/api/{path:.*}",
-    "/ws/{path:.*}",
     "/docs",
     "/openapi.json",
 )
+_SOCKETS = ("/ws", "/ws/{path:.*}")
 
 
 def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web.Application:
@@ -48,12 +49,14 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     warn_if_open(log, settings.host, authorize)
 
     app.on_response_prepare.append(cors(settings))
-    app.cleanup_ctx.append(api.session)
+    app.cleanup_ctx.extend((api.session, tunnels))
 
     app.router.add_get("/healthz", health.healthz)
     app.router.add_get("/readyz", health.readyz)
     for path in _BACKEND:
         app.router.add_route("*", path, api.forward)
+    for path in _SOCKETS:
+        app.router.add_route("*", path, websocket)
     app.router.add_get("/chat/{patient_id}", frontend.serve)
     app.router.add_get("/{path:.*}", frontend.serve)
     return app
