@@ -1,0 +1,90 @@
+"""A gateway as programs start it, on both event loops, before upstreams that a test plays by hand."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvloop
+from aiohttp import web
+
+from gateway.app import create_app
+from gateway.common import server
+from gateway.settings import Settings
+from gateway.ws.handler import TUNNELS, Tunnels
+from tests.support.faulty_upstream import HANDSHAKE, STEP, SWITCH, Peer, Upstream, dial
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The two loops differ in what a transport may be asked for once it is closed, and in when a write leaves."""
+    return {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
+
+
+class Gateway:
+    """A gateway that listens."""
+
+    def __init__(self, app: web.Application, started: server.Running) -> None:
+        self._app = app
+        self._started = started
+        self.port = started.port
+        self.url = started.addresses[0]
+
+    @property
+    def tunnels(self) -> Tunnels:
+        return self._app[TUNNELS]
+
+    async def has(self, count: int) -> None:
+        """Wait until so many tunnels are open."""
+        async with asyncio.timeout(STEP):
+            while len(self.tunnels) != count:  # noqa: ASYNC110 - the product needs no event for a test's sake
+                await asyncio.sleep(0)
+
+    def drain(self) -> None:
+        self._started.drain()
+
+
+Start = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture
+async def start(page: str) -> AsyncIterator[Start]:
+    """`await start(port_of_the_backend, option=value, …)`"""
+    async with contextlib.AsyncExitStack() as running:
+
+        async def start_one(backend: int, **options: Any) -> Gateway:
+            settings = Settings(
+                **{
+                    "host": "127.0.0.1",
+                    "port": 0,
+                    "upstream": (f"http://127.0.0.1:{backend}",),
+                    "frontend": page,
+                    "drain": 1.0,
+                    **options,
+                }
+            )
+            app = create_app(settings)
+            return Gateway(app, await running.enter_async_context(server.running(app, settings)))
+
+        yield start_one
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with Upstream() as listening:
+        yield listening
+
+
+@contextlib.asynccontextmanager
+async def tunnel(
+    gateway: Gateway, upstream: Upstream, *, receive_buffer: int | None = None
+) -> AsyncIterator[tuple[Peer, Peer]]:
+    """Client and backend at the two ends of an open tunnel."""
+    async with dial(gateway.port, receive_buffer=receive_buffer) as client:
+        await client.send(HANDSHAKE)
+        backend = await upstream.accept()
+        await backend.send(SWITCH)
+        assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+        yield client, backend

@@ -1,0 +1,279 @@
+"""An upstream with faults on demand, and peers that read and write only when a test says so.
+
+One fault for every connection, where the test is about what the client is told:
+
+    async with faulty_upstream(Fault.RESET) as port:
+        ...
+
+Or each connection by hand, where it is about bytes and their order:
+
+    async with Upstream() as upstream, dial(gateway_port) as client:
+        await client.send(HANDSHAKE)
+        backend = await upstream.accept()
+        await backend.send(SWITCH)
+        backend.reset()
+"""
+
+import asyncio
+import contextlib
+import enum
+import socket
+import struct
+from collections.abc import AsyncIterator, Sequence
+from typing import Self
+
+__all__ = [
+    "HANDSHAKE",
+    "REFUSAL",
+    "STEP",
+    "SWITCH",
+    "Fault",
+    "Peer",
+    "Upstream",
+    "dial",
+    "faulty_upstream",
+    "handshake",
+]
+
+STEP = 10.0
+"""Longest wait of a test for one thing; reached only when it fails."""
+
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
+REFUSAL = b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nnever"
+
+
+def handshake(target: str = "/ws/chat/p/s", *lines: str) -> bytes:
+    """A client's handshake, with more header lines if wanted."""
+    head = (
+        f"GET {target} HTTP/1.1",
+        "Host: localhost",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *lines,
+    )
+    return "".join(f"{line}\r\n" for line in (*head, "")).encode()
+
+
+HANDSHAKE = handshake()
+
+
+class Peer:
+    """One end of a TCP connection. Nothing is read, not even by the loop, before a test asks for it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._unread = b""
+        self.request = b""
+        """What an accepted connection began with, up to and with the empty line."""
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it; waits as long as the other end does not read, which is the test's to bound."""
+        await self._loop.sock_sendall(self._sock, data)
+
+    async def send_in_pieces(self, data: bytes, size: int = 1) -> None:
+        """Each piece a segment of its own, and each gets its chance to arrive alone."""
+        for start in range(0, len(data), size):
+            await self.send(data[start : start + size])
+            await asyncio.sleep(0)
+
+    async def head(self) -> bytes:
+        """Up to and with the empty line."""
+        while b"\r\n\r\n" not in self._unread:
+            await self._more()
+        head, end, self._unread = self._unread.partition(b"\r\n\r\n")
+        return head + end
+
+    async def exactly(self, size: int) -> bytes:
+        parts, missing = [self._unread], size - len(self._unread)
+        self._unread = b""
+        while missing > 0:
+            parts.append(await self._receive())
+            if not parts[-1]:
+                raise EOFError(f"{missing} bytes are missing")
+            missing -= len(parts[-1])
+        data = b"".join(parts)
+        self._unread = data[size:]
+        return data[:size]
+
+    async def rest(self) -> bytes:
+        """Everything up to the FIN.
+
+        Raises:
+            ConnectionResetError: it ends with RST.
+        """
+        parts, self._unread = [self._unread], b""
+        while part := await self._receive():
+            parts.append(part)
+        return b"".join(parts)
+
+    async def ended(self) -> bool:
+        """Wait for the other end's end, in whatever way it comes."""
+        with contextlib.suppress(ConnectionError):
+            await self.rest()
+        return True
+
+    def fin(self) -> None:
+        """End this half; the other may go on."""
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """End with RST."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._sock.close()
+
+    def close(self) -> None:
+        """FIN; the kernel answers with RST whatever comes afterwards."""
+        self._sock.close()
+
+    async def _more(self) -> None:
+        part = await self._receive()
+        if not part:
+            raise EOFError(self._unread)
+        self._unread += part
+
+    async def _receive(self) -> bytes:
+        async with asyncio.timeout(STEP):
+            return await self._loop.sock_recv(self._sock, 1 << 18)
+
+
+class Upstream:
+    """A listener whose connections a test plays by hand. They end with it."""
+
+    def __init__(self, *, receive_buffer: int | None = None) -> None:
+        self._listener = socket.socket()
+        if receive_buffer is not None:
+            # Before listening: accepted sockets inherit it, and with it the window that they offer.
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self._peers: list[Peer] = []
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    async def __aenter__(self) -> Self:
+        self._listener.listen(1024)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listener.close()
+        for peer in self._peers:
+            peer.close()
+
+    async def accept(self) -> Peer:
+        """The next connection, with the head of its request read."""
+        peer = await self.accept_silently()
+        peer.request = await peer.head()
+        return peer
+
+    async def accept_silently(self) -> Peer:
+        """The next connection, with nothing read."""
+        async with asyncio.timeout(STEP):
+            sock, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._peers.append(Peer(sock))
+        return self._peers[-1]
+
+
+@contextlib.asynccontextmanager
+async def dial(port: int, *, receive_buffer: int | None = None) -> AsyncIterator[Peer]:
+    """A client; it ends with the block."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    if receive_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        yield Peer(sock)
+    finally:
+        sock.close()
+
+
+# One fault for all ----------------------------------------------------------------------------------------------------
+
+
+class Fault(enum.Enum):
+    REFUSE = "refuses the connection"
+    SILENT = "accepts and says nothing"
+    CLOSE = "closes instead of answering"
+    RESET = "resets instead of answering"
+    GARBAGE = "answers with something that is not HTTP"
+    HALF_A_HEAD = "closes in the middle of its answer's head"
+    DRIBBLE = "never gets to the end of its answer's head"
+    STALL = "takes the handshake and reads nothing any more"
+    VANISH = "takes the handshake and is not heard of again, as when the network is gone"
+    PIECES = "takes the handshake and echoes, byte by byte"
+
+
+@contextlib.asynccontextmanager
+async def faulty_upstream(fault: Fault) -> AsyncIterator[int]:
+    """An upstream that does this to everybody; yields its port."""
+    async with Upstream() if fault is not Fault.REFUSE else _nobody() as upstream:
+        serving = asyncio.create_task(_serve_all(upstream, fault)) if isinstance(upstream, Upstream) else None
+        try:
+            yield upstream.port
+        finally:
+            if serving is not None:
+                serving.cancel()
+                await asyncio.gather(serving, return_exceptions=True)
+
+
+class _Nobody:
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+
+@contextlib.asynccontextmanager
+async def _nobody() -> AsyncIterator[_Nobody]:
+    """A port that is taken, so that nobody else gets it, and that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield _Nobody(sock.getsockname()[1])
+
+
+async def _serve_all(upstream: Upstream, fault: Fault) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                tasks.create_task(_serve(await upstream.accept_silently(), fault))
+
+
+async def _serve(peer: Peer, fault: Fault) -> None:
+    with contextlib.suppress(ConnectionError, EOFError, TimeoutError):
+        await peer.head()
+        match fault:
+            case Fault.CLOSE:
+                peer.close()
+            case Fault.RESET:
+                peer.reset()
+            case Fault.GARBAGE:
+                await peer.send(b"220 mail.example.com ESMTP\r\n\r\n")
+            case Fault.HALF_A_HEAD:
+                await peer.send(SWITCH[:40])
+                peer.close()
+            case Fault.DRIBBLE:
+                await peer.send(b"HTTP/1.1 101 Switching Protocols\r\n")
+                for piece in _endless_fields():
+                    await peer.send(piece)
+                    await asyncio.sleep(0.02)
+            case Fault.STALL | Fault.VANISH:
+                # The same to whoever is at the other end; only the kernel knows, and it does not say.
+                await peer.send(SWITCH)
+            case Fault.PIECES:
+                await peer.send_in_pieces(SWITCH)
+                while True:
+                    await peer.send_in_pieces(await peer.exactly(1))
+
+
+def _endless_fields() -> Sequence[bytes]:
+    return [b"X-Field-%d: x\r\n" % number for number in range(100)]
