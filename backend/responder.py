@@ -40,6 +40,8 @@ class Responder(Protocol):
 
     #: For the start line, /readyz and the page: the model's name, or words that say that nobody is there.
     name: str
+    #: No model answers. Clients are told with the hello.
+    scripted: bool
 
     def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
         """Stream the answer to `chat`, oldest message first (the system prompt is the responder's own business).

@@ -108,6 +108,7 @@ class Cut:
     """Ends without saying that the answer is over."""
 
     name = "cut"
+    scripted = False
 
     async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
         yield Text("Hel")

@@ -27,6 +27,7 @@ class Script:
     """Answers with whatever the test puts in: text, `None` for a proper end, or an error."""
 
     name = "script"
+    scripted = False
 
     def __init__(self, *lines: str | LLMError | None) -> None:
         self._lines: asyncio.Queue[str | LLMError | None] = asyncio.Queue()

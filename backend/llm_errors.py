@@ -1,0 +1,82 @@
+"""What the model's server or the way to it did wrong, as a code of the protocol and a detail for the log."""
+
+import datetime
+import email.utils
+import math
+import re
+import time
+from collections.abc import Mapping
+
+import openai
+
+from backend.errors import ErrorCode, LLMError
+
+__all__ = ["llm_error", "retry_after"]
+
+# A `Retry-After` beyond a day is a mistake, or at least no news for a person who waits.
+_LONGEST_RETRY = 86_400.0
+# A request that is refused for one of these is refused for our options, not for what the person wrote.
+_OUR_PARAMETERS = {"model", "temperature", "max_tokens", "max_completion_tokens", "stream", "stream_options"}
+# What an error object within the stream is called, where its status is already spent on 200.
+_CODES = {
+    "rate_limit_exceeded": ErrorCode.LLM_BUSY,
+    "context_length_exceeded": ErrorCode.TOO_LONG,
+    "content_filter": ErrorCode.FILTERED,
+    "invalid_api_key": ErrorCode.LLM_MISCONFIGURED,
+    "model_not_found": ErrorCode.LLM_MISCONFIGURED,
+}
+# Names and numbers, as codes are; anything longer may be a sentence with a patient's words in it.
+_NAME = re.compile(r"[\w.-]{1,64}\Z")
+
+
+def llm_error(error: Exception) -> LLMError:
+    """`error` as raised by the library, by its JSON decoder, or by a timeout of ours."""
+    if isinstance(error, openai.APIStatusError):
+        wait = retry_after(error.response.headers, time.time())
+        return LLMError(_code(error, error.status_code), _detail(error), retry_after=wait)
+    if isinstance(error, TimeoutError | openai.APITimeoutError):
+        return LLMError(ErrorCode.LLM_UNAVAILABLE, "no answer in time")
+    if isinstance(error, openai.APIConnectionError):
+        cause = error.__cause__ or error.__context__
+        return LLMError(ErrorCode.LLM_UNAVAILABLE, f"connection: {type(cause or error).__name__}")
+    if isinstance(error, openai.APIError):
+        # In the stream. Some servers put a status where OpenAI has a word.
+        code = error.code or error.type or ""
+        return LLMError(_code(error, int(code) if code.isdecimal() else 500), f"in the stream: {_detail(error)}")
+    return LLMError(ErrorCode.LLM_UNAVAILABLE, f"a malformed event: {type(error).__name__}")
+
+
+def _code(error: openai.APIError, status: int) -> ErrorCode:
+    for name in (error.code, error.type):
+        if name in _CODES:
+            return _CODES[name]
+    if status == 429:
+        return ErrorCode.LLM_BUSY
+    if status in (400, 413, 422):
+        return ErrorCode.LLM_MISCONFIGURED if error.param in _OUR_PARAMETERS else ErrorCode.TOO_LONG
+    # 408 and 409 are the server's own trouble, all other 4xx an answer to who asks, for what and whether it is paid.
+    return (
+        ErrorCode.LLM_MISCONFIGURED if 401 <= status < 500 and status not in (408, 409) else ErrorCode.LLM_UNAVAILABLE
+    )
+
+
+def _detail(error: openai.APIError) -> str:
+    """What an operator needs. Not the provider's message, which may quote the chat: the codes say enough."""
+    facts: dict[str, object] = {"code": error.code, "type": error.type, "param": error.param}
+    if isinstance(error, openai.APIStatusError):
+        facts = {"status": error.status_code, **facts, "provider_request_id": error.request_id}
+    known = {name: str(fact) for name, fact in facts.items() if fact is not None}
+    return " ".join(f"{name}={fact if _NAME.match(fact) else '?'}" for name, fact in known.items()) or "no code"
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds of `Retry-After` (RFC 9110 section 10.2.3: a number or a date) at the POSIX time `now`."""
+    text = headers.get("Retry-After", "").strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).replace(tzinfo=datetime.UTC).timestamp() - now
+        except ValueError:
+            return None
+    return min(max(seconds, 0.0), _LONGEST_RETRY) if math.isfinite(seconds) else None

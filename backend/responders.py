@@ -1,0 +1,24 @@
+"""Which responder answers: a model, or the script when no key is given."""
+
+from collections.abc import Mapping
+
+from backend.offline import OfflineResponder
+from backend.responder import Responder
+from backend.settings import Settings
+
+__all__ = ["create_responder"]
+
+
+def create_responder(settings: Settings, environ: Mapping[str, str]) -> Responder:
+    """The model behind `OPENAI_API_KEY` and `OPENAI_BASE_URL` of `environ`; without a key the script.
+
+    Raises:
+        UsageError: `OPENAI_BASE_URL` is no address.
+    """
+    key = environ.get("OPENAI_API_KEY", "").strip()
+    if not key:
+        return OfflineResponder()
+    # Importing `openai` takes longer than all the rest of the start; who has no key need not wait for it.
+    from backend.llm import OpenAIResponder, base_url
+
+    return OpenAIResponder(settings, api_key=key, base_url=base_url(environ.get("OPENAI_BASE_URL", "")))
