@@ -47,12 +47,14 @@ class Delivery:
         session_id: str,
         start: Position,
         v1_ping: float,
+        scripted: bool,
         abort: Callable[[], None],
     ) -> None:
         self.version = 1
         self._socket = socket
         self._log = log
         self._settings = settings
+        self._scripted = scripted
         self._session_id = session_id
         self._abort = abort
         self._cursor = start
@@ -183,6 +185,7 @@ class Delivery:
                 run_id=run_id,
                 heartbeat=self._settings.heartbeat,
                 max_bytes=self._settings.max_bytes,
+                scripted=self._scripted,
             )
         )
         if snapshot is not None:

@@ -91,6 +91,7 @@ SERVER = (
             Field("run_id", "id", "the run under way", required=False),
             Field("heartbeat", "number", "seconds between two pings"),
             Field("max_bytes", "integer", "longest message, as UTF-8"),
+            Field("scripted", "boolean", "true: no model is configured, a script answers", required=False),
         ),
     ),
     Message(

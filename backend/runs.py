@@ -46,6 +46,11 @@ class Runs:
         #: The model's last known state, for /readyz: `unknown`, `ok` or the code of the last failure.
         self.model_state = "unknown"
 
+    @property
+    def scripted(self) -> bool:
+        """No model answers: see `Responder`."""
+        return self._responder.scripted
+
     # Commands -------------------------------------------------------------------------------------------------------
 
     async def send(

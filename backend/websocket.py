@@ -91,6 +91,7 @@ class Sockets:
             session_id=info.session_id,
             start=info.head,
             v1_ping=self._v1_ping,
+            scripted=self._runs.scripted,
             abort=transport.abort,
         )
         writing = asyncio.create_task(delivery.run())

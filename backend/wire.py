@@ -119,7 +119,9 @@ def snapshot_object(snapshot: Snapshot) -> Json:
     }
 
 
-def hello_frame(head: Position, *, recovered: bool, run_id: str | None, heartbeat: float, max_bytes: int) -> Json:
+def hello_frame(
+    head: Position, *, recovered: bool, run_id: str | None, heartbeat: float, max_bytes: int, scripted: bool = False
+) -> Json:
     """The first reply of version 2."""
     return {
         "type": "hello",
@@ -130,6 +132,7 @@ def hello_frame(head: Position, *, recovered: bool, run_id: str | None, heartbea
         **_given(run_id=run_id),
         "heartbeat": heartbeat,
         "max_bytes": max_bytes,
+        **_given(scripted=scripted or None),
     }
 
 

@@ -57,7 +57,8 @@ function open(sessionId) {
 // Drawing -------------------------------------------------------------------------------------------------------------
 
 function showState() {
-  const { status, retryAt, final, reason, transport } = client.state;
+  const { status, retryAt, final, reason, transport, scripted } = client.state;
+  find('scripted').hidden = !scripted;
   find('status').dataset.status = status;
   const text = find('status-text');
   // A live region speaks at each change: the word changes seldom, the countdown beside it is for the eye.

@@ -18,7 +18,8 @@
  * @typedef {import('./outbox.js').Entry} Entry
  * @typedef {'connecting' | 'connected' | 'reconnecting' | 'disconnected'} Status
  * @typedef {{status: Status, transport: 'socket' | 'polling' | null, retryAt: number | null, reason: string,
- *   final: boolean}} State `retryAt`: when the next try starts (Date.now()); `final`: only `connect()` tries again
+ *   final: boolean, scripted: boolean}} State `retryAt`: when the next try starts (Date.now()); `final`: only `connect()`
+ *   tries again; `scripted`: the server has no model, a script answers
  */
 import { Outbox, usableStorage, uuid } from './outbox.js';
 import { HttpError, Polling } from './polling.js';
@@ -37,7 +38,8 @@ const EARLIER_ROWS = 100;
 
 export class MoorlineClient extends EventTarget {
   /** @type {Transcript} */ #transcript = EMPTY;
-  /** @type {State} */ #state = { status: 'connecting', transport: null, retryAt: null, reason: '', final: false };
+  /** @type {State} */
+  #state = { status: 'connecting', transport: null, retryAt: null, reason: '', final: false, scripted: false };
   /** @type {ChatSocket | null} */ #socket = null;
   /** @type {AbortController} */ #life = new AbortController();
   /** @type {AbortController | null} */ #poll = null;
@@ -212,7 +214,8 @@ export class MoorlineClient extends EventTarget {
     this.#unopened = 0;
     this.#sender.use(this.#socket);
     this.#transcript = { ...this.#transcript, epoch: hello.epoch };
-    this.#setState({ status: 'connected', transport: 'socket', retryAt: null, reason: '' });
+    const scripted = hello.scripted === true;
+    this.#setState({ status: 'connected', transport: 'socket', retryAt: null, reason: '', scripted });
     // With a snapshot to come, what is unsent is known only after it: it may show the message, or a run under way.
     if (hello.recovered) this.#sender.flush();
   }

@@ -101,7 +101,7 @@ EVENTS: tuple[Event, ...] = (
 )
 FRAMES = [
     *map(event_object, EVENTS),
-    hello_frame(Position("e", 1), recovered=True, run_id="r1", heartbeat=20.0, max_bytes=10),
+    hello_frame(Position("e", 1), recovered=True, run_id="r1", heartbeat=20.0, max_bytes=10, scripted=True),
     ack_frame("c1", seq=1, run_id="r1", duplicate=False),
     error_frame(Refusal(ErrorCode.BUSY), version=2, client_msg_id="c1"),
 ]

@@ -71,6 +71,16 @@ async def test_a_backend_that_returns_is_found_by_itself_with_the_same_conversat
     await shows(tab.page, "Connected")
 
 
+async def test_the_page_says_when_no_model_is_configured(chat: Site, tab: Visitor) -> None:
+    words = tab.page.get_by_text("No model is configured")
+    await tab.page.goto(chat.url + CHAT)
+    await shows(tab.page, "Connected")
+    await expect(words).to_be_hidden()
+    chat.script.scripted = True
+    await tab.page.reload()
+    await expect(words).to_be_visible()
+
+
 async def test_an_unreachable_backend_is_shown_as_disconnected(chat: Site, tab: Visitor) -> None:
     await tab.page.goto(chat.url + CHAT)
     await shows(tab.page, "Connected")
