@@ -80,10 +80,9 @@ class OpenAIResponder:
         except (openai.APIError, TimeoutError) as error:
             raise llm_error(error) from error
         # Entered, so that every way out of this generator closes the provider's connection.
-        async with stream:
-            async with contextlib.aclosing(self._chunks(stream)) as chunks:
-                async for piece in _pieces(chunks):
-                    yield piece
+        async with stream, contextlib.aclosing(self._chunks(stream)) as chunks:
+            async for piece in _pieces(chunks):
+                yield piece
 
     async def close(self) -> None:
         """Close all connections."""

@@ -277,10 +277,14 @@ async def _holdings(gateway: Gateway) -> dict[str, int]:
     kept = (RequestHandler, BackendConnection, Relay, web.Request)
     objects = gc.get_objects()
     return {
-        "descriptors": len(list(Path("/dev/fd").iterdir())),
+        "descriptors": _descriptors(),
         "tasks": len(asyncio.all_tasks()),
         **{kind.__name__: sum(isinstance(each, kind) for each in objects) for kind in kept},
     }
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
 async def _one_of_each(gateway: Gateway, upstream: Upstream, *, rounds: int) -> None:

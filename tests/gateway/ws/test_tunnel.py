@@ -80,8 +80,7 @@ def test_it_is_over_when_both_are_gone() -> None:
     tunnel.connection_lost(BACKEND, 101)
     assert not tunnel.over
     tunnel.connection_lost(CLIENT, 102)
-    assert tunnel.over
-    assert tunnel.next_timeout() is None
+    assert (tunnel.over, tunnel.next_timeout()) == (True, None)
 
 
 def test_a_shutdown_ends_both_behind_their_last_bytes() -> None:
