@@ -112,6 +112,8 @@ async def test_a_symlink_that_stays_in_the_folder_is_served(get: Get) -> None:
 
 
 async def test_an_unreadable_file_is_missing(get: Get, site: Path) -> None:
+    # Also loads all code that it takes: that of a Python in root's own folder cannot be read afterwards.
+    assert (await get("/style.css")).status == 200
     (site / "style.css").chmod(0)
     with _not_root(site):
         assert (await get("/assets/index-BxY3k2_a.js")).status == 200
