@@ -122,18 +122,19 @@ async def test_an_unreadable_file_is_missing(get: Get, site: Path) -> None:
 
 @contextlib.contextmanager
 def _not_root(folder: Path) -> Iterator[None]:
-    """Root may read everything: be somebody else, who may enter `folder` and those above it, for a while."""
+    """Root may read everything: be somebody else, who may read the folders, for a while."""
     if os.geteuid() != 0:
         yield
         return
-    closed = {each: each.stat().st_mode for each in folder.parents if not each.stat().st_mode & 0o001}
+    closed = {each: each.stat().st_mode for each in folder.parents if each.stat().st_mode & 0o055 != 0o055}
     for each in closed:
-        each.chmod(closed[each] | 0o001)
-    os.seteuid(pwd.getpwnam("nobody").pw_uid)
+        each.chmod(closed[each] | 0o055)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    os.setresuid(nobody, nobody, 0)
     try:
         yield
     finally:
-        os.seteuid(0)
+        os.setresuid(0, 0, 0)
         for each, mode in closed.items():
             each.chmod(mode)
 
