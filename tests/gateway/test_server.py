@@ -9,7 +9,7 @@ from aiohttp import ClientSession, web
 from gateway.common.draining import DRAINING
 from gateway.common.errors import UsageError
 from gateway.common.listen import listen
-from gateway.common.server import Running, running
+from gateway.common.server import Running, run, running
 from gateway.settings import Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -221,3 +221,10 @@ async def test_a_client_that_goes_away_cancels_its_handler() -> None:
             await began.wait()
         async with asyncio.timeout(2):
             await cancelled.wait()
+
+
+def test_programs_run_on_uvloop() -> None:
+    async def name() -> str:
+        return type(asyncio.get_running_loop()).__module__
+
+    assert run(name()).startswith("uvloop")
