@@ -5,8 +5,8 @@ async with openai_server() as server:
     server.reply(Status(429, headers={"Retry-After": "7"}))
     client = AsyncOpenAI(base_url=server.base_url, api_key="any")
 
-A reply is a row of steps: an object is sent as an event, text as it is, an `asyncio.Event` is waited for; a `Fault` is
-the last one.
+A reply is a row of steps: an object is sent as an event, text as it is, an `asyncio.Event` is waited for, and so
+is a number of seconds; a `Fault` is the last one.
 """
 
 import asyncio
@@ -86,6 +86,10 @@ class OpenAIServer:
         """What the next request gets that has no reply yet."""
         self._replies.put_nowait(steps)
 
+    async def next_reply(self) -> tuple[Any, ...]:
+        """What the request that has just arrived gets."""
+        return await self._replies.get()
+
     async def has(self, count: int) -> None:
         """Wait until so many requests have arrived."""
         async with asyncio.timeout(STEP), self._arrived:
@@ -97,7 +101,7 @@ class OpenAIServer:
         async with self._arrived:
             self.asked.append(body)
             self._arrived.notify_all()
-        steps = await self._replies.get()
+        steps = await self.next_reply()
         if steps and isinstance(steps[0], Status):
             first = steps[0]
             return web.json_response(first.body, status=first.status, headers=first.headers)
@@ -120,6 +124,8 @@ class OpenAIServer:
                 await asyncio.Event().wait()
             elif isinstance(step, asyncio.Event):
                 await step.wait()
+            elif isinstance(step, float):
+                await asyncio.sleep(step)
             else:
                 text = step if isinstance(step, str) else f"data: {json.dumps(step)}\n\n"
                 await response.write(text.encode())
@@ -134,9 +140,9 @@ def _reset(request: web.Request) -> None:
 
 
 @contextlib.asynccontextmanager
-async def openai_server() -> AsyncIterator[OpenAIServer]:
+async def openai_server(server: OpenAIServer | None = None) -> AsyncIterator[OpenAIServer]:
     """A server on a free port; what is still under way at the end is cut."""
-    server = OpenAIServer()
+    server = server or OpenAIServer()
     app = web.Application(handler_args={"handler_cancellation": True})
     app.router.add_post("/v1/chat/completions", server.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
