@@ -1,9 +1,10 @@
-"""Appends per second of the SQLite log: `python -m tests.bench.eventlog [runs] [texts]`."""
+"""Appends per second of the SQLite log: `python -m tests.bench log [runs] [texts]`."""
 
+import argparse
 import asyncio
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from backend.eventlog.base import EventLog
@@ -33,7 +34,7 @@ async def answer(log: EventLog, session_id: str, texts: int, waits: list[float])
     await log.end_run(run, finish=Finish.STOP, now=NOW)
 
 
-async def main(runs: int, texts: int) -> None:
+async def write(runs: int, texts: int) -> None:
     """Write `runs` answers at once, as fast as the log takes them."""
     waits: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -50,6 +51,12 @@ async def main(runs: int, texts: int) -> None:
     print(f"wait for the commit: median {waits[len(waits) // 2] * 1e3:.1f} ms, worst {waits[-1] * 1e3:.1f} ms")
 
 
-if __name__ == "__main__":
-    numbers = [int(number) for number in sys.argv[1:]]
-    asyncio.run(main(*(numbers + [1000, 50][len(numbers) :])))
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench log", description="Appends per second of the SQLite log."
+    )
+    parser.add_argument("runs", type=int, nargs="?", default=1000, help="answers at once")
+    parser.add_argument("texts", type=int, nargs="?", default=50, help="pieces of each")
+    given = parser.parse_args(arguments)
+    asyncio.run(write(given.runs, given.texts))
+    return 0

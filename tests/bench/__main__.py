@@ -1,0 +1,28 @@
+"""`python -m tests.bench NAME`: measurements to run by hand; `NAME --help` shows their options."""
+
+import importlib
+import sys
+
+_BENCHMARKS = {
+    "tunnel": "what the gateway costs beside nginx",
+    "log": "appends per second of the SQLite log",
+}
+_MODULES = {"log": "eventlog"}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the one that is named; the exit status."""
+    name = arguments[0] if arguments else ""
+    if name not in _BENCHMARKS:
+        print("Usage: python -m tests.bench NAME [OPTIONS]\n")
+        for known, meaning in _BENCHMARKS.items():
+            print(f"  {known:8}{meaning}")
+        return 0 if name in ("", "-h", "--help") else 2
+    # One at a time: each needs much that the others do not.
+    module = importlib.import_module(f"tests.bench.{_MODULES.get(name, name)}")
+    status: int = module.main(arguments[1:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,174 @@
+"""The clients of a measurement, a process of its own that does what it is asked to, one thing at a time."""
+
+import asyncio
+import contextlib
+import socket
+import statistics
+import time
+from collections.abc import Callable
+from typing import cast
+
+from gateway.common.server import run
+from tests.bench.processes import commands, raise_file_limit
+from tests.bench.wire import BINARY, CLOSE, PING, PONG, TEXT, Frames, frame, handshake
+
+__all__ = ["Load"]
+
+_ECHO = handshake("/ws/echo")
+_BYE = frame(CLOSE, (1000).to_bytes(2, "big"), masked=True)
+_START_OR_STOP = frame(TEXT, b"", masked=True)
+# Handshakes under way at once, below every peer's backlog.
+_AT_ONCE = 32
+_PATIENCE = 30.0
+# Messages before the first that counts.
+_WARM_UP = 200
+
+
+class Client(asyncio.Protocol):
+    """One WebSocket."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.on_message: Callable[[Client], None] = lambda _: None
+        self.transport: asyncio.Transport
+        self._head = b""
+        self._frames = Frames()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(_ECHO)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.opened.done():
+            self._head += data
+            if b"\r\n\r\n" not in self._head:
+                return
+            head, _, data = self._head.partition(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 101"):
+                self.opened.set_exception(RuntimeError(f"a handshake was refused: {head.decode()}"))
+                return
+            self.opened.set_result(None)
+        for opcode, _, payload in self._frames.receive_data(data):
+            if opcode == BINARY:
+                self.on_message(self)
+            elif opcode == PING:
+                self.transport.write(frame(PONG, payload, masked=True))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.opened.done():
+            self.opened.set_exception(exc or ConnectionResetError("closed before the 101"))
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+class Load:
+    """The open sockets, and what to do with them."""
+
+    def __init__(self) -> None:
+        self._clients: list[Client] = []
+
+    async def open(self, port: int, count: int) -> int:
+        """Open so many more sockets through the peer at `port`."""
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def one() -> Client:
+            async with places, asyncio.timeout(_PATIENCE):
+                client = (await asyncio.get_running_loop().create_connection(Client, "127.0.0.1", port))[1]
+                await client.opened
+                return client
+
+        self._clients += await asyncio.gather(*(one() for _ in range(count)))
+        return len(self._clients)
+
+    async def close(self) -> int:
+        """End all of them with a Close frame; how many ended by it."""
+        for client in self._clients:
+            client.transport.write(_BYE)
+        ends = [client.closed for client in self._clients]
+        done, late = await asyncio.wait(ends, timeout=_PATIENCE) if ends else (set(), set())
+        for client in self._clients:
+            client.transport.abort()
+        if late:
+            await asyncio.wait(late)
+        self._clients.clear()
+        return len(done)
+
+    async def alive(self) -> int:
+        """How many are open."""
+        return sum(not client.closed.done() for client in self._clients)
+
+    async def round_trips(self, size: int, seconds: float) -> int:
+        """Each socket sends a message, waits for the answer, and sends the next; how many came back."""
+        loop = asyncio.get_running_loop()
+        message = frame(BINARY, bytes(size), masked=True)
+        deadline = loop.time() + seconds
+        waiting, count, over = len(self._clients), 0, loop.create_future()
+
+        def answered(client: Client) -> None:
+            nonlocal waiting, count
+            count += 1
+            if loop.time() < deadline:
+                client.transport.write(message)
+                return
+            waiting -= 1
+            if not waiting:
+                over.set_result(None)
+
+        for client in self._clients:
+            client.on_message = answered
+            client.transport.write(message)
+        await asyncio.wait_for(over, seconds + _PATIENCE)
+        return count
+
+    async def listen(self, seconds: float) -> int:
+        """Have the backend stream to each socket for a while; how many frames came."""
+        count = 0
+
+        def came(_: Client) -> None:
+            nonlocal count
+            count += 1
+
+        for client in self._clients:
+            client.on_message = came
+            client.transport.write(_START_OR_STOP)
+        await asyncio.sleep(seconds)
+        for client in self._clients:
+            client.transport.write(_START_OR_STOP)
+        # What is under way arrives.
+        await asyncio.sleep(0.2)
+        return count
+
+    async def latency(self, port: int, seconds: float, size: int) -> list[float]:
+        """One message at a time on one blocking socket: median and 99th percentile, in seconds."""
+        message = frame(BINARY, bytes(size), masked=True)
+        answer_size = len(frame(BINARY, bytes(size), masked=False))
+        times: list[float] = []
+        with contextlib.closing(socket.create_connection(("127.0.0.1", port), _PATIENCE)) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.sendall(_ECHO)
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += sock.recv(4096)
+            deadline = time.perf_counter() + seconds
+            while len(times) <= _WARM_UP or time.perf_counter() < deadline:
+                before = time.perf_counter()
+                sock.sendall(message)
+                left = answer_size
+                while left:
+                    left -= len(sock.recv(left))
+                times.append(time.perf_counter() - before)
+        quantiles = statistics.quantiles(times[_WARM_UP:], n=100)
+        return [quantiles[49], quantiles[98]]
+
+
+async def main() -> None:
+    raise_file_limit(1 << 16)
+    load = Load()
+    table = (load.open, load.close, load.alive, load.round_trips, load.listen, load.latency)
+    await commands(0, {command.__name__: command for command in table})
+
+
+if __name__ == "__main__":
+    run(main())

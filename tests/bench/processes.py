@@ -1,0 +1,130 @@
+"""The processes of a measurement: started, asked, and ended by their ids."""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.usage import tree
+
+__all__ = ["Child", "child", "commands", "environment", "free_port", "raise_file_limit", "spawned"]
+
+ROOT = Path(__file__).parents[2]
+_START_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+# A measurement of a long list takes long; this ends one that hangs.
+_ANSWER_SECONDS = 300.0
+
+
+def free_port() -> int:
+    """A port that nobody has now. Somebody may take it before its program does, which then ends and says so."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def raise_file_limit(wanted: int) -> int:
+    """Have this process and its children open so many files, or as many as the system lets them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (max(wanted, hard), hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        except (OSError, ValueError):
+            continue
+        return limit
+    return soft
+
+
+def environment() -> dict[str, str]:
+    """This one, without options and keys of whoever measures, and with the packages of this checkout."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
+    return {**inherited, "PYTHONPATH": str(ROOT)}
+
+
+@contextlib.asynccontextmanager
+async def spawned(command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
+    """A program at work in `folder`; what it prints is in `output` there."""
+    with (folder / "output").open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=folder, stdin=DEVNULL, stdout=output, stderr=output, env=env or environment()
+        )
+    try:
+        yield process
+    finally:
+        await _end(process)
+
+
+class Child:
+    """A process of the benchmark's own that answers each line of JSON with one."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.port = 0
+        """Where it listens, if it does."""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def ask(self, command: str, **arguments: Any) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([command, arguments]).encode() + b"\n")
+        return await self.answer(_ANSWER_SECONDS)
+
+    async def answer(self, seconds: float) -> Any:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(seconds):
+            line = await self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("a process of the benchmark's own ended early; its error is above")
+        return json.loads(line)
+
+
+@contextlib.asynccontextmanager
+async def child(module: str, *arguments: str) -> AsyncIterator[Child]:
+    """`python -m module`, which begins with its port and goes on with `commands`. It ends when this process does."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *arguments, stdin=PIPE, stdout=PIPE, env=environment()
+    )
+    try:
+        started = Child(process)
+        started.port = await started.answer(_START_SECONDS)
+        yield started
+    finally:
+        await _end(process)
+
+
+async def commands(port: int, table: Mapping[str, Callable[..., Awaitable[Any]]]) -> None:
+    """The other end of a `Child`: say the port, then do what is asked until standard input ends."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    print(json.dumps(port), flush=True)
+    while line := await reader.readline():
+        command, arguments = json.loads(line)
+        print(json.dumps(await table[command](**arguments)), flush=True)
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        descendants = tree(process.pid)[1:]
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            for pid in descendants:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    await process.wait()
+    # The pipes are closed in a later turn of the loop.
+    process._transport.close()  # type: ignore[attr-defined]
+    await asyncio.sleep(0)

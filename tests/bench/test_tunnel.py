@@ -1,0 +1,35 @@
+"""The benchmark itself runs; what it finds on a busy machine says nothing."""
+
+import pytest
+
+from tests.bench.figures import Scale
+from tests.bench.peers import PEERS
+from tests.bench.table import number, table
+from tests.bench.tunnel import measure
+from tests.support import needs
+
+TINY = Scale(rounds=1, seconds=0.1, handshakes=20, tunnels=100)
+
+
+@needs.nginx
+@pytest.mark.timeout(120)
+async def test_every_figure_of_the_gateway_and_of_nginx_is_measured() -> None:
+    results = await measure(TINY, [peer for peer in PEERS if peer.name in ("gateway", "nginx")])
+    assert not results.missing
+    assert len(results.medians) == 6
+    for name, medians in results.medians.items():
+        assert set(medians) == {"gateway", "nginx"}, name
+        # So few tunnels may fit into memory that was there before.
+        assert all(value > 0 or "memory" in name for value in medians.values()), (name, medians)
+
+
+def test_a_table_has_a_column_for_each_peer_and_the_ratio_of_the_first() -> None:
+    text = table({"cost": {"gateway": 12.34, "nginx": 10.0}}, {"cost": "us"}, against="nginx")
+    assert [line.split() for line in text.splitlines()] == [
+        ["gateway", "nginx", "gateway", "/", "nginx"],
+        ["cost", "us", "12.3", "10", "1.23"],
+    ]
+
+
+def test_a_number_has_three_digits_that_count() -> None:
+    assert [number(value) for value in (1234.5, 12.345, 0.012345, None)] == ["1234", "12.3", "0.0123", "-"]
