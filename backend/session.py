@@ -4,12 +4,13 @@ Every store judges commands by `judge_send` and `judge_retry`, so that all of th
 client does with the events it reads; a snapshot is the same fold done by the store.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from backend.errors import ErrorCode, Refusal
 from backend.events import Event, Finish, MessageEnded, PartialAnswer, Row, RunStarted, TextAdded, UserMessage
 
-__all__ = ["Gap", "Known", "View", "fold", "judge_owner", "judge_retry", "judge_send", "row_of"]
+__all__ = ["Gap", "Known", "View", "fold", "judge_owner", "judge_retry", "judge_send", "newest", "row_of"]
 
 
 class Gap(Exception):
@@ -72,6 +73,20 @@ def row_of(event: UserMessage | MessageEnded) -> Row:
     )
 
 
+def newest(rows: Iterable[Row], *, count: int, size: int) -> tuple[tuple[Row, ...], bool]:
+    """Of `rows`, which come newest first, up to `count` and up to `size` bytes of text, oldest first; are there more?
+
+    The newest is always among them. `rows` is read no further than needed, so that a store need not load the rest.
+    """
+    kept: list[Row] = []
+    for row in rows:
+        size -= len(row.content.encode())
+        if kept and (len(kept) == count or size < 0):
+            return tuple(reversed(kept)), True
+        kept.append(row)
+    return tuple(reversed(kept)), False
+
+
 # Which command is legal now -------------------------------------------------------------------------------------------
 
 
@@ -91,11 +106,13 @@ def judge_owner(owner: str, patient_id: str) -> None:
         raise Refusal(ErrorCode.FORBIDDEN)
 
 
-def judge_send(content: str, *, known: Known | None, active_run_id: str | None) -> Known | None:
+def judge_send(
+    content: str, *, known: Known | None, active_run_id: str | None, refusal: Refusal | None = None
+) -> Known | None:
     """None: go on. A Known: the same command was committed before, answer with it.
 
     Raises:
-        Refusal: `rejected` or `busy`.
+        Refusal: `rejected`, `busy`, or `refusal` where nothing new may begin.
     """
     if known is not None:
         if known.retry_of is not None or known.content != content:
@@ -103,16 +120,24 @@ def judge_send(content: str, *, known: Known | None, active_run_id: str | None) 
         return known
     if active_run_id is not None:
         raise Refusal(ErrorCode.BUSY)
+    if refusal is not None:
+        raise refusal
     return None
 
 
 def judge_retry(
-    run_id: str, *, known: Known | None, exists: bool, finish: Finish | None, active_run_id: str | None
+    run_id: str,
+    *,
+    known: Known | None,
+    exists: bool,
+    finish: Finish | None,
+    active_run_id: str | None,
+    refusal: Refusal | None = None,
 ) -> Known | None:
     """As `judge_send`, for a retry of `run_id`, which `exists` in this session and ended with `finish` (None: active).
 
     Raises:
-        Refusal: `rejected`, `not_found` or `busy`.
+        Refusal: `rejected`, `not_found`, `busy`, or `refusal` where nothing new may begin.
     """
     if known is not None:
         if known.retry_of != run_id:
@@ -124,4 +149,6 @@ def judge_retry(
         raise Refusal(ErrorCode.REJECTED, "This answer is complete.")
     if active_run_id is not None:
         raise Refusal(ErrorCode.BUSY)
+    if refusal is not None:
+        raise refusal
     return None

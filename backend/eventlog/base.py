@@ -9,12 +9,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from backend.errors import Refusal
 from backend.events import Event, Finish, Position, Row, RunError, Snapshot, Usage
 
-__all__ = ["SNAPSHOT_ROWS", "EventLog", "LogUnavailable", "RunHandle", "RunLost", "SessionInfo", "Started", "Watch"]
+__all__ = [
+    "SNAPSHOT_BYTES",
+    "SNAPSHOT_ROWS",
+    "EventLog",
+    "LogUnavailable",
+    "RunHandle",
+    "RunLost",
+    "SessionInfo",
+    "Started",
+    "Watch",
+]
 
 #: Rows of a snapshot and of a plain GET (chat-protocol: "the last 500").
 SNAPSHOT_ROWS = 500
+#: Text of a snapshot, as UTF-8: 500 rows of the longest message would be one frame of 32 MiB.
+SNAPSHOT_BYTES = 1 << 20
 
 
 class LogUnavailable(Exception):
@@ -112,21 +125,31 @@ class EventLog(Protocol):
     # Writing ----------------------------------------------------------------------------------------------------------
 
     async def start_run(
-        self, session_id: str, patient_id: str, *, client_msg_id: str, content: str, now: float
+        self,
+        session_id: str,
+        patient_id: str,
+        *,
+        client_msg_id: str,
+        content: str,
+        now: float,
+        refusal: Refusal | None = None,
     ) -> Started:
         """Append `UserMessage` and `RunStarted` in one transaction; opens the session if need be.
 
         Idempotent by (session_id, client_msg_id): the same text again gives the first outcome with `handle` None.
+        With `refusal` nothing new is started: it is raised where a run would begin, and a duplicate is answered still.
 
         Raises:
             Refusal: `forbidden` (another patient's), `rejected` (the id was used for another text), `busy` (a run is
                 active; a duplicate is answered before this is asked).
         """
 
-    async def retry_run(self, session_id: str, *, run_id: str, client_msg_id: str, now: float) -> Started:
+    async def retry_run(
+        self, session_id: str, *, run_id: str, client_msg_id: str, now: float, refusal: Refusal | None = None
+    ) -> Started:
         """Append `RunStarted` for the user message of `run_id`, which must have ended otherwise than with `stop`.
 
-        Idempotent by (session_id, client_msg_id) as `start_run` is.
+        Idempotent by (session_id, client_msg_id) as `start_run` is; `refusal` as there.
 
         Raises:
             Refusal: `not_found` (no such run), `rejected` (it ended with `stop`, or the id was used otherwise), `busy`.
@@ -167,7 +190,11 @@ class EventLog(Protocol):
         """
 
     async def snapshot(self, session_id: str) -> Snapshot | None:
-        """The last SNAPSHOT_ROWS rows, the run under way and their position, read as one. None: no such session."""
+        """The newest rows, the run under way and their position, read as one. None: no such session.
+
+        At most SNAPSHOT_ROWS rows, and no more than SNAPSHOT_BYTES of text in all; but always the newest row. See
+        `backend.session.newest`.
+        """
 
     async def rows(self, session_id: str, *, before: int | None, limit: int) -> Sequence[Row]:
         """The last `limit` rows with a seq below `before` (None: the newest), in order; empty without a session."""

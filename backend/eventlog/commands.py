@@ -3,6 +3,7 @@
 import secrets
 import sqlite3
 
+from backend.errors import Refusal
 from backend.eventlog.base import RunHandle, RunLost, SessionInfo, Started
 from backend.eventlog.committer import Transaction
 from backend.eventlog.queries import SessionRecord, run_text, session_record
@@ -31,11 +32,18 @@ def delete_session(tx: Transaction, session_id: str) -> bool:
 
 
 def start_run(
-    tx: Transaction, session_id: str, patient_id: str, client_msg_id: str, content: str, now: float
+    tx: Transaction,
+    session_id: str,
+    patient_id: str,
+    client_msg_id: str,
+    content: str,
+    now: float,
+    refusal: Refusal | None,
 ) -> Started:
     """See EventLog.start_run."""
     session = _opened(tx.db, session_id, patient_id, now)
-    known = judge_send(content, known=_known(tx.db, session.id, client_msg_id), active_run_id=session.active_run_id)
+    known = _known(tx.db, session.id, client_msg_id)
+    known = judge_send(content, known=known, active_run_id=session.active_run_id, refusal=refusal)
     if known is not None:
         return Started(known.user_seq, known.run_id, None)
     user = UserMessage(session.head + 1, _new_id(), client_msg_id, _new_id(), content, now)
@@ -43,7 +51,9 @@ def start_run(
     return _begin(tx, session, user.run_id, user.seq, user.seq + 1, client_msg_id, None, now)
 
 
-def retry_run(tx: Transaction, session_id: str, run_id: str, client_msg_id: str, now: float) -> Started:
+def retry_run(
+    tx: Transaction, session_id: str, run_id: str, client_msg_id: str, now: float, refusal: Refusal | None
+) -> Started:
     """See EventLog.retry_run."""
     session = session_record(tx.db, session_id)
     known, target = None, None
@@ -58,6 +68,7 @@ def retry_run(tx: Transaction, session_id: str, run_id: str, client_msg_id: str,
         exists=target is not None,
         finish=Finish(target[0]) if target and target[0] else None,
         active_run_id=session and session.active_run_id,
+        refusal=refusal,
     )
     if known is not None:
         return Started(known.user_seq, known.run_id, None)

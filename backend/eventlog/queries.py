@@ -1,13 +1,14 @@
 """What is read from the SQLite log. Each function is one read inside the transaction that it is given."""
 
 import sqlite3
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from backend.eventlog.base import SNAPSHOT_ROWS, SessionInfo
+from backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, SessionInfo
 from backend.eventlog.committer import Transaction
 from backend.eventlog.records import COLUMNS, Kind, from_record
 from backend.events import Event, MessageEnded, PartialAnswer, Position, Row, Snapshot, UserMessage
-from backend.session import row_of
+from backend.session import newest, row_of
 
 __all__ = ["SessionRecord", "find_session", "read_after", "rows", "run_text", "session_record", "snapshot"]
 
@@ -56,7 +57,9 @@ def read_after(tx: Transaction, session_id: str, seq: int, limit: int) -> list[E
 def rows(tx: Transaction, session_id: str, before: int | None, limit: int) -> list[Row]:
     """See EventLog.rows."""
     session = session_record(tx.db, session_id)
-    return [] if session is None else _last_rows(tx.db, session, session.head + 1 if before is None else before, limit)
+    if session is None:
+        return []
+    return list(_newest_first(tx.db, session, session.head + 1 if before is None else before, limit))[::-1]
 
 
 def snapshot(tx: Transaction, session_id: str) -> Snapshot | None:
@@ -64,7 +67,8 @@ def snapshot(tx: Transaction, session_id: str) -> Snapshot | None:
     session = session_record(tx.db, session_id)
     if session is None:
         return None
-    last = _last_rows(tx.db, session, session.head + 1, SNAPSHOT_ROWS + 1)
+    found = _newest_first(tx.db, session, session.head + 1, SNAPSHOT_ROWS + 1)
+    last, earlier = newest(found, count=SNAPSHOT_ROWS, size=SNAPSHOT_BYTES)
     run = None
     if session.active_run_id is not None:
         message_id, started_seq = tx.db.execute(
@@ -72,7 +76,7 @@ def snapshot(tx: Transaction, session_id: str) -> Snapshot | None:
         ).fetchone()
         run = PartialAnswer(session.active_run_id, message_id, run_text(tx.db, session.id, started_seq))
     position = Position(session.epoch, session.head)
-    return Snapshot(position, tuple(last[-SNAPSHOT_ROWS:]), len(last) > SNAPSHOT_ROWS, run)
+    return Snapshot(position, last, earlier, run)
 
 
 def run_text(db: sqlite3.Connection, session: int, started_seq: int) -> str:
@@ -83,11 +87,12 @@ def run_text(db: sqlite3.Connection, session: int, started_seq: int) -> str:
     return "".join(text for (text,) in texts)
 
 
-def _last_rows(db: sqlite3.Connection, session: SessionRecord, before: int, limit: int) -> list[Row]:
+def _newest_first(db: sqlite3.Connection, session: SessionRecord, before: int, limit: int) -> Iterator[Row]:
     records = db.execute(
         f"SELECT {COLUMNS} FROM events WHERE session = ? AND seq < ? AND kind IN ({Kind.USER:d}, {Kind.ENDED:d})"
         " ORDER BY seq DESC LIMIT ?",
         (session.id, before, limit),
     )
-    events = [from_record(record) for record in records]
-    return [row_of(event) for event in reversed(events) if isinstance(event, UserMessage | MessageEnded)]
+    for event in map(from_record, records):
+        if isinstance(event, UserMessage | MessageEnded):
+            yield row_of(event)

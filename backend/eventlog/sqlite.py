@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TypeVar
 
+from backend.errors import Refusal
 from backend.eventlog import commands, queries
 from backend.eventlog.base import LogUnavailable, RunHandle, RunLost, SessionInfo, Started, Watch
 from backend.eventlog.committer import Committer, Growth, Transaction
@@ -76,18 +77,29 @@ class SQLiteLog:
     # Writing ----------------------------------------------------------------------------------------------------------
 
     async def start_run(
-        self, session_id: str, patient_id: str, *, client_msg_id: str, content: str, now: float
+        self,
+        session_id: str,
+        patient_id: str,
+        *,
+        client_msg_id: str,
+        content: str,
+        now: float,
+        refusal: Refusal | None = None,
     ) -> Started:
         """See EventLog.start_run."""
         return await self._owned(
-            self._queue.submit(lambda tx: commands.start_run(tx, session_id, patient_id, client_msg_id, content, now)),
+            self._queue.submit(
+                lambda tx: commands.start_run(tx, session_id, patient_id, client_msg_id, content, now, refusal)
+            ),
             now,
         )
 
-    async def retry_run(self, session_id: str, *, run_id: str, client_msg_id: str, now: float) -> Started:
+    async def retry_run(
+        self, session_id: str, *, run_id: str, client_msg_id: str, now: float, refusal: Refusal | None = None
+    ) -> Started:
         """See EventLog.retry_run."""
         return await self._owned(
-            self._queue.submit(lambda tx: commands.retry_run(tx, session_id, run_id, client_msg_id, now)), now
+            self._queue.submit(lambda tx: commands.retry_run(tx, session_id, run_id, client_msg_id, now, refusal)), now
         )
 
     async def add_text(self, run: RunHandle, text: str) -> int:

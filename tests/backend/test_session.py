@@ -3,8 +3,8 @@
 import pytest
 
 from backend.errors import ErrorCode, Refusal
-from backend.events import Finish, MessageEnded, PartialAnswer, RunStarted, TextAdded, UserMessage
-from backend.session import Gap, Known, View, fold, judge_retry, judge_send
+from backend.events import Finish, MessageEnded, PartialAnswer, Row, RunStarted, TextAdded, UserMessage
+from backend.session import Gap, Known, View, fold, judge_retry, judge_send, newest
 
 EVENTS = (
     UserMessage(1, "u", "m1", "r", "Hello", 0.0),
@@ -78,3 +78,38 @@ def test_a_retry_needs_a_run_that_ended_short(
     with pytest.raises(Refusal) as caught:
         judge_retry("r", known=None, exists=exists, finish=finish, active_run_id=active)
     assert caught.value.code is code
+
+
+FULL = Refusal(ErrorCode.LLM_BUSY)
+
+
+def test_where_nothing_new_may_begin_a_repeated_command_is_answered_still() -> None:
+    assert judge_send("Hello", known=SEND, active_run_id=None, refusal=FULL) is SEND
+    assert judge_retry("r", known=RETRY, exists=True, finish=Finish.STOP, active_run_id=None, refusal=FULL) is RETRY
+
+
+def test_where_nothing_new_may_begin_a_new_command_is_refused() -> None:
+    with pytest.raises(Refusal) as sent:
+        judge_send("Hello", known=None, active_run_id=None, refusal=FULL)
+    with pytest.raises(Refusal) as retried:
+        judge_retry("r", known=None, exists=True, finish=Finish.ERROR, active_run_id=None, refusal=FULL)
+    assert (sent.value, retried.value) == (FULL, FULL)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kept", "more"),
+    [
+        ([], [], False),
+        ([9], [9], False),
+        ([9, 1], [9], True),
+        ([1, 2, 3], [3, 2, 1], False),
+        ([1, 2, 6], [2, 1], True),
+        ([1, 1, 1, 1], [1, 1, 1], True),
+    ],
+)
+def test_the_newest_rows_are_bounded_in_number_and_bytes_but_there_is_always_one(
+    sizes: list[int], kept: list[int], *, more: bool
+) -> None:
+    rows = [Row(f"m{number}", "user", "x" * size, 100 - number, 0.0) for number, size in enumerate(sizes)]
+    found, earlier = newest(rows, count=3, size=8)
+    assert ([len(row.content) for row in found], earlier) == (kept, more)

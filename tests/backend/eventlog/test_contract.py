@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import SNAPSHOT_ROWS, EventLog, LogUnavailable, RunLost
+from backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, LogUnavailable, RunLost
 from backend.events import Finish, MessageEnded, PartialAnswer, RunError, RunStarted, TextAdded, Usage, UserMessage
 from tests.support.eventlogs import NOW, everything, handle_of, opened, read_view, start
 
@@ -63,7 +63,7 @@ async def test_fifty_sends_at_once_with_one_id_give_one_run(log: EventLog) -> No
 async def refusal(log: EventLog, **send: str) -> ErrorCode:
     command = {"session_id": "s", "patient_id": "p", "client_msg_id": "m1", "content": "Hello"} | send
     with pytest.raises(Refusal) as caught:
-        await log.start_run(now=NOW, **command)
+        await log.start_run(now=NOW, refusal=None, **command)
     return caught.value.code
 
 
@@ -75,6 +75,21 @@ async def test_sends_are_refused_as_the_protocol_says_and_change_nothing(log: Ev
     assert (await read_view(log, "s")).seq == 2
     with pytest.raises(Refusal, match="forbidden"):
         await log.open_session("s", "q", now=NOW)
+
+
+async def test_where_nothing_new_may_begin_a_repeated_command_is_answered_still(log: EventLog) -> None:
+    full = Refusal(ErrorCode.LLM_BUSY)
+    first = await start(log, "s")
+    again = await log.start_run("s", "p", client_msg_id="m1", content="Hello", now=NOW, refusal=full)
+    await log.end_run(handle_of(first), finish=Finish.ERROR, now=NOW)
+    assert again.run_id == first.run_id
+    with pytest.raises(Refusal, match="llm_busy"):
+        await log.start_run("s", "p", client_msg_id="m2", content="Hello", now=NOW, refusal=full)
+    with pytest.raises(Refusal, match="llm_busy"):
+        await log.retry_run("s", run_id=first.run_id, client_msg_id="m2", now=NOW, refusal=full)
+    with pytest.raises(Refusal, match="llm_busy"):
+        await log.start_run("new", "p", client_msg_id="m1", content="Hello", now=NOW, refusal=full)
+    assert await log.find_session("new") is None
 
 
 async def test_a_retry_starts_a_new_run_for_the_same_message_once(log: EventLog) -> None:
@@ -175,6 +190,16 @@ async def test_rows_go_back_page_by_page(log: EventLog) -> None:
     assert [row.content for row in await log.rows("s", before=snapshot.rows[0].seq, limit=9)] == ["text 0", "x"]
     assert await log.rows("s", before=None, limit=2) == list(snapshot.rows[-2:])
     assert await log.rows("unknown", before=None, limit=2) == []
+
+
+async def test_a_snapshot_is_bounded_in_bytes(log: EventLog) -> None:
+    for number in range(3):
+        run = handle_of(await start(log, "s", f"m{number}", f"text {number}"))
+        await log.end_run(run, finish=Finish.STOP, now=NOW, text="ü" * (SNAPSHOT_BYTES // 5))
+    snapshot = await log.snapshot("s")
+    assert snapshot is not None
+    assert [len(row.content) for row in snapshot.rows] == [6, SNAPSHOT_BYTES // 5] * 2
+    assert snapshot.earlier
 
 
 async def test_close_is_idempotent_and_what_follows_is_refused(log: EventLog) -> None:
