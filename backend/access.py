@@ -10,7 +10,7 @@ from backend.commands import is_id
 from backend.errors import CATALOGUE, ErrorCode, Refusal
 from backend.eventlog.base import LogUnavailable
 from backend.wire import encode, error_object
-from gateway.common.authorize import Authorize
+from gateway.common.authorize import Authorize, Principal
 
 __all__ = ["AUTHORIZE", "admit", "checked_id", "path_id", "problems"]
 
@@ -40,9 +40,9 @@ def checked_id(name: str, value: object) -> str:
     return value
 
 
-async def admit(request: web.Request, patient_id: str | None, session_id: str) -> None:
-    """Ask the hook; it refuses by raising `web.HTTPException`."""
-    await request.app[AUTHORIZE](request, patient_id, session_id)
+async def admit(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
+    """Ask the hook who this is; it refuses by raising `web.HTTPException`."""
+    return await request.app[AUTHORIZE](request, patient_id, session_id)
 
 
 @web.middleware

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from backend.access import admit, checked_id, path_id
+from backend.audit import Access, Audit
 from backend.commands import decode_object, valid_text
 from backend.delivery import BATCH, REPLAY_LIMIT
 from backend.errors import ErrorCode, Refusal
@@ -30,9 +31,10 @@ _NOWHERE = Position("", 0)
 class Api:
     """The handlers of /api/chat."""
 
-    def __init__(self, log: EventLog, runs: Runs, settings: Settings) -> None:
+    def __init__(self, log: EventLog, runs: Runs, audit: Audit, settings: Settings) -> None:
         self._log = log
         self._runs = runs
+        self._audit = audit
         self._settings = settings
         self._polls: set[Waiter] = set()
         self._closing = False
@@ -47,17 +49,21 @@ class Api:
 
     async def read(self, request: web.Request) -> web.Response:
         """GET /api/chat/{session_id}/messages"""
-        session_id, _ = await self._enter(request)
-        if "after" in request.query:
-            return await self._poll(request, session_id)
-        before = _number(request, "before", int) if "before" in request.query else None
-        limit = _number(request, "limit", int) if "limit" in request.query else SNAPSHOT_ROWS
-        if limit < 1 or (before is not None and before < 0):
-            raise Refusal(ErrorCode.BAD_REQUEST, "before and limit are positive numbers.")
-        rows = await self._log.rows(session_id, before=before, limit=min(limit, SNAPSHOT_ROWS))
-        return answer([row_object(row) for row in rows])
+        with self._audit.access("read") as access:
+            session_id, _ = await self._enter(request, access)
+            if "after" in request.query:
+                body = await self._poll(request, session_id)
+                # A poll that comes back with nothing is no access; otherwise each client would leave three a minute.
+                access.outcome = "ok" if body["events"] else None
+                return answer(body)
+            before = _number(request, "before", int) if "before" in request.query else None
+            limit = _number(request, "limit", int) if "limit" in request.query else SNAPSHOT_ROWS
+            if limit < 1 or (before is not None and before < 0):
+                raise Refusal(ErrorCode.BAD_REQUEST, "before and limit are positive numbers.")
+            rows = await self._log.rows(session_id, before=before, limit=min(limit, SNAPSHOT_ROWS))
+            return answer([row_object(row) for row in rows])
 
-    async def _poll(self, request: web.Request, session_id: str) -> web.Response:
+    async def _poll(self, request: web.Request, session_id: str) -> Json:
         wait = _number(request, "wait", float) if "wait" in request.query else 0.0
         deadline = asyncio.get_running_loop().time() + min(max(wait, 0.0), MAX_WAIT_SECONDS)
         cursor = Position(request.query.get("epoch", ""), _cursor_seq(request.query["after"]))
@@ -68,21 +74,21 @@ class Api:
             while True:
                 body = await self._events_after(session_id, cursor)
                 if body["events"] or self._closing or asyncio.get_running_loop().time() >= deadline:
-                    return answer(body)
+                    return body
                 await waiter.until(deadline)
         finally:
             self._polls.discard(waiter)
             watch.close()
 
     async def _events_after(self, session_id: str, cursor: Position) -> Json:
+        # Read before the epoch is asked for: an epoch that still holds then held when they were read.
+        events = await self._log.read_after(session_id, max(cursor.seq, 0), limit=BATCH)
         info = await self._log.find_session(session_id)
         head = info.head if info else _NOWHERE
         if head.epoch == cursor.epoch and 0 <= head.seq - cursor.seq <= REPLAY_LIMIT:
-            # Nobody opened it: what is committed from here on belongs to an epoch that the client has yet to learn.
-            events = await self._log.read_after(session_id, cursor.seq, limit=BATCH) if info else ()
-            found: Sequence[Json] = [event_object(event) for event in events]
-            # Later than `info`: the client goes on from what it was given.
-            return _events(Position(head.epoch, max([head.seq, *(event.seq for event in events)])), found)
+            # `head` is where the client goes on from: not the log's, where there is more than fits in one answer.
+            last = events[-1].seq if info and events else cursor.seq
+            return _events(Position(head.epoch, last), [event_object(event) for event in events] if info else [])
         snapshot = await self._log.snapshot(session_id) or Snapshot(_NOWHERE, (), earlier=False)
         return _events(snapshot.position, [snapshot_object(snapshot)], recovered=False)
 
@@ -91,58 +97,66 @@ class Api:
     async def send(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/messages"""
         body = decode_object(await _text(request))
-        patient_id = checked_id("patient_id", body.get("patient_id"))
-        session_id, _ = await self._enter(request, patient_id)
-        client_msg_id = checked_id("client_msg_id", body.get("client_msg_id"))
-        message = body.get("message")
-        if not isinstance(message, str):
-            raise Refusal(ErrorCode.BAD_REQUEST, "message: must be of type string.")
-        started = await self._runs.send(
-            session_id,
-            patient_id,
-            client_msg_id=client_msg_id,
-            content=valid_text(message, max_bytes=self._settings.max_bytes),
-        )
+        with self._audit.access("send") as access:
+            patient_id = checked_id("patient_id", body.get("patient_id"))
+            session_id, _ = await self._enter(request, access, patient_id)
+            client_msg_id = checked_id("client_msg_id", body.get("client_msg_id"))
+            message = body.get("message")
+            if not isinstance(message, str):
+                raise Refusal(ErrorCode.BAD_REQUEST, "message: must be of type string.")
+            started = await self._runs.send(
+                session_id,
+                patient_id,
+                client_msg_id=client_msg_id,
+                content=valid_text(message, max_bytes=self._settings.max_bytes),
+            )
+            access.outcome = "duplicate" if started.duplicate else "ok"
         return answer({"seq": started.seq, "run_id": started.run_id, "duplicate": started.duplicate}, status=202)
 
     async def retry(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/retry"""
         body = decode_object(await _text(request))
-        session_id, info = await self._enter(request, body.get("patient_id"))
-        run_id = checked_id("run_id", body.get("run_id"))
-        client_msg_id = checked_id("client_msg_id", body.get("client_msg_id"))
-        _must_exist(info)
-        started = await self._runs.retry(session_id, run_id=run_id, client_msg_id=client_msg_id)
+        with self._audit.access("retry") as access:
+            session_id, info = await self._enter(request, access, body.get("patient_id"))
+            run_id = checked_id("run_id", body.get("run_id"))
+            client_msg_id = checked_id("client_msg_id", body.get("client_msg_id"))
+            _must_exist(info)
+            started = await self._runs.retry(session_id, run_id=run_id, client_msg_id=client_msg_id)
+            access.outcome = "duplicate" if started.duplicate else "ok"
         return answer({"run_id": started.run_id, "duplicate": started.duplicate}, status=202)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/cancel"""
         body = decode_object(await _text(request))
-        session_id, info = await self._enter(request, body.get("patient_id"))
-        run_id = checked_id("run_id", body.get("run_id"))
-        _must_exist(info)
-        self._runs.cancel(session_id, run_id)
+        with self._audit.access("cancel") as access:
+            session_id, info = await self._enter(request, access, body.get("patient_id"))
+            run_id = checked_id("run_id", body.get("run_id"))
+            _must_exist(info)
+            self._runs.cancel(session_id, run_id)
         return answer({}, status=202)
 
     async def erase(self, request: web.Request) -> web.Response:
         """DELETE /api/chat/{session_id}; a session that is gone already is as erased as it was to be."""
-        session_id, _ = await self._enter(request)
-        await self._log.delete_session(session_id)
-        self._runs.forget(session_id)
+        with self._audit.access("erase") as access:
+            session_id, _ = await self._enter(request, access)
+            await self._log.delete_session(session_id)
+            self._runs.forget(session_id)
         return web.Response(status=204)
 
-    async def _enter(self, request: web.Request, in_body: object = None) -> tuple[str, SessionInfo | None]:
+    async def _enter(
+        self, request: web.Request, access: Access, in_body: object = None
+    ) -> tuple[str, SessionInfo | None]:
         """The session's id and what is known of it, once whoever asks may see it.
 
         Every patient_id that is given, in the query or in the body, must be the session's.
         """
-        session_id = path_id(request, "session_id")
+        session_id = access.session_id = path_id(request, "session_id")
         given = {checked_id("patient_id", name) for name in request.query.getall("patient_id", [])}
         if in_body is not None:
             given.add(checked_id("patient_id", in_body))
         if len(given) > 1:
             raise Refusal(ErrorCode.FORBIDDEN)
-        await admit(request, next(iter(given), None), session_id)
+        access.who = (await admit(request, next(iter(given), None), session_id)).name
         info = await self._log.find_session(session_id)
         if info is not None and given - {info.patient_id}:
             raise Refusal(ErrorCode.FORBIDDEN)

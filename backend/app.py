@@ -9,6 +9,7 @@ from aiohttp import web
 
 from backend.access import AUTHORIZE, problems
 from backend.api import Api, answer
+from backend.audit import Audit
 from backend.docs import docs_page, openapi_document
 from backend.eventlog.base import EventLog, LogUnavailable
 from backend.eventlog.factory import open_log
@@ -28,6 +29,7 @@ SETTINGS = web.AppKey("settings", Settings)
 LOG: web.AppKey[EventLog] = web.AppKey("log")
 RESPONDER: web.AppKey[Responder] = web.AppKey("responder")
 RUNS = web.AppKey("runs", Runs)
+AUDIT = web.AppKey("audit", Audit)
 API = web.AppKey("api", Api)
 SOCKETS = web.AppKey("sockets", Sockets)
 DRAIN: web.AppKey[asyncio.Task[None]] = web.AppKey("drain")
@@ -52,8 +54,9 @@ def create_app(
     app[RESPONDER] = responder or _responder(settings)
     app[LOG] = open_log(settings.database)
     app[RUNS] = Runs(app[LOG], app[RESPONDER], settings)
-    app[API] = Api(app[LOG], app[RUNS], settings)
-    app[SOCKETS] = Sockets(app[LOG], app[RUNS], settings, v1_ping=v1_ping)
+    app[AUDIT] = Audit(settings.audit_log)
+    app[API] = Api(app[LOG], app[RUNS], app[AUDIT], settings)
+    app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], settings, v1_ping=v1_ping)
     app[DRAINING] = Draining()
     app.cleanup_ctx.append(_resources)
     app.on_startup.append(_await_the_end)
@@ -84,12 +87,14 @@ def _add_routes(app: web.Application) -> None:
 
 
 async def _resources(app: web.Application) -> AsyncIterator[None]:
-    await app[LOG].open()
+    app[AUDIT].open()
     try:
+        await app[LOG].open()
         yield
     finally:
         await app[LOG].close()
         await app[RESPONDER].close()
+        app[AUDIT].close()
 
 
 # The end --------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,9 @@ REPLAY_LIMIT = 5000
 OUTBOX_LIMIT = 32
 # Between two attempts to read a log that is away.
 _LOG_RETRY_SECONDS = 1.0
+# Until the client's first frame nobody knows which version it speaks. Frames of version 1 would only be noise to one of
+# version 2; one of version 1 that only listens gets what happened meanwhile after this time.
+_HELLO_SECONDS = 1.0
 # When a client may come back after a restart; it adds jitter of its own.
 _RECONNECT_AFTER_SECONDS = 1.0
 
@@ -63,10 +66,13 @@ class Delivery:
         self._outbox: deque[Json] = deque()
         self._room = asyncio.Event()
         self._end: CloseCode | None = None
+        self._heard = False
         self._greeting = False
         self._resume: Position | None = None
         # Version 1 hears of the runs that began after it connected; a session has one at a time.
         self._v1_run: str | None = None
+        # The last run that is known to be of the cursor's epoch.
+        self._run: str | None = None
         self._ping_every = v1_ping
         self._ping_at = asyncio.get_running_loop().time() + v1_ping
 
@@ -80,6 +86,11 @@ class Delivery:
     def reply(self, frame: Json) -> None:
         """Send `frame` before anything that the log gains from now on."""
         self._outbox.append(frame)
+        self._waiter.wake()
+
+    def heard(self) -> None:
+        """The client has said something, so its version is known."""
+        self._heard = True
         self._waiter.wake()
 
     async def room(self) -> None:
@@ -109,6 +120,7 @@ class Delivery:
     async def run(self) -> None:
         """Deliver until the socket ends."""
         try:
+            await self._hear()
             while self._end is None:
                 try:
                     await self._round()
@@ -132,6 +144,13 @@ class Delivery:
             self._room.set()
             self._watch.close()
 
+    async def _hear(self) -> None:
+        """Wait for the client's first frame, but not for long."""
+        loop = asyncio.get_running_loop()
+        deadline = min(loop.time() + _HELLO_SECONDS, self._ping_at)
+        while not (self._heard or self.ending) and loop.time() < deadline:
+            await self._waiter.until(deadline)
+
     async def _round(self) -> None:
         """Send all there is, then wait."""
         if self._greeting:
@@ -139,6 +158,14 @@ class Delivery:
         await self._flush()
         await self._ping_if_due()
         events = await self._log.read_after(self._session_id, self._cursor.seq, limit=BATCH)
+        if not events or events[-1].run_id != self._run:
+            # Erased, and perhaps opened again meanwhile: then these are events of another log. Runs are of one log.
+            if not self._greeting and await self._was_erased():
+                if self.version == 2:
+                    self.reply({"type": "deleted"})
+                self.end(CloseCode.DELETED)
+                return
+            self._run = events[-1].run_id if events else self._run
         # What was answered while we read was committed before some of these events, and goes first.
         await self._flush()
         for event in events:
@@ -147,11 +174,6 @@ class Delivery:
                 return
             await self._send_event(event)
         if len(events) == BATCH or self._end is not None:
-            return
-        if not events and await self._was_erased():
-            if self.version == 2:
-                self.reply({"type": "deleted"})
-            self.end(CloseCode.DELETED)
             return
         await self._waiter.until(self._ping_at)
 

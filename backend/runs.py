@@ -1,8 +1,8 @@
 """The runs of this process: how many at once, who waits, how they end at shutdown.
 
-`max_runs` answer, as many again wait for a slot, and the next one is refused with `llm_busy`. A run belongs to nobody's
-socket: its command is carried out in a task of its own, so that a client that vanishes between commit and start leaves
-no run behind that nobody writes.
+`max_runs` answer, as many again wait for a slot, and the next one is refused with `llm_busy`; what was committed before
+is acknowledged again also then. A run belongs to nobody's socket: its command is carried out in a task of its own, so
+that a client that vanishes between commit and start leaves no run behind that nobody writes.
 """
 
 import asyncio
@@ -11,8 +11,9 @@ import time
 from collections.abc import Awaitable, Callable
 
 from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import EventLog, Started
+from backend.eventlog.base import EventLog, LogUnavailable, Started
 from backend.events import Finish
+from backend.ratelimit import too_many
 from backend.responder import Responder
 from backend.settings import Settings
 from backend.turn import Outcome, Turn
@@ -28,6 +29,8 @@ _INTERRUPT_SHARE = 0.2
 _INTERRUPT_SECONDS = 2.0
 
 Acknowledge = Callable[[Started], None]
+#: Commits; with a refusal it only acknowledges again what was committed before.
+Command = Callable[[Refusal | None], Awaitable[Started]]
 
 
 class Runs:
@@ -39,6 +42,7 @@ class Runs:
         self._timeout = settings.run_timeout
         self._slots = asyncio.Semaphore(settings.max_runs)
         self._capacity = 2 * settings.max_runs
+        self._rate_limit = settings.rate_limit
         self._turns: dict[str, Turn] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._reserved = 0
@@ -65,19 +69,32 @@ class Runs:
         """Commit a message and start its run. `acknowledge` is called after the commit, before the run's first step.
 
         Raises:
-            Refusal, LogUnavailable: as `EventLog.start_run`, and `llm_busy`.
+            Refusal, LogUnavailable: as `EventLog.start_run`, `llm_busy` and `rate_limited`.
         """
-        command = self._log.start_run(
-            session_id, patient_id, client_msg_id=client_msg_id, content=content, now=time.time()
-        )
-        return await self._carry_out(command, acknowledge)
+
+        def command(refusal: Refusal | None) -> Awaitable[Started]:
+            return self._log.start_run(
+                session_id,
+                patient_id,
+                client_msg_id=client_msg_id,
+                content=content,
+                now=time.time(),
+                refusal=refusal,
+            )
+
+        return await self._carry_out(session_id, command, acknowledge)
 
     async def retry(
         self, session_id: str, *, run_id: str, client_msg_id: str, acknowledge: Acknowledge | None = None
     ) -> Started:
         """Start a new run for the user message of `run_id`; as `send`."""
-        command = self._log.retry_run(session_id, run_id=run_id, client_msg_id=client_msg_id, now=time.time())
-        return await self._carry_out(command, acknowledge)
+
+        def command(refusal: Refusal | None) -> Awaitable[Started]:
+            return self._log.retry_run(
+                session_id, run_id=run_id, client_msg_id=client_msg_id, now=time.time(), refusal=refusal
+            )
+
+        return await self._carry_out(session_id, command, acknowledge)
 
     def cancel(self, session_id: str, run_id: str) -> None:
         """End a run of this session, if it is under way here; otherwise nothing."""
@@ -91,19 +108,21 @@ class Runs:
             if turn.handle.session_id == session_id:
                 turn.stop(Finish.CANCELLED)
 
-    async def _carry_out(self, command: Awaitable[Started], acknowledge: Acknowledge | None) -> Started:
-        task = asyncio.create_task(self._begin(command, acknowledge))
+    async def _carry_out(self, session_id: str, command: Command, acknowledge: Acknowledge | None) -> Started:
+        task = asyncio.create_task(self._begin(session_id, command, acknowledge))
         self._keep(task)
         return await asyncio.shield(task)
 
-    async def _begin(self, command: Awaitable[Started], acknowledge: Acknowledge | None) -> Started:
+    async def _begin(self, session_id: str, command: Command, acknowledge: Acknowledge | None) -> Started:
+        refusal = None
         if self._closing.is_set() or len(self._turns) + self._reserved >= self._capacity:
-            # The coroutine was made and will not be awaited.
-            getattr(command, "close", lambda: None)()
-            raise Refusal(ErrorCode.LLM_BUSY, retry_after=_BUSY_RETRY_SECONDS)
+            refusal = Refusal(ErrorCode.LLM_BUSY, retry_after=_BUSY_RETRY_SECONDS)
+        # Also a command that will be refused counts while it is carried out: a flood of them is refused, not queued.
         self._reserved += 1
         try:
-            started = await command
+            if refusal is None and self._rate_limit is not None:
+                refusal = await too_many(self._log, session_id, per_minute=self._rate_limit, now=time.time())
+            started = await command(refusal)
         finally:
             self._reserved -= 1
         if acknowledge is not None:
@@ -141,8 +160,9 @@ class Runs:
 
     def _release(self, task: "asyncio.Task[object]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, Refusal):
-            logger.debug("a command failed", exc_info=error)
+        if task.cancelled() or isinstance(error := task.exception(), Refusal | LogUnavailable | None):
+            return
+        logger.error("a command or a run failed", exc_info=error)
 
     # The end --------------------------------------------------------------------------------------------------------
 

@@ -45,9 +45,18 @@ class Settings(CommonSettings):
     llm_read_timeout: float = option(60.0, DURATION, "silence between two pieces of an answer")
     run_timeout: float = option(600.0, DURATION, "one answer in all")
     max_runs: int = option(2000, INT, "answers at once in this process; as many again wait", group="Limits")
+    rate_limit: int | None = option(None, INT, "messages per minute and session", can_be_off=True)
     heartbeat: float = option(20.0, DURATION, "between two pings to a client (version 1: 30s)")
     send_timeout: float = option(30.0, DURATION, "a client that does not read what is sent to it")
     max_bytes: int = option(64 << 10, SIZE, "longest message, as UTF-8")
+
+    audit_log: str | None = option(
+        None,
+        TEXT,
+        "a file that gets a line of JSON per access: who, action, session (hashed with log_key), outcome",
+        can_be_off=True,
+        group="Privacy",
+    )
 
     def __post_init__(self) -> None:
         super(Settings, self).__post_init__()
@@ -55,3 +64,5 @@ class Settings(CommonSettings):
             raise UsageError(f"temperature: {self.temperature:g} is not between 0 and 2")
         if self.max_runs < 1:
             raise UsageError("max_runs: 0 would answer nobody; write 1 or more")
+        if self.rate_limit == 0:
+            raise UsageError("rate_limit: 0 would answer nobody; write 1 or more, or off")

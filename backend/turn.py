@@ -80,7 +80,7 @@ class Turn:
         # Also a pump that was cancelled before its first step has to wake the writer.
         self._pump.add_done_callback(lambda _: self._arrived.set())
         try:
-            return await self._write(self._pump)
+            return await self._write_all(self._pump)
         except RunLost:
             logger.info("run %s was lost: it ended elsewhere or was erased", hashed(self.handle.run_id))
             return None
@@ -140,6 +140,17 @@ class Turn:
             await self._taken.wait()
 
     # Writing the log --------------------------------------------------------------------------------------------------
+
+    async def _write_all(self, pump: asyncio.Task[Outcome]) -> Outcome:
+        try:
+            return await self._write(pump)
+        except RunLost:
+            raise
+        except Exception:
+            # A bug, or a text that the log cannot take. What is committed stays, and the session must not stay busy.
+            logger.exception("run %s failed", hashed(self.handle.run_id))
+            self._pending.clear()
+            return await self._end(_failure(ErrorCode.INTERNAL))
 
     async def _write(self, pump: asyncio.Task[Outcome]) -> Outcome:
         while True:

@@ -12,6 +12,7 @@ from collections import deque
 from aiohttp import WSMsgType, web
 
 from backend.access import admit, path_id
+from backend.audit import Audit
 from backend.commands import Cancel, Command, Hello, Ping, Pong, Retry, Send, decode_object, parse_frame
 from backend.delivery import Delivery
 from backend.errors import CloseCode, ErrorCode, Refusal
@@ -45,9 +46,12 @@ def frame_limit(max_bytes: int) -> int:
 class Sockets:
     """All sockets of this process."""
 
-    def __init__(self, log: EventLog, runs: Runs, settings: Settings, *, v1_ping: float = V1_PING_SECONDS) -> None:
+    def __init__(
+        self, log: EventLog, runs: Runs, audit: Audit, settings: Settings, *, v1_ping: float = V1_PING_SECONDS
+    ) -> None:
         self._log = log
         self._runs = runs
+        self._audit = audit
         self._settings = settings
         self._v1_ping = v1_ping
         self._open: set[Delivery] = set()
@@ -62,7 +66,15 @@ class Sockets:
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """GET /ws/chat/{patient_id}/{session_id}"""
         patient_id, session_id = path_id(request, "patient_id"), path_id(request, "session_id")
-        await admit(request, patient_id, session_id)
+        with self._audit.access("open", session_id) as access:
+            access.who = (await admit(request, patient_id, session_id)).name
+            socket, info = await self._accept(request, patient_id, session_id)
+        await self._converse(request, socket, info, access.who)
+        return socket
+
+    async def _accept(
+        self, request: web.Request, patient_id: str, session_id: str
+    ) -> tuple[web.WebSocketResponse, SessionInfo]:
         # A protocol Ping per heartbeat finds peers that vanished: aiohttp closes when no Pong comes in half the time.
         # Compression costs some 300 KiB for each socket and saves little on frames of a few words.
         socket = web.WebSocketResponse(
@@ -77,10 +89,9 @@ class Sockets:
             raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"})
         info = await self._log.open_session(session_id, patient_id, now=time.time())
         await socket.prepare(request)
-        await self._converse(request, socket, info)
-        return socket
+        return socket, info
 
-    async def _converse(self, request: web.Request, socket: web.WebSocketResponse, info: SessionInfo) -> None:
+    async def _converse(self, request: web.Request, socket: web.WebSocketResponse, info: SessionInfo, who: str) -> None:
         transport = request.transport
         if transport is None:
             return
@@ -100,7 +111,10 @@ class Sockets:
             delivery.end(CloseCode.SERVICE_RESTART)
         logger.info("session %s: socket opened", hashed(info.session_id))
         try:
-            await _Reader(socket, delivery, self._runs, self._settings, info).run()
+            reader = _Reader(
+                socket, delivery, self._runs, self._audit, max_bytes=self._settings.max_bytes, info=info, who=who
+            )
+            await reader.run()
         finally:
             self._open.discard(delivery)
             # A Close of ours may be under way and waits for its answer, bounded by _CLOSE_TIMEOUT.
@@ -123,14 +137,19 @@ class _Reader:
         socket: web.WebSocketResponse,
         delivery: Delivery,
         runs: Runs,
-        settings: Settings,
+        audit: Audit,
+        *,
+        max_bytes: int,
         info: SessionInfo,
+        who: str,
     ) -> None:
         self._socket = socket
         self._delivery = delivery
         self._runs = runs
-        self._max_bytes = settings.max_bytes
+        self._audit = audit
+        self._max_bytes = max_bytes
         self._info = info
+        self._who = who
         self._first = True
         self._bad: deque[float] = deque(maxlen=_BAD_FRAMES)
 
@@ -139,6 +158,7 @@ class _Reader:
         while not self._delivery.ending:
             message = await self._socket.receive()
             if message.type is WSMsgType.TEXT:
+                self._delivery.heard()
                 await self._take(message.data)
                 self._first = False
             elif message.type is WSMsgType.BINARY:
@@ -171,22 +191,27 @@ class _Reader:
                 self._delivery.greet(command.resume)
             case Send():
                 client_msg_id = command.client_msg_id or str(uuid.uuid4())
-                await self._runs.send(
-                    session_id,
-                    self._info.patient_id,
-                    client_msg_id=client_msg_id,
-                    content=command.message,
-                    acknowledge=lambda started: self._acknowledge(client_msg_id, started),
-                )
+                with self._audit.access("send", session_id, self._who) as access:
+                    started = await self._runs.send(
+                        session_id,
+                        self._info.patient_id,
+                        client_msg_id=client_msg_id,
+                        content=command.message,
+                        acknowledge=lambda started: self._acknowledge(client_msg_id, started),
+                    )
+                    access.outcome = "duplicate" if started.duplicate else "ok"
             case Retry():
-                await self._runs.retry(
-                    session_id,
-                    run_id=command.run_id,
-                    client_msg_id=command.client_msg_id,
-                    acknowledge=lambda started: self._acknowledge(command.client_msg_id, started),
-                )
+                with self._audit.access("retry", session_id, self._who) as access:
+                    started = await self._runs.retry(
+                        session_id,
+                        run_id=command.run_id,
+                        client_msg_id=command.client_msg_id,
+                        acknowledge=lambda started: self._acknowledge(command.client_msg_id, started),
+                    )
+                    access.outcome = "duplicate" if started.duplicate else "ok"
             case Cancel():
-                self._runs.cancel(session_id, command.run_id)
+                with self._audit.access("cancel", session_id, self._who):
+                    self._runs.cancel(session_id, command.run_id)
             case Ping():
                 self._delivery.reply({"type": "pong"})
             case Pong():

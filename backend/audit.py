@@ -1,0 +1,121 @@
+"""Who did what to which session and how that went: one line per access, without a word of what was said.
+
+Every line goes to the logger `moorline.audit`, where a name is hashed as ids are: it may be the patient's. With the
+option `audit_log` it goes as JSON to a file as well, where `who` stands as the authorize hook named them. The session
+is hashed in both; whoever has its id and `log_key` finds its lines.
+"""
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+from collections.abc import Iterator
+
+from aiohttp import web
+
+from backend.errors import ErrorCode, Refusal
+from backend.eventlog.base import LogUnavailable
+from gateway.common.errors import UsageError
+from gateway.common.logs import hashed
+
+__all__ = ["NOBODY", "Access", "Audit"]
+
+logger = logging.getLogger("moorline.audit")
+
+#: Who it was before the authorize hook has said so.
+NOBODY = "-"
+
+
+class Access:
+    """An access under way. What is learned on the way is set here; without a session nothing was accessed."""
+
+    __slots__ = ("outcome", "session_id", "who")
+
+    def __init__(self, session_id: str | None = None, who: str = NOBODY) -> None:
+        self.session_id = session_id
+        self.who = who
+        self.outcome: str | None = "ok"
+        """None: nothing was done and nothing was seen."""
+
+
+class Audit:
+    """Writes the lines. Between `open` and `close` also to the file, where one is named."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def open(self) -> None:
+        """Open the file; UsageError where it cannot be written."""
+        try:
+            self._open()
+        except OSError as error:
+            raise UsageError(
+                f'audit_log: "{self._path}" cannot be written ({error.strerror}); choose another, or off'
+            ) from error
+
+    def close(self) -> None:
+        """Let go of the file. Idempotent."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    @contextlib.contextmanager
+    def access(self, action: str, session_id: str | None = None, who: str = NOBODY) -> Iterator[Access]:
+        """Record `action` when the block ends, with its outcome: `ok`, what the block sets, or the error's code."""
+        access = Access(session_id, who)
+        try:
+            yield access
+        except Refusal as refusal:
+            access.outcome = refusal.code
+            raise
+        except LogUnavailable:
+            access.outcome = ErrorCode.INTERNAL
+            raise
+        except web.HTTPException as error:
+            access.outcome = ErrorCode.FORBIDDEN if error.status in (401, 403) else f"http {error.status}"
+            raise
+        except BaseException:
+            access.outcome = "failed"
+            raise
+        finally:
+            if access.session_id is not None and access.outcome is not None:
+                self.record(action, access.session_id, access.who, access.outcome)
+
+    def record(self, action: str, session_id: str, who: str, outcome: str) -> None:
+        """Write one line."""
+        fields = {"who": who, "action": action, "session": hashed(session_id), "outcome": outcome}
+        # A file that is open to nobody but the operator; the log of the process may travel.
+        shown = fields if who == NOBODY else {**fields, "who": hashed(who)}
+        logger.info("%(who)s %(action)s session %(session)s: %(outcome)s", shown, extra=shown)
+        if self._path is not None:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            self._append(json.dumps({"time": now, **fields}) + "\n")
+
+    def _append(self, line: str) -> None:
+        # In the loop: some ten microseconds into the page cache, and the lines stay in the order of the accesses.
+        try:
+            if self._moved():
+                self.close()
+                self._open()
+            if self._fd is not None:
+                os.write(self._fd, line.encode())
+        except OSError as error:
+            # The chat goes on: the line is in the log of the process still.
+            logger.error("audit_log: cannot be written: %s", error.strerror)
+
+    def _open(self) -> None:
+        if self._path is not None:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _moved(self) -> bool:
+        """Whether the file was rotated away, as logrotate does."""
+        if self._path is None or self._fd is None:
+            return self._path is not None
+        try:
+            there = os.stat(self._path)
+        except FileNotFoundError:
+            return True
+        here = os.fstat(self._fd)
+        return (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino)
