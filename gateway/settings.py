@@ -7,7 +7,7 @@ import dataclasses
 from urllib.parse import urlsplit
 
 from gateway.common.errors import UsageError
-from gateway.common.options import DURATION, INT, PORT, TEXT, Kind, option
+from gateway.common.options import BOOL, DURATION, INT, PORT, SIZE, TEXT, Kind, option, specs
 from gateway.common.settings import CommonSettings
 
 __all__ = ["Settings"]
@@ -47,7 +47,18 @@ class Settings(CommonSettings):
     client_header_timeout: float = option(60.0, DURATION, "nginx's: a request head that dribbles in")
     client_body_timeout: float = option(60.0, DURATION, "nginx's: silence in the middle of a request's body")
     handshake_timeout: float | None = option(60.0, DURATION, "from the upgrade request to its 101", can_be_off=True)
+    client_heartbeat: float | None = option(
+        20.0, DURATION, "silence of a client before it gets a Ping", can_be_off=True, group="Sockets"
+    )
+    upstream_heartbeat: float | None = option(
+        20.0, DURATION, "silence of the backend before it gets a Ping", can_be_off=True
+    )
+    heartbeat_timeout: float = option(20.0, DURATION, "silence after a Ping before the peer counts as dead")
+    close_frames: bool = option(True, BOOL, "end sockets with a Close frame that says why; false: nginx's bare FIN")
     close_timeout: float = option(10.0, DURATION, "from a Close frame to the end of TCP")
+    max_frame_size: int | None = option(
+        16 << 20, SIZE, "payload of one frame; larger is closed with 1009", can_be_off=True
+    )
     max_connections: int = option(10000, INT, "sockets at once; more get 503 with Retry-After", group="Limits")
 
     def __post_init__(self) -> None:
@@ -56,3 +67,18 @@ class Settings(CommonSettings):
             raise UsageError("upstream: it is empty; write for example --upstream http://127.0.0.1:8000")
         if len(self.upstream) > 1:
             raise UsageError(f"upstream: {len(self.upstream)} are given; one is supported")
+        self._check_heartbeats()
+
+    def _check_heartbeats(self) -> None:
+        """A Ping has to come before nginx, here or in front, takes the silence for the end."""
+        known = specs(Settings)
+        for name in ("client_heartbeat", "upstream_heartbeat", "heartbeat_timeout", "max_frame_size"):
+            if getattr(self, name) == 0:
+                raise UsageError(f"{name}: 0 is too little; write a larger one" + (", or off" * known[name].can_be_off))
+        for name in ("client_heartbeat", "upstream_heartbeat"):
+            seconds = getattr(self, name)
+            if seconds is not None and seconds >= self.proxy_read_timeout:
+                given, limit = known[name].show(seconds), known["proxy_read_timeout"].show(self.proxy_read_timeout)
+                raise UsageError(
+                    f'{name}: "{given}" is not below proxy_read_timeout, "{limit}"; lower it, or write off'
+                )

@@ -30,8 +30,8 @@ from gateway.errors import (
 from gateway.keys import ADMISSION, DRAINING, REQUEST_ID, SETTINGS
 from gateway.settings import Settings
 from gateway.ws import handshake, refusal
+from gateway.ws.limits import Limits
 from gateway.ws.relay import Ended, Relay
-from gateway.ws.tunnel import Limits
 from gateway.ws.upgrade import BackendConnection, Switched, switch
 
 __all__ = ["TUNNELS", "Tunnels", "tunnels", "websocket"]
@@ -67,7 +67,7 @@ class Tunnels:
 
     def __init__(self, settings: Settings, draining: Draining) -> None:
         self._max = settings.max_connections
-        self._limits = Limits(settings.proxy_read_timeout, settings.proxy_send_timeout, settings.send_timeout)
+        self._limits = Limits.of(settings)
         self._draining = draining
         self._handshakes = 0
         self._relays: set[Relay] = set()
@@ -124,12 +124,22 @@ class Tunnels:
         facts = {
             "by": ended.outcome.who,
             "reason": ended.outcome.reason.value,
+            "code": ended.code,
             "seconds": round(ended.seconds, 3),
             "from_client": ended.from_client,
             "from_backend": ended.from_backend,
+            "frames_from_client": ended.frames_from_client,
+            "frames_from_backend": ended.frames_from_backend,
+            "client_rtt_ms": _milliseconds(ended.client_rtt),
+            "backend_rtt_ms": _milliseconds(ended.backend_rtt),
             "request_id": request_id,
         }
+        facts = {name: fact for name, fact in facts.items() if fact is not None}
         log.info("a socket ended: %s", " ".join(f"{name}={fact}" for name, fact in facts.items()), extra=facts)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)
 
 
 TUNNELS = web.AppKey("tunnels", Tunnels)

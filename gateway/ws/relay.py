@@ -9,16 +9,20 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import socket
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Sequence
 from typing import cast
 
-from gateway.ws.tunnel import Close, Limits, Outcome, Side, Tunnel
+from gateway.ws import kernel
+from gateway.ws.endings import Close, Outcome, Side
+from gateway.ws.limits import Limits
+from gateway.ws.tunnel import Tunnel
 
 __all__ = ["Ended", "Relay"]
 
-# What both loops read at once.
-_ONE_READ = 256 << 10
+# uvloop counts in whole milliseconds, and a timer that fires before its time has to fire again.
+_LATE = 0.001
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,56 +30,69 @@ class Ended:
     """What there is to say about a tunnel at its end."""
 
     outcome: Outcome
+    code: int
+    """Of the Close frame that ended it; 1006 where there was none, 1005 where it had none."""
     seconds: float
     from_client: int
     from_backend: int
+    frames_from_client: int
+    frames_from_backend: int
+    client_rtt: float | None
+    """Median seconds from the gateway's Ping to the Pong; None without any."""
+    backend_rtt: float | None
 
 
 class _End(asyncio.Protocol):
     """One side's TCP."""
 
-    __slots__ = ("_clock", "_receive", "_relay", "_side", "transport", "write")
+    __slots__ = ("_clock", "_relay", "receive", "side", "transport", "write")
 
     def __init__(self, relay: "Relay", side: Side, transport: asyncio.Transport) -> None:
         tunnel = relay.tunnel
         self._relay: Relay | None = relay
-        self._side = side
-        self._clock = relay.clock
-        self._receive = (tunnel.client if side is Side.CLIENT else tunnel.backend).receive_data
+        self.side = side
+        # One that goes on while the loop is busy: round trips are measured with it.
+        self._clock = time.monotonic
+        self.receive: Callable[[bytes, float], bytes | None] = tunnel.way(side).receive_data
         self.transport = transport
         self.write: Callable[[bytes], None] = _discard
         """The other end's, while the tunnel is open."""
 
     def data_received(self, data: bytes) -> None:
-        self.write(self._receive(data, self._clock()))
+        passed = self.receive(data, self._clock())
+        if passed is not None:
+            self.write(passed)
+        elif self._relay is not None:
+            self._relay.frames_received(self.side)
 
     def eof_received(self) -> bool:
         if self._relay is not None:
-            self._relay.eof_received(self._side)
+            self._relay.eof_received(self.side)
         # The machine says how to close.
         return True
 
     def pause_writing(self) -> None:
         if self._relay is not None:
-            self._relay.pause_writing(self._side)
+            self._relay.pause_writing(self.side)
 
     def resume_writing(self) -> None:
         if self._relay is not None:
-            self._relay.resume_writing(self._side)
+            self._relay.resume_writing(self.side)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        relay, self._relay = self._relay, None
+        relay = self._relay
         if relay is None:
             return
-        if exc is not None and relay.tunnel.outcome is None and (unread := _unread(self.transport)):
+        if exc is not None and relay.tunnel.outcome is None and (unread := kernel.unread(self.transport)):
             self.data_received(unread)
-        relay.connection_lost(self._side)
+        self._relay = None
+        relay.connection_lost(self.side)
 
 
 class Relay:
     """A tunnel at work, from `start` until `on_end` is called."""
 
-    __slots__ = ("_backend", "_began", "_client", "_loop", "_on_end", "_timer", "clock", "tunnel")
+    __slots__ = ("_backend", "_began", "_client", "_due", "_loop", "_on_end", "_timer", "tunnel")
 
     def __init__(
         self,
@@ -83,14 +100,15 @@ class Relay:
         backend: asyncio.Transport,
         limits: Limits,
         on_end: Callable[["Relay", Ended], None],
+        on_round_trip: Callable[[Side, float], None] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self.clock = self._loop.time
-        self._began = self.clock()
-        self.tunnel = Tunnel(limits, self._began)
+        self._began = time.monotonic()
+        self.tunnel = Tunnel(limits, self._began, randbytes=os.urandom, on_round_trip=on_round_trip)
         self._client = _End(self, Side.CLIENT, client)
         self._backend = _End(self, Side.BACKEND, backend)
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._on_end = on_end
 
     @property
@@ -124,43 +142,47 @@ class Relay:
         if from_client:
             client.data_received(from_client)
         if backend_ended:
-            self.tunnel.receive_eof(Side.BACKEND, self.clock())
+            self.tunnel.receive_eof(Side.BACKEND, time.monotonic())
         else:
             self._read_on()
         self._transmit()
 
     def shut_down(self) -> None:
         """End the tunnel, for the gateway is about to."""
-        self.tunnel.shut_down(self.clock())
+        self.tunnel.shut_down(time.monotonic())
         self._transmit()
 
     def abort(self) -> None:
         """End it now, whatever waits."""
-        self.tunnel.shut_down(self.clock())
+        self.tunnel.shut_down(time.monotonic())
         for end in (self._client, self._backend):
             self._close(end, Close.ABORT)
 
     # Events of the two transports -------------------------------------------------------------------------------------
 
+    def frames_received(self, side: Side) -> None:
+        self.tunnel.frames_received(side, time.monotonic())
+        self._transmit()
+
     def eof_received(self, side: Side) -> None:
-        self.tunnel.receive_eof(side, self.clock())
+        self.tunnel.receive_eof(side, time.monotonic())
         self._transmit()
 
     def connection_lost(self, side: Side) -> None:
-        self.tunnel.connection_lost(side, self.clock())
+        self.tunnel.connection_lost(side, time.monotonic())
         self._transmit()
         if self.tunnel.over:
             self._end()
 
     def pause_writing(self, side: Side) -> None:
-        self.tunnel.writing_paused(side, self.clock(), self._end_of(side).transport.get_write_buffer_size())
+        self.tunnel.writing_paused(side, time.monotonic(), kernel.unsent(self._end_of(side).transport))
         if self.tunnel.outcome is None:
             self._other(side).transport.pause_reading()
         # Its timer is mostly shorter than the one that runs.
         self._arm()
 
     def resume_writing(self, side: Side) -> None:
-        self.tunnel.writing_resumed(side, self.clock())
+        self.tunnel.writing_resumed(side, time.monotonic())
         if self.tunnel.outcome is None:
             self._other(side).transport.resume_reading()
         self._arm()
@@ -169,16 +191,25 @@ class Relay:
 
     def _transmit(self) -> None:
         """Carry out what the machine decided, then wait no longer than it says."""
+        for side, data in self.tunnel.data_to_send():
+            transport = self._end_of(side).transport
+            if not transport.is_closing():
+                transport.write(data)
         for side, close in self.tunnel.closings():
             self._close(self._end_of(side), close)
         self._arm()
 
     def _close(self, end: _End, close: Close) -> None:
-        self._client.write = self._backend.write = _discard
+        for each in (self._client, self._backend):
+            each.write, each.receive = _discard, self.tunnel.way(each.side).receive_late
         transport = end.transport
         if close is Close.ABORT:
             transport.abort()
-        elif close is Close.FLUSH or not transport.can_write_eof():
+        elif (
+            close is Close.FLUSH
+            or not transport.can_write_eof()
+            or (close is Close.LINGER_IF_UNREAD and not kernel.has_unread(transport))
+        ):
             transport.close()
         elif not transport.is_closing():
             # The peer may have reset in the meantime; `connection_lost` is on its way then.
@@ -198,26 +229,35 @@ class Relay:
         if due is None:
             return
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._due <= due:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._timer_fired)
+        self._due = due
+        self._timer = self._loop.call_later(max(0.0, due - time.monotonic()) + _LATE, self._timer_fired)
 
     def _timer_fired(self) -> None:
         self._timer = None
-        unsent = {side: self._end_of(side).transport.get_write_buffer_size() for side in Side}
-        self.tunnel.handle_timeout(self.clock(), unsent)
+        unsent = {side: kernel.unsent(self._end_of(side).transport) for side in Side}
+        self.tunnel.handle_timeout(time.monotonic(), unsent)
         self._transmit()
 
     def _end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        outcome = cast("Outcome", self.tunnel.outcome)
-        self._on_end(
-            self,
-            Ended(outcome, self.clock() - self._began, self.tunnel.client.size, self.tunnel.backend.size),
+        tunnel = self.tunnel
+        ended = Ended(
+            outcome=cast("Outcome", tunnel.outcome),
+            code=tunnel.code,
+            seconds=tunnel.ended_at - self._began,
+            from_client=tunnel.client.size,
+            from_backend=tunnel.backend.size,
+            frames_from_client=tunnel.client.frames,
+            frames_from_backend=tunnel.backend.frames,
+            client_rtt=_median(tunnel.round_trips(Side.CLIENT)),
+            backend_rtt=_median(tunnel.round_trips(Side.BACKEND)),
         )
+        self._on_end(self, ended)
 
     def _end_of(self, side: Side) -> _End:
         return self._client if side is Side.CLIENT else self._backend
@@ -226,15 +266,8 @@ class Relay:
         return self._backend if side is Side.CLIENT else self._client
 
 
-def _unread(transport: asyncio.Transport) -> bytes:
-    """What a side had sent before its reset. A write that fails makes the loop forget to read it; a peer that says why
-    it leaves and leaves while it is written to, is the common case. The loop closes the socket after `connection_lost`.
-    """
-    try:
-        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as copy:
-            return copy.recv(_ONE_READ, socket.MSG_DONTWAIT)
-    except OSError:
-        return b""
+def _median(round_trips: Sequence[float]) -> float | None:
+    return statistics.median(round_trips) if round_trips else None
 
 
 def _discard(data: bytes) -> None:

@@ -8,124 +8,62 @@ The clock is nginx's (`ngx_http_upstream_process_upgraded`): any event on either
 | proxy_send_timeout | the backend does not take what is sent to it       |
 | send_timeout       | the client does not take what is sent to it        |
 
-The end of one side is the end of the other, after the bytes that the first had sent. Nothing is injected: the other
-side sees a FIN.
+The end of one side is the end of the other, after the bytes that the first had sent. Frames of the gateway's own, Ping
+and Close, go in between two frames of the peers and nowhere else. While either side stalls, both heartbeats rest: one
+side is not read from, so that it cannot be heard, and the other is on its send timer's clock already.
 """
 
-import dataclasses
-import enum
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["Close", "Limits", "Outcome", "Reason", "Side", "Tunnel", "Way"]
+from gateway.ws.endings import Close, Outcome, Reason, Side, farewell, way_out
+from gateway.ws.frames import CloseCode, Scanner, close
+from gateway.ws.heartbeat import Beat, Heartbeat
+from gateway.ws.limits import Limits
+from gateway.ws.stall import Stall
+
+__all__ = ["Tunnel"]
 
 # nginx's lingering_timeout and lingering_time: how long a client that does not end may go on sending into the void.
 _LINGER_SILENCE = 5.0
 _LINGER = 30.0
-# While a side stalls, how often within its timeout to look whether it has taken some of what waits for it. The loop
-# tells only of a buffer that is empty, and a slow reader is not a stalled one.
-_LOOKS = 8
-
-
-class Side(enum.Enum):
-    CLIENT = "client"
-    BACKEND = "backend"
-
-
-class Reason(enum.StrEnum):
-    """Why a tunnel ended. A timer is called by its setting."""
-
-    CLOSED = "closed"
-    RESET = "reset"
-    PROXY_READ_TIMEOUT = "proxy_read_timeout"
-    PROXY_SEND_TIMEOUT = "proxy_send_timeout"
-    SEND_TIMEOUT = "send_timeout"
-    SHUTDOWN = "shutdown"
-
-
-class Close(enum.Enum):
-    """How to let go of one side."""
-
-    FLUSH = enum.auto()
-    """Send what waits, then FIN, and be gone."""
-    LINGER = enum.auto()
-    """The same, but read on until the peer ends: input that nobody reads turns the FIN into a reset, which overtakes
-    the last bytes."""
-    ABORT = enum.auto()
-    """Now, whatever waits."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds; see the settings of the same names."""
-
-    proxy_read_timeout: float
-    proxy_send_timeout: float
-    send_timeout: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """Who ended a tunnel, the gateway where it was neither side, and why."""
-
-    side: Side | None
-    reason: Reason
-
-    @property
-    def who(self) -> str:
-        return self.side.value if self.side is not None else "gateway"
-
-
-class Way:
-    """What comes from one side. Apart from the tunnel, because every byte passes here and hardly anything else."""
-
-    __slots__ = ("last", "open", "size")
-
-    def __init__(self, now: float) -> None:
-        self.last = now
-        self.open = True
-        self.size = 0
-
-    def receive_data(self, data: bytes, now: float) -> bytes:
-        """The bytes to send on to the other side at once."""
-        self.last = now
-        if not self.open:
-            return b""
-        self.size += len(data)
-        return data
-
-
-class _Stall:
-    """A side that does not take what is sent to it."""
-
-    __slots__ = ("limit", "next_look", "reason", "unsent")
-
-    def __init__(self, reason: Reason, limit: float, now: float) -> None:
-        self.reason = reason
-        self.limit = limit
-        self.unsent = 0
-        self.next_look = now
-
-    def look(self, now: float, unsent: int) -> bool:
-        """Whether it has taken something since the last look."""
-        progress = unsent < self.unsent
-        self.unsent = unsent
-        self.next_look = now + self.limit / _LOOKS
-        return progress
 
 
 class Tunnel:
-    """Feed it with events; after each one carry out `closings` and wait until `next_timeout`, no longer."""
+    """Feed it with events; after each one send `data_to_send`, carry out `closings`, and wait until `next_timeout`, no
+    longer. The bytes themselves go through `client` and `backend`, which are what comes from each side."""
 
-    __slots__ = ("_closings", "_event", "_gone", "_limits", "_linger_until", "_stalls", "backend", "client", "outcome")
+    __slots__ = (
+        "_beats", "_close_by", "_closer", "_closings", "_event", "_gone", "_limits", "_linger_until", "_outputs",
+        "_randbytes", "_stalls", "backend", "client", "code", "ended_at", "outcome",
+    )  # fmt: skip
 
-    def __init__(self, limits: Limits, now: float) -> None:
-        self.client = Way(now)
-        self.backend = Way(now)
+    def __init__(
+        self,
+        limits: Limits,
+        now: float,
+        *,
+        randbytes: Callable[[int], bytes],
+        on_round_trip: Callable[[Side, float], None] | None = None,
+    ) -> None:
+        max_payload = limits.max_frame_size if limits.close_frames else None
+        self.client = Scanner(now, max_payload=max_payload)
+        self.backend = Scanner(now, max_payload=max_payload)
         self.outcome: Outcome | None = None
+        self.ended_at = now
+        """When there was an outcome."""
+        self.code: int = CloseCode.ABNORMAL
+        """Of the Close frame that ended it."""
         self._limits = limits
+        self._randbytes = randbytes
         self._event = now
-        self._stalls: dict[Side, _Stall] | None = None
+        self._beats = tuple(self._heartbeats(on_round_trip))
+        self._stalls: dict[Side, Stall] | None = None
+        self._outputs: list[tuple[Side, bytes]] = []
         self._closings: list[tuple[Side, Close]] = []
         self._gone: frozenset[Side] = frozenset()
+        self._closer: Side | None = None
+        self._close_by: float | None = None
         self._linger_until: float | None = None
 
     @property
@@ -133,17 +71,36 @@ class Tunnel:
         """Both sides are gone."""
         return len(self._gone) == len(Side)
 
+    def way(self, side: Side) -> Scanner:
+        """What comes from this side."""
+        return self.client if side is Side.CLIENT else self.backend
+
     def stalls(self, side: Side) -> bool:
         """Whether this side does not take what is sent to it."""
         return self._stalls is not None and side in self._stalls
 
+    def round_trips(self, side: Side) -> Sequence[float]:
+        """Seconds from a Ping of the gateway to its Pong; the latest ones."""
+        return next((beat.round_trips for beating, beat in self._beats if beating is side), ())
+
     # Events -----------------------------------------------------------------------------------------------------------
+
+    def frames_received(self, side: Side, now: float) -> None:
+        """The bytes from this side had something in them that is more than bytes to pass on."""
+        self._event = now
+        way = self.way(side)
+        self._outputs.append((side.other, way.take()))
+        if way.close_code is not None and self._closer is None:
+            self._closer, self.code = side, way.close_code
+            self._close_soon(now)
+        if way.too_large:
+            self._end(Outcome(side, Reason.MAX_FRAME_SIZE))
 
     def receive_eof(self, side: Side, now: float) -> None:
         """A FIN. In a tunnel that is ending it is what the lingering waited for."""
         self._event = now
         if self.outcome is None:
-            self._end(Outcome(side, Reason.CLOSED))
+            self._end(self._loss(side, Reason.FIN), ended=side)
         else:
             # Not at once: a client may have ended its half and still be reading.
             self._closings.append((side, Close.FLUSH))
@@ -154,15 +111,15 @@ class Tunnel:
         self._gone |= {side}
         self.writing_resumed(side, now)
         if self.outcome is None:
-            self._end(Outcome(side, Reason.RESET))
+            self._end(self._loss(side, Reason.RESET))
 
     def writing_paused(self, side: Side, now: float, unsent: int) -> None:
         """This side does not take what is sent to it: do not read from the other until it does."""
         self._event = now
         if side is Side.CLIENT:
-            stall = _Stall(Reason.SEND_TIMEOUT, self._limits.send_timeout, now)
+            stall = Stall(Reason.SEND_TIMEOUT, self._limits.send_timeout, now)
         else:
-            stall = _Stall(Reason.PROXY_SEND_TIMEOUT, self._limits.proxy_send_timeout, now)
+            stall = Stall(Reason.PROXY_SEND_TIMEOUT, self._limits.proxy_send_timeout, now)
         stall.look(now, unsent)
         self._stalls = {**(self._stalls or {}), side: stall}
 
@@ -172,6 +129,9 @@ class Tunnel:
         if self._stalls is not None:
             self._stalls.pop(side, None)
             self._stalls = self._stalls or None
+        if self._stalls is None:
+            for _, beat in self._beats:
+                beat.rest(now)
         self._begin_lingering(now)
 
     def shut_down(self, now: float) -> None:
@@ -182,6 +142,11 @@ class Tunnel:
 
     # What to do -------------------------------------------------------------------------------------------------------
 
+    def data_to_send(self) -> list[tuple[Side, bytes]]:
+        """What to send to whom, before anything else and before `closings`."""
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
     def closings(self) -> list[tuple[Side, Close]]:
         """The sides to let go of now, each once; all that comes from them from then on counts as time alone."""
         closings, self._closings = self._closings, []
@@ -190,15 +155,20 @@ class Tunnel:
     def next_timeout(self) -> float | None:
         """When to call `handle_timeout`, unless something happens before; it is then asked for again."""
         due = self._due()
-        if due is None or self._stalls is None:
-            return None if due is None else due[0]
-        return min(due[0], *(stall.next_look for stall in self._stalls.values()))
+        if due is None:
+            return None
+        looks = [stall.next_look for stall in (self._stalls or {}).values()]
+        beats = [beat.next_timeout() for _, beat in self._beats] if self._beating else []
+        return min([due[0], *looks, *beats])
 
-    def handle_timeout(self, now: float, unsent: dict[Side, int]) -> None:
-        """The deadline has come. `unsent` is how many bytes wait for each side."""
+    def handle_timeout(self, now: float, unsent: Mapping[Side, int]) -> None:
+        """The deadline has come. `unsent` is how many bytes wait for each side, in the kernel, too."""
         for side, stall in (self._stalls or {}).items():
             if (now >= stall.next_look or self._is_due(now)) and stall.look(now, unsent[side]):
                 self._event = now
+        for side, beat in self._beats:
+            if self._beating:
+                self._beat(side, beat, now, unsent[side])
         due = self._due()
         if due is None or now < due[0]:
             return
@@ -209,44 +179,108 @@ class Tunnel:
             # Whoever does not take his last bytes in time, or goes on talking to nobody, is cut.
             self._closings += [(side, Close.ABORT) for side in Side if side not in self._gone]
 
-    # ------------------------------------------------------------------------------------------------------------------
+    # Heartbeats -------------------------------------------------------------------------------------------------------
 
-    def _due(self) -> tuple[float, Reason] | None:
-        """The next timer to expire, and its name."""
-        stalls = self._stalls or {}
-        timers = [(stall.limit, stall.reason) for stall in stalls.values()]
-        last = max(self._event, self.client.last, self.backend.last)
-        if self.outcome is None and not self.stalls(Side.CLIENT):
-            timers.append((self._limits.proxy_read_timeout, Reason.PROXY_READ_TIMEOUT))
-        if self.outcome is not None and self._linger_until is not None and Side.CLIENT not in self._gone:
-            timers.append((min(_LINGER_SILENCE, self._linger_until - last), self.outcome.reason))
-        if not timers:
-            return None
-        seconds, reason = min(timers)
-        return last + seconds, reason
+    def _heartbeats(self, observe: Callable[[Side, float], None] | None) -> Iterator[tuple[Side, Heartbeat]]:
+        limits = self._limits
+        for side, interval in ((Side.CLIENT, limits.client_heartbeat), (Side.BACKEND, limits.upstream_heartbeat)):
+            if interval is not None:
+                yield (
+                    side,
+                    Heartbeat(
+                        self.way(side),
+                        interval=interval,
+                        timeout=limits.heartbeat_timeout,
+                        masked=side is Side.BACKEND,
+                        randbytes=self._randbytes,
+                        observe=None if observe is None else functools.partial(observe, side),
+                    ),
+                )
 
-    def _is_due(self, now: float) -> bool:
-        due = self._due()
-        return due is not None and now >= due[0]
+    @property
+    def _beating(self) -> bool:
+        """Whether Pings can be sent and their Pongs told from others. Whoever has sent a Close answers no Ping."""
+        lost = self.client.lost or self.backend.lost
+        return self.outcome is None and self._stalls is None and self._closer is None and not lost
 
-    def _end(self, outcome: Outcome) -> None:
-        self.outcome = outcome
-        self.client.open = self.backend.open = False
-        for side in Side:
-            if side not in self._gone:
-                self._closings.append((side, self._way_out(side, outcome)))
+    def _beat(self, side: Side, beat: Heartbeat, now: float, unsent: int) -> None:
+        verdict = beat.handle_timeout(now, unsent)
+        if verdict is Beat.DEAD:
+            self._event = now
+            self._end(Outcome(side, Reason.HEARTBEAT_TIMEOUT))
+        elif verdict is Beat.PING:
+            carrier = self.way(side.other)
+            if carrier.at_boundary:
+                self._event = now
+                self._outputs.append((side, beat.ping(now)))
+            else:
+                beat.want(now)
+                carrier.pending = beat.ping
+
+    # The end ----------------------------------------------------------------------------------------------------------
+
+    def _loss(self, side: Side, reason: Reason) -> Outcome:
+        """How a side's TCP ended: with a Close frame before it is as it should be."""
+        return Outcome(side, reason if self.way(side).close_code is None else Reason.CLOSED)
+
+    def _end(self, cause: Outcome, *, ended: Side | None = None) -> None:
+        self.outcome = cause
+        if self._closer is not None and cause.reason in (Reason.CLOSED, Reason.FIN, Reason.RESET):
+            # Whoever said so first, not whoever hung up first.
+            self.outcome = Outcome(self._closer, Reason.CLOSED)
+        self.ended_at = self._event
+        self._close_soon(self._event)
+        for side in Side if cause.side is not Side.BACKEND else reversed(Side):
+            if side in self._gone:
+                continue
+            how = way_out(side, cause.reason, stalls=self.stalls(side), close_frames=self._limits.close_frames)
+            if side is ended:
+                # What waits for it is lost, as in nginx.
+                how = Close.ABORT
+            elif how is not Close.ABORT:
+                self._say(side, cause)
+            self._closings.append((side, how))
         self._begin_lingering(self._event)
 
-    def _way_out(self, side: Side, outcome: Outcome) -> Close:
-        if side is outcome.side:
-            # It has ended: what waits for it is lost, as in nginx.
-            return Close.ABORT
-        by_timer = outcome.side is None and outcome.reason is not Reason.SHUTDOWN
-        if by_timer and (side is Side.BACKEND or self.stalls(side)):
-            return Close.ABORT
-        return Close.LINGER if side is Side.CLIENT else Close.FLUSH
+    def _say(self, side: Side, cause: Outcome) -> None:
+        """Tell this side why, where a frame can be sent."""
+        told, carrier = farewell(side, cause), self.way(side.other)
+        if told is None or not self._limits.close_frames or not carrier.at_boundary or carrier.close_code is not None:
+            return
+        code, reason = told
+        self._outputs.append((side, close(code, reason, self._randbytes(4) if side is Side.BACKEND else None)))
+        if self.code == CloseCode.ABNORMAL:
+            self.code = code
+
+    def _close_soon(self, now: float) -> None:
+        if self._limits.close_frames and self._close_by is None:
+            self._close_by = now + self._limits.close_timeout
 
     def _begin_lingering(self, now: float) -> None:
         """Its time runs once the client has taken everything; until then it is `send_timeout` that bounds the end."""
         if self.outcome is not None and self._linger_until is None and not self.stalls(Side.CLIENT):
             self._linger_until = now + _LINGER
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _due(self) -> tuple[float, Reason] | None:
+        """The next timer to expire, and its name."""
+        if self.over:
+            return None
+        timers = [] if self._close_by is None else [(self._close_by, Reason.CLOSE_TIMEOUT)]
+        if self.outcome is None:
+            last = max(self._event, self.client.last, self.backend.last)
+            timers += [(last + stall.limit, stall.reason) for stall in (self._stalls or {}).values()]
+            if not self.stalls(Side.CLIENT):
+                timers.append((last + self._limits.proxy_read_timeout, Reason.PROXY_READ_TIMEOUT))
+        elif not timers:
+            # Bytes to nobody do not put off the cut of a side that takes nothing.
+            timers += [(self._event + stall.limit, stall.reason) for stall in (self._stalls or {}).values()]
+            if self._linger_until is not None and Side.CLIENT not in self._gone:
+                silent = max(self._event, self.client.last) + _LINGER_SILENCE
+                timers.append((min(silent, self._linger_until), self.outcome.reason))
+        return min(timers, default=None)
+
+    def _is_due(self, now: float) -> bool:
+        due = self._due()
+        return due is not None and now >= due[0]

@@ -15,8 +15,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import BackendGarbled, BackendUnreachable, Malformed
 from gateway.ws.handshake import Answer, fields
+from gateway.ws.limits import Limits
 from gateway.ws.relay import Ended, Relay
-from gateway.ws.tunnel import Limits
 
 __all__ = ["BackendConnection", "Switched", "switch"]
 

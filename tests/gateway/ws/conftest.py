@@ -55,6 +55,9 @@ async def start(page: str) -> AsyncIterator[Start]:
     async with contextlib.AsyncExitStack() as running:
 
         async def start_one(backend: int, **options: Any) -> Gateway:
+            if "proxy_read_timeout" in options:
+                # They have to be below it.
+                options = {"client_heartbeat": None, "upstream_heartbeat": None, **options}
             settings = Settings(
                 **{
                     "host": "127.0.0.1",

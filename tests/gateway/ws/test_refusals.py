@@ -195,13 +195,14 @@ async def test_a_person_gets_a_page(start: Start) -> None:
 
 async def test_one_more_than_max_connections_is_a_503_until_one_ends(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port, max_connections=2)
-    async with tunnel(gateway, upstream) as (client, _), tunnel(gateway, upstream), dial(gateway.port) as third:
+    async with tunnel(gateway, upstream) as (client, backend), tunnel(gateway, upstream), dial(gateway.port) as third:
         await third.send(HANDSHAKE)
         status, fields, body = await told(third)
         assert (status, fields["retry-after"]) == (503, "1")
         assert b"(max_connections)" in body
         client.fin()
         await client.ended()
+        backend.close()
         await gateway.has(1)
         async with tunnel(gateway, upstream):
             assert len(gateway.tunnels) == 2

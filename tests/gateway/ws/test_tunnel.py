@@ -1,16 +1,32 @@
 """The state machine: events and times in, closings and deadlines out, without a loop."""
 
+import dataclasses
+from typing import Any
+
 import pytest
 
-from gateway.ws.tunnel import Close, Limits, Outcome, Reason, Side, Tunnel
+from gateway.ws.endings import Close, Outcome, Reason, Side
+from gateway.ws.limits import Limits
+from gateway.ws.tunnel import Tunnel
 
 CLIENT, BACKEND = Side.CLIENT, Side.BACKEND
-LIMITS = Limits(proxy_read_timeout=20, proxy_send_timeout=10, send_timeout=8)
 NOTHING = {CLIENT: 0, BACKEND: 0}
+NGINX = Limits(
+    proxy_read_timeout=20,
+    proxy_send_timeout=10,
+    send_timeout=8,
+    client_heartbeat=None,
+    upstream_heartbeat=None,
+    heartbeat_timeout=4,
+    close_frames=False,
+    close_timeout=3,
+    max_frame_size=1000,
+)
 
 
-def opened(limits: Limits = LIMITS) -> Tunnel:
-    return Tunnel(limits, now=100)
+def opened(**changes: Any) -> Tunnel:
+    """A tunnel at 100; nginx's own but for `changes`."""
+    return Tunnel(dataclasses.replace(NGINX, **changes), now=100, randbytes=bytes)
 
 
 # Bytes ----------------------------------------------------------------------------------------------------------------
@@ -26,7 +42,7 @@ def test_bytes_pass_as_they_are_and_are_counted() -> None:
 def test_after_the_end_nothing_passes_and_nothing_counts() -> None:
     tunnel = opened()
     tunnel.receive_eof(BACKEND, 101)
-    assert tunnel.client.receive_data(b"late", 102) == b""
+    assert tunnel.client.receive_late(b"late", 102) == b""
     assert tunnel.client.size == 0
 
 
@@ -36,20 +52,20 @@ def test_after_the_end_nothing_passes_and_nothing_counts() -> None:
 def test_the_clients_fin_ends_both() -> None:
     tunnel = opened()
     tunnel.receive_eof(CLIENT, 101)
-    assert tunnel.outcome == Outcome(CLIENT, Reason.CLOSED)
+    assert tunnel.outcome == Outcome(CLIENT, Reason.FIN)
     assert tunnel.closings() == [(CLIENT, Close.ABORT), (BACKEND, Close.FLUSH)]
 
 
 def test_the_backends_fin_reaches_the_client_behind_its_last_bytes() -> None:
     tunnel = opened()
     tunnel.receive_eof(BACKEND, 101)
-    assert tunnel.outcome == Outcome(BACKEND, Reason.CLOSED)
-    assert tunnel.closings() == [(CLIENT, Close.LINGER), (BACKEND, Close.ABORT)]
+    assert tunnel.outcome == Outcome(BACKEND, Reason.FIN)
+    assert tunnel.closings() == [(BACKEND, Close.ABORT), (CLIENT, Close.LINGER_IF_UNREAD)]
 
 
 @pytest.mark.parametrize(
     ("side", "closing"),
-    [(CLIENT, (BACKEND, Close.FLUSH)), (BACKEND, (CLIENT, Close.LINGER))],
+    [(CLIENT, (BACKEND, Close.FLUSH)), (BACKEND, (CLIENT, Close.LINGER_IF_UNREAD))],
     ids=["client", "backend"],
 )
 def test_a_reset_is_a_fin_to_the_other(side: Side, closing: tuple[Side, Close]) -> None:
@@ -71,7 +87,7 @@ def test_who_ended_first_is_who_ended_it() -> None:
     tunnel.receive_eof(BACKEND, 101)
     tunnel.receive_eof(CLIENT, 102)
     tunnel.shut_down(103)
-    assert tunnel.outcome == Outcome(BACKEND, Reason.CLOSED)
+    assert tunnel.outcome == Outcome(BACKEND, Reason.FIN)
 
 
 def test_it_is_over_when_both_are_gone() -> None:
@@ -88,7 +104,7 @@ def test_a_shutdown_ends_both_behind_their_last_bytes() -> None:
     tunnel.shut_down(101)
     assert tunnel.outcome is not None
     assert (tunnel.outcome.who, tunnel.outcome.reason) == ("gateway", "shutdown")
-    assert tunnel.closings() == [(CLIENT, Close.LINGER), (BACKEND, Close.FLUSH)]
+    assert tunnel.closings() == [(CLIENT, Close.LINGER_IF_UNREAD), (BACKEND, Close.FLUSH)]
 
 
 # nginx's clock --------------------------------------------------------------------------------------------------------
@@ -115,11 +131,11 @@ def test_silence_ends_it_after_proxy_read_timeout() -> None:
     tunnel = opened()
     tunnel.handle_timeout(120, NOTHING)
     assert tunnel.outcome == Outcome(None, Reason.PROXY_READ_TIMEOUT)
-    assert tunnel.closings() == [(CLIENT, Close.LINGER), (BACKEND, Close.ABORT)]
+    assert tunnel.closings() == [(CLIENT, Close.LINGER_IF_UNREAD), (BACKEND, Close.ABORT)]
 
 
 def test_a_client_that_does_not_read_has_send_timeout_and_the_read_timer_rests() -> None:
-    tunnel = opened(Limits(proxy_read_timeout=2, proxy_send_timeout=10, send_timeout=8))
+    tunnel = opened(proxy_read_timeout=2)
     tunnel.writing_paused(CLIENT, 101, 500)
     tunnel.handle_timeout(108, {CLIENT: 500, BACKEND: 0})
     assert tunnel.closings() == []
@@ -133,7 +149,7 @@ def test_a_backend_that_does_not_read_has_proxy_send_timeout() -> None:
     tunnel.writing_paused(BACKEND, 101, 500)
     tunnel.handle_timeout(111, {CLIENT: 0, BACKEND: 500})
     assert tunnel.outcome == Outcome(None, Reason.PROXY_SEND_TIMEOUT)
-    assert tunnel.closings() == [(CLIENT, Close.LINGER), (BACKEND, Close.ABORT)]
+    assert tunnel.closings() == [(CLIENT, Close.LINGER_IF_UNREAD), (BACKEND, Close.ABORT)]
 
 
 def test_a_stalled_client_that_goes_on_sending_is_not_cut() -> None:
@@ -193,7 +209,7 @@ def test_a_client_that_does_not_end_is_cut_after_five_seconds_of_silence() -> No
 def test_a_client_that_goes_on_sending_is_cut_after_thirty_seconds() -> None:
     tunnel = ending()
     for now in range(1001, 1030):
-        tunnel.client.receive_data(b"x", now)
+        tunnel.client.receive_late(b"x", now)
         tunnel.handle_timeout(now, NOTHING)
         assert tunnel.closings() == []
     assert tunnel.next_timeout() == 1030

@@ -1,0 +1,154 @@
+"""Heartbeats on one hop: when to send a Ping, whether its Pong has come, when the peer is dead. Pure.
+
+Any byte is a sign of life, and while a peer is silent every `interval` has its Ping. A peer that says nothing within
+`timeout` after it is dead, unless it still takes what was sent before: the Ping stands behind that, and over a slow
+line it takes its time. Half-way to the verdict is a look at how much waits.
+"""
+
+import array
+import enum
+import math
+from collections.abc import Callable
+
+from gateway.ws.frames import Opcode, Scanner, control
+
+__all__ = ["Beat", "Heartbeat"]
+
+# For the median of a socket that lives for days: its latest, 4 bytes each.
+_ROUND_TRIPS = 64
+# A Ping is called by a random number of its tunnel and its own.
+_NONCE = 4
+_NUMBER = 4
+
+
+class Beat(enum.Enum):
+    """What the time that has come asks for."""
+
+    NOTHING = enum.auto()
+    PING = enum.auto()
+    DEAD = enum.auto()
+
+
+class Heartbeat:
+    """The Pings to one side, whose bytes `way` follows."""
+
+    __slots__ = (
+        "_answered",
+        "_interval",
+        "_look_at",
+        "_masked",
+        "_nonce",
+        "_observe",
+        "_randbytes",
+        "_sent",
+        "_sent_at",
+        "_since",
+        "_timeout",
+        "_unsent",
+        "_wanted_at",
+        "_way",
+        "round_trips",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        way: Scanner,
+        *,
+        interval: float,
+        timeout: float,
+        masked: bool,
+        randbytes: Callable[[int], bytes],
+        observe: Callable[[float], None] | None = None,
+    ) -> None:
+        self._way = way
+        self._interval = interval
+        self._timeout = timeout
+        self._masked = masked
+        self._randbytes = randbytes
+        self._observe = observe
+        self.round_trips = array.array("f")
+        """Seconds; the latest ones."""
+        self._nonce = b""
+        self._sent = self._answered = 0
+        self._sent_at = -math.inf
+        self._wanted_at: float | None = None
+        self._look_at = 0.0
+        self._unsent: int | None = None
+        self._since = way.last
+
+    # The deadline -----------------------------------------------------------------------------------------------------
+
+    def next_timeout(self) -> float:
+        """When to call `handle_timeout`; any byte may put it off."""
+        if self._wanted_at is not None:
+            return self._wanted_at + self._timeout / 2
+        return self._look_at if self._waits() else self._heard() + self._interval
+
+    def handle_timeout(self, now: float, unsent: int) -> Beat:
+        """`unsent` is how many bytes wait for the peer, in the kernel, too.
+
+        At PING call `ping` and send what it returns, or call `want` and have `ping` called at the next boundary.
+        """
+        if now < self.next_timeout():
+            return Beat.NOTHING
+        if self._wanted_at is not None:
+            self._wanted_at = now
+        elif not self._waits():
+            return Beat.PING
+        elif self._unsent is not None and unsent >= self._unsent:
+            return Beat.DEAD
+        else:
+            self._look_at = (self._look_at if self._unsent is None else now) + self._timeout / 2
+            self._unsent = unsent
+        return Beat.NOTHING
+
+    def rest(self, now: float) -> None:
+        """Up to now the peer could not be heard, or could not hear: it begins anew."""
+        self._since = now
+
+    # Ping and Pong ----------------------------------------------------------------------------------------------------
+
+    def want(self, now: float) -> None:
+        """No Ping can be sent at the moment; it will be."""
+        self._wanted_at = now
+
+    def ping(self, now: float) -> bytes:
+        """The next Ping, which is sent now."""
+        # Not to be taken for the Pong of anybody else's Ping: a gateway behind this one, say.
+        self._nonce = self._nonce or self._randbytes(_NONCE)
+        self._sent += 1
+        self._sent_at, self._wanted_at = now, None
+        self._look_at, self._unsent = now + self._timeout / 2, None
+        self._way.awaits = self.pong
+        payload = self._nonce + self._sent.to_bytes(_NUMBER, "big")
+        return control(Opcode.PING, payload, self._randbytes(4) if self._masked else None)
+
+    def pong(self, payload: bytes, now: float) -> bool:
+        """Whether this answers a Ping of this gateway; it need not be the latest."""
+        number = int.from_bytes(payload[_NONCE:], "big")
+        if payload[:_NONCE] != self._nonce or len(payload) != _NONCE + _NUMBER:
+            return False
+        if not self._answered < number <= self._sent:
+            return False
+        self._answered = number
+        if number == self._sent:
+            self._way.awaits = None
+            self._record(now - self._sent_at)
+        return True
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _record(self, seconds: float) -> None:
+        if len(self.round_trips) < _ROUND_TRIPS:
+            self.round_trips.append(seconds)
+        else:
+            self.round_trips[self._sent % _ROUND_TRIPS] = seconds
+        if self._observe is not None:
+            self._observe(seconds)
+
+    def _heard(self) -> float:
+        return max(self._way.last, self._since)
+
+    def _waits(self) -> bool:
+        """Nothing has come since the last Ping."""
+        return self._heard() < self._sent_at
