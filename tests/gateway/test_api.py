@@ -385,7 +385,7 @@ async def test_a_silent_backend_is_a_504_after_proxy_read_timeout(start_gateway:
         await connection.ended()
 
     async with listening(serve) as backend:
-        gateway = await start_gateway(backend, proxy_read_timeout=0.2)
+        gateway = await start_gateway(backend, proxy_read_timeout=0.2, client_heartbeat=None, upstream_heartbeat=None)
         async with gateway.get("/api/x") as answer:
             assert answer.status == 504
             assert "proxy_read_timeout" in (await answer.json(content_type=None))["detail"]
