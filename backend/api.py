@@ -85,7 +85,7 @@ class Api:
         events = await self._log.read_after(session_id, max(cursor.seq, 0), limit=BATCH)
         info = await self._log.find_session(session_id)
         head = info.head if info else _NOWHERE
-        if head.epoch == cursor.epoch and 0 <= head.seq - cursor.seq <= REPLAY_LIMIT:
+        if head.epoch == cursor.epoch and 0 <= cursor.seq <= head.seq <= cursor.seq + REPLAY_LIMIT:
             # `head` is where the client goes on from: not the log's, where there is more than fits in one answer.
             last = events[-1].seq if info and events else cursor.seq
             return _events(Position(head.epoch, last), [event_object(event) for event in events] if info else [])

@@ -197,7 +197,8 @@ def docs_page() -> str:
 <p>Machine-readable: <a href="/openapi.json"><code>/openapi.json</code></a></p>
 <h2>WebSocket <code>{SOCKET_PATH}</code></h2>
 <p>Text frames, one JSON object each. Ids match <code>{html.escape(ID)}</code>. A socket speaks version 1 until its
-first frame is a version 2 <code>hello</code>. A client of version 2 passes over what comes before the answering
+first frame is a version 2 <code>hello</code>. Who says nothing for a second is
+taken to speak version 1 until then, so a client of version 2 passes over what comes before the answering
 <code>hello</code>.</p>
 <h3>Client to server</h3>
 {_message_table(CLIENT)}

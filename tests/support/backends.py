@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 
-from backend.app import create_app
+from backend.app import LOG, create_app
 from backend.errors import LLMError
+from backend.eventlog.base import EventLog
 from backend.events import Finish
-from backend.responder import Done, Piece, Prompt, Text
+from backend.responder import Done, Piece, Prompt, Responder, Text
 from backend.settings import Settings
 from gateway.common.authorize import Authorize
 from gateway.common.server import running
@@ -58,11 +60,12 @@ class Script:
 
 
 class Backend:
-    """Where a backend listens."""
+    """Where a backend listens, and its log."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, app: web.Application) -> None:
         self.http = f"http://127.0.0.1:{port}"
         self.port = port
+        self.log: EventLog = app[LOG]
 
     def socket(self, session: str = "s1", patient: str = "patient:demo", **options: Any) -> connect:
         """A client of another make; it answers Pings and leaves the heartbeat to the server."""
@@ -72,13 +75,13 @@ class Backend:
 
 @contextlib.asynccontextmanager
 async def backend(
-    path: Path, script: Script, *, authorize: Authorize | None = None, v1_ping: float = 30.0, **options: Any
+    path: Path, responder: Responder, *, authorize: Authorize | None = None, v1_ping: float = 30.0, **options: Any
 ) -> AsyncIterator[Backend]:
     """A backend with its database at `path`/chat.db."""
     settings = Settings(**{"port": 0, "database": f"sqlite:///{path}/chat.db", "drain": 1.0, **options})
-    app = create_app(settings, authorize=authorize, responder=script, v1_ping=v1_ping)
+    app = create_app(settings, authorize=authorize, responder=responder, v1_ping=v1_ping)
     async with running(app, settings) as server:
-        yield Backend(server.port)
+        yield Backend(server.port, app)
 
 
 async def say(socket: ClientConnection, **frame: Any) -> None:
