@@ -23,11 +23,12 @@ async def log(tmp_path: Path) -> AsyncIterator[EventLog]:
     await log.close()
 
 
-async def a_turn(log: EventLog, responder: Responder, *, timeout: float = 10.0, text: str = "Hi") -> Turn:
+async def a_turn(
+    log: EventLog, responder: Responder, *, timeout: float = 10.0, text: str = "Hi", slots: int = 1
+) -> Turn:
     started = await log.start_run("s1", "p1", client_msg_id=text, content=text, now=0.0)
     assert started.handle is not None
-    slots = asyncio.Semaphore(1)
-    return Turn(log, responder, started.handle, user_seq=started.seq, slots=slots, timeout=timeout)
+    return Turn(log, responder, started.handle, user_seq=started.seq, slots=asyncio.Semaphore(slots), timeout=timeout)
 
 
 async def events(log: EventLog) -> Sequence[Event]:
@@ -70,6 +71,14 @@ async def test_a_run_that_takes_too_long_in_all_fails_and_keeps_the_text(log: Ev
     assert last.error is not None
     assert (last.content, last.error.code) == ("Hel", "llm_unavailable")
     assert script.closed.is_set()
+
+
+async def test_a_run_that_waits_too_long_for_its_turn_says_that_the_model_is_busy(log: EventLog) -> None:
+    script = Script()
+    await (await a_turn(log, script, timeout=0.05, slots=0)).run()
+    error = (await end(log)).error
+    assert error is not None
+    assert (error.code, error.retryable, script.chats) == (ErrorCode.LLM_BUSY, True, [])
 
 
 async def test_a_run_that_was_stopped_before_it_began_ends_as_it_was_told(log: EventLog) -> None:
