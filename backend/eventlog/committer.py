@@ -144,6 +144,8 @@ class Committer:
                 except queue.Empty:
                     break
             outcomes, growth = run_batch(db, [command for command, _ in batch])
+            if any(event is None for _, event in growth):
+                _empty_journal(db)
             self._call(self._deliver, batch, outcomes, growth)
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
@@ -169,6 +171,14 @@ def run_batch(db: sqlite3.Connection, commands: Sequence[Command]) -> tuple[list
         parts = [run_batch(db, [command]) for command in commands]
         return [outcome for outcomes, _ in parts for outcome in outcomes], [g for _, growth in parts for g in growth]
     return outcomes, tx.growth
+
+
+def _empty_journal(db: sqlite3.Connection) -> None:
+    """Erased text stands in the write-ahead file until that is written anew, which may take weeks."""
+    try:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        log.warning("database: what was erased stays in the journal for now: %s", error)
 
 
 def _run_one(tx: Transaction, command: Command) -> Outcome:

@@ -1,0 +1,222 @@
+"""What a log says of a conversation, what an audit says, and what an erased session leaves."""
+
+import json
+import logging
+import os
+import socket as sockets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from websockets.exceptions import InvalidStatus
+
+from backend.audit import Audit
+from gateway.common.authorize import Principal
+from gateway.common.errors import UsageError
+from gateway.common.logs import hashed
+from tests.support.backend_process import BackendProcess, backend_process
+from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
+from tests.support.openai_server import DONE, Status, error, finish, openai_server, says
+
+PATIENT, SESSION = "patient:4711-Xy", "session:0815-Qz"
+QUESTION, ANSWER, RETRY = "my-secret-question", "her-secret-answer", "client-msg-77"
+PRIVATE = (PATIENT, SESSION, QUESTION, ANSWER, RETRY, "sk-secret", "4711", "0815")
+
+
+async def converse(server: BackendProcess) -> None:
+    """Everything that a client can do, right and wrong."""
+    async with server.socket(SESSION, PATIENT) as socket:
+        epoch = (await hello(socket))[0]["epoch"]
+        await say(socket, type="send", message=QUESTION, client_msg_id="c1")
+        await receive_until(socket, "message")
+        await say(socket, type="send", message=QUESTION, client_msg_id=RETRY)
+        failed = (await receive_until(socket, "message"))[-1]
+        assert failed["finish"] == "error"
+        await say(socket, type="retry", run_id=failed["run_id"], client_msg_id="c3")
+        await receive_until(socket, "message")
+        await say(socket, type="cancel", run_id=failed["run_id"])
+        await say(socket, type="send", message="another text", client_msg_id="c1")
+        await socket.send(f"not JSON: {QUESTION}")
+        await socket.send(json.dumps({"type": QUESTION}))
+    with pytest.raises(InvalidStatus):
+        await server.socket(SESSION, "another-patient")
+    async with server.socket(SESSION, PATIENT) as socket:
+        await hello(socket, resume={"epoch": epoch, "seq": 1})
+        async with aiohttp.ClientSession() as http:
+            url = f"{server.http}/api/chat/{SESSION}"
+            for query in ("", "?after=0&epoch=", f"?after=1&epoch={epoch}", "?limit=x", f"?patient_id={QUESTION}"):
+                async with http.get(f"{url}/messages{query}") as answer:
+                    await answer.read()
+            async with http.post(f"{url}/messages", json={"message": QUESTION}) as answer:
+                assert answer.status == 400
+            async with http.delete(url, params={"patient_id": PATIENT}) as answer:
+                assert answer.status == 204
+        await receive_until(socket, "deleted")
+
+
+def malformed(server: BackendProcess) -> None:
+    """A request that is none, with ids in it."""
+    port = int(server.http.rpartition(":")[2])
+    with sockets.create_connection(("127.0.0.1", port), STEP) as raw:
+        raw.sendall(f"GET /api/chat/{SESSION}/messages HTTP/9 {QUESTION}\r\n\r\n".encode())
+        raw.settimeout(STEP)
+        while raw.recv(1 << 16):
+            pass
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_a_whole_conversation_leaves_no_id_and_no_text_in_the_log_at_info(tmp_path: Path, form: str) -> None:
+    async with openai_server() as model:
+        for _ in range(2):
+            model.reply(says(ANSWER), finish("stop"), DONE)
+        model.reply(Status(400, error("context_length_exceeded", f"{QUESTION} {ANSWER}")))
+        model.reply(says(ANSWER), finish("stop"), DONE)
+        async with backend_process(tmp_path, model, "--log-level", "info", "--log-format", form) as server:
+            # The first answer goes to a client of version 1.
+            async with server.socket(SESSION, PATIENT) as socket:
+                await say(socket, message=QUESTION)
+                assert (await receive_until(socket, "message"))[-1]["content"] == ANSWER
+            await converse(server)
+            malformed(server)
+            await server.program.line("erase")
+            assert await server.program.stop() == 0
+        log = server.program.err
+    assert len(model.asked) == 4
+    assert "socket opened" in log
+    assert "context_length_exceeded" in log
+    assert [word for word in PRIVATE if word in log + server.program.out] == []
+
+
+def all_bytes(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+async def test_an_erased_session_leaves_no_text_in_the_file_and_its_journal(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(ANSWER, None)) as server, aiohttp.ClientSession() as http:
+        async with server.socket() as socket:
+            await hello(socket)
+            await say(socket, type="send", message=QUESTION, client_msg_id="c1")
+            await receive_until(socket, "message")
+        assert QUESTION.encode() in all_bytes(tmp_path)
+        async with http.delete(f"{server.http}/api/chat/s1") as answer:
+            assert answer.status == 204
+        assert [word for word in (QUESTION, ANSWER, "patient:demo") if word.encode() in all_bytes(tmp_path)] == []
+
+
+# The audit ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def audit_path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.jsonl"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def sign_in(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
+    if request.query.get("who") is None:
+        raise web.HTTPForbidden
+    return Principal(request.query["who"])
+
+
+async def test_every_access_is_a_line_with_who_what_and_how_it_went(tmp_path: Path, audit_path: Path) -> None:
+    script = Script("partial")
+    started = backend(tmp_path, script, authorize=sign_in, audit_log=str(audit_path))
+    async with started as server, aiohttp.ClientSession() as http:
+        with pytest.raises(InvalidStatus):
+            await server.socket()
+        async with server.socket("s1?who=nurse") as socket:
+            await hello(socket)
+            await say(socket, type="send", message=QUESTION, client_msg_id="c1")
+            run_id = (await receive_until(socket, "delta"))[-1]["run_id"]
+            await say(socket, type="send", message=QUESTION, client_msg_id="c1")
+            await receive_until(socket, "ack")
+            await say(socket, type="send", message="other", client_msg_id="c2")
+            assert (await receive(socket))["code"] == "busy"
+            await say(socket, type="cancel", run_id=run_id)
+            await receive_until(socket, "message")
+        url = f"{server.http}/api/chat/s1"
+        for method, path, body in (
+            ("GET", "/messages", None),
+            ("POST", "/retry", {"run_id": "unknown", "client_msg_id": "c3"}),
+            ("DELETE", "", None),
+        ):
+            async with http.request(method, f"{url}{path}?who=doctor", json=body):
+                pass
+        async with http.get(f"{url}/messages?after=0&epoch=&who=doctor"):
+            pass
+    found = lines(audit_path)
+    assert [(line["who"], line["action"], line["outcome"]) for line in found] == [
+        ("-", "open", "forbidden"),
+        ("nurse", "open", "ok"),
+        ("nurse", "send", "ok"),
+        ("nurse", "send", "duplicate"),
+        ("nurse", "send", "busy"),
+        ("nurse", "cancel", "ok"),
+        ("doctor", "read", "ok"),
+        ("doctor", "retry", "not_found"),
+        ("doctor", "erase", "ok"),
+    ]
+    assert {line["session"] for line in found} == {hashed("s1")}
+    assert QUESTION not in str(found)
+    assert os.stat(audit_path).st_mode & 0o077 == 0
+
+
+class Heard(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[str]]:
+    logger, heard = logging.getLogger("moorline.audit"), Heard()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(heard)
+    yield heard.lines
+    logger.removeHandler(heard)
+    logger.setLevel(logging.NOTSET)
+
+
+def test_the_log_of_the_process_has_the_line_without_the_name(log_lines: list[str]) -> None:
+    Audit(None).record("read", "s1", "patient:demo", "ok")
+    assert log_lines == [f"{hashed('patient:demo')} read session {hashed('s1')}: ok"]
+
+
+def test_the_file_is_only_appended_to_and_opened_again_after_it_was_rotated(audit_path: Path) -> None:
+    audit_path.write_text('{"who": "earlier"}\n')
+    audit = Audit(str(audit_path))
+    audit.open()
+    audit.record("read", "s1", "one", "ok")
+    os.rename(audit_path, audit_path.with_suffix(".1"))
+    audit.record("read", "s1", "two", "ok")
+    audit.close()
+    assert [line["who"] for line in lines(audit_path.with_suffix(".1"))] == ["earlier", "one"]
+    assert [line["who"] for line in lines(audit_path)] == ["two"]
+
+
+async def test_a_file_that_cannot_be_written_refuses_the_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="audit_log"):
+        async with backend(tmp_path, Script(), audit_log=str(tmp_path / "missing" / "audit.jsonl")):
+            pass
+
+
+def test_a_file_that_goes_away_takes_nobody_with_it(audit_path: Path) -> None:
+    audit = Audit(str(audit_path / "audit.jsonl"))
+    audit_path.mkdir()
+    audit.open()
+    (audit_path / "audit.jsonl").unlink()
+    audit_path.rmdir()
+    audit.record("read", "s1", "one", "ok")
+    audit_path.mkdir()
+    audit.record("read", "s1", "two", "ok")
+    audit.close()
+    assert [line["who"] for line in lines(audit_path / "audit.jsonl")] == ["two"]
