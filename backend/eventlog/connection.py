@@ -45,7 +45,7 @@ def _configure(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     # NORMAL would let a power cut take commits that were acknowledged.
     db.execute("PRAGMA synchronous = FULL")
-    # What is erased is overwritten: freed pages would keep its text. Some builds of SQLite do so by default, others not.
+    # What is erased is overwritten: freed pages would keep its text. Some builds of SQLite do so by themselves.
     db.execute("PRAGMA secure_delete = ON")
     db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
 
