@@ -1,6 +1,7 @@
 """The backend of a measurement, a process of its own: echoes, answers Pings, and streams where it is asked to."""
 
 import asyncio
+import sys
 from typing import cast
 
 from gateway.common.server import run
@@ -68,7 +69,10 @@ async def _stream() -> None:
 
 async def main() -> None:
     raise_file_limit(1 << 16)
-    server = await asyncio.get_running_loop().create_server(Backend, "127.0.0.1", 0, backlog=_BACKLOG)
+    # Several may share a port, where one is not enough.
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Backend, "127.0.0.1", port, backlog=_BACKLOG, reuse_port=True)
     streaming = asyncio.create_task(_stream())
     await commands(server.sockets[0].getsockname()[1], {})
     streaming.cancel()

@@ -1,19 +1,22 @@
-"""What is measured of a peer, each as one number per round; CPU is the peer's own, from the operating system."""
+"""What is measured of a peer in each round; CPU is the peer's own, from the operating system."""
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from tests.bench.peers import Relaying
+from tests.bench.peers.base import Relaying
 from tests.bench.processes import Child
 from tests.bench.usage import cpu_seconds, memory
 
-__all__ = ["FIGURES", "Figure", "Scale", "memory_per_tunnel"]
+__all__ = ["FIGURES", "IDLE_CPU", "LATENCY", "MEMORY", "MEMORY_SECONDS", "Figure", "Rig", "Scale"]
 
 _KIB = 1 << 10
 _MICRO = 1e6
 # For a peer to finish what is behind an answer: lines of a log, timers, freed memory.
 _SETTLE = 0.5
+MEMORY_SECONDS = 3
+"""How old the tunnels are when memory is read: heartbeats of half of it have left what they leave."""
+_LISTENERS = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,63 +29,100 @@ class Scale:
     handshakes: int = 500
     tunnels: int = 5000
     """Open and idle, for the memory."""
+    idle: int = 10_000
+    """Open and idle, for the CPU of heartbeats."""
+    heartbeat: int = 20
+    """Seconds between two of a hop."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rig:
+    """Both ends."""
+
+    load: Child
+    backend: Child
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Figure:
-    """One row of the table."""
+    """Rows of the table that are measured together."""
 
-    name: str
+    rows: tuple[str, ...]
     unit: str
-    measure: Callable[[Child, Relaying, Scale], Awaitable[float]]
+    measure: Callable[[Rig, Relaying, Scale], Awaitable[Sequence[float]]]
 
 
-def _round_trips(size: int, connections: int) -> Callable[[Child, Relaying, Scale], Awaitable[float]]:
-    async def measure(load: Child, peer: Relaying, scale: Scale) -> float:
-        await load.ask("open", port=peer.port, count=connections)
-        await load.ask("round_trips", size=size, seconds=scale.seconds / 10)
+def _round_trips(size: int, connections: int) -> Callable[[Rig, Relaying, Scale], Awaitable[Sequence[float]]]:
+    async def measure(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
+        await rig.load.ask("open", port=peer.port, count=connections)
+        await rig.load.ask("round_trips", size=size, seconds=scale.seconds / 10)
         before = cpu_seconds(peer.pid)
-        count: int = await load.ask("round_trips", size=size, seconds=scale.seconds)
+        count = await rig.load.ask("round_trips", size=size, seconds=scale.seconds)
         took = cpu_seconds(peer.pid) - before
-        await load.ask("close")
-        return took / count * _MICRO
+        await rig.load.ask("close")
+        return [took / count * _MICRO]
 
     return measure
 
 
-async def _stream(load: Child, peer: Relaying, scale: Scale) -> float:
-    await load.ask("open", port=peer.port, count=100)
+async def _stream(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
+    await rig.load.ask("open", port=peer.port, count=_LISTENERS)
     before = cpu_seconds(peer.pid)
-    count: int = await load.ask("listen", seconds=scale.seconds)
+    count = await rig.load.ask("listen", seconds=scale.seconds)
     took = cpu_seconds(peer.pid) - before
-    await load.ask("close")
-    return took / count * _MICRO
+    await rig.load.ask("close")
+    return [took / count * _MICRO]
 
 
-async def _handshake(load: Child, peer: Relaying, scale: Scale) -> float:
+async def _handshakes(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
     before = cpu_seconds(peer.pid)
-    await load.ask("open", port=peer.port, count=scale.handshakes)
+    await rig.load.ask("open", port=peer.port, count=scale.handshakes)
     took = cpu_seconds(peer.pid) - before
-    await load.ask("close")
-    return took / scale.handshakes * _MICRO
+    await rig.load.ask("close")
+    return [took / scale.handshakes * _MICRO]
 
 
-async def memory_per_tunnel(load: Child, peer: Relaying, scale: Scale) -> float:
+async def _latency(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
+    """Beside a direct connection in the same moment."""
+    arguments = {"seconds": scale.seconds / 2, "size": 128}
+    direct = await rig.load.ask("latency", port=rig.backend.port, **arguments)
+    relayed = await rig.load.ask("latency", port=peer.port, **arguments)
+    return [(there - here) * _MICRO for there, here in zip(relayed, direct, strict=True)]
+
+
+async def _memory(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
     """Of a fresh process: freed memory of earlier connections would be counted for nothing."""
-    await load.ask("open", port=peer.port, count=20)
+    await rig.load.ask("open", port=peer.port, count=20)
     await asyncio.sleep(_SETTLE)
     before = memory(peer.pid)
-    await load.ask("open", port=peer.port, count=scale.tunnels)
-    await asyncio.sleep(_SETTLE)
+    await rig.load.ask("open", port=peer.port, count=scale.tunnels)
+    await asyncio.sleep(MEMORY_SECONDS)
     took = memory(peer.pid) - before
-    await load.ask("close")
-    return took / scale.tunnels / _KIB
+    await rig.load.ask("close")
+    return [took / scale.tunnels / _KIB]
 
 
+async def _idle_cpu(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
+    """Over a whole interval: the sockets were opened in a burst, and so are their Pings."""
+    opened = await rig.load.ask("open", port=peer.port, count=scale.idle)
+    await asyncio.sleep(_SETTLE)
+    before = cpu_seconds(peer.pid)
+    await asyncio.sleep(2 * scale.heartbeat)
+    took = cpu_seconds(peer.pid) - before
+    if (alive := await rig.load.ask("alive")) < opened:
+        raise RuntimeError(f"{peer.name} lost {opened - alive} idle sockets")
+    await rig.load.ask("close")
+    return [took / (2 * scale.heartbeat) * 100]
+
+
+LATENCY = Figure(("added latency, median", "added latency, 99th percentile"), "us", _latency)
 FIGURES = (
-    Figure("CPU per round trip, 128 B, 32 connections", "us", _round_trips(128, 32)),
-    Figure("CPU per round trip, 16 KiB, 32 connections", "us", _round_trips(16 * _KIB, 32)),
-    Figure("CPU per round trip, 1 MiB, 4 connections", "us", _round_trips(_KIB * _KIB, 4)),
-    Figure("CPU per message of a stream, 60 B", "us", _stream),
-    Figure("CPU per handshake", "us", _handshake),
+    Figure(("CPU per round trip, 128 B, 32 connections",), "us", _round_trips(128, 32)),
+    Figure(("CPU per round trip, 16 KiB, 32 connections",), "us", _round_trips(16 * _KIB, 32)),
+    Figure(("CPU per round trip, 1 MiB, 4 connections",), "us", _round_trips(_KIB * _KIB, 4)),
+    Figure(("CPU per message of a stream, 60 B",), "us", _stream),
+    Figure(("CPU per handshake",), "us", _handshakes),
+    LATENCY,
 )
+MEMORY = Figure(("memory per idle tunnel",), "KiB", _memory)
+IDLE_CPU = Figure(("CPU of idle tunnels with heartbeats",), "% of a core", _idle_cpu)

@@ -1,8 +1,8 @@
-"""Figures as a table of text: a row each, a column for each peer, and the first one's ratio to another."""
+"""Figures as tables of text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-__all__ = ["number", "table"]
+__all__ = ["columns", "number", "table"]
 
 _NONE = "-"
 
@@ -14,17 +14,24 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def columns(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """The first `left` columns flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
 def table(figures: Mapping[str, Mapping[str, float]], units: Mapping[str, str], *, against: str) -> str:
-    """`figures` by name and peer."""
+    """A row for each figure, a column for each peer, and the first one's ratio to `against`."""
     peers = list(dict.fromkeys(peer for values in figures.values() for peer in values))
-    ratio = f"{peers[0]} / {against}"
-    rows = [["", "", *peers, ratio]]
+    rows = [["", "", *peers, f"{peers[0]} / {against}"]]
     for name, values in figures.items():
         first, other = values.get(peers[0]), values.get(against)
         quotient = f"{first / other:.2f}" if first is not None and other else _NONE
         rows.append([name, units[name], *(number(values.get(peer)) for peer in peers), quotient])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in enumerate(line))
-        for line in (list(zip(row, widths, strict=True)) for row in rows)
-    )
+    return columns(rows, left=2)

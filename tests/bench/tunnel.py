@@ -9,79 +9,129 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import os
 import statistics
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from tests.bench.figures import FIGURES, Scale, memory_per_tunnel
-from tests.bench.peers import PEERS, Missing, Peer, Relaying, relaying
-from tests.bench.processes import Child, child, raise_file_limit
-from tests.bench.table import table
+from tests.bench.figures import FIGURES, IDLE_CPU, MEMORY, MEMORY_SECONDS, Figure, Rig, Scale
+from tests.bench.marks import verdicts
+from tests.bench.peers import PEERS
+from tests.bench.peers.base import Missing, Peer, Relaying, connections, relaying
+from tests.bench.peers.gateway import with_heartbeats
+from tests.bench.processes import child, raise_file_limit
+from tests.bench.table import columns, table
+from tests.bench.workers import room_for_workers, workers
 
 __all__ = ["Results", "main", "measure"]
 
-QUICK = Scale(rounds=1, seconds=0.5, handshakes=100, tunnels=500)
-_MEMORY = "memory per idle tunnel"
+QUICK = Scale(rounds=1, seconds=0.5, handshakes=100, tunnels=500, idle=500, heartbeat=2)
+_FILES = 1 << 16
 
 
 @dataclasses.dataclass(slots=True)
 class Results:
-    """Medians by figure and peer, and who could not be measured."""
+    """Medians by row and peer, and what could not be measured."""
 
     medians: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     units: dict[str, str] = dataclasses.field(default_factory=dict)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def add(self, name: str, unit: str, rounds: dict[str, list[float]]) -> None:
-        self.medians[name] = {peer: statistics.median(values) for peer, values in rounds.items()}
-        self.units[name] = unit
+    def add(self, figure: Figure, peer: str, rounds: Sequence[Sequence[float]]) -> None:
+        for row, values in zip(figure.rows, zip(*rounds, strict=True), strict=True):
+            self.medians.setdefault(row, {})[peer] = statistics.median(values)
+            self.units[row] = figure.unit
 
 
 async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
     """Every figure of every peer that is here."""
     results = Results()
-    raise_file_limit(1 << 16)
+    raise_file_limit(_FILES)
+    if (most := connections()) < max(scale.idle, scale.tunnels):
+        results.missing[f"more than {most} tunnels"] = "the limit on open files; see ulimit -Hn"
+        scale = dataclasses.replace(scale, idle=min(scale.idle, most), tunnels=min(scale.tunnels, most))
     with tempfile.TemporaryDirectory(prefix="moorline-bench-") as name:
         folder = Path(name)
         async with child("tests.bench.echo") as backend, child("tests.bench.load") as load:
-            async with _all_relaying(peers, folder, backend, results) as at_work:
+            rig = Rig(load, backend)
+            async with _all_relaying(peers, folder, rig, results) as at_work:
                 for figure in FIGURES:
-                    rounds: dict[str, list[float]] = {peer.name: [] for peer in at_work}
-                    for _ in range(scale.rounds):
-                        for peer in at_work:
-                            rounds[peer.name].append(await figure.measure(load, peer, scale))
-                    results.add(figure.name, figure.unit, rounds)
-            memories = {}
-            for candidate in (peer for peer in peers if peer.name not in results.missing):
-                async with relaying(candidate, folder / f"{candidate.name}-memory", backend.port) as peer:
-                    memories[peer.name] = [await memory_per_tunnel(load, peer, scale)]
-            results.add(f"{_MEMORY}, {scale.tunnels} open", "KiB", memories)
+                    await _in_turn(figure, rig, at_work, scale, results)
+            for peer in (peer for peer in peers if peer.name not in results.missing):
+                beating = with_heartbeats(MEMORY_SECONDS // 2) if peer.name == "gateway" else peer
+                await _alone(MEMORY, beating, folder / f"{peer.name}-memory", rig, scale, results)
+            await _alone(IDLE_CPU, with_heartbeats(scale.heartbeat), folder / "idle", rig, scale, results)
+        await _workers(folder, scale, results)
     return results
+
+
+async def _in_turn(figure: Figure, rig: Rig, at_work: Sequence[Relaying], scale: Scale, results: Results) -> None:
+    print(f"measuring: {figure.rows[0]}", file=sys.stderr)
+    rounds: dict[str, list[Sequence[float]]] = {peer.name: [] for peer in at_work}
+    for _ in range(scale.rounds):
+        for peer in at_work:
+            rounds[peer.name].append(await figure.measure(rig, peer, scale))
+    for name, values in rounds.items():
+        results.add(figure, name, values)
+
+
+async def _alone(figure: Figure, peer: Peer, folder: Path, rig: Rig, scale: Scale, results: Results) -> None:
+    """With a process of its own, which has done nothing else before."""
+    print(f"measuring: {figure.rows[0]} of {peer.name}", file=sys.stderr)
+    try:
+        async with relaying(peer, folder, rig.backend.port) as started:
+            results.add(figure, peer.name, [await figure.measure(rig, started, scale)])
+    except Missing as missing:
+        results.missing[f"{figure.rows[0]} of {peer.name}"] = str(missing)
+
+
+async def _workers(folder: Path, scale: Scale, results: Results) -> None:
+    try:
+        ratios = await workers(scale, folder)
+    except Missing as missing:
+        results.missing["two workers"] = str(missing)
+        return
+    for row, ratio in ratios.items():
+        results.medians[row] = {"gateway": ratio}
+        results.units[row] = ""
+    if not room_for_workers():
+        results.missing["two workers by the clock"] = f"{os.cpu_count()} cores leave no room for the load beside them"
 
 
 @contextlib.asynccontextmanager
 async def _all_relaying(
-    peers: Sequence[Peer], folder: Path, backend: Child, results: Results
+    peers: Sequence[Peer], folder: Path, rig: Rig, results: Results
 ) -> AsyncIterator[list[Relaying]]:
     async with contextlib.AsyncExitStack() as stack:
         started = []
         for peer in peers:
             try:
-                started.append(await stack.enter_async_context(relaying(peer, folder / peer.name, backend.port)))
+                started.append(await stack.enter_async_context(relaying(peer, folder / peer.name, rig.backend.port)))
             except Missing as missing:
                 results.missing[peer.name] = str(missing)
         yield started
 
 
 def main(arguments: Sequence[str]) -> int:
+    given = _arguments(arguments)
+    scale = QUICK if given.quick else Scale()
+    chosen = {name: value for name in ("rounds", "tunnels", "idle") if (value := getattr(given, name))}
+    wanted = [peer for peer in PEERS if not given.peers or peer.name in given.peers.split(",")]
+    results = asyncio.run(measure(dataclasses.replace(scale, **chosen), wanted))
+    print(table(results.medians, results.units, against="nginx"))
+    print("\n" + columns([["gateway", "mark", "is", ""], *verdicts(results.medians)], left=2))
+    for name, reason in results.missing.items():
+        print(f"not measured: {name} ({reason})")
+    return 0
+
+
+def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench tunnel", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small numbers: does it run, not what is it worth")
-    parser.add_argument("--peers", default="", help="only these, comma-separated")
-    given = parser.parse_args(arguments)
-    wanted = [peer for peer in PEERS if not given.peers or peer.name in given.peers.split(",")]
-    results = asyncio.run(measure(QUICK if given.quick else Scale(), wanted))
-    print(table(results.medians, results.units, against="nginx"))
-    for name, remedy in results.missing.items():
-        print(f"missing: {name} ({remedy})")
-    return 0
+    parser.add_argument("--peers", default="", help=f"only these, comma-separated: {', '.join(p.name for p in PEERS)}")
+    parser.add_argument("--rounds", type=int, help=f"of each figure (default: {Scale().rounds})")
+    parser.add_argument("--tunnels", type=int, help=f"open for the memory (default: {Scale().tunnels})")
+    parser.add_argument("--idle", type=int, help=f"open for the CPU of heartbeats (default: {Scale().idle})")
+    return parser.parse_args(arguments)

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["cpu_seconds", "memory", "tree"]
+__all__ = ["cpu_by_process", "cpu_seconds", "memory", "tree"]
 
 _PROC = Path("/proc")
 
@@ -27,7 +27,12 @@ def tree(pid: int) -> list[int]:
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of the tree up to now, all threads."""
-    return sum(_cpu_nanoseconds(process) for process in tree(pid)) / 1e9
+    return sum(cpu_by_process(pid).values())
+
+
+def cpu_by_process(pid: int) -> dict[int, float]:
+    """The same, process by process."""
+    return {process: _cpu_nanoseconds(process) / 1e9 for process in tree(pid)}
 
 
 def memory(pid: int) -> int:

@@ -1,0 +1,39 @@
+"""The gateway: as it comes, or with options."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.settings import Settings
+from tests.bench.peers.base import Missing, Peer, connections
+
+__all__ = ["gateway", "with_heartbeats"]
+
+
+def gateway(name: str = "gateway", **options: str) -> Peer:
+    """With these options, which it may lack."""
+
+    async def command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
+        if lacking := set(options) - {field.name for field in dataclasses.fields(Settings)}:
+            raise Missing(f"no option {', '.join(sorted(lacking))}")
+        given = {
+            "host": "127.0.0.1",
+            "port": str(port),
+            "upstream": f"http://127.0.0.1:{backend_port}",
+            "max_connections": str(connections()),
+            **options,
+        }
+        return [
+            sys.executable,
+            "-m",
+            "gateway",
+            *(f"--{key.replace('_', '-')}={value}" for key, value in given.items()),
+        ]
+
+    return Peer(name, command)
+
+
+def with_heartbeats(seconds: int) -> Peer:
+    """With a Ping on either hop after so long a silence."""
+    return gateway(client_heartbeat=f"{seconds}s", upstream_heartbeat=f"{seconds}s")
