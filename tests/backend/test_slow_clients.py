@@ -1,13 +1,15 @@
 """Clients that do not read, or are not there any more."""
 
 import asyncio
+import json
 import logging
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.backends import STEP, Script, backend, hello, receive_until, say
+from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
 
 UPGRADE = (
     b"GET /ws/chat/patient:demo/s1 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -65,3 +67,64 @@ async def test_a_client_that_does_not_read_is_closed_with_4408_and_holds_nobody_
                 assert chunk
                 tail = (tail + chunk)[-64:]
         writer.close()
+
+
+# Frozen, and back again ----------------------------------------------------------------------------------------------
+
+
+def text_frame(**frame: object) -> bytes:
+    """A client's frame with the mask 0, shorter than 126 bytes."""
+    payload = json.dumps(frame).encode()
+    return bytes([0x81, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+async def frozen(server: Backend) -> asyncio.StreamWriter:
+    """A client of version 2 that reads its snapshot and nothing more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 10)
+    writer.write(UPGRADE + text_frame(type="hello", v=2))
+    await reader.readuntil(b"through_seq")
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    return writer
+
+
+async def test_nothing_queues_for_clients_that_do_not_read(tmp_path: Path) -> None:
+    clients, pieces, size = 40, 80, 50_000
+    script = Script()
+    async with backend(tmp_path, script, drain=0.1) as server, server.socket(max_size=None) as socket:
+        writers = [await frozen(server) for _ in range(clients)]
+        await hello(socket)
+        await say(socket, type="send", message="Hi", client_msg_id="c1")
+        script.put("first")
+        await receive_until(socket, "delta")
+        tracemalloc.start()
+        try:
+            for _ in range(pieces):
+                script.put("x" * size)
+                await receive_until(socket, "delta")
+            grown, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        # The log's tail, and for each client one frame and what its socket's buffer takes.
+        assert grown < 10 * pieces * size < clients * pieces * size / 2
+        for writer in writers:
+            writer.transport.abort()
+
+
+async def test_who_was_too_slow_comes_back_to_all_that_was_missed(tmp_path: Path, stalled: Heard) -> None:
+    script = Script()
+    async with backend(tmp_path, script, send_timeout=0.3) as server, server.socket(max_size=None) as socket:
+        epoch = (await hello(socket))[0]["epoch"]
+        writer = await frozen(server)
+        await say(socket, type="send", message="Hi", client_msg_id="c1")
+        while not stalled.event.is_set():
+            script.put("x" * 200_000)
+            await receive_until(socket, "delta")
+        writer.transport.abort()
+        async with server.socket(max_size=None) as again:
+            (greeting,) = await hello(again, resume={"epoch": epoch, "seq": 0})
+            assert greeting["recovered"] is True
+            script.put("the end", None)
+            frames = await receive_until(again, "message")
+            whole = (await receive_until(socket, "message"))[-1]
+            assert frames[-1] == whole
+            assert [frame["seq"] for frame in frames if "seq" in frame][:3] == [1, 2, 3]

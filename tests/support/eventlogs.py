@@ -3,13 +3,14 @@
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
-from backend.eventlog.base import EventLog, RunHandle, Started
+from backend.eventlog.base import EventLog, LogUnavailable, RunHandle, Started
 from backend.eventlog.factory import open_log
 from backend.events import Event
 from backend.session import View, fold
 
-__all__ = ["NOW", "database_at", "everything", "handle_of", "opened", "read_view", "start"]
+__all__ = ["NOW", "FaultyLog", "database_at", "everything", "handle_of", "opened", "read_view", "start"]
 
 #: The clock of tests that do not care about time.
 NOW = 1_700_000_000.0
@@ -57,3 +58,23 @@ async def read_view(log: EventLog, session_id: str, view: View | None = None) ->
     for event in await everything(log, session_id, after=view.seq):
         view = fold(view, event)
     return view
+
+
+class FaultyLog:
+    """A log whose database is `away` whenever a test says so: everything but watching then fails."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self.away = False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._log, name)
+        if name in ("watch", "close"):
+            return method
+
+        async def attempt(*args: Any, **options: Any) -> Any:
+            if self.away:
+                raise LogUnavailable("pulled out by a test")
+            return await method(*args, **options)
+
+        return attempt
