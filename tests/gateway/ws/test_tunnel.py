@@ -1,33 +1,10 @@
-"""The state machine: events and times in, closings and deadlines out, without a loop."""
-
-import dataclasses
-from typing import Any
+"""The state machine on nginx's clock: events and times in, closings and deadlines out, without a loop."""
 
 import pytest
 
 from gateway.ws.endings import Close, Outcome, Reason, Side
-from gateway.ws.limits import Limits
 from gateway.ws.tunnel import Tunnel
-
-CLIENT, BACKEND = Side.CLIENT, Side.BACKEND
-NOTHING = {CLIENT: 0, BACKEND: 0}
-NGINX = Limits(
-    proxy_read_timeout=20,
-    proxy_send_timeout=10,
-    send_timeout=8,
-    client_heartbeat=None,
-    upstream_heartbeat=None,
-    heartbeat_timeout=4,
-    close_frames=False,
-    close_timeout=3,
-    max_frame_size=1000,
-)
-
-
-def opened(**changes: Any) -> Tunnel:
-    """A tunnel at 100; nginx's own but for `changes`."""
-    return Tunnel(dataclasses.replace(NGINX, **changes), now=100, randbytes=bytes)
-
+from tests.support.tunnels import BACKEND, CLIENT, NOTHING, opened
 
 # Bytes ----------------------------------------------------------------------------------------------------------------
 

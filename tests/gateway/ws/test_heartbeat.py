@@ -1,0 +1,163 @@
+"""When a Ping is due, which Pong is its answer, and who is dead; times in, verdicts out."""
+
+import pytest
+
+from gateway.ws.frames import Scanner
+from gateway.ws.heartbeat import Beat, Heartbeat
+from tests.support.websocket_frames import PONG, TEXT, frame, parse
+
+INTERVAL, TIMEOUT = 20.0, 8.0
+
+
+class Peer:
+    """A peer since 100, and the heartbeat that listens to it."""
+
+    def __init__(self, *, masked: bool = False) -> None:
+        self.way = Scanner(100)
+        self.observed: list[float] = []
+        self.beat = Heartbeat(
+            self.way,
+            interval=INTERVAL,
+            timeout=TIMEOUT,
+            masked=masked,
+            randbytes=lambda size: bytes(range(1, size + 1)),
+            observe=self.observed.append,
+        )
+
+    def says(self, data: bytes, now: float) -> bytes | None:
+        return self.way.receive_data(data, now)
+
+    def answers(self, ping: bytes, now: float) -> bytes | None:
+        return self.says(frame(PONG, parse(ping)[0].payload), now)
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return Peer()
+
+
+# When -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_ping_is_due_after_silence(peer: Peer) -> None:
+    assert peer.beat.next_timeout() == 120
+    assert peer.beat.handle_timeout(119.9, 0) is Beat.NOTHING
+    assert peer.beat.handle_timeout(120, 0) is Beat.PING
+
+
+def test_any_byte_puts_it_off(peer: Peer) -> None:
+    peer.says(b"\x81", 115)
+    assert peer.beat.next_timeout() == 135
+    assert peer.beat.handle_timeout(120, 0) is Beat.NOTHING
+
+
+def test_a_peer_that_rested_begins_anew(peer: Peer) -> None:
+    peer.beat.rest(119)
+    assert peer.beat.next_timeout() == 139
+
+
+def test_after_a_pong_the_next_is_due_an_interval_later(peer: Peer) -> None:
+    peer.answers(peer.beat.ping(120), 121)
+    assert peer.beat.next_timeout() == 141
+
+
+def test_a_ping_that_has_to_wait_is_asked_for_once(peer: Peer) -> None:
+    peer.beat.want(120)
+    assert [peer.beat.handle_timeout(now, 0) for now in (124, 128, 132, 200)] == [Beat.NOTHING] * 4
+    peer.beat.ping(200)
+    assert peer.beat.next_timeout() == 204
+
+
+# Ping and Pong --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_ping_is_masked_only_where_it_has_to_be(*, masked: bool) -> None:
+    (ping,) = parse(Peer(masked=masked).beat.ping(120))
+    assert (ping.first, ping.masked, len(ping.payload)) == (0x89, masked, 8)
+
+
+def test_its_pong_is_swallowed_and_timed(peer: Peer) -> None:
+    assert peer.answers(peer.beat.ping(120), 120.25) == b""
+    assert list(peer.beat.round_trips) == peer.observed == [0.25]
+
+
+def test_the_pong_is_swallowed_once(peer: Peer) -> None:
+    ping = peer.beat.ping(120)
+    peer.answers(ping, 121)
+    again = frame(PONG, parse(ping)[0].payload)
+    assert peer.says(again, 122) == again
+
+
+def test_a_late_pong_is_swallowed_after_the_next_ping(peer: Peer) -> None:
+    first, second = peer.beat.ping(120), peer.beat.ping(150)
+    assert peer.answers(first, 151) == b""
+    assert peer.answers(second, 152) == b""
+    assert peer.observed == [2.0]
+
+
+def test_one_pong_for_the_latest_answers_all(peer: Peer) -> None:
+    first, second = peer.beat.ping(120), peer.beat.ping(150)
+    assert peer.answers(second, 151) == b""
+    assert peer.answers(first, 152) != b""
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x01\x02\x03\x04", b"\x01\x02\x03\x04\0\0\0\x02", b"\0\0\0\0\0\0\0\x01"])
+def test_pongs_of_others_pass(peer: Peer, payload: bytes) -> None:
+    peer.beat.ping(120)
+    pong = frame(PONG, payload)
+    assert peer.says(pong, 121) == pong
+
+
+def test_only_the_latest_round_trips_are_kept(peer: Peer) -> None:
+    for number in range(200):
+        peer.answers(peer.beat.ping(1000 * number), 1000 * number + number)
+    assert sorted(peer.beat.round_trips) == list(range(136, 200))
+    assert len(peer.observed) == 200
+
+
+# Dead -----------------------------------------------------------------------------------------------------------------
+
+
+def lives_until(peer: Peer, unsent: list[int]) -> float:
+    """When it is given up, while this many bytes wait for it at each look."""
+    for waiting in unsent:
+        now = peer.beat.next_timeout()
+        if peer.beat.handle_timeout(now, waiting) is Beat.DEAD:
+            return now
+    return float("inf")
+
+
+def test_silence_after_a_ping_is_death(peer: Peer) -> None:
+    peer.beat.ping(120)
+    assert lives_until(peer, [0, 0]) == 128
+
+
+def test_any_byte_after_a_ping_is_life(peer: Peer) -> None:
+    peer.beat.ping(120)
+    peer.says(frame(TEXT, b"busy"), 127)
+    assert peer.beat.handle_timeout(128, 0) is Beat.NOTHING
+    assert peer.beat.next_timeout() == 147
+
+
+def test_a_byte_in_the_moment_of_the_ping_is_life(peer: Peer) -> None:
+    peer.beat.ping(120)
+    peer.says(frame(TEXT, b"busy"), 120)
+    assert peer.beat.next_timeout() == 140
+
+
+def test_a_peer_that_takes_none_of_what_stands_before_the_ping_is_dead_in_time(peer: Peer) -> None:
+    peer.beat.ping(120)
+    assert lives_until(peer, [5000, 5000]) == 128
+
+
+def test_a_peer_that_still_takes_what_stands_before_the_ping_is_alive_as_long_as_it_does(peer: Peer) -> None:
+    peer.beat.ping(120)
+    assert lives_until(peer, [5000, 4000, 3000, 3000]) == 136
+
+
+def test_a_peer_that_rested_after_its_ping_has_to_be_asked_again(peer: Peer) -> None:
+    peer.beat.ping(120)
+    peer.beat.rest(127)
+    assert peer.beat.handle_timeout(128, 0) is Beat.NOTHING
+    assert peer.beat.next_timeout() == 147

@@ -1,0 +1,46 @@
+"""The gateway's tunnel without a loop: nginx's own or another, fed as the shell feeds it."""
+
+import dataclasses
+from typing import Any
+
+from gateway.ws.endings import Side
+from gateway.ws.limits import Limits
+from gateway.ws.tunnel import Tunnel
+from tests.support.websocket_frames import parse
+
+__all__ = ["BACKEND", "CLIENT", "NOTHING", "farewells", "opened", "receive"]
+
+CLIENT, BACKEND = Side.CLIENT, Side.BACKEND
+NOTHING = {CLIENT: 0, BACKEND: 0}
+NGINX = Limits(
+    proxy_read_timeout=20,
+    proxy_send_timeout=10,
+    send_timeout=8,
+    client_heartbeat=None,
+    upstream_heartbeat=None,
+    heartbeat_timeout=4,
+    close_frames=False,
+    close_timeout=3,
+    max_frame_size=1000,
+)
+
+
+def opened(**changes: Any) -> Tunnel:
+    """A tunnel at 100; nginx's own but for `changes`."""
+    return Tunnel(dataclasses.replace(NGINX, **changes), now=100, randbytes=bytes)
+
+
+def receive(tunnel: Tunnel, side: Side, data: bytes, now: float) -> None:
+    """Bytes from this side; what they set free is in `data_to_send`, and all else passes."""
+    if tunnel.way(side).receive_data(data, now) is None:
+        tunnel.frames_received(side, now)
+
+
+def farewells(tunnel: Tunnel) -> dict[Side, tuple[int, str]]:
+    """The Close frames that it sends now, each masked as it has to be."""
+    told = {}
+    for side, data in tunnel.data_to_send():
+        (sent,) = parse(data)
+        assert sent.masked is (side is BACKEND)
+        told[side] = sent.close
+    return told
