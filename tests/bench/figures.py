@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from tests.bench.peers.base import Relaying
 from tests.bench.processes import Child
@@ -41,6 +41,8 @@ class Rig:
 
     load: Child
     backend: Child
+    cores: Collection[int]
+    """A peer's; the load and the backend have the others."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

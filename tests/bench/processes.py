@@ -9,13 +9,13 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.bench.usage import tree
 
-__all__ = ["Child", "child", "commands", "environment", "free_port", "raise_file_limit", "spawned"]
+__all__ = ["Child", "child", "commands", "environment", "free_port", "on_cores", "raise_file_limit", "spawned"]
 
 ROOT = Path(__file__).parents[2]
 _START_SECONDS = 30.0
@@ -44,6 +44,17 @@ def raise_file_limit(wanted: int) -> int:
     return soft
 
 
+@contextlib.contextmanager
+def on_cores(cores: Collection[int]) -> Iterator[None]:
+    """What is started meanwhile, all threads of it, stays on these cores; none means any."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def environment() -> dict[str, str]:
     """This one, without options and keys of whoever measures, and with the packages of this checkout."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
@@ -51,11 +62,11 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def spawned(command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
+async def spawned(command: Sequence[str], folder: Path, *, cores: Collection[int] = ()) -> AsyncIterator[Process]:
     """A program at work in `folder`; what it prints is in `output` there."""
-    with (folder / "output").open("ab") as output:
+    with (folder / "output").open("ab") as output, on_cores(cores):
         process = await asyncio.create_subprocess_exec(
-            *command, cwd=folder, stdin=DEVNULL, stdout=output, stderr=output, env=env or environment()
+            *command, cwd=folder, stdin=DEVNULL, stdout=output, stderr=output, env=environment()
         )
     try:
         yield process
@@ -90,11 +101,12 @@ class Child:
 
 
 @contextlib.asynccontextmanager
-async def child(module: str, *arguments: str) -> AsyncIterator[Child]:
+async def child(module: str, *arguments: str, cores: Collection[int] = ()) -> AsyncIterator[Child]:
     """`python -m module`, which begins with its port and goes on with `commands`. It ends when this process does."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *arguments, stdin=PIPE, stdout=PIPE, env=environment()
-    )
+    with on_cores(cores):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module, *arguments, stdin=PIPE, stdout=PIPE, env=environment()
+        )
     try:
         started = Child(process)
         started.port = await started.answer(_START_SECONDS)

@@ -1,8 +1,8 @@
 """What a tunnel costs, beside other programs that relay WebSockets: `python -m tests.bench tunnel [--quick]`.
 
-All run on one machine at the same time and are measured in turn, round after round, so that what else happens there
-meets each of them; the medians are printed. CPU and memory are the operating system's count for the peer's processes,
-never the clock's.
+All run on one machine at the same time, on one core of it, and are measured in turn, round after round, so that what
+else happens there meets each of them; the medians are printed. Both ends of the sockets are on the other cores. CPU and
+memory are the operating system's count for the peer's processes, never the clock's.
 """
 
 import argparse
@@ -54,8 +54,9 @@ async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
         scale = dataclasses.replace(scale, idle=min(scale.idle, most), tunnels=min(scale.tunnels, most))
     with tempfile.TemporaryDirectory(prefix="moorline-bench-") as name:
         folder = Path(name)
-        async with child("tests.bench.echo") as backend, child("tests.bench.load") as load:
-            rig = Rig(load, backend)
+        ours, theirs = _cores()
+        async with child("tests.bench.echo", cores=ours) as backend, child("tests.bench.load", cores=ours) as load:
+            rig = Rig(load, backend, theirs)
             async with _all_relaying(peers, folder, rig, results) as at_work:
                 for figure in FIGURES:
                     await _in_turn(figure, rig, at_work, scale, results)
@@ -65,6 +66,15 @@ async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
             await _alone(IDLE_CPU, with_heartbeats(scale.heartbeat), folder / "idle", rig, scale, results)
         await _workers(folder, scale, results)
     return results
+
+
+def _cores() -> tuple[set[int], set[int]]:
+    """Those of the load and the backend, and the one of the peers, where there is more than one.
+
+    A peer that is moved from core to core, or that has to wait for one, pays for what the system does.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    return (set(cores[:-1]), {cores[-1]}) if len(cores) > 1 else (set(), set())
 
 
 async def _in_turn(figure: Figure, rig: Rig, at_work: Sequence[Relaying], scale: Scale, results: Results) -> None:
@@ -81,7 +91,7 @@ async def _alone(figure: Figure, peer: Peer, folder: Path, rig: Rig, scale: Scal
     """With a process of its own, which has done nothing else before."""
     print(f"measuring: {figure.rows[0]} of {peer.name}", file=sys.stderr)
     try:
-        async with relaying(peer, folder, rig.backend.port) as started:
+        async with relaying(peer, folder, rig.backend.port, cores=rig.cores) as started:
             results.add(figure, peer.name, [await figure.measure(rig, started, scale)])
     except Missing as missing:
         results.missing[f"{figure.rows[0]} of {peer.name}"] = str(missing)
@@ -108,7 +118,8 @@ async def _all_relaying(
         started = []
         for peer in peers:
             try:
-                started.append(await stack.enter_async_context(relaying(peer, folder / peer.name, rig.backend.port)))
+                relay = relaying(peer, folder / peer.name, rig.backend.port, cores=rig.cores)
+                started.append(await stack.enter_async_context(relay))
             except Missing as missing:
                 results.missing[peer.name] = str(missing)
         yield started

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import resource
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 from tests.bench.processes import free_port, spawned
@@ -46,7 +46,9 @@ class Relaying:
 
 
 @contextlib.asynccontextmanager
-async def relaying(peer: Peer, folder: Path, backend_port: int) -> AsyncIterator[Relaying]:
+async def relaying(
+    peer: Peer, folder: Path, backend_port: int, *, cores: Collection[int] = ()
+) -> AsyncIterator[Relaying]:
     """Start it in `folder` and wait until a handshake passes.
 
     Raises:
@@ -54,7 +56,7 @@ async def relaying(peer: Peer, folder: Path, backend_port: int) -> AsyncIterator
     """
     os.makedirs(folder)
     port = free_port()
-    async with spawned(await peer.command(folder, port, backend_port), folder) as process:
+    async with spawned(await peer.command(folder, port, backend_port), folder, cores=cores) as process:
         await _ready(peer, process, port, folder)
         yield Relaying(peer.name, port, process.pid)
 
