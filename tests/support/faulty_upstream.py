@@ -82,6 +82,13 @@ class Peer:
             await self.send(data[start : start + size])
             await asyncio.sleep(0)
 
+    def send_now(self, data: bytes) -> int:
+        """Send what the kernel takes at once; how much that is."""
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+
     async def head(self) -> bytes:
         """Up to and with the empty line."""
         while b"\r\n\r\n" not in self._unread:
@@ -111,6 +118,16 @@ class Peer:
         while part := await self._receive():
             parts.append(part)
         return b"".join(parts)
+
+    async def end(self) -> tuple[bytes, str]:
+        """What comes up to the end, and how that comes: `FIN` or `RST`."""
+        data, self._unread = bytearray(self._unread), b""
+        try:
+            while part := await self._receive():
+                data += part
+        except ConnectionError:
+            return bytes(data), "RST"
+        return bytes(data), "FIN"
 
     async def ended(self) -> bool:
         """Wait for the other end's end, in whatever way it comes."""

@@ -1,0 +1,131 @@
+"""The two that are compared, each as one process: nginx with a server for each row, and a gateway for each row."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.differential.stage import Row
+from tests.support.needs import program
+
+__all__ = ["DEFAULTS", "PROFILE", "gateways", "nginx"]
+
+PROFILE: Mapping[str, Any] = {
+    "close_frames": False,
+    "client_heartbeat": None,
+    "upstream_heartbeat": None,
+    "connect_retry": None,
+    "max_frame_size": None,
+    "handshake_timeout": None,
+}
+"""nginx's own behaviour."""
+DEFAULTS: Mapping[str, Any] = {"client_heartbeat": None, "upstream_heartbeat": None}
+"""The gateway's. A Ping is an event and would set nginx's timers anew: a test of the instants has to do without."""
+
+_ROOT = Path(__file__).parents[2]
+_STOP_SECONDS = 10.0
+
+_MAIN = """
+{user}
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 4096; }}
+http {{
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    access_log off;
+    server_tokens off;
+    proxy_http_version 1.1;
+    # As in most guides; the product's own configuration in nginx/ passes $http_host on.
+    proxy_set_header Host $host;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Connection upgrade;
+    proxy_set_header X-Real-IP $remote_addr;
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    {servers}
+}}
+"""
+_SERVER = """
+    server {{
+        listen 127.0.0.1:{port};
+        {timers}
+        location /ws/ {{ proxy_pass http://127.0.0.1:{upstream}; }}
+    }}
+"""
+
+
+@contextlib.asynccontextmanager
+async def nginx(folder: Path, rows: Sequence[tuple[Row, int]]) -> AsyncIterator[list[int]]:
+    """Run it in an empty folder with a server for each row and the port of its backend; the servers' ports."""
+    with contextlib.ExitStack() as stack:
+        # nginx takes listeners over from whoever starts it, so the ports are ours from the start.
+        sockets = [stack.enter_context(_listener()) for _ in rows]
+        ports = [each.getsockname()[1] for each in sockets]
+        servers = "".join(
+            _SERVER.format(port=port, upstream=upstream, timers=_directives(row.options))
+            for (row, upstream), port in zip(rows, ports, strict=True)
+        )
+        user = "user root;" if os.geteuid() == 0 else ""
+        (folder / "nginx.conf").write_text(_MAIN.format(user=user, folder=folder, servers=servers))
+        inherited = [each.fileno() for each in sockets]
+        log = stack.enter_context((folder / "error.log").open("ab"))
+        process = await asyncio.create_subprocess_exec(
+            *(program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")),
+            *("-g", "daemon off;"),
+            env={**os.environ, "NGINX": "".join(f"{number};" for number in inherited)},
+            pass_fds=inherited,
+            stdin=DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield ports
+    finally:
+        process.terminate()
+        await _ended(process)
+        assert "[emerg]" not in (said := (folder / "error.log").read_text()), said
+
+
+@contextlib.asynccontextmanager
+async def gateways(rows: Sequence[tuple[Row, int]], profile: Mapping[str, Any]) -> AsyncIterator[list[int]]:
+    """The same with gateways, started by `tests.differential.gateways`."""
+    options = [{**row.options, **profile, "upstream": [f"http://127.0.0.1:{upstream}"]} for row, upstream in rows]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.differential.gateways"), cwd=_ROOT, stdin=PIPE, stdout=PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(options).encode() + b"\n")
+        yield json.loads(await process.stdout.readline())
+    finally:
+        process.stdin.close()
+        await _ended(process)
+
+
+async def _ended(process: Process) -> None:
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _directives(options: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {round(seconds * 1000)}ms;" for name, seconds in options.items())
+
+
+def _listener() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    listener.setblocking(False)
+    return listener
