@@ -40,15 +40,16 @@ class Heartbeat:
         "_nonce",
         "_observe",
         "_randbytes",
+        "_seen_at",
         "_sent",
         "_sent_at",
         "_since",
         "_timeout",
         "_unsent",
-        "_wanted_at",
+        "_wanted",
         "_way",
         "round_trips",
-    )  # fmt: skip
+    )
 
     def __init__(
         self,
@@ -71,7 +72,8 @@ class Heartbeat:
         self._nonce = b""
         self._sent = self._answered = 0
         self._sent_at = -math.inf
-        self._wanted_at: float | None = None
+        self._seen_at = way.last
+        self._wanted = False
         self._look_at = 0.0
         self._unsent: int | None = None
         self._since = way.last
@@ -80,9 +82,10 @@ class Heartbeat:
 
     def next_timeout(self) -> float:
         """When to call `handle_timeout`; any byte may put it off."""
-        if self._wanted_at is not None:
-            return self._wanted_at + self._timeout / 2
-        return self._look_at if self._waits() else self._heard() + self._interval
+        if self._wanted or self._waits():
+            # A Pong, which sets no timer, may make the next Ping due before the look.
+            return min(self._look_at, self._seen_at + self._interval)
+        return self._heard() + self._interval
 
     def handle_timeout(self, now: float, unsent: int) -> Beat:
         """`unsent` is how many bytes wait for the peer, in the kernel, too.
@@ -91,13 +94,14 @@ class Heartbeat:
         """
         if now < self.next_timeout():
             return Beat.NOTHING
-        if self._wanted_at is not None:
-            self._wanted_at = now
+        self._seen_at = now
+        if self._wanted:
+            self._look_at = now + self._timeout / 2
         elif not self._waits():
             return Beat.PING
-        elif self._unsent is not None and unsent >= self._unsent:
-            return Beat.DEAD
-        else:
+        elif now >= self._look_at:
+            if self._unsent is not None and unsent >= self._unsent:
+                return Beat.DEAD
             self._look_at = (self._look_at if self._unsent is None else now) + self._timeout / 2
             self._unsent = unsent
         return Beat.NOTHING
@@ -110,14 +114,17 @@ class Heartbeat:
 
     def want(self, now: float) -> None:
         """No Ping can be sent at the moment; it will be."""
-        self._wanted_at = now
+        self._wanted = True
+        self._seen_at = now
+        self._look_at = now + self._timeout / 2
 
     def ping(self, now: float) -> bytes:
         """The next Ping, which is sent now."""
         # Not to be taken for the Pong of anybody else's Ping: a gateway behind this one, say.
         self._nonce = self._nonce or self._randbytes(_NONCE)
         self._sent += 1
-        self._sent_at, self._wanted_at = now, None
+        self._sent_at = self._seen_at = now
+        self._wanted = False
         self._look_at, self._unsent = now + self._timeout / 2, None
         self._way.awaits = self.pong
         payload = self._nonce + self._sent.to_bytes(_NUMBER, "big")

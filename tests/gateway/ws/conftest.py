@@ -80,6 +80,13 @@ async def upstream() -> AsyncIterator[Upstream]:
         yield listening
 
 
+async def ended(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> str:
+    """What is said in the log of the only tunnel, at level info."""
+    await gateway.has(0)
+    (line,) = [message for message in caplog.messages if message.startswith("a socket ended: ")]
+    return line.removeprefix("a socket ended: ")
+
+
 @contextlib.asynccontextmanager
 async def tunnel(
     gateway: Gateway, upstream: Upstream, *, receive_buffer: int | None = None

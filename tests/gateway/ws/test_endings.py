@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 
 from gateway import server
 from gateway.settings import Settings
-from tests.gateway.ws.conftest import Gateway, Start, tunnel
+from tests.gateway.ws.conftest import Gateway, Start, ended, tunnel
 from tests.support.faulty_upstream import HANDSHAKE, STEP, SWITCH, Peer, Upstream, dial
 
 # nginx's own behaviour: nothing is said, and nobody is asked.
@@ -31,9 +31,7 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
 
 async def outcome(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> str:
     """`by=… reason=…` of the only tunnel."""
-    await gateway.has(0)
-    (line,) = [message for message in caplog.messages if message.startswith("a socket ended: ")]
-    return line.removeprefix("a socket ended: ").partition(" code=")[0]
+    return (await ended(gateway, caplog)).partition(" code=")[0]
 
 
 # By a peer ------------------------------------------------------------------------------------------------------------

@@ -146,6 +146,16 @@ def test_a_byte_in_the_moment_of_the_ping_is_life(peer: Peer) -> None:
     assert peer.beat.next_timeout() == 140
 
 
+def test_a_pong_before_the_look_leaves_the_next_ping_in_time(peer: Peer) -> None:
+    quick = Heartbeat(peer.way, interval=1, timeout=8, masked=False, randbytes=bytes)
+    peer.answers(quick.ping(101), 101.5)
+    assert quick.next_timeout() == 102.5
+    quick.ping(102.5)
+    assert quick.next_timeout() == 103.5
+    assert quick.handle_timeout(103.5, 0) is Beat.NOTHING
+    assert quick.next_timeout() == 104.5
+
+
 def test_a_peer_that_takes_none_of_what_stands_before_the_ping_is_dead_in_time(peer: Peer) -> None:
     peer.beat.ping(120)
     assert lives_until(peer, [5000, 5000]) == 128
