@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.differential.stage import Row
+from tests.differential.table import Row
 from tests.support.needs import program
 
 __all__ = ["DEFAULTS", "PROFILE", "gateways", "nginx"]
@@ -36,7 +36,8 @@ _MAIN = """
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
-events {{ worker_connections 4096; }}
+{main}
+events {{ worker_connections {connections}; }}
 http {{
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
@@ -65,7 +66,9 @@ _SERVER = """
 
 
 @contextlib.asynccontextmanager
-async def nginx(folder: Path, rows: Sequence[tuple[Row, int]]) -> AsyncIterator[list[int]]:
+async def nginx(
+    folder: Path, rows: Sequence[tuple[Row[Any], int]], *, main: str = "", connections: int = 4096
+) -> AsyncIterator[tuple[Process, list[int]]]:
     """Run it in an empty folder with a server for each row and the port of its backend; the servers' ports."""
     with contextlib.ExitStack() as stack:
         # nginx takes listeners over from whoever starts it, so the ports are ours from the start.
@@ -76,7 +79,9 @@ async def nginx(folder: Path, rows: Sequence[tuple[Row, int]]) -> AsyncIterator[
             for (row, upstream), port in zip(rows, ports, strict=True)
         )
         user = "user root;" if os.geteuid() == 0 else ""
-        (folder / "nginx.conf").write_text(_MAIN.format(user=user, folder=folder, servers=servers))
+        (folder / "nginx.conf").write_text(
+            _MAIN.format(user=user, main=main, connections=connections, folder=folder, servers=servers)
+        )
         inherited = [each.fileno() for each in sockets]
         log = stack.enter_context((folder / "error.log").open("ab"))
         process = await asyncio.create_subprocess_exec(
@@ -89,15 +94,16 @@ async def nginx(folder: Path, rows: Sequence[tuple[Row, int]]) -> AsyncIterator[
             stderr=log,
         )
     try:
-        yield ports
+        yield process, ports
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await _ended(process)
         assert "[emerg]" not in (said := (folder / "error.log").read_text()), said
 
 
 @contextlib.asynccontextmanager
-async def gateways(rows: Sequence[tuple[Row, int]], profile: Mapping[str, Any]) -> AsyncIterator[list[int]]:
+async def gateways(rows: Sequence[tuple[Row[Any], int]], profile: Mapping[str, Any]) -> AsyncIterator[list[int]]:
     """The same with gateways, started by `tests.differential.gateways`."""
     options = [{**row.options, **profile, "upstream": [f"http://127.0.0.1:{upstream}"]} for row, upstream in rows]
     process = await asyncio.create_subprocess_exec(

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 
 from tests.differential.frames import TEXT, frame, words
-from tests.differential.stage import SPLIT, Answer, Stage, table
+from tests.differential.stage import Answer, Stage
+from tests.differential.table import SPLIT, table
 from tests.support.faulty_upstream import HANDSHAKE, SWITCH, handshake
 
 __all__ = ["ROWS"]
 
-ROWS, row = table()
+ROWS, row = table(Stage)
 
 _COMPRESSED = frame(TEXT, b"\xca\xc9\xc9\x07\x00", masked=False, first=0xC0)
 

@@ -3,11 +3,12 @@
 import asyncio
 
 from tests.differential.frames import BULK_DOWN, BULK_UP, TEXT, close, frame, words
-from tests.differential.stage import Stage, table
+from tests.differential.stage import Stage
+from tests.differential.table import table
 
 __all__ = ["ROWS"]
 
-ROWS, row = table()
+ROWS, row = table(Stage)
 
 _QUESTION = frame(TEXT, b"why?", masked=True)
 _ANSWER = frame(TEXT, b"because", masked=False)

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import socket
 
-from tests.differential.stage import SPLIT, Stage, table
+from tests.differential.stage import Stage
+from tests.differential.table import SPLIT, table
 from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Peer, handshake
 
 __all__ = ["ROWS"]
 
-ROWS, row = table()
+ROWS, row = table(Stage)
 
 _BAD = {"client": "502 @0.0", "again": "502"}
 _LATE = {"client": "504 @2.0", "backend": "FIN"}
@@ -200,7 +201,7 @@ async def client_header_timeout(stage: Stage) -> None:
         with contextlib.suppress(ConnectionError):
             for byte in HANDSHAKE[:60]:
                 await client.send(bytes([byte]))
-                await asyncio.sleep(0.1)  # its pace
+                await asyncio.sleep(0.3)  # its pace, and no byte at the very end
 
     stage.aside(dribble())
     await stage.ends(client=client)

@@ -1,11 +1,12 @@
 """Rows of what passes an open tunnel: everything, as it is and at once."""
 
 from tests.differential.frames import BINARY, CLOSE, PING, PONG, TEXT, frame, words
-from tests.differential.stage import Stage, table
+from tests.differential.stage import Stage
+from tests.differential.table import table
 
 __all__ = ["ROWS"]
 
-ROWS, row = table()
+ROWS, row = table(Stage)
 
 _HUGE = bytes(range(256)) * (16 << 12)
 _DOWN = frame(BINARY, _HUGE, masked=False)

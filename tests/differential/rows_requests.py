@@ -3,12 +3,13 @@
 import asyncio
 
 from tests.differential.frames import TEXT, frame, words
-from tests.differential.stage import Stage, table
+from tests.differential.stage import Stage
+from tests.differential.table import table
 from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Peer, handshake
 
 __all__ = ["ROWS"]
 
-ROWS, row = table()
+ROWS, row = table(Stage)
 
 _FRAME = frame(TEXT, b"early", masked=True)
 _TARGETS = (

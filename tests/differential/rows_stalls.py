@@ -3,11 +3,12 @@
 import asyncio
 
 from tests.differential.frames import BULK_DOWN, BULK_UP, PING, frame
-from tests.differential.stage import SPLIT, Stage, table
+from tests.differential.stage import Stage
+from tests.differential.table import SPLIT, table
 
 __all__ = ["ROWS"]
 
-ROWS, row = table()
+ROWS, row = table(Stage)
 
 _PING = frame(PING, b"", masked=True)
 _PONG_DOWN = frame(PING, b"", masked=False)

@@ -1,88 +1,21 @@
-"""Where a row is played: a client and a backend in the test's hand, a proxy between them, a record of what is seen.
-
-A row is a function and the record that is expected of nginx; what the gateway does otherwise on purpose stands beside
-it. `"FIN @2.0"` is a FIN two seconds after the last `mark`; without `@` the instant does not matter.
-"""
+"""Where a row is played: a client and a backend in the test's hand, a proxy between them, a record of what is seen."""
 
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Self
 
 from tests.differential.frames import words
+from tests.differential.table import Record, Seen
 from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Peer, Upstream, dial
 
-__all__ = ["SPLIT", "TIMERS", "Answer", "Backend", "Record", "Row", "Seen", "Stage", "table"]
-
-TIMERS: Mapping[str, float] = {
-    "proxy_connect_timeout": 2.0,
-    "proxy_read_timeout": 2.0,
-    "proxy_send_timeout": 2.0,
-    "send_timeout": 4.0,
-    "client_header_timeout": 2.0,
-    "client_body_timeout": 2.0,
-}
-"""nginx's directives and the gateway's options alike."""
-SPLIT: Mapping[str, float] = {"proxy_read_timeout": 6.0}
-"""Tells what `proxy_read_timeout` ends from what `proxy_send_timeout` does."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Seen:
-    text: str
-    at: float
-
-    def __str__(self) -> str:
-        return f"{self.text} @{self.at:.2f}"
-
-
-Record = dict[str, Seen]
-Play = Callable[["Stage"], Awaitable[None]]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Row:
-    """What is played, and what is to be seen."""
-
-    name: str
-    play: Play
-    nginx: Mapping[str, str]
-    gateway: Mapping[str, str | None]
-    """What differs in the gateway, on purpose; None is not seen there at all."""
-    truthful: Mapping[str, str | None]
-    """What differs beyond that with the defaults: the endings."""
-    options: Mapping[str, float]
-    listening: bool
-    """Whether the backend is there from the start."""
-
+__all__ = ["Answer", "Backend", "Stage"]
 
 # Longer than anything takes that is not a stall.
 _STALLED = 0.3
 # Of a flood: 13 MB in a second.
 _PACE = 0.005
-
-
-def table() -> tuple[list[Row], Callable[..., Callable[[Play], Play]]]:
-    """An empty list of rows, and the decorator that adds one."""
-    rows: list[Row] = []
-
-    def row(
-        name: str,
-        nginx: Mapping[str, str],
-        *,
-        gateway: Mapping[str, str | None] | None = None,
-        truthful: Mapping[str, str | None] | None = None,
-        options: Mapping[str, float] | None = None,
-        listening: bool = True,
-    ) -> Callable[[Play], Play]:
-        def add(play: Play) -> Play:
-            rows.append(Row(name, play, nginx, gateway or {}, truthful or {}, {**TIMERS, **(options or {})}, listening))
-            return play
-
-        return add
-
-    return rows, row
 
 
 class Backend(Upstream):
@@ -133,10 +66,10 @@ class Stage:
         self._held = contextlib.AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def play(self, play: Play) -> Record:
+    async def play(self, play: Callable[[], Awaitable[None]]) -> Record:
         """Everything that was seen; what the play itself broke on belongs to it."""
         try:
-            await play(self)
+            await play()
         except (OSError, EOFError, TimeoutError) as error:
             self.see("broke", f"{type(error).__name__} {error}")
         finally:
