@@ -10,7 +10,12 @@ const NOTICE_TIME = 8_000;
 /** "in 0 s" helps nobody. */
 const COUNTED = 1_000;
 
-const STATUS = { connecting: 'Connecting', connected: 'Connected', reconnecting: 'Reconnecting', disconnected: 'Disconnected' };
+const STATUS = {
+  connecting: 'Connecting',
+  connected: 'Connected',
+  reconnecting: 'Reconnecting',
+  disconnected: 'Disconnected',
+};
 
 /** @template {HTMLElement} [T=HTMLElement] @param {string} id @returns {T} */
 const find = (id) => /** @type {T} */ (document.getElementById(id));
@@ -57,41 +62,51 @@ function open(sessionId) {
 // Drawing -------------------------------------------------------------------------------------------------------------
 
 function showState() {
-  const { status, retryAt, final, reason, transport, scripted } = client.state;
+  const { status, retryAt, final, reason, transport, offline, scripted } = client.state;
   find('scripted').hidden = !scripted;
   find('status').dataset.status = status;
   const text = find('status-text');
   // A live region speaks at each change: the word changes seldom, the countdown beside it is for the eye.
-  if (text.textContent !== STATUS[status]) text.textContent = STATUS[status];
+  const word = offline && status !== 'connected' ? 'Offline' : STATUS[status];
+  if (text.textContent !== word) text.textContent = word;
   find('status').title = transport === 'polling' ? 'Connected without a WebSocket' : '';
   if (final) notify(reason, Infinity);
   countDown(retryAt);
+  draw();
 }
 
 /** @param {number | null} retryAt */
 function countDown(retryAt) {
-  const { status } = client.state;
+  const { status, offline } = client.state;
   const left = (retryAt ?? 0) - Date.now();
   const counting = left >= COUNTED && status !== 'connected';
-  const when = counting ? ` in ${Math.round(left / 1000)} s` : status === 'reconnecting' ? '…' : '';
-  find('status-detail').textContent = status === 'disconnected' && counting ? `, next try${when}` : when;
+  const goesOn = status === 'reconnecting' && !offline;
+  const when = counting ? ` in ${Math.round(left / 1000)} s` : goesOn ? '…' : '';
+  find('status-detail').textContent = counting && !goesOn ? `, next try${when}` : when;
 }
 
 function draw() {
   const atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_END;
   const { rows, runId, earlier } = client.transcript;
   const last = rows.at(-1);
-  const retry = runId ? null : (/** @type {string} */ id) => client.retry(id);
-  const bubbles = rows.map((row) => rowBubble(row, row === last ? retry : null));
+  const bubbles = rows.map((row) => rowBubble(row, row === last && !runId ? retry(row.runId) : null));
   const unsent = client.unsent.map((entry) => unsentBubble(entry, unsentNote(entry), unsentActions(entry)));
   if (client.unsent.some((entry) => entry.clientMsgId === client.sending || entry.acked)) unsent.push(thinking());
   find('empty').hidden = bubbles.length + unsent.length > 0 || client.state.status !== 'connected';
   find('earlier').hidden = !earlier;
   find('stop').hidden = !runId;
+  find('stop').textContent = runId && client.stopping === runId ? 'Stopping' : 'Stop';
   // While an answer grows the log is busy: a screen reader reads it once, whole, instead of word by word.
   find('log').setAttribute('aria-busy', String(Boolean(runId)));
   list.draw([...bubbles, ...unsent]);
   if (atEnd) scroller.scrollTop = scroller.scrollHeight;
+}
+
+/** @param {string | undefined} runId @returns {import('./view.js').Action | string | null} what to offer, or to say */
+function retry(runId) {
+  if (!runId) return null;
+  if (!client.retrying(runId)) return { label: 'Try again', act: () => client.retry(runId) };
+  return client.state.status === 'connected' ? 'Trying again' : 'It is tried again when the connection is back.';
 }
 
 /** Before the server has said so: it got the message within milliseconds, or the status says otherwise. */
@@ -103,6 +118,7 @@ function thinking() {
 function unsentNote(entry) {
   if (entry.failed) return `Not sent. ${plainWords(entry.failed)}`;
   if (entry.acked || entry.clientMsgId === client.sending) return '';
+  if (entry.deferred) return `Not sent yet. ${plainWords(entry.deferred)}`;
   if (client.state.status === 'connected') return 'Waiting for the answer above';
   return client.state.final ? 'Not sent' : 'Not sent yet. It goes out when the connection is back.';
 }

@@ -7,60 +7,70 @@
  *     client.connect();
  *     client.send('Hello');              // before, during or after an outage: it is kept until the server has it
  *
- * How a frame travels: `#dial` opens a socket and says hello with the transcript's position; `#receive` folds what
- * follows into the transcript (transcript.js) and reconnects when something was missed; `#lost` asks reconnect.js whether
- * and when to come back; sender.js sends what outbox.js keeps.
+ * How a frame travels: connection.js has it from a socket (socket.js) or a poll (polling.js) and hands it to
+ * `#receive`, which folds it into the transcript (transcript.js). Where something was missed, the connection asks for
+ * it. The other way, sender.js sends what outbox.js keeps.
  *
- * Events: `state`, `change`, and `refused` (detail: {code, message}) for a command that no message of ours stands for.
+ * `transcript`, `state` and `unsent` are new objects at each change and the same ones otherwise. Events: `state`,
+ * `change`, and `refused` (detail: {code, message}) for a command that no message of ours stands for.
  *
  * @typedef {import('./transcript.js').Transcript} Transcript
  * @typedef {import('./transcript.js').ServerEvent} ServerEvent
  * @typedef {import('./outbox.js').Entry} Entry
- * @typedef {'connecting' | 'connected' | 'reconnecting' | 'disconnected'} Status
- * @typedef {{status: Status, transport: 'socket' | 'polling' | null, retryAt: number | null, reason: string,
- *   final: boolean, scripted: boolean}} State `retryAt`: when the next try starts (Date.now()); `final`: only `connect()`
- *   tries again; `scripted`: the server has no model, a script answers
+ * @typedef {import('./connection.js').State} State
+ * @typedef {import('./connection.js').Status} Status
  */
+import { Connection } from './connection.js';
 import { Outbox, usableStorage, uuid } from './outbox.js';
-import { HttpError, Polling } from './polling.js';
-import { delay, finalReason, refusalReason } from './reconnect.js';
+import { Polling } from './polling.js';
 import { Sender } from './sender.js';
-import { ChatSocket } from './socket.js';
 import { EMPTY, fold, place, prepend } from './transcript.js';
 
 export { usableStorage, uuid };
 
-/** A socket that held for this long makes the next outage a new one. */
-const STABLE = 5_000;
-/** So many sockets in a row that never opened: say "disconnected", and poll. */
-const BLOCKED = 3;
 const EARLIER_ROWS = 100;
 
 export class MoorlineClient extends EventTarget {
   /** @type {Transcript} */ #transcript = EMPTY;
-  /** @type {State} */
-  #state = { status: 'connecting', transport: null, retryAt: null, reason: '', final: false, scripted: false };
-  /** @type {ChatSocket | null} */ #socket = null;
-  /** @type {AbortController} */ #life = new AbortController();
-  /** @type {AbortController | null} */ #poll = null;
-  #failures = 0;
-  #unopened = 0;
-  #reconnectAfter = 0;
-  #dialTimer = 0;
-  #url;
+  /** @type {State} */ #state = {
+    status: 'connecting',
+    transport: null,
+    retryAt: null,
+    offline: false,
+    reason: '',
+    final: false,
+    scripted: false,
+  };
+  /** Where something was missed the last time. */
+  #gapAt = -1;
+  #life = new AbortController();
   #polling;
   #outbox;
   #sender;
+  #connection;
 
-  /** @param {{patientId: string, sessionId: string, origin?: string, storage?: Storage | null}} options
-   * `storage` keeps unsent messages over a reload; null keeps them in memory alone */
-  constructor({ patientId, sessionId, origin = location.origin, storage = usableStorage() }) {
+  /** @param {{patientId: string, sessionId: string, origin?: string, storage?: Storage | null,
+   *   credentials?: RequestCredentials}} options
+   * `origin`: where the gateway is, if not where the page is; `storage` keeps unsent messages over a reload, null in
+   * memory alone; `credentials`: fetch's, for polling: with another `origin` and a sign-in by cookie, 'include' */
+  constructor({ patientId, sessionId, origin = location.origin, storage = usableStorage(), credentials }) {
     super();
     const path = [patientId, sessionId].map(encodeURIComponent).join('/').replaceAll('%3A', ':');
-    this.#url = `${origin.replace(/^http/, 'ws')}/ws/chat/${path}`;
-    this.#polling = new Polling(origin, patientId, sessionId);
+    const base = new URL(origin).origin;
+    this.#polling = new Polling(base, patientId, sessionId, credentials ?? 'same-origin');
     this.#outbox = new Outbox(sessionId, storage);
-    this.#sender = new Sender(this.#outbox, () => this.#emit('change'));
+    this.#sender = new Sender(
+      this.#outbox,
+      () => this.#emit('change'),
+      ({ code, message = '' }) => this.#emit('refused', { code, message }),
+    );
+    this.#connection = new Connection(`${base.replace(/^http/, 'ws')}/ws/chat/${path}`, this.#polling, {
+      position: () => this.#transcript,
+      up: (channel, recovered) => this.#up(channel, recovered),
+      down: () => this.#down(),
+      receive: (event) => this.#receive(event),
+      state: (change) => this.#setState(change),
+    });
   }
 
   get transcript() {
@@ -71,9 +81,9 @@ export class MoorlineClient extends EventTarget {
     return this.#state;
   }
 
-  /** Messages that the transcript does not show yet. @returns {Entry[]} */
+  /** Messages that the transcript does not show yet. */
   get unsent() {
-    return this.#outbox.entries.filter((entry) => entry.text !== undefined);
+    return this.#outbox.messages;
   }
 
   /** The message being sent right now, if any: its `clientMsgId`. */
@@ -81,35 +91,48 @@ export class MoorlineClient extends EventTarget {
     return this.#sender.inFlight;
   }
 
+  /** The run that was asked to stop and has not ended yet, if any. */
+  get stopping() {
+    return this.#sender.stopping;
+  }
+
+  /** Whether a new answer in place of this run's has been asked for and has not begun. @param {string} runId */
+  retrying(runId) {
+    return this.#outbox.retryOf(runId) !== undefined;
+  }
+
+  /** Call `listener` after each change of `transcript`, `unsent` or `state`; returns what ends it. Bound, so that it
+   * may be passed on as it is: `useSyncExternalStore(client.subscribe, () => client.transcript)`.
+   * @param {() => void} listener */
+  subscribe = (listener) => {
+    this.addEventListener('change', listener);
+    this.addEventListener('state', listener);
+    return () => {
+      this.removeEventListener('change', listener);
+      this.removeEventListener('state', listener);
+    };
+  };
+
   // What a person does ------------------------------------------------------------------------------------------------
 
   /** Connect and stay connected, until `close()` or until the server says not to come back. */
   connect() {
-    this.close();
+    this.#life.abort();
     this.#life = new AbortController();
     const { signal } = this.#life;
-    const wake = () => document.visibilityState === 'visible' && this.#wake();
-    addEventListener('online', wake, { signal });
-    addEventListener('pageshow', wake, { signal });
-    document.addEventListener('visibilitychange', wake, { signal });
-    this.#failures = this.#unopened = 0;
-    this.#setState({ status: 'connecting', retryAt: null, reason: '', final: false });
-    this.#dial();
+    addEventListener('storage', (event) => this.#outbox.heard(event) && this.#emit('change'), { signal });
+    this.#connection.start();
   }
 
   close() {
     this.#life.abort();
-    this.#poll?.abort();
-    this.#poll = null;
-    this.#sender.use(null);
-    clearTimeout(this.#dialTimer);
-    this.#socket?.drop(1000);
-    this.#socket = null;
+    this.#connection.stop();
+    this.#setState({ status: 'disconnected', transport: null, retryAt: null });
   }
 
   /** Try now instead of at `state.retryAt`. */
   reconnect() {
-    if (!this.#socket) this.#dial();
+    this.#connection.reconnect();
   }
 
   /** Send a message; it is kept until the server has committed it. @param {string} text @returns {string} its id */
@@ -119,16 +142,20 @@ export class MoorlineClient extends EventTarget {
 
   /** Ask for a new answer where one did not end well. @param {string} runId @returns {string} the command's id */
   retry(runId) {
-    return this.#enqueue({ runId });
+    // A second click wants no second answer.
+    return this.#outbox.retryOf(runId)?.clientMsgId ?? this.#enqueue({ runId });
   }
 
-  /** Stop the answer being written. @param {string} [runId] */
-  async cancel(runId = this.#transcript.runId ?? '') {
-    if (this.#socket?.ready) return this.#socket.write({ type: 'cancel', run_id: runId });
+  /** Stop the answer being written. @param {string | null} [runId] */
+  async cancel(runId = this.#transcript.runId) {
+    if (!runId) return;
+    this.#sender.stop(runId);
+    this.#emit('change');
+    if (this.#sender.open) return;
     try {
       await this.#polling.post('cancel', { run_id: runId }, this.#life.signal);
-    } catch (error) {
-      this.#emit('refused', { code: error instanceof HttpError ? error.code : 'internal', message: '' });
+    } catch {
+      // Nobody is there. It is said again when somebody is, if the answer is still being written then.
     }
   }
 
@@ -140,96 +167,59 @@ export class MoorlineClient extends EventTarget {
 
   /** Load rows from before the transcript's first. */
   async loadEarlier() {
-    const rows = await this.#polling.earlier(this.#transcript.rows[0].seq, EARLIER_ROWS);
+    const first = this.#transcript.rows[0]?.seq;
+    if (first === undefined) return;
+    const rows = await this.#polling.earlier(first, EARLIER_ROWS);
+    // A snapshot may have come meanwhile, and begin elsewhere.
+    if (this.#transcript.rows[0]?.seq !== first) return;
     this.#transcript = prepend(this.#transcript, rows, rows.length === EARLIER_ROWS);
     this.#emit('change');
   }
 
-  // Connecting --------------------------------------------------------------------------------------------------------
+  // What the connection brings ----------------------------------------------------------------------------------------
 
-  #dial() {
-    clearTimeout(this.#dialTimer);
-    const { epoch, seq } = this.#transcript;
-    const hello = { type: 'hello', v: 2, ...(epoch && { resume: { epoch, seq } }) };
-    this.#socket = new ChatSocket(
-      this.#url,
-      hello,
-      (event) => this.#receive(event),
-      (code, opened) => this.#lost(code, opened),
-    );
-    if (this.#state.retryAt !== null) this.#setState({ retryAt: null });
-  }
-
-  /** @param {number} code @param {boolean} opened */
-  #lost(code, opened) {
-    if ((this.#socket?.age ?? 0) > STABLE) this.#failures = 0;
-    this.#socket = null;
-    if (!this.#poll) this.#sender.use(null);
-    const final = finalReason(code);
-    if (final) return this.#stop(final);
-    this.#failures += 1;
-    this.#unopened = opened ? 0 : this.#unopened + 1;
-    const wait = this.#reconnectAfter + delay(this.#failures, code, Math.random());
-    this.#reconnectAfter = 0;
-    this.#dialTimer = setTimeout(() => this.#dial(), wait);
-    if (!this.#poll) this.#setDown(Date.now() + wait);
-    if (!opened) this.#askWhy();
-  }
-
-  /** @param {number | null} retryAt */
-  #setDown(retryAt) {
-    const status = this.#unopened >= BLOCKED ? 'disconnected' : 'reconnecting';
-    this.#setState({ status, transport: null, retryAt, reason: '' });
+  /** @param {import('./sender.js').Channel} channel @param {boolean} recovered */
+  #up(channel, recovered) {
+    this.#sender.use(channel);
+    // With a snapshot to come, what is unsent is known only after it: it may show the message, or a run under way.
+    if (recovered) this.#sender.flush();
     this.#emit('change');
   }
 
-  /** @param {string} reason */
-  #stop(reason) {
-    this.close();
-    this.#setState({ status: 'disconnected', transport: null, retryAt: null, reason, final: true });
+  #down() {
+    this.#sender.use(null);
     this.#emit('change');
   }
 
-  /** The machine woke up, the network is back or the page is looked at again: do not wait for a timer. */
-  #wake() {
-    this.#socket?.check();
-    this.reconnect();
+  /** @param {ServerEvent} event @returns {boolean} false: something before it was missed */
+  #receive(event) {
+    if (event.type === 'ack') this.#sender.acknowledged(/** @type {any} */ (event));
+    else if (event.type === 'error') this.#refused(event);
+    else if (event.type === 'snapshot' || event.type === 'deleted') this.#apply(event);
+    else if (typeof event.seq === 'number') return this.#follow(event);
+    return true;
   }
-
-  // Receiving ---------------------------------------------------------------------------------------------------------
 
   /** @param {ServerEvent} event */
-  #receive(event) {
-    if (event.type === 'hello') this.#welcome(event);
-    else if (event.type === 'ack') this.#sender.acknowledged(event.client_msg_id);
-    else if (event.type === 'error') this.#refused(event);
-    else if (event.type === 'goaway') this.#reconnectAfter = (event.reconnect_after ?? 0) * 1000;
-    else if (event.type === 'snapshot' || event.type === 'deleted' || event.seq !== undefined) this.#apply(event);
-  }
-
-  /** @param {ServerEvent} hello */
-  #welcome(hello) {
-    this.#poll?.abort();
-    this.#poll = null;
-    this.#unopened = 0;
-    this.#sender.use(this.#socket);
-    this.#transcript = { ...this.#transcript, epoch: hello.epoch };
-    const scripted = hello.scripted === true;
-    this.#setState({ status: 'connected', transport: 'socket', retryAt: null, reason: '', scripted });
-    // With a snapshot to come, what is unsent is known only after it: it may show the message, or a run under way.
-    if (hello.recovered) this.#sender.flush();
+  #follow(event) {
+    const where = place(this.#transcript, event);
+    if (where === 'next') this.#apply(event);
+    if (where !== 'gap') return true;
+    // Missed twice at one place: the server cannot fill the gap. Without an epoch it sends everything.
+    if (this.#gapAt === this.#transcript.seq) this.#transcript = { ...this.#transcript, epoch: '' };
+    this.#gapAt = this.#transcript.seq;
+    return false;
   }
 
   /** @param {ServerEvent} event */
   #apply(event) {
-    const where = event.seq === undefined ? 'next' : place(this.#transcript, event);
-    if (where === 'known') return;
-    if (where === 'gap') return this.#socket?.end();
     this.#transcript = fold(this.#transcript, event);
     const shown = event.type === 'snapshot' ? event.messages : [event];
     for (const { client_msg_id: id } of shown) if (id) this.#outbox.remove(id);
-    this.#sender.blocked = this.#transcript.runId !== null;
-    this.#sender.flush();
+    if (event.type === 'deleted') this.#outbox.forget();
+    this.#sender.moved(this.#transcript.runId);
+    // After a message of a person comes the run for it: nothing else can be sent in between.
+    if (event.type !== 'user') this.#sender.flush();
     this.#emit('change');
   }
 
@@ -238,46 +228,6 @@ export class MoorlineClient extends EventTarget {
     const { client_msg_id: id, code, message } = error;
     if (id) this.#sender.refused(id, /** @type {any} */ (error));
     else this.#emit('refused', { code, message });
-  }
-
-  // Polling -----------------------------------------------------------------------------------------------------------
-
-  /** A browser hides why an upgrade was refused; the polling address says it, and serves where sockets are blocked. */
-  async #askWhy() {
-    const { signal } = this.#life;
-    try {
-      await this.#polling.ask(signal);
-      if (!signal.aborted && this.#unopened >= BLOCKED && !this.#poll) await this.#pollOn();
-    } catch (error) {
-      const reason = error instanceof HttpError ? refusalReason(error.status) : null;
-      if (reason && !signal.aborted && !this.#socket?.ready) this.#stop(reason);
-    }
-  }
-
-  /** Poll until a socket opens or a poll fails; the next socket that does not open starts it again. */
-  async #pollOn() {
-    const poll = new AbortController();
-    this.#poll = poll;
-    /** @param {string} path @param {object} fields */
-    const post = (path, fields) => this.#polling.post(path, fields, poll.signal);
-    try {
-      while (!poll.signal.aborted) {
-        const hold = this.#state.transport === 'polling';
-        const { epoch, events } = await this.#polling.events(this.#transcript, { signal: poll.signal, hold });
-        if (poll.signal.aborted) return;
-        this.#transcript = { ...this.#transcript, epoch };
-        for (const event of events) this.#apply(event);
-        if (hold) continue;
-        this.#setState({ status: 'connected', transport: 'polling', retryAt: null, reason: '' });
-        this.#sender.use({ post });
-        this.#sender.flush();
-      }
-    } catch {
-      if (this.#poll !== poll) return;
-      this.#poll = null;
-      this.#sender.use(null);
-      this.#setDown(null);
-    }
   }
 
   /** @param {{text: string} | {runId: string}} command */

@@ -1,9 +1,11 @@
 /**
- * Commands that the server has not acknowledged yet, kept over a reload. Each has a `clientMsgId`, under which it may be
- * sent any number of times and is carried out once.
+ * Commands that the server has not acknowledged yet, kept over a reload. Each has a `clientMsgId`, under which it may
+ * be sent any number of times and is carried out once.
  *
- * @typedef {{clientMsgId: string, order: number, text?: string, runId?: string, acked?: boolean, failed?: string}} Entry
- *   `text`: a message to send; `runId`: a run to try again. `failed`: the refusal's code; it waits for the person.
+ * @typedef {{clientMsgId: string, order: number, text?: string, runId?: string, acked?: boolean, deferred?: string,
+ *   failed?: string}} Entry
+ *   `text`: a message to send; `runId`: a run to try again. `deferred`: why it was refused the last time; it is sent
+ *   again by itself. `failed`: why it was refused for good; it waits for the person.
  */
 
 /** A UUID, version 4. `crypto.randomUUID` exists on https and localhost alone; a ward's test server may be neither. */
@@ -27,8 +29,11 @@ export function usableStorage() {
 export class Outbox {
   #prefix;
   #storage;
-  /** @type {Map<string, Entry>} */
-  #entries = new Map();
+
+  /** Oldest first. A new array at each change, so that `===` tells whether there was one. @type {readonly Entry[]} */
+  entries = [];
+  /** Those that are messages. @type {readonly Entry[]} */
+  messages = [];
 
   /** One storage key per entry: two tabs on one session cannot overwrite each other's.
    * @param {string} sessionId @param {Storage | null} storage null: nothing outlives the page */
@@ -38,20 +43,16 @@ export class Outbox {
     const found = Object.keys(storage ?? {})
       .filter((key) => key.startsWith(this.#prefix))
       .map((key) => parse(storage?.getItem(key)))
-      .filter((entry) => entry !== null)
-      .sort((a, b) => a.order - b.order);
-    for (const entry of found) this.#entries.set(entry.clientMsgId, entry);
-  }
-
-  /** Oldest first. */
-  get entries() {
-    return [...this.#entries.values()];
+      .filter((entry) => entry !== null);
+    this.#set(found.sort((a, b) => a.order - b.order));
   }
 
   /** @param {{text: string} | {runId: string}} command @returns {Entry} */
   add(command) {
-    const entry = { clientMsgId: uuid(), order: Date.now(), ...command };
-    this.#entries.set(entry.clientMsgId, entry);
+    // Several may be added within one millisecond, and clocks are set back.
+    const order = Math.max(Date.now(), (this.entries.at(-1)?.order ?? 0) + 1);
+    const entry = { clientMsgId: uuid(), order, ...command };
+    this.#set([...this.entries, entry]);
     this.#save(entry);
     return entry;
   }
@@ -61,29 +62,73 @@ export class Outbox {
     return this.entries.find((entry) => !entry.acked && !entry.failed);
   }
 
+  /** The wish to try this run again, if it is waiting. @param {string} runId @returns {Entry | undefined} */
+  retryOf(runId) {
+    return this.entries.find((entry) => entry.runId === runId);
+  }
+
   /** Committed: no need to keep it over a reload. A message stays in view until the log shows it.
    * @param {string} clientMsgId */
   acknowledge(clientMsgId) {
-    const entry = this.#entries.get(clientMsgId);
+    const entry = this.#find(clientMsgId);
     if (entry?.text === undefined) return this.remove(clientMsgId);
     this.#storage?.removeItem(this.#prefix + clientMsgId);
-    this.#entries.set(clientMsgId, { ...entry, acked: true });
+    this.#replace({ ...entry, acked: true });
   }
 
-  /** Refused for good. @param {string} clientMsgId @param {string} code */
+  /** Refused for now. @param {string} clientMsgId @param {string} code */
+  defer(clientMsgId, code) {
+    const entry = this.#find(clientMsgId);
+    if (entry) this.#replace({ ...entry, deferred: code });
+  }
+
+  /** Refused for good; false if that leaves nothing to show. @param {string} clientMsgId @param {string} code */
   fail(clientMsgId, code) {
-    const entry = this.#entries.get(clientMsgId);
-    if (!entry) return;
-    if (entry.text === undefined) return this.remove(clientMsgId);
+    const entry = this.#find(clientMsgId);
+    if (entry?.text === undefined) {
+      this.remove(clientMsgId);
+      return false;
+    }
     const failed = { ...entry, failed: code };
-    this.#entries.set(clientMsgId, failed);
+    this.#replace(failed);
     this.#save(failed);
+    return true;
   }
 
   /** @param {string} clientMsgId */
   remove(clientMsgId) {
-    this.#entries.delete(clientMsgId);
     this.#storage?.removeItem(this.#prefix + clientMsgId);
+    if (this.#find(clientMsgId)) this.#set(this.entries.filter((entry) => entry.clientMsgId !== clientMsgId));
+  }
+
+  /** The session was erased: what is in view stays until the page closes, and nothing of it on this machine. */
+  forget() {
+    for (const { clientMsgId } of this.entries) this.#storage?.removeItem(this.#prefix + clientMsgId);
+  }
+
+  /** Another tab has changed what is stored; whether one of ours was taken back or acknowledged there.
+   * @param {StorageEvent} change */
+  heard({ key, newValue, storageArea }) {
+    if (storageArea !== this.#storage || newValue !== null || !key?.startsWith(this.#prefix)) return false;
+    const entry = this.#find(key.slice(this.#prefix.length));
+    if (entry && !entry.acked) this.remove(entry.clientMsgId);
+    return entry !== undefined;
+  }
+
+  /** @param {string} clientMsgId @returns {Entry | undefined} */
+  #find(clientMsgId) {
+    return this.entries.find((entry) => entry.clientMsgId === clientMsgId);
+  }
+
+  /** @param {Entry} changed */
+  #replace(changed) {
+    this.#set(this.entries.map((entry) => (entry.clientMsgId === changed.clientMsgId ? changed : entry)));
+  }
+
+  /** @param {readonly Entry[]} entries */
+  #set(entries) {
+    this.entries = entries;
+    this.messages = entries.filter((entry) => entry.text !== undefined);
   }
 
   /** @param {Entry} entry */

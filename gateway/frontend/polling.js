@@ -1,8 +1,11 @@
 /** The session over plain HTTP: for networks that let no WebSocket through, and for the reason that a socket hides. */
+import { delay } from './reconnect.js';
 
 /** How long the server may hold a poll; the page gives up on it a little later. */
 const WAIT = 20_000;
 const GRACE = 10_000;
+/** From one poll that found nothing to the next. */
+const PACE = 1_000;
 
 /** An answer that is not the one asked for. */
 export class HttpError extends Error {
@@ -24,9 +27,12 @@ export class HttpError extends Error {
 export class Polling {
   #base;
   #patientId;
+  #credentials;
 
-  /** @param {string} origin @param {string} patientId @param {string} sessionId */
-  constructor(origin, patientId, sessionId) {
+  /** @param {string} origin @param {string} patientId @param {string} sessionId
+   * @param {RequestCredentials} credentials */
+  constructor(origin, patientId, sessionId, credentials) {
+    this.#credentials = credentials;
     this.#base = `${origin}/api/chat/${encodeURIComponent(sessionId)}/`;
     this.#patientId = patientId;
   }
@@ -39,11 +45,11 @@ export class Polling {
 
   /** The events after a position; with `hold` the server waits until there are some.
    * @param {{epoch: string, seq: number}} position @param {{signal: AbortSignal, hold: boolean}} how
-   * @returns {Promise<{epoch: string, events: any[]}>} */
+   * @returns {Promise<{epoch: string, recovered: boolean, events: any[]}>} */
   async events({ epoch, seq }, { signal, hold }) {
-    // Without an epoch the server knows no such position and answers with a snapshot, as it should.
-    const query = { after: String(seq), epoch: epoch || 'none', wait: String(hold ? WAIT / 1000 : 0) };
-    return this.#request('messages', query, { signal }, WAIT + GRACE);
+    // A session that does not exist yet has the epoch "", as has a transcript that holds nothing yet.
+    const query = { after: String(seq), epoch, wait: String(hold ? WAIT / 1000 : 0) };
+    return this.#request('messages', query, { signal }, hold ? WAIT + GRACE : GRACE);
   }
 
   /** Older rows, oldest first. @param {number} before @param {number} limit @returns {Promise<any[]>} */
@@ -51,10 +57,12 @@ export class Polling {
     return this.#request('messages', { before: String(before), limit: String(limit) }, {});
   }
 
-  /** `messages`, `retry` or `cancel`. @param {string} command @param {object} fields @param {AbortSignal} signal */
+  /** `messages`, `retry` or `cancel`. @param {string} command @param {object} fields @param {AbortSignal} signal
+   * @returns {Promise<any>} */
   async post(command, fields, signal) {
     const body = JSON.stringify({ patient_id: this.#patientId, ...fields });
-    await this.#request(command, {}, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body, signal });
+    const headers = { 'Content-Type': 'application/json' };
+    return this.#request(command, {}, { method: 'POST', headers, body, signal });
   }
 
   /** @param {string} path @param {Record<string, string>} query @param {RequestInit} init @returns {Promise<any>} */
@@ -63,7 +71,8 @@ export class Polling {
     const search = get ? `?${new URLSearchParams({ patient_id: this.#patientId, ...query })}` : '';
     const limit = AbortSignal.timeout(timeout);
     const signal = init.signal ? AbortSignal.any([init.signal, limit]) : limit;
-    const response = await fetch(this.#base + path + search, { ...init, signal, cache: 'no-store' });
+    const how = { ...init, signal, credentials: this.#credentials, cache: /** @type {const} */ ('no-store') };
+    const response = await fetch(this.#base + path + search, how);
     const text = await response.text();
     if (response.ok) return text ? JSON.parse(text) : null;
     const retryAfter = Number(response.headers.get('Retry-After')) || undefined;
@@ -78,4 +87,89 @@ function codeOf(text) {
   } catch {
     return 'internal';
   }
+}
+
+/** Long polls, one after the other, until `stop()`: a session's way where no WebSocket opens. */
+export class Poller {
+  #polling;
+  #session;
+  #onRefused;
+  #life = new AbortController();
+  #nap = new AbortController();
+
+  /** @param {Polling} polling @param {import('./connection.js').Session} session
+   * @param {(error: unknown) => void} onRefused may stop it */
+  constructor(polling, session, onRefused) {
+    this.#polling = polling;
+    this.#session = session;
+    this.#onRefused = onRefused;
+  }
+
+  stop() {
+    this.#life.abort();
+  }
+
+  /** Ask anew, now: the poll under way may have died with the network it was sent on. */
+  wake() {
+    this.#nap.abort();
+  }
+
+  async run() {
+    const { signal: life } = this.#life;
+    let hold = false;
+    let failures = 0;
+    while (!life.aborted) {
+      this.#nap = new AbortController();
+      const signal = AbortSignal.any([life, this.#nap.signal]);
+      try {
+        const began = Date.now();
+        const said = await this.#polling.events(this.#session.position(), { signal, hold });
+        if (life.aborted) return;
+        if (!hold) this.#arrive(said.recovered);
+        failures = 0;
+        this.#take(said);
+        // Whoever does not hold a poll, though asked to, is not asked all the time.
+        if (hold && !said.events.length) await pause(PACE - (Date.now() - began), signal);
+        hold = true;
+      } catch (error) {
+        hold = false;
+        if (!signal.aborted) await this.#miss(error, delay(++failures, 0, Math.random()), signal);
+      }
+    }
+  }
+
+  /** @param {boolean} recovered */
+  #arrive(recovered) {
+    /** @param {string} path @param {object} fields */
+    const post = (path, fields) => this.#polling.post(path, fields, this.#life.signal);
+    this.#session.state({ status: 'connected', transport: 'polling', retryAt: null, reason: '' });
+    if (!this.#life.signal.aborted) this.#session.up({ post }, recovered);
+  }
+
+  /** @param {{epoch: string, events: any[]}} said */
+  #take({ epoch, events }) {
+    for (const event of events) {
+      const whole = this.#session.receive(event.type === 'snapshot' ? { ...event, epoch } : event);
+      if (!whole) return;
+    }
+  }
+
+  /** @param {unknown} error @param {number} wait @param {AbortSignal} signal */
+  async #miss(error, wait, signal) {
+    this.#session.down();
+    this.#session.state({ status: 'disconnected', transport: null, retryAt: Date.now() + wait, reason: '' });
+    this.#onRefused(error);
+    await pause(wait, signal);
+  }
+}
+
+/** @param {number} time in milliseconds @param {AbortSignal} signal ends it early */
+function pause(time, signal) {
+  return /** @type {Promise<void>} */ (
+    new Promise((resolve) => {
+      if (signal.aborted || time <= 0) return resolve();
+      setTimeout(resolve, time);
+      signal.addEventListener('abort', () => resolve(), { once: true });
+    })
+  );
 }

@@ -1,27 +1,46 @@
-/** Sends what the outbox holds: oldest first, one command at a time, again under its old id until it is acknowledged. */
+/**
+ * Sends what the outbox holds: oldest first, one command at a time, again under its old id until it is acknowledged.
+ * And the wish to stop an answer, which is said again on each new way to the server until the answer has ended.
+ *
+ * @typedef {{ask: (command: object) => void, probe: () => void}
+ *   | {post: (path: string, fields: object) => Promise<any>}} Channel
+ * @typedef {{code: string, message?: string, retryable: boolean, retry_after?: number}} Refusal
+ */
 import { HttpError } from './polling.js';
 
 /** A retryable refusal without `retry_after`, in seconds. */
 const RETRY_AFTER = 1;
 
-/** @typedef {{write: (command: any) => void} | {post: (path: string, fields: any) => Promise<void>}} Channel */
-
 export class Sender {
   #outbox;
   #onChange;
+  #onRefused;
   #timer = 0;
   /** @type {Channel | null} */ #channel = null;
   /** @type {string | null} */ #inFlight = null;
+  /** @type {string | null} */ #stopping = null;
 
-  /** @param {import('./outbox.js').Outbox} outbox @param {() => void} onChange */
-  constructor(outbox, onChange) {
+  /** @param {import('./outbox.js').Outbox} outbox @param {() => void} onChange
+   * @param {(refusal: Refusal) => void} onRefused a command was refused that leaves nothing to show in the outbox */
+  constructor(outbox, onChange, onRefused) {
     this.#outbox = outbox;
     this.#onChange = onChange;
+    this.#onRefused = onRefused;
   }
 
   /** The id of the command under way, if any. */
   get inFlight() {
     return this.#inFlight;
+  }
+
+  /** The run that is to stop and has not ended yet, if any. */
+  get stopping() {
+    return this.#stopping;
+  }
+
+  /** Whether there is a way to the server. */
+  get open() {
+    return this.#channel !== null;
   }
 
   /** Whether the server would say `busy`. */
@@ -33,6 +52,7 @@ export class Sender {
     clearTimeout(this.#timer);
     this.#channel = channel;
     this.#inFlight = null;
+    if (this.#stopping) this.#cancel(this.#stopping);
   }
 
   flush() {
@@ -40,40 +60,77 @@ export class Sender {
     const entry = this.#outbox.next();
     if (!entry) return;
     const { clientMsgId, text, runId } = entry;
-    const fields = { client_msg_id: clientMsgId, ...(text === undefined ? { run_id: runId } : { message: text }) };
     const retry = text === undefined;
+    const fields = { client_msg_id: clientMsgId, ...(retry ? { run_id: runId } : { message: text }) };
     this.#inFlight = clientMsgId;
-    if ('write' in this.#channel) this.#channel.write({ type: retry ? 'retry' : 'send', ...fields });
+    if ('ask' in this.#channel) this.#channel.ask({ type: retry ? 'retry' : 'send', ...fields });
     else this.#post(this.#channel, retry ? 'retry' : 'messages', fields);
   }
 
-  /** @param {string} clientMsgId */
-  acknowledged(clientMsgId) {
-    if (this.#inFlight === clientMsgId) this.#inFlight = null;
-    this.#outbox.acknowledge(clientMsgId);
-    this.#onChange();
+  /** @param {string} runId */
+  stop(runId) {
+    this.#stopping = runId;
+    this.#cancel(runId);
   }
 
-  /** @param {string} clientMsgId @param {{code: string, retryable: boolean, retry_after?: number}} error */
-  refused(clientMsgId, { code, retryable, retry_after: retryAfter = RETRY_AFTER }) {
+  /** The transcript has moved on; `runId` is the run under way now, if any. @param {string | null} runId */
+  moved(runId) {
+    this.blocked = runId !== null;
+    if (this.#stopping !== runId) this.#stopping = null;
+  }
+
+  /** @param {{client_msg_id: string, duplicate?: boolean}} ack */
+  acknowledged({ client_msg_id: id, duplicate }) {
+    if (this.#inFlight === id) this.#inFlight = null;
+    this.#outbox.acknowledge(id);
+    this.#onChange();
+    // Otherwise a run begins, and its end lets the next one go.
+    if (duplicate) this.flush();
+  }
+
+  /** @param {string} clientMsgId @param {Refusal} refusal */
+  refused(clientMsgId, refusal) {
+    const { code, retryable, retry_after: retryAfter = RETRY_AFTER } = refusal;
     if (this.#inFlight === clientMsgId) this.#inFlight = null;
-    if (!retryable) this.#outbox.fail(clientMsgId, code);
+    if (retryable) this.#outbox.defer(clientMsgId, code);
+    else if (!this.#outbox.fail(clientMsgId, code)) this.#onRefused(refusal);
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.flush(), retryable ? retryAfter * 1000 : 0);
     this.#onChange();
   }
 
+  /** @param {string} runId */
+  async #cancel(runId) {
+    const channel = this.#channel;
+    if (!channel) return;
+    const fields = { run_id: runId };
+    if ('ask' in channel) {
+      channel.ask({ type: 'cancel', ...fields });
+      // A run that has ended already is not answered for.
+      return channel.probe();
+    }
+    try {
+      await channel.post('cancel', fields);
+    } catch (error) {
+      if (channel !== this.#channel) return;
+      this.#stopping = null;
+      this.#onRefused(refusalOf(error));
+      this.#onChange();
+    }
+  }
+
   /** @param {Extract<Channel, {post: any}>} channel @param {string} path @param {{client_msg_id: string}} fields */
   async #post(channel, path, fields) {
     try {
-      await channel.post(path, fields);
-      if (channel !== this.#channel) return;
-      this.acknowledged(fields.client_msg_id);
-      this.flush();
+      const reply = await channel.post(path, fields);
+      if (channel === this.#channel) this.acknowledged({ ...reply, ...fields });
     } catch (error) {
-      if (channel !== this.#channel) return;
-      const refusal = error instanceof HttpError ? error.refusal : { code: 'internal', retryable: true };
-      this.refused(fields.client_msg_id, refusal);
+      if (channel === this.#channel) this.refused(fields.client_msg_id, refusalOf(error));
     }
   }
+}
+
+/** @param {unknown} error @returns {Refusal} */
+function refusalOf(error) {
+  return error instanceof HttpError ? error.refusal : { code: 'internal', retryable: true };
 }

@@ -4,34 +4,42 @@
 const OPEN_TIMEOUT = 20_000;
 /** The server pings once per heartbeat; silence for so many of them means that the connection is dead. */
 const SILENT_HEARTBEATS = 2;
+/** The protocol's default, for a hello that names none. */
+const HEARTBEAT = 20;
+/** A command is answered once it is committed, which a busy database may delay. */
+const REPLY_TIMEOUT = 10_000;
+/** A ping is answered at once. */
+const PROBE_TIMEOUT = 5_000;
+/** A timer for the whole silence would not count the time that the machine sleeps; the clock, asked often, does. */
+const TICK = 1_000;
 
 export class ChatSocket {
   #socket;
   #onEnd;
-  #opened = false;
-  #heartbeat = 0;
-  #heardAt = Date.now();
+  #bornAt = Date.now();
   #greetedAt = 0;
-  #watchdog = 0;
+  #silence = OPEN_TIMEOUT;
+  #deadline = Date.now() + OPEN_TIMEOUT;
+  #watchdog;
 
-  /** @param {string} url @param {object} hello the first frame
-   * @param {(frame: any) => void} onFrame @param {(code: number, opened: boolean) => void} onEnd called once */
+  /** Throws where the page may open no WebSocket at all.
+   * @param {string} url @param {object} hello the first frame @param {(frame: any) => void} onFrame
+   * @param {(code: number, greeted: boolean) => void} onEnd called once; `greeted`: the server had said hello */
   constructor(url, hello, onFrame, onEnd) {
     this.#onEnd = onEnd;
     this.#socket = new WebSocket(url);
-    this.#socket.onopen = () => {
-      this.#opened = true;
-      this.write(hello);
-    };
+    this.#socket.onopen = () => this.#write(hello);
     this.#socket.onmessage = ({ data }) => {
-      const frame = JSON.parse(data);
+      const frame = parse(data);
+      // Whoever speaks something else here is not the server that said hello, or never will.
+      if (!frame) return this.end();
       if (frame.type === 'hello') this.#greet(frame.heartbeat);
-      this.#heardAt = Date.now();
-      this.#watch(this.#silence);
+      this.#deadline = Date.now() + this.#silence;
       onFrame(frame);
     };
     this.#socket.onclose = ({ code }) => this.#end(code);
-    this.#watch(OPEN_TIMEOUT);
+    // A dead connection may take minutes to close; what counts is that nothing was heard.
+    this.#watchdog = setInterval(() => this.#watch(), TICK);
   }
 
   /** Whether the server has said hello: from here on it takes commands. */
@@ -39,27 +47,31 @@ export class ChatSocket {
     return this.#greetedAt > 0;
   }
 
-  /** For how long the socket has been ready, in milliseconds. */
+  /** For how long the socket has been ready, or has been dialled, in milliseconds. */
   get age() {
-    return this.ready ? Date.now() - this.#greetedAt : 0;
+    return Date.now() - (this.#greetedAt || this.#bornAt);
   }
 
-  /** @param {object} command */
-  write(command) {
-    this.#socket.send(JSON.stringify(command));
+  /** Say something that the server answers. @param {object} command */
+  ask(command) {
+    this.#write(command);
+    this.#expect(REPLY_TIMEOUT);
+  }
+
+  /** Find out soon whether anybody is still there: after a sleep, or on another network, nothing says so by itself. */
+  probe() {
+    this.#watch();
+    if (this.#socket.readyState !== WebSocket.OPEN) return;
+    this.#write({ type: 'ping' });
+    this.#expect(PROBE_TIMEOUT);
   }
 
   /** Let go of it, without a word to `onEnd`. @param {number} [code] */
   drop(code) {
-    clearTimeout(this.#watchdog);
+    clearInterval(this.#watchdog);
     this.#onEnd = () => {};
     this.#socket.onmessage = this.#socket.onopen = null;
     this.#socket.close(code);
-  }
-
-  /** After a sleep timers are late: end the socket now if it has been silent for too long. */
-  check() {
-    if (this.ready && Date.now() - this.#heardAt > this.#silence) this.end();
   }
 
   /** End it as if it had been lost. */
@@ -67,27 +79,40 @@ export class ChatSocket {
     this.#end(1006);
   }
 
-  get #silence() {
-    return this.ready ? SILENT_HEARTBEATS * this.#heartbeat : OPEN_TIMEOUT;
+  /** @param {object} frame */
+  #write(frame) {
+    this.#socket.send(JSON.stringify(frame));
   }
 
-  /** @param {number} seconds */
+  /** @param {unknown} seconds */
   #greet(seconds) {
-    this.#heartbeat = seconds * 1000;
+    this.#silence = SILENT_HEARTBEATS * (Number(seconds) || HEARTBEAT) * 1000;
     this.#greetedAt = Date.now();
   }
 
   /** @param {number} time */
-  #watch(time) {
-    clearTimeout(this.#watchdog);
-    // A dead connection may take minutes to close; what counts is that nothing was heard.
-    this.#watchdog = setTimeout(() => this.end(), time);
+  #expect(time) {
+    this.#deadline = Math.min(this.#deadline, Date.now() + time);
+  }
+
+  #watch() {
+    if (Date.now() > this.#deadline) this.end();
   }
 
   /** @param {number} code */
   #end(code) {
     const report = this.#onEnd;
     this.drop();
-    report(code, this.#opened);
+    report(code, this.ready);
+  }
+}
+
+/** @param {unknown} data @returns {any} the frame, or null for what is none */
+function parse(data) {
+  try {
+    const frame = JSON.parse(/** @type {string} */ (data));
+    return typeof frame === 'object' ? frame : null;
+  } catch {
+    return null;
   }
 }

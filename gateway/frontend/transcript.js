@@ -21,15 +21,15 @@ export function place(transcript, event) {
   return (event.from_seq ?? event.seq) > transcript.seq + 1 ? 'gap' : 'next';
 }
 
-/** The transcript after `event`, which must be its next one, or a snapshot. Rows that did not change stay the same
- * objects, so that a view can tell by `===` what to draw.
+/** The transcript after `event`, which must be its next one, or a snapshot with its `epoch`. Rows that did not change
+ * stay the same objects, so that a view can tell by `===` what to draw.
  * @param {Transcript} transcript @param {ServerEvent} event @returns {Transcript} */
 export function fold(transcript, event) {
   switch (event.type) {
     case 'snapshot':
-      return fromSnapshot(transcript.epoch, event);
+      return fromSnapshot(event);
     case 'deleted':
-      return { ...EMPTY, epoch: transcript.epoch };
+      return EMPTY;
     case 'user':
       return { ...transcript, seq: event.seq, rows: [...transcript.rows, fromRow({ ...event, role: 'user' })] };
     case 'status':
@@ -59,8 +59,8 @@ export function prepend(transcript, rows, more) {
   return { ...transcript, rows: [...older, ...transcript.rows], earlier: more };
 }
 
-/** @param {string} epoch @param {ServerEvent} snapshot @returns {Transcript} */
-function fromSnapshot(epoch, { messages, earlier, run, through_seq: seq }) {
+/** @param {ServerEvent} snapshot @returns {Transcript} */
+function fromSnapshot({ epoch, messages, earlier, run, through_seq: seq }) {
   const rows = messages.map(fromRow);
   if (run) rows.push({ ...openRow(run.run_id, seq), content: run.text });
   return { epoch, seq, rows, runId: run?.run_id ?? null, earlier };

@@ -33,13 +33,14 @@ export function plainWords(code) {
   return ERRORS.get(code) ?? 'Something went wrong on our side. Please try again.';
 }
 
-/** How a row looks. @param {Row} row @param {((runId: string) => void) | null} retry null: not offered
+/** How a row looks. @param {Row} row @param {Action | string | null} retry how to get a better answer, or what is said
+ * while that is under way; null: not offered
  * @returns {Bubble} */
 export function rowBubble(row, retry) {
   const failed = row.finish === 'error';
-  const note = failed ? plainWords(row.error?.code ?? '') : (FINISHES.get(row.finish ?? '') ?? '');
-  const { runId } = row;
-  const again = retry && runId && note && (!failed || row.error?.retryable);
+  const end = failed ? plainWords(row.error?.code ?? '') : (FINISHES.get(row.finish ?? '') ?? '');
+  const again = end && (!failed || row.error?.retryable) ? retry : null;
+  const note = typeof again === 'string' ? `${end} ${again}` : end;
   return {
     id: row.id,
     role: row.role,
@@ -47,7 +48,7 @@ export function rowBubble(row, retry) {
     note: row.writing && !row.content ? 'Thinking' : note,
     bad: failed,
     thinking: row.writing && !row.content,
-    actions: again ? [{ label: 'Try again', act: () => retry(runId) }] : [],
+    actions: again && typeof again !== 'string' ? [again] : [],
   };
 }
 
