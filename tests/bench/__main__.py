@@ -5,6 +5,7 @@ import sys
 
 _BENCHMARKS = {
     "tunnel": "what the gateway costs beside nginx",
+    "chat": "what a chat costs beside a plain server without a log",
     "log": "appends per second of the SQLite log",
 }
 _MODULES = {"log": "eventlog"}

@@ -15,7 +15,17 @@ from typing import Any
 
 from tests.bench.usage import tree
 
-__all__ = ["Child", "child", "commands", "environment", "free_port", "on_cores", "raise_file_limit", "spawned"]
+__all__ = [
+    "Child",
+    "child",
+    "commands",
+    "environment",
+    "free_port",
+    "on_cores",
+    "raise_file_limit",
+    "spawned",
+    "split_cores",
+]
 
 ROOT = Path(__file__).parents[2]
 _START_SECONDS = 30.0
@@ -55,6 +65,15 @@ def on_cores(cores: Collection[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def split_cores() -> tuple[set[int], set[int]]:
+    """Those of the two ends, and the one of what is measured between them, where there is more than one.
+
+    Who is moved from core to core, or has to wait for one, pays for what the system does.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    return (set(cores[:-1]), {cores[-1]}) if len(cores) > 1 else (set(), set())
+
+
 def environment() -> dict[str, str]:
     """This one, without options and keys of whoever measures, and with the packages of this checkout."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
@@ -62,11 +81,13 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def spawned(command: Sequence[str], folder: Path, *, cores: Collection[int] = ()) -> AsyncIterator[Process]:
+async def spawned(
+    command: Sequence[str], folder: Path, *, cores: Collection[int] = (), env: Mapping[str, str] | None = None
+) -> AsyncIterator[Process]:
     """A program at work in `folder`; what it prints is in `output` there."""
     with (folder / "output").open("ab") as output, on_cores(cores):
         process = await asyncio.create_subprocess_exec(
-            *command, cwd=folder, stdin=DEVNULL, stdout=output, stderr=output, env=environment()
+            *command, cwd=folder, stdin=DEVNULL, stdout=output, stderr=output, env=environment() | dict(env or {})
         )
     try:
         yield process

@@ -21,7 +21,7 @@ from tests.bench.marks import verdicts
 from tests.bench.peers import PEERS
 from tests.bench.peers.base import Missing, Peer, Relaying, connections, relaying
 from tests.bench.peers.gateway import with_heartbeats
-from tests.bench.processes import child, raise_file_limit
+from tests.bench.processes import child, raise_file_limit, split_cores
 from tests.bench.table import columns, table
 from tests.bench.workers import room_for_workers, workers
 
@@ -54,7 +54,7 @@ async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
         scale = dataclasses.replace(scale, idle=min(scale.idle, most), tunnels=min(scale.tunnels, most))
     with tempfile.TemporaryDirectory(prefix="moorline-bench-") as name:
         folder = Path(name)
-        ours, theirs = _cores()
+        ours, theirs = split_cores()
         async with child("tests.bench.echo", cores=ours) as backend, child("tests.bench.load", cores=ours) as load:
             rig = Rig(load, backend, theirs)
             async with _all_relaying(peers, folder, rig, results) as at_work:
@@ -66,15 +66,6 @@ async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
             await _alone(IDLE_CPU, with_heartbeats(scale.heartbeat), folder / "idle", rig, scale, results)
         await _workers(folder, scale, results)
     return results
-
-
-def _cores() -> tuple[set[int], set[int]]:
-    """Those of the load and the backend, and the one of the peers, where there is more than one.
-
-    A peer that is moved from core to core, or that has to wait for one, pays for what the system does.
-    """
-    cores = sorted(os.sched_getaffinity(0))
-    return (set(cores[:-1]), {cores[-1]}) if len(cores) > 1 else (set(), set())
 
 
 async def _in_turn(figure: Figure, rig: Rig, at_work: Sequence[Relaying], scale: Scale, results: Results) -> None:

@@ -1,7 +1,7 @@
 """As much of RFC 6455 as both ends of a measurement need, by hand: what they cost is not what is measured.
 
-Messages are one frame each and nobody looks into them, so frames of data are counted and their payload is dropped. A
-client masks with the key 0, which leaves the payload as it is.
+Messages are one frame each. Where nobody looks into them, their payloads are dropped. A client masks with the key 0,
+which leaves the payload as it is.
 """
 
 import base64
@@ -48,13 +48,15 @@ def frame(opcode: int, payload: bytes, *, masked: bool) -> bytes:
 class Frames:
     """Finds the frames in a stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool = False) -> None:
+        # From here on a frame's payload is kept, and the frame held until it is whole.
+        self._kept_from = 0 if keep else CLOSE
         self._held = b""
         self._left = 0
         self._frame = (0, 0, b"")
 
     def receive_data(self, data: bytes) -> list[tuple[int, int, bytes]]:
-        """The frames that end in these bytes: opcode, size of the payload, and a control frame's payload, unmasked."""
+        """The frames that end in these bytes: opcode, size of the payload, and the payload, if it is kept, unmasked."""
         found: list[tuple[int, int, bytes]] = []
         if self._left:
             if len(data) < self._left:
@@ -68,10 +70,10 @@ class Frames:
             start, size, key = _header(data)
             whole = start + size
             opcode = data[0] & 0xF
-            if not start or (opcode >= CLOSE and len(data) < whole):
+            if not start or (opcode >= self._kept_from and len(data) < whole):
                 self._held = data
                 break
-            payload = _unmasked(data[start:whole], key) if opcode >= CLOSE else b""
+            payload = _unmasked(data[start:whole], key) if opcode >= self._kept_from else b""
             if len(data) < whole:
                 self._left, self._frame = whole - len(data), (opcode, size, payload)
                 break
