@@ -82,7 +82,7 @@ class Api:
 
     async def _events_after(self, session_id: str, cursor: Position) -> Json:
         # Read before the epoch is asked for: an epoch that still holds then held when they were read.
-        events = await self._log.read_after(session_id, max(cursor.seq, 0), limit=BATCH)
+        events = await self._log.read_after(session_id, max(cursor.seq, 0), limit=BATCH, epoch=cursor.epoch)
         info = await self._log.find_session(session_id)
         head = info.head if info else _NOWHERE
         if head.epoch == cursor.epoch and 0 <= cursor.seq <= head.seq <= cursor.seq + REPLAY_LIMIT:
@@ -132,7 +132,7 @@ class Api:
             session_id, info = await self._enter(request, access, body.get("patient_id"))
             run_id = checked_id("run_id", body.get("run_id"))
             _must_exist(info)
-            self._runs.cancel(session_id, run_id)
+            await self._runs.cancel(session_id, run_id)
         return answer({}, status=202)
 
     async def erase(self, request: web.Request) -> web.Response:

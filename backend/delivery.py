@@ -157,7 +157,7 @@ class Delivery:
             await self._greet()
         await self._flush()
         await self._ping_if_due()
-        events = await self._log.read_after(self._session_id, self._cursor.seq, limit=BATCH)
+        events = await self._log.read_after(self._session_id, self._cursor.seq, limit=BATCH, epoch=self._cursor.epoch)
         if not events or events[-1].run_id != self._run:
             # Erased, and perhaps opened again meanwhile: then these are events of another log. Runs are of one log.
             if not self._greeting and await self._was_erased():

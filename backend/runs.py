@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import EventLog, LogUnavailable, Started
+from backend.eventlog.base import EventLog, LogUnavailable, RunHandle, Started
 from backend.events import Finish
 from backend.ratelimit import too_many
 from backend.responder import Responder
@@ -49,6 +49,7 @@ class Runs:
         self._closing = asyncio.Event()
         #: The model's last known state, for /readyz: `unknown`, `ok` or the code of the last failure.
         self.model_state = "unknown"
+        log.attach(self)
 
     @property
     def scripted(self) -> bool:
@@ -96,11 +97,31 @@ class Runs:
 
         return await self._carry_out(session_id, command, acknowledge)
 
-    def cancel(self, session_id: str, run_id: str) -> None:
-        """End a run of this session, if it is under way here; otherwise nothing."""
+    async def cancel(self, session_id: str, run_id: str) -> None:
+        """End a run of this session, if it is under way, here or in another process; otherwise nothing.
+
+        Raises:
+            LogUnavailable: it is not under way here.
+        """
         turn = self._turns.get(run_id)
-        if turn is not None and turn.handle.session_id == session_id:
+        if turn is None:
+            await self._log.cancel_run(session_id, run_id)
+        elif turn.handle.session_id == session_id:
             turn.stop(Finish.CANCELLED)
+
+    def stop_run(self, run_id: str) -> None:
+        """See RunOwner.stop_run."""
+        turn = self._turns.get(run_id)
+        if turn is not None:
+            turn.stop(Finish.CANCELLED)
+
+    def adopt_run(self, started: Started) -> None:
+        """See RunOwner.adopt_run."""
+        if started.handle is not None:
+            full = len(self._turns) + self._reserved >= self._capacity
+            turn = self._start(started, started.handle)
+            if full:
+                turn.stop(Finish.INTERRUPTED)
 
     def forget(self, session_id: str) -> None:
         """The session was erased: let go of its provider's stream at once."""
@@ -128,19 +149,23 @@ class Runs:
         if acknowledge is not None:
             acknowledge(started)
         if started.handle is not None:
-            turn = Turn(
-                self._log,
-                self._responder,
-                started.handle,
-                user_seq=started.seq,
-                slots=self._slots,
-                timeout=self._timeout,
-            )
-            self._turns[started.run_id] = turn
-            self._keep(asyncio.create_task(self._run(turn)))
-            if self._closing.is_set():
-                turn.stop(Finish.INTERRUPTED)
+            self._start(started, started.handle)
         return started
+
+    def _start(self, started: Started, handle: RunHandle) -> Turn:
+        turn = Turn(
+            self._log,
+            self._responder,
+            handle,
+            user_seq=started.seq,
+            slots=self._slots,
+            timeout=self._timeout,
+        )
+        self._turns[started.run_id] = turn
+        self._keep(asyncio.create_task(self._run(turn)))
+        if self._closing.is_set():
+            turn.stop(Finish.INTERRUPTED)
+        return turn
 
     async def _run(self, turn: Turn) -> None:
         try:

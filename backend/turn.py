@@ -67,6 +67,7 @@ class Turn:
         self._clock = clock
         self._pending: list[str] = []
         self._pending_size = 0
+        self._kept = 0
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
         self._pump: asyncio.Task[Outcome] | None = None
@@ -164,7 +165,8 @@ class Turn:
 
     async def _append(self, text: str, pump: asyncio.Task[Outcome]) -> None:
         try:
-            await self._log.add_text(self.handle, text)
+            await self._log.add_text(self.handle, text, at=self._kept)
+            self._kept += len(text)
         except LogUnavailable as error:
             # The text goes back in front of what has come since and is tried again.
             logger.warning("run %s: the log is away: %s", hashed(self.handle.run_id), error)
@@ -183,6 +185,7 @@ class Turn:
                     finish=outcome.finish,
                     now=self._clock(),
                     text=text,
+                    at=self._kept,
                     error=outcome.error,
                     usage=outcome.usage,
                 )

@@ -211,7 +211,7 @@ class _Reader:
                     access.outcome = "duplicate" if started.duplicate else "ok"
             case Cancel():
                 with self._audit.access("cancel", session_id, self._who):
-                    self._runs.cancel(session_id, command.run_id)
+                    await self._runs.cancel(session_id, command.run_id)
             case Ping():
                 self._delivery.reply({"type": "pong"})
             case Pong():

@@ -1,8 +1,11 @@
-"""The contract of an event log. `sqlite.py` keeps it on one machine; a store for many machines keeps the same one.
+"""The contract of an event log. `sqlite.py` keeps it on one machine, `postgres.py` for many; one suite tests both.
 
 Three promises hold for every method that writes: it returns after its commit, never before; it is atomic; and readers
 see an event only once it is committed. A reader pulls from its own position. `Watch` is a hint that carries no data, so
 a lost hint costs time and never an event.
+
+A run has one owner, the process that was given its handle. Where many processes share a log, it speaks to the owner of
+a run through `RunOwner`: a run was cancelled elsewhere, or another process died and left one behind.
 """
 
 from collections.abc import Sequence
@@ -19,9 +22,11 @@ __all__ = [
     "LogUnavailable",
     "RunHandle",
     "RunLost",
+    "RunOwner",
     "SessionInfo",
     "Started",
     "Watch",
+    "unwritten",
 ]
 
 #: Rows of a snapshot and of a plain GET (chat-protocol: "the last 500").
@@ -31,9 +36,10 @@ SNAPSHOT_BYTES = 1 << 20
 
 
 class LogUnavailable(Exception):
-    """The database does not answer, is full or cannot be written. Nothing was committed; trying again may help.
+    """The database does not answer, is full or cannot be written; trying again may help.
 
-    Clients get `internal` (HTTP 503, retryable).
+    Where the connection broke the command may have been committed all the same. So every command can be repeated: sends
+    and retries by their `client_msg_id`, text by its place (`at`). Clients get `internal` (HTTP 503, retryable).
     """
 
 
@@ -89,13 +95,25 @@ class Watch(Protocol):
         """Stop watching; idempotent."""
 
 
+class RunOwner(Protocol):
+    """What a process that carries out runs is told by its log, in the event loop. Neither call may raise or wait."""
+
+    def stop_run(self, run_id: str) -> None:
+        """A run of this process is to end as `cancelled`, or is lost: writing its end will tell. May come twice."""
+
+    def adopt_run(self, started: Started) -> None:
+        """A run that nobody carries out and that has no text yet is now this process's own: answer it, or end it."""
+
+
 class EventLog(Protocol):
     """One ordered log per session. Every method raises LogUnavailable when the store cannot do its work."""
 
     # Opening and closing ----------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Create or migrate the schema and end the runs that no living process owns as `interrupted`.
+        """Create or migrate the schema, and end the runs that no living process owns as `interrupted`.
+
+        Where many processes share the log this goes on while it is open: see `attach`.
 
         Raises:
             UsageError: the database cannot be used at all (no permission, another process owns it, not a database).
@@ -106,6 +124,9 @@ class EventLog(Protocol):
 
     async def check(self) -> None:
         """Return if the database answers (for /readyz)."""
+
+    def attach(self, owner: RunOwner) -> None:
+        """Tell `owner` about the runs of this process. Comes before `open`; without it no run is taken over."""
 
     # Sessions ---------------------------------------------------------------------------------------------------------
 
@@ -121,6 +142,12 @@ class EventLog(Protocol):
 
     async def delete_session(self, session_id: str) -> bool:
         """Erase the session and all its events; watchers are woken. False when there was none."""
+
+    async def expire(self, before: float, *, limit: int = 100) -> Sequence[str]:
+        """Erase sessions that nobody has written to since `before`, the oldest first; watchers are woken.
+
+        Returns the ids of up to `limit` erased ones; call again while there are so many. One with an active run stays.
+        """
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
@@ -155,8 +182,11 @@ class EventLog(Protocol):
             Refusal: `not_found` (no such run), `rejected` (it ended with `stop`, or the id was used otherwise), `busy`.
         """
 
-    async def add_text(self, run: RunHandle, text: str) -> int:
+    async def add_text(self, run: RunHandle, text: str, *, at: int | None = None) -> int:
         """Append `TextAdded`; returns its seq.
+
+        `at` is the place of `text` in the answer, in characters. What stands there already, because an attempt that
+        raised LogUnavailable was committed, is not written again.
 
         Raises:
             RunLost: the run has ended or has another owner; stop writing.
@@ -169,23 +199,31 @@ class EventLog(Protocol):
         finish: Finish,
         now: float,
         text: str = "",
+        at: int | None = None,
         error: RunError | None = None,
         usage: Usage | None = None,
     ) -> int:
         """Append `MessageEnded`; returns its seq.
 
-        Its content is all the text of the run and `text`, the last piece, which gets no event of its own. The run's
-        `TextAdded` events may be compacted away.
+        Its content is all the text of the run and `text`, the last piece, which gets no event of its own; `at` as in
+        `add_text`. The run's `TextAdded` events may be compacted away.
 
         Raises:
             RunLost: the run has ended already or has another owner.
         """
 
+    async def cancel_run(self, session_id: str, run_id: str) -> None:
+        """Have the owner of the active run, in whatever process, stop it (`RunOwner.stop_run`); otherwise nothing.
+
+        Returns once the wish is kept: the run ends as `cancelled` soon, also when its owner dies before it hears of it.
+        """
+
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    async def read_after(self, session_id: str, seq: int, *, limit: int) -> Sequence[Event]:
+    async def read_after(self, session_id: str, seq: int, *, limit: int, epoch: str | None = None) -> Sequence[Event]:
         """Up to `limit` committed events with a seq above `seq`, in order; empty when there are none.
 
+        With `epoch` only those of the log called so: none when the session was erased, and perhaps opened again.
         A compacted stretch is missing; the `MessageEnded` behind it closes the gap by its `from_seq`.
         """
 
@@ -201,3 +239,16 @@ class EventLog(Protocol):
 
     def watch(self, session_id: str) -> Watch:
         """A hint for this session's growth or deletion."""
+
+
+def unwritten(text: str, *, at: int | None, written: int) -> str:
+    """What of `text`, whose place in an answer is `at`, stands behind the `written` characters of it.
+
+    Raises:
+        RunLost: the log holds less than was acknowledged; what belongs between is lost.
+    """
+    if at is None:
+        return text
+    if at > written:
+        raise RunLost(f"{written} characters of {at} are left")
+    return text[written - at :]

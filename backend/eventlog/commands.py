@@ -2,16 +2,17 @@
 
 import secrets
 import sqlite3
+from typing import NamedTuple
 
 from backend.errors import Refusal
-from backend.eventlog.base import RunHandle, RunLost, SessionInfo, Started
+from backend.eventlog.base import RunHandle, RunLost, SessionInfo, Started, unwritten
 from backend.eventlog.committer import Transaction
 from backend.eventlog.queries import SessionRecord, run_text, session_record
 from backend.eventlog.records import insert
 from backend.events import Event, Finish, MessageEnded, RunError, RunStarted, TextAdded, Usage, UserMessage
 from backend.session import Known, judge_owner, judge_retry, judge_send
 
-__all__ = ["add_text", "delete_session", "end_orphans", "end_run", "open_session", "retry_run", "start_run"]
+__all__ = ["add_text", "delete_session", "end_orphans", "end_run", "expire", "open_session", "retry_run", "start_run"]
 
 
 def open_session(tx: Transaction, session_id: str, patient_id: str, now: float) -> SessionInfo:
@@ -24,11 +25,21 @@ def delete_session(tx: Transaction, session_id: str) -> bool:
     session = session_record(tx.db, session_id)
     if session is None:
         return False
-    for table in ("events", "commands", "runs"):
-        tx.db.execute(f"DELETE FROM {table} WHERE session = ?", (session.id,))
-    tx.db.execute("DELETE FROM sessions WHERE id = ?", (session.id,))
-    tx.growth.append((session_id, None))
+    _erase(tx, session)
     return True
+
+
+def expire(tx: Transaction, before: float, limit: int) -> list[str]:
+    """See EventLog.expire."""
+    found = tx.db.execute(
+        "SELECT session_id FROM sessions WHERE touched_at < ? AND active_run_id IS NULL ORDER BY touched_at LIMIT ?",
+        (before, limit),
+    ).fetchall()
+    for (session_id,) in found:
+        session = session_record(tx.db, session_id)
+        assert session is not None  # found just above
+        _erase(tx, session)
+    return [session_id for (session_id,) in found]
 
 
 def start_run(
@@ -77,13 +88,20 @@ def retry_run(
     return _begin(tx, session, _new_id(), target[1], session.head + 1, client_msg_id, run_id, now)
 
 
-def add_text(tx: Transaction, run: RunHandle, text: str) -> int:
+def add_text(tx: Transaction, run: RunHandle, text: str, at: int | None) -> int:
     """See EventLog.add_text."""
-    session, seq = _advance(tx.db, run)
-    event = TextAdded(seq, run.run_id, run.message_id, text)
-    insert(tx.db, session, event)
-    tx.growth.append((run.session_id, event))
-    return seq
+    step = _advance(tx.db, run, text, at)
+    if step is None:
+        written, head = _progress(tx.db, run)
+        text = unwritten(text, at=at, written=written)
+        if not text:
+            return head
+        step = _advance(tx.db, run, text, written)
+        assert step is not None  # nobody else writes between two statements
+    event = TextAdded(step.seq, run.run_id, run.message_id, text)
+    insert(tx.db, step.session, event)
+    tx.growth.append((run.session_id, step.epoch, event))
+    return step.seq
 
 
 def end_run(
@@ -92,20 +110,23 @@ def end_run(
     finish: Finish,
     now: float,
     text: str,
+    at: int | None,
     error: RunError | None,
     usage: Usage | None,
 ) -> int:
     """See EventLog.end_run."""
-    session, seq = _advance(tx.db, run)
+    text = unwritten(text, at=at, written=_progress(tx.db, run)[0])
+    step = _advance(tx.db, run, text, None)
+    assert step is not None  # _progress has asked whose it is
     (started_seq,) = tx.db.execute("SELECT started_seq FROM runs WHERE run_id = ?", (run.run_id,)).fetchone()
-    content = run_text(tx.db, session, started_seq) + text
-    tx.db.execute("DELETE FROM events WHERE session = ? AND seq > ?", (session, started_seq))
-    event = MessageEnded(seq, started_seq + 1, run.run_id, run.message_id, content, finish, now, error, usage)
-    insert(tx.db, session, event)
-    tx.db.execute("UPDATE sessions SET active_run_id = NULL, touched_at = ? WHERE id = ?", (now, session))
+    content = run_text(tx.db, step.session, started_seq) + text
+    tx.db.execute("DELETE FROM events WHERE session = ? AND seq > ?", (step.session, started_seq))
+    event = MessageEnded(step.seq, started_seq + 1, run.run_id, run.message_id, content, finish, now, error, usage)
+    insert(tx.db, step.session, event)
+    tx.db.execute("UPDATE sessions SET active_run_id = NULL, touched_at = ? WHERE id = ?", (now, step.session))
     tx.db.execute("UPDATE runs SET finish = ? WHERE run_id = ?", (finish.value, run.run_id))
-    tx.growth.append((run.session_id, event))
-    return seq
+    tx.growth.append((run.session_id, step.epoch, event))
+    return step.seq
 
 
 def end_orphans(tx: Transaction, now: float) -> int:
@@ -119,7 +140,7 @@ def end_orphans(tx: Transaction, now: float) -> int:
     ).fetchall()
     for session_id, run_id, fence in orphans:
         (message_id,) = tx.db.execute("SELECT message_id FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-        end_run(tx, RunHandle(session_id, run_id, message_id, fence), Finish.INTERRUPTED, now, "", None, None)
+        end_run(tx, RunHandle(session_id, run_id, message_id, fence), Finish.INTERRUPTED, now, "", None, None, None)
     return len(orphans)
 
 
@@ -170,7 +191,7 @@ def _begin(
     )
     fence = session.fence + 1
     tx.db.execute(
-        "UPDATE sessions SET head = ?, fence = ?, active_run_id = ?, touched_at = ? WHERE id = ?",
+        "UPDATE sessions SET head = ?, fence = ?, active_run_id = ?, written = 0, touched_at = ? WHERE id = ?",
         (seq, fence, run_id, now, session.id),
     )
     return Started(user_seq, run_id, RunHandle(session.session_id, run_id, event.message_id, fence))
@@ -178,19 +199,44 @@ def _begin(
 
 def _append(tx: Transaction, session: SessionRecord, event: Event) -> None:
     insert(tx.db, session.id, event)
-    tx.growth.append((session.session_id, event))
+    tx.growth.append((session.session_id, session.epoch, event))
 
 
-def _advance(db: sqlite3.Connection, run: RunHandle) -> tuple[int, int]:
-    """Take the next seq for the owner of `run`; the session's row number and that seq."""
-    found: list[tuple[int, int]] = db.execute(
-        "UPDATE sessions SET head = head + 1 WHERE session_id = ? AND active_run_id = ? AND fence = ?"
-        " RETURNING id, head",
-        (run.session_id, run.run_id, run.fence),
+def _erase(tx: Transaction, session: SessionRecord) -> None:
+    for table in ("events", "commands", "runs"):
+        tx.db.execute(f"DELETE FROM {table} WHERE session = ?", (session.id,))
+    tx.db.execute("DELETE FROM sessions WHERE id = ?", (session.id,))
+    tx.growth.append((session.session_id, session.epoch, None))
+
+
+class _Step(NamedTuple):
+    """A seq that was taken, in the session with the row number `session`."""
+
+    session: int
+    seq: int
+    epoch: str
+
+
+def _advance(db: sqlite3.Connection, run: RunHandle, text: str, at: int | None) -> _Step | None:
+    """Take the next seq for the owner of `run`; None: it is not the owner, or its text does not end at `at`."""
+    found = db.execute(
+        "UPDATE sessions SET head = head + 1, written = written + ?1"
+        " WHERE session_id = ?2 AND active_run_id = ?3 AND fence = ?4 AND (?5 IS NULL OR written = ?5)"
+        " RETURNING id, head, epoch",
+        (len(text), run.session_id, run.run_id, run.fence, at),
     ).fetchall()
-    if not found:
+    return _Step(*found[0]) if found else None
+
+
+def _progress(db: sqlite3.Connection, run: RunHandle) -> tuple[int, int]:
+    """How many characters the owner of `run` has written, and the last seq."""
+    found: tuple[int, int] | None = db.execute(
+        "SELECT written, head FROM sessions WHERE session_id = ? AND active_run_id = ? AND fence = ?",
+        (run.session_id, run.run_id, run.fence),
+    ).fetchone()
+    if found is None:
         raise RunLost(run.run_id)
-    return found[0]
+    return found
 
 
 def _new_id() -> str:

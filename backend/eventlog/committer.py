@@ -29,8 +29,8 @@ log = logging.getLogger("moorline.backend")
 
 T = TypeVar("T")
 
-#: A committed event of a session, or None: the session was erased.
-Growth = tuple[str, Event | None]
+#: A session, its epoch and a committed event of it, or None: the session was erased.
+Growth = tuple[str, str, Event | None]
 
 
 @dataclass(slots=True)
@@ -144,7 +144,7 @@ class Committer:
                 except queue.Empty:
                     break
             outcomes, growth = run_batch(db, [command for command, _ in batch])
-            if any(event is None for _, event in growth):
+            if any(event is None for _, _, event in growth):
                 _empty_journal(db)
             self._call(self._deliver, batch, outcomes, growth)
 

@@ -44,12 +44,13 @@ def find_session(tx: Transaction, session_id: str) -> SessionInfo | None:
     return session and session.info()
 
 
-def read_after(tx: Transaction, session_id: str, seq: int, limit: int) -> list[Event]:
+def read_after(tx: Transaction, session_id: str, seq: int, limit: int, epoch: str | None) -> list[Event]:
     """See EventLog.read_after."""
     records = tx.db.execute(
-        f"SELECT {COLUMNS} FROM events WHERE session = (SELECT id FROM sessions WHERE session_id = ?) AND seq > ?"
-        " ORDER BY seq LIMIT ?",
-        (session_id, seq, limit),
+        f"SELECT {COLUMNS} FROM events WHERE session ="
+        " (SELECT id FROM sessions WHERE session_id = ?1 AND (?2 IS NULL OR epoch = ?2)) AND seq > ?3"
+        " ORDER BY seq LIMIT ?4",
+        (session_id, epoch, seq, limit),
     )
     return [from_record(record) for record in records]
 

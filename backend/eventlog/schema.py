@@ -1,17 +1,18 @@
 """The SQLite file: its tables, its version, and how an older file becomes a newer one.
 
 A session's active run stands in the session's own row, with the fence: so the write that happens forty times a second
-and run, `add_text`, is one guarded UPDATE and one INSERT. While a run is active nothing but its own text enters the
-session's log, so a run's text is exactly the events behind its `RunStarted`.
+and run, `add_text`, is one guarded UPDATE and one INSERT. `written` counts the characters of its text. While a run is
+active nothing but its own text enters the session's log, so a run's text is exactly the events behind its `RunStarted`.
 """
 
 import sqlite3
 
 from gateway.common.errors import UsageError
 
-__all__ = ["VERSION", "migrate"]
+__all__ = ["FIRST", "VERSION", "migrate"]
 
-_FIRST = """
+#: Version 1.
+FIRST = """
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY,
     session_id TEXT NOT NULL UNIQUE,
@@ -60,8 +61,14 @@ CREATE TABLE events (
 ) STRICT, WITHOUT ROWID;
 """
 
+# An attempt to add text that failed may be repeated at its place; retention asks for the oldest sessions.
+_SECOND = """
+ALTER TABLE sessions ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX sessions_touched ON sessions (touched_at);
+"""
+
 #: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
-_MIGRATIONS = (_FIRST,)
+_MIGRATIONS = (FIRST, _SECOND)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
 VERSION = len(_MIGRATIONS)

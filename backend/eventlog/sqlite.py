@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from backend.errors import Refusal
 from backend.eventlog import commands, queries
-from backend.eventlog.base import LogUnavailable, RunHandle, RunLost, SessionInfo, Started, Watch
+from backend.eventlog.base import LogUnavailable, RunHandle, RunLost, RunOwner, SessionInfo, Started, Watch
 from backend.eventlog.committer import Committer, Growth, Transaction
 from backend.eventlog.connection import connect
 from backend.eventlog.tail import Tail
@@ -33,6 +33,7 @@ class SQLiteLog:
         self._watches = Watches()
         self._tail = Tail()
         self._committer: Committer | None = None
+        self._owner: RunOwner | None = None
 
     # Opening and closing ----------------------------------------------------------------------------------------------
 
@@ -60,6 +61,10 @@ class SQLiteLog:
         """See EventLog.check."""
         await self._queue.submit(_check)
 
+    def attach(self, owner: RunOwner) -> None:
+        """See EventLog.attach. All runs are of this process, so `open` finds none to take over that it could answer."""
+        self._owner = owner
+
     # Sessions ---------------------------------------------------------------------------------------------------------
 
     async def find_session(self, session_id: str) -> SessionInfo | None:
@@ -73,6 +78,10 @@ class SQLiteLog:
     async def delete_session(self, session_id: str) -> bool:
         """See EventLog.delete_session."""
         return await self._queue.submit(lambda tx: commands.delete_session(tx, session_id))
+
+    async def expire(self, before: float, *, limit: int = 100) -> Sequence[str]:
+        """See EventLog.expire."""
+        return await self._queue.submit(lambda tx: commands.expire(tx, before, limit))
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
@@ -102,9 +111,9 @@ class SQLiteLog:
             self._queue.submit(lambda tx: commands.retry_run(tx, session_id, run_id, client_msg_id, now, refusal)), now
         )
 
-    async def add_text(self, run: RunHandle, text: str) -> int:
+    async def add_text(self, run: RunHandle, text: str, *, at: int | None = None) -> int:
         """See EventLog.add_text."""
-        return await self._queue.submit(lambda tx: commands.add_text(tx, run, text))
+        return await self._queue.submit(lambda tx: commands.add_text(tx, run, text, at))
 
     async def end_run(
         self,
@@ -113,19 +122,26 @@ class SQLiteLog:
         finish: Finish,
         now: float,
         text: str = "",
+        at: int | None = None,
         error: RunError | None = None,
         usage: Usage | None = None,
     ) -> int:
         """See EventLog.end_run."""
-        return await self._queue.submit(lambda tx: commands.end_run(tx, run, finish, now, text, error, usage))
+        return await self._queue.submit(lambda tx: commands.end_run(tx, run, finish, now, text, at, error, usage))
+
+    async def cancel_run(self, session_id: str, run_id: str) -> None:
+        """See EventLog.cancel_run. A process that dies takes the wish along: its runs end as `interrupted`."""
+        session = await self.find_session(session_id)
+        if self._owner is not None and session is not None and session.active_run_id == run_id:
+            self._owner.stop_run(run_id)
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    async def read_after(self, session_id: str, seq: int, *, limit: int) -> Sequence[Event]:
+    async def read_after(self, session_id: str, seq: int, *, limit: int, epoch: str | None = None) -> Sequence[Event]:
         """See EventLog.read_after."""
-        events = self._tail.read_after(session_id, seq, limit)
+        events = self._tail.read_after(session_id, seq, limit, epoch)
         if events is None:
-            events = await self._queue.submit(lambda tx: queries.read_after(tx, session_id, seq, limit))
+            events = await self._queue.submit(lambda tx: queries.read_after(tx, session_id, seq, limit, epoch))
         return events
 
     async def snapshot(self, session_id: str) -> Snapshot | None:
@@ -149,9 +165,9 @@ class SQLiteLog:
         return self._committer
 
     def _committed(self, growth: list[Growth]) -> None:
-        for session_id, event in growth:
-            self._tail.add(session_id, event)
-        for session_id in {session_id for session_id, _ in growth}:
+        for session_id, epoch, event in growth:
+            self._tail.add(session_id, epoch, event)
+        for session_id in {session_id for session_id, _, _ in growth}:
             self._watches.ring(session_id)
 
     async def _owned(self, started: "asyncio.Future[Started]", now: float) -> Started:
@@ -171,7 +187,7 @@ class SQLiteLog:
             # Where the log is closed meanwhile, the next open() ends the run.
             with contextlib.suppress(LogUnavailable):
                 ending = self._committer.submit(
-                    lambda tx: commands.end_run(tx, handle, Finish.INTERRUPTED, now, "", None, None)
+                    lambda tx: commands.end_run(tx, handle, Finish.INTERRUPTED, now, "", None, None, None)
                 )
                 ending.add_done_callback(_forget)
 

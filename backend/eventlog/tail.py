@@ -1,6 +1,7 @@
-"""The last committed events of the sessions that grow, so that readers who keep up do not go to the disk.
+"""The last committed events of the sessions that grow, so that readers who keep up do not go to the database.
 
-It is a copy of what is committed, never ahead of it. What is not in here is in the database.
+It is a copy of what is committed, never ahead of it. What is not in here is in the database. Where several processes
+write to it, a tail may lag behind; it answers for one epoch of a session, so never with events of another log.
 """
 
 import sys
@@ -25,36 +26,41 @@ class Tail:
     def __init__(self, *, max_events: int = MAX_EVENTS, max_bytes: int = MAX_BYTES) -> None:
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self._sessions: OrderedDict[str, deque[Event]] = OrderedDict()
+        self._sessions: OrderedDict[str, tuple[str, deque[Event]]] = OrderedDict()
         self.size = 0
 
-    def add(self, session_id: str, event: Event | None) -> None:
+    def add(self, session_id: str, epoch: str, event: Event | None) -> None:
         """Take a committed event; None: the session was erased."""
+        known, events = self._sessions.get(session_id, ("", None))
+        if event is None or (events is not None and (known != epoch or event.seq != events[-1].seq + 1)):
+            self.drop(session_id)
+            events = None
         if event is None:
-            self._drop(session_id)
             return
-        events = self._sessions.get(session_id)
         if events is None:
-            events = self._sessions[session_id] = deque()
+            events = deque()
+            self._sessions[session_id] = (epoch, events)
         self._sessions.move_to_end(session_id)
         events.append(event)
         self.size += _size(event)
         while len(events) > self._max_events:
             self.size -= _size(events.popleft())
         while self.size > self._max_bytes:
-            self._drop(next(iter(self._sessions)))
+            self.drop(next(iter(self._sessions)))
 
-    def read_after(self, session_id: str, seq: int, limit: int) -> list[Event] | None:
+    def read_after(self, session_id: str, seq: int, limit: int, epoch: str | None = None) -> list[Event] | None:
         """Up to `limit` events above `seq`; None when the database must be asked."""
-        events = self._sessions.get(session_id)
-        if not events or seq < events[0].seq - 1:
+        known, events = self._sessions.get(session_id, ("", None))
+        if not events or seq < events[0].seq - 1 or (epoch is not None and epoch != known):
             return None
         # The events in here have no holes, so the place of a seq is known: no search for readers who keep up.
         start = seq - events[0].seq + 1
         return list(islice(events, start, start + limit))
 
-    def _drop(self, session_id: str) -> None:
-        for event in self._sessions.pop(session_id, ()):
+    def drop(self, session_id: str) -> None:
+        """Forget a session."""
+        _, events = self._sessions.pop(session_id, ("", ()))
+        for event in events:
             self.size -= _size(event)
 
 

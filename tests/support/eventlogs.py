@@ -69,7 +69,7 @@ class FaultyLog:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._log, name)
-        if name in ("watch", "close"):
+        if name in ("attach", "watch", "close"):
             return method
 
         async def attempt(*args: Any, **options: Any) -> Any:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, LogUnavailable, RunLost
+from backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, LogUnavailable, RunLost, Started
 from backend.events import Finish, MessageEnded, PartialAnswer, RunError, RunStarted, TextAdded, Usage, UserMessage
 from tests.support.eventlogs import NOW, everything, handle_of, opened, read_view, start
 
@@ -128,6 +128,46 @@ async def test_who_no_longer_owns_a_run_cannot_write_it(log: EventLog) -> None:
     await log.add_text(second, "fine")
 
 
+async def test_a_piece_that_was_written_already_is_not_written_again(log: EventLog) -> None:
+    run = handle_of(await start(log, "s"))
+    assert await log.add_text(run, "Good ", at=0) == 3
+    assert await log.add_text(run, "Good ", at=0) == 3
+    assert await log.add_text(run, "Good d\N{GRINNING FACE}y", at=0) == 4
+    with pytest.raises(RunLost):
+        await log.add_text(run, "later", at=9)
+    await log.end_run(run, finish=Finish.STOP, now=NOW, text="\N{GRINNING FACE}y!", at=6)
+    view = await read_view(log, "s")
+    assert (view.seq, view.rows[-1].content) == (5, "Good d\N{GRINNING FACE}y!")
+
+
+class Told:
+    """A `RunOwner` that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.stopped: asyncio.Queue[str] = asyncio.Queue()
+        self.adopted: asyncio.Queue[Started] = asyncio.Queue()
+
+    def stop_run(self, run_id: str) -> None:
+        self.stopped.put_nowait(run_id)
+
+    def adopt_run(self, started: Started) -> None:
+        self.adopted.put_nowait(started)
+
+
+async def test_the_owner_of_a_run_hears_that_it_is_cancelled(log: EventLog) -> None:
+    owner = Told()
+    log.attach(owner)
+    run = handle_of(await start(log, "s"))
+    await log.cancel_run("s", "another")
+    await log.cancel_run("another", run.run_id)
+    await log.cancel_run("s", run.run_id)
+    assert await owner.stopped.get() == run.run_id
+    assert owner.stopped.empty()
+    await log.end_run(run, finish=Finish.CANCELLED, now=NOW)
+    await log.cancel_run("s", run.run_id)
+    assert owner.stopped.empty()
+
+
 async def test_open_ends_what_an_earlier_process_left_and_keeps_its_text(database: str) -> None:
     async with opened(database) as log:
         run = handle_of(await start(log, "s"))
@@ -178,6 +218,33 @@ async def test_an_erased_session_begins_anew_under_another_epoch(log: EventLog) 
     after = await log.open_session("s", "q", now=NOW)
     assert after.head.seq == 0
     assert after.head.epoch != before.head.epoch
+
+
+async def test_a_reader_of_an_erased_log_gets_nothing_of_the_next_one(log: EventLog) -> None:
+    await start(log, "s")
+    before = await log.find_session("s")
+    assert before is not None
+    epoch = before.head.epoch
+    assert len(await log.read_after("s", 0, limit=9, epoch=epoch)) == 2
+    await log.delete_session("s")
+    await start(log, "s")
+    assert await log.read_after("s", 0, limit=9, epoch=epoch) == []
+    assert len(await log.read_after("s", 0, limit=9)) == 2
+
+
+async def test_sessions_that_rest_for_long_are_erased_the_oldest_first(log: EventLog) -> None:
+    for age, name in enumerate(["new", "active", "old", "older"]):
+        sent = await log.start_run(name, "p", client_msg_id="m", content="x", now=NOW - age)
+        if name != "active":
+            await log.end_run(handle_of(sent), finish=Finish.STOP, now=NOW - age)
+    watch = log.watch("old")
+    assert await log.expire(NOW, limit=1) == ["older"]
+    assert await log.expire(NOW, limit=9) == ["old"]
+    await watch.wait()
+    assert await log.read_after("old", 0, limit=9) == []
+    assert await log.expire(NOW, limit=9) == []
+    assert await log.find_session("active") is not None
+    assert await log.find_session("new") is not None
 
 
 async def test_rows_go_back_page_by_page(log: EventLog) -> None:

@@ -16,7 +16,7 @@ from backend.eventlog.base import LogUnavailable
 from backend.eventlog.committer import Transaction, run_batch
 from backend.eventlog.connection import connect
 from backend.eventlog.factory import open_log
-from backend.eventlog.schema import VERSION
+from backend.eventlog.schema import FIRST, VERSION
 from backend.eventlog.sqlite import SQLiteLog
 from backend.events import Finish
 from gateway.common.errors import UsageError
@@ -98,6 +98,16 @@ async def test_a_file_of_a_newer_program_is_refused_and_left_alone(tmp_path: Pat
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
     with pytest.raises(UsageError, match="newer moorline"):
         await open_log(database_at(tmp_path)).open()
+
+
+async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db:
+        db.executescript(f"{FIRST}; PRAGMA user_version = 1")
+        db.execute("INSERT INTO sessions (session_id, patient_id, epoch, touched_at) VALUES ('s', 'p', 'e', 1.0)")
+        db.commit()
+    async with opened(database_at(tmp_path)) as log:
+        await log.add_text(handle_of(await start(log, "s")), "x", at=0)
+        assert (await read_view(log, "s")).seq == 3
 
 
 def test_only_sqlite_urls_are_taken() -> None:
