@@ -1,0 +1,236 @@
+"""A backend, its model and its clients, all of which a test may disturb at any moment.
+
+Nothing here waits for what it has done: a message is written and the socket dropped, or the process killed, with the
+answer still on its way. `settle` waits, and `finish` does what clients do in the end: come back and send again.
+"""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from backend.eventlog.factory import open_log
+from backend.events import Event, Finish, RunStarted
+from backend.responder import Done, Piece, Prompt, Text
+from tests.support.backends import STEP, Backend, backend
+from tests.support.eventlogs import FaultyLog, everything
+from tests.support.tab import Tab
+
+__all__ = ["SESSIONS", "Model", "World"]
+
+SESSIONS = ("s1", "s2", "s3")
+# Three sessions share one slot and a queue of one, so that one of them may find the process full.
+OPTIONS: dict[str, Any] = {"max_runs": 1, "drain": 0.05, "heartbeat": 5.0}
+
+
+class Call:
+    """One request to the model."""
+
+    def __init__(self) -> None:
+        self.lines: asyncio.Queue[str | Finish | Exception | None] = asyncio.Queue()
+        self.open = True
+
+
+class Model:
+    """Answers each call as the test says; None cuts an answer off."""
+
+    name = "world"
+    scripted = False
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.willing = False
+        """Ends every answer at once."""
+
+    @property
+    def open(self) -> list[Call]:
+        return [call for call in self.calls if call.open]
+
+    async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
+        call = Call()
+        self.calls.append(call)
+        if self.willing:
+            call.lines.put_nowait(Finish.STOP)
+        try:
+            while (line := await call.lines.get()) is not None:
+                if isinstance(line, Finish):
+                    yield Done(line)
+                    return
+                if isinstance(line, Exception):
+                    raise line
+                yield Text(line)
+        finally:
+            call.open = False
+
+    async def say(self, which: int, line: str | Finish | Exception | None) -> None:
+        """Go on with one of the answers under way, if there is any."""
+        if calls := self.open:
+            calls[which % len(calls)].lines.put_nowait(line)
+        await asyncio.sleep(0.001)
+
+    def relent(self) -> None:
+        """End all answers, those to come as well."""
+        self.willing = True
+        for call in self.open:
+            call.lines.put_nowait(Finish.STOP)
+
+    async def close(self) -> None:
+        pass
+
+
+class World:
+    """`violations` holds what no client should ever see."""
+
+    def __init__(self, folder: Path, database: str) -> None:
+        self.model = Model()
+        self.tabs: list[Tab] = []
+        self.sent: dict[str, tuple[str, str]] = {}
+        """Session and text of each message, by client_msg_id."""
+        self.retried: dict[str, str] = {}
+        """The session of each retry."""
+        self.acks: dict[str, str] = {}
+        """The run of each command that was acknowledged."""
+        self.erased_runs = 0
+        """Runs whose session is gone."""
+        self.violations: list[str] = []
+        self.changed = asyncio.Event()
+        self.server: Backend
+        self.log: FaultyLog
+        self._folder = folder
+        self._database = database
+        self._stack = contextlib.AsyncExitStack()
+        self._crashes = 0
+
+    # The process ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start a backend on the database."""
+
+        def faulty(database: str) -> Any:
+            self.log = FaultyLog(open_log(database))
+            return self.log
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("backend.app.open_log", faulty)
+            started = backend(self._folder, self.model, database=self._database, **OPTIONS)
+            self.server = await self._stack.enter_async_context(started)
+
+    async def restart(self) -> None:
+        """An orderly end and a new start."""
+        self.log.away = False
+        await self._stack.aclose()
+        for tab in self.tabs:
+            await tab.drop()
+        await self.start()
+
+    async def crash(self) -> None:
+        """A kill: what is on the disk at this moment is all there is for the next process."""
+        for tab in self.tabs:
+            await tab.drop()
+        self._crashes += 1
+        before, self._stack = self._stack, contextlib.AsyncExitStack()
+        self._database = copied(self._database, self._folder / f"crash{self._crashes}.db")
+        self.log.away = False
+        await self.start()
+        await before.aclose()
+
+    async def stop(self) -> None:
+        """The end of the test."""
+        for tab in self.tabs:
+            await tab.drop()
+        await self._stack.aclose()
+
+    # Clients ----------------------------------------------------------------------------------------------------------
+
+    async def open_tab(self, session: str) -> None:
+        tab = Tab(self, session)
+        self.tabs.append(tab)
+        await tab.connect()
+
+    async def post(self, name: str) -> None:
+        """Send a message over HTTP."""
+        session, text = self.sent[name]
+        body = {"patient_id": "patient:demo", "message": text, "client_msg_id": name}
+        url = f"{self.server.http}/api/chat/{session}/messages"
+        async with aiohttp.ClientSession() as http, http.post(url, json=body) as answer:
+            found = await answer.json()
+        if answer.status == 202:
+            self.acknowledged(name, found["run_id"])
+        elif not found["retryable"]:
+            self.violations.append(f"{name} was refused: {found}")
+
+    async def erase(self, session: str) -> None:
+        """DELETE; what was sent to the session before is nobody's business from now on."""
+        self.log.away = False
+        await self.settle()
+        self.erased_runs += sum(isinstance(event, RunStarted) for event in await self.events(session))
+        async with aiohttp.ClientSession() as http, http.delete(f"{self.server.http}/api/chat/{session}") as answer:
+            assert answer.status == 204
+        for tab in self.tabs:
+            if tab.session == session:
+                await tab.erased()
+        for name in [name for name, (where, _) in self.sent.items() if where == session]:
+            del self.sent[name]
+            self.acks.pop(name, None)
+        for name in [name for name, where in self.retried.items() if where == session]:
+            del self.retried[name]
+            self.acks.pop(name, None)
+
+    def acknowledged(self, name: str, run_id: str) -> None:
+        if self.acks.setdefault(name, run_id) != run_id:
+            self.violations.append(f"{name} has two runs")
+
+    # Waiting ----------------------------------------------------------------------------------------------------------
+
+    async def events(self, session: str) -> list[Event]:
+        return await everything(self.log, session, limit=100)
+
+    async def settle(self) -> None:
+        """Return when every tab that is connected has seen all that the log holds."""
+        async with asyncio.timeout(STEP):
+            while not await self._settled():
+                self.changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), 0.02)
+
+    async def _settled(self) -> bool:
+        for tab in self.tabs:
+            info = await self.log.find_session(tab.session)
+            if tab.connected and (not tab.greeted or (info is not None and tab.seen.seq < info.head.seq)):
+                return False
+        return True
+
+    async def finish(self) -> None:
+        """Let the model answer; come back and send again until every command has its run and every run its end."""
+        self.log.away = False
+        self.model.relent()
+        async with asyncio.timeout(2 * STEP):
+            while True:
+                for tab in self.tabs:
+                    await tab.connect()
+                    await tab.flush()
+                self.changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), 0.05)
+                if not any(tab.pending for tab in self.tabs) and not await self._running():
+                    break
+        await self.settle()
+
+    async def _running(self) -> bool:
+        found = [await self.log.find_session(session) for session in SESSIONS]
+        return any(info is not None and info.active_run_id is not None for info in found)
+
+
+def copied(database: str, there: Path) -> str:
+    """A copy of a database in use, as a killed process would leave it."""
+    path = database.removeprefix("sqlite:///")
+    # The file first: nothing is moved into it from its journal but at an erasure or at the end.
+    for suffix in ("", "-wal"):
+        if Path(path + suffix).exists():
+            shutil.copy(path + suffix, f"{there}{suffix}")
+    return f"sqlite:///{there}"
