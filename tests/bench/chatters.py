@@ -165,7 +165,9 @@ class Chatters:
         """Leave."""
         count = len(self._chatters)
         for chatter in self._chatters:
-            chatter.transport.write(_BYE)
+            # An overloaded server may have ended some.
+            if not chatter.transport.is_closing():
+                chatter.transport.write(_BYE)
         if self._chatters:
             await asyncio.wait([chatter.closed for chatter in self._chatters], timeout=_PATIENCE)
         for chatter in self._chatters:

@@ -87,7 +87,8 @@ class Load:
     async def close(self) -> int:
         """End all of them with a Close frame; how many ended by it."""
         for client in self._clients:
-            client.transport.write(_BYE)
+            if not client.transport.is_closing():
+                client.transport.write(_BYE)
         ends = [client.closed for client in self._clients]
         done, late = await asyncio.wait(ends, timeout=_PATIENCE) if ends else (set(), set())
         for client in self._clients:
