@@ -81,7 +81,6 @@ class Api:
             watch.close()
 
     async def _events_after(self, session_id: str, cursor: Position) -> Json:
-        # Read before the epoch is asked for: an epoch that still holds then held when they were read.
         events = await self._log.read_after(session_id, max(cursor.seq, 0), limit=BATCH, epoch=cursor.epoch)
         info = await self._log.find_session(session_id)
         head = info.head if info else _NOWHERE

@@ -1,6 +1,7 @@
 """The backend as an aiohttp application: routes and what lives as long as it does. No logic."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from backend.docs import docs_page, openapi_document
 from backend.eventlog.base import EventLog, LogUnavailable
 from backend.eventlog.factory import open_log
 from backend.responder import Responder
+from backend.retention import keep_to
 from backend.runs import Runs
 from backend.settings import Settings
 from backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
@@ -59,6 +61,7 @@ def create_app(
     app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], settings, v1_ping=v1_ping)
     app[DRAINING] = Draining()
     app.cleanup_ctx.append(_resources)
+    app.cleanup_ctx.append(_retention)
     app.on_startup.append(_await_the_end)
     app.on_shutdown.append(_drained)
     _add_routes(app)
@@ -95,6 +98,20 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
         await app[LOG].close()
         await app[RESPONDER].close()
         app[AUDIT].close()
+
+
+async def _retention(app: web.Application) -> AsyncIterator[None]:
+    retention = app[SETTINGS].retention
+    if retention is None:
+        yield
+        return
+    sweeping = asyncio.create_task(keep_to(retention, app[LOG], app[AUDIT]))
+    try:
+        yield
+    finally:
+        sweeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeping
 
 
 # The end --------------------------------------------------------------------------------------------------------------

@@ -71,8 +71,6 @@ class Delivery:
         self._resume: Position | None = None
         # Version 1 hears of the runs that began after it connected; a session has one at a time.
         self._v1_run: str | None = None
-        # The last run that is known to be of the cursor's epoch.
-        self._run: str | None = None
         self._ping_every = v1_ping
         self._ping_at = asyncio.get_running_loop().time() + v1_ping
 
@@ -158,14 +156,6 @@ class Delivery:
         await self._flush()
         await self._ping_if_due()
         events = await self._log.read_after(self._session_id, self._cursor.seq, limit=BATCH, epoch=self._cursor.epoch)
-        if not events or events[-1].run_id != self._run:
-            # Erased, and perhaps opened again meanwhile: then these are events of another log. Runs are of one log.
-            if not self._greeting and await self._was_erased():
-                if self.version == 2:
-                    self.reply({"type": "deleted"})
-                self.end(CloseCode.DELETED)
-                return
-            self._run = events[-1].run_id if events else self._run
         # What was answered while we read was committed before some of these events, and goes first.
         await self._flush()
         for event in events:
@@ -174,6 +164,11 @@ class Delivery:
                 return
             await self._send_event(event)
         if len(events) == BATCH or self._end is not None:
+            return
+        if not events and await self._was_erased():
+            if self.version == 2:
+                self.reply({"type": "deleted"})
+            self.end(CloseCode.DELETED)
             return
         await self._waiter.until(self._ping_at)
 

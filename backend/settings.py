@@ -50,12 +50,14 @@ class Settings(CommonSettings):
     send_timeout: float = option(30.0, DURATION, "a client that does not read what is sent to it")
     max_bytes: int = option(64 << 10, SIZE, "longest message, as UTF-8")
 
+    retention: float | None = option(
+        None, DURATION, "erase sessions that nobody has written to for so long", can_be_off=True, group="Privacy"
+    )
     audit_log: str | None = option(
         None,
         TEXT,
         "a file that gets a line of JSON per access: who, action, session (hashed with log_key), outcome",
         can_be_off=True,
-        group="Privacy",
     )
 
     def __post_init__(self) -> None:
@@ -64,5 +66,7 @@ class Settings(CommonSettings):
             raise UsageError(f"temperature: {self.temperature:g} is not between 0 and 2")
         if self.max_runs < 1:
             raise UsageError("max_runs: 0 would answer nobody; write 1 or more")
+        if self.retention == 0:
+            raise UsageError("retention: 0 would keep nothing; write for example 90d, or off")
         if self.rate_limit == 0:
             raise UsageError("rate_limit: 0 would answer nobody; write 1 or more, or off")

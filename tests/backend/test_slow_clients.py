@@ -88,7 +88,7 @@ async def frozen(server: Backend) -> asyncio.StreamWriter:
 
 
 async def test_nothing_queues_for_clients_that_do_not_read(tmp_path: Path) -> None:
-    clients, pieces, size = 40, 80, 50_000
+    clients, pieces, size = 30, 40, 50_000
     script = Script()
     async with backend(tmp_path, script, drain=0.1) as server, server.socket(max_size=None) as socket:
         writers = [await frozen(server) for _ in range(clients)]

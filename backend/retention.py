@@ -1,0 +1,42 @@
+"""`retention`: sessions that nobody has written to for so long are erased, as a DELETE would.
+
+Every backend sweeps for itself: with several on one database the first to come finds the most to do.
+"""
+
+import asyncio
+import logging
+import time
+
+from backend.audit import Audit
+from backend.eventlog.base import EventLog, LogUnavailable
+
+__all__ = ["keep_to"]
+
+logger = logging.getLogger("moorline.backend.retention")
+
+# Sessions in one transaction: appends wait for it.
+_BATCH = 100
+# A tenth of the retention lies between two sweeps, within these bounds: what is erased too late is late by a tenth.
+_EVERY_AT_LEAST = 0.1
+_EVERY_AT_MOST = 3600.0
+
+
+async def keep_to(retention: float, log: EventLog, audit: Audit) -> None:
+    """Erase what is older than `retention` seconds, now and from time to time, until cancelled."""
+    every = min(max(retention / 10, _EVERY_AT_LEAST), _EVERY_AT_MOST)
+    while True:
+        try:
+            await _sweep(time.time() - retention, log, audit)
+        except LogUnavailable as error:
+            logger.warning("nothing was erased, the log is away: %s", error)
+        await asyncio.sleep(every)
+
+
+async def _sweep(before: float, log: EventLog, audit: Audit) -> None:
+    erased = 0
+    while found := await log.expire(before, limit=_BATCH):
+        for session_id in found:
+            audit.record("expire", session_id, "retention", "ok")
+        erased += len(found)
+    if erased:
+        logger.info("%d sessions erased", erased)
