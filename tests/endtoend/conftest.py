@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser
 
 from gateway.app import create_app
@@ -26,6 +28,7 @@ class Site:
     script: Script
     _folder: Path
     _backend_port: int
+    _options: dict[str, Any]
     _running: contextlib.AsyncExitStack
 
     async def stop_backend(self) -> None:
@@ -34,37 +37,41 @@ class Site:
     async def start_backend(self) -> None:
         """On the port that it had, with the database that it had."""
         started = await self._running.enter_async_context(
-            backend(self._folder, self.script, port=self._backend_port, drain=0.2)
+            backend(self._folder, self.script, **{**self._options, "port": self._backend_port})
         )
         self._backend_port = started.port
 
 
 @contextlib.asynccontextmanager
-async def site(folder: Path, frontend: str = "") -> AsyncIterator[Site]:
+async def site(folder: Path, frontend: str = "", **backend_options: Any) -> AsyncIterator[Site]:
     """The page of `frontend`, by default the built-in one, on a gateway before a backend."""
     script = Script()
+    options = {"drain": 0.2, **backend_options}
     async with contextlib.AsyncExitStack() as stack:
-        started: Backend = await stack.enter_async_context(backend(folder, script, drain=0.2))
+        started: Backend = await stack.enter_async_context(backend(folder, script, **options))
         settings = Settings(
             host="127.0.0.1", port=0, upstream=(started.http,), frontend=frontend, drain=0.2, log_level="error"
         )
         async with running(create_app(settings), settings) as gateway:
-            yield Site(gateway.addresses[0], script, folder, started.port, stack)
+            yield Site(gateway.addresses[0], script, folder, started.port, options, stack)
 
 
-@pytest.fixture
+# One browser serves all tests, each with a context of its own; so they and their fixtures run on one event loop.
+
+
+@pytest_asyncio.fixture(loop_scope="package")
 async def chat(tmp_path: Path) -> AsyncIterator[Site]:
     async with site(tmp_path) as started:
         yield started
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def chromium() -> AsyncIterator[Browser]:
     async with browser() as started:
         yield started
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="package")
 async def tab(chromium: Browser) -> AsyncIterator[Visitor]:
     async with visitor(chromium) as seen:
         yield seen

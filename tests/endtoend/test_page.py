@@ -6,6 +6,7 @@ from tests.endtoend.conftest import Site
 from tests.support import needs
 from tests.support.browser import (
     CHAT,
+    SHARED,
     STEP,
     Visitor,
     answers,
@@ -17,7 +18,7 @@ from tests.support.browser import (
     visitor,
 )
 
-pytestmark = needs.chromium
+pytestmark = [needs.chromium, SHARED]
 
 
 async def test_a_conversation_survives_a_reload(chat: Site, tab: Visitor) -> None:

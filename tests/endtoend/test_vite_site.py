@@ -9,14 +9,15 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from playwright.async_api import expect
 
 from gateway.static import BUILT_IN
 from tests.endtoend.conftest import Site, site
 from tests.support import needs
-from tests.support.browser import STEP, Visitor
+from tests.support.browser import SHARED, STEP, Visitor
 
-pytestmark = [needs.npm, pytest.mark.timeout(180)]
+pytestmark = [needs.npm, pytest.mark.timeout(180), SHARED]
 
 SOURCE = Path(__file__).parent.parent / "support" / "site"
 # Kept between runs: fetching Vite takes longer than all that is tested here.
@@ -36,7 +37,7 @@ async def npm(*command: str, folder: Path) -> None:
     assert process.returncode == 0, said.decode()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="package")
 async def built(tmp_path: Path) -> AsyncIterator[tuple[Site, Path]]:
     """The gateway on the site's dist/, which `npm install` and `vite build` wrote."""
     CACHE.mkdir(mode=0o700, exist_ok=True)

@@ -7,13 +7,33 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
 
-__all__ = ["CHAT", "Visitor", "answers", "box", "browser", "check_conversation", "questions", "say", "shows", "visitor"]
+__all__ = [
+    "CHAT",
+    "SHARED",
+    "Visitor",
+    "answers",
+    "box",
+    "browser",
+    "check_conversation",
+    "open_client",
+    "questions",
+    "say",
+    "shows",
+    "visitor",
+    "watched",
+]
 
 CHAT = "/chat/patient:demo"
 STEP = 15_000
 """Longest wait for one thing on the page, in milliseconds; reached only when a test fails."""
+
+expect.set_options(timeout=STEP)
+
+SHARED = pytest.mark.asyncio(loop_scope="package")
+"""For tests that share one browser: Playwright's objects belong to the loop that started it."""
 
 # A browser that talks to the page under test and to nobody else.
 _ARGUMENTS = (
@@ -92,7 +112,7 @@ def answers(page: Page) -> Locator:
 
 async def shows(page: Page, status: str) -> None:
     """Wait for the status indicator."""
-    await expect(page.locator("#status-text")).to_have_text(status, timeout=STEP)
+    await expect(page.locator("#status-text")).to_have_text(status)
 
 
 async def say(page: Page, text: str) -> None:
@@ -101,17 +121,30 @@ async def say(page: Page, text: str) -> None:
     await box(page).press("Enter")
 
 
+async def open_client(page: Page, url: str, **options: Any) -> None:
+    """A MoorlineClient as `client` in a page of the server at `url` that does nothing of its own."""
+    await page.goto(url + "/reconnect.js")
+    await page.evaluate(
+        """async (options) => {
+            const { MoorlineClient } = await import('/moorline-client.js');
+            window.client = new MoorlineClient({ patientId: 'patient:demo', sessionId: 's1', ...options });
+            client.connect();
+        }""",
+        options,
+    )
+
+
 async def check_conversation(page: Page, url: str) -> None:
     """Connect, ask, get the whole answer, and find both again after a reload. `url` is scheme, host and port."""
     await page.goto(url + CHAT)
     await shows(page, "Connected")
     await say(page, "Hello")
-    await expect(answers(page)).to_have_count(1, timeout=STEP)
+    await expect(answers(page)).to_have_count(1)
     await expect(page.get_by_role("button", name="Stop")).to_be_hidden(timeout=STEP)
     await expect(answers(page)).not_to_be_empty(timeout=STEP)
     answer = await answers(page).inner_text()
 
     await page.reload()
-    await expect(questions(page)).to_have_text(["Hello"], timeout=STEP)
-    await expect(answers(page)).to_have_text([answer], timeout=STEP)
+    await expect(questions(page)).to_have_text(["Hello"])
+    await expect(answers(page)).to_have_text([answer])
     await shows(page, "Connected")

@@ -1,0 +1,120 @@
+"""A backend whose sockets a test plays by hand, frame by frame, for a client of version 2.
+
+async with played() as server:
+    socket = await server.socket()            # a client has dialled and said hello
+    await socket.welcome()
+    sent = await socket.heard("send")
+    await socket.close(4503)
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+__all__ = ["Played", "PlayedSocket", "played"]
+
+STEP = 15.0
+"""Longest wait of a test for one thing; reached only when it fails."""
+
+
+class PlayedSocket:
+    """One socket. Pings are answered, as long as it is `alive`."""
+
+    def __init__(self, socket: web.WebSocketResponse, hello: dict[str, Any]) -> None:
+        self.hello = hello
+        self.alive = True
+        self._socket = socket
+        self._frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def welcome(self, *, epoch: str = "e1", recovered: bool = True, heartbeat: float = 20.0) -> None:
+        await self.say("hello", v=2, epoch=epoch, head=0, recovered=recovered, heartbeat=heartbeat, max_bytes=1000)
+
+    async def snapshot(self, through_seq: int, *messages: dict[str, Any], **members: Any) -> None:
+        await self.say("snapshot", messages=list(messages), earlier=False, through_seq=through_seq, **members)
+
+    async def say(self, kind: str, **members: Any) -> None:
+        await self._socket.send_json({"type": kind, **members})
+
+    async def say_text(self, text: str) -> None:
+        await self._socket.send_str(text)
+
+    async def heard(self, kind: str) -> dict[str, Any]:
+        """The next frame of the client, which must be of this type."""
+        async with asyncio.timeout(STEP):
+            frame = await self._frames.get()
+        assert frame["type"] == kind, frame
+        return frame
+
+    def heard_nothing(self) -> bool:
+        return self._frames.empty()
+
+    async def close(self, code: int = 1000) -> None:
+        await self._socket.close(code=code)
+
+    async def listen(self) -> None:
+        """Take what the client says until it leaves."""
+        async for message in self._socket:
+            if message.type is not WSMsgType.TEXT:
+                continue
+            frame = message.json()
+            if frame["type"] != "ping":
+                self._frames.put_nowait(frame)
+            elif self.alive:
+                await self.say("pong")
+
+
+class Played:
+    """The sockets that were dialled, and what HTTP answers."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.status = 200
+        """Of everything, upgrades included; 200 serves."""
+        self.posts: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+        self._sockets: asyncio.Queue[PlayedSocket] = asyncio.Queue()
+
+    async def socket(self) -> PlayedSocket:
+        """The next socket that has said hello."""
+        async with asyncio.timeout(STEP):
+            return await self._sockets.get()
+
+    def undialled(self) -> bool:
+        return self._sockets.empty()
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        if self.status != 200:
+            return web.Response(status=self.status)
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        with contextlib.suppress(TypeError):  # the client left without a word
+            played = PlayedSocket(socket, await socket.receive_json())
+            self._sockets.put_nowait(played)
+            await played.listen()
+        return socket
+
+    async def messages(self, request: web.Request) -> web.Response:
+        return web.json_response([] if self.status == 200 else {"code": "forbidden"}, status=self.status)
+
+    async def post(self, request: web.Request) -> web.Response:
+        self.posts.put_nowait((request.path.rpartition("/")[2], await request.json()))
+        return web.json_response({}, status=202)
+
+
+@contextlib.asynccontextmanager
+async def played() -> AsyncIterator[Played]:
+    server = Played()
+    app = web.Application(handler_args={"handler_cancellation": True})
+    app.router.add_get("/ws/chat/{patient}/{session}", server.chat)
+    app.router.add_get("/api/chat/{session}/messages", server.messages)
+    app.router.add_post("/api/chat/{session}/{command}", server.post)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield server
+    finally:
+        await runner.cleanup()
