@@ -1,8 +1,8 @@
 """Heartbeats on one hop: when to send a Ping, whether its Pong has come, when the peer is dead. Pure.
 
 Any byte is a sign of life, and while a peer is silent every `interval` has its Ping. A peer that says nothing within
-`timeout` after it is dead, unless it still takes what was sent before: the Ping stands behind that, and over a slow
-line it takes its time. Half-way to the verdict is a look at how much waits.
+`timeout` after it is dead, unless the Ping has not reached it: over a slow line it takes its time behind what was sent
+before, and as long as that gets less, there is somebody.
 """
 
 import array
@@ -14,6 +14,9 @@ from gateway.ws.frames import Opcode, Scanner, control
 
 __all__ = ["Beat", "Heartbeat"]
 
+# What is due within this part of the interval is done at once, so that both sides' Pings and the verdicts on the last
+# ones are one event and not four.
+_EARLY = 1 / 64
 # For the median of a socket that lives for days: its latest, 4 bytes each.
 _ROUND_TRIPS = 64
 # A Ping is called by a random number of its tunnel and its own.
@@ -30,22 +33,24 @@ class Beat(enum.Enum):
 
 
 class Heartbeat:
-    """The Pings to one side, whose bytes `way` follows."""
+    """The Pings to one side: `way` is what comes from it, and `carrier` what goes to it."""
 
     __slots__ = (
+        "_ahead",
         "_answered",
+        "_carrier",
         "_interval",
         "_look_at",
         "_masked",
         "_nonce",
         "_observe",
+        "_passed",
         "_randbytes",
         "_seen_at",
         "_sent",
         "_sent_at",
         "_since",
         "_timeout",
-        "_unsent",
         "_wanted",
         "_way",
         "round_trips",
@@ -54,6 +59,7 @@ class Heartbeat:
     def __init__(
         self,
         way: Scanner,
+        carrier: Scanner,
         *,
         interval: float,
         timeout: float,
@@ -62,6 +68,7 @@ class Heartbeat:
         observe: Callable[[float], None] | None = None,
     ) -> None:
         self._way = way
+        self._carrier = carrier
         self._interval = interval
         self._timeout = timeout
         self._masked = masked
@@ -75,7 +82,8 @@ class Heartbeat:
         self._seen_at = way.last
         self._wanted = False
         self._look_at = 0.0
-        self._unsent: int | None = None
+        self._ahead: int | None = None
+        self._passed = 0
         self._since = way.last
 
     # The deadline -----------------------------------------------------------------------------------------------------
@@ -87,23 +95,21 @@ class Heartbeat:
             return min(self._look_at, self._seen_at + self._interval)
         return self._heard() + self._interval
 
-    def handle_timeout(self, now: float, unsent: int) -> Beat:
-        """`unsent` is how many bytes wait for the peer, in the kernel, too.
+    def handle_timeout(self, now: float, unsent: Callable[[], int]) -> Beat:
+        """`unsent` tells how many bytes the peer has not taken yet, those in the kernel included.
 
         At PING call `ping` and send what it returns, or call `want` and have `ping` called at the next boundary.
         """
-        if now < self.next_timeout():
-            return Beat.NOTHING
-        self._seen_at = now
         if self._wanted:
+            self._seen_at = now
             self._look_at = now + self._timeout / 2
         elif not self._waits():
-            return Beat.PING
-        elif now >= self._look_at:
-            if self._unsent is not None and unsent >= self._unsent:
-                return Beat.DEAD
-            self._look_at = (self._look_at if self._unsent is None else now) + self._timeout / 2
-            self._unsent = unsent
+            if now >= self._heard() + self._interval * (1 - _EARLY):
+                return Beat.PING
+        else:
+            self._seen_at = now
+            if now >= self._look_at:
+                return self._look(now, unsent())
         return Beat.NOTHING
 
     def rest(self, now: float) -> None:
@@ -118,14 +124,16 @@ class Heartbeat:
         self._seen_at = now
         self._look_at = now + self._timeout / 2
 
-    def ping(self, now: float) -> bytes:
-        """The next Ping, which is sent now."""
+    def ping(self, now: float, unsent: int | None = None) -> bytes:
+        """The next Ping, which is sent now, behind `unsent` bytes."""
         # Not to be taken for the Pong of anybody else's Ping: a gateway behind this one, say.
         self._nonce = self._nonce or self._randbytes(_NONCE)
         self._sent += 1
         self._sent_at = self._seen_at = now
         self._wanted = False
-        self._look_at, self._unsent = now + self._timeout / 2, None
+        # Without a first look there is one half-way.
+        self._look_at = now + (self._timeout if unsent is not None else self._timeout / 2)
+        self._ahead, self._passed = unsent, self._carrier.size
         self._way.awaits = self.pong
         payload = self._nonce + self._sent.to_bytes(_NUMBER, "big")
         return control(Opcode.PING, payload, self._randbytes(4) if self._masked else None)
@@ -152,6 +160,16 @@ class Heartbeat:
             self.round_trips[self._sent % _ROUND_TRIPS] = seconds
         if self._observe is not None:
             self._observe(seconds)
+
+    def _look(self, now: float, unsent: int) -> Beat:
+        """Whether the Ping is still on its way."""
+        ahead = unsent - (self._carrier.size - self._passed)
+        due = now >= self._sent_at + self._timeout
+        if due and (ahead <= 0 or (self._ahead is not None and ahead >= self._ahead)):
+            return Beat.DEAD
+        self._ahead = ahead
+        self._look_at = now + self._timeout / 2 if due else self._sent_at + self._timeout
+        return Beat.NOTHING
 
     def _heard(self) -> float:
         return max(self._way.last, self._since)

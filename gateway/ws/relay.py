@@ -175,7 +175,7 @@ class Relay:
             self._end()
 
     def pause_writing(self, side: Side) -> None:
-        self.tunnel.writing_paused(side, monotonic(), kernel.unsent(self._end_of(side).transport))
+        self.tunnel.writing_paused(side, monotonic(), self._unsent(side))
         if self.tunnel.outcome is None:
             self._other(side).transport.pause_reading()
         # Its timer is mostly shorter than the one that runs.
@@ -237,9 +237,11 @@ class Relay:
 
     def _timer_fired(self) -> None:
         self._timer = None
-        unsent = {side: kernel.unsent(self._end_of(side).transport) for side in Side}
-        self.tunnel.handle_timeout(monotonic(), unsent)
+        self.tunnel.handle_timeout(monotonic(), self._unsent)
         self._transmit()
+
+    def _unsent(self, side: Side) -> int:
+        return kernel.unsent(self._end_of(side).transport)
 
     def _end(self) -> None:
         if self._timer is not None:

@@ -14,7 +14,7 @@ side is not read from, so that it cannot be heard, and the other is on its send 
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gateway.ws.endings import Close, Outcome, Reason, Side, farewell, way_out
 from gateway.ws.frames import CloseCode, Scanner, close
@@ -161,14 +161,14 @@ class Tunnel:
         beats = [beat.next_timeout() for _, beat in self._beats] if self._beating else []
         return min([due[0], *looks, *beats])
 
-    def handle_timeout(self, now: float, unsent: Mapping[Side, int]) -> None:
-        """The deadline has come. `unsent` is how many bytes wait for each side, in the kernel, too."""
+    def handle_timeout(self, now: float, unsent: Callable[[Side], int]) -> None:
+        """The deadline has come. `unsent` tells how many bytes a side has not taken yet, the kernel's included."""
         for side, stall in (self._stalls or {}).items():
-            if (now >= stall.next_look or self._is_due(now)) and stall.look(now, unsent[side]):
+            if (now >= stall.next_look or self._is_due(now)) and stall.look(now, unsent(side)):
                 self._event = now
         for side, beat in self._beats:
             if self._beating:
-                self._beat(side, beat, now, unsent[side])
+                self._beat(side, beat, now, functools.partial(unsent, side))
         due = self._due()
         if due is None or now < due[0]:
             return
@@ -189,6 +189,7 @@ class Tunnel:
                     side,
                     Heartbeat(
                         self.way(side),
+                        self.way(side.other),
                         interval=interval,
                         timeout=limits.heartbeat_timeout,
                         masked=side is Side.BACKEND,
@@ -203,7 +204,7 @@ class Tunnel:
         lost = self.client.lost or self.backend.lost
         return self.outcome is None and self._stalls is None and self._closer is None and not lost
 
-    def _beat(self, side: Side, beat: Heartbeat, now: float, unsent: int) -> None:
+    def _beat(self, side: Side, beat: Heartbeat, now: float, unsent: Callable[[], int]) -> None:
         verdict = beat.handle_timeout(now, unsent)
         if verdict is Beat.DEAD:
             self._event = now
@@ -212,7 +213,7 @@ class Tunnel:
             carrier = self.way(side.other)
             if carrier.at_boundary:
                 self._event = now
-                self._outputs.append((side, beat.ping(now)))
+                self._outputs.append((side, beat.ping(now, unsent())))
             else:
                 beat.want(now)
                 carrier.pending = beat.ping

@@ -13,7 +13,6 @@ from tests.support.websocket_frames import BINARY, PING, TEXT, close_frame, fram
 
 TELLING = {"close_frames": True}
 HALF = frame(TEXT, b"half of it")[:4]
-LATE = {CLIENT: 9000, BACKEND: 9000}
 
 
 @pytest.mark.parametrize("end", ["receive_eof", "connection_lost"])
@@ -40,7 +39,7 @@ def test_proxy_read_timeout_is_said_to_both() -> None:
 def test_proxy_send_timeout_is_said_to_the_client() -> None:
     tunnel = opened(**TELLING)
     tunnel.writing_paused(BACKEND, 101, 500)
-    tunnel.handle_timeout(111, LATE)
+    tunnel.handle_timeout(111, lambda side: 9000)
     assert farewells(tunnel) == {CLIENT: (1013, "proxy_send_timeout")}
     assert tunnel.closings() == [(CLIENT, Close.LINGER), (BACKEND, Close.ABORT)]
 
@@ -48,7 +47,7 @@ def test_proxy_send_timeout_is_said_to_the_client() -> None:
 def test_send_timeout_is_said_to_the_backend() -> None:
     tunnel = opened(**TELLING)
     tunnel.writing_paused(CLIENT, 101, 500)
-    tunnel.handle_timeout(109, LATE)
+    tunnel.handle_timeout(109, lambda side: 9000)
     assert farewells(tunnel) == {BACKEND: (1001, "send_timeout")}
     assert tunnel.closings() == [(CLIENT, Close.ABORT), (BACKEND, Close.LINGER)]
 
@@ -155,7 +154,7 @@ def test_a_side_that_takes_nothing_at_the_end_is_cut_too() -> None:
     tunnel.receive_eof(BACKEND, 101)
     tunnel.connection_lost(BACKEND, 101)
     tunnel.closings()
-    tunnel.handle_timeout(104, LATE)
+    tunnel.handle_timeout(104, lambda side: 9000)
     assert tunnel.closings() == [(CLIENT, Close.ABORT)]
 
 

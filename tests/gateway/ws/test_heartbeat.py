@@ -1,5 +1,7 @@
 """When a Ping is due, which Pong is its answer, and who is dead; times in, verdicts out."""
 
+import math
+
 import pytest
 
 from gateway.ws.frames import Scanner
@@ -9,14 +11,20 @@ from tests.support.websocket_frames import PONG, TEXT, frame, parse
 INTERVAL, TIMEOUT = 20.0, 8.0
 
 
+def nothing() -> int:
+    """Every byte has been taken."""
+    return 0
+
+
 class Peer:
     """A peer since 100, and the heartbeat that listens to it."""
 
     def __init__(self, *, masked: bool = False) -> None:
-        self.way = Scanner(100)
+        self.way, self.carrier = Scanner(100), Scanner(100)
         self.observed: list[float] = []
         self.beat = Heartbeat(
             self.way,
+            self.carrier,
             interval=INTERVAL,
             timeout=TIMEOUT,
             masked=masked,
@@ -41,14 +49,14 @@ def peer() -> Peer:
 
 def test_a_ping_is_due_after_silence(peer: Peer) -> None:
     assert peer.beat.next_timeout() == 120
-    assert peer.beat.handle_timeout(119.9, 0) is Beat.NOTHING
-    assert peer.beat.handle_timeout(120, 0) is Beat.PING
+    assert peer.beat.handle_timeout(119.6, nothing) is Beat.NOTHING
+    assert peer.beat.handle_timeout(120, nothing) is Beat.PING
 
 
 def test_any_byte_puts_it_off(peer: Peer) -> None:
     peer.says(b"\x81", 115)
     assert peer.beat.next_timeout() == 135
-    assert peer.beat.handle_timeout(120, 0) is Beat.NOTHING
+    assert peer.beat.handle_timeout(120, nothing) is Beat.NOTHING
 
 
 def test_a_peer_that_rested_begins_anew(peer: Peer) -> None:
@@ -63,7 +71,7 @@ def test_after_a_pong_the_next_is_due_an_interval_later(peer: Peer) -> None:
 
 def test_a_ping_that_has_to_wait_is_asked_for_once(peer: Peer) -> None:
     peer.beat.want(120)
-    assert [peer.beat.handle_timeout(now, 0) for now in (124, 128, 132, 200)] == [Beat.NOTHING] * 4
+    assert [peer.beat.handle_timeout(now, nothing) for now in (124, 128, 132, 200)] == [Beat.NOTHING] * 4
     peer.beat.ping(200)
     assert peer.beat.next_timeout() == 204
 
@@ -123,9 +131,9 @@ def lives_until(peer: Peer, unsent: list[int]) -> float:
     """When it is given up, while this many bytes wait for it at each look."""
     for waiting in unsent:
         now = peer.beat.next_timeout()
-        if peer.beat.handle_timeout(now, waiting) is Beat.DEAD:
+        if peer.beat.handle_timeout(now, lambda: waiting) is Beat.DEAD:  # noqa: B023 - called at once
             return now
-    return float("inf")
+    return math.inf
 
 
 def test_silence_after_a_ping_is_death(peer: Peer) -> None:
@@ -136,7 +144,7 @@ def test_silence_after_a_ping_is_death(peer: Peer) -> None:
 def test_any_byte_after_a_ping_is_life(peer: Peer) -> None:
     peer.beat.ping(120)
     peer.says(frame(TEXT, b"busy"), 127)
-    assert peer.beat.handle_timeout(128, 0) is Beat.NOTHING
+    assert peer.beat.handle_timeout(128, nothing) is Beat.NOTHING
     assert peer.beat.next_timeout() == 147
 
 
@@ -147,27 +155,42 @@ def test_a_byte_in_the_moment_of_the_ping_is_life(peer: Peer) -> None:
 
 
 def test_a_pong_before_the_look_leaves_the_next_ping_in_time(peer: Peer) -> None:
-    quick = Heartbeat(peer.way, interval=1, timeout=8, masked=False, randbytes=bytes)
+    quick = Heartbeat(peer.way, peer.carrier, interval=1, timeout=8, masked=False, randbytes=bytes)
     peer.answers(quick.ping(101), 101.5)
     assert quick.next_timeout() == 102.5
     quick.ping(102.5)
     assert quick.next_timeout() == 103.5
-    assert quick.handle_timeout(103.5, 0) is Beat.NOTHING
+    assert quick.handle_timeout(103.5, nothing) is Beat.NOTHING
     assert quick.next_timeout() == 104.5
 
 
-def test_a_peer_that_takes_none_of_what_stands_before_the_ping_is_dead_in_time(peer: Peer) -> None:
-    peer.beat.ping(120)
-    assert lives_until(peer, [5000, 5000]) == 128
+@pytest.mark.parametrize(("before", "after"), [(None, [5000, 5000]), (5000, [5000])], ids=["unknown", "known"])
+def test_a_peer_that_takes_none_of_what_stands_before_the_ping_is_dead_in_time(
+    peer: Peer, before: int | None, after: list[int]
+) -> None:
+    peer.beat.ping(120, before)
+    assert lives_until(peer, after) == 128
 
 
-def test_a_peer_that_still_takes_what_stands_before_the_ping_is_alive_as_long_as_it_does(peer: Peer) -> None:
-    peer.beat.ping(120)
-    assert lives_until(peer, [5000, 4000, 3000, 3000]) == 136
+@pytest.mark.parametrize(
+    ("before", "after"), [(None, [5000, 4000, 3000, 3000]), (5000, [4000, 3000, 3000])], ids=["unknown", "known"]
+)
+def test_a_peer_that_still_takes_what_stands_before_the_ping_is_alive_as_long_as_it_does(
+    peer: Peer, before: int | None, after: list[int]
+) -> None:
+    peer.beat.ping(120, before)
+    assert lives_until(peer, after) == 136
+
+
+def test_what_is_sent_after_the_ping_is_no_excuse(peer: Peer) -> None:
+    peer.beat.ping(120, 5000)
+    peer.carrier.receive_data(bytes(9000), 121)
+    # The Ping is among what has been taken.
+    assert lives_until(peer, [9000]) == 128
 
 
 def test_a_peer_that_rested_after_its_ping_has_to_be_asked_again(peer: Peer) -> None:
     peer.beat.ping(120)
     peer.beat.rest(127)
-    assert peer.beat.handle_timeout(128, 0) is Beat.NOTHING
+    assert peer.beat.handle_timeout(128, nothing) is Beat.NOTHING
     assert peer.beat.next_timeout() == 147

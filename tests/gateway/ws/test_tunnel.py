@@ -114,9 +114,9 @@ def test_silence_ends_it_after_proxy_read_timeout() -> None:
 def test_a_client_that_does_not_read_has_send_timeout_and_the_read_timer_rests() -> None:
     tunnel = opened(proxy_read_timeout=2)
     tunnel.writing_paused(CLIENT, 101, 500)
-    tunnel.handle_timeout(108, {CLIENT: 500, BACKEND: 0})
+    tunnel.handle_timeout(108, {CLIENT: 500, BACKEND: 0}.__getitem__)
     assert tunnel.closings() == []
-    tunnel.handle_timeout(109, {CLIENT: 500, BACKEND: 0})
+    tunnel.handle_timeout(109, {CLIENT: 500, BACKEND: 0}.__getitem__)
     assert tunnel.outcome == Outcome(None, Reason.SEND_TIMEOUT)
     assert tunnel.closings() == [(CLIENT, Close.ABORT), (BACKEND, Close.ABORT)]
 
@@ -124,7 +124,7 @@ def test_a_client_that_does_not_read_has_send_timeout_and_the_read_timer_rests()
 def test_a_backend_that_does_not_read_has_proxy_send_timeout() -> None:
     tunnel = opened()
     tunnel.writing_paused(BACKEND, 101, 500)
-    tunnel.handle_timeout(111, {CLIENT: 0, BACKEND: 500})
+    tunnel.handle_timeout(111, {CLIENT: 0, BACKEND: 500}.__getitem__)
     assert tunnel.outcome == Outcome(None, Reason.PROXY_SEND_TIMEOUT)
     assert tunnel.closings() == [(CLIENT, Close.LINGER_IF_UNREAD), (BACKEND, Close.ABORT)]
 
@@ -133,7 +133,7 @@ def test_a_stalled_client_that_goes_on_sending_is_not_cut() -> None:
     tunnel = opened()
     tunnel.writing_paused(CLIENT, 101, 500)
     tunnel.client.receive_data(b"ping", 108)
-    tunnel.handle_timeout(109, {CLIENT: 500, BACKEND: 0})
+    tunnel.handle_timeout(109, {CLIENT: 500, BACKEND: 0}.__getitem__)
     assert tunnel.outcome is None
 
 
@@ -144,7 +144,7 @@ def test_a_slow_reader_is_not_a_stalled_one() -> None:
         due = tunnel.next_timeout()
         assert due is not None
         assert due <= now
-        tunnel.handle_timeout(now, {CLIENT: unsent, BACKEND: 0})
+        tunnel.handle_timeout(now, {CLIENT: unsent, BACKEND: 0}.__getitem__)
         assert tunnel.outcome is None
 
 
@@ -154,7 +154,7 @@ def test_it_looks_often_enough_to_cut_a_stalled_client_in_time() -> None:
     now, unsent = 101.0, {CLIENT: 400, BACKEND: 0}
     while tunnel.outcome is None:
         now = tunnel.next_timeout() or 0
-        tunnel.handle_timeout(now, unsent)
+        tunnel.handle_timeout(now, unsent.__getitem__)
     assert 109 <= now <= 110
 
 
@@ -200,7 +200,7 @@ def test_a_client_that_does_not_take_the_last_bytes_is_cut_after_send_timeout() 
     tunnel.receive_eof(BACKEND, 1000)
     tunnel.closings()
     tunnel.connection_lost(BACKEND, 1000)
-    tunnel.handle_timeout(1008, {CLIENT: 500, BACKEND: 0})
+    tunnel.handle_timeout(1008, {CLIENT: 500, BACKEND: 0}.__getitem__)
     assert tunnel.closings() == [(CLIENT, Close.ABORT)]
 
 
