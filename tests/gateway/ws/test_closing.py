@@ -146,6 +146,18 @@ async def test_peers_that_do_not_hang_up_after_a_close_are_cut_after_close_timeo
         assert f"by=gateway reason=close_timeout code={code} " in await ended(gateway, caplog)
 
 
+@pytest.mark.parametrize("who", ["client", "backend"])
+async def test_a_peer_that_hears_the_farewell_and_does_not_hang_up_is_cut_after_close_timeout(
+    start: Start, upstream: Upstream, who: str
+) -> None:
+    gateway = await start(upstream.port, close_timeout=0.2)
+    async with tunnel(gateway, upstream) as (client, backend):
+        (backend if who == "client" else client).close()
+        left = client if who == "client" else backend
+        assert parse(await left.rest())[0].opcode == CLOSE
+        await gateway.has(0)
+
+
 async def test_a_client_that_does_not_read_is_cut_and_the_backend_told_why(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port, send_timeout=0.4)
     async with tunnel(gateway, upstream, receive_buffer=4096) as (_, backend):
