@@ -17,6 +17,7 @@ _BURST_UP = frame(TEXT, bytes(range(256)) * 4096, masked=True)
 
 _TOLD = "Close 1014 backend connection lost FIN @0.0"
 _TOLD_UP = "masked Close 1001 client went away FIN @0.0"
+_CUT = {"backend": "masked Close 1001 client went away gone @0.0"}
 _GRACE = 0.2  # for what was sent to be in the proxy before the end comes
 
 
@@ -168,14 +169,18 @@ async def backend_half_close(stage: Stage) -> None:
     await stage.ends(client=client, backend=backend)
 
 
-@row("backend_fin_while_client_sends", {"client": "FIN @0.0"}, truthful={"client": _TOLD})
+@row(
+    "backend_fin_while_client_sends",
+    {"client": "gone @0.0"},
+    truthful={"client": "Close 1014 backend connection lost gone @0.0"},
+)
 async def backend_fin_while_client_sends(stage: Stage) -> None:
     client, backend = await stage.tunnel()
     stage.flood(client, BULK_UP)
     await backend.exactly(1 << 20)
     stage.mark()
     backend.fin()
-    await stage.ends(client=client)
+    await stage.gone("client", client)
 
 
 # By a reset -----------------------------------------------------------------------------------------------------------
@@ -219,22 +224,22 @@ async def client_rst(stage: Stage) -> None:
     await stage.ends(backend=backend)
 
 
-@row("client_rst_while_backend_sends", {"backend": "gone @0.0"})
+@row("client_rst_while_backend_sends", {"backend": "gone @0.0"}, truthful=_CUT)
 async def client_rst_while_backend_sends(stage: Stage) -> None:
     client, backend = await stage.tunnel()
     stage.flood(backend, BULK_DOWN)
     await client.exactly(1 << 20)
     stage.mark()
     client.reset()
-    await stage.gone(backend=backend)
+    await stage.gone("backend", backend)
 
 
-@row("client_fin_with_backlog_to_client", {"backend": "gone @0.0", "client": "a part FIN"})
+@row("client_fin_with_backlog_to_client", {"backend": "gone @0.0", "client": "a part FIN"}, truthful=_CUT)
 async def client_fin_with_backlog_to_client(stage: Stage) -> None:
     """What waits for a client that ends is lost but for what the kernel has."""
     client, backend = await stage.tunnel(receive_buffer=1 << 16)
     sent = await stage.stall(backend, BULK_DOWN)
     stage.mark()
     client.fin()
-    await stage.gone(backend=backend)
+    await stage.gone("backend", backend)
     await stage.drains("client", client, sent)

@@ -184,14 +184,14 @@ def _gone(way: str) -> None:
         await asyncio.sleep(0.1)  # for the proxy to wait
         stage.mark()
         getattr(client, way)()
-        await stage.gone(backend=backend)
+        await stage.gone("backend", backend)
 
 
 for _way in ("close", "fin", "reset"):
     _gone(_way)
 
 
-@row("client_header_timeout", {"client": "FIN @2.0", "connections": "0"})
+@row("client_header_timeout", {"client": "gone @2.0", "connections": "0"})
 async def client_header_timeout(stage: Stage) -> None:
     """A head that dribbles: not a byte is answered."""
     client = await stage.client()
@@ -204,7 +204,7 @@ async def client_header_timeout(stage: Stage) -> None:
                 await asyncio.sleep(0.3)  # its pace, and no byte at the very end
 
     stage.aside(dribble())
-    await stage.ends(client=client)
+    await stage.gone("client", client)
 
 
 @row("client_header_timeout_silent", {"client": "FIN @2.0", "connections": "0"})
@@ -212,6 +212,18 @@ async def client_header_timeout_silent(stage: Stage) -> None:
     client = await stage.client()
     stage.mark()
     await stage.ends(client=client)
+
+
+@row("client_body_timeout", {"client": "nothing @2.0"}, gateway={"client": "408 @2.0", "connections": "1"})
+async def client_body_timeout(stage: Stage) -> None:
+    """A handshake whose body does not come. nginx waits for all of it first; the gateway passes it on as it comes."""
+    client = await stage.client()
+    await client.send(handshake("/ws/x", "Content-Length: 10") + b"half")
+    stage.mark()
+    try:
+        await stage.answer(client)
+    except EOFError:
+        stage.see("client", "nothing")
 
 
 @row("big_request_7k", {"client": "101"})

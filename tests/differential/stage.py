@@ -14,6 +14,7 @@ __all__ = ["Answer", "Backend", "Stage"]
 
 # Longer than anything takes that is not a stall.
 _STALLED = 0.3
+_AT_ONCE = 32
 # Of a flood: 13 MB in a second.
 _PACE = 0.005
 
@@ -136,14 +137,10 @@ class Stage:
 
         await asyncio.gather(*(end(name, peer) for name, peer in peers.items()))
 
-    async def gone(self, **peers: Peer) -> None:
-        """That each peer ends, where the kernel's timing decides on FIN or RST, and on how much arrives."""
-
-        async def end(name: str, peer: Peer) -> None:
-            await peer.ended()
-            self.see(name, "gone")
-
-        await asyncio.gather(*(end(name, peer) for name, peer in peers.items()))
+    async def gone(self, name: str, peer: Peer) -> None:
+        """What a peer gets from now on, where it depends on the moment whether a FIN or a RST is the end."""
+        data, _ = await peer.end()
+        self.see(name, " ".join(filter(None, [words(data), "gone"])))
 
     async def passes(self, name: str, data: bytes, sender: Peer, receiver: Peer) -> None:
         """What arrives of this."""
@@ -153,10 +150,13 @@ class Stage:
 
     async def stall(self, sender: Peer, piece: bytes) -> int:
         """Have it send until nobody takes anything any more: how many bytes were taken. The time runs from the last."""
-        sent, rest, last = 0, piece, self._clock()
+        # Many of them at once: a busy machine would need long to fill the kernels' buffers piece by piece, and the
+        # proxy has stopped to read, and its timers run, before those are full.
+        pieces = memoryview(piece * _AT_ONCE)
+        sent, rest, last = 0, pieces, self._clock()
         while self._clock() - last < _STALLED:
             if taken := sender.send_now(rest):
-                rest = rest[taken:] or piece
+                rest = rest[taken:] or pieces
                 sent += taken
                 last = self._clock()
             await asyncio.sleep(0 if taken else 0.01)  # no event tells of a window that stays closed

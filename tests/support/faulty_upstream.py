@@ -82,7 +82,7 @@ class Peer:
             await self.send(data[start : start + size])
             await asyncio.sleep(0)
 
-    def send_now(self, data: bytes) -> int:
+    def send_now(self, data: bytes | memoryview) -> int:
         """Send what the kernel takes at once; how much that is."""
         try:
             return self._sock.send(data)
