@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
+from tests.support.backends import STEP
 from tests.support.transcript import Gap, Transcript
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Tab:
     async def erased(self) -> None:
         """Wait for the end of an erased session, and begin anew."""
         if self._reading is not None:
-            await self._reading
+            async with asyncio.timeout(STEP):
+                await self._reading
         await self.drop()
         self.seen = Transcript()
         self.pending.clear()
