@@ -113,7 +113,7 @@ class Scanner:
         """Whether a Pong answers the gateway's own Ping and is to be swallowed. Until this is None, every Pong is held
         until it is whole."""
         self._max_payload = _ENDLESS if max_payload is None else max_payload
-        # Up to this size a frame needs no look at its length. A limit this low switches the short ways off.
+        # The short ways do not look at the limit: they are for frames up to this size, and off where it is very low.
         self._quick = self._max_payload if self._max_payload > _MAX_CONTROL else 0
         # Payload still to come of the present frame; -1 within a head, of which `_tail` is what has come. It has been
         # passed on, unless it may be the Pong that is waited for.
