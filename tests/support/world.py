@@ -46,12 +46,16 @@ class Model:
         self.calls: list[Call] = []
         self.willing = False
         """Ends every answer at once."""
+        self.dead = False
+        """Of a process that was killed: what it asks now, nobody hears."""
 
     @property
     def open(self) -> list[Call]:
         return [call for call in self.calls if call.open]
 
     async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
+        if self.dead:
+            await asyncio.Event().wait()
         call = Call()
         self.calls.append(call)
         if self.willing:
@@ -67,11 +71,12 @@ class Model:
         finally:
             call.open = False
 
-    async def say(self, which: int, line: str | Finish | Exception | None) -> None:
-        """Go on with one of the answers under way, if there is any."""
+    async def go_on(self, which: int, *lines: str | Finish | Exception | None) -> None:
+        """Go on with one of the answers under way, if there is any; None cuts it off."""
         if calls := self.open:
-            calls[which % len(calls)].lines.put_nowait(line)
-        await asyncio.sleep(0.001)
+            for line in lines:
+                calls[which % len(calls)].lines.put_nowait(line)
+                await asyncio.sleep(0.001)
 
     def relent(self) -> None:
         """End all answers, those to come as well."""
@@ -88,6 +93,9 @@ class World:
 
     def __init__(self, folder: Path, database: str) -> None:
         self.model = Model()
+        """Of the process that runs now."""
+        self.asked = 0
+        """Requests to the models of earlier processes."""
         self.tabs: list[Tab] = []
         self.sent: dict[str, tuple[str, str]] = {}
         """Session and text of each message, by client_msg_id."""
@@ -110,6 +118,8 @@ class World:
 
     async def start(self) -> None:
         """Start a backend on the database."""
+        self.asked += len(self.model.calls)
+        self.model = Model()
 
         def faulty(database: str) -> Any:
             self.log = FaultyLog(open_log(database))
@@ -133,6 +143,7 @@ class World:
         for tab in self.tabs:
             await tab.drop()
         self._crashes += 1
+        self.model.dead = True
         before, self._stack = self._stack, contextlib.AsyncExitStack()
         self._database = copied(self._database, self._folder / f"crash{self._crashes}.db")
         self.log.away = False
