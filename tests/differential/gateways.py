@@ -13,20 +13,17 @@ from typing import Any
 
 from gateway.app import create_app
 from gateway.common import server
-from gateway.common.options import specs
 from gateway.settings import Settings
 
 _EVERYBODY: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "allowed_origins": ("*",), "drain": 0.5}
 
 
 async def main() -> None:
-    known = specs(Settings)
     async with contextlib.AsyncExitStack() as running:
         ports = []
         for options in json.loads(sys.stdin.readline()):
             options["upstream"] = tuple(options["upstream"])
-            given = {name: value for name, value in options.items() if name in known}
-            settings = Settings(**{**_EVERYBODY, **given})
+            settings = Settings(**{**_EVERYBODY, **options})
             started = await running.enter_async_context(server.running(create_app(settings), settings))
             ports.append(started.port)
         print(json.dumps(ports), flush=True)
