@@ -225,6 +225,9 @@ async def check_runs(world: World) -> None:
         ends = Counter(event.run_id for event in events if isinstance(event, MessageEnded))
         assert set(runs.values()) <= {1}
         assert runs == ends
+        for event in events:
+            if isinstance(event, MessageEnded):
+                check_answer(world, event)
         mine = {name: text for name, (where, text) in world.sent.items() if where == session}
         assert max(Counter(user.client_msg_id for user in users).values(), default=0) <= 1
         for user in users:
@@ -235,7 +238,18 @@ async def check_runs(world: World) -> None:
         assert acknowledged <= set(runs)
         assert len(runs) == len(users) + len(retries)
         started += len(runs)
-    assert world.asked + len(world.model.calls) <= started + world.erased_runs
+    assert len(world.past_calls) + len(world.model.calls) <= started + world.erased_runs
+
+
+def check_answer(world: World, end: MessageEnded) -> None:
+    """What the model said is there: all of it, or, where the process was killed, its beginning."""
+    if not end.content:
+        assert end.finish not in (Finish.STOP, Finish.LENGTH)
+        return
+    calls = [*world.past_calls, *world.model.calls]
+    said = "".join(calls[int(end.content[1 : end.content.index("]")])].said)
+    said = said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert end.content == (said[: len(end.content)] if end.finish is Finish.INTERRUPTED else said)
 
 
 @pytest.fixture(params=["sqlite"])

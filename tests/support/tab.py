@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from websockets.asyncio.client import ClientConnection
@@ -28,6 +29,8 @@ class Tab:
         self.pending: dict[str, dict[str, Any]] = {}
         self.greeted = False
         self._forged: set[str] = set()
+        # How often each command was sent on this connection: so many acknowledgements may come.
+        self._asked: Counter[str] = Counter()
         self._world = world
         self._socket: ClientConnection | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -45,6 +48,7 @@ class Tab:
             self._socket = await self._world.server.socket(self.session, max_size=None)
             resume = self.seen.resume
             self.greeted = False
+            self._asked.clear()
             await self._write({"type": "hello", "v": 2, **({"resume": resume} if resume else {})})
             self._reading = asyncio.create_task(self._read(self._socket, resumed=resume is not None))
 
@@ -81,20 +85,24 @@ class Tab:
 
     async def repeat(self, name: str, text: str) -> None:
         """Send what perhaps another tab has sent."""
-        await self._write({"type": "send", "message": text, "client_msg_id": name})
+        await self._ask({"type": "send", "message": text, "client_msg_id": name})
 
     async def forge(self, name: str) -> None:
         """Send another text under a name that is taken: this and nothing else is to be rejected."""
         self._forged.add(name)
-        await self.repeat(name, "forged")
+        await self._write({"type": "send", "message": "forged", "client_msg_id": name})
 
     async def flush(self) -> None:
         """Send what was not acknowledged."""
         for frame in list(self.pending.values()):
-            await self._write(frame)
+            await self._ask(frame)
 
     async def _command(self, frame: dict[str, Any]) -> None:
         self.pending[frame["client_msg_id"]] = frame
+        await self._ask(frame)
+
+    async def _ask(self, frame: dict[str, Any]) -> None:
+        self._asked[frame["client_msg_id"]] += 1
         await self._write(frame)
 
     async def _write(self, frame: dict[str, Any]) -> None:
@@ -126,6 +134,9 @@ class Tab:
             case "ack":
                 name = frame["client_msg_id"]
                 self.pending.pop(name, None)
+                self._asked[name] -= 1
+                if self._asked[name] < 0:
+                    self._complain(f"was acknowledged what it had not sent: {frame}")
                 self._world.acknowledged(name, frame["run_id"])
             case "error":
                 if frame["code"] not in _LATER and frame.get("client_msg_id") not in self._forged:

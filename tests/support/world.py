@@ -29,10 +29,12 @@ OPTIONS: dict[str, Any] = {"max_runs": 1, "drain": 0.05, "heartbeat": 5.0}
 
 
 class Call:
-    """One request to the model."""
+    """One request to the model, which begins its answer with a number of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
         self.lines: asyncio.Queue[str | Finish | Exception | None] = asyncio.Queue()
+        self.lines.put_nowait(f"[{number}] ")
+        self.said: list[str] = []
         self.open = True
 
 
@@ -42,8 +44,9 @@ class Model:
     name = "world"
     scripted = False
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
         self.calls: list[Call] = []
+        self._first = first
         self.willing = False
         """Ends every answer at once."""
         self.dead = False
@@ -56,7 +59,7 @@ class Model:
     async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
         if self.dead:
             await asyncio.Event().wait()
-        call = Call()
+        call = Call(self._first + len(self.calls))
         self.calls.append(call)
         if self.willing:
             call.lines.put_nowait(Finish.STOP)
@@ -67,6 +70,7 @@ class Model:
                     return
                 if isinstance(line, Exception):
                     raise line
+                call.said.append(line)
                 yield Text(line)
         finally:
             call.open = False
@@ -94,7 +98,7 @@ class World:
     def __init__(self, folder: Path, database: str) -> None:
         self.model = Model()
         """Of the process that runs now."""
-        self.asked = 0
+        self.past_calls: list[Call] = []
         """Requests to the models of earlier processes."""
         self.tabs: list[Tab] = []
         self.sent: dict[str, tuple[str, str]] = {}
@@ -118,8 +122,8 @@ class World:
 
     async def start(self) -> None:
         """Start a backend on the database."""
-        self.asked += len(self.model.calls)
-        self.model = Model()
+        self.past_calls += self.model.calls
+        self.model = Model(len(self.past_calls))
 
         def faulty(database: str) -> Any:
             self.log = FaultyLog(open_log(database))
