@@ -54,7 +54,7 @@ def create_app(
     app[SETTINGS] = settings
     app[AUTHORIZE] = authorize or everybody
     app[RESPONDER] = responder or _responder(settings)
-    app[LOG] = open_log(settings.database)
+    app[LOG] = open_log(settings.database, pool_size=settings.database_pool)
     app[RUNS] = Runs(app[LOG], app[RESPONDER], settings)
     app[AUDIT] = Audit(settings.audit_log)
     app[API] = Api(app[LOG], app[RUNS], app[AUDIT], settings)

@@ -10,12 +10,34 @@ from gateway.common.errors import UsageError
 from gateway.common.options import DURATION, INT, NUMBER, PORT, SIZE, TEXT, Kind, option
 from gateway.common.settings import CommonSettings
 
-__all__ = ["Settings"]
+__all__ = ["POSTGRES", "SQLITE", "Settings", "shown_database"]
+
+SQLITE = "sqlite:///"
+#: libpq knows both names.
+POSTGRES = ("postgresql://", "postgres://")
+
+
+def shown_database(text: str) -> str:
+    """A database's address as it may be printed: without user, password and parameters."""
+    if text.startswith(SQLITE):
+        return text
+    scheme, _, rest = text.partition("://")
+    # The last @: one that stands in the password must not show the rest of it.
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if rest else text.rpartition("@")[2]
 
 
 def _parse_database(text: str) -> str:
-    if not text.startswith("sqlite:///") or len(text) == len("sqlite:///"):
-        raise ValueError("is not a database; write for example sqlite:///moorline.db")
+    if text.startswith(SQLITE) and text != SQLITE:
+        return text
+    if not text.startswith(POSTGRES):
+        # Not a ValueError, which is printed with the text as it is.
+        raise UsageError(
+            f'database: "{shown_database(text)}" is not a database; '
+            "write for example sqlite:///moorline.db or postgresql://user:password@host/name"
+        )
+    user, at, _ = text.partition("://")[2].rpartition("@")
+    if at and (set(user) & set("@/?#") or user.count(":") > 1):
+        raise UsageError(f'database: "{shown_database(text)}": in a password : / ? # @ are written %3A %2F %3F %23 %40')
     return text
 
 
@@ -30,9 +52,10 @@ class Settings(CommonSettings):
     database: str = option(
         "sqlite:///moorline.db",
         DATABASE,
-        "where the chats are kept: sqlite:///FILE, relative to the current folder",
+        "where the chats are kept: sqlite:///FILE, relative to the current folder, or postgresql://USER@HOST/NAME",
         group="Chats",
     )
+    database_pool: int = option(10, INT, "connections to PostgreSQL for statements; a process has three more")
     model: str = option("gpt-5-mini", TEXT, "the model that answers, in the provider's spelling", group="Model")
     system_prompt: str = option(
         "You are a helpful assistant. Answer clearly and briefly.",
@@ -68,5 +91,7 @@ class Settings(CommonSettings):
             raise UsageError("max_runs: 0 would answer nobody; write 1 or more")
         if self.retention == 0:
             raise UsageError("retention: 0 would keep nothing; write for example 90d, or off")
+        if self.database_pool < 1:
+            raise UsageError("database_pool: 0 would reach no database; write 1 or more")
         if self.rate_limit == 0:
             raise UsageError("rate_limit: 0 would answer nobody; write 1 or more, or off")

@@ -2,20 +2,33 @@
 
 from backend.eventlog.base import EventLog
 from backend.eventlog.sqlite import SQLiteLog
+from backend.settings import POSTGRES, SQLITE, shown_database
 from gateway.common.errors import UsageError
 
 __all__ = ["open_log"]
 
-_SQLITE = "sqlite:///"
 
-
-def open_log(database: str) -> EventLog:
-    """The log at `database`, not opened yet: `sqlite:///relative/path` or `sqlite:////absolute/path`.
+def open_log(database: str, *, pool_size: int = 10) -> EventLog:
+    """The log at `database`, not opened yet: `sqlite:///relative/path`, `sqlite:////absolute/path`, `postgresql://…`.
 
     Raises:
-        UsageError: no such kind of database.
+        UsageError: no such kind of database, or its library is not installed.
     """
-    path = database.removeprefix(_SQLITE)
+    if database.startswith(POSTGRES):
+        return _postgres(database, pool_size)
+    path = database.removeprefix(SQLITE)
     if path in ("", database):
-        raise UsageError(f'database: "{database}" is not a database; write for example sqlite:///moorline.db')
+        shown = shown_database(database)
+        raise UsageError(f'database: "{shown}" is not a database; write for example sqlite:///moorline.db')
     return SQLiteLog(path)
+
+
+def _postgres(url: str, pool_size: int) -> EventLog:
+    # Here, as most installations have neither the library nor the need for it.
+    try:
+        from backend.eventlog.postgres import PostgresLog
+    except ImportError as error:
+        if not (error.name or "psycopg").startswith("psycopg"):
+            raise
+        raise UsageError('database: PostgreSQL needs its library; pip install "moorline[postgres]"') from error
+    return PostgresLog(url, pool_size=pool_size)

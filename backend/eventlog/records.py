@@ -7,7 +7,7 @@ from typing import Any
 from backend.errors import ErrorCode
 from backend.events import Event, Finish, MessageEnded, RunError, RunStarted, TextAdded, Usage, UserMessage
 
-__all__ = ["COLUMNS", "Kind", "from_record", "insert"]
+__all__ = ["COLUMNS", "Kind", "ended_record", "from_record", "insert"]
 
 
 class Kind(enum.IntEnum):
@@ -43,10 +43,11 @@ def insert(db: sqlite3.Connection, session: int, event: Event) -> None:
         case UserMessage(seq, message_id, client_msg_id, run_id, content, at):
             db.execute(_INSERT_USER, (session, int(Kind.USER), seq, run_id, message_id, content, at, client_msg_id))
         case MessageEnded():
-            db.execute(_INSERT_ENDED, (session, *_ended_record(event)))
+            db.execute(_INSERT_ENDED, (session, *ended_record(event)))
 
 
-def _ended_record(event: MessageEnded) -> tuple[Any, ...]:
+def ended_record(event: MessageEnded) -> tuple[Any, ...]:
+    """The columns of COLUMNS."""
     error, usage = event.error, event.usage
     return (
         int(Kind.ENDED),

@@ -64,6 +64,10 @@ class Watches:
             bell = self._bells[session_id] = _Bell()
         return SessionWatch(bell)
 
+    def watched(self) -> list[str]:
+        """The sessions that somebody watches."""
+        return list(self._bells.keys())
+
     def ring(self, session_id: str) -> None:
         """Wake whoever watches the session."""
         bell = self._bells.get(session_id)

@@ -21,8 +21,8 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FaultyLog]]:
     """The log of the backend that the test starts."""
     made: list[FaultyLog] = []
 
-    def faulty(database: str) -> Any:
-        made.append(FaultyLog(open_log(database)))
+    def faulty(database: str, **options: Any) -> Any:
+        made.append(FaultyLog(open_log(database, **options)))
         return made[-1]
 
     monkeypatch.setattr("backend.app.open_log", faulty)

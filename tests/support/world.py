@@ -125,8 +125,8 @@ class World:
         self.past_calls += self.model.calls
         self.model = Model(len(self.past_calls))
 
-        def faulty(database: str) -> Any:
-            self.log = FaultyLog(open_log(database))
+        def faulty(database: str, **options: Any) -> Any:
+            self.log = FaultyLog(open_log(database, **options))
             return self.log
 
         with pytest.MonkeyPatch.context() as patch:

@@ -6,13 +6,17 @@ from pathlib import Path
 import pytest
 
 from backend.eventlog.base import EventLog
+from tests.support import needs
 from tests.support.eventlogs import database_at, opened
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs.postgres)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind."""
-    return {"sqlite": database_at(tmp_path)}[request.param]
+    if request.param == "sqlite":
+        return database_at(tmp_path)
+    url: str = request.getfixturevalue("postgres_database")
+    return url
 
 
 @pytest.fixture

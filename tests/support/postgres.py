@@ -1,0 +1,161 @@
+"""A PostgreSQL server of the tests' own: in a temporary folder, on a Unix socket, without flushes to disk."""
+
+import asyncio
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from tests.support.needs import program
+
+__all__ = ["PostgresServer", "postgres", "running_postgres"]
+
+# Two busy cores; nothing waits for this long where it works.
+PATIENCE = 60.0
+#: Stands in every address; the server lets everybody in.
+PASSWORD = "sesame-opens"
+
+
+class PostgresServer:
+    """A running server; `restart` and `kill` leave its address as it is."""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        self.folder = folder
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        # It refuses to be root.
+        self._user = (
+            "postgres" if os.geteuid() == 0 and _exists("postgres") else "nobody" if os.geteuid() == 0 else None
+        )
+        if self._user is not None:
+            shutil.chown(folder, self._user)
+        self._run(
+            "initdb", "--no-sync", "--encoding=UTF8", "--no-locale", "--auth=trust", "--username=postgres",
+            f"--pgdata={folder}/data",
+        )  # fmt: skip
+
+    @property
+    def url(self) -> str:
+        """The address of the database that is there from the start."""
+        return self._url("postgres")
+
+    def new_database(self, encoding: str = "UTF8") -> str:
+        """The address of an empty database."""
+        name = f"test_{secrets.token_hex(6)}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}").format(sql.Identifier(name), encoding)
+            )
+        return self._url(name)
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": self.folder,
+            "fsync": "off",
+            "full_page_writes": "off",
+            "max_connections": 200,
+            "shared_buffers": "32MB",
+        }
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    program("postgres"),
+                    "-D",
+                    f"{self.folder}/data",
+                    *(f"-c{name}={value}" for name, value in settings.items()),
+                ],
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                user=self._user,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                psycopg.connect(self.url).close()
+            except psycopg.OperationalError:
+                assert self._process.poll() is None, self._log.read_text()
+                assert time.monotonic() < deadline, self._log.read_text()
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """End it: SIGINT cuts off everybody and leaves in order, SIGQUIT is a crash."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(PATIENCE)
+            self._process = None
+
+    async def restart(self, number: int = signal.SIGQUIT) -> None:
+        """As after a crash."""
+        await asyncio.to_thread(self.stop, number)
+        await asyncio.to_thread(self.start)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It takes connections and says nothing."""
+        self._signal_all(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: int) -> None:
+        assert self._process is not None
+        for child in _children(self._process.pid):
+            os.kill(child, number)
+        self._process.send_signal(number)
+
+    def _url(self, name: str) -> str:
+        return f"postgresql://postgres:{PASSWORD}@/{name}?host={str(self.folder).replace('/', '%2F')}"
+
+    def _run(self, name: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [program(name), *arguments], cwd=self.folder, user=self._user, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@contextlib.contextmanager
+def running_postgres(log: Path) -> Iterator[PostgresServer]:
+    """A server; `log` is the file that gets what it prints."""
+    # Not in a folder of pytest's: those are closed to the user that the server runs as.
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        server = PostgresServer(Path(folder), log)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@contextlib.asynccontextmanager
+async def postgres(folder: Path) -> AsyncIterator[PostgresServer]:
+    """As `running_postgres`, with its log in `folder`."""
+    with running_postgres(folder / "postgres.log") as server:
+        yield server
+
+
+def _exists(user: str) -> bool:
+    with contextlib.suppress(KeyError):
+        return bool(pwd.getpwnam(user))
+    return False
+
+
+def _children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
