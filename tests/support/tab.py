@@ -13,7 +13,7 @@ from tests.support.backends import STEP
 from tests.support.transcript import Gap, Transcript
 
 if TYPE_CHECKING:
-    from tests.support.world import World
+    from tests.support.world import Process, World
 
 __all__ = ["Tab"]
 
@@ -28,6 +28,8 @@ class Tab:
         self.seen = Transcript()
         self.pending: dict[str, dict[str, Any]] = {}
         self.greeted = False
+        self.process: Process | None = None
+        """Where it is connected, or was last."""
         self._forged: set[str] = set()
         # How often each command was sent on this connection: so many acknowledgements may come.
         self._asked: Counter[str] = Counter()
@@ -45,7 +47,8 @@ class Tab:
             return
         await self.drop()
         with contextlib.suppress(WebSocketException, OSError):
-            self._socket = await self._world.server.socket(self.session, max_size=None)
+            self.process = self._world.next_process()
+            self._socket = await self.process.server.socket(self.session, max_size=None)
             resume = self.seen.resume
             self.greeted = False
             self._asked.clear()

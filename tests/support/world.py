@@ -1,4 +1,4 @@
-"""A backend, its model and its clients, all of which a test may disturb at any moment.
+"""One or two backends on a database, their models and their clients, all of which a test may disturb at any moment.
 
 Nothing here waits for what it has done: a message is written and the socket dropped, or the process killed, with the
 answer still on its way. `settle` waits, and `finish` does what clients do in the end: come back and send again.
@@ -7,21 +7,21 @@ answer still on its way. `settle` waits, and `finish` does what clients do in th
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from backend.eventlog.factory import open_log
+from backend.eventlog.base import EventLog
 from backend.events import Event, Finish, RunStarted
 from backend.responder import Done, Piece, Prompt, Text
 from tests.support.backends import STEP, Backend, backend
 from tests.support.eventlogs import FaultyLog, everything
 from tests.support.tab import Tab
 
-__all__ = ["SESSIONS", "Model", "World"]
+__all__ = ["SESSIONS", "World"]
 
 SESSIONS = ("s1", "s2", "s3")
 # Three sessions share one slot and a queue of one, so that one of them may find the process full.
@@ -39,27 +39,22 @@ class Call:
 
 
 class Model:
-    """Answers each call as the test says; None cuts an answer off."""
+    """Answers each call as the test says; None cuts an answer off. `calls` are those of all processes."""
 
     name = "world"
     scripted = False
 
-    def __init__(self, first: int = 0) -> None:
-        self.calls: list[Call] = []
-        self._first = first
+    def __init__(self, calls: list[Call]) -> None:
+        self.calls = calls
         self.willing = False
         """Ends every answer at once."""
         self.dead = False
         """Of a process that was killed: what it asks now, nobody hears."""
 
-    @property
-    def open(self) -> list[Call]:
-        return [call for call in self.calls if call.open]
-
     async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
         if self.dead:
             await asyncio.Event().wait()
-        call = Call(self._first + len(self.calls))
+        call = Call(len(self.calls))
         self.calls.append(call)
         if self.willing:
             call.lines.put_nowait(Finish.STOP)
@@ -75,31 +70,43 @@ class Model:
         finally:
             call.open = False
 
-    async def go_on(self, which: int, *lines: str | Finish | Exception | None) -> None:
-        """Go on with one of the answers under way, if there is any; None cuts it off."""
-        if calls := self.open:
-            for line in lines:
-                calls[which % len(calls)].lines.put_nowait(line)
-                await asyncio.sleep(0.001)
-
-    def relent(self) -> None:
-        """End all answers, those to come as well."""
-        self.willing = True
-        for call in self.open:
-            call.lines.put_nowait(Finish.STOP)
-
     async def close(self) -> None:
         pass
+
+
+class Process:
+    """A backend that runs."""
+
+    def __init__(self, world: "World") -> None:
+        self.model = Model(world.calls)
+        self.server: Backend
+        self.log: FaultyLog
+        self._world = world
+        self._stack = contextlib.AsyncExitStack()
+
+    async def start(self) -> None:
+        def faulty(database: str, **_: Any) -> Any:
+            self.log = FaultyLog(self._world.make_log(database))
+            return self.log
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("backend.app.open_log", faulty)
+            started = backend(self._world.folder, self.model, database=self._world.database, **OPTIONS)
+            self.server = await self._stack.enter_async_context(started)
+
+    async def stop(self) -> None:
+        await self._stack.aclose()
 
 
 class World:
     """`violations` holds what no client should ever see."""
 
-    def __init__(self, folder: Path, database: str) -> None:
-        self.model = Model()
-        """Of the process that runs now."""
-        self.past_calls: list[Call] = []
-        """Requests to the models of earlier processes."""
+    def __init__(self, folder: Path, database: str, make_log: Callable[[str], EventLog], *, processes: int = 1) -> None:
+        self.folder = folder
+        self.database = database
+        self.make_log = make_log
+        self.calls: list[Call] = []
+        """All requests to the model."""
         self.tabs: list[Tab] = []
         self.sent: dict[str, tuple[str, str]] = {}
         """Session and text of each message, by client_msg_id."""
@@ -111,54 +118,93 @@ class World:
         """Runs whose session is gone."""
         self.violations: list[str] = []
         self.changed = asyncio.Event()
-        self.server: Backend
-        self.log: FaultyLog
-        self._folder = folder
-        self._database = database
-        self._stack = contextlib.AsyncExitStack()
+        self.processes: list[Process] = []
+        self._count = processes
+        self._turn = 0
         self._crashes = 0
 
-    # The process ------------------------------------------------------------------------------------------------------
+    @property
+    def log(self) -> FaultyLog:
+        """What the test itself looks at."""
+        return self.processes[0].log
+
+    def next_process(self) -> Process:
+        """Where the next client goes: to each in turn."""
+        self._turn += 1
+        return self.processes[self._turn % len(self.processes)]
+
+    # The processes ----------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start a backend on the database."""
-        self.past_calls += self.model.calls
-        self.model = Model(len(self.past_calls))
+        """Start the backends."""
+        for _ in range(self._count):
+            await self._start()
 
-        def faulty(database: str, **options: Any) -> Any:
-            self.log = FaultyLog(open_log(database, **options))
-            return self.log
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("backend.app.open_log", faulty)
-            started = backend(self._folder, self.model, database=self._database, **OPTIONS)
-            self.server = await self._stack.enter_async_context(started)
-
-    async def restart(self) -> None:
+    async def restart(self, which: int) -> None:
         """An orderly end and a new start."""
-        self.log.away = False
-        await self._stack.aclose()
+        process = self.processes.pop(which % len(self.processes))
+        process.log.away = False
+        await process.stop()
         for tab in self.tabs:
-            await tab.drop()
-        await self.start()
+            if tab.process is process:
+                await tab.drop()
+        await self._start()
 
-    async def crash(self) -> None:
-        """A kill: what is on the disk at this moment is all there is for the next process."""
+    async def crash(self, which: int) -> None:
+        """A kill: what is in the database at this moment is all there is for the next process."""
+        process = self.processes.pop(which % len(self.processes))
         for tab in self.tabs:
-            await tab.drop()
-        self._crashes += 1
-        self.model.dead = True
-        before, self._stack = self._stack, contextlib.AsyncExitStack()
-        self._database = copied(self._database, self._folder / f"crash{self._crashes}.db")
-        self.log.away = False
-        await self.start()
-        await before.aclose()
+            if tab.process is process:
+                await tab.drop()
+        process.model.dead = True
+        if self._count == 1:
+            self._crashes += 1
+            self.database = copied(self.database, self.folder / f"crash{self._crashes}.db")
+            process.log.away = False
+            await self._start()
+            await process.stop()
+        else:
+            # It writes no word more; that it lets go of its lease is what others would find out by its expiry.
+            process.log.away = True
+            await process.stop()
+            await self._start()
 
     async def stop(self) -> None:
         """The end of the test."""
         for tab in self.tabs:
             await tab.drop()
-        await self._stack.aclose()
+        for process in self.processes:
+            process.log.away = False
+            await process.stop()
+
+    def log_is(self, which: int, *, away: bool) -> None:
+        self.processes[which % len(self.processes)].log.away = away
+
+    def logs_are_back(self) -> None:
+        for process in self.processes:
+            process.log.away = False
+
+    async def _start(self) -> None:
+        process = Process(self)
+        await process.start()
+        self.processes.append(process)
+
+    # The model --------------------------------------------------------------------------------------------------------
+
+    async def go_on(self, which: int, *lines: str | Finish | Exception | None) -> None:
+        """Go on with one of the answers under way, if there is any; None cuts it off."""
+        if calls := [call for call in self.calls if call.open]:
+            for line in lines:
+                calls[which % len(calls)].lines.put_nowait(line)
+                await asyncio.sleep(0.001)
+
+    def _relent(self) -> None:
+        """End all answers, those to come as well."""
+        for process in self.processes:
+            process.model.willing = True
+        for call in self.calls:
+            if call.open:
+                call.lines.put_nowait(Finish.STOP)
 
     # Clients ----------------------------------------------------------------------------------------------------------
 
@@ -171,7 +217,7 @@ class World:
         """Send a message over HTTP."""
         session, text = self.sent[name]
         body = {"patient_id": "patient:demo", "message": text, "client_msg_id": name}
-        url = f"{self.server.http}/api/chat/{session}/messages"
+        url = f"{self.next_process().server.http}/api/chat/{session}/messages"
         async with aiohttp.ClientSession() as http, http.post(url, json=body) as answer:
             found = await answer.json()
         if answer.status == 202:
@@ -181,10 +227,11 @@ class World:
 
     async def erase(self, session: str) -> None:
         """DELETE; what was sent to the session before is nobody's business from now on."""
-        self.log.away = False
+        self.logs_are_back()
         await self.settle()
+        url = f"{self.next_process().server.http}/api/chat/{session}"
         self.erased_runs += sum(isinstance(event, RunStarted) for event in await self.events(session))
-        async with aiohttp.ClientSession() as http, http.delete(f"{self.server.http}/api/chat/{session}") as answer:
+        async with aiohttp.ClientSession() as http, http.delete(url) as answer:
             assert answer.status == 204
         for tab in self.tabs:
             if tab.session == session:
@@ -222,8 +269,8 @@ class World:
 
     async def finish(self) -> None:
         """Let the model answer; come back and send again until every command has its run and every run its end."""
-        self.log.away = False
-        self.model.relent()
+        self.logs_are_back()
+        self._relent()
         async with asyncio.timeout(2 * STEP):
             while True:
                 for tab in self.tabs:
