@@ -24,6 +24,9 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+# What says where a request goes and where it ends is not the sender's to withdraw: a handshake whose Content-Length was
+# left out on the way would have its body read as the next request, which no guard has seen.
+_NOT_TO_NOMINATE = frozenset({"host", "content-length"})
 # Fields by which a proxy speaks for a client. A client that is no proxy of ours may not.
 _SPOKEN_FOR = re.compile(r"x-forwarded-.*|x-real-ip|x-request-id|forwarded", re.IGNORECASE)
 # RFC 9112 section 3.2: visible ASCII. The rest would reach the backend as something else than was meant.
@@ -46,9 +49,9 @@ def origin_form(target: str) -> str:
 
 
 def end_to_end(headers: CIMultiDictProxy[str] | CIMultiDict[str]) -> CIMultiDict[str]:
-    """The fields that go on: all but the hop-by-hop ones and those that Connection names as such."""
+    """The fields that go on: all but the hop-by-hop ones and those that Connection may and does name as such."""
     nominated = {name.strip().lower() for line in headers.getall("Connection", ()) for name in line.split(",")}
-    dropped = HOP_BY_HOP | nominated
+    dropped = HOP_BY_HOP | (nominated - _NOT_TO_NOMINATE)
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)
 
 

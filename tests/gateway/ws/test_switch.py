@@ -245,3 +245,16 @@ async def test_the_library_of_another_make_negotiates_with_the_backend_through_i
                 await client.send(message)
                 assert await client.recv() == message
             await (await client.ping())
+
+
+async def test_a_body_cannot_become_a_request_of_its_own(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port)
+    smuggled = b"DELETE /api/chat/other HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with dial(gateway.port) as client:
+        length = f"Content-Length: {len(smuggled)}"
+        await client.send(handshake("/ws/x", "Connection: Content-Length, Host", length) + smuggled)
+        backend = await upstream.accept()
+        fields = backend.request.split(b"\r\n")
+        assert length.encode() in fields
+        assert b"Host: localhost" in fields
+        assert await backend.exactly(len(smuggled)) == smuggled
