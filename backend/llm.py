@@ -27,6 +27,10 @@ __all__ = ["OpenAIResponder", "base_url"]
 _OPENAI = "https://api.openai.com/v1"
 # `usage` follows behind the finish_reason. A server that never ends its stream must not hold a whole answer back.
 _USAGE_SECONDS = 2.0
+# What the library raises, and what its JSON decoder does: for nonsense, and for nonsense nested 100,000 deep.
+_FAILURES = (openai.APIError, TimeoutError, ValueError, RecursionError)
+# No provider counts further; what does is nonsense, and more than a database's integer holds.
+_MOST_TOKENS = (1 << 31) - 1
 # Connections kept for the next answer; how many there are at once is for `max_runs` to say.
 _IDLE_CONNECTIONS = 100
 
@@ -66,7 +70,8 @@ class OpenAIResponder:
             # A retry of the library's is a second bill for an answer that may be under way, and hides the outage. The
             # person decides, with `retry`.
             max_retries=0,
-            http_client=openai.DefaultAsyncHttpx2Client(timeout=clock, limits=limits),
+            # A redirect would take the chat to a host that nobody named.
+            http_client=openai.DefaultAsyncHttpx2Client(timeout=clock, limits=limits, follow_redirects=False),
             timeout=clock,
         )
         # OpenAI's newer models refuse `max_tokens`; many other servers know nothing else.
@@ -77,7 +82,7 @@ class OpenAIResponder:
         """See `Responder.answer`."""
         try:
             stream = await self._ask(chat)
-        except (openai.APIError, TimeoutError) as error:
+        except _FAILURES as error:
             raise llm_error(error) from error
         # Entered, so that every way out of this generator closes the provider's connection.
         async with stream, contextlib.aclosing(self._chunks(stream)) as chunks:
@@ -116,7 +121,7 @@ class OpenAIResponder:
                     chunk = await anext(stream)
             except StopAsyncIteration:
                 break
-            except (openai.APIError, TimeoutError, ValueError) as error:
+            except _FAILURES as error:
                 if finished:
                     return
                 raise llm_error(error) from error
@@ -186,6 +191,6 @@ def _finish(reason: str | None) -> Finish | None:
 def _usage(chunk: object) -> Usage | None:
     usage = getattr(chunk, "usage", None)
     counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    if not all(isinstance(count, int) for count in counts):
+    if not all(type(count) is int and 0 <= count <= _MOST_TOKENS for count in counts):
         return None
     return Usage(*cast("list[int]", counts))

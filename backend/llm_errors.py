@@ -25,6 +25,7 @@ _CODES = {
     "invalid_api_key": ErrorCode.LLM_MISCONFIGURED,
     "model_not_found": ErrorCode.LLM_MISCONFIGURED,
 }
+_STATUS = re.compile(r"[1-5][0-9]{2}\Z")
 # Names and numbers, as codes are; anything longer may be a sentence with a patient's words in it.
 _NAME = re.compile(r"[\w.-]{1,64}\Z")
 
@@ -42,18 +43,22 @@ def llm_error(error: Exception) -> LLMError:
     if isinstance(error, openai.APIError):
         # In the stream. Some servers put a status where OpenAI has a word.
         code = error.code or error.type or ""
-        return LLMError(_code(error, int(code) if code.isdecimal() else 500), f"in the stream: {_detail(error)}")
+        status = int(code) if isinstance(code, str) and _STATUS.match(code) else 500
+        return LLMError(_code(error, status), f"in the stream: {_detail(error)}")
     return LLMError(ErrorCode.LLM_UNAVAILABLE, f"a malformed event: {type(error).__name__}")
 
 
 def _code(error: openai.APIError, status: int) -> ErrorCode:
     for name in (error.code, error.type):
-        if name in _CODES:
+        # The library does not check what it passes on.
+        if isinstance(name, str) and name in _CODES:
             return _CODES[name]
     if status == 429:
         return ErrorCode.LLM_BUSY
     if status in (400, 413, 422):
         return ErrorCode.LLM_MISCONFIGURED if error.param in _OUR_PARAMETERS else ErrorCode.TOO_LONG
+    if status in range(300, 400):
+        return ErrorCode.LLM_MISCONFIGURED
     # 408 and 409 are the server's own trouble, all other 4xx an answer to who asks, for what and whether it is paid.
     return (
         ErrorCode.LLM_MISCONFIGURED if 401 <= status < 500 and status not in (408, 409) else ErrorCode.LLM_UNAVAILABLE

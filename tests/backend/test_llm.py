@@ -161,6 +161,8 @@ async def test_a_server_that_stays_silent_behind_the_end_does_not_hold_it_back(s
         {"choices": [None]},
         {"choices": {"0": {}}},
         {"usage": {"prompt_tokens": "many"}, "choices": []},
+        {"usage": {"prompt_tokens": 1 << 63, "completion_tokens": 1}, "choices": []},
+        {"usage": {"prompt_tokens": -1, "completion_tokens": True}, "choices": []},
         [],
         7,
         'data: "text"\n\n',
@@ -196,6 +198,13 @@ async def test_a_status_becomes_a_code(server: OpenAIServer, status: int, code: 
     assert f"status={status} code=some_code" in failed.detail
     # No second request: a retry is a person's to ask for.
     assert len(server.asked) == 1
+
+
+async def test_a_redirect_is_not_followed(server: OpenAIServer) -> None:
+    async with openai_server() as elsewhere:
+        location = {"Location": f"{elsewhere.base_url}/chat/completions"}
+        assert (await failure(server, Status(307, None, location))).code == ErrorCode.LLM_MISCONFIGURED
+        assert elsewhere.asked == []
 
 
 async def test_the_time_to_wait_is_passed_on(server: OpenAIServer) -> None:
@@ -235,6 +244,9 @@ async def test_a_server_that_never_answers_is_unavailable(server: OpenAIServer) 
         (Fault.RESET, ErrorCode.LLM_UNAVAILABLE),
         (Fault.STALL, ErrorCode.LLM_UNAVAILABLE),
         ("data: {broken\n\n", ErrorCode.LLM_UNAVAILABLE),
+        ("data: " + "[" * 100_000 + "\n\n", ErrorCode.LLM_UNAVAILABLE),
+        ({"error": {"message": "quotes", "code": ["a"], "type": {"a": 1}}}, ErrorCode.LLM_UNAVAILABLE),
+        (error("9" * 5000), ErrorCode.LLM_UNAVAILABLE),
         (error("server_error"), ErrorCode.LLM_UNAVAILABLE),
         (error("rate_limit_exceeded"), ErrorCode.LLM_BUSY),
         (error(429), ErrorCode.LLM_BUSY),
