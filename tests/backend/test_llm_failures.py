@@ -1,0 +1,186 @@
+"""What the model's server or the way to it does wrong, as the codes of the protocol."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from backend.errors import ErrorCode, LLMError
+from backend.events import Finish
+from backend.llm_errors import retry_after
+from backend.responder import Done, Piece, Text
+from tests.support.models import CHAT, pieces, responder
+from tests.support.openai_server import DONE, Fault, OpenAIServer, Status, error, finish, openai_server, says
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[OpenAIServer]:
+    async with openai_server() as server:
+        yield server
+
+
+async def failure(server: OpenAIServer, *steps: Any, **options: Any) -> LLMError:
+    with pytest.raises(LLMError) as caught:
+        await pieces(server, *steps, **options)
+    assert "private" not in str(caught.value)
+    assert "quotes" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, ErrorCode.TOO_LONG),
+        (401, ErrorCode.LLM_MISCONFIGURED),
+        (402, ErrorCode.LLM_MISCONFIGURED),
+        (403, ErrorCode.LLM_MISCONFIGURED),
+        (404, ErrorCode.LLM_MISCONFIGURED),
+        (408, ErrorCode.LLM_UNAVAILABLE),
+        (413, ErrorCode.TOO_LONG),
+        (422, ErrorCode.TOO_LONG),
+        (429, ErrorCode.LLM_BUSY),
+        (500, ErrorCode.LLM_UNAVAILABLE),
+        (503, ErrorCode.LLM_UNAVAILABLE),
+    ],
+)
+async def test_a_status_becomes_a_code(server: OpenAIServer, status: int, code: ErrorCode) -> None:
+    failed = await failure(server, Status(status, error("some_code")))
+    assert failed.code == code
+    assert f"status={status} code=some_code" in failed.detail
+    # No second request: a retry is a person's to ask for.
+    assert len(server.asked) == 1
+
+
+async def test_a_redirect_is_not_followed(server: OpenAIServer) -> None:
+    async with openai_server() as elsewhere:
+        location = {"Location": f"{elsewhere.base_url}/chat/completions"}
+        assert (await failure(server, Status(307, None, location))).code == ErrorCode.LLM_MISCONFIGURED
+        assert elsewhere.asked == []
+
+
+async def test_the_time_to_wait_is_passed_on(server: OpenAIServer) -> None:
+    failed = await failure(server, Status(429, error("rate_limit_exceeded"), {"Retry-After": "7"}))
+    assert (failed.code, failed.retry_after) == (ErrorCode.LLM_BUSY, 7.0)
+
+
+async def test_our_own_option_refused_is_not_the_persons_fault(server: OpenAIServer) -> None:
+    body = {"error": {"message": "quotes", "type": "invalid_request_error", "param": "temperature", "code": None}}
+    assert (await failure(server, Status(400, body))).code == ErrorCode.LLM_MISCONFIGURED
+
+
+async def test_a_code_that_is_a_sentence_stays_out_of_the_log(server: OpenAIServer) -> None:
+    assert "code=?" in (await failure(server, Status(500, error("quotes private words")))).detail
+
+
+async def test_a_reset_before_the_stream_is_unavailable(server: OpenAIServer) -> None:
+    assert (await failure(server, Fault.RESET)).code == ErrorCode.LLM_UNAVAILABLE
+
+
+async def test_nobody_listening_is_unavailable(server: OpenAIServer) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        server.base_url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        assert (await failure(server)).code == ErrorCode.LLM_UNAVAILABLE
+
+
+async def test_a_server_that_never_answers_is_unavailable(server: OpenAIServer) -> None:
+    never = asyncio.Event()
+    failed = await failure(server, Fault.STALL, never, llm_read_timeout=0.2)
+    assert (failed.code, failed.detail) == (ErrorCode.LLM_UNAVAILABLE, "no answer in time")
+
+
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [
+        (Fault.RESET, ErrorCode.LLM_UNAVAILABLE),
+        (Fault.STALL, ErrorCode.LLM_UNAVAILABLE),
+        ("data: {broken\n\n", ErrorCode.LLM_UNAVAILABLE),
+        ("data: " + "[" * 100_000 + "\n\n", ErrorCode.LLM_UNAVAILABLE),
+        ({"error": {"message": "quotes", "code": ["a"], "type": {"a": 1}}}, ErrorCode.LLM_UNAVAILABLE),
+        (error("9" * 5000), ErrorCode.LLM_UNAVAILABLE),
+        (error("server_error"), ErrorCode.LLM_UNAVAILABLE),
+        (error("rate_limit_exceeded"), ErrorCode.LLM_BUSY),
+        (error(429), ErrorCode.LLM_BUSY),
+        (error(502), ErrorCode.LLM_UNAVAILABLE),
+        (error("context_length_exceeded"), ErrorCode.TOO_LONG),
+        (finish("content_filter"), ErrorCode.FILTERED),
+        (finish("error"), ErrorCode.LLM_UNAVAILABLE),
+    ],
+)
+async def test_trouble_in_the_middle_comes_after_the_text(server: OpenAIServer, step: Any, code: ErrorCode) -> None:
+    model = responder(server, llm_read_timeout=0.3)
+    server.reply(says("Good "), step)
+    stream = model.answer(CHAT)
+    assert await anext(stream) == Text("Good ")
+    with pytest.raises(LLMError) as caught:
+        await anext(stream)
+    assert caught.value.code == code
+    assert "quotes" not in str(caught.value)
+    await model.close()
+
+
+async def test_comments_alone_do_not_count_as_an_answer(server: OpenAIServer) -> None:
+    failed = await failure(server, *[": still here\n\n"] * 3, Fault.STALL, llm_read_timeout=0.2)
+    assert failed.detail == "no answer in time"
+
+
+async def test_an_answer_that_is_no_stream_says_so(server: OpenAIServer) -> None:
+    assert "application/json" in (await failure(server, Status(200, {"choices": []}))).detail
+
+
+async def test_closing_the_iterator_closes_the_providers_connection(server: OpenAIServer) -> None:
+    model = responder(server)
+    server.reply(says("Good "), Fault.STALL)
+    stream = model.answer(CHAT)
+    assert await anext(stream) == Text("Good ")
+    await stream.aclose()  # type: ignore[attr-defined]
+    await asyncio.wait_for(server.gone.wait(), 5)
+    await model.close()
+
+
+async def test_cancelling_while_the_answer_has_not_begun_closes_it_too(server: OpenAIServer) -> None:
+    model = responder(server)
+    server.reply(asyncio.Event())
+    asking = asyncio.ensure_future(anext(model.answer(CHAT)))
+    await server.has(1)
+    asking.cancel()
+    await asyncio.wait_for(server.gone.wait(), 5)
+    await asyncio.gather(asking, return_exceptions=True)
+    await model.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7", 7.0),
+        ("1.5", 1.5),
+        ("-3", 0.0),
+        ("1e9", 86_400.0),
+        ("nan", None),
+        ("", None),
+        ("soon", None),
+        (formatdate(1_000_060, usegmt=True), 60.0),
+        (formatdate(999_000, usegmt=True), 0.0),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date(text: str, seconds: float | None) -> None:
+    assert retry_after({"Retry-After": text}, 1_000_000) == seconds
+
+
+async def test_many_answers_at_once_do_not_wait_for_each_other(server: OpenAIServer) -> None:
+    model = responder(server)
+    gate = asyncio.Event()
+    for _ in range(150):
+        server.reply(gate, says("Hi"), finish("stop"), DONE)
+
+    async def whole() -> list[Piece]:
+        return [piece async for piece in model.answer(CHAT)]
+
+    began = [asyncio.ensure_future(whole()) for _ in range(150)]
+    await server.has(150)
+    gate.set()
+    assert all(answer == [Text("Hi"), Done(Finish.STOP)] for answer in await asyncio.gather(*began))
+    await model.close()
