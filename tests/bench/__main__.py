@@ -6,6 +6,7 @@ import sys
 _BENCHMARKS = {
     "tunnel": "what the gateway costs beside nginx",
     "chat": "what a chat costs beside a plain server without a log",
+    "chaos": "what is lost while everything breaks: nothing may be",
     "log": "appends per second of the SQLite log",
 }
 _MODULES = {"log": "eventlog"}
