@@ -24,7 +24,7 @@ class Scale:
     """How much of each is done."""
 
     rounds: int = 5
-    seconds: float = 2.0
+    seconds: float = 1.5
     """Of messages in each round."""
     handshakes: int = 500
     tunnels: int = 5000
@@ -42,7 +42,7 @@ class Rig:
     load: Child
     backend: Child
     cores: Collection[int]
-    """A peer's; the load and the backend have the others."""
+    """Where all of it runs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
