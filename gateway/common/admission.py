@@ -89,11 +89,11 @@ class Admission:
         if not self.trusts(peer):
             return peer
         hops = [hop.strip() for line in forwarded_for for hop in line.split(",") if hop.strip()]
-        if not hops and real_ip and _address(real_ip) is not None:
+        if not hops and real_ip and _is_plain(real_ip):
             return real_ip
         client = peer
         for hop in reversed(hops):
-            if _address(hop) is None:
+            if not _is_plain(hop):
                 break
             client = hop
             if not self.trusts(hop):
@@ -141,6 +141,11 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
     # A socket that takes both families shows an IPv4 peer as ::ffff:10.0.0.7.
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_plain(hop: str) -> bool:
+    """Whether a hop is an address and nothing else. A zone is any text at all, and means nothing on this machine."""
+    return "%" not in hop and _address(hop) is not None
 
 
 def _is_address(name: str) -> bool:
