@@ -96,13 +96,17 @@ class Frontend:
         return _File(names, plain, None, etag) if etag else None
 
     def _inside(self, names: Sequence[str]) -> Path | None:
-        """The real path of these names, if there is one and no symlink leads it out of the folder."""
+        """The real path of these names, if there is one and no symlink leads it to what no name may stand for."""
         try:
             path = self._root.joinpath(*names).resolve(strict=True)
         except (OSError, RuntimeError):
             # Missing, no permission, a name too long, a loop of symlinks (RuntimeError before Python 3.13).
             return None
-        return path if path.is_relative_to(self._root) else None
+        if not path.is_relative_to(self._root):
+            return None
+        # A link that looks harmless may name a dot-file: `config.txt -> .env`.
+        hidden = any(name.startswith(".") for name in path.relative_to(self._root).parts)
+        return None if hidden else path
 
     # Answering --------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,12 @@ def site(tmp_path: Path) -> Path:
     (tmp_path / "outside.txt").write_text("secret")
     (root / "link.txt").symlink_to(tmp_path / "outside.txt")
     (root / "inner.css").symlink_to(root / "style.css")
+    (root / ".git").mkdir()
+    (root / ".git" / "config.txt").write_text("secret")
+    (root / "env.txt").symlink_to(root / ".env")
+    (root / "env.css").symlink_to("env.txt")
+    (root / "git").symlink_to(root / ".git")
+    (root / "style.css.gz").symlink_to(root / ".env")
     return root
 
 
@@ -97,6 +103,9 @@ async def test_a_missing_asset_is_a_404_that_nobody_remembers_and_not_the_index_
         "/.env",
         "/%2eenv",
         "/link.txt",
+        "/env.txt",
+        "/env.css",
+        "/git/config.txt",
         "/style.css%00",
         "/%ff.css",
     ],
@@ -109,6 +118,11 @@ async def test_nothing_outside_of_the_folder_and_no_dot_file_is_served(get: Get,
 
 async def test_a_symlink_that_stays_in_the_folder_is_served(get: Get) -> None:
     assert await (await get("/inner.css")).text() == "0123456789"
+
+
+async def test_a_compressed_sibling_that_leads_to_a_dot_file_is_not_taken(get: Get) -> None:
+    answer = await get("/style.css", Accept_Encoding="gzip")
+    assert (answer.headers.get("Content-Encoding"), await answer.text()) == (None, "0123456789")
 
 
 async def test_an_unreadable_file_is_missing(get: Get, site: Path) -> None:
