@@ -47,13 +47,14 @@ class PostgresLog:
 
     async def open(self) -> None:
         """See EventLog.open."""
-        process = self._new()
+        # Before its start: a run that it takes over then is read and written at once.
+        process = self._process = self._new()
         try:
             await process.start()
         except BaseException:
+            self._process = None
             await process.stop()
             raise
-        self._process = process
 
     async def close(self) -> None:
         """See EventLog.close."""
