@@ -138,14 +138,15 @@ class Runs:
         refusal = None
         if self._closing.is_set() or len(self._turns) + self._reserved >= self._capacity:
             refusal = Refusal(ErrorCode.LLM_BUSY, retry_after=_BUSY_RETRY_SECONDS)
-        # Also a command that will be refused counts while it is carried out: a flood of them is refused, not queued.
-        self._reserved += 1
+        # A command that cannot start anything takes no place: two of them would refuse each other for ever.
+        place = int(refusal is None)
+        self._reserved += place
         try:
             if refusal is None and self._rate_limit is not None:
                 refusal = await too_many(self._log, session_id, per_minute=self._rate_limit, now=time.time())
             started = await command(refusal)
         finally:
-            self._reserved -= 1
+            self._reserved -= place
         if acknowledge is not None:
             acknowledge(started)
         if started.handle is not None:
