@@ -4,6 +4,7 @@ Times are seconds, sizes bytes; None stands for `off`. Names that nginx has are 
 """
 
 import dataclasses
+import re
 from urllib.parse import urlsplit
 
 from gateway.common.errors import UsageError
@@ -13,13 +14,32 @@ from gateway.common.settings import CommonSettings
 __all__ = ["Settings"]
 
 
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]+)(:\d*)?")
+# Limits that would let nobody through at 0, where some programs take 0 for none.
+_ABOVE_ZERO = (
+    "proxy_connect_timeout",
+    "proxy_read_timeout",
+    "proxy_send_timeout",
+    "send_timeout",
+    "client_header_timeout",
+    "client_body_timeout",
+    "handshake_timeout",
+    "client_heartbeat",
+    "upstream_heartbeat",
+    "heartbeat_timeout",
+    "max_frame_size",
+    "max_connections",
+)
+
+
 def _parse_upstream(text: str) -> str:
-    parts = urlsplit(text)
     try:
-        port_is_valid = parts.port != 0
+        parts = urlsplit(text)
+        valid = parts.scheme == "http" and _AUTHORITY.fullmatch(parts.netloc) is not None and parts.port != 0
     except ValueError:
-        port_is_valid = False
-    if parts.scheme != "http" or not parts.hostname or not port_is_valid or parts.username is not None:
+        # A bracket that is not closed, or a port beyond 65535.
+        valid = False
+    if not valid:
         raise ValueError("is not an upstream; write for example http://127.0.0.1:8000")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError("has a path; an upstream is scheme, host and port alone")
@@ -37,7 +57,9 @@ class Settings(CommonSettings):
         "localhost", TEXT, "listen here; localhost is 127.0.0.1 and ::1 on the same port", group="Listening"
     )
     port: int = option(4321, PORT, "listen on this port; 0 picks a free one and prints it")
-    upstream: tuple[str, ...] = option(("http://127.0.0.1:8000",), UPSTREAM, "the backend", group="Backend and page")
+    upstream: tuple[str, ...] = option(
+        ("http://127.0.0.1:8000",), UPSTREAM, "the backend: http://HOST:PORT", group="Backend and page"
+    )
     frontend: str = option("", TEXT, "folder of static assets (default: the built-in chat page)")
 
     proxy_connect_timeout: float = option(60.0, DURATION, "nginx's: connecting to the backend", group="Time limits")
@@ -67,12 +89,14 @@ class Settings(CommonSettings):
             raise UsageError("upstream: it is empty; write for example --upstream http://127.0.0.1:8000")
         if len(self.upstream) > 1:
             raise UsageError(f"upstream: {len(self.upstream)} are given; one is supported")
-        self._check_heartbeats()
+        self._check_limits()
 
-    def _check_heartbeats(self) -> None:
-        """A Ping has to come before nginx, here or in front, takes the silence for the end."""
+    def _check_limits(self) -> None:
+        """Refuse what nobody could live with. A Ping has to come before nginx, here or in front, takes the silence for
+        the end.
+        """
         known = specs(Settings)
-        for name in ("client_heartbeat", "upstream_heartbeat", "heartbeat_timeout", "max_frame_size"):
+        for name in _ABOVE_ZERO:
             if getattr(self, name) == 0:
                 raise UsageError(f"{name}: 0 is too little; write a larger one" + (", or off" * known[name].can_be_off))
         for name in ("client_heartbeat", "upstream_heartbeat"):

@@ -16,6 +16,12 @@ def _parse_origin(text: str) -> str:
     return text.lower()
 
 
+def _parse_name(text: str) -> str:
+    if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", text):
+        raise ValueError("is not a host; write the name alone, for example chat.example.com")
+    return text
+
+
 def _parse_network(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text, strict=False))
@@ -24,6 +30,7 @@ def _parse_network(text: str) -> str:
 
 
 ORIGIN = Kind("ORIGIN", _parse_origin)
+NAME = Kind("NAME", _parse_name)
 NETWORK = Kind("ADDRESS", _parse_network)
 
 
@@ -41,7 +48,7 @@ class CommonSettings:
     )
     allowed_hosts: tuple[str, ...] = option(
         (),
-        TEXT,
+        NAME,
         "names that requests may be for, beside localhost and IP addresses (default: those of allowed_origins)",
     )
     trusted_proxies: tuple[str, ...] = option(

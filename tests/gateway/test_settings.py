@@ -26,10 +26,45 @@ def test_a_heartbeat_that_is_below_or_off_is_taken(value: str) -> None:
     loaded(client_heartbeat=value, upstream_heartbeat=value, proxy_read_timeout="30s")
 
 
-@pytest.mark.parametrize("name", ["client_heartbeat", "upstream_heartbeat", "heartbeat_timeout", "max_frame_size"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "client_heartbeat",
+        "upstream_heartbeat",
+        "heartbeat_timeout",
+        "max_frame_size",
+        "max_connections",
+        "handshake_timeout",
+        "proxy_connect_timeout",
+        "proxy_read_timeout",
+        "proxy_send_timeout",
+        "send_timeout",
+        "client_header_timeout",
+        "client_body_timeout",
+    ],
+)
 def test_nothing_is_not_enough(name: str) -> None:
     with pytest.raises(UsageError, match=f"^{name}: 0 is too little"):
         loaded(**{name: "0"})
+
+
+@pytest.mark.parametrize("text", ["http://x", "*", "a b", "a/b", "[::1"])
+def test_what_is_no_host_is_not_taken_for_one(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        loaded(allowed_hosts=text)
+    said = f'--allowed-hosts: "{text}" is not a host; write the name alone, for example chat.example.com'
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize("text", ["http://[::1", "http://a b", "http://u@a", "http://a:0", "a:8000"])
+def test_what_is_no_upstream_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is not an upstream; write for example http://127\.0\.0\.1:8000$"):
+        loaded(upstream=text)
+
+
+@pytest.mark.parametrize("text", ["http://[::1]:8000", "http://backend", "http://back_end:80", "http://10.0.0.7:1/"])
+def test_an_upstream_is_a_name_or_an_address_and_a_port(text: str) -> None:
+    assert loaded(upstream=text).upstream == (text.removesuffix("/"),)
 
 
 @pytest.mark.parametrize(
