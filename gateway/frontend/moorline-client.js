@@ -126,8 +126,9 @@ export class MoorlineClient extends EventTarget {
 
   close() {
     this.#life.abort();
-    this.#connection.stop();
+    // First what is so, then what follows from it: a listener that closes the client would be called again for ever.
     this.#setState({ status: 'disconnected', transport: null, retryAt: null });
+    this.#connection.stop();
   }
 
   /** Try now instead of at `state.retryAt`. */

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Page
 
 from gateway.app import create_app
 from gateway.common.server import running
 from gateway.settings import Settings
 from gateway.static import BUILT_IN
-from tests.support.backends import Backend, Script, backend
+from tests.support.backends import Backend, Script
+from tests.support.backends import backend as running_backend
 from tests.support.browser import Visitor, browser, visitor
 from tests.support.nginx import NAME, Nginx, nginx
+from tests.support.played import Played, played
 from tests.support.stack import Stack, stack
 
 
@@ -37,7 +39,7 @@ class Site:
     async def start_backend(self) -> None:
         """On the port that it had, with the database that it had."""
         started = await self._running.enter_async_context(
-            backend(self._folder, self.script, **{**self._options, "port": self._backend_port})
+            running_backend(self._folder, self.script, **{**self._options, "port": self._backend_port})
         )
         self._backend_port = started.port
 
@@ -48,7 +50,7 @@ async def site(folder: Path, frontend: str = "", **backend_options: Any) -> Asyn
     script = Script()
     options = {"drain": 0.2, **backend_options}
     async with contextlib.AsyncExitStack() as stack:
-        started: Backend = await stack.enter_async_context(backend(folder, script, **options))
+        started: Backend = await stack.enter_async_context(running_backend(folder, script, **options))
         settings = Settings(
             host="127.0.0.1", port=0, upstream=(started.http,), frontend=frontend, drain=0.2, log_level="error"
         )
@@ -75,6 +77,29 @@ async def chromium() -> AsyncIterator[Browser]:
 async def tab(chromium: Browser) -> AsyncIterator[Visitor]:
     async with visitor(chromium) as seen:
         yield seen
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def backend() -> AsyncIterator[Played]:
+    """One that the test plays by hand."""
+    async with played() as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def url(backend: Played) -> AsyncIterator[str]:
+    """The gateway before it."""
+    settings = Settings(host="127.0.0.1", port=0, upstream=(backend.url,), drain=0.2, log_level="error")
+    async with running(create_app(settings), settings) as gateway:
+        yield gateway.addresses[0]
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def page(chromium: Browser) -> AsyncIterator[Page]:
+    """A tab whose clock the test turns."""
+    async with visitor(chromium) as seen:
+        await seen.page.clock.install()
+        yield seen.page
 
 
 # nginx in front -------------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ async def network(server: str) -> AsyncIterator[Network]:
     """A network on a port of its own, before the server at this URL."""
     between = Network(server)
     listening = await asyncio.start_server(between.carry, "127.0.0.1", 0)
-    between.url = "http://127.0.0.1:{}".format(listening.sockets[0].getsockname()[1])
+    between.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     try:
         yield between
     finally:

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-__all__ = ["Played", "PlayedSocket", "played"]
+__all__ = ["STEP", "Played", "PlayedSocket", "played"]
 
 STEP = 15.0
 """Longest wait of a test for one thing; reached only when it fails."""

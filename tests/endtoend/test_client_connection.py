@@ -1,0 +1,112 @@
+"""When moorline-client.js comes back, when it does not, and how soon."""
+
+import pytest
+from playwright.async_api import Page
+
+from tests.endtoend.conftest import Site
+from tests.support import needs
+from tests.support.browser import SHARED, Visitor, open_client
+from tests.support.client import again, connected, until
+from tests.support.played import Played
+
+pytestmark = [needs.chromium, SHARED]
+
+
+async def test_after_a_final_code_only_connect_comes_back(backend: Played, url: str, page: Page) -> None:
+    socket = await connected(page, url, backend)
+    for code in (1000, 1003, 1008, 1009, 4500, 4503, 4504, 4599):
+        await socket.close(code)
+        await until(page, "client.state.status === 'disconnected' && client.state.final && client.state.reason")
+        await page.clock.fast_forward(600_000)
+        await page.evaluate("dispatchEvent(new Event('online')), client.reconnect()")
+        assert backend.undialled()
+        await page.evaluate("client.connect()")
+        socket = await backend.socket()
+        await socket.welcome()
+        await until(page, "client.state.status === 'connected' && !client.state.final && !client.state.reason")
+
+
+async def test_after_other_codes_it_comes_back(backend: Played, url: str, page: Page) -> None:
+    socket = await connected(page, url, backend)
+    for code in (1001, 1011, 1012, 1013, 1014, 4401, 4408, 4429):
+        await socket.close(code)
+        socket = await again(page, backend)
+        await socket.welcome()
+        await until(page, "client.state.status === 'connected' && client.state.transport === 'socket'")
+
+
+async def test_close_ends_it_all(backend: Played, url: str, page: Page) -> None:
+    await connected(page, url, backend)
+    await page.evaluate("client.close()")
+    assert await page.evaluate("client.state.status") == "disconnected"
+    await page.evaluate("dispatchEvent(new Event('online'))")
+    await page.clock.fast_forward(600_000)
+    assert backend.undialled()
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_a_refusal_that_the_socket_hides_is_asked_for(backend: Played, url: str, page: Page, status: int) -> None:
+    backend.status = status
+    await open_client(page, url)
+    await until(page, "client.state.final && client.state.reason")
+
+
+async def test_a_server_error_is_no_refusal(backend: Played, url: str, page: Page) -> None:
+    backend.status = 503
+    await open_client(page, url)
+    for _ in range(3):
+        await until(page, "client.state.retryAt !== null")
+        await page.clock.fast_forward(60_000)
+    await until(page, "client.state.status === 'disconnected' && client.state.retryAt !== null && !client.state.final")
+    backend.status = 200
+    await (await again(page, backend)).welcome(recovered=False)
+    await until(page, "client.state.status === 'connected'")
+
+
+async def test_who_was_told_to_wait_comes_at_once_when_there_is_reason(backend: Played, url: str, page: Page) -> None:
+    socket = await connected(page, url, backend)
+    for reason in (
+        "dispatchEvent(new Event('online'))",
+        "dispatchEvent(new Event('pageshow'))",
+        "document.dispatchEvent(new Event('visibilitychange'))",
+        "client.reconnect()",
+    ):
+        await socket.say("goaway", reconnect_after=3600)
+        await socket.close(1012)
+        await until(page, "client.state.retryAt - Date.now() > 3500_000")
+        await page.evaluate(reason)
+        socket = await backend.socket()
+        await socket.welcome()
+        await until(page, "client.state.status === 'connected' && client.state.retryAt === null")
+
+
+async def test_the_browser_says_offline_and_the_socket_is_asked(backend: Played, url: str, page: Page) -> None:
+    await connected(page, url, backend)
+    await page.context.set_offline(True)
+    await until(page, "client.state.offline")
+    await page.clock.fast_forward(7_000)
+    await until(page, "client.state.status === 'reconnecting'")
+    await page.context.set_offline(False)
+    await (await backend.socket()).welcome()
+    await until(page, "client.state.status === 'connected' && !client.state.offline")
+
+
+async def test_a_page_that_may_open_no_socket_polls(chat: Site, tab: Visitor) -> None:
+    await tab.page.add_init_script("window.WebSocket = class { constructor() { throw new Error('policy'); } }")
+    await open_client(tab.page, chat.url)
+    await until(tab.page, "client.state.transport === 'polling'")
+    chat.script.put("Good morning.", None)
+    await tab.page.evaluate("client.send('Hello')")
+    await until(tab.page, "client.transcript.rows.at(-1)?.content === 'Good morning.' && client.unsent.length === 0")
+
+
+async def test_whoever_hears_of_a_state_may_close_the_client(backend: Played, url: str, page: Page) -> None:
+    await connected(page, url, backend)
+    await page.evaluate("client.close()")
+    # Playwright calls what an expression evaluates to, if that is a function.
+    await page.evaluate("void client.subscribe(() => client.state.status === 'connected' && client.close())")
+    await page.evaluate("client.connect()")
+    await (await backend.socket()).welcome()
+    await until(page, "client.state.status === 'disconnected'")
+    await page.evaluate("client.send('Hello')")
+    assert await page.evaluate("[client.sending, client.unsent.length]") == [None, 1]

@@ -1,0 +1,45 @@
+"""moorline-client.js in a page of a hand-played server: it is at hand there as `client`."""
+
+import asyncio
+from typing import Any
+
+from playwright.async_api import Page
+
+from tests.support.browser import open_client
+from tests.support.played import STEP, Played, PlayedSocket
+
+__all__ = ["again", "connected", "until"]
+
+# Longer than any back-off, in milliseconds.
+MINUTE = 60_000
+
+
+async def connected(page: Page, url: str, backend: Played, **options: Any) -> PlayedSocket:
+    """A client that shows an empty session."""
+    await open_client(page, url, **options)
+    socket = await backend.socket()
+    assert "resume" not in socket.hello
+    await socket.welcome(recovered=False)
+    await socket.snapshot(0)
+    await until(page, "client.state.status === 'connected' && client.transcript.epoch === 'e1'")
+    return socket
+
+
+async def again(page: Page, backend: Played) -> PlayedSocket:
+    """The client's next socket; its back-off is over before it has begun."""
+    await until(page, "client.state.retryAt !== null")
+    await page.clock.fast_forward(MINUTE)
+    return await backend.socket()
+
+
+async def until(page: Page, condition: str) -> None:
+    """Wait for it; the client says when there is reason to look again."""
+    # Playwright's own wait_for_function evaluates strings within the page, which the page's policy forbids.
+    async with asyncio.timeout(STEP):
+        await page.evaluate(
+            f"""new Promise((resolve) => {{
+                const look = () => ({condition}) && resolve();
+                client.subscribe(look);
+                look();
+            }})"""
+        )
