@@ -31,8 +31,9 @@ BACKEND = Command(
         ("moorline backend --database sqlite:////var/lib/moorline/chats.db --port 9000", "and elsewhere"),
     ),
 )
-# `serve` has options of its own beside those of the parts; as variables they are known here, too.
+# `serve` and `check` have options of their own beside those of the parts; as variables they are known here, too.
 _SERVE_OPTIONS = frozenset({"backend_port", "reload"})
+_CHECK_OPTIONS = frozenset({"backend"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    given = read(BACKEND, argv, environ=environ, others=(GatewaySettings,), elsewhere=_SERVE_OPTIONS)
+    given = read(BACKEND, argv, environ=environ, others=(GatewaySettings,), elsewhere=_SERVE_OPTIONS | _CHECK_OPTIONS)
     settings = given.load(Settings, "backend", elsewhere=_SERVE_OPTIONS)
     logs.setup(settings)
     supervisor = environ.get(SUPERVISOR)

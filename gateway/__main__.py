@@ -10,16 +10,18 @@ from backend.settings import Settings as BackendSettings
 from gateway import check, serve, server
 from gateway.check import CheckSettings
 from gateway.common import logs
-from gateway.common.commandline import Command, guarded, read, sibling, version
+from gateway.common.commandline import Command, Given, guarded, read, sibling, version
 from gateway.common.errors import UsageError
 from gateway.common.listen import listen
-from gateway.common.options import BOOL, PORT, did_you_mean, option, variables
+from gateway.common.options import BOOL, PORT, did_you_mean, option, specs, variables
 from gateway.common.server import run
+from gateway.common.settings import CommonSettings
 from gateway.settings import Settings
 
 __all__ = ["main"]
 
 _BACKEND_PORT = 8000
+_CHECK_OPTIONS = frozenset(specs(CheckSettings))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,9 @@ GATEWAY = Command(
 CHECK = Command(
     name="check",
     summary="Follow a question through the gateway and straight to the backend, and say which hop is broken.",
-    options={"check": CheckSettings},
+    options={"check": CheckSettings, "gateway": Settings},
+    # Where the gateway is, and its backend; nothing else of it matters here.
+    hidden=frozenset(specs(Settings)) - {"host", "port", "upstream"},
     arguments=(("URL", "the gateway's address (default: http://localhost:4321, or as configured)"),),
     examples=(
         ("moorline check", "the parts on this machine"),
@@ -103,13 +107,13 @@ def _main(argv: list[str], default: str) -> int:
 def _serve(argv: list[str], environ: Mapping[str, str]) -> int:
     if any(argument.partition("=")[0] == "--upstream" for argument in argv):
         raise UsageError("--upstream: serve starts a backend of its own; `moorline gateway` takes yours")
-    given = read(SERVE, argv, environ=environ)
+    given = read(SERVE, argv, environ=environ, elsewhere=_CHECK_OPTIONS)
     own_names = frozenset(ServeSettings.__dataclass_fields__)
     settings = given.load(Settings, "gateway", elsewhere=frozenset({"upstream"}))
     # The two options of `serve` stand in the backend's table.
     own_table = {name: value for name, value in given.tables.get("backend", {}).items() if name in own_names}
     own = dataclasses.replace(given, tables={"backend": own_table}).load(ServeSettings, "backend")
-    backend = given.load(BackendSettings, "backend", elsewhere=frozenset({"host", "port"}) | own_names)
+    backend = _for_both(given).load(BackendSettings, "backend", elsewhere=frozenset({"host", "port"}) | own_names)
     backend = dataclasses.replace(
         backend,
         port=_free_port(own.backend_port),
@@ -123,6 +127,18 @@ def _serve(argv: list[str], environ: Mapping[str, str]) -> int:
     logs.setup(settings)
     inherited = {name: value for name, value in environ.items() if not name.startswith("MOORLINE_")}
     return run(serve.serve(settings, {**inherited, **variables(backend)}, reload=own.reload))
+
+
+def _for_both(given: Given) -> Given:
+    """What stands in [gateway] under a name of both parts, in [backend] too where that has none of its own.
+
+    Flags and variables reach both parts. Nobody who lets a page in at the gateway wants the backend behind it to
+    refuse that page.
+    """
+    shared = {name: value for name, value in given.tables.get("gateway", {}).items() if name in specs(CommonSettings)}
+    return dataclasses.replace(
+        given, tables={**given.tables, "backend": shared | dict(given.tables.get("backend", {}))}
+    )
 
 
 def _free_port(wanted: int | None) -> int:
@@ -140,7 +156,7 @@ def _free_port(wanted: int | None) -> int:
 
 
 def _gateway(argv: list[str], environ: Mapping[str, str]) -> int:
-    given = read(GATEWAY, argv, environ=environ, others=(BackendSettings, ServeSettings))
+    given = read(GATEWAY, argv, environ=environ, others=(BackendSettings, ServeSettings), elsewhere=_CHECK_OPTIONS)
     settings = given.load(Settings, "gateway")
     logs.setup(settings)
     return run(server.run(settings))
@@ -159,8 +175,15 @@ def _check(argv: list[str], environ: Mapping[str, str]) -> int:
     if given.arguments:
         # Somebody else's gateway; where its backend is, and whether it can be reached from here, is not known.
         return run(check.check(given.arguments[0], own.backend or None, backend_is_named=True))
-    url = f"http://localhost:{settings.port}"
+    url = f"http://{_reached_at(settings.host)}:{settings.port}"
     return run(check.check(url, own.backend or settings.upstream[0], backend_is_named=bool(own.backend)))
+
+
+def _reached_at(host: str) -> str:
+    """The host of an address that reaches what listens on `host` of this machine."""
+    if host in ("0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 _COMMANDS: dict[str, Callable[[list[str], Mapping[str, str]], int]] = {

@@ -102,8 +102,8 @@ async def probe(
 
 
 def _parse(url: str) -> SplitResult:
-    target = urlsplit(url if "://" in url else f"http://{url}")
     try:
+        target = urlsplit(url if "://" in url else f"http://{url}")
         valid = target.scheme in ("http", "https") and bool(target.hostname) and target.port != 0
     except ValueError:
         valid = False

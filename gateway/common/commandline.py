@@ -24,7 +24,7 @@ __all__ = ["SUPERVISOR", "USAGE_ERROR", "Command", "Given", "guarded", "read", "
 S = TypeVar("S")
 
 FILE = "moorline.toml"
-TABLES = ("gateway", "backend")
+TABLES = ("gateway", "backend", "check")
 #: Set for the backend by `moorline serve` alone: the descriptor of the line to the supervisor.
 SUPERVISOR = PREFIX + "SUPERVISOR"
 
@@ -172,7 +172,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line for `main`, where argparse would print its usage and exit."""
         flag, _, reason = message.removeprefix("argument ").partition(": ")
-        raise UsageError(f"{flag}: the value is missing" if reason.startswith("expected") else message)
+        if reason.startswith("expected"):
+            message = f"{flag}: the value is missing"
+        elif reason.startswith("ignored explicit argument"):
+            name = flag.removeprefix("--no-").removeprefix("--")
+            message = f"{flag}: takes no value" + f"; write --{name} or --no-{name}" * flag.startswith("--")
+        raise UsageError(message)
 
 
 def _parse(argv: Sequence[str], known: Sequence[Spec]) -> argparse.Namespace:
@@ -208,13 +213,14 @@ def _read_file(config: str | None) -> dict[str, Mapping[str, object]]:
             return {}
         raise UsageError(f'--config: there is no file "{config}"') from None
     except OSError as error:
-        raise UsageError(f'--config: "{path}" cannot be read ({error.strerror})') from None
+        source = "moorline.toml" if config is None else f'--config: "{config}"'
+        raise UsageError(f"{source} cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UsageError(f"{path}: {error}; see https://toml.io for how it is written") from None
     for name, table in document.items():
         if name not in TABLES:
             raise UsageError(
-                f"{path}: {name}: there are the tables [gateway] and [backend]{did_you_mean(name, TABLES)}"
+                f"{path}: {name}: there are the tables [gateway], [backend] and [check]{did_you_mean(name, TABLES)}"
             )
         if not isinstance(table, dict):
             raise UsageError(f"{path}: {name} is a table; write [{name}] and its options below")

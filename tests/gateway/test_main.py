@@ -68,6 +68,13 @@ async def test_serve_ends_with_the_line_of_its_backend(tmp_path: Path) -> None:
             "--upstream: serve starts a backend of its own; `moorline gateway` takes yours",
         ),
         (["serve", "--temperature", "9"], "temperature: 9 is not between 0 and 2"),
+        (["gateway", "--help=yes"], "-h/--help: takes no value"),
+        (["serve", "--reload=yes"], "--reload: takes no value; write --reload or --no-reload"),
+        (
+            ["gateway", "--no-close-frames=1"],
+            "--no-close-frames: takes no value; write --close-frames or --no-close-frames",
+        ),
+        (["check", "http://[::1"], '"http://[::1" is not an address; write for example http://localhost:4321'),
         (["check", "ftp://a"], '"ftp://a" is not an address; write for example http://localhost:4321'),
     ],
 )
@@ -83,7 +90,10 @@ def test_a_wrong_argument_is_one_line(
     ("text", "line"),
     [
         ("[gateway\n", "moorline.toml: "),
-        ("[gatway]\n", "moorline.toml: gatway: there are the tables [gateway] and [backend]; did you mean gateway?"),
+        (
+            "[gatway]\n",
+            "moorline.toml: gatway: there are the tables [gateway], [backend] and [check]; did you mean gateway?",
+        ),
         ("gateway = 3\n", "moorline.toml: gateway is a table; write [gateway] and its options below"),
         ("[gateway]\nprot = 1\n", "[gateway] prot: there is no such option; did you mean port?"),
         ("[gateway]\nport = true\n", '[gateway] port: "true" is not a port'),
@@ -98,6 +108,40 @@ def test_a_wrong_file_is_one_line(
     err = capsys.readouterr().err
     assert err.startswith(f"moorline: {line}")
     assert err.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_read_is_named_as_it_was_found(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moorline.toml").mkdir()
+    assert main(["gateway"]) == main(["gateway", "--config", "moorline.toml"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "moorline: moorline.toml cannot be read (Is a directory)",
+        'moorline: --config: "moorline.toml" cannot be read (Is a directory)',
+    ]
+
+
+def test_check_asks_where_the_options_of_the_gateway_say(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    backend = f"http://127.0.0.1:{unused_tcp_port}"
+    (tmp_path / "moorline.toml").write_text(f'[gateway]\nport = 1\n[check]\nbackend = "{backend}"\n')
+    assert main(["check", "--host", "127.0.0.1", "--port", str(unused_tcp_port)]) == 1
+    printed = capsys.readouterr()
+    assert f"through the gateway: {backend}\n" in printed.out
+    assert f"straight to the backend: {backend}\n" in printed.out
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize("module", ["gateway", "backend"])
+async def test_a_variable_of_check_is_known_to_the_other_commands(module: str, tmp_path: Path) -> None:
+    env = {"MOORLINE_BACKEND": "http://127.0.0.1:8000", "MOORLINE_MODEL": "x"}
+    async with started(module, "--port", "0", cwd=tmp_path, env=env) as program:
+        await program.line("backend")
+        assert await program.stop() == 0
+    assert "there is no such option" not in program.err
 
 
 async def test_an_unknown_variable_and_a_flag_of_the_other_part_are_warnings(tmp_path: Path) -> None:

@@ -192,6 +192,21 @@ async def test_options_reach_the_backend_unseen_by_the_list_of_processes(tmp_pat
                 assert response.status == 413
 
 
+async def test_what_both_parts_have_reaches_the_backend_from_the_gateways_table(tmp_path: Path) -> None:
+    (tmp_path / "moorline.toml").write_text(
+        '[gateway]\nallowed_origins = "http://app.example"\nallowed_hosts = "a.example"\n'
+        '[backend]\nallowed_hosts = ["b.example"]\n'
+    )
+    async with serving(tmp_path) as (program, address), aiohttp.ClientSession() as client:
+        backend = (await program.line("backend", "http://")).split()[1]
+        for host, accepted in (("b.example", 200), ("a.example", 421)):
+            async with client.get(f"{backend}/healthz", headers={"Host": host}) as response:
+                assert response.status == accepted
+        socket = f"{address}/ws/chat/patient:demo/s1"
+        async with client.ws_connect(socket, origin="http://app.example"):
+            pass
+
+
 async def test_a_backend_package_in_the_current_folder_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "backend").mkdir()
     (tmp_path / "backend" / "__init__.py").write_text("raise RuntimeError('somebody else')\n")
