@@ -5,6 +5,7 @@ import logging
 import uuid
 
 from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 
 from gateway import headers
@@ -58,11 +59,26 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         return _problem(request, error.status, error.message, retry)
     except ConnectionError:
-        # The answer was under way and cannot be completed; aiohttp ends the connection.
-        raise
+        return _Gone(request)
     except Exception:
         log.exception("a request failed in the gateway: request_id=%s", request[REQUEST_ID])
         return _problem(request, GatewayError.status, GatewayError.message, {})
+
+
+class _Gone(web.StreamResponse):
+    """The answer to a client that is not there any more: nothing. aiohttp would log a traceback for the error."""
+
+    def __init__(self, request: web.Request) -> None:
+        super().__init__(status=CLIENT_CLOSED_REQUEST)
+        if request.transport is not None:
+            # Where an answer was under way, its end must not pass for a whole one.
+            request.transport.abort()
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        pass
 
 
 def describe(request: web.Request) -> str:

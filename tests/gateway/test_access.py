@@ -1,0 +1,55 @@
+"""One line for each request, whatever becomes of it."""
+
+import asyncio
+import logging
+
+import pytest
+from aiohttp import web
+
+from gateway.access import access
+from gateway.common.admission import Admission
+from gateway.common.server import running
+from gateway.keys import ADMISSION
+from gateway.settings import Settings
+from tests.support.raw import dial
+
+
+async def test_a_client_that_is_gone_before_its_answer_is_a_499_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    handled = asyncio.Event()
+
+    async def vanish(request: web.Request) -> web.StreamResponse:
+        # As the switch finds it: the transport is closing, and the end is not told to anybody yet.
+        assert request.transport is not None
+        request.transport.abort()
+        handled.set()
+        raise ConnectionResetError
+
+    settings = Settings(host="127.0.0.1", port=0, drain=1)
+    app = web.Application(middlewares=[access])
+    app[ADMISSION] = Admission.of(settings)
+    app.router.add_get("/ws", vanish)
+    async with running(app, settings) as server, dial(server.port) as client:
+        await client.send(b"GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await client.ended()
+        await handled.wait()
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("moorline")]
+    assert line.startswith("GET /ws 499 ")
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+async def test_an_answer_that_cannot_be_completed_ends_in_a_broken_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async def break_off(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "10"})
+        await response.prepare(request)
+        await response.write(b"12345")
+        raise ConnectionResetError
+
+    settings = Settings(host="127.0.0.1", port=0, drain=1)
+    app = web.Application(middlewares=[access])
+    app[ADMISSION] = Admission.of(settings)
+    app.router.add_get("/", break_off)
+    async with running(app, settings) as server, dial(server.port) as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert await client.ended()
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
