@@ -1,0 +1,74 @@
+"""What must hold in a `World`, whatever has happened in it."""
+
+import asyncio
+from collections import Counter
+
+from backend.events import Event, Finish, MessageEnded, RunStarted, UserMessage
+from backend.session import View, fold
+from tests.support.backends import STEP
+from tests.support.world import SESSIONS, World
+
+__all__ = ["check_runs", "check_tabs"]
+
+
+async def check_tabs(world: World) -> None:
+    """Each tab that is connected shows the fold of the log."""
+    await world.settle()
+    for tab in world.tabs:
+        if not tab.connected:
+            continue
+        async with asyncio.timeout(STEP):
+            # An answer may grow between the two looks.
+            while (view := _folded(await world.events(tab.session))).seq != tab.seen.seq:
+                await world.settle()
+        expected = [(row.message_id, row.role, row.content, row.finish) for row in view.rows]
+        if view.run is not None and view.run.text:
+            expected.append((view.run.message_id, "assistant", view.run.text, None))
+        shown = [(row.message_id, row.role, row.content, row.finish) for row in tab.seen.rows.values()]
+        assert [row for row in shown if row[2] or row[3]] == expected
+        assert tab.seen.run_id == (view.run and view.run.run_id)
+
+
+def _folded(events: list[Event]) -> View:
+    view = View()
+    for event in events:
+        view = fold(view, event)
+    return view
+
+
+async def check_runs(world: World) -> None:
+    """What was acknowledged is there, once; each command has one run and each run one end."""
+    started = 0
+    for session in SESSIONS:
+        events = await world.events(session)
+        users = [event for event in events if isinstance(event, UserMessage)]
+        runs = Counter(event.run_id for event in events if isinstance(event, RunStarted))
+        ends = Counter(event.run_id for event in events if isinstance(event, MessageEnded))
+        assert set(runs.values()) <= {1}
+        assert runs == ends
+        for event in events:
+            if isinstance(event, MessageEnded):
+                _check_answer(world, event)
+        mine = {name: text for name, (where, text) in world.sent.items() if where == session}
+        assert max(Counter(user.client_msg_id for user in users).values(), default=0) <= 1
+        for user in users:
+            assert (mine | world.forgotten)[user.client_msg_id] == user.content
+            assert world.acks.get(user.client_msg_id, user.run_id) == user.run_id
+        retries = {name for name, where in world.retried.items() if where == session}
+        acknowledged = {world.acks[name] for name in mine | dict.fromkeys(retries, "") if name in world.acks}
+        assert acknowledged <= set(runs)
+        assert len(runs) == len(users) + len(retries)
+        started += len(runs)
+    if len(world.processes) == 1:
+        # Where there are several, one that survives may answer in the place of one that was killed.
+        assert len(world.calls) <= started + world.erased_runs
+
+
+def _check_answer(world: World, end: MessageEnded) -> None:
+    """What the model said is there: all of it, or, where the process was killed, its beginning."""
+    if not end.content:
+        assert end.finish not in (Finish.STOP, Finish.LENGTH)
+        return
+    said = "".join(world.calls[int(end.content[1 : end.content.index("]")])].said)
+    said = said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert end.content == (said[: len(end.content)] if end.finish is Finish.INTERRUPTED else said)
