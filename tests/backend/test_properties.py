@@ -7,7 +7,6 @@ import asyncio
 import os
 import random
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,14 +16,17 @@ from hypothesis import strategies as st
 
 from backend.errors import ErrorCode, LLMError
 from backend.eventlog.factory import open_log
-from backend.events import Event, Finish, MessageEnded, RunStarted, UserMessage
-from backend.session import View, fold
-from tests.support.backends import STEP
+from backend.eventlog.postgres import PostgresLog
+from backend.eventlog.postgres_connection import Timing
+from backend.events import Finish
+from tests.support import needs
 from tests.support.eventlogs import database_at
+from tests.support.postgres import PostgresServer
 from tests.support.tab import Tab
 from tests.support.world import SESSIONS, World
+from tests.support.world_checks import check_runs, check_tabs
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "80"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
 TABS = 5
 TEXTS = ("a", "word ", "\u00fc", "\ud83d", "\ude00")
 #: None cuts an answer off.
@@ -187,91 +189,55 @@ async def play(schedule: Schedule, world: World) -> None:
         await world.stop()
 
 
-# What must hold -------------------------------------------------------------------------------------------------------
+def on_sqlite(folder: Path) -> World:
+    """One process: the file is its own."""
+    return World(folder, database_at(folder), open_log)
 
 
-async def check_tabs(world: World) -> None:
-    """Each tab that is connected shows the fold of the log."""
-    await world.settle()
-    for tab in world.tabs:
-        if not tab.connected:
-            continue
-        async with asyncio.timeout(STEP):
-            # An answer may grow between the two looks.
-            while (view := folded(await world.events(tab.session))).seq != tab.seen.seq:
-                await world.settle()
-        expected = [(row.message_id, row.role, row.content, row.finish) for row in view.rows]
-        if view.run is not None and view.run.text:
-            expected.append((view.run.message_id, "assistant", view.run.text, None))
-        shown = [(row.message_id, row.role, row.content, row.finish) for row in tab.seen.rows.values()]
-        assert [row for row in shown if row[2] or row[3]] == expected
-        assert tab.seen.run_id == (view.run and view.run.run_id)
+def on_postgres(folder: Path, server: PostgresServer) -> World:
+    """Two processes on one database."""
+
+    def make_log(url: str) -> PostgresLog:
+        return PostgresLog(url, pool_size=2, timing=Timing(lease=3.0, poll=0.05, answer=1.0))
+
+    return World(folder, server.new_database(), make_log, processes=2)
 
 
-def folded(events: list[Event]) -> View:
-    view = View()
-    for event in events:
-        view = fold(view, event)
-    return view
-
-
-async def check_runs(world: World) -> None:
-    """What was acknowledged is there, once; each command has one run and each run one end."""
-    started = 0
-    for session in SESSIONS:
-        events = await world.events(session)
-        users = [event for event in events if isinstance(event, UserMessage)]
-        runs = Counter(event.run_id for event in events if isinstance(event, RunStarted))
-        ends = Counter(event.run_id for event in events if isinstance(event, MessageEnded))
-        assert set(runs.values()) <= {1}
-        assert runs == ends
-        for event in events:
-            if isinstance(event, MessageEnded):
-                check_answer(world, event)
-        mine = {name: text for name, (where, text) in world.sent.items() if where == session}
-        assert max(Counter(user.client_msg_id for user in users).values(), default=0) <= 1
-        for user in users:
-            assert mine[user.client_msg_id] == user.content
-            assert world.acks.get(user.client_msg_id, user.run_id) == user.run_id
-        retries = {name for name, where in world.retried.items() if where == session}
-        acknowledged = {world.acks[name] for name in mine | dict.fromkeys(retries, "") if name in world.acks}
-        assert acknowledged <= set(runs)
-        assert len(runs) == len(users) + len(retries)
-        started += len(runs)
-    if len(world.processes) == 1:
-        # Where there are several, one that survives may answer in the place of one that was killed.
-        assert len(world.calls) <= started + world.erased_runs
-
-
-def check_answer(world: World, end: MessageEnded) -> None:
-    """What the model said is there: all of it, or, where the process was killed, its beginning."""
-    if not end.content:
-        assert end.finish not in (Finish.STOP, Finish.LENGTH)
-        return
-    said = "".join(world.calls[int(end.content[1 : end.content.index("]")])].said)
-    said = said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    assert end.content == (said[: len(end.content)] if end.finish is Finish.INTERRUPTED else said)
-
-
-@pytest.fixture(params=["sqlite"])
-def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("delivery", "turn"):
         monkeypatch.setattr(f"backend.{module}._LOG_RETRY_SECONDS", 0.02)
-    return str(request.param)
+    # What a process that was killed would not have.
+    monkeypatch.setattr("backend.runs._INTERRUPT_SECONDS", 0.05)
+
+
+def schedules(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize="EXAMPLES" not in os.environ,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        # Time is part of a schedule, so that a smaller one seldom fails, too; and each attempt would take seconds.
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+    )
 
 
 @pytest.mark.timeout(60 + EXAMPLES)
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize="EXAMPLES" not in os.environ,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    # Time is part of a schedule, so that a smaller one seldom fails, too; and each attempt would take seconds.
-    phases=[Phase.generate],
-    report_multiple_bugs=False,
-)
+@pytest.mark.usefixtures("impatient")
+@schedules(EXAMPLES)
 @given(schedule=SCHEDULES)
-def test_every_schedule(schedule: Schedule, store: str) -> None:
+def test_every_schedule_on_sqlite(schedule: Schedule) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(play(schedule, World(Path(folder), database_at(Path(folder)), open_log)))
+        asyncio.run(play(schedule, on_sqlite(Path(folder))))
+
+
+@needs.postgres
+@pytest.mark.timeout(60 + EXAMPLES)
+@pytest.mark.usefixtures("impatient")
+@schedules(EXAMPLES // 4)
+@given(schedule=SCHEDULES)
+def test_every_schedule_on_postgres(schedule: Schedule, postgres_server: PostgresServer) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(play(schedule, on_postgres(Path(folder), postgres_server)))

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from backend.errors import ErrorCode
+from backend.errors import ErrorCode, Refusal
 from backend.eventlog.base import EventLog
 from backend.eventlog.factory import open_log
 from backend.events import Event, Finish, MessageEnded, RunStarted
@@ -245,3 +245,40 @@ async def test_a_bug_while_the_text_is_written_ends_the_run(tmp_path: Path, monk
         await say(socket, type="send", message="Hi", client_msg_id="c1")
         end = (await receive_until(socket, "message"))[-1]
         assert (end["finish"], end["error"]["code"]) == ("error", ErrorCode.INTERNAL)
+
+
+async def test_commands_that_can_start_nothing_keep_no_place_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_log(f"sqlite:///{tmp_path}/chat.db")
+    await log.open()
+    runs, go_on = Runs(log, Script(), Settings(max_runs=1)), asyncio.Event()
+    start_run, held = log.start_run, {"refused 1", "refused 2"}
+
+    async def slow(*args: Any, client_msg_id: str, **options: Any) -> Any:
+        if client_msg_id in held:
+            await go_on.wait()
+        return await start_run(*args, client_msg_id=client_msg_id, **options)
+
+    def send(session: str, name: str) -> "asyncio.Task[Any]":
+        return asyncio.create_task(runs.send(session, "p", client_msg_id=name, content="Hi"))
+
+    monkeypatch.setattr(log, "start_run", slow)
+    try:
+        first, second = await send("s1", "c1"), await send("s2", "c2")
+        refused = [send("s3", name) for name in sorted(held)]
+        # Both are on their way to the log when the process has room again.
+        await runs.cancel("s1", first.run_id)
+        await runs.cancel("s2", second.run_id)
+        async with asyncio.timeout(STEP):
+            while True:
+                with contextlib.suppress(Refusal):
+                    assert not (await send("s4", "c4")).duplicate
+                    break
+        go_on.set()
+        for task in refused:
+            with pytest.raises(Refusal, match="llm_busy"):
+                await task
+    finally:
+        await runs.drain(0.0)
+        await log.close()

@@ -114,6 +114,8 @@ class World:
         """The session of each retry."""
         self.acks: dict[str, str] = {}
         """The run of each command that was acknowledged."""
+        self.forgotten: dict[str, str] = {}
+        """Texts sent to sessions that were erased since: one that was still on its way opened its session anew."""
         self.erased_runs = 0
         """Runs whose session is gone."""
         self.violations: list[str] = []
@@ -237,7 +239,7 @@ class World:
             if tab.session == session:
                 await tab.erased()
         for name in [name for name, (where, _) in self.sent.items() if where == session]:
-            del self.sent[name]
+            self.forgotten[name] = self.sent.pop(name)[1]
             self.acks.pop(name, None)
         for name in [name for name, where in self.retried.items() if where == session]:
             del self.retried[name]
