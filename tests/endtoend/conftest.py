@@ -33,6 +33,11 @@ class Site:
     _options: dict[str, Any]
     _running: contextlib.AsyncExitStack
 
+    @property
+    def backend(self) -> str:
+        """The backend's address."""
+        return f"http://127.0.0.1:{self._backend_port}"
+
     async def stop_backend(self) -> None:
         await self._running.aclose()
 

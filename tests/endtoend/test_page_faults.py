@@ -1,0 +1,276 @@
+"""The built-in page through everything that happens to a connection: what was said stays, and comes back by itself."""
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest_asyncio
+from playwright.async_api import Browser, Page, expect
+
+from gateway import server
+from gateway.settings import Settings
+from tests.endtoend.conftest import Site, site
+from tests.support import needs
+from tests.support.browser import CHAT, SHARED, Visitor, answers, questions, say, shows
+from tests.support.network import Network, network
+from tests.support.openai_server import DONE, Fault, OpenAIServer, finish, openai_server, says
+from tests.support.process import Program, started
+
+pytestmark = [needs.chromium, SHARED]
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def chat(tmp_path: Path) -> AsyncIterator[Site]:
+    async with site(tmp_path, heartbeat=1.0) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def between(chat: Site) -> AsyncIterator[Network]:
+    """The network between the browser and the gateway."""
+    async with network(chat.url) as started:
+        yield started
+
+
+async def half_an_answer(page: Page, url: str, chat: Site) -> None:
+    await page.goto(url + CHAT)
+    await shows(page, "Connected")
+    chat.script.put("Half")
+    await say(page, "Hello")
+    await expect(answers(page)).to_have_text(["Half"])
+
+
+# The network ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_network_goes_off_and_on_in_the_middle_of_an_answer(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
+    await half_an_answer(tab.page, between.url, chat)
+    between.silence()
+    await tab.page.context.set_offline(True)
+    await shows(tab.page, "Offline")
+    chat.script.put(" and half.", None)
+    await say(tab.page, "And now?")
+    await expect(tab.page.get_by_text("Not sent yet. It goes out")).to_be_visible()
+
+    chat.script.put("Now as well.", None)
+    between.heal()
+    await tab.page.context.set_offline(False)
+    await shows(tab.page, "Connected")
+    await expect(answers(tab.page)).to_have_text(["Half and half.", "Now as well."])
+    await expect(questions(tab.page)).to_have_text(["Hello", "And now?"])
+
+
+async def test_an_outage_is_counted_down(chat: Site, between: Network, tab: Visitor) -> None:
+    # The longest back-off that chance allows.
+    await tab.page.add_init_script("Math.random = () => 0.99")
+    await tab.page.goto(between.url + CHAT)
+    await shows(tab.page, "Connected")
+    between.cut()
+    await expect(tab.page.locator("#status")).to_have_text(re.compile(r"^\s*Reconnecting in [1-9]\d* s\s*$"))
+    await expect(tab.page.locator("#status")).to_have_text(re.compile(r"^\s*Disconnected, next try in [1-9]\d* s\s*$"))
+
+
+async def test_a_message_whose_acknowledgement_was_lost_is_there_once(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
+    await tab.page.goto(between.url + CHAT)
+    await shows(tab.page, "Connected")
+    between.mute()
+    await say(tab.page, "Hello")
+    await chat.script.asked.wait()
+    between.cut()
+    between.heal()
+    chat.script.put("Once.", None)
+    await expect(answers(tab.page)).to_have_text(["Once."])
+    await expect(questions(tab.page)).to_have_text(["Hello"])
+    assert len(chat.script.chats) == 1
+
+
+async def test_a_reload_before_the_acknowledgement_sends_the_message_once(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
+    await tab.page.goto(between.url + CHAT)
+    await shows(tab.page, "Connected")
+    between.mute()
+    await say(tab.page, "Hello")
+    await chat.script.asked.wait()
+    between.cut()
+    between.heal()
+    await tab.page.reload()
+    chat.script.put("Once.", None)
+    await expect(answers(tab.page)).to_have_text(["Once."])
+    await expect(questions(tab.page)).to_have_text(["Hello"])
+    assert len(chat.script.chats) == 1
+
+
+async def test_where_no_websocket_passes_everything_works_and_the_socket_is_found_when_it_does(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
+    between.blocks_sockets = True
+    polled = tab.page.locator("#status[title='Connected without a WebSocket']")
+    await half_an_answer(tab.page, between.url, chat)
+    await expect(polled).to_be_visible()
+    await tab.page.get_by_role("button", name="Stop").click()
+    await expect(tab.page.get_by_text("Stopped.")).to_be_visible()
+    chat.script.put("Whole.", None)
+    await tab.page.get_by_role("button", name="Try again").click()
+    await expect(answers(tab.page)).to_have_text(["Half", "Whole."])
+
+    between.blocks_sockets = False
+    await tab.page.evaluate("dispatchEvent(new Event('online'))")
+    await expect(polled).to_have_count(0)
+    await shows(tab.page, "Connected")
+    chat.script.put("Again.", None)
+    await say(tab.page, "More")
+    await expect(answers(tab.page)).to_have_text(["Half", "Whole.", "Again."])
+
+
+async def test_a_chat_that_has_not_begun_is_polled_with_patience(chat: Site, between: Network, tab: Visitor) -> None:
+    between.blocks_sockets = True
+    polls: list[str] = []
+    tab.page.on("request", lambda request: polls.append(request.url) if "wait=20" in request.url else None)
+    await tab.page.goto(between.url + CHAT)
+    await shows(tab.page, "Connected")
+    await tab.page.wait_for_timeout(1_000)
+    assert len(polls) <= 2
+
+
+# The servers ----------------------------------------------------------------------------------------------------------
+
+
+SHORT = "Math.random = () => 0.1"
+"""Back-off that chance cuts short, for outages as long as a program takes to start."""
+
+
+async def address(program: Program, word: str) -> str:
+    """Where a part listens; `word` begins the line that says so."""
+    found = re.search(r"http://\S+?:\d+", await program.line(word))
+    assert found is not None
+    return found[0]
+
+
+async def test_a_backend_killed_in_the_middle_of_an_answer_keeps_it_and_offers_another(
+    tmp_path: Path, tab: Visitor
+) -> None:
+    await tab.page.add_init_script(SHORT)
+    async with openai_server() as model:
+        environ = {"OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": model.base_url}
+
+        def part(port: str) -> contextlib.AbstractAsyncContextManager[Program]:
+            return started("backend", "--port", port, "--drain", "200ms", cwd=tmp_path, env=environ)
+
+        async with part("0") as first:
+            upstream = await address(first, "http")
+            settings = Settings(host="127.0.0.1", port=0, upstream=(upstream,), drain=0.2, log_level="error")
+            async with server.running(settings) as gateway:
+                await tab.page.goto(gateway.addresses[0] + CHAT)
+                await _ask(tab.page, model)
+                await first.stop(signal.SIGKILL)
+                await expect(tab.page.locator("#status-text")).not_to_have_text("Connected")
+                await expect(answers(tab.page)).to_have_text(["Half"])
+                async with part(upstream.rpartition(":")[2]):
+                    await expect(tab.page.get_by_text("The answer was cut off.")).to_be_visible()
+                    await shows(tab.page, "Connected")
+                    await expect(answers(tab.page)).to_have_text(["Half"])
+                    model.reply(says("Whole."), finish("stop"), DONE)
+                    await tab.page.get_by_role("button", name="Try again").click()
+                    await expect(answers(tab.page)).to_have_text(["Half", "Whole."])
+                    await expect(questions(tab.page)).to_have_text(["Hello"])
+
+
+async def _ask(page: Page, model: OpenAIServer) -> None:
+    await shows(page, "Connected")
+    model.reply(says("Half"), Fault.STALL)
+    await say(page, "Hello")
+    await expect(answers(page)).to_have_text(["Half"])
+
+
+async def test_a_gateway_killed_in_the_middle_of_an_answer_loses_nothing(
+    chat: Site, tmp_path: Path, tab: Visitor
+) -> None:
+    def part(port: str) -> contextlib.AbstractAsyncContextManager[Program]:
+        return started(
+            "gateway", "gateway", "--upstream", chat.backend, "--port", port, "--drain", "200ms", cwd=tmp_path
+        )
+
+    await tab.page.add_init_script(SHORT)
+    async with part("0") as first:
+        url = await address(first, "page")
+        await half_an_answer(tab.page, url, chat)
+        await first.stop(signal.SIGKILL)
+        await expect(tab.page.locator("#status-text")).not_to_have_text("Connected")
+        chat.script.put(" and half.", None)
+        async with part(url.rpartition(":")[2]):
+            await expect(answers(tab.page)).to_have_text(["Half and half."])
+            await expect(questions(tab.page)).to_have_text(["Hello"])
+            await shows(tab.page, "Connected")
+
+
+async def test_an_erased_chat_is_gone_from_the_page_and_stays_gone(chat: Site, tab: Visitor) -> None:
+    await half_an_answer(tab.page, chat.url, chat)
+    session = await tab.page.evaluate("localStorage['moorline:session:patient:demo']")
+    await say(tab.page, "A secret")
+    await expect(tab.page.get_by_text("Waiting for the answer above")).to_be_visible()
+    async with aiohttp.ClientSession(chat.url) as client, client.delete(f"/api/chat/{session}") as answer:
+        assert answer.status == 204
+    await expect(tab.page.get_by_text("This chat was deleted.")).to_be_visible()
+    await shows(tab.page, "Disconnected")
+    await expect(answers(tab.page)).to_have_count(0)
+    assert "A secret" not in await tab.page.evaluate("JSON.stringify(localStorage)")
+
+
+# The browser ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_reload_in_the_middle_of_an_answer_shows_it_and_its_rest(chat: Site, tab: Visitor) -> None:
+    await half_an_answer(tab.page, chat.url, chat)
+    await tab.page.reload()
+    await expect(answers(tab.page)).to_have_text(["Half"])
+    await expect(tab.page.get_by_role("button", name="Stop")).to_be_visible()
+    chat.script.put(" and half.", None)
+    await expect(answers(tab.page)).to_have_text(["Half and half."])
+    await expect(tab.page.get_by_role("button", name="Stop")).to_be_hidden()
+
+
+async def test_a_second_tab_joins_an_answer_and_its_stop_is_everybodys(chat: Site, tab: Visitor) -> None:
+    await half_an_answer(tab.page, chat.url, chat)
+    other = await tab.page.context.new_page()
+    await other.goto(chat.url + CHAT)
+    await expect(answers(other)).to_have_text(["Half"])
+    chat.script.put(" more")
+    for page in (tab.page, other):
+        await expect(answers(page)).to_have_text(["Half more"])
+    await other.get_by_role("button", name="Stop").click()
+    for page in (tab.page, other):
+        await expect(page.get_by_text("Stopped.")).to_be_visible()
+        await expect(answers(page)).to_have_text(["Half more"])
+    await chat.script.closed.wait()
+
+
+async def test_a_laptop_that_slept_through_the_end_of_an_answer_shows_it_on_waking(
+    chat: Site, between: Network, chromium: Browser, tab: Visitor
+) -> None:
+    await half_an_answer(tab.page, between.url, chat)
+    session = await chromium.new_browser_cdp_session()
+    processes = (await session.send("SystemInfo.getProcessInfo"))["processInfo"]
+    between.server_left.clear()
+    # Chromium's own "frozen" lets timers run on; a stopped process runs nothing.
+    asleep = [process["id"] for process in processes]
+    for process in asleep:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        await between.server_left.wait()
+        chat.script.put(" and half.", None)
+        await chat.script.closed.wait()
+    finally:
+        for process in asleep:
+            os.kill(process, signal.SIGCONT)
+    await expect(answers(tab.page)).to_have_text(["Half and half."])
+    await shows(tab.page, "Connected")
+    await session.detach()
