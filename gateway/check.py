@@ -72,7 +72,7 @@ def _elsewhere(url: str) -> str:
 async def _report(side: Side, url: str, answer_timeout: float) -> list[Step]:
     print(f"{side}: {url}")
     steps = []
-    async for step in probe(url, answer_timeout=answer_timeout):
+    async for step in probe(url, answer_timeout=answer_timeout, moorline=side is Side.GATEWAY):
         steps.append(step)
         said = f"FAILED: {step.seen}" if step.seen else step.detail
         print(f"  {step.hop:<14}{step.seconds * 1000:9.1f} ms  {said}", flush=True)
@@ -81,13 +81,13 @@ async def _report(side: Side, url: str, answer_timeout: float) -> list[Step]:
 
 
 async def probe(
-    url: str, *, hop_timeout: float = _HOP_TIMEOUT, answer_timeout: float = _ANSWER_TIMEOUT
+    url: str, *, hop_timeout: float = _HOP_TIMEOUT, answer_timeout: float = _ANSWER_TIMEOUT, moorline: bool = False
 ) -> AsyncIterator[Step]:
-    """The hops to an answer from `url`, up to the first that fails."""
+    """The hops to an answer from `url`, up to the first that fails. A gateway is `moorline`; a backend need not be."""
     target = _parse(url)
     session_id = f"check-{secrets.token_hex(8)}"
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=hop_timeout)) as client:
-        walk = _Walk(client, target, session_id, hop_timeout, answer_timeout)
+        walk = _Walk(client, target, session_id, hop_timeout, answer_timeout, moorline=moorline)
         try:
             for hop, action in walk.hops():
                 began = time.perf_counter()
@@ -122,6 +122,8 @@ class _Walk:
         session_id: str,
         hop_timeout: float,
         answer_timeout: float,
+        *,
+        moorline: bool,
     ) -> None:
         self._client = client
         self._host = target.hostname or ""
@@ -132,6 +134,7 @@ class _Walk:
         self._session_id = session_id
         self._hop_timeout = hop_timeout
         self._answer_timeout = answer_timeout
+        self._moorline = moorline
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._asked = False
 
@@ -173,7 +176,23 @@ class _Walk:
             # A backend of another make may have no such path; what counts here is that somebody answers.
             if response.status >= 500 or response.status == 421:
                 raise _FailedError(Seen(Trouble.STATUS, status=response.status))
-            return f"{response.status} {response.reason}"
+            known = response.content_type.endswith("json") and "X-Request-ID" in response.headers
+        if self._moorline and not known:
+            await self._recognize()
+        return f"{response.status} {response.reason}"
+
+    async def _recognize(self) -> None:
+        """Ask what nobody else answers so: any web server has a page, or a 404, for the path of a chat.
+
+        Only where that was in doubt: a proxy in front may keep /healthz from the world, as our nginx's does.
+        """
+        async with self._client.get(f"{self._base}/healthz", allow_redirects=False) as response:
+            try:
+                known = response.status == 200 and json.loads(await response.text()) == {"status": "ok"}
+            except ValueError:
+                known = False
+            if not known:
+                raise _FailedError(Seen(Trouble.STRANGER, detail=f"/healthz: HTTP {response.status}"))
 
     async def _upgrade(self) -> str:
         scheme, _, rest = self._base.partition("://")

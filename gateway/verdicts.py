@@ -34,6 +34,7 @@ class Trouble(enum.Enum):
     TLS = "no trusted TLS"
     GARBAGE = "what answers does not speak HTTP"
     STATUS = "refused with an HTTP status"
+    STRANGER = "what answers is not moorline"
     CLOSED = "closed without an answer"
     ERROR = "answered with an error"
 
@@ -94,6 +95,10 @@ _USUAL: dict[tuple[Hop | None, Trouble, int], Verdict] = {
     ),
     (None, Trouble.GARBAGE, _ANY): Verdict(
         "another program has this port, or it speaks TLS", "check the port, or write https:// in the address"
+    ),
+    (None, Trouble.STRANGER, _ANY): Verdict(
+        "wrong path or another server: moorline's own answers are not under this address",
+        "check the host, the port and the path; a proxy in front must pass /api/ and /ws/ on as they are",
     ),
     (Hop.HTTP, Trouble.TIMEOUT, _ANY): Verdict(
         "the program is there but hangs, or its own backend does", "look at its log, then start it again"
