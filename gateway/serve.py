@@ -41,7 +41,7 @@ async def serve(settings: Settings, environ: Mapping[str, str], *, reload: bool 
     def ready(facts: Mapping[str, str]) -> None:
         print(start_block({"page": server.page(settings, started), **facts}), flush=True)
 
-    supervisor = Supervisor(environ, drain=settings.drain, on_ready=ready)
+    supervisor = Supervisor(environ, drain=settings.drain, on_ready=ready, waits_for_changes=reload)
     with stop_signals(before_exit=supervisor.kill) as stop:
         async with server.running(settings) as started, asyncio.TaskGroup() as tasks:
             stopped = tasks.create_task(stop.wait())
@@ -67,7 +67,12 @@ class Supervisor:
     """Keeps one backend process alive. Only one exists at any time: the next starts when the last is gone."""
 
     def __init__(
-        self, environ: Mapping[str, str], *, drain: float, on_ready: Callable[[Mapping[str, str]], None]
+        self,
+        environ: Mapping[str, str],
+        *,
+        drain: float,
+        on_ready: Callable[[Mapping[str, str]], None],
+        waits_for_changes: bool = False,
     ) -> None:
         self._environ = environ
         self._drain = drain
@@ -75,7 +80,10 @@ class Supervisor:
         self._process: Process | None = None
         self._lifeline: asyncio.StreamWriter | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._waits_for_changes = waits_for_changes
         self._was_ready = False
+        self._is_ready = False
+        self._announced = False
         self._stopping = False
         self._restarting = False
         self._hurry = asyncio.Event()
@@ -94,12 +102,24 @@ class Supervisor:
             if clock() - began >= _STABLE_AFTER:
                 delay = _FIRST_DELAY
             if not self._restarting:
-                log.error("the backend ended with status %d; starting it again in %gs", status, delay)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), delay)
+                await self._pause(status, delay)
                 delay = min(2 * delay, _LONGEST_DELAY)
             self._restarting = False
             self._hurry.clear()
+
+    async def _pause(self, status: int, delay: float) -> None:
+        """Wait before the next life; until a source changes where that alone can help."""
+        if not self._announced:
+            # Somebody who starts with a broken source wants to know all the same where the page will be.
+            self._announced = True
+            self._on_ready({"backend": "it did not start; its own lines say why"})
+        if self._waits_for_changes and not self._is_ready:
+            log.error("the backend ended with status %d at its start; waiting for the next change", status)
+            await self._hurry.wait()
+            return
+        log.error("the backend ended with status %d; starting it again in %gs", status, delay)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), delay)
 
     def restart(self) -> None:
         """End the process without a drain and start another; where none lives, do not wait any longer."""
@@ -122,6 +142,7 @@ class Supervisor:
 
     async def _live(self) -> int:
         """One life of the process; its exit status."""
+        self._is_ready = False
         ours, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
@@ -145,10 +166,11 @@ class Supervisor:
                 await process.wait()
 
     def _report(self, facts: Mapping[str, str]) -> None:
+        self._is_ready = True
         if self._was_ready:
             log.info("the backend is back")
         else:
-            self._was_ready = True
+            self._was_ready = self._announced = True
             self._on_ready(facts)
 
     def _forget(self) -> None:

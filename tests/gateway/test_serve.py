@@ -163,9 +163,28 @@ async def test_a_broken_source_waits_for_the_next_change(tmp_path: Path) -> None
         source = sources / "backend" / "settings.py"
         whole = source.read_text()
         source.write_text("this is not Python\n")
-        await program.line("the backend ended with status 1")
+        await program.line("the backend ended with status 1 at its start; waiting for the next change")
         source.write_text(whole)
         await program.line("the backend is back")
+        assert program.err.count("Traceback") == 1
+
+
+async def test_a_start_with_a_broken_source_says_where_the_page_is_and_waits_for_the_next_change(
+    tmp_path: Path,
+) -> None:
+    sources, folder = tmp_path / "sources", tmp_path / "folder"
+    folder.mkdir()
+    for package in ("gateway", "backend"):
+        shutil.copytree(ROOT / package, sources / package, ignore=shutil.ignore_patterns("__pycache__"))
+    source = sources / "backend" / "app.py"
+    whole = source.read_text()
+    source.write_text("this is not Python\n")
+    async with started("gateway", *ARGUMENTS, "--reload", cwd=folder, env={"PYTHONPATH": str(sources)}) as program:
+        assert (await program.line("page")).endswith("/chat/patient:demo")
+        await program.line("waiting for the next change")
+        source.write_text(whole)
+        await program.line("database")
+        assert program.err.count("Traceback") == 1
 
 
 async def test_a_backend_port_that_is_taken_and_asked_for_is_one_line(tmp_path: Path) -> None:
