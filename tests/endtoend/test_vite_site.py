@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -19,7 +20,8 @@ from tests.support.browser import SHARED, STEP, Visitor
 
 pytestmark = [needs.npm, pytest.mark.timeout(180), SHARED]
 
-SOURCE = Path(__file__).parent.parent / "support" / "site"
+TESTS = Path(__file__).parent.parent
+SOURCE = TESTS / "support" / "site"
 # Kept between runs: fetching Vite takes longer than all that is tested here.
 CACHE = Path(tempfile.gettempdir()) / f"moorline-tests-npm-{os.getuid()}"
 
@@ -42,10 +44,14 @@ async def built(tmp_path: Path) -> AsyncIterator[tuple[Site, Path]]:
     """The gateway on the site's dist/, which `npm install` and `vite build` wrote."""
     CACHE.mkdir(mode=0o700, exist_ok=True)
     shutil.copy(SOURCE / "package.json", CACHE)
-    if not (CACHE / "node_modules" / ".bin" / "vite").exists():
+    if not all((CACHE / "node_modules" / name).exists() for name in (".bin/vite", "react", "react-dom")):
         await npm("npm", "install", "--no-audit", "--no-fund", "--no-package-lock", folder=CACHE)
     source = tmp_path / "site"
     shutil.copytree(SOURCE, source)
+    # The README's component, beside a copy of the client as the README says to make it.
+    shutil.copytree(BUILT_IN, source / "moorline")
+    blocks = re.findall(r"^```jsx\n(.*?)^```$", (TESTS.parent / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (source / "Chat.jsx").write_text(*blocks)
     (source / "node_modules").symlink_to(CACHE / "node_modules")
     await npm("npx", "vite", "build", "--logLevel", "warn", folder=source)
     dist = source / "dist"
@@ -61,6 +67,31 @@ async def test_a_built_site_chats_over_the_gateways_port(built: tuple[Site, Path
     await expect(tab.page.locator("#state")).to_have_text("connected", timeout=STEP)
     await expect(tab.page.get_by_role("listitem")).to_have_text(["user: Hello", "assistant: Good morning."])
     assert tab.hosts == {served.url.removeprefix("http://")}
+
+
+@needs.chromium
+async def test_the_readmes_component_chats_and_survives_an_outage(built: tuple[Site, Path], tab: Visitor) -> None:
+    served, _ = built
+    page = tab.page
+    await page.goto(served.url + "/react.html")
+    await expect(page.get_by_role("status")).to_have_text("connected")
+    served.script.put("Half")
+    await page.get_by_role("textbox").fill("Hello")
+    await page.get_by_role("textbox").press("Enter")
+    await expect(page.get_by_role("listitem")).to_have_text(["user: Hello", "assistant: Half"])
+    await page.get_by_role("button", name="Stop").click()
+    await page.get_by_role("button", name="Try again").wait_for()
+
+    await served.stop_backend()
+    await expect(page.get_by_role("status")).not_to_have_text("connected")
+    await page.get_by_role("textbox").fill("Keep this")
+    await page.get_by_role("textbox").press("Enter")
+    await expect(page.get_by_role("listitem").last).to_have_text("Keep this (not sent yet)")
+    served.script.put("Kept.", None)
+    await served.start_backend()
+    await expect(page.get_by_role("listitem").last).to_have_text("assistant: Kept.")
+    # The browser's own are of the sockets and polls that failed meanwhile; React would complain in other words.
+    assert [said for said in tab.complaints if not said.startswith(("Failed to load", "WebSocket"))] == []
 
 
 async def test_built_assets_are_kept_for_ever_and_missing_ones_forgotten(built: tuple[Site, Path]) -> None:

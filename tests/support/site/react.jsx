@@ -1,0 +1,10 @@
+/** Chat.jsx is the README's. StrictMode: connected, closed and connected again, as under a development server. */
+import { StrictMode } from 'react';
+import { createRoot } from 'react-dom/client';
+import { Chat } from './Chat.jsx';
+
+createRoot(document.getElementById('root')).render(
+  <StrictMode>
+    <Chat patientId="patient:react" sessionId="s1" />
+  </StrictMode>,
+);
