@@ -31,7 +31,7 @@ _CPU = 1.5
 class Scale:
     """How much of each is done."""
 
-    levels: tuple[int, ...] = (100, 250, 500, 1000, 2000)
+    levels: tuple[int, ...] = (50, 100, 250, 500, 1000, 2000)
     """Answers at once."""
     seconds: float = 8.0
     resumed: int = 1000

@@ -92,8 +92,10 @@ class Chatter(asyncio.Protocol):
             case "snapshot":
                 self.seq = event["through_seq"]
                 self.greeted.set_result(None)
-            case "message" if not self.answered.done():
-                self.answered.set_result(None)
+            case "message":
+                for wait in (self.answering, self.answered):
+                    if not wait.done():
+                        wait.set_result(None)
             case "error":
                 raise RuntimeError(f"a message was refused: {event}")
 
