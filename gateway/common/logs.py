@@ -43,6 +43,8 @@ def setup(settings: CommonSettings) -> None:
     root.addHandler(handler)
     # Libraries speak only when something is wrong: their chatter may quote what users wrote.
     root.setLevel(logging.WARNING)
+    # It warns with what a client offers as subprotocols, and some clients send their token there.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     logging.getLogger("moorline").setLevel(settings.log_level.upper())
 
 

@@ -64,3 +64,9 @@ def test_an_id_is_the_same_word_everywhere_under_one_key_and_another_under_anoth
     setup(Settings(log_key="k" * 100))
     assert hashed("patient:demo") == first != second
     assert "demo" not in first
+
+
+def test_what_a_client_offers_as_subprotocols_is_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings())
+    logging.getLogger("aiohttp.websocket").warning("Client protocols %r don't overlap", ["bearer.SECRET"])
+    assert capsys.readouterr().err == ""
