@@ -1,31 +1,38 @@
 """The chat over plain HTTP: what a client does where no WebSocket gets through."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import re
+from collections.abc import Sequence
+from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from backend.access import admit, checked_id, path_id
 from backend.audit import Access, Audit
 from backend.commands import decode_object, valid_text
 from backend.delivery import BATCH, REPLAY_LIMIT
 from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import SNAPSHOT_ROWS, EventLog, SessionInfo
-from backend.events import Position, Snapshot
+from backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, SessionInfo
+from backend.events import MAX_SEQ, Position, Row, Snapshot
 from backend.runs import Runs
+from backend.session import newest
 from backend.settings import Settings
 from backend.waiting import Waiter
 from backend.wire import Json, encode, event_object, row_object, snapshot_object
 
 __all__ = ["Api", "answer"]
 
-N = TypeVar("N", int, float)
-
 #: Longest time for which a poll is held; proxies on the way cut what says nothing for 60 s.
 MAX_WAIT_SECONDS = 30.0
 # Of a session that nobody has opened yet. No real epoch is empty, so that its first event is a change of epoch.
 _NOWHERE = Position("", 0)
+#: The time for a whole body: one that dribbles would hold its connection for ever.
+BODY_SECONDS = 30.0
+# Rows fetched at once for a page, which may be full of bytes long before it is full of rows.
+_ROWS_AT_ONCE = 32
+# int() and float() would take 1_0, +5, nan and the digits of other scripts as well.
+_WHOLE = re.compile(r"[0-9]{1,19}")
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class Api:
@@ -56,16 +63,30 @@ class Api:
                 # A poll that comes back with nothing is no access; otherwise each client would leave three a minute.
                 access.outcome = "ok" if body["events"] else None
                 return answer(body)
-            before = _number(request, "before", int) if "before" in request.query else None
-            limit = _number(request, "limit", int) if "limit" in request.query else SNAPSHOT_ROWS
-            if limit < 1 or (before is not None and before < 0):
-                raise Refusal(ErrorCode.BAD_REQUEST, "before and limit are positive numbers.")
-            rows = await self._log.rows(session_id, before=before, limit=min(limit, SNAPSHOT_ROWS))
+            before = _whole(request, "before") if "before" in request.query else None
+            limit = _whole(request, "limit") if "limit" in request.query else SNAPSHOT_ROWS
+            if limit < 1:
+                raise Refusal(ErrorCode.BAD_REQUEST, "limit: is not a positive number.")
+            rows = await self._page(session_id, before, min(limit, SNAPSHOT_ROWS))
             return answer([row_object(row) for row in rows])
 
+    async def _page(self, session_id: str, before: int | None, limit: int) -> Sequence[Row]:
+        """The last `limit` rows before `before`, bounded in bytes as a snapshot is."""
+        found: list[Row] = []
+        size = 0
+        while len(found) < limit and size <= SNAPSHOT_BYTES:
+            most = min(_ROWS_AT_ONCE, limit - len(found))
+            rows = await self._log.rows(session_id, before=before, limit=most)
+            found += reversed(rows)
+            size += sum(len(row.content.encode()) for row in rows)
+            if len(rows) < most:
+                break
+            before = rows[0].seq
+        return newest(found, count=limit, size=SNAPSHOT_BYTES)[0]
+
     async def _poll(self, request: web.Request, session_id: str) -> Json:
-        wait = _number(request, "wait", float) if "wait" in request.query else 0.0
-        deadline = asyncio.get_running_loop().time() + min(max(wait, 0.0), MAX_WAIT_SECONDS)
+        wait = _seconds(request, "wait") if "wait" in request.query else 0.0
+        deadline = asyncio.get_running_loop().time() + min(wait, MAX_WAIT_SECONDS)
         cursor = Position(request.query.get("epoch", ""), _cursor_seq(request.query["after"]))
         watch = self._log.watch(session_id)
         waiter = Waiter(watch)
@@ -137,7 +158,8 @@ class Api:
     async def erase(self, request: web.Request) -> web.Response:
         """DELETE /api/chat/{session_id}; a session that is gone already is as erased as it was to be."""
         with self._audit.access("erase") as access:
-            session_id, _ = await self._enter(request, access)
+            body = decode_object(text) if (text := await _text(request)) else {}
+            session_id, _ = await self._enter(request, access, body.get("patient_id"))
             await self._log.delete_session(session_id)
             self._runs.forget(session_id)
         return web.Response(status=204)
@@ -178,19 +200,32 @@ def _must_exist(info: SessionInfo | None) -> None:
 
 
 async def _text(request: web.Request) -> str:
+    # What is compressed is not decompressed: a small body could become gigabytes.
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
+        raise web.HTTPUnsupportedMediaType(text="The body must be sent as it is, without Content-Encoding.")
     try:
-        return (await request.read()).decode()
+        async with asyncio.timeout(BODY_SECONDS):
+            return (await request.read()).decode()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout(text="The body took too long.") from None
     except UnicodeDecodeError:
         raise Refusal(ErrorCode.BAD_REQUEST, "The body is not UTF-8.") from None
 
 
-def _number(request: web.Request, name: str, kind: Callable[[str], N]) -> N:
-    try:
-        return kind(request.query[name])
-    except (ValueError, OverflowError):
-        raise Refusal(ErrorCode.BAD_REQUEST, f"{name}: is not a number.") from None
+def _whole(request: web.Request, name: str) -> int:
+    text = request.query[name]
+    if not _WHOLE.fullmatch(text) or int(text) > MAX_SEQ:
+        raise Refusal(ErrorCode.BAD_REQUEST, f"{name}: is not a whole number.")
+    return int(text)
+
+
+def _seconds(request: web.Request, name: str) -> float:
+    text = request.query[name]
+    if not _DECIMAL.fullmatch(text):
+        raise Refusal(ErrorCode.BAD_REQUEST, f"{name}: is not a number of seconds.")
+    return float(text)
 
 
 def _cursor_seq(text: str) -> int:
     """The seq of a cursor; a malformed one is nowhere, and nowhere gets a snapshot."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+    return int(text) if _WHOLE.fullmatch(text) and int(text) <= MAX_SEQ else -1

@@ -77,7 +77,8 @@ def _responder(settings: Settings) -> Responder:
 
 def _add_routes(app: web.Application) -> None:
     api = app[API]
-    app.router.add_get("/ws/chat/{patient_id}/{session_id}", app[SOCKETS].handle)
+    # A HEAD has no 101 for an answer.
+    app.router.add_get("/ws/chat/{patient_id}/{session_id}", app[SOCKETS].handle, allow_head=False)
     app.router.add_get("/api/chat/{session_id}/messages", api.read)
     app.router.add_post("/api/chat/{session_id}/messages", api.send)
     app.router.add_post("/api/chat/{session_id}/retry", api.retry)

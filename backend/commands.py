@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import ErrorCode, Refusal
-from backend.events import Position
+from backend.events import MAX_SEQ, Position
 from backend.messages import CLIENT, ID, Field, Message
 
 __all__ = [
@@ -174,7 +174,7 @@ def _words(field: Field) -> str:
 
 def _position(resume: object) -> Position | None:
     match resume:
-        case {"epoch": str(epoch), "seq": int(seq)} if not isinstance(seq, bool) and seq >= 0:
+        case {"epoch": str(epoch), "seq": int(seq)} if not isinstance(seq, bool) and 0 <= seq <= MAX_SEQ:
             return Position(epoch, seq)
         case _:
             return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from backend.errors import ErrorCode
 
 __all__ = [
+    "MAX_SEQ",
     "Event",
     "Finish",
     "MessageEnded",
@@ -23,6 +24,9 @@ __all__ = [
     "Usage",
     "UserMessage",
 ]
+
+#: What both databases can hold.
+MAX_SEQ = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ __all__ = ["CLIENT", "ID", "SERVER", "SOCKET_PATH", "Field", "Message"]
 
 SOCKET_PATH = "/ws/chat/{patient_id}/{session_id}"
 
-#: What ids of patients, sessions, runs and messages look like.
-ID = r"[A-Za-z0-9:._-]{1,128}"
+#: What ids of patients, sessions, runs and messages look like. Clients and proxies resolve . and .. in a path.
+ID = r"(?!\.{1,2}$)[A-Za-z0-9:._-]{1,128}"
 
 
 @dataclass(frozen=True, slots=True)

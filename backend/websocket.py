@@ -33,6 +33,10 @@ _CLOSE_TIMEOUT = 5.0
 # The third frame that is not understood within this time ends the socket.
 _BAD_FRAMES = 3
 _BAD_FRAMES_SECONDS = 60.0
+# Of JSON around a message's text.
+_ENVELOPE = 4 << 10
+# Frames that wait are received without a turn of the loop: a flood of them would hold up everybody else.
+_FRAMES_PER_TURN = 16
 
 
 def frame_limit(max_bytes: int) -> int:
@@ -40,7 +44,7 @@ def frame_limit(max_bytes: int) -> int:
 
     A text over max_bytes is answered with `too_large`; a frame over this ends the socket with 1009.
     """
-    return max(6 * max_bytes + (4 << 10), 1 << 20)
+    return 6 * max_bytes + _ENVELOPE
 
 
 class Sockets:
@@ -151,6 +155,7 @@ class _Reader:
         self._info = info
         self._who = who
         self._first = True
+        self._frames = 0
         self._bad: deque[float] = deque(maxlen=_BAD_FRAMES)
 
     async def run(self) -> None:
@@ -166,11 +171,16 @@ class _Reader:
             else:
                 return
             await self._delivery.room()
+            self._frames += 1
+            if self._frames % _FRAMES_PER_TURN == 0:
+                await asyncio.sleep(0)
 
     async def _take(self, text: str) -> None:
         frame: Json = {}
         try:
             frame = decode_object(text)
+            if _overfull(text, frame):
+                raise Refusal(ErrorCode.BAD_REQUEST, "There is too much around the message.")
             command = parse_frame(frame, version=self._delivery.version, first=self._first, max_bytes=self._max_bytes)
         except Refusal as refusal:
             self._refuse(refusal, frame)
@@ -233,3 +243,12 @@ class _Reader:
         self._bad.append(now)
         if len(self._bad) == _BAD_FRAMES and now - self._bad[0] <= _BAD_FRAMES_SECONDS:
             self._delivery.end(CloseCode.BAD_FRAMES)
+
+
+def _overfull(text: str, frame: Json) -> bool:
+    """Whether a frame is long without a message that is: decoding it costs all clients time, so it counts as bad."""
+    if len(text) <= _ENVELOPE:
+        return False
+    message = frame.get("message")
+    size = len(message.encode(errors="surrogatepass")) if isinstance(message, str) else 0
+    return len(text) > frame_limit(size)

@@ -1,0 +1,140 @@
+"""Clients that mean no good: what they send is refused, and nobody else waits for it."""
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from backend.events import Finish
+from tests.support.backends import STEP, Backend, Script, backend, hello, receive, say
+
+BIG = 64 << 10
+
+
+async def raw(server: Backend, head: str, body: bytes = b"") -> str:
+    """The first line of the answer to a request that no client library would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(head.replace("\n", "\r\n").encode() + body)
+        return (await asyncio.wait_for(reader.readline(), STEP)).decode().strip()
+    finally:
+        writer.close()
+
+
+async def close_code(socket: ClientConnection) -> int | None:
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await receive(socket)
+    return socket.close_code
+
+
+def post(headers: str = "", length: int = 2) -> str:
+    head = f"POST /api/chat/s1/messages HTTP/1.1\nHost: localhost\nContent-Length: {length}\n"
+    return f"{head}Content-Type: application/json\n{headers}\n"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "before=9223372036854775808",
+        "before=1_0",
+        "before=%2B5",
+        "before=%D9%A3",
+        "before=-1",
+        "limit=0",
+        "limit=1_0",
+        "after=0&wait=nan",
+        "after=0&wait=inf",
+        "after=0&wait=1_0",
+    ],
+)
+async def test_a_number_that_is_none_is_a_bad_request(tmp_path: Path, query: str) -> None:
+    async with backend(tmp_path, Script()) as server:
+        line = await raw(server, f"GET /api/chat/s1/messages?{query} HTTP/1.1\nHost: localhost\n\n")
+        assert line.split()[1] == "400"
+
+
+async def test_a_cursor_beyond_what_a_database_counts_gets_a_snapshot(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script()) as server, aiohttp.ClientSession() as http:
+        async with http.get(f"{server.http}/api/chat/s1/messages?after=9999999999999999999") as answer:
+            assert (answer.status, (await answer.json())["recovered"]) == (200, False)
+        async with server.socket() as socket:
+            assert (await hello(socket, resume={"epoch": "x", "seq": 2**63}))[0]["recovered"] is False
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+@pytest.mark.parametrize("path", ["/api/chat/{}/messages", "/ws/chat/p1/{}"])
+async def test_an_id_that_is_a_step_in_a_path_is_refused(tmp_path: Path, path: str, name: str) -> None:
+    async with backend(tmp_path, Script()) as server:
+        line = await raw(server, f"GET {path.format(name)} HTTP/1.1\nHost: localhost\n\n")
+        assert line.split()[1] == "400"
+
+
+async def test_a_body_with_a_content_encoding_is_not_read(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script()) as server:
+        assert (await raw(server, post("Content-Encoding: gzip\n"), b"{}")).split()[1] == "415"
+        assert (await raw(server, post("Content-Encoding: identity\n"), b"{}")).split()[1] == "400"
+
+
+async def test_a_body_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.api.BODY_SECONDS", 0.1)
+    async with backend(tmp_path, Script()) as server:
+        assert (await raw(server, post(length=100), b"{")).split()[1] == "408"
+
+
+async def test_who_erases_may_name_the_patient_in_the_body_and_must_name_the_right_one(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script()) as server, aiohttp.ClientSession() as http:
+        url = f"{server.http}/api/chat/s1"
+        async with server.socket() as socket:
+            await hello(socket)
+        async with http.delete(url, json={"patient_id": "other"}) as answer:
+            assert answer.status == 403
+        async with http.delete(url, json={"patient_id": "patient:demo"}) as answer:
+            assert answer.status == 204
+
+
+async def test_a_head_request_switches_no_protocol(tmp_path: Path) -> None:
+    upgrade = "Connection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\n"
+    head = f"HEAD /ws/chat/p1/s1 HTTP/1.1\nHost: localhost\n{upgrade}Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\n\n"
+    async with backend(tmp_path, Script()) as server:
+        assert (await raw(server, head)).split()[1] == "405"
+
+
+async def test_a_long_frame_that_says_nothing_is_bad_and_the_third_ends_the_socket(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script()) as server, server.socket() as socket:
+        await hello(socket)
+        for _ in range(3):
+            await say(socket, type="ping", x=[1] * 10_000)
+        assert (await receive(socket))["code"] == "bad_request"
+        assert await close_code(socket) == 4500
+
+
+async def test_a_frame_longer_than_any_message_can_be_ends_the_socket(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script()) as server, server.socket() as socket:
+        await hello(socket)
+        await socket.send(json.dumps({"type": "ping", "x": "x" * 6 * BIG + "x" * 5000}))
+        assert await close_code(socket) == 1009
+
+
+async def test_a_page_of_rows_is_bounded_in_bytes_and_before_goes_on(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script()) as server, aiohttp.ClientSession() as http:
+        for number in range(20):
+            run = await server.log.start_run("s1", "p1", client_msg_id=f"c{number}", content="x" * BIG, now=1.0)
+            assert run.handle is not None
+            await server.log.end_run(run.handle, finish=Finish.STOP, now=1.0, text="y" * BIG)
+        sizes, seqs, before = [], [], ""
+        while True:
+            async with http.get(f"{server.http}/api/chat/s1/messages{before}") as answer:
+                rows = await answer.json()
+            if not rows:
+                break
+            sizes.append(sum(len(row["content"]) for row in rows))
+            seqs += [row["seq"] for row in reversed(rows)]
+            before = f"?before={rows[0]['seq']}"
+        assert max(sizes) <= 1 << 20
+        assert (len(seqs), seqs) == (40, sorted(set(seqs), reverse=True))
