@@ -1,24 +1,29 @@
 """The command line of the backend: `moorline backend`, `python -m backend`, and the child of `moorline serve`."""
 
-import asyncio
-import json
-import os
-import socket
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from urllib.parse import urlsplit
 
-from aiohttp import web
+try:
+    import asyncio
+    import json
+    import os
+    import socket
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from urllib.parse import urlsplit
 
-from backend.app import RESPONDER, create_app
-from backend.eventlog.base import LogUnavailable
-from backend.settings import Settings
-from gateway.common import logs
-from gateway.common.commandline import SUPERVISOR, Command, guarded, read, start_block
-from gateway.common.errors import UsageError
-from gateway.common.server import Running, run, running, stop_signals
-from gateway.settings import Settings as GatewaySettings
+    from aiohttp import web
+
+    from backend.app import RESPONDER, create_app
+    from backend.eventlog.base import LogUnavailable
+    from backend.settings import Settings
+    from gateway.common import logs
+    from gateway.common.commandline import SUPERVISOR, Command, guarded, read, start_block
+    from gateway.common.errors import UsageError
+    from gateway.common.server import Running, run, running, stop_signals
+    from gateway.settings import Settings as GatewaySettings
+except KeyboardInterrupt:
+    # Ctrl-C while the libraries were read, which takes a third of a second.
+    sys.exit(130)
 
 __all__ = ["main"]
 

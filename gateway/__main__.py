@@ -1,22 +1,27 @@
 """The command line: `moorline [serve | gateway | backend | check]`, and `python -m gateway`."""
 
-import dataclasses
-import os
-import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
 
-from backend.settings import Settings as BackendSettings
-from gateway import check, serve, server
-from gateway.check import CheckSettings
-from gateway.common import logs
-from gateway.common.commandline import Command, Given, guarded, read, sibling, version
-from gateway.common.errors import UsageError
-from gateway.common.listen import listen
-from gateway.common.options import BOOL, PORT, did_you_mean, option, specs, variables
-from gateway.common.server import run
-from gateway.common.settings import CommonSettings
-from gateway.settings import Settings
+try:
+    import dataclasses
+    import os
+    import secrets
+    from collections.abc import Callable, Mapping, Sequence
+
+    from backend.settings import Settings as BackendSettings
+    from gateway import check, serve, server
+    from gateway.check import CheckSettings
+    from gateway.common import logs
+    from gateway.common.commandline import Command, Given, guarded, read, sibling, version
+    from gateway.common.errors import UsageError
+    from gateway.common.listen import listen
+    from gateway.common.options import BOOL, PORT, did_you_mean, option, specs, variables
+    from gateway.common.server import run
+    from gateway.common.settings import CommonSettings
+    from gateway.settings import Settings
+except KeyboardInterrupt:
+    # Ctrl-C while the libraries were read, which takes a third of a second.
+    sys.exit(130)
 
 __all__ = ["main"]
 

@@ -11,7 +11,7 @@ from gateway.__main__ import main
 from gateway.common.listen import listen
 from gateway.common.options import specs
 from gateway.settings import Settings
-from tests.support.process import run_program, started
+from tests.support.process import ROOT, run_program, started
 
 
 async def refused(*arguments: str, cwd: Path, module: str = "gateway") -> str:
@@ -230,3 +230,10 @@ async def test_flags_beat_variables_and_variables_beat_the_file(tmp_path: Path) 
     ) as program:
         assert "http://127.0.0.1:" in await program.line("page")
         assert "http://127.0.0.1:3" in await program.line("backend")
+
+
+@pytest.mark.parametrize("module", ["gateway", "backend"])
+async def test_ctrl_c_while_the_libraries_are_read_ends_without_a_word(module: str, tmp_path: Path) -> None:
+    (tmp_path / "aiohttp.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    status, out, err = await run_program(module, cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    assert (status, out, err) == (130, "", "")
