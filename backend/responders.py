@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from backend.offline import OfflineResponder
 from backend.responder import Responder
 from backend.settings import Settings
+from gateway.common.errors import UsageError
 
 __all__ = ["create_responder"]
 
@@ -13,11 +14,13 @@ def create_responder(settings: Settings, environ: Mapping[str, str]) -> Responde
     """The model behind `OPENAI_API_KEY` and `OPENAI_BASE_URL` of `environ`; without a key the script.
 
     Raises:
-        UsageError: `OPENAI_BASE_URL` is no address.
+        UsageError: `OPENAI_BASE_URL` is no address, or `OPENAI_API_KEY` cannot be sent in a header.
     """
     key = environ.get("OPENAI_API_KEY", "").strip()
     if not key:
         return OfflineResponder()
+    if not key.isascii():
+        raise UsageError("OPENAI_API_KEY: holds characters that no key has; copy it again from the provider")
     # Importing `openai` takes longer than all the rest of the start; who has no key need not wait for it.
     from backend.llm import OpenAIResponder, base_url
 

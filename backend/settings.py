@@ -16,6 +16,16 @@ SQLITE = "sqlite:///"
 #: libpq knows both names.
 POSTGRES = ("postgresql://", "postgres://")
 
+_ABOVE_ZERO = (
+    "heartbeat",
+    "run_timeout",
+    "llm_read_timeout",
+    "llm_connect_timeout",
+    "send_timeout",
+    "max_tokens",
+    "max_bytes",
+)
+
 
 def shown_database(text: str) -> str:
     """A database's address as it may be printed: without user, password and parameters."""
@@ -27,6 +37,10 @@ def shown_database(text: str) -> str:
 
 
 def _parse_database(text: str) -> str:
+    if text == SQLITE + ":memory:":
+        raise UsageError(
+            f'database: "{text}" would keep no chat beyond the end; write for example sqlite:///moorline.db'
+        )
     if text.startswith(SQLITE) and text != SQLITE:
         return text
     if not text.startswith(POSTGRES):
@@ -87,6 +101,9 @@ class Settings(CommonSettings):
         super(Settings, self).__post_init__()
         if self.temperature is not None and not 0 <= self.temperature <= 2:
             raise UsageError(f"temperature: {self.temperature:g} is not between 0 and 2")
+        for name in _ABOVE_ZERO:
+            if getattr(self, name) <= 0:
+                raise UsageError(f"{name}: 0 would let nothing through; write more than 0")
         if self.max_runs < 1:
             raise UsageError("max_runs: 0 would answer nobody; write 1 or more")
         if self.retention == 0:

@@ -11,7 +11,7 @@ from gateway.keys import AUTHORIZE
 
 __all__ = ["ask"]
 
-_ID = re.compile(r"[A-Za-z0-9:._-]{1,128}")
+_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9:._-]{1,128}")
 
 
 @web.middleware

@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from backend.eventlog.schema import migrate
+from backend.eventlog.schema import migrate, recognise
 from gateway.common.errors import UsageError
 
 __all__ = ["connect"]
@@ -24,7 +24,7 @@ def connect(path: str) -> sqlite3.Connection:
     db = None
     try:
         db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=CACHED_STATEMENTS)
-        _configure(db)
+        _configure(db, path)
         db.execute("BEGIN IMMEDIATE")
         migrate(db, path)
         db.execute("COMMIT")
@@ -39,9 +39,10 @@ def connect(path: str) -> sqlite3.Connection:
     return db
 
 
-def _configure(db: sqlite3.Connection) -> None:
+def _configure(db: sqlite3.Connection, path: str) -> None:
     # Before the first access: the lock is then held from here to close(), and WAL works without shared memory.
     db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    recognise(db, path)
     db.execute("PRAGMA journal_mode = WAL")
     # NORMAL would let a power cut take commits that were acknowledged.
     db.execute("PRAGMA synchronous = FULL")

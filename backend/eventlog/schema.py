@@ -9,7 +9,7 @@ import sqlite3
 
 from gateway.common.errors import UsageError
 
-__all__ = ["FIRST", "VERSION", "migrate"]
+__all__ = ["FIRST", "VERSION", "migrate", "recognise"]
 
 #: Version 1.
 FIRST = """
@@ -72,6 +72,22 @@ _MIGRATIONS = (FIRST, _SECOND)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
 VERSION = len(_MIGRATIONS)
+
+_TABLES = frozenset({"sessions", "runs", "commands", "events"})
+
+
+def recognise(db: sqlite3.Connection, name: str) -> None:
+    """Read whether the database is new or ours, before anything is written to it.
+
+    Raises:
+        UsageError: it belongs to another program.
+    """
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    program = db.execute("PRAGMA application_id").fetchone()[0]
+    tables = {table for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    ours = tables >= _TABLES if version else not tables
+    if program or not ours:
+        raise UsageError(f'database: "{name}" belongs to another program; choose another with --database')
 
 
 def migrate(db: sqlite3.Connection, name: str) -> None:

@@ -7,6 +7,9 @@ __all__ = ["format_duration", "format_size", "parse_duration", "parse_size"]
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 
+#: A hundred years: what is longer is a slip, and clocks cannot add it.
+_LONGEST = 36500 * 86400.0
+
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _DURATION = re.compile(rf"(?:{_NUMBER}(?:ms|[smhd]))+")
 _DURATION_PART = re.compile(rf"({_NUMBER})(ms|[smhd])")
@@ -16,10 +19,13 @@ _SIZE = re.compile(r"([0-9]+)(GiB|MiB|KiB|B)?")
 def parse_duration(text: str) -> float:
     """Seconds of `1m30s`, `250ms` or a bare number; ValueError with what to write instead."""
     if re.fullmatch(_NUMBER, text):
-        return float(text)
+        text += "s"
     if not _DURATION.fullmatch(text):
         raise ValueError("is not a duration; write for example 90s, 1m30s or 250ms")
-    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(text))
+    if seconds > _LONGEST:
+        raise ValueError("is longer than a hundred years; write for example 90s, 1m30s or 250ms")
+    return seconds
 
 
 def format_duration(seconds: float) -> str:

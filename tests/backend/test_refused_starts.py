@@ -1,0 +1,43 @@
+"""What cannot work is said in one line at the start."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import run_program
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "named"),
+    [
+        (("--heartbeat", "0"), {}, "heartbeat"),
+        (("--run-timeout", "0"), {}, "run_timeout"),
+        (("--max-bytes", "0"), {}, "max_bytes"),
+        (("--max-tokens", "0"), {}, "max_tokens"),
+        (("--drain", "99999999999999999999d"), {}, "drain"),
+        (("--database", "sqlite:///:memory:"), {}, "database"),
+        ((), {"OPENAI_API_KEY": "sk-gehe\u00efm"}, "OPENAI_API_KEY"),
+    ],
+)
+async def test_a_value_that_cannot_work_is_one_line(
+    arguments: tuple[str, ...], environ: dict[str, str], named: str, tmp_path: Path
+) -> None:
+    status, out, err = await run_program("backend", "--port", "0", *arguments, cwd=tmp_path, env=environ)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert named in err
+    assert "gehe" not in err
+
+
+@pytest.mark.parametrize(
+    "statement", ["CREATE TABLE notes (text)", "PRAGMA application_id = 7", "PRAGMA user_version = 1"]
+)
+async def test_a_database_of_another_program_is_left_as_it_is(statement: str, tmp_path: Path) -> None:
+    path = tmp_path / "moorline.db"
+    with sqlite3.connect(path) as database:
+        database.execute(statement)
+    database.close()
+    before = path.read_bytes()
+    status, _, err = await run_program("backend", "--port", "0", cwd=tmp_path)
+    assert (status, err.count("\n"), path.read_bytes() == before) == (2, 1, True)
+    assert "another program" in err
