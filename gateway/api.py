@@ -105,6 +105,8 @@ class _Exchange:
             raise self._failure(error) from error
         if self._answer.status == 101:
             raise BackendGarbled("101 to a request that did not ask for it")
+        if not 200 <= self._answer.status <= 599:
+            raise BackendGarbled(f"status {self._answer.status}")
         return self._answer
 
     async def _upload(self) -> AsyncIterator[bytes]:
