@@ -7,6 +7,7 @@ try:
     import json
     import os
     import socket
+    import stat
     from collections.abc import Mapping, Sequence
     from pathlib import Path
     from urllib.parse import urlsplit
@@ -50,8 +51,19 @@ def _main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     given = read(BACKEND, argv, environ=environ, others=(GatewaySettings,), elsewhere=_SERVE_OPTIONS | _CHECK_OPTIONS)
     settings = given.load(Settings, "backend", elsewhere=_SERVE_OPTIONS)
     logs.setup(settings)
-    supervisor = environ.get(SUPERVISOR)
-    return run(_run(settings, None if supervisor is None else int(supervisor)))
+    return run(_run(settings, _supervisor(environ.get(SUPERVISOR))))
+
+
+def _supervisor(text: str | None) -> int | None:
+    """The descriptor of the socket to `moorline serve`; None without one."""
+    if text is None:
+        return None
+    try:
+        if stat.S_ISSOCK(os.fstat(int(text)).st_mode):
+            return int(text)
+    except (ValueError, OverflowError, OSError):
+        pass
+    raise UsageError(f'{SUPERVISOR}: "{text}" is no socket of moorline serve, which alone sets it; unset it')
 
 
 async def _run(settings: Settings, supervisor: int | None) -> int:

@@ -17,6 +17,8 @@ from tests.support.process import run_program
         (("--max-tokens", "0"), {}, "max_tokens"),
         (("--drain", "99999999999999999999d"), {}, "drain"),
         (("--database", "sqlite:///:memory:"), {}, "database"),
+        ((), {"MOORLINE_SUPERVISOR": "abc"}, "MOORLINE_SUPERVISOR"),
+        ((), {"MOORLINE_SUPERVISOR": "99"}, "MOORLINE_SUPERVISOR"),
         ((), {"OPENAI_API_KEY": "sk-gehe\u00efm"}, "OPENAI_API_KEY"),
     ],
 )
