@@ -44,7 +44,7 @@ async def built(tmp_path: Path) -> AsyncIterator[tuple[Site, Path]]:
     """The gateway on the site's dist/, which `npm install` and `vite build` wrote."""
     CACHE.mkdir(mode=0o700, exist_ok=True)
     shutil.copy(SOURCE / "package.json", CACHE)
-    if not all((CACHE / "node_modules" / name).exists() for name in (".bin/vite", "react", "react-dom")):
+    if not all((CACHE / "node_modules" / name).exists() for name in (".bin/vite", ".bin/tsc", "react", "react-dom")):
         await npm("npm", "install", "--no-audit", "--no-fund", "--no-package-lock", folder=CACHE)
     source = tmp_path / "site"
     shutil.copytree(SOURCE, source)
@@ -67,6 +67,12 @@ async def test_a_built_site_chats_over_the_gateways_port(built: tuple[Site, Path
     await expect(tab.page.locator("#state")).to_have_text("connected", timeout=STEP)
     await expect(tab.page.get_by_role("listitem")).to_have_text(["user: Hello", "assistant: Good morning."])
     assert tab.hosts == {served.url.removeprefix("http://")}
+
+
+async def test_the_clients_types_hold(built: tuple[Site, Path]) -> None:
+    _, dist = built
+    options = ("--noEmit", "--checkJs", "--strict", "--target", "esnext", "--moduleResolution", "bundler")
+    await npm("npx", "tsc", *options, "moorline/moorline-client.js", "moorline/chat.js", folder=dist.parent)
 
 
 @needs.chromium
