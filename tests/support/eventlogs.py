@@ -1,7 +1,8 @@
 """Event logs for tests: a log on a file of the test's own, and what its readers see."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,21 @@ from backend.eventlog.factory import open_log
 from backend.events import Event
 from backend.session import View, fold
 
-__all__ = ["NOW", "FaultyLog", "database_at", "everything", "handle_of", "opened", "read_view", "start"]
+__all__ = [
+    "NOW",
+    "FaultyLog",
+    "Told",
+    "database_at",
+    "everything",
+    "handle_of",
+    "opened",
+    "read_view",
+    "start",
+    "until",
+]
 
+#: Two busy cores; nothing waits for this long where it works.
+PATIENCE = 20.0
 #: The clock of tests that do not care about time.
 NOW = 1_700_000_000.0
 
@@ -60,6 +74,13 @@ async def read_view(log: EventLog, session_id: str, view: View | None = None) ->
     return view
 
 
+async def until(true: Callable[[], object]) -> None:
+    """Return once `true` says so; for what nobody announces."""
+    async with asyncio.timeout(PATIENCE):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 class FaultyLog:
     """A log whose database is `away` whenever a test says so: everything but watching then fails."""
 
@@ -78,3 +99,17 @@ class FaultyLog:
             return await method(*args, **options)
 
         return attempt
+
+
+class Told:
+    """A `RunOwner` that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.stopped: asyncio.Queue[str] = asyncio.Queue()
+        self.adopted: asyncio.Queue[Started] = asyncio.Queue()
+
+    def stop_run(self, run_id: str) -> None:
+        self.stopped.put_nowait(run_id)
+
+    def adopt_run(self, started: Started) -> None:
+        self.adopted.put_nowait(started)

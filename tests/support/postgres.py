@@ -18,7 +18,7 @@ from psycopg import sql
 
 from tests.support.needs import program
 
-__all__ = ["PostgresServer", "postgres", "running_postgres"]
+__all__ = ["PASSWORD", "PostgresServer", "Wire", "postgres", "running_postgres", "wire"]
 
 # Two busy cores; nothing waits for this long where it works.
 PATIENCE = 60.0
@@ -141,6 +141,98 @@ def running_postgres(log: Path) -> Iterator[PostgresServer]:
             yield server
         finally:
             server.stop()
+
+
+class Wire:
+    """Relays connections to a server, and can lose an answer: then nobody knows whether a statement was committed."""
+
+    def __init__(self, url: str, socket: Path) -> None:
+        self.url = url
+        self._socket = socket
+        self._open: set[asyncio.StreamWriter] = set()
+        self._relays: set[asyncio.Task[None]] = set()
+        self._losing: str | None = None
+        self._going = False
+        self._gone = False
+        self.lost = asyncio.Event()
+
+    def lose_the_answer_to(self, words: str, *, and_go: bool = False) -> None:
+        """Cut the connection that next sends a statement with these words, once the server has answered.
+
+        `and_go`: from then on no connection is taken until `come_back`.
+        """
+        self.lost.clear()
+        self._losing = words
+        self._going = and_go
+
+    def go(self) -> None:
+        """Cut all connections and take none."""
+        self._gone = True
+        for writer in self._open:
+            writer.transport.abort()
+
+    def come_back(self) -> None:
+        """Take connections again."""
+        self._gone = False
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._gone:
+            writer.transport.abort()
+            return
+        there, back = await asyncio.open_unix_connection(str(self._socket))
+        losing = asyncio.Event()
+        ways = {
+            asyncio.create_task(self._requests(reader, back, losing)),
+            asyncio.create_task(self._answers(there, writer, losing)),
+        }
+        self._open |= {writer, back}
+        self._relays |= ways
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        self._open -= {writer, back}
+        writer.transport.abort()
+        back.transport.abort()
+        await asyncio.wait(ways)
+        self._relays -= ways
+
+    async def ended(self) -> None:
+        """Return when nothing is relayed any more."""
+        if self._relays:
+            await asyncio.wait(self._relays)
+
+    async def _requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event
+    ) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                if self._losing is not None and self._losing.encode() in data:
+                    self._losing = None
+                    losing.set()
+                writer.write(data)
+
+    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                if losing.is_set():
+                    self.lost.set()
+                    if self._going:
+                        self.go()
+                    return
+                writer.write(data)
+
+
+@contextlib.asynccontextmanager
+async def wire(server: PostgresServer, url: str) -> AsyncIterator[Wire]:
+    """A relay before `server`; its `url` is that of the database at `url`."""
+    with tempfile.TemporaryDirectory(prefix="wire-") as folder:
+        name = ".s.PGSQL.5432"
+        there = Wire(url.partition("?")[0] + "?host=" + folder.replace("/", "%2F"), server.folder / name)
+        relay = await asyncio.start_unix_server(there.relay, f"{folder}/{name}")
+        try:
+            yield there
+        finally:
+            relay.close()
+            there.go()
+            await there.ended()
 
 
 @contextlib.asynccontextmanager

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, LogUnavailable, RunLost, Started
+from backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, LogUnavailable, RunLost
 from backend.events import Finish, MessageEnded, PartialAnswer, RunError, RunStarted, TextAdded, Usage, UserMessage
-from tests.support.eventlogs import NOW, everything, handle_of, opened, read_view, start
+from tests.support.eventlogs import NOW, Told, everything, handle_of, opened, read_view, start
 
 
 async def test_an_answer_is_read_in_the_order_in_which_it_was_written(log: EventLog) -> None:
@@ -138,20 +138,6 @@ async def test_a_piece_that_was_written_already_is_not_written_again(log: EventL
     await log.end_run(run, finish=Finish.STOP, now=NOW, text="\N{GRINNING FACE}y!", at=6)
     view = await read_view(log, "s")
     assert (view.seq, view.rows[-1].content) == (5, "Good d\N{GRINNING FACE}y!")
-
-
-class Told:
-    """A `RunOwner` that notes what it is told."""
-
-    def __init__(self) -> None:
-        self.stopped: asyncio.Queue[str] = asyncio.Queue()
-        self.adopted: asyncio.Queue[Started] = asyncio.Queue()
-
-    def stop_run(self, run_id: str) -> None:
-        self.stopped.put_nowait(run_id)
-
-    def adopt_run(self, started: Started) -> None:
-        self.adopted.put_nowait(started)
 
 
 async def test_the_owner_of_a_run_hears_that_it_is_cancelled(log: EventLog) -> None:

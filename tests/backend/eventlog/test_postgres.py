@@ -1,0 +1,364 @@
+"""What many processes on one database add to the contract. Here they are many logs; see also `test_owners.py`."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from backend.eventlog.base import EventLog, LogUnavailable, RunLost
+from backend.eventlog.factory import open_log
+from backend.eventlog.postgres import PostgresLog
+from backend.eventlog.postgres_connection import Timing
+from backend.eventlog.postgres_schema import VERSION
+from backend.events import Finish, PartialAnswer
+from gateway.common.errors import UsageError
+from tests.support import needs
+from tests.support.eventlogs import NOW, Told, everything, handle_of, opened, read_view, start, until
+from tests.support.postgres import PASSWORD, PostgresServer, wire
+
+pytestmark = needs.postgres
+
+#: Hints alone: no poll comes in time.
+HINTS = {"timing": Timing(lease=100, poll=50, answer=2)}
+#: The poll alone.
+POLLS = {"timing": Timing(lease=5, poll=0.1, answer=2), "hints": False}
+STEP = 10.0
+
+
+@contextlib.asynccontextmanager
+async def another(url: str, **options: Any) -> AsyncIterator[PostgresLog]:
+    """One more process's log, open."""
+    log = PostgresLog(url, **options)
+    await log.open()
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+@contextlib.asynccontextmanager
+async def two(url: str, **options: Any) -> AsyncIterator[tuple[PostgresLog, PostgresLog]]:
+    """Two that know of each other and listen."""
+    async with another(url, **options) as one, another(url, **options) as other:
+        for log in (one, other):
+            log._here._keeper.poll()
+        if options.get("hints", True):
+            await hint(one, other)
+            await hint(other, one)
+        yield one, other
+
+
+async def hint(one: PostgresLog, other: PostgresLog) -> None:
+    """Return once `other` hears what `one` says."""
+    speaker, listener = one._here._hints, other._here._hints
+    assert speaker is not None
+    assert listener is not None
+    await until(lambda: not speaker.alone)
+    heard: list[list[str]] = []
+    before, listener._on_hint = listener._on_hint, heard.append
+
+    def said() -> bool:
+        speaker.announce(["nothing"])
+        return bool(heard)
+
+    await until(said)
+    listener._on_hint = before
+
+
+async def told(waiting: Any) -> Any:
+    return await asyncio.wait_for(waiting, STEP)
+
+
+# Between processes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [HINTS, POLLS], ids=["by hints", "by polls"])
+async def test_all_of_a_run_is_seen_in_another_process(postgres_database: str, options: dict[str, Any]) -> None:
+    async def seen(text: str) -> None:
+        while (view := await read_view(other, "s")).run != PartialAnswer(run.run_id, run.message_id, text):
+            assert view.rows[1:] == ()
+            await told(watch.wait())
+
+    async with two(postgres_database, **options) as (one, other):
+        watch = other.watch("s")
+        run = handle_of(await start(one, "s"))
+        await seen("")
+        for piece, text in (("Good ", "Good "), ("day", "Good day")):
+            await one.add_text(run, piece)
+            await seen(text)
+        await one.end_run(run, finish=Finish.STOP, now=NOW, text="!")
+        while (view := await read_view(other, "s")).run is not None:
+            await told(watch.wait())
+        assert view.rows[-1].content == "Good day!"
+        assert (await start(other, "s")).duplicate
+
+
+@pytest.mark.parametrize("options", [HINTS, POLLS], ids=["by hints", "by polls"])
+async def test_a_cancel_reaches_the_owner_in_another_process(postgres_database: str, options: dict[str, Any]) -> None:
+    async with two(postgres_database, **options) as (one, other):
+        owner, bystander = Told(), Told()
+        one.attach(owner)
+        other.attach(bystander)
+        run = handle_of(await start(one, "s"))
+        await other.cancel_run("s", run.run_id)
+        assert await told(owner.stopped.get()) == run.run_id
+        assert bystander.stopped.empty()
+        await one.end_run(run, finish=Finish.CANCELLED, now=NOW)
+
+
+@pytest.mark.parametrize("options", [HINTS, POLLS], ids=["by hints", "by polls"])
+async def test_what_is_erased_is_erased_everywhere(postgres_database: str, options: dict[str, Any]) -> None:
+    async with two(postgres_database, **options) as (one, other):
+        owner = Told()
+        one.attach(owner)
+        run = handle_of(await start(one, "s"))
+        await one.add_text(run, "secret")
+        epoch = await epoch_of(one)
+        watch = one.watch("s")
+        assert await other.delete_session("s")
+        while await one.read_after("s", 0, limit=9, epoch=epoch):
+            await told(watch.wait())
+        assert await told(owner.stopped.get()) == run.run_id
+        with pytest.raises(RunLost):
+            await one.add_text(run, "late")
+        assert one._here.tail.size == 0
+    with psycopg.connect(postgres_database) as db:
+        for table in ("sessions", "events", "runs", "commands"):
+            assert db.execute(f"SELECT count(*) FROM moorline.{table}").fetchone() == (0,)
+
+
+async def epoch_of(log: EventLog) -> str:
+    info = await log.find_session("s")
+    assert info is not None
+    return info.head.epoch
+
+
+async def test_who_reads_the_next_log_of_a_session_gets_nothing_of_the_one_before(postgres_database: str) -> None:
+    async with two(postgres_database, timing=Timing(poll=50, lease=100), hints=False) as (one, other):
+        await start(one, "s", content="old")
+        await other.delete_session("s")
+        await start(other, "s", content="new")
+        # `one` has not heard of it and holds the old events still.
+        assert one._here.tail.size > 0
+        events = await one.read_after("s", 0, limit=9, epoch=await epoch_of(other))
+        assert events == await everything(other, "s")
+
+
+async def test_a_session_whose_owner_changes_is_read_without_a_gap(postgres_database: str) -> None:
+    async with two(postgres_database, **HINTS) as (one, other):
+        for number, log in enumerate([one, other, one, other]):
+            run = handle_of(await start(log, "s", f"m{number}"))
+            await log.add_text(run, "x")
+            await log.end_run(run, finish=Finish.STOP, now=NOW, text="y")
+        epoch = await epoch_of(one)
+        for log in (one, other):
+            seen = 0
+            while events := await log.read_after("s", seen, limit=3, epoch=epoch):
+                assert events[0].seq == seen + 1 or getattr(events[0], "from_seq", 0) == seen + 1
+                seen = events[-1].seq
+            assert seen == 16
+
+
+async def test_many_texts_at_once_are_few_commits(postgres_database: str) -> None:
+    async with another(postgres_database, **HINTS) as log:
+        runs = [handle_of(await start(log, f"s{number}")) for number in range(200)]
+        before = await transactions(postgres_database)
+        await asyncio.gather(*(log.add_text(run, "a few words", at=0) for run in runs))
+        assert await transactions(postgres_database) - before < 20
+
+
+async def transactions(url: str) -> int:
+    async with await psycopg.AsyncConnection.connect(url) as db:
+        found = await (await db.execute("SELECT pg_current_xact_id()::text::bigint")).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+async def test_a_process_uses_no_more_connections_than_it_may(postgres_database: str) -> None:
+    async with another(postgres_database, pool_size=2) as log:
+        await asyncio.gather(*(start(log, f"s{number}") for number in range(50)))
+        with psycopg.connect(postgres_database) as db:
+            count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'moorline'"
+            found = db.execute(count + " AND datname = current_database()").fetchone()
+    assert found is not None
+    assert found[0] <= 5
+
+
+# Answers that are lost ------------------------------------------------------------------------------------------------
+
+
+async def test_a_command_whose_answer_is_lost_is_carried_out_once(
+    postgres_server: PostgresServer, postgres_database: str
+) -> None:
+    async with wire(postgres_server, postgres_database) as line, another(line.url, **HINTS) as log:
+        await log.open_session("s", "p", now=NOW)
+        line.lose_the_answer_to("INSERT INTO commands")
+        run = handle_of(await start(log, "s"))
+        assert line.lost.is_set()
+        line.lose_the_answer_to("unnest")
+        assert await log.add_text(run, "Good ", at=0) == 3
+        assert line.lost.is_set()
+        line.lose_the_answer_to("string_agg")
+        assert await log.end_run(run, finish=Finish.STOP, now=NOW, text="day", at=5) == 4
+        assert line.lost.is_set()
+        view = await read_view(log, "s")
+        assert (view.seq, view.rows[-1].content) == (4, "Good day")
+
+
+async def test_a_text_whose_answer_is_lost_with_the_database_is_not_doubled(
+    postgres_server: PostgresServer, postgres_database: str
+) -> None:
+    async with wire(postgres_server, postgres_database) as line, another(line.url, **HINTS) as log:
+        run = handle_of(await start(log, "s"))
+        line.lose_the_answer_to("unnest", and_go=True)
+        with pytest.raises(LogUnavailable):
+            await log.add_text(run, "Good ", at=0)
+        line.come_back()
+        assert await log.add_text(run, "Good day", at=0) == 4
+        await log.end_run(run, finish=Finish.STOP, now=NOW, at=8)
+        assert (await read_view(log, "s")).rows[-1].content == "Good day"
+
+
+async def test_a_run_whose_begin_nobody_heard_of_is_carried_out_all_the_same(
+    postgres_server: PostgresServer, postgres_database: str
+) -> None:
+    timing = Timing(lease=5, poll=0.1, answer=0.5)
+    async with wire(postgres_server, postgres_database) as line, another(line.url, timing=timing) as log:
+        owner = Told()
+        log.attach(owner)
+        await log.open_session("s", "p", now=NOW)
+        line.lose_the_answer_to("INSERT INTO commands", and_go=True)
+        with pytest.raises(LogUnavailable):
+            await start(log, "s")
+        line.come_back()
+        adopted = await told(owner.adopted.get())
+        again = await start(log, "s")
+        assert (again.run_id, again.duplicate, adopted.seq) == (adopted.run_id, True, 1)
+        await log.end_run(handle_of(adopted), finish=Finish.STOP, now=NOW, text="Good day", at=0)
+        assert (await read_view(log, "s")).rows[-1].content == "Good day"
+
+
+# A database that is away ----------------------------------------------------------------------------------------------
+
+
+async def test_a_database_that_is_gone_is_noticed_at_once_and_so_is_its_return(
+    postgres_server: PostgresServer, postgres_database: str
+) -> None:
+    timing = Timing(lease=100, poll=0.1, answer=2)
+    async with another(postgres_database, timing=timing) as other, wire(postgres_server, postgres_database) as line:
+        log = PostgresLog(line.url, timing=timing)
+        await log.open()
+        run = handle_of(await start(log, "s"))
+        watch = log.watch("s")
+        epoch = await epoch_of(log)
+        line.go()
+        began = asyncio.get_running_loop().time()
+        for attempt in (log.check(), log.snapshot("s"), start(log, "t"), log.add_text(run, "x", at=0)):
+            with pytest.raises(LogUnavailable):
+                await attempt
+        with pytest.raises(LogUnavailable):
+            await log.read_after("s", 2, limit=9, epoch=epoch)
+        assert asyncio.get_running_loop().time() - began < 2
+        # What grew meanwhile is seen by who has waited all the time.
+        await other.delete_session("s")
+        line.come_back()
+        while await log.find_session("s") is not None:
+            await told(watch.wait())
+        await log.check()
+        await start(log, "t")
+        await log.close()
+
+
+async def test_a_restarted_database_costs_no_run_and_no_command(
+    postgres_server: PostgresServer, postgres_database: str
+) -> None:
+    async with two(postgres_database, timing=Timing(lease=5, poll=0.1, answer=2)) as (one, other):
+        run = handle_of(await start(one, "s"))
+        watch = other.watch("s")
+        await one.add_text(run, "Good ", at=0)
+        await postgres_server.restart()
+        assert await one.add_text(run, "day", at=5) == 4
+        view = await read_view(other, "s")
+        await one.end_run(run, finish=Finish.STOP, now=NOW, at=8)
+        while view.run is not None:
+            await told(watch.wait())
+            view = await read_view(other, "s", view)
+        assert view.rows[-1].content == "Good day"
+        await hint(one, other)
+
+
+async def test_a_database_that_says_nothing_is_given_up_in_time(
+    postgres_server: PostgresServer, postgres_database: str
+) -> None:
+    async with another(postgres_database, timing=Timing(lease=100, poll=50, answer=0.3)) as log:
+        await log.check()
+        with postgres_server.frozen(), pytest.raises(LogUnavailable):
+            await told(log.check())
+        await log.check()
+
+
+# Opening --------------------------------------------------------------------------------------------------------------
+
+
+async def test_five_processes_may_start_at_once_on_an_empty_database(postgres_database: str) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        logs = await asyncio.gather(*(stack.enter_async_context(another(postgres_database)) for _ in range(5)))
+        await start(logs[0], "s")
+        assert await logs[4].find_session("s") is not None
+    with psycopg.connect(postgres_database) as db:
+        assert db.execute("SELECT number FROM moorline.version").fetchall() == [(VERSION,)]
+
+
+async def test_a_database_of_a_newer_program_is_refused(postgres_database: str) -> None:
+    async with opened(postgres_database):
+        pass
+    with psycopg.connect(postgres_database) as db:
+        db.execute("UPDATE moorline.version SET number = number + 1")
+    with pytest.raises(UsageError, match="newer moorline"):
+        await open_log(postgres_database).open()
+
+
+async def test_a_database_that_cannot_hold_every_text_is_refused(postgres_server: PostgresServer) -> None:
+    with pytest.raises(UsageError, match="has the encoding LATIN1; create it with ENCODING 'UTF8'"):
+        await open_log(postgres_server.new_database("LATIN1")).open()
+
+
+async def test_a_database_that_does_not_exist_is_one_line_without_the_password(postgres_server: PostgresServer) -> None:
+    with pytest.raises(UsageError, match=r'cannot be used.*"nowhere" does not exist') as caught:
+        await open_log(postgres_server.url.replace("/postgres?", "/nowhere?")).open()
+    assert PASSWORD not in str(caught.value)
+
+
+async def test_a_database_that_is_not_there_yet_is_waited_for(
+    postgres_server: PostgresServer, postgres_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with wire(postgres_server, postgres_database) as line:
+        line.go()
+        log = PostgresLog(line.url)
+        opening = asyncio.create_task(log.open())
+        await until(lambda: "waiting for it" in caplog.text)
+        line.come_back()
+        await told(opening)
+        await log.close()
+        line.go()
+        with pytest.raises(UsageError, match="cannot be used"):
+            await PostgresLog(line.url, timing=Timing(start=0)).open()
+    assert PASSWORD not in caplog.text
+
+
+async def test_an_address_that_is_none_is_one_line_without_the_password() -> None:
+    with pytest.raises(UsageError, match="is not an address that PostgreSQL understands") as caught:
+        await open_log(f"postgresql://me:{PASSWORD}@host/name?nonsense").open()
+    assert PASSWORD not in str(caught.value)
+
+
+def test_without_its_library_the_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("backend.eventlog.postgres")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UsageError, match=r'pip install "moorline\[postgres\]"'):
+        open_log("postgresql://host/name")
