@@ -15,6 +15,8 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 
 
 @pytest.fixture
-def postgres_database(postgres_server: PostgresServer) -> str:
+def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
     """The address of an empty database."""
-    return postgres_server.new_database()
+    url = postgres_server.new_database()
+    yield url
+    postgres_server.drop_database(url)

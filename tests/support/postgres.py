@@ -58,6 +58,12 @@ class PostgresServer:
             )
         return self._url(name)
 
+    def drop_database(self, url: str) -> None:
+        """Give back the room that it takes."""
+        name = url.rpartition("/")[2].partition("?")[0]
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
     def start(self) -> None:
         """Start it and wait until it answers."""
         settings = {

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
-import tempfile
-from pathlib import Path
+import itertools
+from collections.abc import Callable, Iterator
 
+import psycopg
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +14,9 @@ from backend.errors import Refusal
 from backend.eventlog.base import EventLog, RunHandle, RunLost
 from backend.events import Finish
 from backend.session import View
-from tests.support.eventlogs import NOW, database_at, opened, read_view, start
+from tests.support import needs
+from tests.support.eventlogs import NOW, opened, read_view, start
+from tests.support.postgres import PostgresServer
 
 SESSIONS = st.sampled_from(["s", "t"])
 COMMANDS = st.one_of(
@@ -91,15 +95,33 @@ async def play_together(commands: list[tuple[str, str, int]], database: str) -> 
         await check(log, player)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(COMMANDS, max_size=40))
-def test_commands_one_after_the_other(commands: list[tuple[str, str, int]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(play(commands, database_at(Path(folder))))
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=needs.postgres)])
+def empty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Makes an empty database of each kind, for each example."""
+    if request.param == "sqlite":
+        folder, numbers = tmp_path_factory.mktemp("any_order"), itertools.count()
+        yield lambda: f"sqlite:///{folder}/{next(numbers)}.db"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    url = server.new_database()
+
+    def emptied() -> str:
+        with psycopg.connect(url) as db:
+            # A new database each time would take half a second.
+            db.execute("DROP SCHEMA IF EXISTS moorline CASCADE")
+        return url
+
+    yield emptied
+    server.drop_database(url)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(COMMANDS, max_size=40))
-def test_commands_all_at_once(commands: list[tuple[str, str, int]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(play_together(commands, database_at(Path(folder))))
+def test_commands_one_after_the_other(empty: Callable[[], str], commands: list[tuple[str, str, int]]) -> None:
+    asyncio.run(play(commands, empty()))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(COMMANDS, max_size=40))
+def test_commands_all_at_once(empty: Callable[[], str], commands: list[tuple[str, str, int]]) -> None:
+    asyncio.run(play_together(commands, empty()))
