@@ -10,13 +10,12 @@ try:
     import stat
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from urllib.parse import urlsplit
 
     from aiohttp import web
 
     from backend.app import RESPONDER, create_app
     from backend.eventlog.base import LogUnavailable
-    from backend.settings import Settings
+    from backend.settings import SQLITE, Settings, shown_database
     from gateway.common import logs
     from gateway.common.commandline import SUPERVISOR, Command, guarded, read, start_block
     from gateway.common.errors import UsageError
@@ -35,6 +34,7 @@ BACKEND = Command(
     examples=(
         ("moorline backend", "chats in moorline.db in the current folder"),
         ("moorline backend --database sqlite:////var/lib/moorline/chats.db --port 9000", "and elsewhere"),
+        ("moorline backend --database postgresql://moorline@db/chats", "in PostgreSQL, which many backends may share"),
     ),
 )
 # `serve` and `check` have options of their own beside those of the parts; as variables they are known here, too.
@@ -107,12 +107,8 @@ async def _end_of_file(reader: asyncio.StreamReader) -> None:
 
 def _facts(app: web.Application, settings: Settings, started: Running) -> dict[str, str]:
     """What a person wants to know at the start. No password: a database's address may hold one."""
-    path = settings.database.removeprefix("sqlite:///")
-    if path != settings.database:
-        database = str(Path(path).absolute())
-    else:
-        parts = urlsplit(settings.database)
-        database = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    path = settings.database.removeprefix(SQLITE)
+    database = shown_database(path) if path == settings.database else str(Path(path).absolute())
     return {"backend": started.addresses[0], "model": app[RESPONDER].name, "database": database}
 
 

@@ -30,5 +30,5 @@ def _postgres(url: str, pool_size: int) -> EventLog:
     except ImportError as error:
         if not (error.name or "psycopg").startswith("psycopg"):
             raise
-        raise UsageError('database: PostgreSQL needs its library; pip install "moorline[postgres]"') from error
+        raise UsageError('database: PostgreSQL needs its library: pip install "moorline[postgres]"') from error
     return PostgresLog(url, pool_size=pool_size)

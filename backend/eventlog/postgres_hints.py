@@ -80,12 +80,14 @@ class Hints:
 
     async def _listen(self, connection: Connection) -> None:
         await connection.execute(f"LISTEN {CHANNEL}")
-        # Whatever was said while nobody listened.
+        # Whoever thought to be alone learns that somebody listens now; what was said before, a poll finds.
+        await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._name))
         self._on_gap()
         while True:
             async for notice in connection.notifies(timeout=SILENCE_SECONDS):
                 name, *session_ids = notice.payload.split("\n")
                 if name != self._name:
+                    self.alone = False
                     self._on_hint(session_ids)
             async with bounded(connection, self._timing.answer):
                 await connection.execute("SELECT 1")

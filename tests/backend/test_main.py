@@ -1,5 +1,6 @@
 """The backend as a process of its own."""
 
+import os
 import signal
 import sqlite3
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.support import needs
+from tests.support.postgres import PASSWORD, PostgresServer
 from tests.support.process import run_program, started
 
 
@@ -54,3 +57,47 @@ async def test_an_option_of_the_gateway_in_the_environment_is_no_matter(tmp_path
         await program.line("database")
         assert await program.stop() == 0
     assert "warning" not in program.err
+
+
+@needs.postgres
+async def test_a_password_is_printed_nowhere(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    database = postgres_server.new_database()
+    environ = {"MOORLINE_LOG_LEVEL": "debug"}
+    async with started("backend", "--port", "0", "--database", database, cwd=tmp_path, env=environ) as program:
+        assert "postgresql:///test_" in await program.line("database", "postgresql://")
+        await postgres_server.restart()
+        await program.line("database", "back")
+        assert await program.stop() == 0
+    assert PASSWORD not in program.out + program.err
+    nowhere = database.replace("/test_", "/nowhere_")
+    status, out, err = await run_program("backend", "--port", "0", "--database", nowhere, cwd=tmp_path, env=environ)
+    assert (status, out) == (2, "")
+    assert 'moorline: database: "postgresql:///nowhere_' in err.splitlines()[-1]
+    assert PASSWORD not in err
+
+
+@pytest.mark.parametrize(
+    ("database", "line"),
+    [
+        (f"mysql://me:{PASSWORD}@host/x", 'database: "mysql://host/x" is not a database; write for example'),
+        (f"postgresql://me:{PASSWORD}@1@host/x", 'database: "postgresql://host/x": in a password'),
+    ],
+)
+async def test_a_wrong_address_is_one_line_without_its_password(tmp_path: Path, database: str, line: str) -> None:
+    status, _, err = await run_program("backend", "--port", "0", "--database", database, cwd=tmp_path)
+    assert status == 2
+    assert err.count("\n") == 1
+    assert line in err
+    assert PASSWORD not in err
+
+
+async def test_without_the_extra_one_line_says_how_to_install_it(tmp_path: Path) -> None:
+    # A folder before the installed packages, with a library that is not there.
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['psycopg'] = None\n")
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    database = "postgresql://host/name"
+    status, _, err = await run_program(
+        "backend", "--port", "0", "--database", database, cwd=tmp_path, env={"PYTHONPATH": paths}
+    )
+    assert status == 2
+    assert err == 'moorline: database: PostgreSQL needs its library: pip install "moorline[postgres]"\n'
