@@ -158,7 +158,8 @@ def run_batch(db: sqlite3.Connection, commands: Sequence[Command]) -> tuple[list
     """Run `commands` in one transaction; where that fails as a whole, each in one of its own."""
     tx = Transaction(db)
     try:
-        db.execute("BEGIN IMMEDIATE")
+        # Not IMMEDIATE: nobody else has the file, and what only reads need not fail where nothing can be written.
+        db.execute("BEGIN")
         outcomes = [_run_one(tx, command) for command in commands]
         db.execute("COMMIT")
     except Exception as error:

@@ -53,7 +53,14 @@ def _configure(db: sqlite3.Connection, path: str) -> None:
 
 def _complaint(path: str, error: sqlite3.Error) -> str:
     # The low byte is the primary code; the rest only tells where in SQLite it arose.
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
+    if extended == sqlite3.SQLITE_IOERR_LOCK:
+        # What the system says to the lock that comes first, where the file may only be read.
+        return (
+            f'database: "{path}" cannot be locked for writing; check its permissions, '
+            "and that its file system knows locks, or use --database"
+        )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return f'database: "{path}" is in use by another process; stop it or choose another with --database'
     if code == sqlite3.SQLITE_NOTADB:

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import functools
 import os
+import pwd
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,61 @@ async def test_a_full_disk_loses_nothing_and_the_log_works_again_when_there_is_r
     await log.end_run(run, finish=Finish.STOP, now=1.0, text="end")
     assert (await read_view(log, "s")).rows[-1].content == piece * written + "end"
     await log.close()
+
+
+async def test_a_file_that_turns_read_only_refuses_what_is_new_and_shows_what_it_has(tmp_path: Path) -> None:
+    log = SQLiteLog(str(tmp_path / "chat.db"))
+    await log.open()
+    run = handle_of(await start(log, "s"))
+    await log.add_text(run, "kept ", at=0)
+    # What SQLite says on a file system that was mounted anew, read-only, after an error.
+    await log._queue.submit(lambda tx: tx.db.execute("PRAGMA query_only = ON").fetchone())
+    for attempt in (log.add_text(run, "new", at=5), start(log, "t"), log.delete_session("s")):
+        with pytest.raises(LogUnavailable, match="readonly"):
+            await attempt
+    assert (await read_view(log, "s")).run is not None
+    await log._queue.submit(lambda tx: tx.db.execute("PRAGMA query_only = OFF").fetchone())
+    await log.end_run(run, finish=Finish.STOP, now=1.0, text="new", at=5)
+    assert (await read_view(log, "s")).rows[-1].content == "kept new"
+    await log.close()
+
+
+@contextlib.contextmanager
+def powerless() -> Iterator[None]:
+    """Root may write everywhere, so not as root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nothing in `folder` may be written."""
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555)
+    try:
+        with powerless():
+            yield
+    finally:
+        folder.chmod(0o755)
+
+
+async def test_a_file_that_may_only_be_read_is_one_line_and_left_alone() -> None:
+    # pytest's folders are closed to others than root.
+    with tempfile.TemporaryDirectory() as folder:
+        database = database_at(Path(folder))
+        async with opened(database) as log:
+            await start(log, "s")
+        with read_only(Path(folder)), pytest.raises(UsageError, match="cannot be locked for writing; check its perm"):
+            await open_log(database).open()
+        async with opened(database) as log:
+            assert (await read_view(log, "s")).rows[-1].finish is Finish.INTERRUPTED
 
 
 def insert_session(tx: Transaction, session_id: str) -> int:
