@@ -15,8 +15,6 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 
 
 @pytest.fixture
-def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
+def postgres_database(postgres_server: PostgresServer) -> str:
     """The address of an empty database."""
-    url = postgres_server.new_database()
-    yield url
-    postgres_server.drop_database(url)
+    return postgres_server.empty_database()

@@ -33,6 +33,8 @@ class PostgresServer:
         self.folder = folder
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._shared: str | None = None
         # It refuses to be root.
         self._user = (
             "postgres" if os.geteuid() == 0 and _exists("postgres") else "nobody" if os.geteuid() == 0 else None
@@ -57,6 +59,18 @@ class PostgresServer:
                 sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {}").format(sql.Identifier(name), encoding)
             )
         return self._url(name)
+
+    def empty_database(self) -> str:
+        """The address of a database that is empty until this is called again; making new ones takes long."""
+        if self._shared is None:
+            self._shared = self.new_database()
+        with psycopg.connect(self._shared, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            connection.execute("DROP SCHEMA IF EXISTS moorline CASCADE")
+        return self._shared
 
     def drop_database(self, url: str) -> None:
         """Give back the room that it takes."""
@@ -88,6 +102,9 @@ class PostgresServer:
                 user=self._user,
                 start_new_session=True,
             )
+        # Whoever runs the tests may be killed; the end of its pipe then ends the server.
+        end = f"read _; kill -QUIT {self._process.pid}"
+        self._guard = subprocess.Popen(["sh", "-c", end], stdin=subprocess.PIPE, start_new_session=True)
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -101,7 +118,9 @@ class PostgresServer:
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """End it: SIGINT cuts off everybody and leaves in order, SIGQUIT is a crash."""
-        if self._process is not None:
+        if self._process is not None and self._guard is not None:
+            self._guard.kill()
+            self._guard.communicate()
             self._process.send_signal(number)
             self._process.wait(PATIENCE)
             self._process = None
