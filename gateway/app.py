@@ -10,10 +10,12 @@ from gateway.common.admission import Admission
 from gateway.common.authorize import Authorize, warn_if_open
 from gateway.common.draining import Draining
 from gateway.common.guard import cors, guard
-from gateway.keys import ADMISSION, AUTHORIZE, DRAINING, SETTINGS
+from gateway.keys import ADMISSION, AUTHORIZE, DRAINING, SETTINGS, UPSTREAMS
 from gateway.settings import Settings
 from gateway.static import Frontend
-from gateway.ws.handler import tunnels, websocket
+from gateway.upstreams import Upstreams
+from gateway.ws.handler import websocket
+from gateway.ws.tunnels import tunnels
 
 __all__ = ["create_app"]
 
@@ -44,6 +46,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app[SETTINGS] = settings
     app[ADMISSION] = Admission.of(settings)
     app[DRAINING] = Draining()
+    app[UPSTREAMS] = Upstreams(settings.upstream, max_fails=settings.max_fails, fail_timeout=settings.fail_timeout)
     if authorize is not None:
         app[AUTHORIZE] = authorize
     warn_if_open(log, settings.host, authorize)

@@ -87,6 +87,7 @@ class HandshakeTimedOut(GatewayError):
     """handshake_timeout"""
 
     status = 504
+    retry_after = 1
     message = "The backend did not open the socket in time (handshake_timeout)."
 
 

@@ -6,11 +6,13 @@ from gateway.common.admission import Admission
 from gateway.common.authorize import Authorize
 from gateway.common.draining import DRAINING
 from gateway.settings import Settings
+from gateway.upstreams import Upstreams
 
-__all__ = ["ADMISSION", "AUTHORIZE", "DRAINING", "REQUEST_ID", "SESSION", "SETTINGS"]
+__all__ = ["ADMISSION", "AUTHORIZE", "DRAINING", "REQUEST_ID", "SESSION", "SETTINGS", "UPSTREAMS"]
 
 SETTINGS = web.AppKey("settings", Settings)
 ADMISSION = web.AppKey("admission", Admission)
+UPSTREAMS = web.AppKey("upstreams", Upstreams)
 AUTHORIZE = web.AppKey[Authorize]("authorize")
 SESSION = web.AppKey("session", ClientSession)
 """The proxy's way to the backend; `api.session` opens and closes it."""

@@ -29,6 +29,7 @@ _ABOVE_ZERO = (
     "heartbeat_timeout",
     "max_frame_size",
     "max_connections",
+    "fail_timeout",
 )
 
 
@@ -58,7 +59,10 @@ class Settings(CommonSettings):
     )
     port: int = option(4321, PORT, "listen on this port; 0 picks a free one and prints it")
     upstream: tuple[str, ...] = option(
-        ("http://127.0.0.1:8000",), UPSTREAM, "the backend: http://HOST:PORT", group="Backend and page"
+        ("http://127.0.0.1:8000",),
+        UPSTREAM,
+        "the backend: http://HOST:PORT; of several, the one with the fewest connections is asked",
+        group="Backend and page",
     )
     frontend: str = option("", TEXT, "folder of static assets (default: the built-in chat page)")
 
@@ -69,6 +73,11 @@ class Settings(CommonSettings):
     client_header_timeout: float = option(60.0, DURATION, "nginx's: a request head that dribbles in")
     client_body_timeout: float = option(60.0, DURATION, "nginx's: silence in the middle of a request's body")
     handshake_timeout: float | None = option(60.0, DURATION, "from the upgrade request to its 101", can_be_off=True)
+    connect_retry: float | None = option(
+        10.0, DURATION, "hold a handshake while the backend is away, trying again every 250ms", can_be_off=True
+    )
+    max_fails: int = option(1, INT, "nginx's: failures that make one of several upstreams rest; 0: none rests")
+    fail_timeout: float = option(10.0, DURATION, "nginx's: how long it rests")
     client_heartbeat: float | None = option(
         20.0, DURATION, "silence of a client before it gets a Ping", can_be_off=True, group="Sockets"
     )
@@ -87,8 +96,8 @@ class Settings(CommonSettings):
         super(Settings, self).__post_init__()
         if not self.upstream:
             raise UsageError("upstream: it is empty; write for example --upstream http://127.0.0.1:8000")
-        if len(self.upstream) > 1:
-            raise UsageError(f"upstream: {len(self.upstream)} are given; one is supported")
+        if twice := {url for url in self.upstream if self.upstream.count(url) > 1}:
+            raise UsageError(f"upstream: {min(twice)} is given twice")
         self._check_limits()
 
     def _check_limits(self) -> None:

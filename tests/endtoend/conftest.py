@@ -57,7 +57,14 @@ async def site(folder: Path, frontend: str = "", **backend_options: Any) -> Asyn
     async with contextlib.AsyncExitStack() as stack:
         started: Backend = await stack.enter_async_context(running_backend(folder, script, **options))
         settings = Settings(
-            host="127.0.0.1", port=0, upstream=(started.http,), frontend=frontend, drain=0.2, log_level="error"
+            host="127.0.0.1",
+            port=0,
+            upstream=(started.http,),
+            frontend=frontend,
+            # The page says "Disconnected" after three sockets that were each held for so long.
+            connect_retry=1.0,
+            drain=0.2,
+            log_level="error",
         )
         async with running(create_app(settings), settings) as gateway:
             yield Site(gateway.addresses[0], script, folder, started.port, options, stack)

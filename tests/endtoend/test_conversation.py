@@ -163,7 +163,7 @@ async def alone() -> AsyncIterator[str]:
     with sockets.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         upstream = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        settings = Settings(host="127.0.0.1", port=0, upstream=(upstream,), drain=1.0)
+        settings = Settings(host="127.0.0.1", port=0, upstream=(upstream,), drain=1.0, connect_retry=None)
         async with server.running(settings) as started:
             yield started.addresses[0]
 

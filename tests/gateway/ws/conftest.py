@@ -12,7 +12,8 @@ from aiohttp import web
 from gateway.app import create_app
 from gateway.common import server
 from gateway.settings import Settings
-from gateway.ws.handler import TUNNELS, Tunnels
+from gateway.ws.dial import KNOCKING
+from gateway.ws.tunnels import TUNNELS, Tunnels
 from tests.support.faulty_upstream import HANDSHAKE, STEP, SWITCH, Peer, Upstream, dial
 
 
@@ -27,19 +28,25 @@ class Gateway:
     """A gateway that listens."""
 
     def __init__(self, app: web.Application, started: server.Running) -> None:
-        self._app = app
+        self.app = app
         self._started = started
         self.port = started.port
         self.url = started.addresses[0]
 
     @property
     def tunnels(self) -> Tunnels:
-        return self._app[TUNNELS]
+        return self.app[TUNNELS]
 
     async def has(self, count: int) -> None:
         """Wait until so many tunnels are open."""
         async with asyncio.timeout(STEP):
             while len(self.tunnels) != count:  # noqa: ASYNC110 - the product needs no event for a test's sake
+                await asyncio.sleep(0)
+
+    async def holds(self, count: int) -> None:
+        """Wait until so many handshakes wait for their backend."""
+        async with asyncio.timeout(STEP):
+            while len(self.app[KNOCKING]) != count:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0)
 
     def drain(self) -> None:

@@ -45,7 +45,7 @@ async def status_of(gateway: Gateway, request: bytes = HANDSHAKE) -> tuple[int, 
 @pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.CLOSE, Fault.RESET, Fault.GARBAGE, Fault.HALF_A_HEAD])
 async def test_a_backend_that_cannot_answer_is_a_502_at_once(start: Start, fault: Fault) -> None:
     async with faulty_upstream(fault) as port, asyncio.timeout(5):
-        status, _ = await status_of(await start(port))
+        status, _ = await status_of(await start(port, connect_retry=None))
         assert status == 502
 
 
@@ -70,7 +70,9 @@ async def test_a_backend_that_does_not_take_the_connection_is_a_504(start: Start
             filler = sockets.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
-        status, problem = await status_of(await start(full.getsockname()[1], proxy_connect_timeout=0.3))
+        status, problem = await status_of(
+            await start(full.getsockname()[1], proxy_connect_timeout=0.3, connect_retry=None)
+        )
     assert status == 504
     assert "(proxy_connect_timeout)" in problem["detail"]
 
@@ -185,7 +187,7 @@ async def test_what_is_no_websocket_handshake_is_a_400(start: Start, upstream: U
 
 async def test_a_person_gets_a_page(start: Start) -> None:
     async with faulty_upstream(Fault.REFUSE) as port:
-        gateway = await start(port)
+        gateway = await start(port, connect_retry=None)
         async with dial(gateway.port) as client:
             await client.send(handshake("/ws/x", "Accept: text/html,*/*"))
             status, fields, body = await told(client)

@@ -1,0 +1,139 @@
+"""The open tunnels of one gateway: how many may be, what the log says of each, and how they end with it."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+
+from aiohttp import web
+
+from gateway.common.draining import Draining
+from gateway.errors import Refused
+from gateway.keys import DRAINING, REQUEST_ID, SETTINGS
+from gateway.settings import Settings
+from gateway.ws.dial import KNOCKING, Knocking, Reached
+from gateway.ws.limits import Limits
+from gateway.ws.relay import Ended, Relay
+from gateway.ws.upgrade import switch
+
+__all__ = ["TUNNELS", "Tunnels", "tunnels"]
+
+log = logging.getLogger("moorline.gateway.ws")
+
+# For tunnels that are cut when the gateway ends: their last bytes leave in this time or never.
+_CUT_SECONDS = 0.25
+
+
+class Tunnels:
+    """The open tunnels, and the handshakes under way."""
+
+    def __init__(self, settings: Settings, draining: Draining) -> None:
+        self._max = settings.max_connections
+        self._limits = Limits.of(settings)
+        self._names_upstream = len(settings.upstream) > 1
+        self._draining = draining
+        self._handshakes = 0
+        self._relays: set[Relay] = set()
+        self._none_left = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._relays)
+
+    @contextlib.contextmanager
+    def handshake(self) -> Iterator[None]:
+        """A place for one more.
+
+        Raises:
+            Refused: there is none.
+        """
+        self._refuse_when_draining()
+        if len(self._relays) + self._handshakes >= self._max:
+            raise Refused("There are too many sockets at the moment (max_connections).")
+        self._handshakes += 1
+        try:
+            yield
+        finally:
+            self._handshakes -= 1
+
+    def open(self, request: web.Request, reached: Reached, head: bytes, *, on_end: Callable[[], object]) -> None:
+        """Switch both connections and relay from now on, until `on_end` is called."""
+        self._refuse_when_draining()
+        request_id = request[REQUEST_ID]
+        ended = functools.partial(self._ended, request_id, on_end)
+        self._relays.add(switch(request, reached.connection, head, self._limits, ended))
+        # The drain waits for requests, and this one is about to be over.
+        self._draining.hold()
+        upstream = reached.upstream.url if self._names_upstream else None
+        _say("a socket opened", {"upstream": upstream, "request_id": request_id})
+
+    async def close(self) -> None:
+        """End all of them; what they still hold for their peers gets a moment to leave."""
+        for relay in list(self._relays):
+            relay.shut_down()
+        await self._emptied()
+        for relay in list(self._relays):
+            relay.abort()
+        await self._emptied()
+
+    def _refuse_when_draining(self) -> None:
+        if self._draining.is_set():
+            raise Refused("The gateway is shutting down.")
+
+    async def _emptied(self) -> None:
+        self._none_left.clear()
+        if self._relays:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none_left.wait(), _CUT_SECONDS)
+
+    def _ended(self, request_id: str, on_end: Callable[[], object], relay: Relay, ended: Ended) -> None:
+        self._relays.remove(relay)
+        self._draining.release()
+        if not self._relays:
+            self._none_left.set()
+        on_end()
+        _say("a socket ended", _facts(ended) | {"request_id": request_id})
+
+
+def _facts(ended: Ended) -> dict[str, object]:
+    return {
+        "by": ended.outcome.who,
+        "reason": ended.outcome.reason.value,
+        "code": ended.code,
+        "seconds": round(ended.seconds, 3),
+        "from_client": ended.from_client,
+        "from_backend": ended.from_backend,
+        "frames_from_client": ended.frames_from_client,
+        "frames_from_backend": ended.frames_from_backend,
+        "client_rtt_ms": _milliseconds(ended.client_rtt),
+        "backend_rtt_ms": _milliseconds(ended.backend_rtt),
+    }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)
+
+
+def _say(what: str, facts: dict[str, object]) -> None:
+    """A line in the log: for people as text, for machines with each fact a field of its own."""
+    facts = {name: fact for name, fact in facts.items() if fact is not None}
+    log.info("%s: %s", what, " ".join(f"{name}={fact}" for name, fact in facts.items()), extra=facts)
+
+
+TUNNELS = web.AppKey("tunnels", Tunnels)
+
+
+async def tunnels(app: web.Application) -> AsyncIterator[None]:
+    """The cleanup context that holds the tunnels, and ends what is left of them."""
+    app[TUNNELS] = Tunnels(app[SETTINGS], app[DRAINING])
+    app[KNOCKING] = Knocking()
+    draining = asyncio.create_task(_drain(app))
+    yield
+    draining.cancel()
+    app[KNOCKING].close()
+    await app[TUNNELS].close()
+
+
+async def _drain(app: web.Application) -> None:
+    await app[DRAINING].wait()
+    app[KNOCKING].all()
