@@ -27,14 +27,21 @@ from gateway.errors import (
     ConnectTimedOut,
     GatewayError,
     Malformed,
+    Refused,
+    is_shortage,
 )
-from gateway.keys import ADMISSION, REQUEST_ID, SESSION, SETTINGS
+from gateway.keys import ADMISSION, REQUEST_ID, SESSION, SETTINGS, UPSTREAMS
 from gateway.settings import Settings
+from gateway.upstreams import Upstream
 
 __all__ = ["forward", "session"]
 
 log = logging.getLogger("moorline.gateway.api")
 
+# RFC 9110 section 9.2.2. nginx repeats the same after an error: all but POST, LOCK and PATCH.
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+# Errors of the dial alone.
+_BEFORE_SENDING = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 # What aiohttp would add where the client sent none.
 _AUTOMATIC = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AGENT)
 # Bounds of an answer's head: a line, and with aiohttp's limit of 128 fields all of it.
@@ -46,7 +53,8 @@ async def session(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     async with aiohttp.ClientSession(
         # Streams last for hours: a limit would let a few of them lock out everybody else.
-        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        # A name may have moved to another backend: it is resolved at each dial.
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, use_dns_cache=False),
         # The default jar would send one user's cookies along with the next user's request.
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -63,12 +71,8 @@ async def session(app: web.Application) -> AsyncIterator[None]:
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Pass the request on and its answer back, both as they come."""
-    target = headers.origin_form(request.raw_path)
-    settings = request.app[SETTINGS]
-    # `path` holds the query as well: apart, yarl would drop the question mark of an empty one.
-    url = URL.build(scheme="http", authority=settings.upstream[0].removeprefix("http://"), path=target, encoded=True)
-    async with _Exchange(request, settings) as exchange:
-        return await exchange.relay(await exchange.ask(url, _request_headers(request)))
+    async with _Exchange(request, request.app[SETTINGS]) as exchange:
+        return await exchange.relay(await exchange.ask(headers.origin_form(request.raw_path)))
 
 
 class _Exchange:
@@ -77,8 +81,10 @@ class _Exchange:
     def __init__(self, request: web.Request, settings: Settings) -> None:
         self._request = request
         self._settings = settings
+        self._upstream: Upstream | None = None
         self._answer: aiohttp.ClientResponse | None = None
         self._sending = asyncio.timeout(None)
+        self._sent = False
         self._upload_error: GatewayError | None = None
 
     async def __aenter__(self) -> "_Exchange":
@@ -88,26 +94,67 @@ class _Exchange:
         # Not `release`, which may wait for an upload that nobody reads any more.
         if self._answer is not None:
             self._answer.close()
+        if self._upstream is not None:
+            self._upstream.release()
 
     # Sending the request ----------------------------------------------------------------------------------------------
 
-    async def ask(self, url: URL, fields: CIMultiDict[str]) -> aiohttp.ClientResponse:
-        """The head of the backend's answer, or the error that stands for it."""
+    async def ask(self, target: str) -> aiohttp.ClientResponse:
+        """The head of a backend's answer, or the error that stands for it. Where one cannot be reached, the next is
+        asked, as long as that is asking for the same.
+        """
+        fields = _request_headers(self._request)
+        upstreams, clock = self._request.app[UPSTREAMS], asyncio.get_running_loop().time
+        failure: GatewayError | None = None
+        tried: list[Upstream] = []
+        while (upstream := upstreams.choose(clock(), besides=tried)) is not None:
+            tried.append(upstream)
+            try:
+                answer = await self._ask(upstream, target, fields)
+            except (BackendGarbled, BackendSilent, BackendUnreachable, ConnectTimedOut) as error:
+                upstreams.failed(upstream, clock())
+                if isinstance(error, BackendGarbled) or not self._repeatable:
+                    raise
+                failure = error
+            else:
+                upstreams.answered(upstream)
+                return answer
+        assert failure is not None, "there is at least one"
+        raise failure
+
+    @property
+    def _repeatable(self) -> bool:
+        """Whether another may be asked. What may have been done is not done again, and a body that went is gone."""
+        return not self._sent or (self._request.method in _IDEMPOTENT and not self._request.body_exists)
+
+    async def _ask(self, upstream: Upstream, target: str, fields: CIMultiDict[str]) -> aiohttp.ClientResponse:
+        # `path` holds the query as well: apart, yarl would drop the question mark of an empty one.
+        url = URL.build(scheme="http", authority=upstream.url.removeprefix("http://"), path=target, encoded=True)
+        self._enter(upstream)
         client = self._request.app[SESSION]
         upload = self._upload() if self._request.body_exists else None
+        # The clock of `proxy_send_timeout`; it runs while a piece of the upload waits for the backend.
+        self._sending = asyncio.timeout(None)
         try:
-            # The clock of `proxy_send_timeout`; it runs while a piece of the upload waits for the backend.
             async with self._sending:
                 self._answer = await client.request(
                     self._request.method, url, headers=fields, data=upload, allow_redirects=False
                 )
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self._sent = self._sent or not isinstance(error, _BEFORE_SENDING)
             raise self._failure(error) from error
         if self._answer.status == 101:
             raise BackendGarbled("101 to a request that did not ask for it")
         if not 200 <= self._answer.status <= 599:
             raise BackendGarbled(f"status {self._answer.status}")
         return self._answer
+
+    def _enter(self, upstream: Upstream) -> None:
+        """Count as one of this upstream's, and no longer as one of another's."""
+        if self._upstream is not None:
+            self._upstream.release()
+        self._upstream = upstream
+        upstream.take()
 
     async def _upload(self) -> AsyncIterator[bytes]:
         """The client's body, piece by piece. aiohttp asks for the next one when the backend has room again."""
@@ -183,7 +230,7 @@ class _Exchange:
         return headers.backward(
             answer.headers,
             request_id=self._request[REQUEST_ID],
-            upstream=self._settings.upstream[0],
+            upstream=self._upstream.url if self._upstream is not None else "",
             scheme=_scheme(self._request),
             host=self._request.headers.get(hdrs.HOST, ""),
         )
@@ -215,6 +262,8 @@ def _named(error: Exception) -> GatewayError:
     cause = getattr(error, "os_error", None) or getattr(error, "message", "")
     detail = f"{type(error).__name__} {cause}".rstrip()
     match error:
+        case OSError() if is_shortage(error):
+            return Refused("The gateway has no room for more connections at the moment.")
         case aiohttp.ConnectionTimeoutError():
             return ConnectTimedOut(detail)
         case TimeoutError():

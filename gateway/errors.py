@@ -1,5 +1,6 @@
 """What goes wrong between a client and the backend, each with its HTTP status, and how it is told. Pure."""
 
+import errno
 import html
 import http
 import json
@@ -14,6 +15,7 @@ __all__ = [
     "HandshakeTimedOut",
     "Malformed",
     "Refused",
+    "is_shortage",
     "render",
 ]
 
@@ -89,6 +91,14 @@ class HandshakeTimedOut(GatewayError):
     status = 504
     retry_after = 1
     message = "The backend did not open the socket in time (handshake_timeout)."
+
+
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def is_shortage(error: OSError) -> bool:
+    """Whether a connection failed for want of descriptors or memory here, and says nothing of its other end."""
+    return error.errno in _SHORTAGES
 
 
 # The codes of chat-protocol.md, so that a client of the chat reads our errors as it reads the backend's.

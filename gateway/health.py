@@ -5,7 +5,7 @@ import asyncio
 import aiohttp
 from aiohttp import web
 
-from gateway.keys import DRAINING, SESSION, SETTINGS
+from gateway.keys import DRAINING, SESSION, UPSTREAMS
 
 __all__ = ["healthz", "readyz"]
 
@@ -19,16 +19,28 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """200 where a new request would be served: not draining, and the backend says the same of itself."""
+    """200 where a new request would be served: not draining, and a backend says the same of itself."""
     if request.app[DRAINING].is_set():
         return _said(503, "draining")
-    url = f"{request.app[SETTINGS].upstream[0]}/readyz"
+    probes = [asyncio.create_task(_probe(request.app[SESSION], each.url)) for each in request.app[UPSTREAMS]]
     try:
-        async with asyncio.timeout(_PROBE_SECONDS), request.app[SESSION].get(url, allow_redirects=False) as answer:
-            ready = answer.status == 200
+        for probe in asyncio.as_completed(probes):
+            if await probe:
+                return _said(200, "ready")
+    finally:
+        for task in probes:
+            task.cancel()
+        found = await asyncio.gather(*probes, return_exceptions=True)
+    return _said(503, "the backend is not ready" if False in found else "the backend cannot be reached")
+
+
+async def _probe(client: aiohttp.ClientSession, url: str) -> bool | None:
+    """What this backend says of itself; None where it says nothing."""
+    try:
+        async with asyncio.timeout(_PROBE_SECONDS), client.get(f"{url}/readyz", allow_redirects=False) as answer:
+            return answer.status == 200
     except (aiohttp.ClientError, TimeoutError):
-        return _said(503, "the backend cannot be reached")
-    return _said(200, "ready") if ready else _said(503, "the backend is not ready")
+        return None
 
 
 def _said(status: int, words: str) -> web.Response:

@@ -6,7 +6,7 @@ tried all the same: nginx answers 502 for `fail_timeout` then, though they may b
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from urllib.parse import urlsplit
 
 __all__ = ["Upstream", "Upstreams"]
@@ -45,8 +45,8 @@ class Upstreams:
         self._fail_timeout = fail_timeout
         self._turns = 0
 
-    def __len__(self) -> int:
-        return len(self._all)
+    def __iter__(self) -> Iterator[Upstream]:
+        return iter(self._all)
 
     def choose(self, now: float, *, besides: Collection[Upstream] = ()) -> Upstream | None:
         """The one with the fewest connections; of equals, the one whose last turn is longest ago. None: none is left

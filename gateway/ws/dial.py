@@ -8,7 +8,6 @@ backend once per attempt, and again only where that does no harm (`_repeatable`)
 import asyncio
 import contextlib
 import dataclasses
-import errno
 import logging
 from collections.abc import AsyncIterator
 
@@ -24,6 +23,7 @@ from gateway.errors import (
     HandshakeTimedOut,
     Malformed,
     Refused,
+    is_shortage,
 )
 from gateway.keys import DRAINING, SETTINGS, UPSTREAMS
 from gateway.upstreams import Upstream
@@ -38,7 +38,6 @@ _RETRY_SECONDS = 0.25
 # For a backend that failed lately and is asked for want of a better one, which may be back while this one is not: on
 # its way to a host that is down an attempt would stand still for all of proxy_connect_timeout.
 _DOUBTFUL_CONNECT_SECONDS = 1.0
-_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -196,7 +195,7 @@ class _Dial:
         except TimeoutError as error:
             raise ConnectTimedOut("by the operating system") from error
         except OSError as error:
-            if error.errno in _OUT_OF_FILES:
+            if is_shortage(error):
                 raise Refused("The gateway has no room for more connections at the moment.") from error
             raise BackendUnreachable(f"{type(error).__name__} {error.strerror or ''}".rstrip()) from error
         self._knocking.all()

@@ -29,7 +29,7 @@ def start_gateway(page: str, aiohttp_client: Callable[..., Awaitable[Client]]) -
     """`await start_gateway(port_of_the_backend, option=value, …)` gives a client of a gateway."""
 
     async def start(backend: int, *, authorize: Authorize | None = None, **options: Any) -> Client:
-        settings = Settings(upstream=(f"http://127.0.0.1:{backend}",), **{"frontend": page, **options})
+        settings = Settings(**{"upstream": (f"http://127.0.0.1:{backend}",), "frontend": page, **options})
         return await aiohttp_client(create_app(settings, authorize=authorize))
 
     return start
