@@ -10,7 +10,7 @@ from gateway.common.admission import Admission
 from gateway.common.authorize import Authorize, warn_if_open
 from gateway.common.draining import Draining
 from gateway.common.guard import cors, guard
-from gateway.keys import ADMISSION, AUTHORIZE, DRAINING, SETTINGS, UPSTREAMS
+from gateway.keys import ADMISSION, AUTHORIZE, BACKEND_ENDS_TOO, DRAINING, SETTINGS, UPSTREAMS
 from gateway.settings import Settings
 from gateway.static import Frontend
 from gateway.upstreams import Upstreams
@@ -34,8 +34,13 @@ _BACKEND = (
 _SOCKETS = ("/ws", "/ws/{path:.*}")
 
 
-def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web.Application:
-    """An application that passes sockets and /api on to the backend and serves the frontend; see `authorize`."""
+def create_app(
+    settings: Settings, *, authorize: Authorize | None = None, backend_ends_too: bool = False
+) -> web.Application:
+    """An application that passes sockets and /api on to the backend and serves the frontend; see `authorize`.
+
+    `backend_ends_too`: whoever ends this gateway ends the backend with it.
+    """
     frontend = Frontend(settings.frontend)
     app = web.Application(
         middlewares=[access, guard(settings), hook.ask],
@@ -47,6 +52,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app[ADMISSION] = Admission.of(settings)
     app[DRAINING] = Draining()
     app[UPSTREAMS] = Upstreams(settings.upstream, max_fails=settings.max_fails, fail_timeout=settings.fail_timeout)
+    app[BACKEND_ENDS_TOO] = backend_ends_too
     if authorize is not None:
         app[AUTHORIZE] = authorize
     warn_if_open(log, settings.host, authorize)

@@ -8,12 +8,14 @@ from gateway.common.draining import DRAINING
 from gateway.settings import Settings
 from gateway.upstreams import Upstreams
 
-__all__ = ["ADMISSION", "AUTHORIZE", "DRAINING", "REQUEST_ID", "SESSION", "SETTINGS", "UPSTREAMS"]
+__all__ = ["ADMISSION", "AUTHORIZE", "BACKEND_ENDS_TOO", "DRAINING", "REQUEST_ID", "SESSION", "SETTINGS", "UPSTREAMS"]
 
 SETTINGS = web.AppKey("settings", Settings)
 ADMISSION = web.AppKey("admission", Admission)
 UPSTREAMS = web.AppKey("upstreams", Upstreams)
 AUTHORIZE = web.AppKey[Authorize]("authorize")
+BACKEND_ENDS_TOO = web.AppKey("backend_ends_too", bool)
+"""Whether the backend hears of the end at the same time: it then ends its sockets itself, with its own words."""
 SESSION = web.AppKey("session", ClientSession)
 """The proxy's way to the backend; `api.session` opens and closes it."""
 

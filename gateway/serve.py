@@ -43,7 +43,7 @@ async def serve(settings: Settings, environ: Mapping[str, str], *, reload: bool 
 
     supervisor = Supervisor(environ, drain=settings.drain, on_ready=ready, waits_for_changes=reload)
     with stop_signals(before_exit=supervisor.kill) as stop:
-        async with server.running(settings) as started, asyncio.TaskGroup() as tasks:
+        async with server.running(settings, backend_ends_too=True) as started, asyncio.TaskGroup() as tasks:
             stopped = tasks.create_task(stop.wait())
             watching = tasks.create_task(_reload(supervisor)) if reload else None
             supervising = tasks.create_task(supervisor.run())

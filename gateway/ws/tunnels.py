@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from aiohttp import web
 
 from gateway.common.draining import Draining
 from gateway.errors import Refused
-from gateway.keys import DRAINING, REQUEST_ID, SETTINGS
+from gateway.keys import BACKEND_ENDS_TOO, DRAINING, REQUEST_ID, SETTINGS
 from gateway.settings import Settings
 from gateway.ws.dial import KNOCKING, Knocking, Reached
 from gateway.ws.limits import Limits
@@ -21,6 +22,10 @@ __all__ = ["TUNNELS", "Tunnels", "tunnels"]
 
 log = logging.getLogger("moorline.gateway.ws")
 
+# So many are told at once that the gateway ends; more are told over this part of the drain, in steps.
+_AT_ONCE = 100
+_SPREAD = 0.8
+_STEP_SECONDS = 0.05
 # For tunnels that are cut when the gateway ends: their last bytes leave in this time or never.
 _CUT_SECONDS = 0.25
 
@@ -66,6 +71,19 @@ class Tunnels:
         self._draining.hold()
         upstream = reached.upstream.url if self._names_upstream else None
         _say("a socket opened", {"upstream": upstream, "request_id": request_id})
+
+    async def leave(self) -> None:
+        """Tell both sides of all of them that the gateway is about to end. Of many, some at a time over most of what is
+        left: they come back at once, and to a gateway that has others of its own.
+        """
+        relays = list(self._relays)
+        seconds = self._draining.remaining() * _SPREAD if len(relays) > _AT_ONCE else 0.0
+        size = math.ceil(len(relays) / (1 + int(seconds / _STEP_SECONDS)))
+        for start in range(0, len(relays), max(1, size)):
+            for relay in relays[start : start + size]:
+                if relay in self._relays:
+                    relay.shut_down()
+            await asyncio.sleep(_STEP_SECONDS)
 
     async def close(self) -> None:
         """End all of them; what they still hold for their peers gets a moment to leave."""
@@ -130,6 +148,7 @@ async def tunnels(app: web.Application) -> AsyncIterator[None]:
     draining = asyncio.create_task(_drain(app))
     yield
     draining.cancel()
+    await asyncio.gather(draining, return_exceptions=True)
     app[KNOCKING].close()
     await app[TUNNELS].close()
 
@@ -137,3 +156,5 @@ async def tunnels(app: web.Application) -> AsyncIterator[None]:
 async def _drain(app: web.Application) -> None:
     await app[DRAINING].wait()
     app[KNOCKING].all()
+    if not app[BACKEND_ENDS_TOO]:
+        await app[TUNNELS].leave()

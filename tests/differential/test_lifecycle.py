@@ -115,9 +115,10 @@ async def quit_shutdown_timeout(stage: Life) -> None:
 @row(
     "terminate",
     {**_BOTH_AT_ONCE, "process": "ended @0.0"},
-    # Some time within the drain.
-    gateway={"client": "FIN", "backend": "FIN", "process": "ended"},
-    truthful={"client": "Close 1001 gateway restarting FIN", "backend": "masked Close 1001 gateway restarting FIN"},
+    truthful={
+        "client": "Close 1001 gateway restarting FIN @0.0",
+        "backend": "masked Close 1001 gateway restarting FIN @0.0",
+    },
 )
 async def terminate(stage: Life) -> None:
     client, backend_ = await stage.tunnel()

@@ -21,8 +21,8 @@ def test_connection_cannot_withdraw_where_a_request_goes_and_where_it_ends() -> 
 
 def test_nobody_but_a_trusted_proxy_speaks_for_a_client() -> None:
     spoken = {"X_Forwarded_For": "7.7.7.7", "X_Real_IP": "7.7.7.7", "X_Forwarded_Proto": "https"}
-    assert passed(**spoken)["X-Forwarded-For"] == "10.0.0.1"
-    assert passed(**spoken)["X-Forwarded-Proto"] == "http"
+    assert passed(trusted=False, **spoken)["X-Forwarded-For"] == "10.0.0.1"
+    assert passed(trusted=False, **spoken)["X-Forwarded-Proto"] == "http"
     assert passed(trusted=True, **spoken)["X-Forwarded-For"] == "7.7.7.7, 10.0.0.1"
     assert passed(trusted=True, **spoken)["X-Forwarded-Proto"] == "https"
 

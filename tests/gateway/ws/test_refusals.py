@@ -224,17 +224,6 @@ async def test_handshakes_under_way_count(start: Start, upstream: Upstream) -> N
         assert (await told(second))[0] == 101
 
 
-async def test_a_gateway_that_drains_opens_no_tunnel_and_keeps_those_it_has(start: Start, upstream: Upstream) -> None:
-    gateway = await start(upstream.port)
-    async with tunnel(gateway, upstream) as (client, backend), dial(gateway.port) as late:
-        gateway.drain()
-        await late.send(HANDSHAKE)
-        status, fields, _ = await told(late)
-        assert (status, fields["retry-after"]) == (503, "1")
-        await backend.send(b"goaway")
-        assert await client.exactly(6) == b"goaway"
-
-
 # The client goes ------------------------------------------------------------------------------------------------------
 
 
