@@ -3,10 +3,11 @@
 import sys
 
 try:
+    import contextlib
     import dataclasses
     import os
     import secrets
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from backend.settings import Settings as BackendSettings
     from gateway import check, serve, server
@@ -14,7 +15,7 @@ try:
     from gateway.common import logs
     from gateway.common.commandline import Command, Given, guarded, read, sibling, version
     from gateway.common.errors import UsageError
-    from gateway.common.listen import listen
+    from gateway.common.listen import reserved
     from gateway.common.options import BOOL, PORT, did_you_mean, option, specs, variables
     from gateway.common.server import run
     from gateway.common.settings import CommonSettings
@@ -119,19 +120,18 @@ def _serve(argv: list[str], environ: Mapping[str, str]) -> int:
     own_table = {name: value for name, value in given.tables.get("backend", {}).items() if name in own_names}
     own = dataclasses.replace(given, tables={"backend": own_table}).load(ServeSettings, "backend")
     backend = _for_both(given).load(BackendSettings, "backend", elsewhere=frozenset({"host", "port"}) | own_names)
-    backend = dataclasses.replace(
-        backend,
-        port=_free_port(own.backend_port),
-        drain=settings.drain,
-        # Without a key of the user's, one for both: the same chat is the same word in both parts' lines.
-        log_key=settings.log_key or secrets.token_hex(),
-    )
-    settings = dataclasses.replace(
-        settings, upstream=(f"http://{backend.host}:{backend.port}",), log_key=backend.log_key
-    )
-    logs.setup(settings)
-    inherited = {name: value for name, value in environ.items() if not name.startswith("MOORLINE_")}
-    return run(serve.serve(settings, {**inherited, **variables(backend)}, reload=own.reload))
+    with _backend_port(own.backend_port) as port:
+        backend = dataclasses.replace(
+            backend,
+            port=port,
+            drain=settings.drain,
+            # Without a key of the user's, one for both: the same chat is the same word in both parts' lines.
+            log_key=settings.log_key or secrets.token_hex(),
+        )
+        settings = dataclasses.replace(settings, upstream=(f"http://{backend.host}:{port}",), log_key=backend.log_key)
+        logs.setup(settings)
+        inherited = {name: value for name, value in environ.items() if not name.startswith("MOORLINE_")}
+        return run(serve.serve(settings, {**inherited, **variables(backend)}, reload=own.reload))
 
 
 def _for_both(given: Given) -> Given:
@@ -146,18 +146,18 @@ def _for_both(given: Given) -> Given:
     )
 
 
-def _free_port(wanted: int | None) -> int:
-    """A port that can be listened on now; UsageError where the user insists on one that cannot."""
-    try:
-        sockets = listen("127.0.0.1", _BACKEND_PORT if wanted is None else wanted, option="backend_port")
-    except UsageError:
-        if wanted is not None:
-            raise
-        sockets = listen("127.0.0.1", 0)
-    port: int = sockets[0].getsockname()[1]
-    for sock in sockets:
-        sock.close()
-    return port
+@contextlib.contextmanager
+def _backend_port(wanted: int | None) -> Iterator[int]:
+    """A port that is kept for the backend; UsageError where the user insists on one that is taken."""
+    with contextlib.ExitStack() as kept:
+        try:
+            asked = _BACKEND_PORT if wanted is None else wanted
+            port = kept.enter_context(reserved("127.0.0.1", asked, option="backend_port"))
+        except UsageError:
+            if wanted is not None:
+                raise
+            port = kept.enter_context(reserved("127.0.0.1", 0))
+        yield port
 
 
 def _gateway(argv: list[str], environ: Mapping[str, str]) -> int:

@@ -7,11 +7,12 @@ address would otherwise answer half of the requests.
 import contextlib
 import errno
 import socket
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 from gateway.common.errors import UsageError
 
-__all__ = ["address", "listen"]
+__all__ = ["address", "listen", "reserved"]
 
 _BACKLOG = 1024
 # A free port of one address may be taken on the other; a few draws find one that is free on both.
@@ -38,6 +39,32 @@ def listen(host: str, port: int, *, option: str = "port") -> list[socket.socket]
     raise AssertionError("the last draw returns or raises")
 
 
+@contextlib.contextmanager
+def reserved(host: str, port: int, *, option: str = "port") -> Iterator[int]:
+    """A port on `host` for a program of ours to listen on, and kept for it as long as this lasts, also between two of
+    its lives: else it may become the near end of anybody's connection, even of one to this very port, which TCP then
+    connects to itself.
+
+    It is held by a socket that is bound and does not listen, so that connections are refused while the program is
+    away. On Linux two such sockets may have one port if both have SO_REUSEADDR, and only one may listen; elsewhere the
+    holder would be in the program's way, and the port is merely free now.
+
+    Raises:
+        UsageError: the port is taken or forbidden, or the host is none of this machine's.
+    """
+    if sys.platform != "linux":
+        for sock in (sockets := listen(host, port, option=option)):
+            sock.close()
+        yield sockets[0].getsockname()[1]
+        return
+    try:
+        sock = _bind(host, port)
+    except OSError as error:
+        raise _explain(error, host, port, option) from error
+    with sock:
+        yield sock.getsockname()[1]
+
+
 def address(sock: socket.socket) -> str:
     """`http://127.0.0.1:4321` or `http://[::1]:4321`"""
     host, port = sock.getsockname()[:2]
@@ -62,6 +89,8 @@ def _bind_all(addresses: Sequence[str], port: int) -> list[socket.socket]:
         for host in addresses:
             try:
                 sock = undo.enter_context(_bind(host, sockets[0].getsockname()[1] if sockets else port))
+                # Already here: with SO_REUSEADDR two sockets can be bound to one port, but only one can listen.
+                sock.listen(_BACKLOG)
             except OSError as error:
                 # Containers without IPv6 have no ::1; what is left of localhost serves.
                 if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -80,8 +109,6 @@ def _bind(host: str, port: int) -> socket.socket:
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))
-        # Listening already here: with SO_REUSEADDR two sockets can be bound to one port, but only one can listen.
-        sock.listen(_BACKLOG)
         sock.setblocking(False)
     except OSError:
         sock.close()
