@@ -11,7 +11,8 @@ from aiohttp.typedefs import Handler
 from gateway import headers
 from gateway.common.guard import client_address
 from gateway.errors import GatewayError, render
-from gateway.keys import ADMISSION, REQUEST_ID
+from gateway.keys import ADMISSION, METRICS, OUTCOME, REQUEST_ID
+from gateway.ws.handshake import asks_for_upgrade
 
 __all__ = ["access", "describe"]
 
@@ -19,6 +20,8 @@ log = logging.getLogger("moorline.gateway.access")
 
 # nginx's own, for a client that went away before its answer was complete.
 CLIENT_CLOSED_REQUEST = 499
+# Of a handshake; any other status is the guard's or the hook's.
+_OUTCOMES = {101: "opened", CLIENT_CLOSED_REQUEST: "client_gone", 500: "failed"}
 _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 
 
@@ -34,15 +37,27 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
         status = response.status
         return response
     finally:
+        seconds = clock() - began
+        if METRICS in request.app:
+            _count(request, status, seconds)
         log.info(
             "%s %s %d %.3fs client=%s request_id=%s",
             request.method,
             describe(request),
             status,
-            clock() - began,
+            seconds,
             client_address(request),
             request[REQUEST_ID],
         )
+
+
+def _count(request: web.Request, status: int, seconds: float) -> None:
+    """Tell the metrics: of a socket how its handshake went, of anything else how long it took."""
+    metrics, route = request.app[METRICS], describe(request)
+    if route.startswith("/ws") and asks_for_upgrade(request.headers):
+        metrics.handshake(request.get(OUTCOME) or _OUTCOMES.get(status, "refused"), seconds)
+    else:
+        metrics.request(request.method, route, status, seconds)
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -54,6 +69,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         kept = {str(name): exception.headers[name] for name in _KEPT if name in exception.headers}
         return _problem(request, exception.status, exception.text or exception.reason, kept)
     except GatewayError as error:
+        request[OUTCOME] = error.outcome
         if error.detail:
             log.warning("%s: %s request_id=%s", type(error).__name__, error.detail, request[REQUEST_ID])
         retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}

@@ -10,7 +10,9 @@ from gateway.common.admission import Admission
 from gateway.common.authorize import Authorize, warn_if_open
 from gateway.common.draining import Draining
 from gateway.common.guard import cors, guard
-from gateway.keys import ADMISSION, AUTHORIZE, BACKEND_ENDS_TOO, DRAINING, SETTINGS, UPSTREAMS
+from gateway.keys import ADMISSION, AUTHORIZE, BACKEND_ENDS_TOO, DRAINING, METRICS, SETTINGS, UPSTREAMS
+from gateway.metrics import Metrics
+from gateway.metrics_port import metrics_port
 from gateway.settings import Settings
 from gateway.static import Frontend
 from gateway.upstreams import Upstreams
@@ -58,6 +60,9 @@ def create_app(
     warn_if_open(log, settings.host, authorize)
 
     app.on_response_prepare.append(cors(settings))
+    if settings.metrics_port is not None:
+        app[METRICS] = Metrics()
+        app.cleanup_ctx.append(metrics_port)
     app.cleanup_ctx.extend((api.session, tunnels))
 
     app.router.add_get("/healthz", health.healthz)

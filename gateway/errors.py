@@ -25,6 +25,8 @@ class GatewayError(Exception):
 
     status = 500
     message = "Something went wrong in the gateway."
+    outcome = "failed"
+    """Of a handshake, for the metrics."""
     retry_after: int | None = None
 
     def __init__(self, detail: str = "") -> None:
@@ -36,6 +38,7 @@ class Malformed(GatewayError):
     """The client's request is none that could be passed on."""
 
     status = 400
+    outcome = "malformed"
     message = "The request is malformed."
 
     def __init__(self, message: str) -> None:
@@ -47,6 +50,7 @@ class ClientStalled(GatewayError):
     """client_body_timeout"""
 
     status = 408
+    outcome = "client_stalled"
     message = "The body of the request did not come in time (client_body_timeout)."
 
 
@@ -54,6 +58,7 @@ class Refused(GatewayError):
     """More than `max_connections`, or shutting down: another try may meet another gateway or a calmer moment."""
 
     status = 503
+    outcome = "unavailable"
     retry_after = 1
 
     def __init__(self, message: str) -> None:
@@ -63,11 +68,13 @@ class Refused(GatewayError):
 
 class BackendUnreachable(GatewayError):
     status = 502
+    outcome = "backend_unreachable"
     message = "The backend cannot be reached. It may be restarting; please try again in a moment."
 
 
 class BackendGarbled(GatewayError):
     status = 502
+    outcome = "backend_garbled"
     message = "The backend's answer could not be understood."
 
 
@@ -75,6 +82,7 @@ class ConnectTimedOut(GatewayError):
     """proxy_connect_timeout"""
 
     status = 504
+    outcome = "connect_timed_out"
     message = "The backend did not take the connection in time (proxy_connect_timeout)."
 
 
@@ -82,6 +90,7 @@ class BackendSilent(GatewayError):
     """proxy_read_timeout or proxy_send_timeout, before there was an answer to pass on."""
 
     status = 504
+    outcome = "backend_silent"
     message = "The backend did not answer in time (proxy_read_timeout)."
 
 
@@ -89,6 +98,7 @@ class HandshakeTimedOut(GatewayError):
     """handshake_timeout"""
 
     status = 504
+    outcome = "handshake_timed_out"
     retry_after = 1
     message = "The backend did not open the socket in time (handshake_timeout)."
 

@@ -5,10 +5,22 @@ from aiohttp import ClientSession, web
 from gateway.common.admission import Admission
 from gateway.common.authorize import Authorize
 from gateway.common.draining import DRAINING
+from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.upstreams import Upstreams
 
-__all__ = ["ADMISSION", "AUTHORIZE", "BACKEND_ENDS_TOO", "DRAINING", "REQUEST_ID", "SESSION", "SETTINGS", "UPSTREAMS"]
+__all__ = [
+    "ADMISSION",
+    "AUTHORIZE",
+    "BACKEND_ENDS_TOO",
+    "DRAINING",
+    "METRICS",
+    "OUTCOME",
+    "REQUEST_ID",
+    "SESSION",
+    "SETTINGS",
+    "UPSTREAMS",
+]
 
 SETTINGS = web.AppKey("settings", Settings)
 ADMISSION = web.AppKey("admission", Admission)
@@ -16,8 +28,12 @@ UPSTREAMS = web.AppKey("upstreams", Upstreams)
 AUTHORIZE = web.AppKey[Authorize]("authorize")
 BACKEND_ENDS_TOO = web.AppKey("backend_ends_too", bool)
 """Whether the backend hears of the end at the same time: it then ends its sockets itself, with its own words."""
+METRICS = web.AppKey("metrics", Metrics)
+"""Only with `metrics_port`."""
 SESSION = web.AppKey("session", ClientSession)
 """The proxy's way to the backend; `api.session` opens and closes it."""
 
 REQUEST_ID = web.RequestKey("request_id", str)
 """Set by `access` for every request: its name in all logs, ours and the backend's."""
+OUTCOME = web.RequestKey("outcome", str)
+"""What became of a handshake, where its status does not say it."""

@@ -91,6 +91,9 @@ class Settings(CommonSettings):
         16 << 20, SIZE, "payload of one frame; larger is closed with 1009", can_be_off=True
     )
     max_connections: int = option(10000, INT, "sockets at once; more get 503 with Retry-After", group="Limits")
+    metrics_port: int | None = option(
+        None, PORT, "Prometheus: /metrics on 127.0.0.1 at this port", can_be_off=True, group="Metrics"
+    )
 
     def __post_init__(self) -> None:
         super(Settings, self).__post_init__()

@@ -11,7 +11,7 @@ from multidict import CIMultiDict
 
 from gateway import api, headers
 from gateway.common.guard import client_address
-from gateway.keys import ADMISSION, REQUEST_ID, SETTINGS
+from gateway.keys import ADMISSION, OUTCOME, REQUEST_ID, SETTINGS
 from gateway.ws import handshake, refusal
 from gateway.ws.dial import Reached, reach
 from gateway.ws.tunnels import TUNNELS
@@ -32,6 +32,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         connected.callback(reached.connection.abort)
         connected.callback(reached.upstream.release)
         if not reached.switches:
+            request[OUTCOME] = "refused_by_backend"
             return await refusal.pass_on(request, _refusal(request, reached), reached.body, request.app[SETTINGS])
         head = handshake.switch_head(reached.answer, request_id=request[REQUEST_ID])
         tunnels.open(request, reached, head, on_end=reached.upstream.release)

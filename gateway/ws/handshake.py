@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterable
 from http import HTTPStatus
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 
 from gateway import headers
 from gateway.errors import BackendGarbled, Malformed
@@ -41,7 +41,7 @@ def fields(raw: RawHeaders) -> CIMultiDict[str]:
 # The client's ---------------------------------------------------------------------------------------------------------
 
 
-def asks_for_upgrade(request: CIMultiDict[str]) -> bool:
+def asks_for_upgrade(request: MultiMapping[str]) -> bool:
     """Whether this is a handshake. Upgrade alone, without Connection, is none: it was meant for some hop before."""
     return "upgrade" in _tokens(request, "Connection") and bool(_tokens(request, "Upgrade"))
 
@@ -109,7 +109,7 @@ def switch_head(answer: Answer, *, request_id: str) -> bytes:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _tokens(source: CIMultiDict[str], name: str) -> list[str]:
+def _tokens(source: MultiMapping[str], name: str) -> list[str]:
     parts = (part.strip().lower() for line in source.getall(name, ()) for part in line.split(","))
     return [part for part in parts if part]
 

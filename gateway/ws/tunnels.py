@@ -11,9 +11,11 @@ from aiohttp import web
 
 from gateway.common.draining import Draining
 from gateway.errors import Refused
-from gateway.keys import BACKEND_ENDS_TOO, DRAINING, REQUEST_ID, SETTINGS
+from gateway.keys import BACKEND_ENDS_TOO, DRAINING, METRICS, REQUEST_ID, SETTINGS, UPSTREAMS
+from gateway.metrics import Metrics, State, Traffic
 from gateway.settings import Settings
 from gateway.ws.dial import KNOCKING, Knocking, Reached
+from gateway.ws.endings import Side
 from gateway.ws.limits import Limits
 from gateway.ws.relay import Ended, Relay
 from gateway.ws.upgrade import switch
@@ -33,11 +35,14 @@ _CUT_SECONDS = 0.25
 class Tunnels:
     """The open tunnels, and the handshakes under way."""
 
-    def __init__(self, settings: Settings, draining: Draining) -> None:
+    def __init__(self, settings: Settings, draining: Draining, metrics: Metrics | None) -> None:
         self._max = settings.max_connections
         self._limits = Limits.of(settings)
         self._names_upstream = len(settings.upstream) > 1
         self._draining = draining
+        self._metrics = metrics
+        self._on_round_trip = None if metrics is None else _round_trips(metrics)
+        self._ended_traffic = Traffic()
         self._handshakes = 0
         self._relays: set[Relay] = set()
         self._none_left = asyncio.Event()
@@ -66,11 +71,15 @@ class Tunnels:
         self._refuse_when_draining()
         request_id = request[REQUEST_ID]
         ended = functools.partial(self._ended, request_id, on_end)
-        self._relays.add(switch(request, reached.connection, head, self._limits, ended))
+        self._relays.add(switch(request, reached.connection, head, self._limits, ended, self._on_round_trip))
         # The drain waits for requests, and this one is about to be over.
         self._draining.hold()
         upstream = reached.upstream.url if self._names_upstream else None
         _say("a socket opened", {"upstream": upstream, "request_id": request_id})
+
+    def traffic(self) -> Traffic:
+        """What all sockets carried since the start, up to now."""
+        return sum(map(_carried, self._relays), self._ended_traffic)
 
     async def leave(self) -> None:
         """Tell both sides of all of them that the gateway is about to end. Of many, some at a time over most of what is
@@ -110,6 +119,9 @@ class Tunnels:
         if not self._relays:
             self._none_left.set()
         on_end()
+        self._ended_traffic += _carried(relay)
+        if self._metrics is not None:
+            self._metrics.ended(ended.outcome.who, ended.outcome.reason.value, ended.code, ended.seconds)
         _say("a socket ended", _facts(ended) | {"request_id": request_id})
 
 
@@ -128,6 +140,15 @@ def _facts(ended: Ended) -> dict[str, object]:
     }
 
 
+def _carried(relay: Relay) -> Traffic:
+    client, backend = relay.tunnel.client, relay.tunnel.backend
+    return Traffic(client.size, backend.size, client.frames, backend.frames)
+
+
+def _round_trips(metrics: Metrics) -> Callable[[Side, float], None]:
+    return lambda side, seconds: metrics.round_trip(side.value, seconds)
+
+
 def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 2)
 
@@ -143,14 +164,26 @@ TUNNELS = web.AppKey("tunnels", Tunnels)
 
 async def tunnels(app: web.Application) -> AsyncIterator[None]:
     """The cleanup context that holds the tunnels, and ends what is left of them."""
-    app[TUNNELS] = Tunnels(app[SETTINGS], app[DRAINING])
+    app[TUNNELS] = Tunnels(app[SETTINGS], app[DRAINING], app.get(METRICS))
     app[KNOCKING] = Knocking()
+    if METRICS in app:
+        app[METRICS].look_at(functools.partial(_state, app))
     draining = asyncio.create_task(_drain(app))
     yield
     draining.cancel()
     await asyncio.gather(draining, return_exceptions=True)
     app[KNOCKING].close()
     await app[TUNNELS].close()
+
+
+def _state(app: web.Application) -> State:
+    upstreams, now = app[UPSTREAMS], asyncio.get_running_loop().time()
+    return State(
+        open=len(app[TUNNELS]),
+        held=len(app[KNOCKING]),
+        traffic=app[TUNNELS].traffic(),
+        upstreams=[(each.url, each.connections, upstreams.rests(each, now)) for each in upstreams],
+    )
 
 
 async def _drain(app: web.Application) -> None:

@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.errors import BackendGarbled, BackendUnreachable, Malformed
+from gateway.ws.endings import Side
 from gateway.ws.handshake import Answer, fields
 from gateway.ws.limits import Limits
 from gateway.ws.relay import Ended, Relay
@@ -103,6 +104,7 @@ def switch(
     head: bytes,
     limits: Limits,
     on_end: Callable[[Relay, Ended], None],
+    on_round_trip: Callable[[Side, float], None] | None = None,
 ) -> Relay:
     """Answer the client with `head` and begin the tunnel. The handler must return `Switched` next.
 
@@ -118,7 +120,7 @@ def switch(
         raise BackendUnreachable("reset behind its 101")
     if not handler._upgraded:
         raise Malformed("This is no WebSocket handshake.")
-    relay = Relay(client, backend.transport, limits, on_end)
+    relay = Relay(client, backend.transport, limits, on_end, on_round_trip)
     from_client, client_stalls = _take_client(request, relay.client)
     relay.start(
         head=head,

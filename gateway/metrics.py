@@ -1,0 +1,166 @@
+"""What an operator's Prometheus reads of one gateway. What can be looked up is looked up when it asks, so that sockets
+pay for it at their beginning and their end and not with each byte.
+
+Sockets and plain requests have series of their own: one socket of eight hours would spoil every latency there is. No
+label holds an id, a path or what a client may choose freely: paths are routes, and methods and codes are of few kinds.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from http import HTTPMethod
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+__all__ = ["Metrics", "State", "Traffic", "code_label", "method_label"]
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_PING_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
+_LIFETIMES = (1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
+_METHODS = frozenset(HTTPMethod)
+# Codes up to here are of RFC 6455's registry; those beyond are the applications'.
+_REGISTERED = range(1000, 1016)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Traffic:
+    """What sockets have carried in all."""
+
+    from_client: int = 0
+    """Bytes."""
+    from_backend: int = 0
+    frames_from_client: int = 0
+    frames_from_backend: int = 0
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(
+            self.from_client + other.from_client,
+            self.from_backend + other.from_backend,
+            self.frames_from_client + other.frames_from_client,
+            self.frames_from_backend + other.frames_from_backend,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class State:
+    """A gateway at the moment at which it is asked."""
+
+    open: int
+    held: int
+    traffic: Traffic
+    upstreams: Sequence[tuple[str, int, bool]]
+    """Each one's URL, connections, and whether it rests."""
+
+
+class Metrics(Collector):
+    """The series of one gateway, in a registry of its own: several gateways may live in one process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._state: Callable[[], State] | None = None
+        self._handshakes = Histogram(
+            "moorline_handshake_seconds",
+            "From the upgrade request to its answer, by what became of it",
+            ["outcome"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._endings = Counter(
+            "moorline_sockets_ended",
+            "Sockets that were open and ended: by whom, why, and with which close code",
+            ["by", "reason", "code"],
+            registry=self._registry,
+        )
+        self._lifetimes = Histogram(
+            "moorline_socket_seconds",
+            "From the opening of a socket to its end",
+            buckets=_LIFETIMES,
+            registry=self._registry,
+        )
+        self._pings = Histogram(
+            "moorline_ping_seconds",
+            "From a Ping of the gateway's to its Pong",
+            ["hop"],
+            buckets=_PING_SECONDS,
+            registry=self._registry,
+        )
+        self._requests = Histogram(
+            "moorline_http_request_seconds",
+            "Plain requests, to the end of the answer; no sockets among them",
+            ["method", "route", "status"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._registry.register(self)
+
+    def look_at(self, state: Callable[[], State]) -> None:
+        """Where to look up what is not counted here."""
+        self._state = state
+
+    # What happens -----------------------------------------------------------------------------------------------------
+
+    def handshake(self, outcome: str, seconds: float) -> None:
+        self._handshakes.labels(outcome).observe(seconds)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(method_label(method), route, str(status)).observe(seconds)
+
+    def round_trip(self, hop: str, seconds: float) -> None:
+        self._pings.labels(hop).observe(seconds)
+
+    def ended(self, by: str, reason: str, code: int, seconds: float) -> None:
+        self._endings.labels(by, reason, code_label(by, code)).inc()
+        self._lifetimes.observe(seconds)
+
+    # What Prometheus asks for -----------------------------------------------------------------------------------------
+
+    def render(self, accept: str) -> tuple[str, bytes]:
+        """Content type and body, in the format that `accept` prefers."""
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the registry would call `collect` for the names otherwise."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """The series of the gateway's state."""
+        if self._state is None:
+            return
+        state = self._state()
+        yield GaugeMetricFamily("moorline_sockets_open", "Sockets that are open", value=state.open)
+        yield GaugeMetricFamily("moorline_handshakes_held", "Handshakes that wait for a backend", value=state.held)
+        traffic = state.traffic
+        for unit, client, backend in (
+            ("bytes", traffic.from_client, traffic.from_backend),
+            ("frames", traffic.frames_from_client, traffic.frames_from_backend),
+        ):
+            family = CounterMetricFamily(f"moorline_socket_{unit}", f"What sockets carried, in {unit}", labels=["from"])
+            family.add_metric(["client"], client)
+            family.add_metric(["backend"], backend)
+            yield family
+        connections = GaugeMetricFamily(
+            "moorline_upstream_connections", "Requests and sockets at a backend", labels=["upstream"]
+        )
+        resting = GaugeMetricFamily(
+            "moorline_upstream_resting", "1 while a backend has failed too often to be asked", labels=["upstream"]
+        )
+        for url, count, rests in state.upstreams:
+            connections.add_metric([url], count)
+            resting.add_metric([url], rests)
+        yield connections
+        yield resting
+
+
+def method_label(method: str) -> str:
+    """A method of the standard's; what a client made up is one for all."""
+    return method if method in _METHODS else "other"
+
+
+def code_label(by: str, code: int) -> str:
+    """A close code. The backend's own are few and worth knowing; a client's could be four thousand different series."""
+    if code in _REGISTERED or (by != "client" and 3000 <= code < 5000):
+        return str(code)
+    return f"{code // 1000}xxx" if 1000 <= code < 5000 else "other"
