@@ -36,7 +36,7 @@ def port() -> Iterator[int]:
 
 
 async def scrape(port: int) -> dict[str, float]:
-    """Each sample by its name and labels, in the order of the alphabet: `moorline_socket_bytes_total{from="client"}`."""
+    """Each sample by its name and its labels in alphabetical order: `moorline_socket_bytes_total{from="client"}`."""
     async with aiohttp.ClientSession() as client, client.get(f"http://127.0.0.1:{port}/metrics") as answer:
         assert answer.status == 200
         assert answer.headers["Content-Type"].startswith("text/plain")
