@@ -20,8 +20,9 @@ log = logging.getLogger("moorline.gateway.access")
 
 # nginx's own, for a client that went away before its answer was complete.
 CLIENT_CLOSED_REQUEST = 499
+_SWITCHING_PROTOCOLS = 101
 # Of a handshake; any other status is the guard's or the hook's.
-_OUTCOMES = {101: "opened", CLIENT_CLOSED_REQUEST: "client_gone", 500: "failed"}
+_OUTCOMES = {_SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_gone", 500: "failed"}
 _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 
 
@@ -40,15 +41,17 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
         seconds = clock() - began
         if METRICS in request.app:
             _count(request, status, seconds)
-        log.info(
-            "%s %s %d %.3fs client=%s request_id=%s",
-            request.method,
-            describe(request),
-            status,
-            seconds,
-            client_address(request),
-            request[REQUEST_ID],
-        )
+        # An open socket has said so itself, with the same facts.
+        if status != _SWITCHING_PROTOCOLS:
+            log.info(
+                "%s %s %d %.3fs client=%s request_id=%s",
+                request.method,
+                describe(request),
+                status,
+                seconds,
+                client_address(request),
+                request[REQUEST_ID],
+            )
 
 
 def _count(request: web.Request, status: int, seconds: float) -> None:

@@ -6,6 +6,7 @@ name in Host gives it away. Neither check concerns clients that are not browsers
 """
 
 import dataclasses
+import functools
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -133,6 +134,8 @@ def _normal_origin(origin: str) -> str:
     return f"{match[1]}://{match[2].removesuffix(default)}"
 
 
+# Three times per handshake, mostly the same few: parsing takes as long as all the other checks of a request.
+@functools.lru_cache(maxsize=1024)
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         # A link-local peer comes with its zone, `fe80::1%eth0`.

@@ -5,11 +5,12 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 from aiohttp import web
 
 from gateway.common.draining import Draining
+from gateway.common.guard import client_address
 from gateway.errors import Refused
 from gateway.keys import BACKEND_ENDS_TOO, DRAINING, METRICS, REQUEST_ID, SETTINGS, UPSTREAMS
 from gateway.metrics import Metrics, State, Traffic
@@ -75,7 +76,8 @@ class Tunnels:
         # The drain waits for requests, and this one is about to be over.
         self._draining.hold()
         upstream = reached.upstream.url if self._names_upstream else None
-        _say("a socket opened", {"upstream": upstream, "request_id": request_id})
+        facts = {"upstream": upstream, "client": client_address(request), "request_id": request_id}
+        _say("a socket opened", facts)
 
     def traffic(self) -> Traffic:
         """What all sockets carried since the start, up to now."""
@@ -153,7 +155,7 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 2)
 
 
-def _say(what: str, facts: dict[str, object]) -> None:
+def _say(what: str, facts: Mapping[str, object]) -> None:
     """A line in the log: for people as text, for machines with each fact a field of its own."""
     facts = {name: fact for name, fact in facts.items() if fact is not None}
     log.info("%s: %s", what, " ".join(f"{name}={fact}" for name, fact in facts.items()), extra=facts)
