@@ -33,6 +33,7 @@ from gateway.errors import (
 from gateway.keys import ADMISSION, REQUEST_ID, SESSION, SETTINGS, UPSTREAMS
 from gateway.settings import Settings
 from gateway.upstreams import Upstream
+from gateway.verbatim import VerbatimRequest, VerbatimResponse
 
 __all__ = ["forward", "session"]
 
@@ -58,6 +59,7 @@ async def session(app: web.Application) -> AsyncIterator[None]:
         # The default jar would send one user's cookies along with the next user's request.
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
+        request_class=VerbatimRequest,
         skip_auto_headers=_AUTOMATIC,
         timeout=aiohttp.ClientTimeout(
             total=None, sock_connect=settings.proxy_connect_timeout, sock_read=settings.proxy_read_timeout
@@ -192,7 +194,7 @@ class _Exchange:
 
     async def relay(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         """Answer the client with what the backend answers. A broken answer ends in a broken connection."""
-        response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=self._answer_headers(answer))
+        response = VerbatimResponse(status=answer.status, reason=answer.reason, headers=self._answer_headers(answer))
         try:
             async with asyncio.timeout(self._settings.send_timeout) as sending:
                 await response.prepare(self._request)

@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 from gateway import api, headers
 from gateway.common.guard import client_address
 from gateway.keys import ADMISSION, OUTCOME, REQUEST_ID, SETTINGS
+from gateway.verbatim import VerbatimResponse
 from gateway.ws import handshake, refusal
 from gateway.ws.dial import Reached, reach
 from gateway.ws.tunnels import TUNNELS
@@ -64,7 +65,7 @@ def _refusal(request: web.Request, reached: Reached) -> web.StreamResponse:
         scheme=request.headers.get("X-Forwarded-Proto", request.scheme) if _trusted(request) else request.scheme,
         host=request.headers.get("Host", ""),
     )
-    return web.StreamResponse(status=answer.status, reason=answer.reason, headers=passed)
+    return VerbatimResponse(status=answer.status, reason=answer.reason, headers=passed)
 
 
 def _trusted(request: web.Request) -> bool:

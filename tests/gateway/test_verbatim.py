@@ -1,0 +1,51 @@
+"""Heads of requests and answers, through the gateway and compared as bytes."""
+
+import pytest
+
+from tests.gateway.conftest import StartGateway
+from tests.support.raw import answering, dial, listening
+
+# Latin-1, UTF-8 cut off, and UTF-8 that is whole.
+ODD = b"caf\xe9 \xc3 \xe2\x82\xac"
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+
+
+@pytest.mark.parametrize("body", [b"", b"Content-Length: 2\r\nContent-Type: application/json\r\n\r\n{}"])
+async def test_bytes_that_are_no_utf8_reach_the_backend(start_gateway: StartGateway, body: bytes) -> None:
+    heads: list[bytes] = []
+    async with listening(answering(b"HTTP/1.1 204 No Content\r\n\r\n", heads)) as backend:
+        gateway = await start_gateway(backend)
+        async with dial(gateway.server.port or 0) as client:
+            method = b"POST" if body else b"GET"
+            await client.send(b"%b /api/x?a HTTP/1.1\r\nHost: localhost\r\nX-Odd: %b\r\n" % (method, ODD))
+            await client.send(body or b"\r\n")
+            assert (await client.head()).startswith(b"HTTP/1.1 204 ")
+    assert heads[0].startswith(method + b" /api/x?a HTTP/1.1\r\nHost: localhost\r\n")
+    assert b"\r\nX-Odd: " + ODD + b"\r\n" in heads[0]
+
+
+@pytest.mark.parametrize("path", [b"/api/x", b"/ws/x"])
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 2\r\n\r\nok", b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"]
+)
+async def test_bytes_that_are_no_utf8_reach_the_client(
+    start_gateway: StartGateway, path: bytes, framing: bytes
+) -> None:
+    answer = b"HTTP/1.1 403 Verbot\xe9n\r\nX-Odd: %b\r\n%b" % (ODD, framing)
+    async with listening(answering(answer, [])) as backend:
+        gateway = await start_gateway(backend)
+        async with dial(gateway.server.port or 0) as client:
+            await client.send(b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (path, UPGRADE * (path == b"/ws/x")))
+            head = await client.head()
+            assert head.startswith(b"HTTP/1.1 403 Verbot\xe9n\r\n")
+            assert b"\r\nX-Odd: " + ODD + b"\r\n" in head
+            assert b"content-type" not in head.lower()
+            assert await client.exactly(2 if b"Length" in framing else 12) in framing
+
+
+async def test_an_answer_without_a_type_gets_none(start_gateway: StartGateway) -> None:
+    async with listening(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", [])) as backend:
+        gateway = await start_gateway(backend)
+        async with dial(gateway.server.port or 0) as client:
+            await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"content-type" not in (await client.head()).lower()
