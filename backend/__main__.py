@@ -3,11 +3,7 @@
 import sys
 
 try:
-    import asyncio
-    import json
     import os
-    import socket
-    import stat
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
@@ -20,6 +16,7 @@ try:
     from gateway.common.commandline import SUPERVISOR, Command, guarded, read, start_block
     from gateway.common.errors import UsageError
     from gateway.common.server import Running, run, running, stop_signals
+    from gateway.common.supervised import lifeline, supervised
     from gateway.settings import Settings as GatewaySettings
 except KeyboardInterrupt:
     # Ctrl-C while the libraries were read, which takes a third of a second.
@@ -51,19 +48,7 @@ def _main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     given = read(BACKEND, argv, environ=environ, others=(GatewaySettings,), elsewhere=_SERVE_OPTIONS | _CHECK_OPTIONS)
     settings = given.load(Settings, "backend", elsewhere=_SERVE_OPTIONS)
     logs.setup(settings)
-    return run(_run(settings, _supervisor(environ.get(SUPERVISOR))))
-
-
-def _supervisor(text: str | None) -> int | None:
-    """The descriptor of the socket to `moorline serve`; None without one."""
-    if text is None:
-        return None
-    try:
-        if stat.S_ISSOCK(os.fstat(int(text)).st_mode):
-            return int(text)
-    except (ValueError, OverflowError, OSError):
-        pass
-    raise UsageError(f'{SUPERVISOR}: "{text}" is no socket of moorline serve, which alone sets it; unset it')
+    return run(_run(settings, lifeline(environ.get(SUPERVISOR))))
 
 
 async def _run(settings: Settings, supervisor: int | None) -> int:
@@ -76,33 +61,10 @@ async def _run(settings: Settings, supervisor: int | None) -> int:
                     print(start_block(facts), flush=True)
                     await stop.wait()
                 else:
-                    await _supervised(started, facts, stop, supervisor)
+                    await supervised(started, facts, stop, supervisor)
         except LogUnavailable as error:
             raise UsageError(f"database: {error}") from error
     return 0
-
-
-async def _supervised(started: Running, facts: Mapping[str, str], stop: asyncio.Event, number: int) -> None:
-    """Report to `moorline serve`; wait for a signal, or for the end of the line, which asks to end at once."""
-    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=number))
-    try:
-        writer.write(json.dumps(facts).encode() + b"\n")
-        stopped, gone = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(_end_of_file(reader))
-        await asyncio.wait([stopped, gone], return_when=asyncio.FIRST_COMPLETED)
-        if gone.done():
-            started.draining.begin(0)
-        for future in (stopped, gone):
-            future.cancel()
-    finally:
-        writer.close()
-
-
-async def _end_of_file(reader: asyncio.StreamReader) -> None:
-    try:
-        await reader.read()
-    except OSError:
-        # A killed supervisor may have left our report unread: the kernel then says reset instead of end of file.
-        return
 
 
 def _facts(app: web.Application, settings: Settings, started: Running) -> dict[str, str]:

@@ -10,15 +10,16 @@ try:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from backend.settings import Settings as BackendSettings
-    from gateway import check, serve, server
+    from gateway import check, serve, server, workers
     from gateway.check import CheckSettings
     from gateway.common import logs
-    from gateway.common.commandline import Command, Given, guarded, read, sibling, version
+    from gateway.common.commandline import SUPERVISOR, WORKER, Command, Given, guarded, read, sibling, version
     from gateway.common.errors import UsageError
     from gateway.common.listen import reserved
     from gateway.common.options import BOOL, PORT, did_you_mean, option, specs, variables
     from gateway.common.server import run
     from gateway.common.settings import CommonSettings
+    from gateway.common.supervised import lifeline
     from gateway.settings import Settings
 except KeyboardInterrupt:
     # Ctrl-C while the libraries were read, which takes a third of a second.
@@ -163,8 +164,13 @@ def _backend_port(wanted: int | None) -> Iterator[int]:
 def _gateway(argv: list[str], environ: Mapping[str, str]) -> int:
     given = read(GATEWAY, argv, environ=environ, others=(BackendSettings, ServeSettings), elsewhere=_CHECK_OPTIONS)
     settings = given.load(Settings, "gateway")
+    supervisor = lifeline(environ.get(SUPERVISOR))
+    if supervisor is not None:
+        role = workers.Role.of(environ.get(WORKER, ""))
+        logs.setup(settings, worker=role.number)
+        return run(workers.work(settings, role, supervisor))
     logs.setup(settings)
-    return run(server.run(settings))
+    return run(server.run(settings) if settings.workers == 1 else workers.run(settings, environ))
 
 
 def _backend(argv: list[str], environ: Mapping[str, str]) -> int:

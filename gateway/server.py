@@ -1,7 +1,7 @@
 """The gateway as a program: its application on its listeners, until a signal comes."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from gateway.app import create_app
 from gateway.common import server
@@ -24,9 +24,11 @@ async def running(
         yield started
 
 
-def page(settings: Settings, started: server.Running) -> str:
-    """The address to open in a browser."""
-    address = f"http://localhost:{started.port}" if settings.host == "localhost" else started.addresses[0]
+def page(settings: Settings, addresses: Sequence[str]) -> str:
+    """The address to open in a browser, of a gateway that listens at these."""
+    address = addresses[0]
+    if settings.host == "localhost":
+        address = f"http://localhost:{address.rpartition(':')[2]}"
     # What a frontend of somebody else's has under which path is its own business.
     return address + ("/" if settings.frontend else _EXAMPLE_CHAT)
 
@@ -35,6 +37,6 @@ async def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit status."""
     with server.stop_signals() as stop:
         async with running(settings) as started:
-            print(start_block({"page": page(settings, started), "backend": settings.upstream[0]}), flush=True)
+            print(start_block({"page": page(settings, started.addresses), "backend": settings.upstream[0]}), flush=True)
             await stop.wait()
     return 0

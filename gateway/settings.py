@@ -14,6 +14,7 @@ from gateway.common.settings import CommonSettings
 __all__ = ["Settings"]
 
 
+_LAST_PORT = 65535
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]+)(:\d*)?")
 # Limits that would let nobody through at 0, where some programs take 0 for none.
 _ABOVE_ZERO = (
@@ -30,6 +31,7 @@ _ABOVE_ZERO = (
     "max_frame_size",
     "max_connections",
     "fail_timeout",
+    "workers",
 )
 
 
@@ -90,9 +92,16 @@ class Settings(CommonSettings):
     max_frame_size: int | None = option(
         16 << 20, SIZE, "payload of one frame; larger is closed with 1009", can_be_off=True
     )
-    max_connections: int = option(10000, INT, "sockets at once; more get 503 with Retry-After", group="Limits")
+    max_connections: int = option(
+        10000, INT, "sockets at once, over all workers; more get 503 with Retry-After", group="Limits"
+    )
+    workers: int = option(1, INT, "processes that serve the port, for more than one core")
     metrics_port: int | None = option(
-        None, PORT, "Prometheus: /metrics on 127.0.0.1 at this port", can_be_off=True, group="Metrics"
+        None,
+        PORT,
+        "Prometheus: /metrics on 127.0.0.1 at this port, of each further worker at the next",
+        can_be_off=True,
+        group="Metrics",
     )
 
     def __post_init__(self) -> None:
@@ -101,6 +110,8 @@ class Settings(CommonSettings):
             raise UsageError("upstream: it is empty; write for example --upstream http://127.0.0.1:8000")
         if twice := {url for url in self.upstream if self.upstream.count(url) > 1}:
             raise UsageError(f"upstream: {min(twice)} is given twice")
+        if self.metrics_port is not None and self.metrics_port + self.workers - 1 > _LAST_PORT:
+            raise UsageError(f"metrics_port: {self.metrics_port} leaves no port for {self.workers} workers")
         self._check_limits()
 
     def _check_limits(self) -> None:

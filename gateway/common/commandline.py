@@ -19,14 +19,27 @@ from gateway.common.errors import UsageError
 from gateway.common.helptext import command_help
 from gateway.common.options import BOOL, PREFIX, Spec, did_you_mean, load, specs, unknown_variables
 
-__all__ = ["SUPERVISOR", "USAGE_ERROR", "Command", "Given", "guarded", "read", "sibling", "start_block", "version"]
+__all__ = [
+    "SUPERVISOR",
+    "USAGE_ERROR",
+    "WORKER",
+    "Command",
+    "Given",
+    "guarded",
+    "read",
+    "sibling",
+    "start_block",
+    "version",
+]
 
 S = TypeVar("S")
 
 FILE = "moorline.toml"
 TABLES = ("gateway", "backend", "check")
-#: Set for the backend by `moorline serve` alone: the descriptor of the line to the supervisor.
+#: Set for processes that moorline keeps alive: the descriptor of the line to the supervisor.
 SUPERVISOR = PREFIX + "SUPERVISOR"
+#: Set for workers of the gateway, beside that: which one it is.
+WORKER = PREFIX + "WORKER"
 
 #: Exit status for what the user can mend.
 USAGE_ERROR = 2
@@ -112,7 +125,7 @@ def read(
     for name in [name for name in values if name in foreign]:
         _warn(f"{foreign[name].flag}: an option of the other part, it is ignored here")
         del values[name]
-    for warning in unknown_variables(environ, {*known, *foreign, *command.hidden, *elsewhere, "supervisor"}):
+    for warning in unknown_variables(environ, {*known, *foreign, *command.hidden, *elsewhere, "supervisor", "worker"}):
         _warn(warning)
     return Given(flags=values, arguments=arguments, environ=environ, tables=tables)
 

@@ -29,14 +29,16 @@ class _Key:
     value = secrets.token_bytes(32)
 
 
-def setup(settings: CommonSettings) -> None:
-    """Send the log to stderr as `settings` say. A second call replaces the first."""
+def setup(settings: CommonSettings, *, worker: int | None = None) -> None:
+    """Send the log to stderr as `settings` say, each line with the number of the `worker` that wrote it, if several do.
+    A second call replaces the first.
+    """
     if settings.log_key:
         # blake2b takes at most 64 bytes of key; a longer secret counts in full.
         _Key.value = hashlib.sha256(settings.log_key.encode()).digest()
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name("moorline")
-    handler.setFormatter(_Json() if settings.log_format == "json" else _Text())
+    handler.setFormatter(_Json(worker) if settings.log_format == "json" else _Text(worker))
     root = logging.getLogger()
     for previous in [each for each in root.handlers if each.get_name() == "moorline"]:
         root.removeHandler(previous)
@@ -59,17 +61,25 @@ def _moment(record: logging.LogRecord) -> str:
 
 
 class _Text(logging.Formatter):
-    """`2026-01-31T12:00:00.000Z warning gateway: what happened`"""
+    """`2026-01-31T12:00:00.000Z warning gateway: what happened`, and `gateway[2]` of worker 2."""
+
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._worker = "" if worker is None else f"[{worker}]"
 
     def format(self, record: logging.LogRecord) -> str:
         message = _CONTROL.sub(lambda found: repr(found[0])[1:-1], record.getMessage())
         name = record.name.removeprefix("moorline.")
-        line = f"{_moment(record)} {record.levelname.lower()} {name}: {message}"
+        line = f"{_moment(record)} {record.levelname.lower()} {name}{self._worker}: {message}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class _Json(logging.Formatter):
     """One object a line; `extra=` adds its fields."""
+
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -77,6 +87,7 @@ class _Json(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._worker,
         }
         fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:

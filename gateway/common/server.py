@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from aiohttp import web
 
@@ -23,7 +23,7 @@ from gateway.common.settings import CommonSettings
 
 T = TypeVar("T")
 
-__all__ = ["Running", "run", "running", "stop_signals"]
+__all__ = ["Entrance", "Running", "run", "running", "stop_signals"]
 
 # nginx's keepalive_timeout. It is longer than any client's of ours, so that no request is sent into a closing socket.
 _KEEPALIVE_TIMEOUT = 75.0
@@ -52,6 +52,40 @@ class Running:
         self.draining.begin(max(0.0, self._drain - _FAREWELL - 2 * _CANCEL_TIMEOUT))
 
 
+class Entrance(Protocol):
+    """Where connections come in."""
+
+    addresses: tuple[str, ...]
+    port: int
+
+    async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
+        """Let them in, each to a protocol of its own."""
+
+    def close(self) -> None:
+        """Let no more in."""
+
+
+class _Listening:
+    """The usual entrance: sockets of this process."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        self.addresses = tuple(map(address, sockets))
+        self.port: int = sockets[0].getsockname()[1]
+        self._sockets = sockets
+        self._listeners: list[asyncio.Server] = []
+
+    async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            self._listeners.append(await loop.create_server(connection, sock=sock))
+
+    def close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        for sock in self._sockets:
+            sock.close()
+
+
 def _count_requests(server: web.Server, draining: Draining) -> None:
     """Have the drain wait for requests that are being handled."""
     handle = server.request_handler
@@ -69,35 +103,34 @@ def _count_requests(server: web.Server, draining: Draining) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(app: web.Application, settings: CommonSettings) -> AsyncIterator[Running]:
-    """Serve `app` at `settings.host` and `settings.port`; drain for at most `settings.drain` at the end.
+async def running(
+    app: web.Application, settings: CommonSettings, *, entrance: Entrance | None = None
+) -> AsyncIterator[Running]:
+    """Serve `app` at `settings.host` and `settings.port`, or at another entrance; drain for at most `settings.drain`
+    at the end.
 
     Raises:
         UsageError: the address cannot be listened on.
     """
-    sockets = listen(settings.host, settings.port)
+    entrance = entrance or _Listening(listen(settings.host, settings.port))
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_CANCEL_TIMEOUT)
     draining = app.setdefault(DRAINING, Draining())
-    listeners: list[asyncio.Server] = []
     try:
         await runner.setup()
         server = cast("web.Server", runner.server)
         _count_requests(server, draining)
-        listeners = await _accept(sockets, server, settings)
-        started = Running(tuple(map(address, sockets)), sockets[0].getsockname()[1], draining, settings.drain)
+        await entrance.open(_connections(server, settings))
+        started = Running(entrance.addresses, entrance.port, draining, settings.drain)
         yield started
         started.drain()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(draining.released(), draining.remaining() + _FAREWELL)
     finally:
-        for listener in listeners:
-            listener.close()
-        for sock in sockets:
-            sock.close()
+        entrance.close()
         await runner.cleanup()
 
 
-async def _accept(sockets: list[socket.socket], server: web.Server, settings: CommonSettings) -> list[asyncio.Server]:
+def _connections(server: web.Server, settings: CommonSettings) -> Callable[[], Connection]:
     loop = asyncio.get_running_loop()
 
     def connection() -> Connection:
@@ -115,7 +148,7 @@ async def _accept(sockets: list[socket.socket], server: web.Server, settings: Co
             logger=logging.getLogger("moorline.http"),
         )
 
-    return [await loop.create_server(connection, sock=sock) for sock in sockets]
+    return connection
 
 
 @contextlib.contextmanager

@@ -1,38 +1,17 @@
 """How `moorline gateway` ends, as a real process."""
 
 import asyncio
-import contextlib
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
 
 from tests.support.faulty_upstream import HANDSHAKE, dial
-from tests.support.process import Program, started
+from tests.support.gateway_process import echoing
 from tests.support.websocket_frames import close_frame
 
 GOODBYE = close_frame(1001, "gateway restarting")
-
-
-@contextlib.asynccontextmanager
-async def echoing(folder: Path, *options: str) -> AsyncIterator[tuple[Program, str]]:
-    """A gateway process before a server of another make, and the socket's address."""
-
-    async def echo(connection: ServerConnection) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            async for message in connection:
-                await connection.send(message)
-
-    async with serve(echo, "127.0.0.1", 0) as server:
-        upstream = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        arguments = ("--host", "127.0.0.1", "--port", "0", "--upstream", upstream, *options)
-        async with started("gateway", *arguments, cwd=folder) as program:
-            page = (await program.line("page")).split()[1]
-            yield program, page.partition("/chat")[0].replace("http", "ws") + "/ws/x"
 
 
 async def test_idle_sockets_do_not_delay_the_end(tmp_path: Path) -> None:

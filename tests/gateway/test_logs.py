@@ -24,6 +24,15 @@ def test_a_text_line_has_the_time_the_level_and_the_part(capsys: pytest.CaptureF
     assert line == "info gateway: began 1"
 
 
+def test_a_workers_lines_bear_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings(), worker=2)
+    logging.getLogger("moorline.gateway.ws").info("began")
+    assert capsys.readouterr().err.endswith(" info gateway.ws[2]: began\n")
+    setup(Settings(log_format="json"), worker=2)
+    logging.getLogger("moorline.gateway.ws").info("began")
+    assert json.loads(capsys.readouterr().err)["worker"] == 2
+
+
 def test_a_message_cannot_forge_a_second_line(capsys: pytest.CaptureFixture[str]) -> None:
     setup(Settings())
     logging.getLogger("moorline.gateway").info("path %s", "/\n2026 error\x1b[31m")

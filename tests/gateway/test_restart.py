@@ -12,8 +12,8 @@ from websockets.exceptions import ConnectionClosed
 from backend.settings import Settings as BackendSettings
 from gateway import server
 from gateway.common.options import variables
-from gateway.serve import Supervisor
 from gateway.settings import Settings
+from gateway.supervisor import Child, Supervisor
 from tests.support.process import PATIENCE
 
 CLIENTS = 50
@@ -27,7 +27,15 @@ class Supervised:
         options = BackendSettings(port=port, database=f"sqlite:///{folder}/chat.db", log_level="error")
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
         self.ready = asyncio.Event()
-        self._supervisor = Supervisor({**environ, **variables(options)}, drain=1.0, on_ready=self._is_ready)
+        self._supervisor = Supervisor(
+            Child(
+                name="the backend",
+                package="backend",
+                environ={**environ, **variables(options)},
+                drain=1.0,
+                on_ready=self._is_ready,
+            )
+        )
 
     def _is_ready(self, _: Mapping[str, str]) -> None:
         self.ready.set()

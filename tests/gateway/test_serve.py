@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import aiohttp
 import pytest
 
 from gateway.common.listen import listen
-from tests.support.process import PATIENCE, ROOT, Program, run_program, started
+from tests.support.process import PATIENCE, ROOT, Program, children, gone, processes, run_program, started
 
 ARGUMENTS = ("serve", "--port", "0", "--backend-port", "0")
 
@@ -30,24 +29,8 @@ async def serving(cwd: Path, *arguments: str, env: dict[str, str] | None = None)
 
 def backend_of(program: Program) -> int:
     """The id of the backend's process."""
-    (child,) = [int(pid) for pid, parent in map(str.split, processes("pid=,ppid=")) if int(parent) == program.pid]
+    (child,) = children(program.pid, "-m backend")
     return child
-
-
-def processes(columns: str) -> list[str]:
-    """This machine's processes, one a line."""
-    return subprocess.run(["ps", "-A", "-o", columns], check=True, capture_output=True, text=True).stdout.splitlines()
-
-
-async def gone(pid: int) -> None:
-    """Return when no process has this id: nothing tells anybody but its parent, so it is asked for."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                return
-            await asyncio.sleep(0.02)
 
 
 async def ask(address: str, message: str = "Hello", session: str = "s1") -> str:

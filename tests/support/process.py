@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-__all__ = ["Program", "run_program", "started"]
+__all__ = ["Program", "children", "gone", "processes", "run_program", "started"]
 
 ROOT = Path(__file__).parents[2]
 # Two busy cores and the import of a large library; nothing waits for this long where it works.
@@ -113,3 +114,25 @@ async def run_program(
     async with started(module, *arguments, cwd=cwd, env=env) as program:
         status = await program.ended()
         return status, program.out, program.err
+
+
+def processes(columns: str) -> list[str]:
+    """This machine's processes, one a line."""
+    return subprocess.run(["ps", "-A", "-o", columns], check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def children(pid: int, words: str = "") -> list[int]:
+    """The processes that this one started, oldest first; those with `words` in their arguments."""
+    found = [line.split(maxsplit=2) for line in processes("pid=,ppid=,args=")]
+    return sorted(int(child) for child, parent, *args in found if int(parent) == pid and words in "".join(args))
+
+
+async def gone(pid: int) -> None:
+    """Return when no process has this id: nothing tells anybody but its parent, so it is asked for."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return
+            await asyncio.sleep(0.02)
