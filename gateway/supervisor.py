@@ -165,13 +165,17 @@ class Supervisor:
             number = theirs.fileno()
             variables = {**self._child.environ, **equipment.variables, SUPERVISOR: str(number)}
             arguments, environ = sibling(self._child.package, variables)
-            process = await asyncio.create_subprocess_exec(
-                *arguments,
-                env=environ,
-                stdin=DEVNULL,
-                pass_fds=[number, *equipment.descriptors],
-                start_new_session=True,
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *arguments,
+                    env=environ,
+                    stdin=DEVNULL,
+                    pass_fds=[number, *equipment.descriptors],
+                    start_new_session=True,
+                )
+            except BaseException:
+                ours.close()
+                raise
         return ours, process
 
     def _report(self, facts: Mapping[str, str]) -> None:
