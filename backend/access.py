@@ -12,7 +12,7 @@ from backend.eventlog.base import LogUnavailable
 from backend.wire import encode, error_object
 from gateway.common.authorize import Authorize, Principal
 
-__all__ = ["AUTHORIZE", "admit", "checked_id", "path_id", "problems"]
+__all__ = ["AUTHORIZE", "admit", "checked_id", "path_id", "problems", "unreadable"]
 
 logger = logging.getLogger("moorline.backend.access")
 
@@ -65,6 +65,11 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     if not response.prepared:
         response.headers.setdefault(hdrs.CACHE_CONTROL, "no-store")
     return response
+
+
+def unreadable(_: web.BaseRequest, status: int) -> web.Response:
+    """The answer to a head that became no request."""
+    return _problem(status, Refusal(ErrorCode.BAD_REQUEST))
 
 
 def _translate(error: web.HTTPException) -> web.Response:

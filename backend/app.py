@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from backend.access import AUTHORIZE, problems
+from backend.access import AUTHORIZE, problems, unreadable
 from backend.api import Api, answer
 from backend.audit import Audit
 from backend.docs import docs_page, openapi_document
@@ -20,6 +20,7 @@ from backend.runs import Runs
 from backend.settings import Settings
 from backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
 from gateway.common.authorize import Authorize, everybody, warn_if_open
+from gateway.common.connection import UNREADABLE
 from gateway.common.draining import DRAINING, Draining
 from gateway.common.guard import cors, guard
 
@@ -60,6 +61,7 @@ def create_app(
     app[API] = Api(app[LOG], app[RUNS], app[AUDIT], settings)
     app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], settings, v1_ping=v1_ping)
     app[DRAINING] = Draining()
+    app[UNREADABLE] = unreadable
     app.cleanup_ctx.append(_resources)
     app.cleanup_ctx.append(_retention)
     app.on_startup.append(_await_the_end)

@@ -9,12 +9,13 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 
 from gateway import headers
+from gateway.common.connection import Unreadable
 from gateway.common.guard import client_address
-from gateway.errors import GatewayError, render
+from gateway.errors import GatewayError, Malformed, render
 from gateway.keys import ADMISSION, METRICS, OUTCOME, REQUEST_ID
 from gateway.ws.handshake import asks_for_upgrade
 
-__all__ = ["access", "describe"]
+__all__ = ["access", "describe", "unreadable"]
 
 log = logging.getLogger("moorline.gateway.access")
 
@@ -23,6 +24,10 @@ CLIENT_CLOSED_REQUEST = 499
 _SWITCHING_PROTOCOLS = 101
 # Of a handshake; any other status is the guard's or the hook's.
 _OUTCOMES = {_SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_gone", 500: "failed"}
+# What stands for the route where there is no request.
+_UNREADABLE = "(unreadable)"
+TOO_LARGE = 431
+_TOO_LARGE = "The head of the request is too large: 8 kB in one line, or 32 kB in all."
 _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 
 
@@ -100,13 +105,26 @@ class _Gone(web.StreamResponse):
         pass
 
 
+def unreadable(app: web.Application) -> Unreadable:
+    """What answers a head that became no request, with its line in the log. Nothing that it says is believed."""
+
+    def answer(request: web.BaseRequest, status: int) -> web.Response:
+        request[REQUEST_ID] = uuid.uuid4().hex
+        if METRICS in app:
+            app[METRICS].request("", _UNREADABLE, status, 0.0)
+        log.info("- %s %d client=%s request_id=%s", _UNREADABLE, status, request.remote or "", request[REQUEST_ID])
+        return _problem(request, status, _TOO_LARGE if status == TOO_LARGE else Malformed.message, {})
+
+    return answer
+
+
 def describe(request: web.Request) -> str:
     """The route of a request, for a log that must not name patients and sessions: `/api/chat/{session_id}/messages`."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "(no route)"
 
 
-def _problem(request: web.Request, status: int, message: str, extra: dict[str, str]) -> web.Response:
+def _problem(request: web.BaseRequest, status: int, message: str, extra: dict[str, str]) -> web.Response:
     content_type, body = render(
         status, message, accept=request.headers.get(hdrs.ACCEPT, ""), request_id=request[REQUEST_ID]
     )

@@ -5,9 +5,10 @@ import logging
 from aiohttp import web
 
 from gateway import api, health, hook
-from gateway.access import access
+from gateway.access import access, unreadable
 from gateway.common.admission import Admission
 from gateway.common.authorize import Authorize, warn_if_open
+from gateway.common.connection import UNREADABLE
 from gateway.common.draining import Draining
 from gateway.common.guard import cors, guard
 from gateway.keys import ADMISSION, AUTHORIZE, BACKEND_ENDS_TOO, DRAINING, METRICS, SETTINGS, UPSTREAMS
@@ -53,6 +54,7 @@ def create_app(
     app[SETTINGS] = settings
     app[ADMISSION] = Admission.of(settings)
     app[DRAINING] = Draining()
+    app[UNREADABLE] = unreadable(app)
     app[UPSTREAMS] = Upstreams(settings.upstream, max_fails=settings.max_fails, fail_timeout=settings.fail_timeout)
     app[BACKEND_ENDS_TOO] = backend_ends_too
     if authorize is not None:

@@ -6,17 +6,31 @@ later one from its first byte. Between requests the keep-alive timer rules.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-__all__ = ["MAX_HEAD", "Connection", "head_size"]
+from gateway.common.room import Room
+
+__all__ = ["MAX_HEAD", "UNREADABLE", "Connection", "Unreadable", "head_size", "plain_words"]
 
 # nginx's large_client_header_buffers: 4 of 8 kB.
 MAX_HEAD = 32 << 10
-# Sent raw: a head that never became a request has no response object.
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_END_OF_HEAD = b"\r\n\r\n"
+
+Unreadable = Callable[[web.BaseRequest, int], web.Response]
+"""The answer to a head that became no request, with this status."""
+UNREADABLE = web.AppKey[Unreadable]("unreadable")
+"""Put into an application that has words of its own for it."""
+
+
+def plain_words(_: web.BaseRequest, status: int) -> web.Response:
+    """The answer of an application that has none."""
+    return web.Response(status=status)
 
 
 def head_size(request: web.BaseRequest) -> int:
@@ -27,36 +41,62 @@ def head_size(request: web.BaseRequest) -> int:
 class Connection(RequestHandler):
     """One accepted connection. `head_timeout` is `client_header_timeout`."""
 
-    __slots__ = ("_head_bytes", "_head_timeout", "_head_timer")
+    __slots__ = ("_head_bytes", "_head_timeout", "_head_timer", "_room", "_unreadable")
 
     def __init__(
-        self, server: web.Server, *, loop: asyncio.AbstractEventLoop, head_timeout: float, **arguments: Any
+        self,
+        server: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        room: Room,
+        head_timeout: float,
+        unreadable: Unreadable,
+        **arguments: Any,
     ) -> None:
         super().__init__(server, loop=loop, **arguments)
+        self._room = room
+        self._unreadable = unreadable
         self._head_timeout = head_timeout
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
 
+    def is_waiting(self) -> bool:
+        """Whether nothing is lost but the client's wait when this connection is closed."""
+        return not (self._request_in_progress or self._messages or self._upgraded)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._room.waits(self)
         self._head_begins()
+        if not self._room.has(transport.get_extra_info("socket").fileno()):
+            self.force_close()
 
     def data_received(self, data: bytes) -> None:
         requests = self._request_count
         super().data_received(data)
         if self._request_count != requests:
             self._head_ends()
-        elif self._awaits_head():
+            if self._next_has_begun(data):
+                self._head_begins()
+        elif data and self._awaits_head():
             if self._head_timer is None:
                 self._head_begins()
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD and self.transport is not None:
-                self.transport.write(_TOO_LARGE)
-                self.force_close()
+            if self._head_bytes > MAX_HEAD:
+                self._refuse_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._room.left(self)
         self._head_ends()
         super().connection_lost(exc)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        finished = await super().finish_response(request, resp, start_time)
+        if self.transport is not None:
+            self._room.waits(self)
+        return finished
 
     def handle_error(
         self,
@@ -69,9 +109,24 @@ class Connection(RequestHandler):
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         self.logger.debug("malformed request: %s", message)
-        response = web.Response(status=status, text=message)
+        response = self._unreadable(request, 431 if isinstance(exc, LineTooLong) else status)
         response.force_close()
         return response
+
+    def _refuse_head(self) -> None:
+        self._head_ends()
+        error = _ErrInfo(431, HttpProcessingError(code=431), "the head is too large")
+        self._messages.append((error, EMPTY_PAYLOAD))
+        assert self._waiter is not None, "it awaits a head"
+        self._waiter.set_result(None)
+
+    def _next_has_begun(self, data: bytes) -> bool:
+        """Whether there is more in `data` than the request whose head it ends. Not told behind a body: there the
+        keep-alive timer bounds the wait for the next byte of a head.
+        """
+        if self._upgraded or not data or not self._messages or self._messages[-1][1] is not EMPTY_PAYLOAD:
+            return False
+        return not _END_OF_HEAD.endswith(data[-len(_END_OF_HEAD) :])
 
     def _awaits_head(self) -> bool:
         """Whether the bytes that just came, and made no request, belong to a head rather than to a body or a socket."""
@@ -83,7 +138,14 @@ class Connection(RequestHandler):
         if self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
             self._keepalive_handle = None
-        self._head_timer = self._loop.call_later(self._head_timeout, self.force_close)
+        self._head_timer = self._loop.call_later(self._head_timeout, self._head_timed_out)
+
+    def _head_timed_out(self) -> None:
+        # One that comes behind a request has its time from that one's end, and at most as much again.
+        if self._request_in_progress:
+            self._head_begins()
+        else:
+            self.force_close()
 
     def _head_ends(self) -> None:
         self._head_bytes = 0

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 from gateway.common.errors import UsageError
 
-__all__ = ["address", "listen", "reserved"]
+__all__ = ["BACKLOG", "address", "listen", "reserved"]
 
-_BACKLOG = 1024
+BACKLOG = 1024
 # A free port of one address may be taken on the other; a few draws find one that is free on both.
 _DRAWS = 20
 _LOOPBACK = ("127.0.0.1", "::1")
@@ -90,7 +90,7 @@ def _bind_all(addresses: Sequence[str], port: int) -> list[socket.socket]:
             try:
                 sock = undo.enter_context(_bind(host, sockets[0].getsockname()[1] if sockets else port))
                 # Already here: with SO_REUSEADDR two sockets can be bound to one port, but only one can listen.
-                sock.listen(_BACKLOG)
+                sock.listen(BACKLOG)
             except OSError as error:
                 # Containers without IPv6 have no ::1; what is left of localhost serves.
                 if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):

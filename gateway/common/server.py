@@ -16,9 +16,10 @@ from typing import Any, Protocol, TypeVar, cast
 
 from aiohttp import web
 
-from gateway.common.connection import MAX_HEAD, Connection, head_size
+from gateway.common.connection import MAX_HEAD, UNREADABLE, Connection, Unreadable, head_size, plain_words
 from gateway.common.draining import DRAINING, Draining
-from gateway.common.listen import address, listen
+from gateway.common.listen import BACKLOG, address, listen
+from gateway.common.room import Room, raise_limit
 from gateway.common.settings import CommonSettings
 
 T = TypeVar("T")
@@ -77,7 +78,10 @@ class _Listening:
     async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
-            self._listeners.append(await loop.create_server(connection, sock=sock))
+            # asyncio takes so many connections at a time before it tells anybody of the first, and logs a traceback for
+            # each that it had no descriptor for.
+            self._listeners.append(await loop.create_server(connection, sock=sock, backlog=1))
+            sock.listen(BACKLOG)
 
     def close(self) -> None:
         for listener in self._listeners:
@@ -86,13 +90,15 @@ class _Listening:
             sock.close()
 
 
-def _count_requests(server: web.Server, draining: Draining) -> None:
+def _count_requests(server: web.Server, draining: Draining, unreadable: Unreadable) -> None:
     """Have the drain wait for requests that are being handled."""
     handle = server.request_handler
 
     async def counted(request: web.BaseRequest) -> web.StreamResponse:
         if head_size(request) > MAX_HEAD:
-            raise web.HTTPRequestHeaderFieldsTooLarge
+            response = unreadable(request, 431)
+            response.force_close()
+            return response
         draining.hold()
         try:
             return await handle(request)
@@ -118,8 +124,9 @@ async def running(
     try:
         await runner.setup()
         server = cast("web.Server", runner.server)
-        _count_requests(server, draining)
-        await entrance.open(_connections(server, settings))
+        unreadable = app.get(UNREADABLE, plain_words)
+        _count_requests(server, draining, unreadable)
+        await entrance.open(_connections(server, settings, unreadable))
         started = Running(entrance.addresses, entrance.port, draining, settings.drain)
         yield started
         started.drain()
@@ -130,13 +137,18 @@ async def running(
         await runner.cleanup()
 
 
-def _connections(server: web.Server, settings: CommonSettings) -> Callable[[], Connection]:
+def _connections(
+    server: web.Server, settings: CommonSettings, unreadable: Unreadable
+) -> Callable[[], Connection]:
     loop = asyncio.get_running_loop()
+    room = Room()
 
     def connection() -> Connection:
         return Connection(
             server,
             loop=loop,
+            room=room,
+            unreadable=unreadable,
             head_timeout=getattr(settings, "client_header_timeout", _HEAD_TIMEOUT),
             keepalive_timeout=_KEEPALIVE_TIMEOUT,
             max_line_size=_MAX_LINE,
@@ -174,6 +186,7 @@ def stop_signals(before_exit: Callable[[], None] = lambda: None) -> Iterator[asy
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` on the fastest loop there is: uvloop needs half of the CPU per relayed byte."""
+    raise_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main)
 
