@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from aiohttp import hdrs, web
@@ -18,6 +19,7 @@ from multidict import CIMultiDict
 
 from gateway import assets
 from gateway.common.errors import UsageError
+from gateway.errors import Refused, is_shortage
 
 __all__ = ["BUILT_IN", "Frontend"]
 
@@ -64,7 +66,10 @@ class Frontend:
             return self._redirect(request, names)
         if file is None:
             raise _not_found()
-        return _Response(file, self._headers(request, file))
+        response = _Response(file, self._headers(request, file))
+        # Not left to aiohttp, which would answer what goes wrong in here itself.
+        await response.prepare(request)
+        return response
 
     # Finding ----------------------------------------------------------------------------------------------------------
 
@@ -146,6 +151,8 @@ class _Response(web.FileResponse):
         self._etag_now = file.etag
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        if self.prepared:
+            return None
         headers = request.headers.copy()
         headers.popall(hdrs.ACCEPT_ENCODING, None)
         wanted = assets.usable_range(
@@ -154,6 +161,15 @@ class _Response(web.FileResponse):
         if wanted is not None and request.method == hdrs.METH_GET:
             headers[hdrs.RANGE] = wanted
         return await super().prepare(request.clone(headers=headers))
+
+    def _make_response(self, request: web.BaseRequest, accept_encoding: str) -> Any:
+        try:
+            return super()._make_response(request, accept_encoding)
+        except OSError as error:
+            if is_shortage(error):
+                raise Refused("The gateway has too many open files at the moment.") from error
+            # Removed meanwhile. aiohttp's 404 would have the file's own Cache-Control.
+            raise _not_found() from error
 
 
 def _etag(path: Path) -> str:

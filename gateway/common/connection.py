@@ -1,13 +1,14 @@
-"""aiohttp's server connection with the two bounds on a request head that it lacks: a time and a total size.
+"""aiohttp's server connection with the bounds that it lacks: of a request's head, and of a client that does not read.
 
 aiohttp bounds a head by lines and their number, a megabyte in all, and gives it an hour. Here a head that is not whole
 within `client_header_timeout` ends the connection without a byte, as in nginx: the first one counts from the accept, a
-later one from its first byte. Between requests the keep-alive timer rules.
+later one from its first byte. Between requests the keep-alive timer rules. What a client does not take for
+`send_timeout` is nginx's end of the connection, too.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -41,7 +42,16 @@ def head_size(request: web.BaseRequest) -> int:
 class Connection(RequestHandler):
     """One accepted connection. `head_timeout` is `client_header_timeout`."""
 
-    __slots__ = ("_head_bytes", "_head_timeout", "_head_timer", "_room", "_unreadable")
+    __slots__ = (
+        "_client",
+        "_head_bytes",
+        "_head_timeout",
+        "_head_timer",
+        "_room",
+        "_send_timeout",
+        "_send_timer",
+        "_unreadable",
+    )
 
     def __init__(
         self,
@@ -50,6 +60,7 @@ class Connection(RequestHandler):
         loop: asyncio.AbstractEventLoop,
         room: Room,
         head_timeout: float,
+        send_timeout: float,
         unreadable: Unreadable,
         **arguments: Any,
     ) -> None:
@@ -59,12 +70,16 @@ class Connection(RequestHandler):
         self._head_timeout = head_timeout
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._send_timeout = send_timeout
+        self._send_timer: asyncio.TimerHandle | None = None
 
     def is_waiting(self) -> bool:
         """Whether nothing is lost but the client's wait when this connection is closed."""
         return not (self._request_in_progress or self._messages or self._upgraded)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # `transport` is forgotten as soon as it is to be closed.
+        self._client = cast("asyncio.Transport", transport)
         super().connection_made(transport)
         self._room.waits(self)
         self._head_begins()
@@ -88,7 +103,24 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._room.left(self)
         self._head_ends()
+        self._is_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._is_unread()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._is_read()
+
+    async def start(self) -> None:
+        try:
+            await super().start()
+        finally:
+            # What is left of the last answer may never be taken; a tunnel has clocks of its own.
+            if self._client.get_protocol() is self and self._client.get_write_buffer_size():
+                self._is_unread()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -146,6 +178,26 @@ class Connection(RequestHandler):
             self._head_begins()
         else:
             self.force_close()
+
+    def _is_unread(self) -> None:
+        """Cut the client if it takes nothing of what waits for it from now on."""
+        if self._send_timer is None:
+            self._watch_client()
+
+    def _watch_client(self) -> None:
+        size = self._client.get_write_buffer_size()
+        self._send_timer = self._loop.call_later(self._send_timeout, self._send_timed_out, size)
+
+    def _send_timed_out(self, before: int) -> None:
+        if self._client.get_write_buffer_size() < before:
+            self._watch_client()
+        else:
+            self._client.abort()
+
+    def _is_read(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
     def _head_ends(self) -> None:
         self._head_bytes = 0

@@ -38,14 +38,17 @@ class Room:
         self._crowded = limit // 2
         self._full = limit - min(_RESERVE, limit // 4)
         self._waiting: dict[_Waiting, None] = {}
+        # Closed, but not to their end yet.
+        self._going: set[_Waiting] = set()
         self._warned = 0.0
 
     def has(self, descriptor: int) -> bool:
-        """Whether there is room for a new connection with this number. One that waits may have to go for it."""
-        if descriptor < self._crowded:
-            return True
-        shed = self._shed()
-        full = descriptor >= self._full
+        """Whether there is room for a new connection with this number. Those that wait may have to go for it: a flood
+        of them makes place for those that have something to ask.
+        """
+        excess = descriptor - self._crowded + 1 - len(self._going)
+        shed = sum(self._shed() for _ in range(excess))
+        full = descriptor >= self._full and not self._going
         if shed or full:
             self._warn()
         return not full
@@ -56,7 +59,9 @@ class Room:
         self._waiting[connection] = None
 
     def left(self, connection: _Waiting) -> None:
+        """Its descriptor is free again."""
         self._waiting.pop(connection, None)
+        self._going.discard(connection)
 
     def _shed(self) -> bool:
         while self._waiting:
@@ -64,6 +69,7 @@ class Room:
             # One that is busy is entered again when it is done.
             del self._waiting[connection]
             if connection.is_waiting():
+                self._going.add(connection)
                 connection.force_close()
                 return True
         return False

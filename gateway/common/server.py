@@ -36,6 +36,7 @@ _FAREWELL = 0.5
 _CANCEL_TIMEOUT = 0.25
 # Only where the settings have none of their own.
 _HEAD_TIMEOUT = 60.0
+_SEND_TIMEOUT = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,9 +138,7 @@ async def running(
         await runner.cleanup()
 
 
-def _connections(
-    server: web.Server, settings: CommonSettings, unreadable: Unreadable
-) -> Callable[[], Connection]:
+def _connections(server: web.Server, settings: CommonSettings, unreadable: Unreadable) -> Callable[[], Connection]:
     loop = asyncio.get_running_loop()
     room = Room()
 
@@ -150,6 +149,7 @@ def _connections(
             room=room,
             unreadable=unreadable,
             head_timeout=getattr(settings, "client_header_timeout", _HEAD_TIMEOUT),
+            send_timeout=getattr(settings, "send_timeout", _SEND_TIMEOUT),
             keepalive_timeout=_KEEPALIVE_TIMEOUT,
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,

@@ -169,6 +169,8 @@ async def test_a_line_names_the_route_and_the_client_and_no_ids(
         behind_nginx = {"X-Forwarded-For": "9.9.9.9", "X-Request-ID": "abc"}
         await gateway.get("/api/chat/secret-session/messages?patient_id=secret-patient", headers=behind_nginx)
         await gateway.get("/chat/secret-patient")
+        # The line comes when the answer is complete.
+        await gateway.close()
     lines = [record.getMessage() for record in caplog.records if record.name == "moorline.gateway.access"]
     assert lines[0].startswith("GET /api/chat/{session_id}/messages 200 ")
     assert lines[0].endswith(" client=9.9.9.9 request_id=abc")

@@ -23,12 +23,10 @@ async def answer(request: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def served(
-    handler: Handler = answer, *, host: str = "127.0.0.1", drain: float = 5, client_header_timeout: float = 30
-) -> AsyncIterator[Running]:
+async def served(handler: Handler = answer, *, host: str = "127.0.0.1", **options: float) -> AsyncIterator[Running]:
     app = web.Application()
     app.router.add_route("*", "/", handler)
-    settings = Settings(host=host, port=0, drain=drain, client_header_timeout=client_header_timeout)
+    settings = Settings(**{"host": host, "port": 0, "drain": 5, "client_header_timeout": 30, **options})  # type: ignore[arg-type]
     async with running(app, settings) as server:
         yield server
 

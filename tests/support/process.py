@@ -86,11 +86,16 @@ class Program:
 
 @asynccontextmanager
 async def started(
-    module: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+    module: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, files: int | None = None
 ) -> AsyncIterator[Program]:
-    """`python -m module arguments…` in the folder `cwd`, without options or keys of whoever runs the tests."""
+    """`python -m module arguments…` in the folder `cwd`, without options or keys of whoever runs the tests.
+
+    `files`: so many descriptors and no more.
+    """
+    limited = [] if files is None else ["bash", "-c", f'ulimit -n {files}; exec "$@"', "bash"]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
     process = await asyncio.create_subprocess_exec(
+        *limited,
         sys.executable,
         "-m",
         module,
