@@ -3,7 +3,7 @@ import { MoorlineClient, usableStorage, uuid } from './moorline-client.js';
 import { BubbleList, plainWords, rowBubble, unsentBubble } from './view.js';
 
 const DEMO = 'patient:demo';
-const ID = /^[A-Za-z0-9:._-]{1,128}$/;
+const ID = /^(?!\.{1,2}$)[A-Za-z0-9:._-]{1,128}$/;
 /** Closer than this to the end counts as being at the end, in pixels: the page follows the answer. */
 const NEAR_END = 80;
 const NOTICE_TIME = 8_000;

@@ -6,7 +6,7 @@ from glob import glob
 
 import pytest
 
-__all__ = ["chromium", "nginx", "npm", "postgres", "program"]
+__all__ = ["chromium", "namespaces", "nginx", "npm", "postgres", "program"]
 
 # Servers are in folders that only root has on its path, PostgreSQL's in one of its version.
 _FOLDERS = ["/usr/sbin", "/usr/local/sbin", *sorted(glob("/usr/lib/postgresql/*/bin"), reverse=True)]
@@ -24,7 +24,13 @@ def _mark(*names: str, package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(skip, reason=f"{', '.join(missing)} not found: apt-get install -y {package}")
 
 
+def _mark_root(*names: str, package: str) -> pytest.MarkDecorator:
+    skip = os.geteuid() != 0 and os.environ.get("CI") != "true"
+    return pytest.mark.skipif(skip, reason="only root may") if skip else _mark(*names, package=package)
+
+
 chromium = _mark("chromium", package="chromium")
+namespaces = _mark_root("ip", package="iproute2")
 nginx = _mark("nginx", "openssl", package="nginx openssl")
 npm = _mark("npm", package="npm")
 postgres = _mark("postgres", package="postgresql")

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -86,15 +86,21 @@ class Program:
 
 @asynccontextmanager
 async def started(
-    module: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, files: int | None = None
+    module: str,
+    *arguments: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    files: int | None = None,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[Program]:
     """`python -m module arguments…` in the folder `cwd`, without options or keys of whoever runs the tests.
 
-    `files`: so many descriptors and no more.
+    `files`: so many descriptors and no more. `under`: a command that runs it.
     """
     limited = [] if files is None else ["bash", "-c", f'ulimit -n {files}; exec "$@"', "bash"]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
     process = await asyncio.create_subprocess_exec(
+        *under,
         *limited,
         sys.executable,
         "-m",

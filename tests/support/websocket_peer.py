@@ -1,7 +1,7 @@
 """A client or a server of another make, as a process that can be stopped: `python -m tests.support.websocket_peer`.
 
     client URL    prints `open`, then `closed CODE REASON`
-    serve         prints `serving PORT`, then `closed CODE REASON` for each socket
+    serve HOST    prints `serving PORT`, then `closed CODE REASON` for each socket
 
 Both answer Pings and nothing else.
 """
@@ -25,11 +25,11 @@ async def _client(url: str) -> None:
         await _wait(connection)
 
 
-async def _serve() -> None:
-    async with serve(_wait, "127.0.0.1", 0, ping_interval=None) as server:
+async def _serve(host: str) -> None:
+    async with serve(_wait, host, 0, ping_interval=None) as server:
         print("serving", next(iter(server.sockets)).getsockname()[1], flush=True)
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve() if sys.argv[1] == "serve" else _client(sys.argv[2]))
+    asyncio.run(_serve(sys.argv[2]) if sys.argv[1] == "serve" else _client(sys.argv[2]))

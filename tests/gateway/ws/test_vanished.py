@@ -42,7 +42,7 @@ async def test_a_client_that_is_stopped_is_found_and_the_backend_told(
     address = gateway.url.replace("http", "ws") + "/ws/x"
     async with started(PEER, "client", address, cwd=tmp_path) as client:
         backend = await upstream.accept()
-        await backend.send(_switch(backend.request))
+        await backend.send(switch(backend.request))
         await client.line("open")
         client.send(signal.SIGSTOP)
         async with measured(0.4 + 1.2 + 1.0):
@@ -56,7 +56,7 @@ async def test_a_client_that_is_stopped_is_found_and_the_backend_told(
 async def test_a_backend_that_is_stopped_is_found_and_the_client_told(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with started(PEER, "serve", cwd=tmp_path) as backend:
+    async with started(PEER, "serve", "127.0.0.1", cwd=tmp_path) as backend:
         port = int((await backend.line("serving")).split()[1])
         gateway = await start(port, **{**IMPATIENT, "client_heartbeat": None})
         address = gateway.url.replace("http", "ws") + "/ws/x"
@@ -92,7 +92,7 @@ async def test_a_side_that_the_gateway_does_not_read_is_never_dead(start: Start)
             await sending
 
 
-def _switch(request: bytes) -> bytes:
+def switch(request: bytes) -> bytes:
     """A 101 with the right Sec-WebSocket-Accept."""
     key = request.lower().split(b"sec-websocket-key:")[1].split(b"\r\n")[0].strip()
     original = request[request.lower().index(key) :][: len(key)]

@@ -1,0 +1,86 @@
+"""A session that is erased while somebody writes to it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from backend.events import Finish
+from backend.responder import Done, Piece, Prompt, Text
+from tests.support.backends import Backend, backend, hello, receive_until, say
+
+OLD, NEW = "the old text", "the new text"
+
+
+class Echo:
+    """Answers with the question."""
+
+    name = "echo"
+    scripted = False
+
+    def __init__(self) -> None:
+        self.chats: list[list[str]] = []
+
+    async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
+        self.chats.append([prompt.content for prompt in chat])
+        yield Text(f"{chat[-1].content}, echoed")
+        yield Done(Finish.STOP)
+
+    async def close(self) -> None:
+        pass
+
+
+async def erase_by_http(server: Backend, session: str) -> None:
+    url = f"{server.http}/api/chat/{session}"
+    async with aiohttp.ClientSession() as http, http.delete(url) as answer:
+        assert answer.status == 204
+
+
+async def erase_at_once(server: Backend, session: str) -> None:
+    """Without the way there: before a message that is sent at the same time."""
+    assert await server.log.delete_session(session)
+
+
+@pytest.mark.parametrize("erase", [erase_by_http, erase_at_once])
+async def test_a_message_on_its_way_while_its_session_is_erased_brings_nothing_old_back(
+    tmp_path: Path, erase: Callable[[Backend, str], Awaitable[None]]
+) -> None:
+    echo = Echo()
+    async with backend(tmp_path, echo) as server:
+        for session in map(str, range(10)):
+            async with server.socket(session) as socket:
+                await hello(socket)
+                await say(socket, type="send", message=OLD, client_msg_id="c1")
+                await receive_until(socket, "message")
+                await asyncio.gather(erase(server, session), say(socket, type="send", message=NEW, client_msg_id="c2"))
+                # Whatever became of the message, its sender hears that the session is another one now.
+                await receive_until(socket, "deleted")
+            async with server.socket(session) as socket:
+                rows = (await hello(socket))[-1]["messages"]
+            assert [row["content"] for row in rows[:1]] in ([], [NEW])
+            assert OLD not in json.dumps(rows)
+    assert set(map(tuple, echo.chats)) <= {(OLD,), (NEW,), (OLD, f"{OLD}, echoed", NEW)}
+
+
+async def test_a_message_after_the_erasure_begins_a_new_session_and_is_answered(tmp_path: Path) -> None:
+    echo = Echo()
+    async with backend(tmp_path, echo) as server, aiohttp.ClientSession() as http:
+        async with server.socket() as socket:
+            (old, _) = await hello(socket)
+            await say(socket, type="send", message=OLD, client_msg_id="c1")
+            await receive_until(socket, "message")
+            async with http.delete(f"{server.http}/api/chat/s1") as answer:
+                assert answer.status == 204
+            body = {"patient_id": "patient:demo", "message": NEW, "client_msg_id": "c1"}
+            async with http.post(f"{server.http}/api/chat/s1/messages", json=body) as answer:
+                assert (answer.status, (await answer.json())["duplicate"]) == (202, False)
+            await receive_until(socket, "deleted")
+        async with server.socket() as socket:
+            (new, snapshot) = await hello(socket)
+            assert new["epoch"] != old["epoch"]
+            if "run" in snapshot:
+                await receive_until(socket, "message")
+        assert echo.chats[-1] == [NEW]
