@@ -23,6 +23,10 @@ __all__ = ["Ended", "Relay"]
 
 # uvloop counts in whole milliseconds, and a timer that fires before its time has to fire again.
 _LATE = 0.001
+# A read of so many bytes may hold so many frames that it took milliseconds to follow them, and uvloop reads up to 32
+# times before it looks at anybody else.
+_LARGE_READ = 64 << 10
+_MANY_FRAMES = 4096
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class Ended:
 class _End(asyncio.Protocol):
     """One side's TCP."""
 
-    __slots__ = ("_relay", "receive", "side", "transport", "write")
+    __slots__ = ("_relay", "frames", "receive", "side", "transport", "write")
 
     def __init__(self, relay: "Relay", side: Side, transport: asyncio.Transport) -> None:
         tunnel = relay.tunnel
@@ -55,6 +59,8 @@ class _End(asyncio.Protocol):
         self.transport = transport
         self.write: Callable[[bytes], None] = _discard
         """The other end's, while the tunnel is open."""
+        self.frames = 0
+        """What had come by the end of the last large read."""
 
     def data_received(self, data: bytes) -> None:
         # In locals, because a call of what an attribute holds takes longer.
@@ -64,6 +70,8 @@ class _End(asyncio.Protocol):
             write(passed)
         elif self._relay is not None:
             self._relay.frames_received(self.side)
+        if len(data) >= _LARGE_READ and self._relay is not None:
+            self._relay.much_received(self)
 
     def eof_received(self) -> bool:
         if self._relay is not None:
@@ -163,6 +171,18 @@ class Relay:
     def frames_received(self, side: Side) -> None:
         self.tunnel.frames_received(side, monotonic())
         self._transmit()
+
+    def much_received(self, end: _End) -> None:
+        """Read no more from a side that floods us with small frames until everybody else has had a turn."""
+        frames = self.tunnel.way(end.side).frames
+        if frames - end.frames >= _MANY_FRAMES:
+            end.transport.pause_reading()
+            self._loop.call_soon(self._had_its_rest, end)
+        end.frames = frames
+
+    def _had_its_rest(self, end: _End) -> None:
+        if not self.tunnel.stalls(self._other(end.side).side):
+            end.transport.resume_reading()
 
     def eof_received(self, side: Side) -> None:
         self.tunnel.receive_eof(side, monotonic())
