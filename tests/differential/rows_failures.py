@@ -241,7 +241,7 @@ async def _too_big(stage: Stage, request: bytes) -> None:
     await stage.answer(client)
 
 
-@row("big_request_line_9k", {"client": "400", "connections": "0"})
+@row("big_request_line_9k", {"client": "400", "connections": "0"}, gateway={"client": "431"})
 async def big_request_line_9k(stage: Stage) -> None:
     """hs_big_request_header: one line above 8 KiB"""
     await _too_big(stage, handshake("/ws/x", "Cookie: " + "c" * 9000))
@@ -253,7 +253,7 @@ async def big_request_36k(stage: Stage) -> None:
     await _too_big(stage, handshake("/ws/x", *(f"X-Big-{n}: {'x' * 6000}" for n in range(6))))
 
 
-@row("big_target_9k", {"client": "414", "connections": "0"}, gateway={"client": "400"})
+@row("big_target_9k", {"client": "414", "connections": "0"}, gateway={"client": "431"})
 async def big_target_9k(stage: Stage) -> None:
     await _too_big(stage, handshake("/ws/" + "x" * 9000))
 
