@@ -223,14 +223,9 @@ async def _services(
     backends = [
         Service(f"backend{number}", folder, "backend", options, env) for number in range(1 if store == "sqlite" else 2)
     ]
+    upstreams = [argument for backend in backends for argument in ("--upstream", backend.address)]
     gateways = [
-        Service(
-            f"gateway{number}",
-            folder,
-            "gateway",
-            ["gateway", "--upstream", backends[number % len(backends)].address, "--drain", "2s"],
-            env,
-        )
+        Service(f"gateway{number}", folder, "gateway", ["gateway", *upstreams, "--drain", "2s"], env)
         for number in range(2)
     ]
     try:
