@@ -180,7 +180,7 @@ async def _agreed(clients: Sequence[ChatClient], tabs: int) -> None:
 
 async def _judge(scene: Scene, sessions: Sequence[str], tabs: int) -> Verdict:
     verdict = Verdict(blows=scene.blows)
-    async with aiohttp.ClientSession(scene.gateways[0].address) as http:
+    async with aiohttp.ClientSession(scene.gateways[0].address) as http, asyncio.timeout(SETTLE):
         for place, session in enumerate(sessions):
             judge(verdict, await _history(http, session), scene.clients[place * tabs : (place + 1) * tabs])
     return verdict
@@ -189,14 +189,16 @@ async def _judge(scene: Scene, sessions: Sequence[str], tabs: int) -> Verdict:
 async def _history(http: aiohttp.ClientSession, session: str) -> list[dict[str, Any]]:
     """All rows of a session, oldest first."""
     rows: list[dict[str, Any]] = []
-    while True:
+    older: list[dict[str, Any]] | None = None
+    while older != []:
         before = {"before": str(rows[0]["seq"]), "limit": "500"} if rows else {}
         async with http.get(f"/api/chat/{session}/messages", params=before) as answer:
-            answer.raise_for_status()
-            older = await answer.json()
-        if not older:
-            return rows
-        rows = older + rows
+            older = await answer.json() if answer.ok else None
+        rows = (older or []) + rows
+        if older is None:
+            # Whom the last blow hit may not be back yet.
+            await asyncio.sleep(AGREE_SECONDS)
+    return rows
 
 
 # All of it ------------------------------------------------------------------------------------------------------------

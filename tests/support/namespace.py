@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tests.support.needs import program
 
-__all__ = ["Machine", "machine"]
+__all__ = ["Machine", "machine", "permitted"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,6 +27,17 @@ class Machine:
     def vanish(self) -> None:
         """Every packet is lost from now on, and neither side is told."""
         _ip("-n", self.name, "link", "set", "cable", "down")
+
+
+def permitted() -> bool:
+    """False only where this is root, the program is there, and the system forbids it all the same."""
+    if os.geteuid() != 0 or program("ip") == "ip":
+        return True
+    try:
+        with machine():
+            return True
+    except subprocess.CalledProcessError:
+        return False
 
 
 @contextlib.contextmanager
