@@ -26,8 +26,11 @@ _SWITCHING_PROTOCOLS = 101
 _OUTCOMES = {_SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_gone", 500: "failed"}
 # What stands for the route where there is no request.
 _UNREADABLE = "(unreadable)"
-TOO_LARGE = 431
-_TOO_LARGE = "The head of the request is too large: 8 kB in one line, or 32 kB in all."
+_WORDS = {
+    431: "The head of the request is too large: 8 kB in one line, or 32 kB in all.",
+    501: "The only Transfer-Encoding here is chunked.",
+    505: "The versions of HTTP here are 1.0 and 1.1.",
+}
 _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 
 
@@ -113,7 +116,7 @@ def unreadable(app: web.Application) -> Unreadable:
         if METRICS in app:
             app[METRICS].request("", _UNREADABLE, status, 0.0)
         log.info("- %s %d client=%s request_id=%s", _UNREADABLE, status, request.remote or "", request[REQUEST_ID])
-        return _problem(request, status, _TOO_LARGE if status == TOO_LARGE else Malformed.message, {})
+        return _problem(request, status, _WORDS.get(status, Malformed.message), {})
 
     return answer
 

@@ -29,8 +29,8 @@ HOP_BY_HOP = frozenset(
 _NOT_TO_NOMINATE = frozenset({"host", "content-length"})
 # Fields by which a proxy speaks for a client. A client that is no proxy of ours may not.
 _SPOKEN_FOR = re.compile(r"x-forwarded-.*|x-real-ip|x-request-id|forwarded", re.IGNORECASE)
-# RFC 9112 section 3.2: visible ASCII. The rest would reach the backend as something else than was meant.
-_TARGET = re.compile(r"[!-~]+")
+# RFC 9112 section 3.2: visible ASCII and no fragment. All else would reach the backend as something not meant.
+_TARGET = re.compile(r"[!-\"$-~]+")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 
 

@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from gateway.common.room import Room
 
-__all__ = ["MAX_HEAD", "UNREADABLE", "Connection", "Unreadable", "head_size", "plain_words"]
+__all__ = ["MAX_HEAD", "UNREADABLE", "Connection", "Unreadable", "plain_words", "unfit"]
 
 # nginx's large_client_header_buffers: 4 of 8 kB.
 MAX_HEAD = 32 << 10
@@ -34,9 +34,21 @@ def plain_words(_: web.BaseRequest, status: int) -> web.Response:
     return web.Response(status=status)
 
 
-def head_size(request: web.BaseRequest) -> int:
-    """Bytes of a request's head, near enough to compare with MAX_HEAD."""
-    return len(request.path_qs) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers)
+def unfit(request: web.BaseRequest) -> int | None:
+    """The status for a request that aiohttp could read and that must not be handled: its head is too large, or not
+    everybody on its way would agree where it ends.
+    """
+    if len(request.path_qs) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers) > MAX_HEAD:
+        return 431
+    if request.version not in (HttpVersion10, HttpVersion11):
+        return 505
+    coding = request.headers.get(hdrs.TRANSFER_ENCODING)
+    if coding is None:
+        return None
+    # RFC 9112 section 6.1: not known before HTTP/1.1; and whoever passes on chunks must know what is in them.
+    if request.version < HttpVersion11:
+        return 400
+    return None if coding.strip().lower() == "chunked" else 501
 
 
 class Connection(RequestHandler):

@@ -18,7 +18,10 @@ from gateway.common.settings import CommonSettings
 __all__ = ["client_address", "cors", "guard"]
 
 # What cannot change anything; RFC 9110 section 9.2.1.
-_SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS, hdrs.METH_TRACE})
+_SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
+# As nginx: a tunnel to anywhere, and an echo of what a page may not see of its own request.
+_NEVER = frozenset({hdrs.METH_CONNECT, hdrs.METH_TRACE})
+_ALLOWED = sorted(hdrs.METH_ALL - _NEVER)
 _CORS_METHODS = "GET, POST, DELETE"
 # The page of another origin asks first, before each kind of request; this is how long it may remember the answer.
 _CORS_MAX_AGE_SECONDS = "600"
@@ -37,6 +40,8 @@ def guard(settings: CommonSettings) -> Middleware:
             request.headers.getall("X-Forwarded-For", ()),
             request.headers.get("X-Real-IP"),
         )
+        if request.method in _NEVER:
+            raise web.HTTPMethodNotAllowed(request.method, _ALLOWED)
         _check_origin(admission, request)
         _check_host(admission, request)
         if _is_preflight(request):

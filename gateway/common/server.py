@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from aiohttp import web
 
-from gateway.common.connection import MAX_HEAD, UNREADABLE, Connection, Unreadable, head_size, plain_words
+from gateway.common.connection import UNREADABLE, Connection, Unreadable, plain_words, unfit
 from gateway.common.draining import DRAINING, Draining
 from gateway.common.listen import BACKLOG, address, listen
 from gateway.common.room import Room, raise_limit
@@ -96,8 +96,8 @@ def _count_requests(server: web.Server, draining: Draining, unreadable: Unreadab
     handle = server.request_handler
 
     async def counted(request: web.BaseRequest) -> web.StreamResponse:
-        if head_size(request) > MAX_HEAD:
-            response = unreadable(request, 431)
+        if (status := unfit(request)) is not None:
+            response = unreadable(request, status)
             response.force_close()
             return response
         draining.hold()

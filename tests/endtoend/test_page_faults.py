@@ -225,6 +225,12 @@ async def test_an_erased_chat_is_gone_from_the_page_and_stays_gone(chat: Site, t
     assert "A secret" not in await tab.page.evaluate("JSON.stringify(localStorage)")
 
 
+async def test_a_stored_session_that_the_backend_would_refuse_is_no_session(chat: Site, tab: Visitor) -> None:
+    await tab.page.add_init_script("localStorage['moorline:session:patient:demo'] ??= '..'")
+    await tab.page.goto(chat.url + CHAT)
+    await shows(tab.page, "Connected")
+
+
 # The browser ----------------------------------------------------------------------------------------------------------
 
 

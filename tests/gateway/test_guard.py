@@ -161,3 +161,13 @@ async def test_behind_a_trusted_proxy_the_client_is_whom_it_names(guarded: Guard
     assert (await (await guarded()).get(PATH, headers=named)).headers["X-Client"] == "9.9.9.9"
     stranger = await guarded(trusted_proxies=())
     assert (await stranger.get(PATH, headers=named)).headers["X-Client"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(("method", "target"), [("CONNECT", "localhost:80"), ("TRACE", "/api/x")])
+async def test_tunnels_and_echoes_are_not_offered(guarded: Guarded, method: str, target: str) -> None:
+    client = await guarded()
+    async with dial(client.server.port or 0) as connection:
+        await connection.send(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        head = await connection.head()
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nAllow: " in head

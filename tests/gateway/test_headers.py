@@ -1,8 +1,10 @@
 """Which header fields pass."""
 
+import pytest
 from multidict import CIMultiDict
 
-from gateway.headers import end_to_end, forward, location_for, request_id
+from gateway.errors import Malformed
+from gateway.headers import end_to_end, forward, location_for, origin_form, request_id
 
 
 def passed(*, trusted: bool = False, **fields: str) -> CIMultiDict[str]:
@@ -47,3 +49,9 @@ def test_a_redirect_to_the_backend_becomes_one_to_us_and_any_other_stays() -> No
     assert turned("http://127.0.0.1:8000/a?b#c") == "https://chat.example.com/a?b#c"
     for other in ("/a", "http://127.0.0.1:8001/a", "https://127.0.0.1:8000/a", "http://[::1", "//x/a"):
         assert turned(other) == other
+
+
+@pytest.mark.parametrize("target", ["/api/x#/../y", "/api/caf\u00e9", "/api/x y", "/api/\x7f"])
+def test_a_target_that_some_would_read_as_another_is_malformed(target: str) -> None:
+    with pytest.raises(Malformed):
+        origin_form(target)

@@ -42,11 +42,26 @@ async def answer(client: Connection) -> tuple[int, dict[str, str], bytes]:
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
         (LONG_LINE, 431),
         (MANY_LINES, 431),
         (ENDLESS, 431),
     ],
-    ids=["nonsense", "TLS", "HTTP2", "space", "smuggling", "long line", "many lines", "endless"],
+    ids=[
+        "nonsense",
+        "TLS",
+        "HTTP2",
+        "space",
+        "smuggling",
+        "chunks in 1.0",
+        "coded",
+        "2.0",
+        "long line",
+        "many lines",
+        "endless",
+    ],
 )
 async def test_an_unreadable_head_gets_an_error_with_an_id_that_is_in_the_log(
     gateway: Running, caplog: pytest.LogCaptureFixture, sent: bytes, status: int
