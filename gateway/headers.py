@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.errors import Malformed
+from gateway.errors import BackendGarbled, Malformed
 
 __all__ = ["backward", "end_to_end", "forward", "location_for", "origin_form", "request_id"]
 
@@ -88,7 +88,16 @@ def forward(
 def backward(
     headers: CIMultiDictProxy[str] | CIMultiDict[str], *, request_id: str, upstream: str, scheme: str, host: str
 ) -> CIMultiDict[str]:
-    """The answer's fields as the client gets them. `scheme` and `host` are those by which the client knows us."""
+    """The answer's fields as the client gets them. `scheme` and `host` are those by which the client knows us.
+
+    Raises:
+        BackendGarbled: the body has a coding whose name would be lost here, or a field's name is none.
+    """
+    if any(name != name.strip() for name in headers):
+        # aiohttp's parser takes it for an unknown field, and some client may take it for the one that it looks like.
+        raise BackendGarbled("a blank before a colon")
+    if headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
+        raise BackendGarbled("a Transfer-Encoding besides chunked")
     passed = end_to_end(headers)
     passed.setdefault("X-Request-ID", request_id)
     if location := passed.get("Location"):

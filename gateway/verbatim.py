@@ -12,6 +12,8 @@ from aiohttp import ClientRequest, ClientResponse, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
+from gateway.errors import BackendGarbled
+
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
@@ -55,7 +57,10 @@ class VerbatimResponse(web.StreamResponse):
             self.headers.popall(hdrs.CONTENT_TYPE, None)
 
     async def _write_headers(self) -> None:
-        await super()._write_headers()
+        try:
+            await super()._write_headers()
+        except ValueError as error:
+            raise BackendGarbled("a control character in the head") from error
         writer, request = self._payload_writer, self._req
         assert writer is not None, "it is being prepared"
         assert request is not None, "it is being prepared"

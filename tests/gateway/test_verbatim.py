@@ -49,3 +49,24 @@ async def test_an_answer_without_a_type_gets_none(start_gateway: StartGateway) -
         async with dial(gateway.server.port or 0) as client:
             await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"content-type" not in (await client.head()).lower()
+
+
+@pytest.mark.parametrize("path", [b"/api/x", b"/ws/x"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 403 No\r\nContent-Length : 2\r\n\r\nok",
+        b"HTTP/1.1 403 No\r\nX-Odd: a\x01b\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 403 N\x01o\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 403 No\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ],
+    ids=["blank before a colon", "control in a field", "control in the reason", "coded body"],
+)
+async def test_a_head_that_cannot_go_on_as_it_is_is_a_502(
+    start_gateway: StartGateway, path: bytes, answer: bytes
+) -> None:
+    async with listening(answering(answer, [])) as backend:
+        gateway = await start_gateway(backend, connect_retry=None)
+        async with dial(gateway.server.port or 0) as client:
+            await client.send(b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (path, UPGRADE * (path == b"/ws/x")))
+            assert (await client.head()).startswith(b"HTTP/1.1 502 ")
