@@ -9,10 +9,10 @@ from backend.eventlog.base import RunHandle, RunLost, SessionInfo, Started, unwr
 from backend.eventlog.committer import Transaction
 from backend.eventlog.queries import SessionRecord, run_text, session_record
 from backend.eventlog.records import insert
-from backend.events import Event, Finish, MessageEnded, RunError, RunStarted, TextAdded, Usage, UserMessage
+from backend.events import Event, Finish, MessageEnded, RunError, RunStarted, Usage, UserMessage
 from backend.session import Known, judge_owner, judge_retry, judge_send
 
-__all__ = ["add_text", "delete_session", "end_orphans", "end_run", "expire", "open_session", "retry_run", "start_run"]
+__all__ = ["delete_session", "end_orphans", "end_run", "expire", "open_session", "retry_run", "start_run"]
 
 
 def open_session(tx: Transaction, session_id: str, patient_id: str, now: float) -> SessionInfo:
@@ -88,22 +88,6 @@ def retry_run(
     return _begin(tx, session, _new_id(), target[1], session.head + 1, client_msg_id, run_id, now)
 
 
-def add_text(tx: Transaction, run: RunHandle, text: str, at: int | None) -> int:
-    """See EventLog.add_text."""
-    step = _advance(tx.db, run, text, at)
-    if step is None:
-        written, head = _progress(tx.db, run)
-        text = unwritten(text, at=at, written=written)
-        if not text:
-            return head
-        step = _advance(tx.db, run, text, written)
-        assert step is not None  # nobody else writes between two statements
-    event = TextAdded(step.seq, run.run_id, run.message_id, text)
-    insert(tx.db, step.session, event)
-    tx.growth.append((run.session_id, step.epoch, event))
-    return step.seq
-
-
 def end_run(
     tx: Transaction,
     run: RunHandle,
@@ -115,9 +99,8 @@ def end_run(
     usage: Usage | None,
 ) -> int:
     """See EventLog.end_run."""
-    text = unwritten(text, at=at, written=_progress(tx.db, run)[0])
-    step = _advance(tx.db, run, text, None)
-    assert step is not None  # _progress has asked whose it is
+    text = unwritten(text, at=at, written=_written(tx.db, run))
+    step = _advance(tx.db, run, text)
     (started_seq,) = tx.db.execute("SELECT started_seq FROM runs WHERE run_id = ?", (run.run_id,)).fetchone()
     content = run_text(tx.db, step.session, started_seq) + text
     tx.db.execute("DELETE FROM events WHERE session = ? AND seq > ?", (step.session, started_seq))
@@ -217,26 +200,25 @@ class _Step(NamedTuple):
     epoch: str
 
 
-def _advance(db: sqlite3.Connection, run: RunHandle, text: str, at: int | None) -> _Step | None:
-    """Take the next seq for the owner of `run`; None: it is not the owner, or its text does not end at `at`."""
+def _written(db: sqlite3.Connection, run: RunHandle) -> int:
+    """How many characters the owner of `run` has written."""
     found = db.execute(
-        "UPDATE sessions SET head = head + 1, written = written + ?1"
-        " WHERE session_id = ?2 AND active_run_id = ?3 AND fence = ?4 AND (?5 IS NULL OR written = ?5)"
-        " RETURNING id, head, epoch",
-        (len(text), run.session_id, run.run_id, run.fence, at),
-    ).fetchall()
-    return _Step(*found[0]) if found else None
-
-
-def _progress(db: sqlite3.Connection, run: RunHandle) -> tuple[int, int]:
-    """How many characters the owner of `run` has written, and the last seq."""
-    found: tuple[int, int] | None = db.execute(
-        "SELECT written, head FROM sessions WHERE session_id = ? AND active_run_id = ? AND fence = ?",
+        "SELECT written FROM sessions WHERE session_id = ? AND active_run_id = ? AND fence = ?",
         (run.session_id, run.run_id, run.fence),
     ).fetchone()
     if found is None:
         raise RunLost(run.run_id)
-    return found
+    written: int = found[0]
+    return written
+
+
+def _advance(db: sqlite3.Connection, run: RunHandle, text: str) -> _Step:
+    """Take the next seq of the session of `run`."""
+    found = db.execute(
+        "UPDATE sessions SET head = head + 1, written = written + ? WHERE session_id = ? RETURNING id, head, epoch",
+        (len(text), run.session_id),
+    ).fetchall()
+    return _Step(*found[0])
 
 
 def _new_id() -> str:

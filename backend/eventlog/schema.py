@@ -1,8 +1,8 @@
 """The SQLite file: its tables, its version, and how an older file becomes a newer one.
 
 A session's active run stands in the session's own row, with the fence: so the write that happens forty times a second
-and run, `add_text`, is one guarded UPDATE and one INSERT. `written` counts the characters of its text. While a run is
-active nothing but its own text enters the session's log, so a run's text is exactly the events behind its `RunStarted`.
+and run, `add_text`, is one UPDATE and one INSERT. `written` counts the characters of its text. While a run is active
+nothing but its own text enters the session's log, so a run's text is exactly the events behind its `RunStarted`.
 """
 
 import sqlite3

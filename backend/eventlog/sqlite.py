@@ -11,9 +11,11 @@ from typing import TypeVar
 from backend.errors import Refusal
 from backend.eventlog import commands, queries
 from backend.eventlog.base import LogUnavailable, RunHandle, RunLost, RunOwner, SessionInfo, Started, Watch
+from backend.eventlog.batches import Batches
 from backend.eventlog.committer import Committer, Growth, Transaction
 from backend.eventlog.connection import connect
 from backend.eventlog.tail import Tail
+from backend.eventlog.texts import Piece, add_texts
 from backend.eventlog.watches import Watches
 from backend.events import Event, Finish, Row, RunError, Snapshot, Usage
 from gateway.common.errors import UsageError
@@ -21,6 +23,9 @@ from gateway.common.errors import UsageError
 __all__ = ["SQLiteLog"]
 
 log = logging.getLogger("moorline.backend")
+
+#: Pieces of text in one command.
+TEXTS = 1000
 
 T = TypeVar("T")
 
@@ -33,6 +38,7 @@ class SQLiteLog:
         self._watches = Watches()
         self._tail = Tail()
         self._committer: Committer | None = None
+        self._texts: Batches[Piece, int] = Batches(self._add_texts, size=TEXTS)
         self._owner: RunOwner | None = None
 
     # Opening and closing ----------------------------------------------------------------------------------------------
@@ -53,6 +59,7 @@ class SQLiteLog:
 
     async def close(self) -> None:
         """See EventLog.close."""
+        await self._texts.settled()
         if self._committer is not None:
             await self._committer.stop()
         self._watches.ring_all()
@@ -113,7 +120,11 @@ class SQLiteLog:
 
     async def add_text(self, run: RunHandle, text: str, *, at: int | None = None) -> int:
         """See EventLog.add_text."""
-        return await self._queue.submit(lambda tx: commands.add_text(tx, run, text, at))
+        # What the database cannot hold is found here, as it would fail all that is written with it.
+        text.encode()
+        if "\0" in text:
+            raise ValueError("text holds NUL")
+        return await self._texts.submit(Piece(run, text, at))
 
     async def end_run(
         self,
@@ -163,6 +174,21 @@ class SQLiteLog:
         if self._committer is None:
             raise RuntimeError("open() comes first")
         return self._committer
+
+    async def _add_texts(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
+        try:
+            return await self._queue.submit(lambda tx: add_texts(tx, pieces))
+        except LogUnavailable:
+            if len(pieces) == 1:
+                raise
+        # On a disk that is almost full some may fit where all do not.
+        return [await self._add_alone(piece) for piece in pieces]
+
+    async def _add_alone(self, piece: Piece) -> int | Exception:
+        try:
+            return (await self._add_texts([piece]))[0]
+        except LogUnavailable as error:
+            return error
 
     def _committed(self, growth: list[Growth]) -> None:
         for session_id, epoch, event in growth:
