@@ -4,14 +4,23 @@ import datetime
 import email.utils
 import math
 import re
+import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+import aiohttp
+import httpx2
 import openai
 
 from backend.errors import ErrorCode, LLMError
 
-__all__ = ["llm_error", "retry_after"]
+__all__ = ["FAILURES", "llm_error", "retry_after"]
+
+# What the library and the layers of its transport raise for a connection that ends or never begins.
+_CONNECTION = (openai.APIConnectionError, httpx2.RequestError, aiohttp.ClientError, ssl.SSLError)
+#: These, what the library says of statuses and events, and what the JSON decoder raises: for nonsense, and for nonsense
+#: nested 100,000 deep.
+FAILURES = (openai.APIError, *_CONNECTION, TimeoutError, ValueError, RecursionError)
 
 # A `Retry-After` beyond a day is a mistake, or at least no news for a person who waits.
 _LONGEST_RETRY = 86_400.0
@@ -35,17 +44,25 @@ def llm_error(error: Exception) -> LLMError:
     if isinstance(error, openai.APIStatusError):
         wait = retry_after(error.response.headers, time.time())
         return LLMError(_code(error, error.status_code), _detail(error), retry_after=wait)
-    if isinstance(error, TimeoutError | openai.APITimeoutError):
+    # The library's transport calls most failures of a connection timeouts, so what lies behind them decides.
+    causes = list(_causes(error))
+    if any(isinstance(cause, TimeoutError) for cause in causes):
         return LLMError(ErrorCode.LLM_UNAVAILABLE, "no answer in time")
-    if isinstance(error, openai.APIConnectionError):
-        cause = error.__cause__ or error.__context__
-        return LLMError(ErrorCode.LLM_UNAVAILABLE, f"connection: {type(cause or error).__name__}")
+    if isinstance(error, _CONNECTION):
+        return LLMError(ErrorCode.LLM_UNAVAILABLE, f"connection: {type(causes[-1]).__name__}")
     if isinstance(error, openai.APIError):
         # In the stream. Some servers put a status where OpenAI has a word.
         code = error.code or error.type or ""
         status = int(code) if isinstance(code, str) and _STATUS.match(code) else 500
         return LLMError(_code(error, status), f"in the stream: {_detail(error)}")
     return LLMError(ErrorCode.LLM_UNAVAILABLE, f"a malformed event: {type(error).__name__}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error`, and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _code(error: openai.APIError, status: int) -> ErrorCode:

@@ -83,7 +83,8 @@ async def test_nobody_listening_is_unavailable(server: OpenAIServer) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         server.base_url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
-        assert (await failure(server)).code == ErrorCode.LLM_UNAVAILABLE
+        failed = await failure(server)
+    assert (failed.code, failed.detail) == (ErrorCode.LLM_UNAVAILABLE, "connection: ConnectionRefusedError")
 
 
 async def test_a_server_that_never_answers_is_unavailable(server: OpenAIServer) -> None:

@@ -1,0 +1,148 @@
+"""An answer as it streams in: bytes of Chat Completions -> pieces of text and the end.
+
+The `openai` package has asked, and has judged the status; what follows is read here. It would build a model of each
+event, with all that an event may hold, where three members are of interest: that costs more than all the rest of a
+token's way from the provider to the browser.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator
+from typing import cast
+
+import httpx2
+import openai
+
+from backend.errors import ErrorCode, LLMError
+from backend.events import Finish, Usage
+from backend.llm_errors import FAILURES, llm_error
+from backend.responder import Done, Piece, Text
+from backend.sse import EventData
+
+__all__ = ["pieces"]
+
+# `usage` follows behind the finish_reason. A server that never ends its stream must not hold a whole answer back.
+_USAGE_SECONDS = 2.0
+# Behind [DONE] only the end of the body comes. Once that is read, the connection serves the next answer.
+_DRAIN_SECONDS = 0.1
+# No provider counts further; what does is nonsense, and more than a database's integer holds.
+_MOST_TOKENS = (1 << 31) - 1
+
+
+async def pieces(response: httpx2.Response, *, timeout: float) -> AsyncGenerator[Piece, None]:
+    """See `Responder.answer`. `timeout` bounds the silence between two events."""
+    answer, clock = _Answer(response), asyncio.get_running_loop().time
+    deadline = clock() + timeout
+    async with contextlib.aclosing(response.aiter_bytes()) as stream:
+        while True:
+            texts: list[str] = []
+            failed: LLMError | None = None
+            try:
+                # Apart from the transport's: comments that keep a connection alive are bytes, but no answer.
+                async with asyncio.timeout_at(deadline):
+                    received = await anext(stream)
+                for event in answer.events.receive_data(received):
+                    texts.append(answer.take(event))
+                    deadline = clock() + min(timeout, answer.patience)
+            except StopAsyncIteration:
+                break
+            except LLMError as error:
+                failed = error
+            except FAILURES as error:
+                failed = llm_error(error)
+            if text := "".join(texts):
+                yield Text(text)
+            if failed is not None and answer.finished:
+                break
+            if failed is not None:
+                raise failed
+    answer.check()
+    if answer.finish is not None:
+        yield Done(answer.finish, answer.usage)
+
+
+class _Answer:
+    """What has been read of one."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self.events = EventData()
+        self.finish: Finish | None = None
+        self.finished = False
+        """It may end in whatever way from here on."""
+        self.usage: Usage | None = None
+        self.patience = float("inf")
+        self._response = response
+        self._empty = True
+
+    def take(self, data: bytes) -> str:
+        """The text of an event.
+
+        Raises:
+            LLMError, FAILURES: it says that the answer failed, or says nothing that can be understood.
+        """
+        self._empty = False
+        if data.startswith(b"[DONE]"):
+            self.finished, self.patience = True, _DRAIN_SECONDS
+            return ""
+        chunk = json.loads(data.decode())
+        if isinstance(chunk, dict) and chunk.get("error"):
+            raise openai.APIError("in the stream", self._response.request, body=chunk["error"])
+        self.usage = _usage(chunk) or self.usage
+        if self.finished:
+            return ""
+        choice = _choice(chunk)
+        text, self.finish = _text(choice), _finish(choice)
+        if self.finish is not None:
+            self.finished, self.patience = True, _USAGE_SECONDS
+        return text
+
+    def check(self) -> None:
+        """Raises LLMError for a body that is no stream."""
+        if self._empty:
+            kind = self._response.headers.get("Content-Type", "none")
+            raise LLMError(ErrorCode.LLM_UNAVAILABLE, f"an answer without any event (Content-Type: {kind})")
+
+
+# Reading an event. Nobody has checked what servers send: any member may be missing or of another kind. ----------------
+
+
+def _member(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _choice(chunk: object) -> object:
+    choices = _member(chunk, "choices")
+    return choices[0] if isinstance(choices, list) and choices else None
+
+
+def _text(choice: object) -> str:
+    delta = _member(choice, "delta")
+    # A model that declines writes its words there instead.
+    words = (_member(delta, name) for name in ("content", "refusal"))
+    return "".join([word for word in words if isinstance(word, str)])
+
+
+def _finish(choice: object) -> Finish | None:
+    match _member(choice, "finish_reason"):
+        case "length":
+            return Finish.LENGTH
+        case "content_filter":
+            raise LLMError(ErrorCode.FILTERED, "finish_reason content_filter")
+        case "error":
+            raise LLMError(ErrorCode.LLM_UNAVAILABLE, "finish_reason error")
+        case str(reason) if reason:
+            # `stop`, and what other servers call it.
+            return Finish.STOP
+        case _:
+            return None
+
+
+def _usage(chunk: object) -> Usage | None:
+    usage = _member(chunk, "usage")
+    if usage is None:
+        return None
+    counts = [_member(usage, name) for name in ("prompt_tokens", "completion_tokens")]
+    if not all(type(count) is int and 0 <= count <= _MOST_TOKENS for count in counts):
+        return None
+    return Usage(*cast("list[int]", counts))
