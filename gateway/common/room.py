@@ -34,8 +34,6 @@ class Room:
     def __init__(self) -> None:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         limit = _ENOUGH if soft == resource.RLIM_INFINITY else soft
-        # Every request may need a second descriptor, for the backend.
-        self._crowded = limit // 2
         self._full = limit - min(_RESERVE, limit // 4)
         self._waiting: dict[_Waiting, None] = {}
         # Closed, but not to their end yet.
@@ -46,8 +44,10 @@ class Room:
         """Whether there is room for a new connection with this number. Those that wait may have to go for it: a flood
         of them makes place for those that have something to ask.
         """
-        excess = descriptor - self._crowded + 1 - len(self._going)
-        shed = sum(self._shed() for _ in range(excess))
+        # Each that waits may need a second descriptor, for the backend; open sockets have theirs.
+        shed = False
+        while descriptor + 1 - len(self._going) + len(self._waiting) > self._full and self._shed():
+            shed = True
         full = descriptor >= self._full and not self._going
         if shed or full:
             self._warn()
