@@ -5,12 +5,11 @@ import math
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
-
-from backend.commands import is_id
-from backend.errors import CATALOGUE, ErrorCode, Refusal
-from backend.eventlog.base import LogUnavailable
-from backend.wire import encode, error_object
-from gateway.common.authorize import Authorize, Principal
+from moorline.backend.errors import CATALOGUE, ErrorCode, Refusal
+from moorline.backend.eventlog.base import LogUnavailable
+from moorline.backend.protocol.commands import is_id
+from moorline.backend.protocol.wire import encode, error_object
+from moorline.gateway.common.access.authorize import Authorize, Principal
 
 __all__ = ["AUTHORIZE", "admit", "checked_id", "path_id", "problems", "unreadable"]
 

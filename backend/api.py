@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import hdrs, web
-
-from backend.access import admit, checked_id, path_id
-from backend.audit import Access, Audit
-from backend.commands import decode_object, valid_text
-from backend.delivery import BATCH, REPLAY_LIMIT
-from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, SessionInfo
-from backend.events import MAX_SEQ, Position, Row, Snapshot
-from backend.runs import Runs
-from backend.session import newest
-from backend.settings import Settings
-from backend.waiting import Waiter
-from backend.wire import Json, encode, event_object, row_object, snapshot_object
+from moorline.backend.access import admit, checked_id, path_id
+from moorline.backend.audit import Access, Audit
+from moorline.backend.delivery import BATCH, REPLAY_LIMIT
+from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, SessionInfo
+from moorline.backend.events import MAX_SEQ, Position, Row, Snapshot
+from moorline.backend.protocol.commands import decode_object, valid_text
+from moorline.backend.protocol.wire import Json, encode, event_object, row_object, snapshot_object
+from moorline.backend.runs import Runs
+from moorline.backend.session import newest
+from moorline.backend.settings import Settings
+from moorline.backend.waiting import Waiter
 
 __all__ = ["Api", "answer"]
 

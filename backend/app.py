@@ -7,22 +7,21 @@ import os
 from collections.abc import AsyncIterator
 
 from aiohttp import web
-
-from backend.access import AUTHORIZE, problems, unreadable
-from backend.api import Api, answer
-from backend.audit import Audit
-from backend.docs import docs_page, openapi_document
-from backend.eventlog.base import EventLog, LogUnavailable
-from backend.eventlog.factory import open_log
-from backend.responder import Responder
-from backend.retention import keep_to
-from backend.runs import Runs
-from backend.settings import Settings
-from backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
-from gateway.common.authorize import Authorize, everybody, warn_if_open
-from gateway.common.connection import UNREADABLE
-from gateway.common.draining import DRAINING, Draining
-from gateway.common.guard import cors, guard
+from moorline.backend.access import AUTHORIZE, problems, unreadable
+from moorline.backend.api import Api, answer
+from moorline.backend.audit import Audit
+from moorline.backend.eventlog.base import EventLog, LogUnavailable
+from moorline.backend.eventlog.factory import open_log
+from moorline.backend.protocol.docs import docs_page, openapi_document
+from moorline.backend.responder import Responder
+from moorline.backend.retention import keep_to
+from moorline.backend.runs import Runs
+from moorline.backend.settings import Settings
+from moorline.backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
+from moorline.gateway.common.access.authorize import Authorize, everybody, warn_if_open
+from moorline.gateway.common.access.middleware import cors, guard
+from moorline.gateway.common.web.connection import UNREADABLE
+from moorline.gateway.common.web.draining import DRAINING, Draining
 
 __all__ = ["LOG", "RESPONDER", "RUNS", "SETTINGS", "create_app"]
 
@@ -72,7 +71,7 @@ def create_app(
 
 def _responder(settings: Settings) -> Responder:
     # Here, because importing `openai` takes longer than all the rest; who brings a responder need not pay for it.
-    from backend.responders import create_responder
+    from moorline.backend.responders import create_responder
 
     return create_responder(settings, os.environ)
 

@@ -13,11 +13,10 @@ import os
 from collections.abc import Iterator
 
 from aiohttp import web
-
-from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import LogUnavailable
-from gateway.common.errors import UsageError
-from gateway.common.logs import hashed
+from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.eventlog.base import LogUnavailable
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.logs import hashed
 
 __all__ = ["NOBODY", "Access", "Audit"]
 

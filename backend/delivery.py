@@ -10,14 +10,13 @@ from collections import deque
 from collections.abc import Callable
 
 from aiohttp import web
-
-from backend.errors import CloseCode
-from backend.eventlog.base import EventLog, LogUnavailable
-from backend.events import Event, MessageEnded, Position, RunStarted
-from backend.settings import Settings
-from backend.waiting import Waiter
-from backend.wire import Json, encode, event_object, hello_frame, snapshot_object, v1_frame
-from gateway.common.logs import hashed
+from moorline.backend.errors import CloseCode
+from moorline.backend.eventlog.base import EventLog, LogUnavailable
+from moorline.backend.events import Event, MessageEnded, Position, RunStarted
+from moorline.backend.protocol.wire import Json, encode, event_object, hello_frame, snapshot_object, v1_frame
+from moorline.backend.settings import Settings
+from moorline.backend.waiting import Waiter
+from moorline.gateway.common.logs import hashed
 
 __all__ = ["BATCH", "REPLAY_LIMIT", "Delivery"]
 

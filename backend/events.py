@@ -7,7 +7,7 @@ sees has a `seq`: gap-free within the session, starting at 1, never reset. `at` 
 import enum
 from dataclasses import dataclass
 
-from backend.errors import ErrorCode
+from moorline.backend.errors import ErrorCode
 
 __all__ = [
     "MAX_SEQ",

@@ -10,12 +10,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 import openai
-
-from backend.llm_errors import FAILURES, llm_error
-from backend.llm_stream import pieces
-from backend.responder import Piece, Prompt
-from backend.settings import Settings
-from gateway.common.errors import UsageError
+from moorline.backend.llm_errors import FAILURES, llm_error
+from moorline.backend.llm_stream import pieces
+from moorline.backend.responder import Piece, Prompt
+from moorline.backend.settings import Settings
+from moorline.gateway.common.errors import UsageError
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam

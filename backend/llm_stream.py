@@ -13,12 +13,11 @@ from typing import cast
 
 import httpx2
 import openai
-
-from backend.errors import ErrorCode, LLMError
-from backend.events import Finish, Usage
-from backend.llm_errors import FAILURES, llm_error
-from backend.responder import Done, Piece, Text
-from backend.sse import EventData
+from moorline.backend.errors import ErrorCode, LLMError
+from moorline.backend.events import Finish, Usage
+from moorline.backend.llm_errors import FAILURES, llm_error
+from moorline.backend.responder import Done, Piece, Text
+from moorline.backend.sse import EventData
 
 __all__ = ["pieces"]
 

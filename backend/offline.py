@@ -4,8 +4,8 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 
-from backend.events import Finish
-from backend.responder import Done, Piece, Prompt, Text
+from moorline.backend.events import Finish
+from moorline.backend.responder import Done, Piece, Prompt, Text
 
 __all__ = ["OfflineResponder"]
 

@@ -4,8 +4,8 @@ They are counted in the log itself: it is exact over restarts and however many b
 costs one read per message, only where the option is set.
 """
 
-from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import EventLog
+from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.eventlog.base import EventLog
 
 __all__ = ["too_many"]
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from backend.events import Finish, Usage
+from moorline.backend.events import Finish, Usage
 
 __all__ = ["Done", "Piece", "Prompt", "Responder", "Text"]
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from backend.offline import OfflineResponder
-from backend.responder import Responder
-from backend.settings import Settings
-from gateway.common.errors import UsageError
+from moorline.backend.offline import OfflineResponder
+from moorline.backend.responder import Responder
+from moorline.backend.settings import Settings
+from moorline.gateway.common.errors import UsageError
 
 __all__ = ["create_responder"]
 
@@ -22,6 +22,6 @@ def create_responder(settings: Settings, environ: Mapping[str, str]) -> Responde
     if not key.isascii():
         raise UsageError("OPENAI_API_KEY: holds characters that no key has; copy it again from the provider")
     # Importing `openai` takes longer than all the rest of the start; who has no key need not wait for it.
-    from backend.llm import OpenAIResponder, base_url
+    from moorline.backend.llm import OpenAIResponder, base_url
 
     return OpenAIResponder(settings, api_key=key, base_url=base_url(environ.get("OPENAI_BASE_URL", "")))

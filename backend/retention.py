@@ -7,8 +7,8 @@ import asyncio
 import logging
 import time
 
-from backend.audit import Audit
-from backend.eventlog.base import EventLog, LogUnavailable
+from moorline.backend.audit import Audit
+from moorline.backend.eventlog.base import EventLog, LogUnavailable
 
 __all__ = ["keep_to"]
 

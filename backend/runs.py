@@ -10,13 +10,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import EventLog, LogUnavailable, RunHandle, Started
-from backend.events import Finish
-from backend.ratelimit import too_many
-from backend.responder import Responder
-from backend.settings import Settings
-from backend.turn import Outcome, Turn
+from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.eventlog.base import EventLog, LogUnavailable, RunHandle, Started
+from moorline.backend.events import Finish
+from moorline.backend.ratelimit import too_many
+from moorline.backend.responder import Responder
+from moorline.backend.settings import Settings
+from moorline.backend.turn import Outcome, Turn
 
 __all__ = ["Runs"]
 

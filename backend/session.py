@@ -7,8 +7,17 @@ client does with the events it reads; a snapshot is the same fold done by the st
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from backend.errors import ErrorCode, Refusal
-from backend.events import Event, Finish, MessageEnded, PartialAnswer, Row, RunStarted, TextAdded, UserMessage
+from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.events import (
+    Event,
+    Finish,
+    MessageEnded,
+    PartialAnswer,
+    Row,
+    RunStarted,
+    TextAdded,
+    UserMessage,
+)
 
 __all__ = ["Gap", "Known", "View", "fold", "judge_owner", "judge_retry", "judge_send", "newest", "row_of"]
 

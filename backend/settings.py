@@ -6,9 +6,9 @@ library's own and are read by it.
 
 import dataclasses
 
-from gateway.common.errors import UsageError
-from gateway.common.options import DURATION, INT, NUMBER, PORT, SIZE, TEXT, Kind, option
-from gateway.common.settings import CommonSettings
+from moorline.gateway.common.config.options import DURATION, INT, NUMBER, PORT, SIZE, TEXT, Kind, option
+from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.errors import UsageError
 
 __all__ = ["POSTGRES", "SQLITE", "Settings", "shown_database"]
 
@@ -60,7 +60,7 @@ DATABASE = Kind("URL", _parse_database)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(CommonSettings):
-    """The backend's options; construct it directly in tests, or with `gateway.common.options.load`."""
+    """The backend's options; construct it directly in tests, or with `moorline.gateway.common.config.options.load`."""
 
     port: int = option(8000, PORT, "listen on this port; 0 picks a free one and prints it")
     database: str = option(

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from backend.errors import CATALOGUE, ErrorCode, LLMError
-from backend.eventlog.base import EventLog, LogUnavailable, RunHandle, RunLost
-from backend.events import Finish, Row, RunError, Usage
-from backend.responder import Done, Prompt, Responder
-from gateway.common.logs import hashed
+from moorline.backend.errors import CATALOGUE, ErrorCode, LLMError
+from moorline.backend.eventlog.base import EventLog, LogUnavailable, RunHandle, RunLost
+from moorline.backend.events import Finish, Row, RunError, Usage
+from moorline.backend.responder import Done, Prompt, Responder
+from moorline.gateway.common.logs import hashed
 
 __all__ = ["CHAT_ROWS", "COALESCE_SECONDS", "Turn"]
 

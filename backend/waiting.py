@@ -2,7 +2,7 @@
 
 import asyncio
 
-from backend.eventlog.base import Watch
+from moorline.backend.eventlog.base import Watch
 
 __all__ = ["Waiter"]
 

@@ -10,17 +10,26 @@ import uuid
 from collections import deque
 
 from aiohttp import WSMsgType, web
-
-from backend.access import admit, path_id
-from backend.audit import Audit
-from backend.commands import Cancel, Command, Hello, Ping, Pong, Retry, Send, decode_object, parse_frame
-from backend.delivery import Delivery
-from backend.errors import CloseCode, ErrorCode, Refusal
-from backend.eventlog.base import EventLog, LogUnavailable, SessionInfo, Started
-from backend.runs import Runs
-from backend.settings import Settings
-from backend.wire import Json, ack_frame, error_frame
-from gateway.common.logs import hashed
+from moorline.backend.access import admit, path_id
+from moorline.backend.audit import Audit
+from moorline.backend.delivery import Delivery
+from moorline.backend.errors import CloseCode, ErrorCode, Refusal
+from moorline.backend.eventlog.base import EventLog, LogUnavailable, SessionInfo, Started
+from moorline.backend.protocol.commands import (
+    Cancel,
+    Command,
+    Hello,
+    Ping,
+    Pong,
+    Retry,
+    Send,
+    decode_object,
+    parse_frame,
+)
+from moorline.backend.protocol.wire import Json, ack_frame, error_frame
+from moorline.backend.runs import Runs
+from moorline.backend.settings import Settings
+from moorline.gateway.common.logs import hashed
 
 __all__ = ["V1_PING_SECONDS", "Sockets", "frame_limit"]
 

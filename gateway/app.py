@@ -3,22 +3,22 @@
 import logging
 
 from aiohttp import web
-
-from gateway import api, health, hook
-from gateway.access import access, unreadable
-from gateway.common.admission import Admission
-from gateway.common.authorize import Authorize, warn_if_open
-from gateway.common.connection import UNREADABLE
-from gateway.common.draining import Draining
-from gateway.common.guard import cors, guard
-from gateway.keys import ADMISSION, AUTHORIZE, BACKEND_ENDS_TOO, DRAINING, METRICS, SETTINGS, UPSTREAMS
-from gateway.metrics import Metrics
-from gateway.metrics_port import metrics_port
-from gateway.settings import Settings
-from gateway.static import Frontend
-from gateway.upstreams import Upstreams
-from gateway.ws.handler import websocket
-from gateway.ws.tunnels import tunnels
+from moorline.gateway.access_log import access, unreadable
+from moorline.gateway.common.access.authorize import Authorize, warn_if_open
+from moorline.gateway.common.access.middleware import cors, guard
+from moorline.gateway.common.access.rules import Admission
+from moorline.gateway.common.web.connection import UNREADABLE
+from moorline.gateway.common.web.draining import Draining
+from moorline.gateway.keys import ADMISSION, AUTHORIZE, BACKEND_ENDS_TOO, DRAINING, METRICS, SETTINGS, UPSTREAMS
+from moorline.gateway.metrics import Metrics
+from moorline.gateway.metrics_port import metrics_port
+from moorline.gateway.proxy import api, health
+from moorline.gateway.proxy import authorize as hook
+from moorline.gateway.proxy.tunnels import tunnels
+from moorline.gateway.proxy.upstreams import Upstreams
+from moorline.gateway.proxy.websocket import websocket
+from moorline.gateway.settings import Settings
+from moorline.gateway.site.static import Frontend
 
 __all__ = ["create_app"]
 

@@ -1,13 +1,12 @@
 """What the gateway's modules find in the application and in a request, each under a typed key."""
 
 from aiohttp import ClientSession, web
-
-from gateway.common.admission import Admission
-from gateway.common.authorize import Authorize
-from gateway.common.draining import DRAINING
-from gateway.metrics import Metrics
-from gateway.settings import Settings
-from gateway.upstreams import Upstreams
+from moorline.gateway.common.access.authorize import Authorize
+from moorline.gateway.common.access.rules import Admission
+from moorline.gateway.common.web.draining import DRAINING
+from moorline.gateway.metrics import Metrics
+from moorline.gateway.proxy.upstreams import Upstreams
+from moorline.gateway.settings import Settings
 
 __all__ = [
     "ADMISSION",

@@ -4,9 +4,8 @@ import logging
 from collections.abc import AsyncIterator
 
 from aiohttp import hdrs, web
-
-from gateway.common.listen import address, listen
-from gateway.keys import METRICS, SETTINGS
+from moorline.gateway.common.web.listen import address, listen
+from moorline.gateway.keys import METRICS, SETTINGS
 
 __all__ = ["metrics_port"]
 

@@ -7,9 +7,9 @@ import dataclasses
 import re
 from urllib.parse import urlsplit
 
-from gateway.common.errors import UsageError
-from gateway.common.options import BOOL, DURATION, INT, PORT, SIZE, TEXT, Kind, option, specs
-from gateway.common.settings import CommonSettings
+from moorline.gateway.common.config.options import BOOL, DURATION, INT, PORT, SIZE, TEXT, Kind, option, specs
+from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.errors import UsageError
 
 __all__ = ["Settings"]
 
@@ -54,7 +54,7 @@ UPSTREAM = Kind("URL", _parse_upstream)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(CommonSettings):
-    """The gateway's options; construct it directly in tests, or with `gateway.common.options.load`."""
+    """The gateway's options; construct it directly in tests, or with `moorline.gateway.common.config.options.load`."""
 
     host: str = option(
         "localhost", TEXT, "listen here; localhost is 127.0.0.1 and ::1 on the same port", group="Listening"

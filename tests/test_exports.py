@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1] / ".package" / "moorline"
 MODULES = sorted(
-    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    ".".join(("moorline", *path.relative_to(ROOT).with_suffix("").parts))
     for package in ("gateway", "backend")
     for path in (ROOT / package).rglob("*.py")
     if path.name != "__init__.py"
@@ -25,7 +25,7 @@ def test_what_a_module_offers_exists_and_is_listed(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_private_name_stays_in_its_module(module: str) -> None:
-    source = (ROOT / Path(*module.split("."))).with_suffix(".py").read_text()
+    source = (ROOT / Path(*module.split(".")[1:])).with_suffix(".py").read_text()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("gateway", "backend"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "moorline":
             assert [alias.name for alias in node.names if alias.name.startswith("_")] == []

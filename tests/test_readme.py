@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-
-from backend.__main__ import BACKEND
-from backend.settings import Settings as BackendSettings
-from gateway.__main__ import CHECK, GATEWAY, SERVE, ServeSettings
-from gateway.check import CheckSettings
-from gateway.common.commandline import Command
-from gateway.common.options import BOOL, Spec, specs
-from gateway.common.settings import CommonSettings
-from gateway.settings import Settings
+from moorline.backend.program import BACKEND
+from moorline.backend.settings import Settings as BackendSettings
+from moorline.gateway.common.config.command import Command
+from moorline.gateway.common.config.options import BOOL, Spec, specs
+from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.run.check import CheckSettings
+from moorline.gateway.run.cli import CHECK, GATEWAY, SERVE, ServeSettings
+from moorline.gateway.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

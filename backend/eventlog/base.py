@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from backend.errors import Refusal
-from backend.events import Event, Finish, Position, Row, RunError, Snapshot, Usage
+from moorline.backend.errors import Refusal
+from moorline.backend.events import Event, Finish, Position, Row, RunError, Snapshot, Usage
 
 __all__ = [
     "SNAPSHOT_BYTES",
@@ -231,7 +231,7 @@ class EventLog(Protocol):
         """The newest rows, the run under way and their position, read as one. None: no such session.
 
         At most SNAPSHOT_ROWS rows, and no more than SNAPSHOT_BYTES of text in all; but always the newest row. See
-        `backend.session.newest`.
+        `moorline.backend.session.newest`.
         """
 
     async def rows(self, session_id: str, *, before: int | None, limit: int) -> Sequence[Row]:

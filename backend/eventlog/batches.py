@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from backend.eventlog.base import LogUnavailable
+from moorline.backend.eventlog.base import LogUnavailable
 
 __all__ = ["Batches"]
 

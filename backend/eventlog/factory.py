@@ -1,9 +1,9 @@
 """From the option `database` to a log."""
 
-from backend.eventlog.base import EventLog
-from backend.eventlog.sqlite import SQLiteLog
-from backend.settings import POSTGRES, SQLITE, shown_database
-from gateway.common.errors import UsageError
+from moorline.backend.eventlog.base import EventLog
+from moorline.backend.eventlog.sqlite.log import SQLiteLog
+from moorline.backend.settings import POSTGRES, SQLITE, shown_database
+from moorline.gateway.common.errors import UsageError
 
 __all__ = ["open_log"]
 
@@ -26,7 +26,7 @@ def open_log(database: str, *, pool_size: int = 10) -> EventLog:
 def _postgres(url: str, pool_size: int) -> EventLog:
     # Here, as most installations have neither the library nor the need for it.
     try:
-        from backend.eventlog.postgres import PostgresLog
+        from moorline.backend.eventlog.postgres.log import PostgresLog
     except ImportError as error:
         if not (error.name or "psycopg").startswith("psycopg"):
             raise

@@ -4,8 +4,8 @@ import enum
 import sqlite3
 from typing import Any
 
-from backend.errors import ErrorCode
-from backend.events import Event, Finish, MessageEnded, RunError, RunStarted, TextAdded, Usage, UserMessage
+from moorline.backend.errors import ErrorCode
+from moorline.backend.events import Event, Finish, MessageEnded, RunError, RunStarted, TextAdded, Usage, UserMessage
 
 __all__ = ["COLUMNS", "Kind", "ended_record", "from_record", "insert"]
 

@@ -8,7 +8,7 @@ import sys
 from collections import OrderedDict, deque
 from itertools import islice
 
-from backend.events import Event, MessageEnded, TextAdded, UserMessage
+from moorline.backend.events import Event, MessageEnded, TextAdded, UserMessage
 
 __all__ = ["Tail"]
 

@@ -13,7 +13,7 @@ import secrets
 import sys
 from typing import Any
 
-from gateway.common.settings import CommonSettings
+from moorline.gateway.common.config.settings import CommonSettings
 
 __all__ = ["hashed", "setup"]
 

@@ -1,4 +1,4 @@
-"""The other end of the line to a supervisor, in the process that it keeps alive: see `gateway.supervisor`."""
+"""The other end of the line to a supervisor, in the process that it keeps alive: see `gateway/run/supervisor.py`."""
 
 import asyncio
 import json
@@ -7,9 +7,9 @@ import socket
 import stat
 from collections.abc import Mapping
 
-from gateway.common.commandline import SUPERVISOR
-from gateway.common.errors import UsageError
-from gateway.common.server import Running
+from moorline.gateway.common.config.commandline import SUPERVISOR
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.web.server import Running
 
 __all__ = ["lifeline", "supervised"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from moorline.backend.events import Finish
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from backend.events import Finish
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive, say
 
 BIG = 64 << 10
@@ -82,7 +82,7 @@ async def test_a_body_with_a_content_encoding_is_not_read(tmp_path: Path) -> Non
 
 
 async def test_a_body_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.api.BODY_SECONDS", 0.1)
+    monkeypatch.setattr("moorline.backend.api.BODY_SECONDS", 0.1)
     async with backend(tmp_path, Script()) as server:
         assert (await raw(server, post(length=100), b"{")).split()[1] == "408"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from moorline.backend.errors import ErrorCode, LLMError
+from moorline.backend.events import RunStarted, UserMessage
 
-from backend.errors import ErrorCode, LLMError
-from backend.events import RunStarted, UserMessage
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive, receive_until, say
 
 
@@ -128,13 +128,13 @@ async def test_a_minute_later_there_is_room_again_also_after_a_restart(tmp_path:
         await receive_until(socket, "message")
     async with backend(tmp_path, Script("b", None), rate_limit=1) as server:
         assert (await post(server, client_msg_id="c2"))[0] == 429
-        monkeypatch.setattr("backend.ratelimit._WINDOW_SECONDS", 0.001)
+        monkeypatch.setattr("moorline.backend.ratelimit._WINDOW_SECONDS", 0.001)
         assert (await post(server, client_msg_id="c2"))[0] == 202
 
 
 def test_a_limit_of_nothing_is_refused() -> None:
-    from backend.settings import Settings
-    from gateway.common.errors import UsageError
+    from moorline.backend.settings import Settings
+    from moorline.gateway.common.errors import UsageError
 
     with pytest.raises(UsageError, match="rate_limit"):
         Settings(rate_limit=0)

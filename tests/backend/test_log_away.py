@@ -7,9 +7,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from moorline.backend.eventlog.factory import open_log
 from websockets.exceptions import InvalidStatus
 
-from backend.eventlog.factory import open_log
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
 from tests.support.eventlogs import FaultyLog
 
@@ -25,9 +25,9 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FaultyLog]]:
         made.append(FaultyLog(open_log(database, **options)))
         return made[-1]
 
-    monkeypatch.setattr("backend.app.open_log", faulty)
+    monkeypatch.setattr("moorline.backend.app.open_log", faulty)
     for module in ("delivery", "turn"):
-        monkeypatch.setattr(f"backend.{module}._LOG_RETRY_SECONDS", 0.05)
+        monkeypatch.setattr(f"moorline.backend.{module}._LOG_RETRY_SECONDS", 0.05)
     yield made
     assert len(made) == 1
 

@@ -15,7 +15,10 @@ from tests.support.process import run_program, started
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_it_prints_where_it_is_and_ends_cleanly(number: int, tmp_path: Path) -> None:
-    async with started("backend", "--port", "0", cwd=tmp_path) as program, aiohttp.ClientSession() as client:
+    async with (
+        started("moorline", "backend", "--port", "0", cwd=tmp_path) as program,
+        aiohttp.ClientSession() as client,
+    ):
         assert str(tmp_path / "moorline.db") in await program.line("database")
         assert await program.line("model")
         address = (await program.line("backend", "http://")).split()[1]
@@ -26,9 +29,9 @@ async def test_it_prints_where_it_is_and_ends_cleanly(number: int, tmp_path: Pat
 
 
 async def test_a_second_process_on_the_same_file_gets_one_line(tmp_path: Path) -> None:
-    async with started("backend", "--port", "0", cwd=tmp_path) as program:
+    async with started("moorline", "backend", "--port", "0", cwd=tmp_path) as program:
         await program.line("database")
-        status, out, err = await run_program("backend", "--port", "0", cwd=tmp_path)
+        status, out, err = await run_program("moorline", "backend", "--port", "0", cwd=tmp_path)
     assert (status, out) == (2, "")
     assert err.startswith("moorline: database: ")
     assert err.count("\n") == 1
@@ -36,14 +39,14 @@ async def test_a_second_process_on_the_same_file_gets_one_line(tmp_path: Path) -
 
 async def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "moorline.db").write_text("These are notes, not chats. " * 100)
-    status, _, err = await run_program("backend", "--port", "0", cwd=tmp_path)
+    status, _, err = await run_program("moorline", "backend", "--port", "0", cwd=tmp_path)
     assert status == 2
     assert err.startswith("moorline: database: ")
     assert err.count("\n") == 1
 
 
 async def test_the_database_is_let_go_of_at_the_end(tmp_path: Path) -> None:
-    async with started("backend", "--port", "0", cwd=tmp_path) as program:
+    async with started("moorline", "backend", "--port", "0", cwd=tmp_path) as program:
         await program.line("database")
         assert await program.stop() == 0
     with sqlite3.connect(tmp_path / "moorline.db") as database:
@@ -53,7 +56,7 @@ async def test_the_database_is_let_go_of_at_the_end(tmp_path: Path) -> None:
 
 async def test_an_option_of_the_gateway_in_the_environment_is_no_matter(tmp_path: Path) -> None:
     environ = {"MOORLINE_UPSTREAM": "http://127.0.0.1:1", "MOORLINE_BACKEND_PORT": "1", "MOORLINE_RELOAD": "true"}
-    async with started("backend", "--port", "0", cwd=tmp_path, env=environ) as program:
+    async with started("moorline", "backend", "--port", "0", cwd=tmp_path, env=environ) as program:
         await program.line("database")
         assert await program.stop() == 0
     assert "warning" not in program.err
@@ -63,14 +66,18 @@ async def test_an_option_of_the_gateway_in_the_environment_is_no_matter(tmp_path
 async def test_a_password_is_printed_nowhere(tmp_path: Path, postgres_server: PostgresServer) -> None:
     database = postgres_server.new_database()
     environ = {"MOORLINE_LOG_LEVEL": "debug"}
-    async with started("backend", "--port", "0", "--database", database, cwd=tmp_path, env=environ) as program:
+    async with started(
+        "moorline", "backend", "--port", "0", "--database", database, cwd=tmp_path, env=environ
+    ) as program:
         assert "postgresql:///test_" in await program.line("database", "postgresql://")
         await postgres_server.restart()
         await program.line("database", "back")
         assert await program.stop() == 0
     assert PASSWORD not in program.out + program.err
     nowhere = database.replace("/test_", "/nowhere_")
-    status, out, err = await run_program("backend", "--port", "0", "--database", nowhere, cwd=tmp_path, env=environ)
+    status, out, err = await run_program(
+        "moorline", "backend", "--port", "0", "--database", nowhere, cwd=tmp_path, env=environ
+    )
     assert (status, out) == (2, "")
     assert 'moorline: database: "postgresql:///nowhere_' in err.splitlines()[-1]
     assert PASSWORD not in err
@@ -84,7 +91,7 @@ async def test_a_password_is_printed_nowhere(tmp_path: Path, postgres_server: Po
     ],
 )
 async def test_a_wrong_address_is_one_line_without_its_password(tmp_path: Path, database: str, line: str) -> None:
-    status, _, err = await run_program("backend", "--port", "0", "--database", database, cwd=tmp_path)
+    status, _, err = await run_program("moorline", "backend", "--port", "0", "--database", database, cwd=tmp_path)
     assert status == 2
     assert err.count("\n") == 1
     assert line in err
@@ -97,7 +104,7 @@ async def test_without_the_extra_one_line_says_how_to_install_it(tmp_path: Path)
     paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
     database = "postgresql://host/name"
     status, _, err = await run_program(
-        "backend", "--port", "0", "--database", database, cwd=tmp_path, env={"PYTHONPATH": paths}
+        "moorline", "backend", "--port", "0", "--database", database, cwd=tmp_path, env={"PYTHONPATH": paths}
     )
     assert status == 2
     assert err == 'moorline: database: PostgreSQL needs its library: pip install "moorline[postgres]"\n'

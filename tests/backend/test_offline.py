@@ -1,10 +1,10 @@
 """No key, no model: the script answers and says that it does."""
 
-from backend.events import Finish
-from backend.offline import OfflineResponder
-from backend.responder import Done, Piece, Prompt, Text
-from backend.responders import create_responder
-from backend.settings import Settings
+from moorline.backend.events import Finish
+from moorline.backend.offline import OfflineResponder
+from moorline.backend.responder import Done, Piece, Prompt, Text
+from moorline.backend.responders import create_responder
+from moorline.backend.settings import Settings
 
 
 async def answer(*said: str) -> list[Piece]:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from moorline.backend.errors import ErrorCode, LLMError
+from moorline.backend.eventlog.factory import open_log
+from moorline.backend.eventlog.postgres.connection import Timing
+from moorline.backend.eventlog.postgres.log import PostgresLog
+from moorline.backend.events import Finish
 
-from backend.errors import ErrorCode, LLMError
-from backend.eventlog.factory import open_log
-from backend.eventlog.postgres import PostgresLog
-from backend.eventlog.postgres_connection import Timing
-from backend.events import Finish
 from tests.support import needs
 from tests.support.eventlogs import database_at
 from tests.support.postgres import PostgresServer
@@ -206,9 +206,9 @@ def on_postgres(folder: Path, server: PostgresServer) -> World:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("delivery", "turn"):
-        monkeypatch.setattr(f"backend.{module}._LOG_RETRY_SECONDS", 0.02)
+        monkeypatch.setattr(f"moorline.backend.{module}._LOG_RETRY_SECONDS", 0.02)
     # What a process that was killed would not have.
-    monkeypatch.setattr("backend.runs._INTERRUPT_SECONDS", 0.05)
+    monkeypatch.setattr("moorline.backend.runs._INTERRUPT_SECONDS", 0.05)
 
 
 def schedules(examples: int) -> settings:

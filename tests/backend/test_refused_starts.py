@@ -25,7 +25,7 @@ from tests.support.process import run_program
 async def test_a_value_that_cannot_work_is_one_line(
     arguments: tuple[str, ...], environ: dict[str, str], named: str, tmp_path: Path
 ) -> None:
-    status, out, err = await run_program("backend", "--port", "0", *arguments, cwd=tmp_path, env=environ)
+    status, out, err = await run_program("moorline", "backend", "--port", "0", *arguments, cwd=tmp_path, env=environ)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert named in err
     assert "gehe" not in err
@@ -40,6 +40,6 @@ async def test_a_database_of_another_program_is_left_as_it_is(statement: str, tm
         database.execute(statement)
     database.close()
     before = path.read_bytes()
-    status, _, err = await run_program("backend", "--port", "0", cwd=tmp_path)
+    status, _, err = await run_program("moorline", "backend", "--port", "0", cwd=tmp_path)
     assert (status, err.count("\n"), path.read_bytes() == before) == (2, 1, True)
     assert "another program" in err

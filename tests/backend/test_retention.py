@@ -9,12 +9,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from moorline.backend.eventlog.base import EventLog
+from moorline.backend.events import Finish
+from moorline.backend.settings import Settings
+from moorline.gateway.common.errors import UsageError
 from websockets.exceptions import ConnectionClosed
 
-from backend.eventlog.base import EventLog
-from backend.events import Finish
-from backend.settings import Settings
-from gateway.common.errors import UsageError
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
 from tests.support.eventlogs import database_at, handle_of, opened
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.eventlog.base import EventLog
+from moorline.backend.eventlog.factory import open_log
+from moorline.backend.events import Event, Finish, MessageEnded, RunStarted
+from moorline.backend.llm import OpenAIResponder
+from moorline.backend.runs import Runs
+from moorline.backend.settings import Settings
 
-from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import EventLog
-from backend.eventlog.factory import open_log
-from backend.events import Event, Finish, MessageEnded, RunStarted
-from backend.llm import OpenAIResponder
-from backend.runs import Runs
-from backend.settings import Settings
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
 from tests.support.openai_server import DONE, Fault, OpenAIServer, Status, error, finish, openai_server, says
 

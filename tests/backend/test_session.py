@@ -1,10 +1,9 @@
 """The rules of a session: the fold, and which command is legal now."""
 
 import pytest
-
-from backend.errors import ErrorCode, Refusal
-from backend.events import Finish, MessageEnded, PartialAnswer, Row, RunStarted, TextAdded, UserMessage
-from backend.session import Gap, Known, View, fold, judge_retry, judge_send, newest
+from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.events import Finish, MessageEnded, PartialAnswer, Row, RunStarted, TextAdded, UserMessage
+from moorline.backend.session import Gap, Known, View, fold, judge_retry, judge_send, newest
 
 EVENTS = (
     UserMessage(1, "u", "m1", "r", "Hello", 0.0),

@@ -4,8 +4,7 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
-
-from backend.sse import EventData
+from moorline.backend.sse import EventData
 
 
 def events(*pieces: bytes) -> list[bytes]:

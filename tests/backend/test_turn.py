@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+from moorline.backend.errors import ErrorCode, LLMError
+from moorline.backend.eventlog.base import EventLog
+from moorline.backend.eventlog.factory import open_log
+from moorline.backend.events import Event, Finish, MessageEnded, TextAdded
+from moorline.backend.responder import Done, Piece, Prompt, Responder, Text
+from moorline.backend.turn import Turn
 
-from backend.errors import ErrorCode, LLMError
-from backend.eventlog.base import EventLog
-from backend.eventlog.factory import open_log
-from backend.events import Event, Finish, MessageEnded, TextAdded
-from backend.responder import Done, Piece, Prompt, Responder, Text
-from backend.turn import Turn
 from tests.support.backends import Script
 
 

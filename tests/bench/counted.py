@@ -1,11 +1,12 @@
-"""`python -m backend`, which also writes the number of its log's commits, 8 bytes, to the file `COMMITS` names."""
+"""`moorline backend`, which also writes the number of its log's commits, 8 bytes, to the file `COMMITS` names."""
 
 import os
 import sys
 
-from backend.__main__ import main
-from backend.eventlog.committer import Growth
-from backend.eventlog.sqlite import SQLiteLog
+from moorline.backend.eventlog.sqlite.committer import Growth
+from moorline.backend.eventlog.sqlite.log import SQLiteLog
+from moorline.backend.program import run_backend
+from moorline.gateway.common.config.commandline import guarded
 
 __all__ = ["COMMITS"]
 
@@ -29,4 +30,4 @@ def _count_commits(path: str) -> None:
 
 if __name__ == "__main__":
     _count_commits(os.environ[COMMITS])
-    sys.exit(main())
+    sys.exit(guarded(lambda: run_backend(sys.argv[1:], os.environ)))

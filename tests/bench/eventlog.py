@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.eventlog.base import EventLog
-from backend.eventlog.committer import Growth
-from backend.eventlog.sqlite import SQLiteLog
-from backend.events import Finish
+from moorline.backend.eventlog.base import EventLog
+from moorline.backend.eventlog.sqlite.committer import Growth
+from moorline.backend.eventlog.sqlite.log import SQLiteLog
+from moorline.backend.events import Finish
+
 from tests.support.eventlogs import NOW, handle_of, start
 
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import cast
 
-from gateway.common.server import run
+from moorline.gateway.common.web.server import run
+
 from tests.bench.processes import commands, raise_file_limit
 from tests.bench.wire import BINARY, CLOSE, PING, PONG, TEXT, Frames, frame, handshake
 

@@ -8,7 +8,8 @@ import asyncio
 import time
 from typing import cast
 
-from gateway.common.server import run
+from moorline.gateway.common.web.server import run
+
 from tests.bench.processes import commands, raise_file_limit
 
 __all__ = ["TOKENS_PER_SECOND"]

@@ -5,8 +5,9 @@ import contextlib
 import statistics
 from pathlib import Path
 
-from backend.eventlog.sqlite import SQLiteLog
-from backend.events import Finish
+from moorline.backend.eventlog.sqlite.log import SQLiteLog
+from moorline.backend.events import Finish
+
 from tests.bench.chat_servers import moorline
 from tests.bench.processes import Child
 from tests.bench.usage import cpu_seconds

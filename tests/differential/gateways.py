@@ -11,9 +11,9 @@ import logging
 import sys
 from typing import Any
 
-from gateway.app import create_app
-from gateway.common import server
-from gateway.settings import Settings
+from moorline.gateway.app import create_app
+from moorline.gateway.common.web import server
+from moorline.gateway.settings import Settings
 
 _EVERYBODY: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "allowed_origins": ("*",), "drain": 0.5}
 

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway.common.options import specs
-from gateway.settings import Settings
+from moorline.gateway.common.config.options import specs
+from moorline.gateway.settings import Settings
+
 from tests.differential.table import Row
 from tests.support.needs import program
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest_asyncio
+from moorline.gateway.run import server
+from moorline.gateway.settings import Settings
 from playwright.async_api import Browser, Page, expect
 
-from gateway import server
-from gateway.settings import Settings
 from tests.endtoend.conftest import Site, site
 from tests.support import needs
 from tests.support.browser import CHAT, SHARED, Visitor, answers, questions, say, shows
@@ -163,7 +163,7 @@ async def test_a_backend_killed_in_the_middle_of_an_answer_keeps_it_and_offers_a
         environ = {"OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": model.base_url}
 
         def part(port: str) -> contextlib.AbstractAsyncContextManager[Program]:
-            return started("backend", "--port", port, "--drain", "200ms", cwd=tmp_path, env=environ)
+            return started("moorline", "backend", "--port", port, "--drain", "200ms", cwd=tmp_path, env=environ)
 
         async with part("0") as first:
             upstream = await address(first, "http")
@@ -196,7 +196,7 @@ async def test_a_gateway_killed_in_the_middle_of_an_answer_loses_nothing(
 ) -> None:
     def part(port: str) -> contextlib.AbstractAsyncContextManager[Program]:
         return started(
-            "gateway", "gateway", "--upstream", chat.backend, "--port", port, "--drain", "200ms", cwd=tmp_path
+            "moorline", "gateway", "--upstream", chat.backend, "--port", port, "--drain", "200ms", cwd=tmp_path
         )
 
     await tab.page.add_init_script(SHORT)

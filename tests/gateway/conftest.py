@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
-
-from gateway.app import create_app
-from gateway.common.authorize import Authorize
-from gateway.settings import Settings
+from moorline.gateway.app import create_app
+from moorline.gateway.common.access.authorize import Authorize
+from moorline.gateway.settings import Settings
 
 Client = TestClient[web.Request, web.Application]
 StartGateway = Callable[..., Awaitable[Client]]

@@ -5,12 +5,12 @@ import logging
 
 import pytest
 from aiohttp import web
+from moorline.gateway.access_log import access
+from moorline.gateway.common.access.rules import Admission
+from moorline.gateway.common.web.server import running
+from moorline.gateway.keys import ADMISSION
+from moorline.gateway.settings import Settings
 
-from gateway.access import access
-from gateway.common.admission import Admission
-from gateway.common.server import running
-from gateway.keys import ADMISSION
-from gateway.settings import Settings
 from tests.support.raw import dial
 
 

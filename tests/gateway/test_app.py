@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from moorline.gateway.app import create_app
+from moorline.gateway.common.access.authorize import Principal
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.web.draining import DRAINING
+from moorline.gateway.settings import Settings
 
-from gateway.app import create_app
-from gateway.common.authorize import Principal
-from gateway.common.draining import DRAINING
-from gateway.common.errors import UsageError
-from gateway.settings import Settings
 from tests.gateway.conftest import StartGateway
 from tests.support.raw import answering, dial, listening
 
@@ -42,7 +42,7 @@ async def test_the_page_loads_without_a_backend(start_gateway: StartGateway, pat
 async def test_the_built_in_page_may_load_from_and_talk_to_its_own_host_alone(
     start_gateway: StartGateway, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.static.BUILT_IN", Path(page))
+    monkeypatch.setattr("moorline.gateway.site.static.BUILT_IN", Path(page))
     gateway = await start_gateway(9, frontend="")
     async with gateway.get("/chat/p", headers={"Host": "localhost:4321"}) as answer:
         policy = answer.headers["Content-Security-Policy"]

@@ -30,6 +30,6 @@ class BackendProcess:
 async def backend_process(folder: Path, model: OpenAIServer, *arguments: str) -> AsyncIterator[BackendProcess]:
     """`moorline backend` with its database in `folder`, asking `model`."""
     environ = {"OPENAI_API_KEY": "sk-secret", "OPENAI_BASE_URL": model.base_url}
-    async with started("backend", "--port", "0", *arguments, cwd=folder, env=environ) as program:
+    async with started("moorline", "backend", "--port", "0", *arguments, cwd=folder, env=environ) as program:
         http = (await program.line("backend", "http://")).split()[1]
         yield BackendProcess(http, program)

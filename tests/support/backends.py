@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from moorline.backend.app import LOG, create_app
+from moorline.backend.errors import LLMError
+from moorline.backend.eventlog.base import EventLog
+from moorline.backend.events import Finish
+from moorline.backend.responder import Done, Piece, Prompt, Responder, Text
+from moorline.backend.settings import Settings
+from moorline.gateway.common.access.authorize import Authorize
+from moorline.gateway.common.web.server import running
 from websockets.asyncio.client import ClientConnection, connect
-
-from backend.app import LOG, create_app
-from backend.errors import LLMError
-from backend.eventlog.base import EventLog
-from backend.events import Finish
-from backend.responder import Done, Piece, Prompt, Responder, Text
-from backend.settings import Settings
-from gateway.common.authorize import Authorize
-from gateway.common.server import running
 
 __all__ = ["Backend", "Script", "backend", "hello", "receive", "receive_until", "say"]
 

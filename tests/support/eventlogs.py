@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from backend.eventlog.base import EventLog, LogUnavailable, RunHandle, Started
-from backend.eventlog.factory import open_log
-from backend.events import Event
-from backend.session import View, fold
+from moorline.backend.eventlog.base import EventLog, LogUnavailable, RunHandle, Started
+from moorline.backend.eventlog.factory import open_log
+from moorline.backend.events import Event
+from moorline.backend.session import View, fold
 
 __all__ = [
     "NOW",

@@ -1,4 +1,4 @@
-"""`python -m gateway` as a real process, before a backend of another make that sends back what it gets."""
+"""`moorline gateway` as a real process, before a backend of another make that sends back what it gets."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -24,6 +24,6 @@ async def echoing(folder: Path, *options: str) -> AsyncIterator[tuple[Program, s
     async with serve(echo, "127.0.0.1", 0) as server:
         upstream = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         arguments = ("--host", "127.0.0.1", "--port", "0", "--upstream", upstream, *options)
-        async with started("gateway", *arguments, cwd=folder) as program:
+        async with started("moorline", "gateway", *arguments, cwd=folder) as program:
             page = (await program.line("page")).split()[1]
             yield program, page.partition("/chat")[0].replace("http", "ws") + "/ws/x"

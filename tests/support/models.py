@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from backend.responder import Piece, Prompt, Responder
-from backend.responders import create_responder
-from backend.settings import Settings
+from moorline.backend.responder import Piece, Prompt, Responder
+from moorline.backend.responders import create_responder
+from moorline.backend.settings import Settings
+
 from tests.support.openai_server import OpenAIServer
 
 __all__ = ["CHAT", "pieces", "responder"]

@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-__all__ = ["Program", "children", "gone", "processes", "run_program", "started"]
+__all__ = ["PYTHONPATH", "Program", "children", "gone", "processes", "run_program", "started"]
 
 ROOT = Path(__file__).parents[2]
+# `moorline`, wherever it is installed, and `tests`.
+PYTHONPATH = os.pathsep.join([str(ROOT / ".package"), str(ROOT)])
 # Two busy cores and the import of a large library; nothing waits for this long where it works.
 PATIENCE = 30.0
 
@@ -109,7 +111,7 @@ async def started(
         cwd=cwd,
         stdout=PIPE,
         stderr=PIPE,
-        env={**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **(env or {})},
+        env={**inherited, "PYTHONPATH": PYTHONPATH, "COLUMNS": "100", **(env or {})},
     )
     program = Program(process)
     try:

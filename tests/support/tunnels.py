@@ -3,9 +3,10 @@
 import dataclasses
 from typing import Any
 
-from gateway.ws.endings import Side
-from gateway.ws.limits import Limits
-from gateway.ws.tunnel import Tunnel
+from moorline.gateway.tunnel.endings import Side
+from moorline.gateway.tunnel.limits import Limits
+from moorline.gateway.tunnel.machine import Tunnel
+
 from tests.support.websocket_frames import parse
 
 __all__ = ["BACKEND", "CLIENT", "NOTHING", "farewells", "opened", "receive"]

@@ -13,10 +13,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from moorline.backend.eventlog.base import EventLog
+from moorline.backend.events import Event, Finish, RunStarted
+from moorline.backend.responder import Done, Piece, Prompt, Text
 
-from backend.eventlog.base import EventLog
-from backend.events import Event, Finish, RunStarted
-from backend.responder import Done, Piece, Prompt, Text
 from tests.support.backends import STEP, Backend, backend
 from tests.support.eventlogs import FaultyLog, everything
 from tests.support.tab import Tab
@@ -90,7 +90,7 @@ class Process:
             return self.log
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("backend.app.open_log", faulty)
+            patch.setattr("moorline.backend.app.open_log", faulty)
             started = backend(self._world.folder, self.model, database=self._world.database, **OPTIONS)
             self.server = await self._stack.enter_async_context(started)
 

@@ -3,8 +3,9 @@
 import asyncio
 from collections import Counter
 
-from backend.events import Event, Finish, MessageEnded, RunStarted, UserMessage
-from backend.session import View, fold
+from moorline.backend.events import Event, Finish, MessageEnded, RunStarted, UserMessage
+from moorline.backend.session import View, fold
+
 from tests.support.backends import STEP
 from tests.support.world import SESSIONS, World
 

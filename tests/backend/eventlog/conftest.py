@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from moorline.backend.eventlog.base import EventLog
 
-from backend.eventlog.base import EventLog
 from tests.support import needs
 from tests.support.eventlogs import database_at, opened
 

@@ -3,10 +3,19 @@
 import asyncio
 
 import pytest
+from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, LogUnavailable, RunLost
+from moorline.backend.events import (
+    Finish,
+    MessageEnded,
+    PartialAnswer,
+    RunError,
+    RunStarted,
+    TextAdded,
+    Usage,
+    UserMessage,
+)
 
-from backend.errors import ErrorCode, Refusal
-from backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, LogUnavailable, RunLost
-from backend.events import Finish, MessageEnded, PartialAnswer, RunError, RunStarted, TextAdded, Usage, UserMessage
 from tests.support.eventlogs import NOW, Told, everything, handle_of, opened, read_view, start
 
 

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
+from moorline.backend.eventlog.postgres.connection import Timing
+from moorline.backend.eventlog.postgres.lease import MAX_TAKEOVERS
+from moorline.backend.eventlog.postgres.log import PostgresLog
+from moorline.backend.events import Finish, MessageEnded
 
-from backend.eventlog.postgres import PostgresLog
-from backend.eventlog.postgres_connection import Timing
-from backend.eventlog.postgres_keeper import MAX_TAKEOVERS
-from backend.events import Finish, MessageEnded
 from tests.support import needs
 from tests.support.eventlogs import NOW, PATIENCE, Told, everything, handle_of, start
 from tests.support.postgres import PostgresServer, wire
@@ -24,8 +24,8 @@ TIMING = Timing(lease=1, poll=0.1, answer=0.8)
 
 WRITER = """
 import asyncio, sys
-from backend.eventlog.base import LogUnavailable, RunLost
-from backend.eventlog.postgres import PostgresLog
+from moorline.backend.eventlog.base import LogUnavailable, RunLost
+from moorline.backend.eventlog.postgres.log import PostgresLog
 from tests.backend.eventlog.test_owners import TIMING
 from tests.support.eventlogs import handle_of, start
 

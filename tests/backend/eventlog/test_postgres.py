@@ -8,14 +8,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from moorline.backend.eventlog.base import EventLog, LogUnavailable, RunLost
+from moorline.backend.eventlog.factory import open_log
+from moorline.backend.eventlog.postgres.connection import Timing
+from moorline.backend.eventlog.postgres.log import PostgresLog
+from moorline.backend.eventlog.postgres.schema import VERSION
+from moorline.backend.events import Finish, PartialAnswer
+from moorline.gateway.common.errors import UsageError
 
-from backend.eventlog.base import EventLog, LogUnavailable, RunLost
-from backend.eventlog.factory import open_log
-from backend.eventlog.postgres import PostgresLog
-from backend.eventlog.postgres_connection import Timing
-from backend.eventlog.postgres_schema import VERSION
-from backend.events import Finish, PartialAnswer
-from gateway.common.errors import UsageError
 from tests.support import needs
 from tests.support.eventlogs import NOW, Told, everything, handle_of, opened, read_view, start, until
 from tests.support.postgres import PASSWORD, PostgresServer, wire
@@ -357,7 +357,7 @@ async def test_an_address_that_is_none_is_one_line_without_the_password() -> Non
 
 
 def test_without_its_library_the_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("backend.eventlog.postgres")]:
+    for name in [name for name in sys.modules if name.startswith("moorline.backend.eventlog.postgres")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(UsageError, match=r'pip install "moorline\[postgres\]"'):

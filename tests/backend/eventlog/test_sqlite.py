@@ -13,15 +13,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from moorline.backend.eventlog.base import LogUnavailable
+from moorline.backend.eventlog.factory import open_log
+from moorline.backend.eventlog.sqlite.committer import Transaction, run_batch
+from moorline.backend.eventlog.sqlite.connection import connect
+from moorline.backend.eventlog.sqlite.log import SQLiteLog
+from moorline.backend.eventlog.sqlite.schema import FIRST, VERSION
+from moorline.backend.events import Finish
+from moorline.gateway.common.errors import UsageError
 
-from backend.eventlog.base import LogUnavailable
-from backend.eventlog.committer import Transaction, run_batch
-from backend.eventlog.connection import connect
-from backend.eventlog.factory import open_log
-from backend.eventlog.schema import FIRST, VERSION
-from backend.eventlog.sqlite import SQLiteLog
-from backend.events import Finish
-from gateway.common.errors import UsageError
 from tests.support.eventlogs import database_at, handle_of, opened, read_view, start
 
 WRITER = """

@@ -1,7 +1,7 @@
 """The tail is bounded, and never answers for what it does not hold."""
 
-from backend.eventlog.tail import EVENT_BYTES, Tail
-from backend.events import TextAdded
+from moorline.backend.eventlog.tail import EVENT_BYTES, Tail
+from moorline.backend.events import TextAdded
 
 
 def text(seq: int) -> TextAdded:

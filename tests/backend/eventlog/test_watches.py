@@ -3,7 +3,7 @@
 import asyncio
 import gc
 
-from backend.eventlog.watches import Watches
+from moorline.backend.eventlog.watches import Watches
 
 
 async def test_growth_between_registering_and_waiting_is_not_missed() -> None:

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.settings import Settings
+from moorline.gateway.settings import Settings
+
 from tests.bench.peers.base import Missing, Peer, connections
 
 __all__ = ["gateway", "with_heartbeats"]
@@ -27,6 +28,7 @@ def gateway(name: str = "gateway", **options: str) -> Peer:
         return [
             sys.executable,
             "-m",
+            "moorline",
             "gateway",
             *(f"--{key.replace('_', '-')}={value}" for key, value in given.items()),
         ]

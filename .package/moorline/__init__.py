@@ -1,0 +1,1 @@
+"""moorline: a gateway (`moorline.gateway`) and a chat backend (`moorline.backend`) for streaming LLM chat."""

@@ -1,0 +1,127 @@
+"""The tables in PostgreSQL, their version, and how older ones become newer ones: in a schema `moorline` of their own.
+
+The tables are those of the SQLite file (see `schema.py`), and what makes them safe among many processes. A process has
+a row in `owners`, whose lease it renews by the database's clock; a run has its session's `owner` and `fence`. The lease
+says when others may act for an owner, which begins with a new fence; the fence alone says who may write. So an owner
+that was stopped for longer than its lease and comes back finds its writes refused, however its clock goes.
+
+Sessions are updated in place for every piece of text: nothing that changes then is indexed, and each page keeps some
+room, so that such an update touches no index and needs no vacuum.
+"""
+
+from typing import Any
+
+from moorline.backend.eventlog.postgres.connection import Connection
+from moorline.gateway.common.errors import UsageError
+
+__all__ = ["VERSION", "migrate"]
+
+_FIRST = """
+CREATE TABLE owners (
+    id text PRIMARY KEY,
+    lease_until timestamptz NOT NULL
+);
+CREATE TABLE sessions (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    session_id text COLLATE "C" NOT NULL UNIQUE,
+    patient_id text NOT NULL,
+    epoch text NOT NULL,
+    head bigint NOT NULL DEFAULT 0,
+    fence bigint NOT NULL DEFAULT 0,
+    active_run_id text,
+    owner text,
+    claimed_at timestamptz,
+    takeovers integer NOT NULL DEFAULT 0,
+    cancel_requested boolean NOT NULL DEFAULT false,
+    written bigint NOT NULL DEFAULT 0,
+    touched_at double precision NOT NULL
+) WITH (fillfactor = 70);
+CREATE INDEX sessions_active ON sessions (owner) WHERE active_run_id IS NOT NULL;
+CREATE INDEX sessions_touched ON sessions (touched_at);
+CREATE TABLE runs (
+    run_id text COLLATE "C" PRIMARY KEY,
+    session bigint NOT NULL REFERENCES sessions ON DELETE CASCADE,
+    message_id text NOT NULL,
+    user_seq bigint NOT NULL,
+    started_seq bigint NOT NULL,
+    finish text
+);
+CREATE INDEX runs_session ON runs (session);
+CREATE TABLE commands (
+    session bigint NOT NULL REFERENCES sessions ON DELETE CASCADE,
+    client_msg_id text COLLATE "C" NOT NULL,
+    run_id text NOT NULL,
+    user_seq bigint NOT NULL,
+    retry_of text,
+    PRIMARY KEY (session, client_msg_id)
+);
+CREATE TABLE events (
+    session bigint NOT NULL REFERENCES sessions ON DELETE CASCADE,
+    seq bigint NOT NULL,
+    kind smallint NOT NULL,
+    run_id text NOT NULL,
+    message_id text NOT NULL,
+    content text NOT NULL,
+    at double precision NOT NULL,
+    client_msg_id text,
+    from_seq bigint,
+    finish text,
+    error_code text,
+    error_retryable boolean,
+    error_retry_after double precision,
+    input_tokens bigint,
+    output_tokens bigint,
+    PRIMARY KEY (session, seq)
+);
+"""
+
+#: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
+#: before, which go on running while a new one starts.
+_MIGRATIONS = (_FIRST,)
+
+#: What this program writes.
+VERSION = len(_MIGRATIONS)
+
+# Taken by whoever migrates; any number that no other program is likely to use ("moorline").
+_LOCK = 0x6D6F6F726C696E65
+
+
+async def migrate(connection: Connection, name: str) -> None:
+    """Bring the database to VERSION, in one transaction, alone; `name` is the database in a message.
+
+    Raises:
+        UsageError: it was written by a newer program, or cannot hold every text.
+    """
+    async with connection.transaction():
+        # Another process may be at it; a large step takes its time.
+        await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        encoding, schema, table = await _one(
+            connection,
+            "SELECT current_setting('server_encoding'), to_regnamespace('moorline') IS NOT NULL,"
+            " to_regclass('moorline.version') IS NOT NULL",
+        )
+        if encoding != "UTF8":
+            raise UsageError(f"database: \"{name}\" has the encoding {encoding}; create it with ENCODING 'UTF8'")
+        if not schema:
+            # Not "IF NOT EXISTS": that asks for the right to create it also where somebody else has done so.
+            await connection.execute("CREATE SCHEMA moorline")
+        if not table:
+            await connection.execute("CREATE TABLE version (number integer NOT NULL)")
+            await connection.execute("INSERT INTO version VALUES (0)")
+        (found,) = await _one(connection, "SELECT number FROM version")
+        if found > VERSION:
+            raise UsageError(
+                f'database: "{name}" was written by a newer moorline (schema {found}, this one knows {VERSION}); '
+                "update moorline or choose another with --database"
+            )
+        for step in _MIGRATIONS[found:]:
+            await connection.execute(step)
+        if found != VERSION:
+            await connection.execute("UPDATE version SET number = %s", (VERSION,))
+
+
+async def _one(connection: Connection, query: str) -> tuple[Any, ...]:
+    found = await (await connection.execute(query)).fetchone()
+    assert found is not None
+    return found

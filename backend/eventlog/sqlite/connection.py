@@ -1,0 +1,70 @@
+"""Opening the SQLite file so that nobody else can, and naming what is wrong when that fails."""
+
+import sqlite3
+
+from moorline.backend.eventlog.sqlite.schema import migrate, recognise
+from moorline.gateway.common.errors import UsageError
+
+__all__ = ["connect"]
+
+#: How long a file in use is tried again: a process that is just ending lets go within this.
+BUSY_SECONDS = 0.5
+#: The write-ahead file is cut back to this after a burst.
+WAL_BYTES = 64 << 20
+#: Prepared statements kept by sqlite3; above the number of statements in `commands.py` and `queries.py`.
+CACHED_STATEMENTS = 128
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Open, lock and migrate the database at `path`.
+
+    Raises:
+        UsageError: it is in use, cannot be written, or is no database of ours.
+    """
+    db = None
+    try:
+        db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=CACHED_STATEMENTS)
+        _configure(db, path)
+        db.execute("BEGIN IMMEDIATE")
+        migrate(db, path)
+        db.execute("COMMIT")
+    except sqlite3.Error as error:
+        if db is not None:
+            db.close()
+        raise UsageError(_complaint(path, error)) from error
+    except UsageError:
+        if db is not None:
+            db.close()
+        raise
+    return db
+
+
+def _configure(db: sqlite3.Connection, path: str) -> None:
+    # Before the first access: the lock is then held from here to close(), and WAL works without shared memory.
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    recognise(db, path)
+    db.execute("PRAGMA journal_mode = WAL")
+    # NORMAL would let a power cut take commits that were acknowledged.
+    db.execute("PRAGMA synchronous = FULL")
+    # What is erased is overwritten: freed pages would keep its text. Some builds of SQLite do so by themselves.
+    db.execute("PRAGMA secure_delete = ON")
+    db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+
+
+def _complaint(path: str, error: sqlite3.Error) -> str:
+    # The low byte is the primary code; the rest only tells where in SQLite it arose.
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
+    if extended == sqlite3.SQLITE_IOERR_LOCK:
+        # What the system says to the lock that comes first, where the file may only be read.
+        return (
+            f'database: "{path}" cannot be locked for writing; check its permissions, '
+            "and that its file system knows locks, or use --database"
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f'database: "{path}" is in use by another process; stop it or choose another with --database'
+    if code == sqlite3.SQLITE_NOTADB:
+        return f'database: "{path}" is not a database; choose another with --database'
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return f'database: "{path}" cannot be written; check the folder and its permissions, or use --database'
+    return f'database: "{path}" cannot be used ({error}); choose another with --database'

@@ -1,0 +1,99 @@
+"""What is read from the SQLite log. Each function is one read inside the transaction that it is given."""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, SessionInfo
+from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
+from moorline.backend.eventlog.sqlite.committer import Transaction
+from moorline.backend.events import Event, MessageEnded, PartialAnswer, Position, Row, Snapshot, UserMessage
+from moorline.backend.session import newest, row_of
+
+__all__ = ["SessionRecord", "find_session", "read_after", "rows", "run_text", "session_record", "snapshot"]
+
+
+class SessionRecord(NamedTuple):
+    """A row of the table `sessions`."""
+
+    id: int
+    session_id: str
+    patient_id: str
+    epoch: str
+    head: int
+    fence: int
+    active_run_id: str | None
+
+    def info(self) -> SessionInfo:
+        """As the contract shows it."""
+        return SessionInfo(self.session_id, self.patient_id, Position(self.epoch, self.head), self.active_run_id)
+
+
+def session_record(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:
+    """The session's row, or None."""
+    found = db.execute(
+        "SELECT id, session_id, patient_id, epoch, head, fence, active_run_id FROM sessions WHERE session_id = ?",
+        (session_id,),
+    ).fetchone()
+    return None if found is None else SessionRecord(*found)
+
+
+def find_session(tx: Transaction, session_id: str) -> SessionInfo | None:
+    """See EventLog.find_session."""
+    session = session_record(tx.db, session_id)
+    return session and session.info()
+
+
+def read_after(tx: Transaction, session_id: str, seq: int, limit: int, epoch: str | None) -> list[Event]:
+    """See EventLog.read_after."""
+    records = tx.db.execute(
+        f"SELECT {COLUMNS} FROM events WHERE session ="
+        " (SELECT id FROM sessions WHERE session_id = ?1 AND (?2 IS NULL OR epoch = ?2)) AND seq > ?3"
+        " ORDER BY seq LIMIT ?4",
+        (session_id, epoch, seq, limit),
+    )
+    return [from_record(record) for record in records]
+
+
+def rows(tx: Transaction, session_id: str, before: int | None, limit: int) -> list[Row]:
+    """See EventLog.rows."""
+    session = session_record(tx.db, session_id)
+    if session is None:
+        return []
+    return list(_newest_first(tx.db, session, session.head + 1 if before is None else before, limit))[::-1]
+
+
+def snapshot(tx: Transaction, session_id: str) -> Snapshot | None:
+    """See EventLog.snapshot."""
+    session = session_record(tx.db, session_id)
+    if session is None:
+        return None
+    found = _newest_first(tx.db, session, session.head + 1, SNAPSHOT_ROWS + 1)
+    last, earlier = newest(found, count=SNAPSHOT_ROWS, size=SNAPSHOT_BYTES)
+    run = None
+    if session.active_run_id is not None:
+        message_id, started_seq = tx.db.execute(
+            "SELECT message_id, started_seq FROM runs WHERE run_id = ?", (session.active_run_id,)
+        ).fetchone()
+        run = PartialAnswer(session.active_run_id, message_id, run_text(tx.db, session.id, started_seq))
+    position = Position(session.epoch, session.head)
+    return Snapshot(position, last, earlier, run)
+
+
+def run_text(db: sqlite3.Connection, session: int, started_seq: int) -> str:
+    """All the text of the active run that began at `started_seq`: nothing else stands behind it."""
+    texts = db.execute(
+        "SELECT content FROM events WHERE session = ? AND seq > ? ORDER BY seq", (session, started_seq)
+    ).fetchall()
+    return "".join(text for (text,) in texts)
+
+
+def _newest_first(db: sqlite3.Connection, session: SessionRecord, before: int, limit: int) -> Iterator[Row]:
+    records = db.execute(
+        f"SELECT {COLUMNS} FROM events WHERE session = ? AND seq < ? AND kind IN ({Kind.USER:d}, {Kind.ENDED:d})"
+        " ORDER BY seq DESC LIMIT ?",
+        (session.id, before, limit),
+    )
+    for event in map(from_record, records):
+        if isinstance(event, UserMessage | MessageEnded):
+            yield row_of(event)

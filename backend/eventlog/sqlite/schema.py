@@ -1,0 +1,110 @@
+"""The SQLite file: its tables, its version, and how an older file becomes a newer one.
+
+A session's active run stands in the session's own row, with the fence: so the write that happens forty times a second
+and run, `add_text`, is one UPDATE and one INSERT. `written` counts the characters of its text. While a run is active
+nothing but its own text enters the session's log, so a run's text is exactly the events behind its `RunStarted`.
+"""
+
+import sqlite3
+
+from moorline.gateway.common.errors import UsageError
+
+__all__ = ["FIRST", "VERSION", "migrate", "recognise"]
+
+#: Version 1.
+FIRST = """
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL UNIQUE,
+    patient_id TEXT NOT NULL,
+    epoch TEXT NOT NULL,
+    head INTEGER NOT NULL DEFAULT 0,
+    fence INTEGER NOT NULL DEFAULT 0,
+    active_run_id TEXT,
+    touched_at REAL NOT NULL
+) STRICT;
+CREATE INDEX sessions_active ON sessions (id) WHERE active_run_id IS NOT NULL;
+CREATE TABLE runs (
+    run_id TEXT NOT NULL PRIMARY KEY,
+    session INTEGER NOT NULL,
+    message_id TEXT NOT NULL,
+    user_seq INTEGER NOT NULL,
+    started_seq INTEGER NOT NULL,
+    finish TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX runs_session ON runs (session);
+CREATE TABLE commands (
+    session INTEGER NOT NULL,
+    client_msg_id TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    user_seq INTEGER NOT NULL,
+    retry_of TEXT,
+    PRIMARY KEY (session, client_msg_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE events (
+    session INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    run_id TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    content TEXT NOT NULL,
+    at REAL NOT NULL,
+    client_msg_id TEXT,
+    from_seq INTEGER,
+    finish TEXT,
+    error_code TEXT,
+    error_retryable INTEGER,
+    error_retry_after REAL,
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    PRIMARY KEY (session, seq)
+) STRICT, WITHOUT ROWID;
+"""
+
+# An attempt to add text that failed may be repeated at its place; retention asks for the oldest sessions.
+_SECOND = """
+ALTER TABLE sessions ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX sessions_touched ON sessions (touched_at);
+"""
+
+#: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
+_MIGRATIONS = (FIRST, _SECOND)
+
+#: What this program writes; kept in the file as SQLite's `user_version`.
+VERSION = len(_MIGRATIONS)
+
+_TABLES = frozenset({"sessions", "runs", "commands", "events"})
+
+
+def recognise(db: sqlite3.Connection, name: str) -> None:
+    """Read whether the database is new or ours, before anything is written to it.
+
+    Raises:
+        UsageError: it belongs to another program.
+    """
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    program = db.execute("PRAGMA application_id").fetchone()[0]
+    tables = {table for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    ours = tables >= _TABLES if version else not tables
+    if program or not ours:
+        raise UsageError(f'database: "{name}" belongs to another program; choose another with --database')
+
+
+def migrate(db: sqlite3.Connection, name: str) -> None:
+    """Bring the open transaction's database to VERSION; `name` is the file in the message.
+
+    Raises:
+        UsageError: the file is of a newer program.
+    """
+    found = db.execute("PRAGMA user_version").fetchone()[0]
+    if found > VERSION:
+        raise UsageError(
+            f'database: "{name}" was written by a newer moorline (schema {found}, this one knows {VERSION}); '
+            "update moorline or choose another with --database"
+        )
+    for step in _MIGRATIONS[found:]:
+        # Not executescript: it would commit the transaction that makes all steps one.
+        for statement in step.split(";"):
+            if statement.strip():
+                db.execute(statement)
+    db.execute(f"PRAGMA user_version = {VERSION}")

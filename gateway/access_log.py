@@ -1,0 +1,134 @@
+"""The outermost middleware: a request gets its id, its line in the log, and its errors are rendered."""
+
+import asyncio
+import logging
+import uuid
+
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.typedefs import Handler
+from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.web.connection import Unreadable
+from moorline.gateway.errors import GatewayError, Malformed, render
+from moorline.gateway.keys import ADMISSION, METRICS, OUTCOME, REQUEST_ID
+from moorline.gateway.proxy import headers
+from moorline.gateway.proxy.handshake import asks_for_upgrade
+
+__all__ = ["access", "describe", "unreadable"]
+
+log = logging.getLogger("moorline.gateway.access")
+
+# nginx's own, for a client that went away before its answer was complete.
+CLIENT_CLOSED_REQUEST = 499
+_SWITCHING_PROTOCOLS = 101
+# Of a handshake; any other status is the guard's or the hook's.
+_OUTCOMES = {_SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_gone", 500: "failed"}
+# What stands for the route where there is no request.
+_UNREADABLE = "(unreadable)"
+_WORDS = {
+    431: "The head of the request is too large: 8 kB in one line, or 32 kB in all.",
+    501: "The only Transfer-Encoding here is chunked.",
+    505: "The versions of HTTP here are 1.0 and 1.1.",
+}
+_KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
+
+
+@web.middleware
+async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Handle the request and say in one line what became of it."""
+    trusted = request.app[ADMISSION].trusts(request.remote or "")
+    request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=uuid.uuid4().hex)
+    clock = asyncio.get_running_loop().time
+    began, status = clock(), CLIENT_CLOSED_REQUEST
+    try:
+        response = await _answer(request, handler)
+        status = response.status
+        return response
+    finally:
+        seconds = clock() - began
+        if METRICS in request.app:
+            _count(request, status, seconds)
+        # An open socket has said so itself, with the same facts.
+        if status != _SWITCHING_PROTOCOLS:
+            log.info(
+                "%s %s %d %.3fs client=%s request_id=%s",
+                request.method,
+                describe(request),
+                status,
+                seconds,
+                client_address(request),
+                request[REQUEST_ID],
+            )
+
+
+def _count(request: web.Request, status: int, seconds: float) -> None:
+    """Tell the metrics: of a socket how its handshake went, of anything else how long it took."""
+    metrics, route = request.app[METRICS], describe(request)
+    if route.startswith("/ws") and asks_for_upgrade(request.headers):
+        metrics.handshake(request.get(OUTCOME) or _OUTCOMES.get(status, "refused"), seconds)
+    else:
+        metrics.request(request.method, route, status, seconds)
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as exception:
+        if exception.status < 400:
+            raise
+        kept = {str(name): exception.headers[name] for name in _KEPT if name in exception.headers}
+        return _problem(request, exception.status, exception.text or exception.reason, kept)
+    except GatewayError as error:
+        request[OUTCOME] = error.outcome
+        if error.detail:
+            log.warning("%s: %s request_id=%s", type(error).__name__, error.detail, request[REQUEST_ID])
+        retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        return _problem(request, error.status, error.message, retry)
+    except ConnectionError:
+        return _Gone(request)
+    except Exception:
+        log.exception("a request failed in the gateway: request_id=%s", request[REQUEST_ID])
+        return _problem(request, GatewayError.status, GatewayError.message, {})
+
+
+class _Gone(web.StreamResponse):
+    """The answer to a client that is not there any more: nothing. aiohttp would log a traceback for the error."""
+
+    def __init__(self, request: web.Request) -> None:
+        super().__init__(status=CLIENT_CLOSED_REQUEST)
+        if request.transport is not None:
+            # Where an answer was under way, its end must not pass for a whole one.
+            request.transport.abort()
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        pass
+
+
+def unreadable(app: web.Application) -> Unreadable:
+    """What answers a head that became no request, with its line in the log. Nothing that it says is believed."""
+
+    def answer(request: web.BaseRequest, status: int) -> web.Response:
+        request[REQUEST_ID] = uuid.uuid4().hex
+        if METRICS in app:
+            app[METRICS].request("", _UNREADABLE, status, 0.0)
+        log.info("- %s %d client=%s request_id=%s", _UNREADABLE, status, request.remote or "", request[REQUEST_ID])
+        return _problem(request, status, _WORDS.get(status, Malformed.message), {})
+
+    return answer
+
+
+def describe(request: web.Request) -> str:
+    """The route of a request, for a log that must not name patients and sessions: `/api/chat/{session_id}/messages`."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "(no route)"
+
+
+def _problem(request: web.BaseRequest, status: int, message: str, extra: dict[str, str]) -> web.Response:
+    content_type, body = render(
+        status, message, accept=request.headers.get(hdrs.ACCEPT, ""), request_id=request[REQUEST_ID]
+    )
+    fixed = {"Content-Type": content_type, "Cache-Control": "no-store", "X-Request-ID": request[REQUEST_ID]}
+    return web.Response(status=status, body=body.encode(), headers=fixed | extra)

@@ -1,0 +1,1 @@
+"""Access control of both parts: Host, Origin, trusted proxies, and the authorize hook."""

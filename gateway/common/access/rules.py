@@ -1,0 +1,155 @@
+"""Who is let in, as pure functions of header values: Origin, Host, CORS and the client's address behind proxies. Pure.
+
+Two attacks are shut out. A page of another site in somebody's browser sends requests with that person's rights: its
+Origin gives it away. With DNS rebinding that page's own name points at this machine, so that Origin and Host agree: the
+name in Host gives it away. Neither check concerns clients that are not browsers.
+"""
+
+import dataclasses
+import functools
+import ipaddress
+import re
+from collections.abc import Sequence
+
+from moorline.gateway.common.config.settings import CommonSettings
+
+__all__ = ["Admission", "is_host", "is_json"]
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# RFC 9110 section 7.2: a name, an IPv4 address or a bracketed IPv6 address, and a port.
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{0,5}))?")
+_ORIGIN = re.compile(r"(https?)://([^/\s?#@]+)")
+# Behind TLS that ends in front of us a Host without port may mean either, so that both count as no port at all.
+_DEFAULT_PORTS = ("", "80", "443")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Admission:
+    """The lists of one part's settings, ready for comparing."""
+
+    any_origin: bool
+    origins: frozenset[str]
+    hosts: frozenset[str]
+    proxies: tuple[Network, ...]
+
+    @classmethod
+    def of(cls, settings: CommonSettings) -> "Admission":
+        listed = [origin for origin in settings.allowed_origins if origin != "*"]
+        named = settings.allowed_hosts or [origin.partition("://")[2] for origin in listed]
+        return cls(
+            any_origin="*" in settings.allowed_origins,
+            origins=frozenset(_normal_origin(origin) for origin in listed),
+            hosts=frozenset(_name(host) for host in named),
+            proxies=tuple(ipaddress.ip_network(network) for network in settings.trusted_proxies),
+        )
+
+    def admits_origin(self, origin: str | None, host: str) -> bool:
+        """Whether a request with this Origin may change something or open a socket at this Host.
+
+        No Origin is no browser. `null` (a sandboxed frame, a file) is nobody's address and equals nothing. The scheme
+        is not compared with ours, which says http where TLS ends in front of us.
+        """
+        if origin is None or self.any_origin or self.lists(origin):
+            return True
+        match = _ORIGIN.fullmatch(origin.lower())
+        return match is not None and is_host(host) and _without_default_port(match[2]) == _without_default_port(host)
+
+    def lists(self, origin: str) -> bool:
+        """Whether `allowed_origins` names this origin, scheme and all."""
+        return _normal_origin(origin) in self.origins
+
+    def admits_host(self, host: str) -> bool:
+        """Whether a request for this Host can be meant for us: no name that anybody may point at us by DNS."""
+        name = _name(host)
+        local = name == "localhost" or name.endswith(".localhost")
+        return self.any_origin or local or _is_address(name) or name in self.hosts
+
+    def cors(self, origin: str | None) -> dict[str, str]:
+        """The headers with which the browser lets a listed origin's page read an answer; else none.
+
+        `*` stays literal, so that browsers send no cookies along: any site may talk to us, none as somebody.
+        """
+        if origin is None:
+            return {}
+        if self.lists(origin):
+            return {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true"}
+        return {"Access-Control-Allow-Origin": "*"} if self.any_origin else {}
+
+    def trusts(self, peer: str) -> bool:
+        """Whether forwarding headers from this address are believed."""
+        address = _address(peer)
+        return address is not None and any(address in network for network in self.proxies)
+
+    def client(self, peer: str, forwarded_for: Sequence[str], real_ip: str | None = None) -> str:
+        """The client's address: the last hop that is not one of our own proxies.
+
+        `forwarded_for` holds the X-Forwarded-For lines. They are read from the right, because only what our own proxies
+        added is true; whatever stands further left the client may have made up.
+        """
+        if not self.trusts(peer):
+            return peer
+        hops = [hop.strip() for line in forwarded_for for hop in line.split(",") if hop.strip()]
+        if not hops and real_ip and _is_plain(real_ip):
+            return real_ip
+        client = peer
+        for hop in reversed(hops):
+            if not _is_plain(hop):
+                break
+            client = hop
+            if not self.trusts(hop):
+                break
+        return client
+
+
+def is_host(host: str) -> bool:
+    """Whether this is well formed as a Host header."""
+    return _HOST.fullmatch(host.lower()) is not None
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a Content-Type says JSON. A form, which any site may post without asking first, cannot say it."""
+    return content_type.partition(";")[0].strip().lower() == "application/json"
+
+
+def _without_default_port(host: str) -> str:
+    match = _HOST.fullmatch(host.lower())
+    if match is None:
+        return host
+    name, port = match[1], match[2] or ""
+    return name if port in _DEFAULT_PORTS else f"{name}:{port}"
+
+
+def _name(host: str) -> str:
+    """The name alone, without port, brackets and the final dot of a fully qualified one."""
+    match = _HOST.fullmatch(host.lower())
+    return match[1].strip("[]").removesuffix(".") if match else host
+
+
+def _normal_origin(origin: str) -> str:
+    match = _ORIGIN.fullmatch(origin.lower())
+    if match is None:
+        return origin
+    default = ":80" if match[1] == "http" else ":443"
+    return f"{match[1]}://{match[2].removesuffix(default)}"
+
+
+# Three times per handshake, mostly the same few: parsing takes as long as all the other checks of a request.
+@functools.lru_cache(maxsize=1024)
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        # A link-local peer comes with its zone, `fe80::1%eth0`.
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    # A socket that takes both families shows an IPv4 peer as ::ffff:10.0.0.7.
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_plain(hop: str) -> bool:
+    """Whether a hop is an address and nothing else. A zone is any text at all, and means nothing on this machine."""
+    return "%" not in hop and _address(hop) is not None
+
+
+def _is_address(name: str) -> bool:
+    return _address(name) is not None

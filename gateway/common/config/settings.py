@@ -1,0 +1,70 @@
+"""The options that both parts have. Pure."""
+
+import dataclasses
+import ipaddress
+import re
+
+from moorline.gateway.common.config.options import DURATION, PORT, TEXT, Kind, choice, option
+from moorline.gateway.common.errors import UsageError
+
+__all__ = ["CommonSettings"]
+
+
+def _parse_origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"https?://[^/\s?#@]+", text):
+        raise ValueError("is not an origin; write for example https://chat.example.com, or * for any")
+    return text.lower()
+
+
+def _parse_name(text: str) -> str:
+    if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?", text):
+        raise ValueError("is not a host; write the name alone, for example chat.example.com")
+    return text
+
+
+def _parse_network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise ValueError("is not an address; write for example 10.0.0.7 or 10.0.0.0/8") from None
+
+
+ORIGIN = Kind("ORIGIN", _parse_origin)
+NAME = Kind("NAME", _parse_name)
+NETWORK = Kind("ADDRESS", _parse_network)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CommonSettings:
+    """Options under the same name and with the same meaning in the gateway and in the backend."""
+
+    host: str = option("127.0.0.1", TEXT, "listen on this address", group="Listening")
+    port: int = option(0, PORT, "listen on this port; 0 picks a free one and prints it")
+    allowed_origins: tuple[str, ...] = option(
+        (),
+        ORIGIN,
+        "origins other than the page's own that may use the sockets and /api; * lets every site in",
+        group="Who is let in",
+    )
+    allowed_hosts: tuple[str, ...] = option(
+        (),
+        NAME,
+        "names that requests may be for, beside localhost and IP addresses (default: those of allowed_origins)",
+    )
+    trusted_proxies: tuple[str, ...] = option(
+        ("127.0.0.0/8", "::1/128"), NETWORK, "addresses whose X-Forwarded-* headers are believed"
+    )
+    drain: float = option(
+        10.0, DURATION, "at SIGTERM, the time that sockets and answers get to end, in all", group="Running"
+    )
+    log_level: str = option("info", choice("debug", "info", "warning", "error"), "least severe lines to log")
+    log_format: str = option("text", choice("text", "json"), "form of a log line")
+    log_key: str = option(
+        "",
+        TEXT,
+        "secret that patient and session ids are hashed with in logs (default: a random one at each start)",
+    )
+
+    def __post_init__(self) -> None:
+        if self.drain <= 0:
+            raise UsageError(f"drain: {self.drain:g} must be above 0")

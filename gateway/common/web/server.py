@@ -1,0 +1,198 @@
+"""An application on real listeners: what `create_app` alone cannot set, from the sockets to the orderly end.
+
+At the end the server goes on listening while it drains, so that health checks and late requests get an answer instead
+of a refusal. It is over when no request and no socket is left, at the latest at the deadline.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Protocol, TypeVar, cast
+
+from aiohttp import web
+from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.web.connection import UNREADABLE, Connection, Unreadable, plain_words, unfit
+from moorline.gateway.common.web.draining import DRAINING, Draining
+from moorline.gateway.common.web.listen import BACKLOG, address, listen
+from moorline.gateway.common.web.room import Room, raise_limit
+
+T = TypeVar("T")
+
+__all__ = ["Entrance", "Running", "run", "running", "stop_signals"]
+
+# nginx's keepalive_timeout. It is longer than any client's of ours, so that no request is sent into a closing socket.
+_KEEPALIVE_TIMEOUT = 75.0
+# nginx's 8 kB for one line of a head.
+_MAX_LINE = 8190
+# For handlers whose time is up to say so to their peers, taken out of the drain where that is long enough.
+_FAREWELL = 0.5
+# For handlers that are cancelled after that to clean up after themselves.
+_CANCEL_TIMEOUT = 0.25
+# Only where the settings have none of their own.
+_HEAD_TIMEOUT = 60.0
+_SEND_TIMEOUT = 60.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Running:
+    """A server that accepts connections."""
+
+    addresses: tuple[str, ...]
+    """`http://127.0.0.1:4321` and, for localhost, `http://[::1]:4321`."""
+    port: int
+    draining: Draining
+    _drain: float
+
+    def drain(self) -> None:
+        """Begin the end, which leaving `running` completes. Handlers get what the last steps leave of `drain`."""
+        self.draining.begin(max(0.0, self._drain - _FAREWELL - 2 * _CANCEL_TIMEOUT))
+
+
+class Entrance(Protocol):
+    """Where connections come in."""
+
+    addresses: tuple[str, ...]
+    port: int
+
+    async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
+        """Let them in, each to a protocol of its own."""
+
+    def close(self) -> None:
+        """Let no more in."""
+
+
+class _Listening:
+    """The usual entrance: sockets of this process."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        self.addresses = tuple(map(address, sockets))
+        self.port: int = sockets[0].getsockname()[1]
+        self._sockets = sockets
+        self._listeners: list[asyncio.Server] = []
+
+    async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            # asyncio takes so many connections at a time before it tells anybody of the first, and logs a traceback for
+            # each that it had no descriptor for.
+            self._listeners.append(await loop.create_server(connection, sock=sock, backlog=1))
+            sock.listen(BACKLOG)
+
+    def close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        for sock in self._sockets:
+            sock.close()
+
+
+def _count_requests(server: web.Server, draining: Draining, unreadable: Unreadable) -> None:
+    """Have the drain wait for requests that are being handled."""
+    handle = server.request_handler
+
+    async def counted(request: web.BaseRequest) -> web.StreamResponse:
+        if (status := unfit(request)) is not None:
+            response = unreadable(request, status)
+            response.force_close()
+            return response
+        draining.hold()
+        try:
+            return await handle(request)
+        finally:
+            draining.release()
+
+    server.request_handler = counted
+
+
+@contextlib.asynccontextmanager
+async def running(
+    app: web.Application, settings: CommonSettings, *, entrance: Entrance | None = None
+) -> AsyncIterator[Running]:
+    """Serve `app` at `settings.host` and `settings.port`, or at another entrance; drain for at most `settings.drain`
+    at the end.
+
+    Raises:
+        UsageError: the address cannot be listened on.
+    """
+    entrance = entrance or _Listening(listen(settings.host, settings.port))
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_CANCEL_TIMEOUT)
+    draining = app.setdefault(DRAINING, Draining())
+    try:
+        await runner.setup()
+        server = cast("web.Server", runner.server)
+        unreadable = app.get(UNREADABLE, plain_words)
+        _count_requests(server, draining, unreadable)
+        await entrance.open(_connections(server, settings, unreadable))
+        started = Running(entrance.addresses, entrance.port, draining, settings.drain)
+        yield started
+        started.drain()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(draining.released(), draining.remaining() + _FAREWELL)
+    finally:
+        entrance.close()
+        await runner.cleanup()
+
+
+def _connections(server: web.Server, settings: CommonSettings, unreadable: Unreadable) -> Callable[[], Connection]:
+    loop = asyncio.get_running_loop()
+    room = Room()
+
+    def connection() -> Connection:
+        return Connection(
+            server,
+            loop=loop,
+            room=room,
+            unreadable=unreadable,
+            head_timeout=getattr(settings, "client_header_timeout", _HEAD_TIMEOUT),
+            send_timeout=getattr(settings, "send_timeout", _SEND_TIMEOUT),
+            keepalive_timeout=_KEEPALIVE_TIMEOUT,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+            # The parts log what they do; a line with the path of each request would hold the ids of patients.
+            access_log=None,
+            # The gateway passes bodies on as they are, and a small one could decompress to gigabytes in the backend.
+            auto_decompress=False,
+            logger=logging.getLogger("moorline.http"),
+        )
+
+    return connection
+
+
+@contextlib.contextmanager
+def stop_signals(before_exit: Callable[[], None] = lambda: None) -> Iterator[asyncio.Event]:
+    """An event that SIGTERM or SIGINT sets; a second signal calls `before_exit` and ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def received(number: int) -> None:
+        if stop.is_set():
+            before_exit()
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received, number)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` on the fastest loop there is: uvloop needs half of the CPU per relayed byte."""
+    raise_limit()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,194 @@
+"""The open tunnels of one gateway: how many may be, what the log says of each, and how they end with it."""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+from aiohttp import web
+from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.web.draining import Draining
+from moorline.gateway.errors import Refused
+from moorline.gateway.keys import BACKEND_ENDS_TOO, DRAINING, METRICS, REQUEST_ID, SETTINGS, UPSTREAMS
+from moorline.gateway.metrics import Metrics, State, Traffic
+from moorline.gateway.proxy.dial import KNOCKING, Knocking, Reached
+from moorline.gateway.proxy.upgrade import switch
+from moorline.gateway.settings import Settings
+from moorline.gateway.tunnel.endings import Side
+from moorline.gateway.tunnel.limits import Limits
+from moorline.gateway.tunnel.relay import Ended, Relay
+
+__all__ = ["TUNNELS", "Tunnels", "tunnels"]
+
+log = logging.getLogger("moorline.gateway.ws")
+
+# So many are told at once that the gateway ends; more are told over this part of the drain, in steps.
+_AT_ONCE = 100
+_SPREAD = 0.8
+_STEP_SECONDS = 0.05
+# For tunnels that are cut when the gateway ends: their last bytes leave in this time or never.
+_CUT_SECONDS = 0.25
+
+
+class Tunnels:
+    """The open tunnels, and the handshakes under way."""
+
+    def __init__(self, settings: Settings, draining: Draining, metrics: Metrics | None) -> None:
+        self._max = settings.max_connections
+        self._limits = Limits.of(settings)
+        self._names_upstream = len(settings.upstream) > 1
+        self._draining = draining
+        self._metrics = metrics
+        self._on_round_trip = None if metrics is None else _round_trips(metrics)
+        self._ended_traffic = Traffic()
+        self._handshakes = 0
+        self._relays: set[Relay] = set()
+        self._none_left = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._relays)
+
+    @contextlib.contextmanager
+    def handshake(self) -> Iterator[None]:
+        """A place for one more.
+
+        Raises:
+            Refused: there is none.
+        """
+        self._refuse_when_draining()
+        if len(self._relays) + self._handshakes >= self._max:
+            raise Refused("There are too many sockets at the moment (max_connections).")
+        self._handshakes += 1
+        try:
+            yield
+        finally:
+            self._handshakes -= 1
+
+    def open(self, request: web.Request, reached: Reached, head: bytes, *, on_end: Callable[[], object]) -> None:
+        """Switch both connections and relay from now on, until `on_end` is called."""
+        self._refuse_when_draining()
+        request_id = request[REQUEST_ID]
+        ended = functools.partial(self._ended, request_id, on_end)
+        self._relays.add(switch(request, reached.connection, head, self._limits, ended, self._on_round_trip))
+        # The drain waits for requests, and this one is about to be over.
+        self._draining.hold()
+        upstream = reached.upstream.url if self._names_upstream else None
+        facts = {"upstream": upstream, "client": client_address(request), "request_id": request_id}
+        _say("a socket opened", facts)
+
+    def traffic(self) -> Traffic:
+        """What all sockets carried since the start, up to now."""
+        return sum(map(_carried, self._relays), self._ended_traffic)
+
+    async def leave(self) -> None:
+        """Tell both sides of all of them that the gateway is about to end. Of many, some at a time over most of what is
+        left: they come back at once, and to a gateway that has others of its own.
+        """
+        relays = list(self._relays)
+        seconds = self._draining.remaining() * _SPREAD if len(relays) > _AT_ONCE else 0.0
+        size = math.ceil(len(relays) / (1 + int(seconds / _STEP_SECONDS)))
+        for start in range(0, len(relays), max(1, size)):
+            for relay in relays[start : start + size]:
+                if relay in self._relays:
+                    relay.shut_down()
+            await asyncio.sleep(_STEP_SECONDS)
+
+    async def close(self) -> None:
+        """End all of them; what they still hold for their peers gets a moment to leave."""
+        for relay in list(self._relays):
+            relay.shut_down()
+        await self._emptied()
+        for relay in list(self._relays):
+            relay.abort()
+        await self._emptied()
+
+    def _refuse_when_draining(self) -> None:
+        if self._draining.is_set():
+            raise Refused("The gateway is shutting down.")
+
+    async def _emptied(self) -> None:
+        self._none_left.clear()
+        if self._relays:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none_left.wait(), _CUT_SECONDS)
+
+    def _ended(self, request_id: str, on_end: Callable[[], object], relay: Relay, ended: Ended) -> None:
+        self._relays.remove(relay)
+        self._draining.release()
+        if not self._relays:
+            self._none_left.set()
+        on_end()
+        self._ended_traffic += _carried(relay)
+        if self._metrics is not None:
+            self._metrics.ended(ended.outcome.who, ended.outcome.reason.value, ended.code, ended.seconds)
+        _say("a socket ended", _facts(ended) | {"request_id": request_id})
+
+
+def _facts(ended: Ended) -> dict[str, object]:
+    return {
+        "by": ended.outcome.who,
+        "reason": ended.outcome.reason.value,
+        "code": ended.code,
+        "seconds": round(ended.seconds, 3),
+        "from_client": ended.from_client,
+        "from_backend": ended.from_backend,
+        "frames_from_client": ended.frames_from_client,
+        "frames_from_backend": ended.frames_from_backend,
+        "client_rtt_ms": _milliseconds(ended.client_rtt),
+        "backend_rtt_ms": _milliseconds(ended.backend_rtt),
+    }
+
+
+def _carried(relay: Relay) -> Traffic:
+    client, backend = relay.tunnel.client, relay.tunnel.backend
+    return Traffic(client.size, backend.size, client.frames, backend.frames)
+
+
+def _round_trips(metrics: Metrics) -> Callable[[Side, float], None]:
+    return lambda side, seconds: metrics.round_trip(side.value, seconds)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)
+
+
+def _say(what: str, facts: Mapping[str, object]) -> None:
+    """A line in the log: for people as text, for machines with each fact a field of its own."""
+    facts = {name: fact for name, fact in facts.items() if fact is not None}
+    log.info("%s: %s", what, " ".join(f"{name}={fact}" for name, fact in facts.items()), extra=facts)
+
+
+TUNNELS = web.AppKey("tunnels", Tunnels)
+
+
+async def tunnels(app: web.Application) -> AsyncIterator[None]:
+    """The cleanup context that holds the tunnels, and ends what is left of them."""
+    app[TUNNELS] = Tunnels(app[SETTINGS], app[DRAINING], app.get(METRICS))
+    app[KNOCKING] = Knocking()
+    if METRICS in app:
+        app[METRICS].look_at(functools.partial(_state, app))
+    draining = asyncio.create_task(_drain(app))
+    yield
+    draining.cancel()
+    await asyncio.gather(draining, return_exceptions=True)
+    app[KNOCKING].close()
+    await app[TUNNELS].close()
+
+
+def _state(app: web.Application) -> State:
+    upstreams, now = app[UPSTREAMS], asyncio.get_running_loop().time()
+    return State(
+        open=len(app[TUNNELS]),
+        held=len(app[KNOCKING]),
+        traffic=app[TUNNELS].traffic(),
+        upstreams=[(each.url, each.connections, upstreams.rests(each, now)) for each in upstreams],
+    )
+
+
+async def _drain(app: web.Application) -> None:
+    await app[DRAINING].wait()
+    app[KNOCKING].all()
+    if not app[BACKEND_ENDS_TOO]:
+        await app[TUNNELS].leave()

@@ -1,0 +1,1 @@
+"""The programs: the command line, `serve` and its processes, and `check`."""

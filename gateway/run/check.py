@@ -1,0 +1,243 @@
+"""`moorline check`: ask one question as a browser would, hop by hop, and time each hop.
+
+The question is asked in a session of its own, `check-<random>`, which is erased afterwards.
+"""
+
+import asyncio
+import dataclasses
+import json
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from urllib.parse import SplitResult, urlsplit
+
+import aiohttp
+from aiohttp import WSMsgType
+from moorline.gateway.common.config.options import TEXT, option
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.run.verdicts import Hop, Seen, Side, Step, Trouble, conclusion, verdict
+
+__all__ = ["CheckSettings", "check", "probe"]
+
+_HOP_TIMEOUT = 10.0
+# A model may think for a while before it says its first word; people give up at about this time.
+_ANSWER_TIMEOUT = 60.0
+_PATIENT = "patient:check"
+_QUESTION = "This is a test of the connection. Please answer with one word."
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CheckSettings:
+    """What only `moorline check` has."""
+
+    backend: str = option(
+        "", TEXT, "the backend's address (default: `upstream`, where the gateway is on this machine)", group="Options"
+    )
+
+
+class _FailedError(Exception):
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
+        super().__init__(str(seen))
+
+
+async def check(
+    url: str, backend: str | None, *, backend_is_named: bool, answer_timeout: float = _ANSWER_TIMEOUT
+) -> int:
+    """Print what each hop did; 0 where the question was answered, else 1.
+
+    A backend that nobody named may be somewhere else: what is not reached there is no fault if the gateway has answers.
+    """
+    through = await _report(Side.GATEWAY, url, answer_timeout)
+    straight = await _report(Side.BACKEND, backend, answer_timeout) if backend else None
+    broken = conclusion(through, straight, backend_is_named=backend_is_named)
+    if broken is None:
+        print("Everything answers." if straight is None or straight[-1].seen is None else _elsewhere(url))
+        return 0
+    side, step = broken
+    assert step.seen is not None
+    found = verdict(side, step.hop, step.seen)
+    print(f"Broken: {step.hop}, {side}: {step.seen}\n  usual cause: {found.cause}\n  next step:   {found.next_step}")
+    return 1
+
+
+def _elsewhere(url: str) -> str:
+    return f"{url} answers. Its backend is at another address than the one tried; name it with --backend URL."
+
+
+async def _report(side: Side, url: str, answer_timeout: float) -> list[Step]:
+    print(f"{side}: {url}")
+    steps = []
+    async for step in probe(url, answer_timeout=answer_timeout, moorline=side is Side.GATEWAY):
+        steps.append(step)
+        said = f"FAILED: {step.seen}" if step.seen else step.detail
+        print(f"  {step.hop:<14}{step.seconds * 1000:9.1f} ms  {said}", flush=True)
+    print()
+    return steps
+
+
+async def probe(
+    url: str, *, hop_timeout: float = _HOP_TIMEOUT, answer_timeout: float = _ANSWER_TIMEOUT, moorline: bool = False
+) -> AsyncIterator[Step]:
+    """The hops to an answer from `url`, up to the first that fails. A gateway is `moorline`; a backend need not be."""
+    target = _parse(url)
+    session_id = f"check-{secrets.token_hex(8)}"
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=hop_timeout)) as client:
+        walk = _Walk(client, target, session_id, hop_timeout, answer_timeout, moorline=moorline)
+        try:
+            for hop, action in walk.hops():
+                began = time.perf_counter()
+                try:
+                    detail = await action()
+                except Exception as error:
+                    yield Step(hop, time.perf_counter() - began, seen=_seen(error))
+                    return
+                yield Step(hop, time.perf_counter() - began, detail)
+        finally:
+            await walk.end()
+
+
+def _parse(url: str) -> SplitResult:
+    try:
+        target = urlsplit(url if "://" in url else f"http://{url}")
+        valid = target.scheme in ("http", "https") and bool(target.hostname) and target.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UsageError(f'"{url}" is not an address; write for example http://localhost:4321')
+    return target
+
+
+class _Walk:
+    """One question on its way."""
+
+    def __init__(
+        self,
+        client: aiohttp.ClientSession,
+        target: SplitResult,
+        session_id: str,
+        hop_timeout: float,
+        answer_timeout: float,
+        *,
+        moorline: bool,
+    ) -> None:
+        self._client = client
+        self._host = target.hostname or ""
+        self._tls = target.scheme == "https"
+        self._port = target.port or (443 if self._tls else 80)
+        self._origin = f"{target.scheme}://{target.netloc}"
+        self._base = self._origin + target.path.rstrip("/")
+        self._session_id = session_id
+        self._hop_timeout = hop_timeout
+        self._answer_timeout = answer_timeout
+        self._moorline = moorline
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._asked = False
+
+    def hops(self) -> list[tuple[Hop, Callable[[], Awaitable[str]]]]:
+        """What to do, in order."""
+        return [
+            (Hop.NAME, self._name),
+            (Hop.TCP, self._tcp),
+            (Hop.HTTP, self._http),
+            (Hop.UPGRADE, self._upgrade),
+            (Hop.ANSWER, self._answer),
+        ]
+
+    async def end(self) -> None:
+        """Leave no trace."""
+        if self._socket is not None:
+            await self._socket.close()
+        if self._asked:
+            # Where this fails, the hop that failed has been told already.
+            with suppress(aiohttp.ClientError, TimeoutError):
+                async with self._client.delete(f"{self._base}/api/chat/{self._session_id}"):
+                    pass
+
+    async def _name(self) -> str:
+        async with asyncio.timeout(self._hop_timeout):
+            found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        return ", ".join(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+    async def _tcp(self) -> str:
+        async with asyncio.timeout(self._hop_timeout):
+            _, writer = await asyncio.open_connection(self._host, self._port)
+        address = str(writer.get_extra_info("peername")[0])
+        writer.close()
+        return f"{address} port {self._port}"
+
+    async def _http(self) -> str:
+        url = f"{self._base}/api/chat/{self._session_id}/messages"
+        async with self._client.get(url, allow_redirects=False) as response:
+            # A backend of another make may have no such path; what counts here is that somebody answers.
+            if response.status >= 500 or response.status == 421:
+                raise _FailedError(Seen(Trouble.STATUS, status=response.status))
+            known = response.content_type.endswith("json") and "X-Request-ID" in response.headers
+        if self._moorline and not known:
+            await self._recognize()
+        return f"{response.status} {response.reason}"
+
+    async def _recognize(self) -> None:
+        """Ask what nobody else answers so: any web server has a page, or a 404, for the path of a chat.
+
+        Only where that was in doubt: a proxy in front may keep /healthz from the world, as our nginx's does.
+        """
+        async with self._client.get(f"{self._base}/healthz", allow_redirects=False) as response:
+            try:
+                known = response.status == 200 and json.loads(await response.text()) == {"status": "ok"}
+            except ValueError:
+                known = False
+            if not known:
+                raise _FailedError(Seen(Trouble.STRANGER, detail=f"/healthz: HTTP {response.status}"))
+
+    async def _upgrade(self) -> str:
+        scheme, _, rest = self._base.partition("://")
+        url = f"{'wss' if scheme == 'https' else 'ws'}://{rest}/ws/chat/{_PATIENT}/{self._session_id}"
+        async with asyncio.timeout(self._hop_timeout):
+            self._socket = await self._client.ws_connect(url, origin=self._origin)
+        return "101 Switching Protocols"
+
+    async def _answer(self) -> str:
+        assert self._socket is not None
+        self._asked = True
+        await self._socket.send_json({"message": _QUESTION})
+        async with asyncio.timeout(self._answer_timeout):
+            while True:
+                frame = await self._socket.receive()
+                if frame.type is not WSMsgType.TEXT:
+                    raise _FailedError(Seen(Trouble.CLOSED, detail=f"close code {self._socket.close_code}"))
+                message = json.loads(frame.data)
+                if not isinstance(message, dict):
+                    raise _FailedError(Seen(Trouble.GARBAGE))
+                if message.get("type") == "error":
+                    raise _FailedError(Seen(Trouble.ERROR, code=str(message.get("code"))))
+                if message.get("type") == "message":
+                    return f"{len(str(message.get('content')))} characters"
+
+
+def _seen(error: Exception) -> Seen:
+    """What an exception of asyncio or aiohttp means; their order matters, the particular before the general."""
+    match error:
+        case _FailedError():
+            return error.seen
+        case aiohttp.WSServerHandshakeError():
+            # aiohttp also raises this for a 101 whose headers are no WebSocket's.
+            return Seen(Trouble.STATUS, status=error.status)
+        case aiohttp.ClientSSLError() | ssl.SSLError():
+            return Seen(Trouble.TLS)
+        case TimeoutError():
+            return Seen(Trouble.TIMEOUT)
+        case socket.gaierror():
+            return Seen(Trouble.UNKNOWN)
+        case ConnectionRefusedError():
+            return Seen(Trouble.REFUSED)
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError() | aiohttp.ClientOSError():
+            return Seen(Trouble.CLOSED)
+        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError() | ValueError():
+            return Seen(Trouble.GARBAGE)
+        case OSError():
+            return Seen(Trouble.REFUSED if "refused" in str(error).lower() else Trouble.UNREACHABLE)
+    raise error

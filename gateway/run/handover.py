@@ -1,0 +1,273 @@
+"""Connections on their way from the process that accepts them to the workers that serve them.
+
+Over a socket pair the acceptor sends one byte with each connection's descriptor, and the worker answers a byte for each
+that it took and another when it is closed. So the acceptor knows how many each worker has. It keeps its own copy of a
+connection until it is taken: what a dying worker had not taken goes to another, and no client notices.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from moorline.gateway.common.web.listen import address
+
+__all__ = ["Acceptor", "Handed", "Lane"]
+
+log = logging.getLogger("moorline.gateway")
+
+_GIVEN = b"g"
+_TAKEN = b"t"
+_CLOSED = b"c"
+_LEAVING = b"l"
+
+# A worker that hangs gets no more than this many before others get all. The kernel has room for 277 on Linux.
+_MOST_UNTAKEN = 64
+# Accepted, or taken, in one turn of the loop.
+_BURST = 64
+_WORDS = 4096
+# asyncio's own pause where the system can open no more files.
+_RETRY_SECONDS = 1.0
+# macOS has no such flag, and a worker starts no programs.
+_CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+class Lane:
+    """The way to one life of a worker, at the acceptor's end."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self._untaken: deque[socket.socket] = deque()
+        self._on_word: Callable[[], None] = lambda: None
+        self.connections = 0
+        """Given and not closed."""
+        self.is_leaving = False
+        """Whether it drains: it serves on, and tells new sockets to go elsewhere."""
+        self.turn = 0
+
+    def fileno(self) -> int:
+        """The worker's end, for it to inherit."""
+        return self._theirs.fileno()
+
+    def open(self, on_word: Callable[[], None]) -> None:
+        """The worker is ready. `on_word`: it may have become free for more."""
+        self._on_word = on_word
+        asyncio.get_running_loop().add_reader(self._ours, self._hear)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._untaken) >= _MOST_UNTAKEN
+
+    def give(self, connection: socket.socket) -> None:
+        """Hand it over. When this lane is closed it is the worker's, or back."""
+        try:
+            socket.send_fds(self._ours, [_GIVEN], [connection.fileno()])
+        except OSError:
+            # The system's limit on descriptors under way. One connection is lost, as it is where no file can be opened.
+            connection.close()
+            return
+        self.connections += 1
+        self._untaken.append(connection)
+
+    def close(self) -> Sequence[socket.socket]:
+        """Give no more; what was not taken."""
+        asyncio.get_running_loop().remove_reader(self._ours)
+        self._ours.close()
+        self._theirs.close()
+        return self._untaken
+
+    def _hear(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            words = self._ours.recv(_WORDS)
+            for _ in range(words.count(_TAKEN)):
+                self._untaken.popleft().close()
+            self.connections -= words.count(_CLOSED)
+            self.is_leaving = self.is_leaving or _LEAVING in words
+            self._on_word()
+
+
+class Acceptor:
+    """Accepts connections, each for the worker that has the fewest; of equals, for the one whose last turn is longest
+    ago. While no worker can take one they wait in the listening sockets' queues.
+    """
+
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+        self.addresses = tuple(map(address, sockets))
+        self._sockets = sockets
+        self._lanes: list[Lane] = []
+        # Those that came back while there was nobody else.
+        self._waiting: deque[socket.socket] = deque()
+        self._turns = 0
+        self._is_accepting = False
+        self._retry: asyncio.TimerHandle | None = None
+
+    def add(self, lane: Lane) -> None:
+        """A worker is ready."""
+        self._lanes.append(lane)
+        lane.open(self._serve)
+        self._serve()
+
+    def remove(self, lane: Lane) -> None:
+        """It is gone, or never came; what it did not take goes to others."""
+        if lane in self._lanes:
+            self._lanes.remove(lane)
+        self._waiting.extend(lane.close())
+        self._serve()
+
+    def close(self) -> None:
+        self._pause()
+        if self._retry is not None:
+            self._retry.cancel()
+        for sock in (*self._waiting, *self._sockets):
+            sock.close()
+
+    def _serve(self) -> None:
+        """Go on, now that a worker may have room."""
+        while self._waiting and (lane := self._next()) is not None:
+            self._give(lane, self._waiting.popleft())
+        if not self._is_accepting and self._retry is None and self._next() is not None:
+            self._is_accepting = True
+            for sock in self._sockets:
+                asyncio.get_running_loop().add_reader(sock, self._arrive, sock)
+
+    def _arrive(self, listener: socket.socket) -> None:
+        for _ in range(_BURST):
+            lane = self._next()
+            if lane is None:
+                self._pause()
+                return
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                # The client did not wait.
+                continue
+            except OSError as error:
+                log.error("cannot accept: %s; trying again in %gs", error.strerror, _RETRY_SECONDS)
+                self._pause()
+                self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._try_again)
+                return
+            self._give(lane, connection)
+
+    def _pause(self) -> None:
+        if self._is_accepting:
+            self._is_accepting = False
+            for sock in self._sockets:
+                asyncio.get_running_loop().remove_reader(sock)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._serve()
+
+    def _next(self) -> Lane | None:
+        """Whose turn it is; None while nobody can take one."""
+        free = [lane for lane in self._lanes if not lane.is_full]
+        return min(free, key=lambda lane: (lane.is_leaving, lane.connections, lane.turn), default=None)
+
+    def _give(self, lane: Lane, connection: socket.socket) -> None:
+        self._turns += 1
+        lane.turn = self._turns
+        lane.give(connection)
+
+
+class Handed:
+    """The entrance of a worker, which listens nowhere itself."""
+
+    addresses: tuple[str, ...] = ()
+    port = 0
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._connection: Callable[[], asyncio.Protocol] | None = None
+        self._opening: set[asyncio.Task[None]] = set()
+        # Two bytes for each connection at most; an acceptor that is stopped gives no more of them.
+        self._untold = bytearray()
+
+    async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
+        self._connection = connection
+        self._loop.add_reader(self._sock, self._arrive)
+
+    def leave(self) -> None:
+        """Have the acceptor prefer others from now on."""
+        self._tell(_LEAVING)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._sock)
+
+    def _arrive(self) -> None:
+        for _ in range(_BURST):
+            try:
+                given, descriptors, _, _ = socket.recv_fds(self._sock, 1, 1, _CLOSED_ON_EXEC)
+            except BlockingIOError:
+                return
+            except OSError:
+                given = b""
+            if not given:
+                # The acceptor is gone, and who keeps this process alive says so, too.
+                self.close()
+                return
+            # Before a byte of it is read: from here on nobody else can serve it.
+            self._tell(_TAKEN)
+            if not descriptors:
+                # No file can be opened any more. Those who have one are served on, and this client hears a reset.
+                self._tell(_CLOSED)
+                continue
+            task = self._loop.create_task(self._let_in(_Connection(descriptors[0], self._tell)))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _let_in(self, connection: socket.socket) -> None:
+        assert self._connection is not None
+        try:
+            await self._loop.connect_accepted_socket(self._connection, connection)
+        except OSError:
+            # It was reset on its way here.
+            connection.close()
+
+    def _tell(self, word: bytes) -> None:
+        self._untold += word
+        if len(self._untold) == len(word):
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            del self._untold[: self._sock.send(self._untold)]
+        except BlockingIOError:
+            self._loop.add_writer(self._sock, self._flush)
+            return
+        except OSError:
+            # Nobody is left to be told.
+            self._untold.clear()
+        self._loop.remove_writer(self._sock)
+
+
+class _Connection(socket.socket):
+    """A socket that says when it is closed, whoever does it: it passes from one protocol to the next."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(self, descriptor: int, tell: Callable[[bytes], None]) -> None:
+        super().__init__(fileno=descriptor)
+        self.setblocking(False)
+        self._tell: Callable[[bytes], None] | None = tell
+
+    def close(self) -> None:
+        super().close()
+        self._closed_now()
+
+    def detach(self) -> int:
+        """uvloop closes the descriptor itself and takes it away from here."""
+        descriptor = super().detach()
+        self._closed_now()
+        return descriptor
+
+    def _closed_now(self) -> None:
+        if self._tell is not None:
+            self._tell(_CLOSED)
+            self._tell = None

@@ -1,0 +1,42 @@
+"""The gateway as a program: its application on its listeners, until a signal comes."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from moorline.gateway.app import create_app
+from moorline.gateway.common.access.authorize import Authorize
+from moorline.gateway.common.config.commandline import start_block
+from moorline.gateway.common.web import server
+from moorline.gateway.settings import Settings
+
+__all__ = ["page", "run", "running"]
+
+_EXAMPLE_CHAT = "/chat/patient:demo"
+
+
+@contextlib.asynccontextmanager
+async def running(
+    settings: Settings, *, authorize: Authorize | None = None, backend_ends_too: bool = False
+) -> AsyncIterator[server.Running]:
+    """A gateway that accepts connections, as programs and tests start it; it drains at the end. See `create_app`."""
+    app = create_app(settings, authorize=authorize, backend_ends_too=backend_ends_too)
+    async with server.running(app, settings) as started:
+        yield started
+
+
+def page(settings: Settings, addresses: Sequence[str]) -> str:
+    """The address to open in a browser, of a gateway that listens at these."""
+    address = addresses[0]
+    if settings.host == "localhost":
+        address = f"http://localhost:{address.rpartition(':')[2]}"
+    # What a frontend of somebody else's has under which path is its own business.
+    return address + ("/" if settings.frontend else _EXAMPLE_CHAT)
+
+
+async def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status."""
+    with server.stop_signals() as stop:
+        async with running(settings) as started:
+            print(start_block({"page": page(settings, started.addresses), "backend": settings.upstream[0]}), flush=True)
+            await stop.wait()
+    return 0

@@ -1,0 +1,1 @@
+"""An open WebSocket between client and backend: bytes, frames, timers and endings."""

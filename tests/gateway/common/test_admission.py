@@ -1,0 +1,152 @@
+from typing import Any
+
+import pytest
+from moorline.gateway.common.access.rules import Admission, is_host, is_json
+from moorline.gateway.common.config.settings import CommonSettings
+
+
+def admission(**options: Any) -> Admission:
+    return Admission.of(CommonSettings(**options))
+
+
+# Origin ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        (None, "localhost:4321"),
+        ("http://localhost:4321", "localhost:4321"),
+        ("http://LocalHost:4321", "localhost:4321"),
+        ("http://[::1]:4321", "[::1]:4321"),
+        ("https://chat.example.com", "chat.example.com"),
+        ("https://chat.example.com", "chat.example.com:443"),
+        ("https://chat.example.com:443", "chat.example.com"),
+        ("http://chat.example.com", "chat.example.com:80"),
+        ("https://chat.example.com:8443", "chat.example.com:8443"),
+    ],
+)
+def test_the_pages_own_origin_passes_whatever_the_scheme(origin: str | None, host: str) -> None:
+    assert admission().admits_origin(origin, host)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        ("https://evil.example", "localhost:4321"),
+        ("http://localhost:5173", "localhost:4321"),
+        ("http://localhost", "localhost:4321"),
+        ("null", "localhost:4321"),
+        ("null", "null"),
+        ("", ""),
+        ("http://localhost:4321, http://evil.example", "localhost:4321"),
+        ("http://localhost:4321.evil.example", "localhost:4321"),
+        ("http://user@localhost:4321", "localhost:4321"),
+        ("file://localhost:4321", "localhost:4321"),
+        ("http://localhost:4321", ""),
+    ],
+)
+def test_any_other_origin_is_refused(origin: str, host: str) -> None:
+    assert not admission().admits_origin(origin, host)
+
+
+def test_a_listed_origin_passes_with_its_scheme_and_port_alone() -> None:
+    listed = admission(allowed_origins=("https://app.example:443",))
+    assert listed.admits_origin("https://app.example", "localhost:4321")
+    assert not listed.admits_origin("http://app.example", "localhost:4321")
+    assert not listed.admits_origin("https://app.example:8443", "localhost:4321")
+    assert not listed.admits_origin("null", "localhost:4321")
+
+
+def test_a_star_lifts_both_checks() -> None:
+    anybody = admission(allowed_origins=("*",))
+    assert anybody.admits_origin("https://evil.example", "localhost:4321")
+    assert anybody.admits_host("evil.example")
+
+
+# Host -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:4321", "LOCALHOST.", "a.localhost:1", "127.0.0.1:8000", "10.1.2.3", "[::1]:4321"]
+)
+def test_names_that_nobody_else_can_point_at_us_are_ours(host: str) -> None:
+    assert admission().admits_host(host)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:4321", "localhost.evil.example", "1.2.3.4.nip.io"])
+def test_a_name_that_is_pointed_at_us_by_dns_is_not_ours(host: str) -> None:
+    assert not admission().admits_host(host)
+
+
+def test_the_hosts_of_allowed_origins_are_ours_unless_allowed_hosts_says_which() -> None:
+    assert admission(allowed_origins=("https://app.example:8443",)).admits_host("app.example")
+    named = admission(allowed_origins=("https://app.example",), allowed_hosts=("chat.example",))
+    assert named.admits_host("chat.example:4321")
+    assert not named.admits_host("app.example")
+
+
+@pytest.mark.parametrize("host", ["", "a b", "a,b", "user@a", "a/b", "a:b", "[::1", "a;b"])
+def test_what_is_no_host_is_known_as_such(host: str) -> None:
+    assert not is_host(host)
+
+
+# CORS and bodies ------------------------------------------------------------------------------------------------------
+
+
+def test_a_listed_origin_may_read_and_bring_its_cookies() -> None:
+    headers = admission(allowed_origins=("https://app.example",)).cors("https://app.example")
+    assert headers == {
+        "Access-Control-Allow-Origin": "https://app.example",
+        "Access-Control-Allow-Credentials": "true",
+    }
+
+
+def test_a_star_lets_everybody_read_and_nobody_bring_cookies() -> None:
+    assert admission(allowed_origins=("*",)).cors("https://app.example") == {"Access-Control-Allow-Origin": "*"}
+
+
+def test_an_origin_that_is_not_listed_may_not_read() -> None:
+    assert admission().cors("http://localhost:4321") == admission().cors(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "json"),
+    [
+        ("application/json", True),
+        ("Application/JSON; charset=utf-8", True),
+        ("text/plain", False),
+        ("text/plain; application/json", False),
+        ("", False),
+    ],
+)
+def test_only_json_is_json(content_type: str, *, json: bool) -> None:
+    assert is_json(content_type) is json
+
+
+# The client's address -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded_for", "real_ip", "client"),
+    [
+        ("127.0.0.1", [], None, "127.0.0.1"),
+        ("127.0.0.1", ["9.9.9.9"], None, "9.9.9.9"),
+        ("127.0.0.1", ["6.6.6.6, 9.9.9.9"], None, "9.9.9.9"),
+        ("127.0.0.1", ["6.6.6.6", "9.9.9.9, 127.0.0.2"], None, "9.9.9.9"),
+        ("127.0.0.1", ["127.0.0.3"], None, "127.0.0.3"),
+        ("127.0.0.1", ["nonsense"], None, "127.0.0.1"),
+        ("127.0.0.1", [], "9.9.9.9", "9.9.9.9"),
+        ("127.0.0.1", [], "nonsense", "127.0.0.1"),
+        ("127.0.0.1", ['fe80::1% request_id=forged "GET /x'], None, "127.0.0.1"),
+        ("127.0.0.1", [], "fe80::1% request_id=forged", "127.0.0.1"),
+        ("127.0.0.1", ["9.9.9.9, fe80::1%eth0"], None, "127.0.0.1"),
+        ("::ffff:127.0.0.1", ["9.9.9.9"], None, "9.9.9.9"),
+        ("8.8.8.8", ["9.9.9.9"], "9.9.9.9", "8.8.8.8"),
+        ("", ["9.9.9.9"], None, ""),
+    ],
+)
+def test_the_client_is_the_last_hop_that_is_no_proxy_of_ours(
+    peer: str, forwarded_for: list[str], real_ip: str | None, client: str
+) -> None:
+    assert admission().client(peer, forwarded_for, real_ip) == client

@@ -1,0 +1,80 @@
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from moorline.gateway.common.logs import hashed, setup
+from moorline.gateway.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _the_log_of_the_test_run_stays() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("moorline")
+    before = root.handlers[:], root.level, ours.level
+    yield
+    root.handlers[:], root.level, ours.level = before
+
+
+def test_a_text_line_has_the_time_the_level_and_the_part(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings())
+    logging.getLogger("moorline.gateway").info("began %d", 1)
+    moment, line = capsys.readouterr().err.rstrip("\n").split(" ", 1)
+    assert moment.endswith("Z")
+    assert line == "info gateway: began 1"
+
+
+def test_a_workers_lines_bear_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings(), worker=2)
+    logging.getLogger("moorline.gateway.ws").info("began")
+    assert capsys.readouterr().err.endswith(" info moorline.gateway.ws[2]: began\n")
+    setup(Settings(log_format="json"), worker=2)
+    logging.getLogger("moorline.gateway.ws").info("began")
+    assert json.loads(capsys.readouterr().err)["worker"] == 2
+
+
+def test_a_message_cannot_forge_a_second_line(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings())
+    logging.getLogger("moorline.gateway").info("path %s", "/\n2026 error\x1b[31m")
+    assert capsys.readouterr().err.endswith("path /\\n2026 error\\x1b[31m\n")
+
+
+def test_a_json_line_carries_extra_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings(log_format="json"))
+    logging.getLogger("moorline.gateway").warning("ended", extra={"code": 1001})
+    line = json.loads(capsys.readouterr().err)
+    assert (line["level"], line["logger"], line["message"], line["code"]) == (
+        "warning",
+        "moorline.gateway",
+        "ended",
+        1001,
+    )
+
+
+def test_lines_below_log_level_and_chatter_of_libraries_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings(log_level="warning"))
+    logging.getLogger("moorline.gateway").info("quiet")
+    logging.getLogger("openai").info("quiet")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_second_setup_replaces_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings())
+    setup(Settings())
+    logging.getLogger("moorline.gateway").info("once")
+    assert capsys.readouterr().err.count("once") == 1
+
+
+def test_an_id_is_the_same_word_everywhere_under_one_key_and_another_under_another() -> None:
+    setup(Settings(log_key="k" * 100))
+    first = hashed("patient:demo")
+    setup(Settings(log_key="other"))
+    second = hashed("patient:demo")
+    setup(Settings(log_key="k" * 100))
+    assert hashed("patient:demo") == first != second
+    assert "demo" not in first
+
+
+def test_what_a_client_offers_as_subprotocols_is_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings())
+    logging.getLogger("aiohttp.websocket").warning("Client protocols %r don't overlap", ["bearer.SECRET"])
+    assert capsys.readouterr().err == ""

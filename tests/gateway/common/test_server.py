@@ -1,0 +1,289 @@
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import ClientSession, web
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.web.draining import DRAINING
+from moorline.gateway.common.web.listen import listen, reserved
+from moorline.gateway.common.web.server import Running, run, running
+from moorline.gateway.settings import Settings
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def answer(request: web.Request) -> web.Response:
+    return web.Response(text=str(request.content_length))
+
+
+@asynccontextmanager
+async def served(handler: Handler = answer, *, host: str = "127.0.0.1", **options: float) -> AsyncIterator[Running]:
+    app = web.Application()
+    app.router.add_route("*", "/", handler)
+    settings = Settings(**{"host": host, "port": 0, "drain": 5, "client_header_timeout": 30, **options})  # type: ignore[arg-type]
+    async with running(app, settings) as server:
+        yield server
+
+
+@asynccontextmanager
+async def raw(server: Running) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+# Listening ------------------------------------------------------------------------------------------------------------
+
+
+async def test_localhost_is_both_loopback_addresses_on_one_free_port() -> None:
+    async with served(host="localhost") as server, ClientSession() as client:
+        assert server.addresses == (f"http://127.0.0.1:{server.port}", f"http://[::1]:{server.port}")
+        for address in server.addresses:
+            async with client.get(address) as response:
+                assert response.status == 200
+
+
+@pytest.mark.parametrize("taken", ["127.0.0.1", "::1"])
+def test_a_taken_port_is_named_with_the_option_to_choose_another(taken: str) -> None:
+    (holder,) = listen(taken, 0)
+    with holder, pytest.raises(UsageError, match=r"^port: \d+ is in use on localhost; .* with --port$"):
+        listen("localhost", holder.getsockname()[1])
+
+
+def test_a_taken_port_is_spoken_of_under_the_name_of_its_option() -> None:
+    (holder,) = listen("127.0.0.1", 0)
+    with holder, pytest.raises(UsageError, match=r"^backend_port: .* --backend-port$"):
+        listen("127.0.0.1", holder.getsockname()[1], option="backend_port")
+
+
+def test_an_address_of_another_machine_is_refused_in_words() -> None:
+    with pytest.raises(UsageError, match=r'^host: "192\.0\.2\.1" cannot be listened on'):
+        listen("192.0.2.1", 0)
+
+
+def test_no_socket_is_left_when_the_second_address_is_taken() -> None:
+    (holder,) = listen("::1", 0)
+    port = holder.getsockname()[1]
+    with holder, pytest.raises(UsageError):
+        listen("localhost", port)
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
+def test_a_kept_port_refuses_connections_until_its_program_listens_and_again_afterwards() -> None:
+    with reserved("127.0.0.1", 0) as port:
+        for _ in range(2):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+            (program,) = listen("127.0.0.1", port)
+            with program, socket.create_connection(("127.0.0.1", port)):
+                pass
+
+
+def test_a_kept_port_that_somebody_listens_on_is_one_line() -> None:
+    (holder,) = listen("127.0.0.1", 0)
+    with (
+        holder,
+        pytest.raises(UsageError, match=r"^backend_port: \d+ is in use on 127\.0\.0\.1; "),
+        reserved("127.0.0.1", holder.getsockname()[1], option="backend_port"),
+    ):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a port cannot be kept for another process")
+def test_a_kept_port_is_given_to_nobody_who_takes_any() -> None:
+    (other,) = listen("127.0.0.1", 0)
+    with other, reserved("127.0.0.1", 0) as port:
+        with socket.socket() as somebody, pytest.raises(OSError, match="Address already in use"):
+            somebody.bind(("127.0.0.1", port))
+        if not _can_choose_ports():
+            return
+        with one_port(port) as listener, pytest.raises(OSError, match="Address already in use"):
+            listener.bind(("127.0.0.1", 0))
+        for wanted in (other.getsockname(), ("127.0.0.1", port)):
+            with one_port(port) as client, pytest.raises(OSError, match="Cannot assign requested address"):
+                client.connect(wanted)
+
+
+def one_port(port: int) -> socket.socket:
+    """A socket for which this is the only ephemeral port there is."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_LOCAL_PORT_RANGE, struct.pack("I", port << 16 | port))
+    return sock
+
+
+# Python has no name for it yet.
+_IP_LOCAL_PORT_RANGE = 51
+
+
+def _can_choose_ports() -> bool:
+    """Since Linux 6.3; before, only the plain `bind` can be tried."""
+    with socket.socket() as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_LOCAL_PORT_RANGE, struct.pack("I", 0))
+        except OSError:
+            return False
+    return True
+
+
+# Request heads --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_sends_nothing_ends_after_client_header_timeout() -> None:
+    async with served(client_header_timeout=0.1) as server, raw(server) as (reader, _):
+        assert await reader.read() == b""
+
+
+async def test_a_dribbled_head_ends_at_the_timeout_without_a_byte() -> None:
+    async with served(client_header_timeout=0.2) as server, raw(server) as (reader, writer):
+        ended = asyncio.ensure_future(reader.read())
+        for byte in b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: " + b"x" * 1000:
+            writer.write(bytes([byte]))
+            done, _ = await asyncio.wait([ended], timeout=0.01)
+            if done:
+                break
+        assert ended.done()
+        # A byte that crossed the end has it answered with a reset.
+        with contextlib.suppress(ConnectionResetError):
+            assert ended.result() == b""
+
+
+async def test_a_later_head_gets_the_same_time() -> None:
+    async with served(client_header_timeout=0.1) as server, raw(server) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(4)
+        writer.write(b"GET / HT")
+        assert await reader.read() == b""
+
+
+async def test_a_slow_body_is_not_a_slow_head() -> None:
+    async def read(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())
+
+    async with served(read, client_header_timeout=0.1) as server, raw(server) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\n")
+        for _ in range(30):
+            writer.write(b"x")
+            await asyncio.sleep(0.01)  # the pace of the client, three times the timeout in all
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "headers", [b"X-Big: %s\r\n" % (b"x" * 9000), b"".join(b"X-%d: %s\r\n" % (n, b"x" * 7000) for n in range(5))]
+)
+async def test_a_head_over_8_kb_a_line_or_32_kb_in_all_is_refused(headers: bytes) -> None:
+    async with served() as server, raw(server) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n")
+        assert (await reader.readline()).split()[1] in (b"400", b"431")
+
+
+async def test_a_head_that_never_ends_is_refused_at_32_kb() -> None:
+    async with served() as server, raw(server) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n")
+        answered = asyncio.ensure_future(reader.readline())
+        for number in range(40):
+            writer.write(b"X-%d: %s\r\n" % (number, b"x" * 1000))
+            done, _ = await asyncio.wait([answered], timeout=0.01)
+            if done:
+                break
+        assert (await answered).split()[1] == b"431"
+
+
+async def test_a_compressed_body_reaches_the_handler_as_it_was_sent() -> None:
+    async def size(request: web.Request) -> web.Response:
+        return web.Response(text=(await request.read()).decode())
+
+    async with (
+        served(size) as server,
+        ClientSession(server.addresses[0]) as client,
+        client.post("/", data=b"not gzip", headers={"Content-Encoding": "gzip"}) as response,
+    ):
+        assert await response.text() == "not gzip"
+
+
+# The end --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_drain_ends_as_soon_as_nothing_is_in_flight() -> None:
+    async with asyncio.timeout(2):
+        async with served(drain=60) as server, raw(server):
+            pass
+
+
+async def test_a_request_in_flight_is_answered_and_new_ones_too_while_it_drains() -> None:
+    began, late_answer = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.query_string == "slow":
+            began.set()
+            await request.app[DRAINING].wait()
+            await late_answer.wait()
+        return web.Response()
+
+    async with ClientSession() as client:
+        async with served(handle) as server:
+            slow = asyncio.ensure_future(client.get(server.addresses[0] + "/?slow"))
+            await began.wait()
+
+            async def meanwhile() -> int:
+                await server.draining.wait()
+                async with client.get(server.addresses[0]) as response:
+                    late_answer.set()
+                    return response.status
+
+            late = asyncio.ensure_future(meanwhile())
+        assert await late == 200
+        assert (await slow).status == 200
+
+
+async def test_a_handler_that_does_not_end_is_cancelled_at_the_deadline() -> None:
+    began, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: web.Request) -> web.Response:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return web.Response()
+
+    async with served(handle, drain=0.1) as server, raw(server) as (_, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await began.wait()
+    async with asyncio.timeout(1):
+        await cancelled.wait()
+
+
+async def test_a_client_that_goes_away_cancels_its_handler() -> None:
+    began, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: web.Request) -> web.Response:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        return web.Response()
+
+    async with served(handle) as server:
+        async with raw(server) as (_, writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await began.wait()
+        async with asyncio.timeout(2):
+            await cancelled.wait()
+
+
+def test_programs_run_on_uvloop() -> None:
+    async def name() -> str:
+        return type(asyncio.get_running_loop()).__module__
+
+    assert run(name()).startswith("uvloop")

@@ -1,0 +1,56 @@
+"""Which header fields pass."""
+
+import pytest
+from moorline.gateway.errors import Malformed
+from moorline.gateway.proxy.headers import end_to_end, forward, location_for, origin_form, request_id
+from multidict import CIMultiDict
+
+
+def passed(*, trusted: bool = False, **fields: str) -> CIMultiDict[str]:
+    named = CIMultiDict({name.replace("_", "-"): value for name, value in fields.items()})
+    return forward(named, peer="10.0.0.1", client="10.0.0.1", scheme="http", request_id="r1", trusted=trusted)
+
+
+def test_what_connection_names_ends_here() -> None:
+    assert "X-Hop" not in passed(Connection="close, X-Hop", X_Hop="1", Keep_Alive="5", TE="trailers")
+
+
+def test_connection_cannot_withdraw_where_a_request_goes_and_where_it_ends() -> None:
+    given = {"Connection": "Upgrade, Content-Length, HOST", "Content-Length": "5", "Host": "a", "Upgrade": "websocket"}
+    assert dict(end_to_end(CIMultiDict(given))) == {"Content-Length": "5", "Host": "a"}
+
+
+def test_nobody_but_a_trusted_proxy_speaks_for_a_client() -> None:
+    spoken = {"X_Forwarded_For": "7.7.7.7", "X_Real_IP": "7.7.7.7", "X_Forwarded_Proto": "https"}
+    assert passed(trusted=False, **spoken)["X-Forwarded-For"] == "10.0.0.1"
+    assert passed(trusted=False, **spoken)["X-Forwarded-Proto"] == "http"
+    assert passed(trusted=True, **spoken)["X-Forwarded-For"] == "7.7.7.7, 10.0.0.1"
+    assert passed(trusted=True, **spoken)["X-Forwarded-Proto"] == "https"
+
+
+def test_an_underscore_does_not_pass_for_a_hyphen() -> None:
+    given = CIMultiDict({"X_Real_IP": "7.7.7.7", "X-Fine": "1"})
+    names = forward(given, peer="p", client="p", scheme="http", request_id="r", trusted=False)
+    assert "X_Real_IP" not in names
+    assert names["X-Fine"] == "1"
+
+
+def test_an_id_is_kept_only_from_whom_it_may_come_and_as_it_may_look() -> None:
+    assert request_id({"X-Request-ID": "abc"}, trusted=True, fresh="new") == "abc"
+    assert request_id({"X-Request-ID": "abc"}, trusted=False, fresh="new") == "new"
+    assert request_id({"X-Request-ID": "a b"}, trusted=True, fresh="new") == "new"
+
+
+def test_a_redirect_to_the_backend_becomes_one_to_us_and_any_other_stays() -> None:
+    def turned(location: str) -> str:
+        return location_for(location, upstream="http://127.0.0.1:8000", scheme="https", host="chat.example.com")
+
+    assert turned("http://127.0.0.1:8000/a?b#c") == "https://chat.example.com/a?b#c"
+    for other in ("/a", "http://127.0.0.1:8001/a", "https://127.0.0.1:8000/a", "http://[::1", "//x/a"):
+        assert turned(other) == other
+
+
+@pytest.mark.parametrize("target", ["/api/x#/../y", "/api/caf\u00e9", "/api/x y", "/api/\x7f"])
+def test_a_target_that_some_would_read_as_another_is_malformed(target: str) -> None:
+    with pytest.raises(Malformed):
+        origin_form(target)

@@ -1,0 +1,297 @@
+"""`moorline check` against real servers, each with one fault."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import WSCloseCode, web
+from moorline.gateway.common.web.server import running
+from moorline.gateway.run.check import check, probe
+from moorline.gateway.run.verdicts import Hop, Seen, Side, Step, Trouble, conclusion, verdict
+from moorline.gateway.settings import Settings
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def empty(request: web.Request) -> web.Response:
+    return web.json_response([])
+
+
+async def healthy(request: web.Request) -> web.Response:
+    return web.json_response({"status": "ok"})
+
+
+def answering(*frames: dict[str, str]) -> Handler:
+    """A socket that says these frames when it is asked, then waits."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        await ws.receive()
+        for frame in frames:
+            await ws.send_json(frame)
+        await ws.receive()
+        return ws
+
+    return handle
+
+
+def refusing(status: int) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(status=status)
+
+    return handle
+
+
+HEALTHY = answering({"type": "status", "status": "thinking"}, {"type": "ping"}, {"type": "message", "content": "Hello"})
+
+
+@asynccontextmanager
+async def server(chat: Handler = HEALTHY, api: Handler = empty, erased: list[str] | None = None) -> AsyncIterator[str]:
+    async def erase(request: web.Request) -> web.Response:
+        if erased is not None:
+            erased.append(request.match_info["session"])
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.router.add_get("/ws/chat/{patient}/{session}", chat)
+    app.router.add_get("/api/chat/{session}/messages", api)
+    app.router.add_delete("/api/chat/{session}", erase)
+    app.router.add_get("/healthz", healthy)
+    async with running(app, Settings(host="127.0.0.1", port=0, drain=0.1)) as started:
+        yield started.addresses[0]
+
+
+@asynccontextmanager
+async def raw(answer: bytes | None) -> AsyncIterator[str]:
+    """A server that says `answer` to whatever comes and ends the connection; None: says nothing and holds it."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if answer is None:
+                await reader.read()
+            else:
+                await reader.read(1)
+                writer.write(answer)
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    finally:
+        listener.close()
+
+
+async def failure(url: str, *, hop_timeout: float = 5, answer_timeout: float = 5) -> tuple[Hop, str]:
+    """The hop that failed and its usual cause."""
+    steps = [step async for step in probe(url, hop_timeout=hop_timeout, answer_timeout=answer_timeout)]
+    seen = steps[-1].seen
+    assert seen is not None
+    return steps[-1].hop, verdict(Side.BACKEND, steps[-1].hop, seen).cause
+
+
+# What works -----------------------------------------------------------------------------------------------------------
+
+
+async def test_every_hop_of_a_healthy_server_is_timed_and_the_session_is_erased() -> None:
+    erased: list[str] = []
+    async with server(erased=erased) as url:
+        steps = [step async for step in probe(url)]
+    assert [step.hop for step in steps] == list(Hop)
+    assert all(step.seen is None and step.seconds > 0 for step in steps)
+    (session,) = erased
+    assert session.startswith("check-")
+
+
+async def test_check_prints_each_hop_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    async with server() as gateway, server() as backend:
+        assert await check(gateway, backend, backend_is_named=True) == 0
+    out = capsys.readouterr().out
+    assert out.count("101 Switching Protocols") == 2
+    assert out.count(" ms ") == 10
+    assert out.endswith("Everything answers.\n")
+
+
+async def test_check_names_the_broken_hop_its_cause_and_the_next_step_and_ends_with_1(
+    capsys: pytest.CaptureFixture[str], unused_tcp_port: int
+) -> None:
+    async with server(api=refusing(502)) as gateway:
+        assert await check(gateway, f"http://127.0.0.1:{unused_tcp_port}", backend_is_named=False) == 1
+    assert capsys.readouterr().out.endswith(
+        "Broken: TCP, straight to the backend: connection refused\n"
+        "  usual cause: the backend is down, or it listens on another port\n"
+        "  next step:   start it: moorline backend\n"
+    )
+
+
+async def test_a_backend_at_a_guessed_address_is_no_fault_where_the_gateway_answers(unused_tcp_port: int) -> None:
+    async with server() as gateway:
+        backend = f"http://127.0.0.1:{unused_tcp_port}"
+        assert await check(gateway, backend, backend_is_named=False) == 0
+        assert await check(gateway, backend, backend_is_named=True) == 1
+
+
+# What is broken -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_name_without_address() -> None:
+    hop, cause = await failure("http://no-such-host.invalid")
+    assert (hop, "DNS" in cause) == (Hop.NAME, True)
+
+
+async def test_a_backend_that_is_down(unused_tcp_port: int) -> None:
+    hop, cause = await failure(f"http://127.0.0.1:{unused_tcp_port}")
+    assert (hop, "down" in cause) == (Hop.TCP, True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(b"SSH-2.0-OpenSSH_9.0\r\n", "another program"), (b"", "ended the connection")],
+)
+async def test_a_port_that_speaks_no_http(answer: bytes, words: str) -> None:
+    async with raw(answer) as url:
+        hop, cause = await failure(url)
+    assert hop is Hop.HTTP
+    assert words in cause
+
+
+async def test_a_program_that_hangs() -> None:
+    async with raw(None) as url:
+        hop, cause = await failure(url, hop_timeout=0.1)
+    assert (hop, "hangs" in cause) == (Hop.HTTP, True)
+
+
+async def test_an_upgrade_that_nobody_answers() -> None:
+    async def silent(request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    async with server(chat=silent) as url:
+        hop, cause = await failure(url, hop_timeout=0.2)
+    assert (hop, "does not answer the handshake" in cause) == (Hop.UPGRADE, True)
+
+
+async def test_a_port_that_speaks_no_tls() -> None:
+    async with server() as url:
+        hop, cause = await failure(url.replace("http:", "https:"))
+    assert (hop, "plain HTTP" in cause) == (Hop.HTTP, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(502, "the backend is down"), (504, "does not answer"), (503, "limit"), (421, "allowed_hosts"), (500, "failed")],
+)
+async def test_an_http_status_that_tells_what_is_wrong(status: int, words: str) -> None:
+    async with server(api=refusing(status)) as url:
+        hop, cause = await failure(url)
+    assert hop is Hop.HTTP
+    assert words in cause
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (404, "wrong path"),
+        (403, "Origin was refused"),
+        (400, "strips Upgrade"),
+        (426, "strips Upgrade"),
+        (200, "strips"),
+    ],
+)
+async def test_a_refused_upgrade(status: int, words: str) -> None:
+    async with server(chat=refusing(status)) as url:
+        hop, cause = await failure(url)
+    assert hop is Hop.UPGRADE
+    assert words in cause
+
+
+async def test_an_origin_that_the_server_does_not_know_is_sent() -> None:
+    async def strict(request: web.Request) -> web.StreamResponse:
+        return await HEALTHY(request) if request.headers.get("Origin") == "x" else web.Response(status=403)
+
+    async with server(chat=strict) as url:
+        assert (await failure(url))[0] is Hop.UPGRADE
+
+
+async def test_a_model_that_says_nothing() -> None:
+    async with server(answering({"type": "status", "status": "thinking"})) as url:
+        hop, cause = await failure(url, answer_timeout=0.1)
+    assert (hop, "no answer from the model" in cause) == (Hop.ANSWER, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("llm_misconfigured", "refused the key"),
+        ("llm_unavailable", "no answer from the model"),
+        ("internal", "could not"),
+    ],
+)
+async def test_a_model_that_fails(code: str, words: str) -> None:
+    async with server(answering({"type": "error", "code": code, "message": "Sorry."})) as url:
+        hop, cause = await failure(url)
+    assert hop is Hop.ANSWER
+    assert words in cause
+
+
+async def test_a_socket_that_closes_instead_of_answering() -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        await ws.receive()
+        await ws.close(code=WSCloseCode.INTERNAL_ERROR)
+        return ws
+
+    async with server(handle) as url:
+        steps = [step async for step in probe(url)]
+    assert str(steps[-1].seen) == "closed without an answer (close code 1011)"
+
+
+@pytest.mark.parametrize("text", ["hello?", "[]"])
+async def test_frames_that_are_no_chat_s(text: str) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        await ws.send_str(text)
+        await ws.receive()
+        return ws
+
+    async with server(handle) as url:
+        hop, cause = await failure(url)
+    assert (hop, "not those of a chat" in cause) == (Hop.ANSWER, True)
+
+
+# Conclusions ----------------------------------------------------------------------------------------------------------
+
+
+def steps(failing: Hop | None) -> list[Step]:
+    """What was seen on a way that breaks at this hop."""
+    order = list(Hop)
+    whole = order if failing is None else order[: order.index(failing) + 1]
+    return [Step(hop, 0.001, seen=Seen(Trouble.TIMEOUT) if hop is failing else None) for hop in whole]
+
+
+@pytest.mark.parametrize(
+    ("through", "straight", "broken"),
+    [
+        (Hop.TCP, Hop.TCP, (Side.GATEWAY, Hop.TCP)),
+        (Hop.HTTP, Hop.TCP, (Side.BACKEND, Hop.TCP)),
+        (Hop.UPGRADE, None, (Side.GATEWAY, Hop.UPGRADE)),
+        (Hop.ANSWER, Hop.ANSWER, (Side.BACKEND, Hop.ANSWER)),
+    ],
+)
+def test_the_nearest_hop_to_the_cause_is_named(through: Hop, straight: Hop | None, broken: tuple[Side, Hop]) -> None:
+    found = conclusion(steps(through), steps(straight), backend_is_named=True)
+    assert found is not None
+    assert (found[0], found[1].hop) == broken
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("hop", Hop)
+@pytest.mark.parametrize("trouble", Trouble)
+def test_there_is_a_verdict_on_everything(side: Side, hop: Hop, trouble: Trouble) -> None:
+    found = verdict(side, hop, Seen(trouble, status=418, code="new"))
+    assert found.cause
+    assert found.next_step

@@ -1,0 +1,189 @@
+"""Connections on their way to workers, with both ends in this process."""
+
+import asyncio
+import contextlib
+import itertools
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+from moorline.gateway.common.web.listen import listen
+from moorline.gateway.run.handover import Acceptor, Handed, Lane
+
+from tests.support.faulty_upstream import Peer, dial
+
+
+class Greeter(asyncio.Protocol):
+    """A worker's application: it says the worker's name, and ends when anything comes."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name = name
+        self.transport: asyncio.Transport | None = None
+        self.ended = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.write(self._name)
+
+    def data_received(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set()
+
+
+class WatchedLane(Lane):
+    """A lane that says when something is on its way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given = asyncio.Event()
+
+    def give(self, connection: socket.socket) -> None:
+        super().give(connection)
+        self.given.set()
+
+
+class Worker:
+    """One life of a worker. It takes nothing before `start`."""
+
+    def __init__(self, acceptor: Acceptor, name: str) -> None:
+        self._acceptor = acceptor
+        self._name = name.encode()
+        self._greeters: list[Greeter] = []
+        self.lane = WatchedLane()
+        self._sock = socket.socket(fileno=socket.dup(self.lane.fileno()))
+        self.entrance = Handed(self._sock)
+        acceptor.add(self.lane)
+
+    async def start(self) -> "Worker":
+        await self.entrance.open(self._greet)
+        return self
+
+    def _greet(self) -> Greeter:
+        self._greeters.append(Greeter(self._name))
+        return self._greeters[-1]
+
+    async def die(self) -> None:
+        self.entrance.close()
+        self._acceptor.remove(self.lane)
+        for greeter in self._greeters:
+            if greeter.transport is not None:
+                greeter.transport.abort()
+                await greeter.ended.wait()
+        self._sock.close()
+
+
+@contextlib.asynccontextmanager
+async def accepting() -> AsyncIterator[tuple[Acceptor, int]]:
+    """An acceptor and its port."""
+    (sock,) = listen("127.0.0.1", 0)
+    acceptor = Acceptor([sock])
+    yield acceptor, sock.getsockname()[1]
+    acceptor.close()
+
+
+@contextlib.asynccontextmanager
+async def greeted(port: int) -> AsyncIterator[str]:
+    """A connection, by the name of the worker that serves it."""
+    async with dial(port) as client:
+        yield (await client.exactly(1)).decode()
+
+
+async def leave(client: Peer) -> None:
+    await client.send(b".")
+    await client.rest()
+
+
+async def test_the_worker_with_the_fewest_connections_gets_the_next() -> None:
+    async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
+        workers = [await Worker(acceptor, name).start() for name in "ab"]
+        found = [await stack.enter_async_context(greeted(port)) for _ in range(6)]
+        assert found == ["a", "b"] * 3
+        workers.append(await Worker(acceptor, "c").start())
+        assert [await stack.enter_async_context(greeted(port)) for _ in range(3)] == ["c"] * 3
+        for worker in workers:
+            await worker.die()
+
+
+async def test_a_connection_that_ended_no_longer_counts() -> None:
+    async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
+        workers = [await Worker(acceptor, name).start() for name in "ab"]
+        clients = [await stack.enter_async_context(dial(port)) for _ in range(4)]
+        assert [await client.exactly(1) for client in clients] == [b"a", b"b"] * 2
+        for client in clients[1::2]:
+            await leave(client)
+        assert [await stack.enter_async_context(greeted(port)) for _ in range(2)] == ["b", "b"]
+        for worker in workers:
+            await worker.die()
+
+
+async def test_connections_wait_until_there_is_a_worker() -> None:
+    async with accepting() as (acceptor, port), dial(port) as client:
+        worker = await Worker(acceptor, "a").start()
+        assert await client.exactly(1) == b"a"
+        await worker.die()
+
+
+async def test_a_worker_that_leaves_gets_what_others_could_take_no_more() -> None:
+    async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
+        a, b = [await Worker(acceptor, name).start() for name in "ab"]
+        a.entrance.leave()
+        found = [await stack.enter_async_context(greeted(port)) for _ in range(3)]
+        assert found[1:] == ["b", "b"]
+        await b.die()
+        assert await stack.enter_async_context(greeted(port)) == "a"
+        await a.die()
+
+
+async def test_a_worker_that_hangs_stops_getting_more_and_its_death_frees_what_it_had_not_taken() -> None:
+    async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
+        hangs = Worker(acceptor, "a")
+        works = await Worker(acceptor, "b").start()
+        clients = [await stack.enter_async_context(dial(port)) for _ in range(200)]
+        # Half of them at first, then all that come beyond what a worker may leave lying.
+        greetings = {asyncio.create_task(client.exactly(1)) for client in clients}
+        for greeting in itertools.islice(asyncio.as_completed(greetings), 200 - 64):
+            assert await greeting == b"b"
+        assert len([greeting for greeting in greetings if greeting.done()]) == 200 - 64
+        await hangs.die()
+        assert await asyncio.gather(*greetings) == [b"b"] * 200
+        await works.die()
+
+
+async def test_what_nobody_took_waits_for_the_next_life() -> None:
+    async with accepting() as (acceptor, port):
+        hangs = Worker(acceptor, "a")
+        async with dial(port) as client:
+            await hangs.lane.given.wait()
+            await hangs.die()
+            next_life = await Worker(acceptor, "b").start()
+            assert await client.exactly(1) == b"b"
+            await next_life.die()
+
+
+async def test_a_worker_without_a_free_descriptor_sheds_the_connection_and_serves_on() -> None:
+    async with accepting() as (acceptor, port):
+        worker = Worker(acceptor, "a")
+        async with dial(port) as shed:
+            await worker.lane.given.wait()
+            with no_more_descriptors():
+                await worker.start()
+                assert await shed.rest() == b""
+            async with greeted(port) as name:
+                assert name == "a"
+            assert worker.lane.connections <= 1
+        await worker.die()
+
+
+@contextlib.contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as highest:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno(), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,106 @@
+"""A backend that restarts under its clients, as `--reload` does it."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from moorline.backend.settings import Settings as BackendSettings
+from moorline.gateway.common.config.options import variables
+from moorline.gateway.run import server
+from moorline.gateway.run.supervisor import Child, Supervisor
+from moorline.gateway.settings import Settings
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.support.process import PATIENCE
+
+CLIENTS = 50
+RESTARTS = 3
+
+
+class Supervised:
+    """A backend process, and how often it was ready."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        options = BackendSettings(port=port, database=f"sqlite:///{folder}/chat.db", log_level="error")
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
+        self.ready = asyncio.Event()
+        self._supervisor = Supervisor(
+            Child(
+                name="the backend",
+                command="backend",
+                environ={**environ, **variables(options)},
+                drain=1.0,
+                on_ready=self._is_ready,
+            )
+        )
+
+    def _is_ready(self, _: Mapping[str, str]) -> None:
+        self.ready.set()
+
+    def restart(self) -> None:
+        self._supervisor.restart()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        supervising = asyncio.create_task(self._supervisor.run())
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self.ready.wait()
+            yield
+        finally:
+            self._supervisor.stop()
+            await supervising
+
+
+class Clients:
+    """Each opens a socket as soon as it has lost one."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self.failures: list[str] = []
+        self.opened = [0] * CLIENTS
+        self._changed = asyncio.Condition()
+
+    async def stay(self, number: int) -> None:
+        while True:
+            try:
+                async with connect(f"{self._address}/ws/chat/p/s{number}", proxy=None, open_timeout=PATIENCE) as socket:
+                    await self._count(number)
+                    with contextlib.suppress(ConnectionClosed):
+                        while True:
+                            await socket.recv()
+            except Exception as error:
+                self.failures.append(repr(error))
+                await self._count(number)
+
+    async def all_have_opened(self, count: int) -> None:
+        async with asyncio.timeout(PATIENCE), self._changed:
+            await self._changed.wait_for(lambda: min(self.opened) >= count or self.failures)
+
+    async def _count(self, number: int) -> None:
+        async with self._changed:
+            self.opened[number] += 1
+            self._changed.notify_all()
+
+
+async def test_no_handshake_fails_while_a_backend_restarts_under_50_clients(
+    tmp_path: Path, page: str, unused_tcp_port: int
+) -> None:
+    backend = Supervised(tmp_path, unused_tcp_port)
+    settings = Settings(
+        host="127.0.0.1", port=0, upstream=(f"http://127.0.0.1:{unused_tcp_port}",), frontend=page, drain=1.0
+    )
+    async with backend.running(), server.running(settings) as gateway:
+        clients = Clients(gateway.addresses[0].replace("http", "ws"))
+        staying = [asyncio.create_task(clients.stay(number)) for number in range(CLIENTS)]
+        for restarts in range(RESTARTS):
+            await clients.all_have_opened(1 + restarts)
+            backend.restart()
+        await clients.all_have_opened(1 + RESTARTS)
+        for task in staying:
+            task.cancel()
+        await asyncio.gather(*staying, return_exceptions=True)
+    assert clients.failures == []

@@ -1,0 +1,269 @@
+import contextlib
+import os
+import pwd
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.site import assets
+from moorline.gateway.site.static import Frontend
+from yarl import URL
+
+Client = TestClient[web.Request, web.Application]
+Get = Callable[..., Awaitable[ClientResponse]]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder as a build leaves it, with things beside it that nobody may have."""
+    root = tmp_path / "dist"
+    (root / "assets").mkdir(parents=True)
+    (root / "guide").mkdir()
+    (root / "empty").mkdir()
+    (root / "index.html").write_text("<title>index</title>")
+    (root / "guide" / "index.html").write_text("<title>guide</title>")
+    (root / "assets" / "index-BxY3k2_a.js").write_text("hello('plain')")
+    (root / "assets" / "index-BxY3k2_a.js.br").write_bytes(b"brotli bytes")
+    (root / "assets" / "index-BxY3k2_a.js.gz").write_bytes(b"gzip bytes")
+    (root / "style.css").write_text("0123456789")
+    (root / ".env").write_text("SECRET=1")
+    (tmp_path / "outside.txt").write_text("secret")
+    (root / "link.txt").symlink_to(tmp_path / "outside.txt")
+    (root / "inner.css").symlink_to(root / "style.css")
+    (root / ".git").mkdir()
+    (root / ".git" / "config.txt").write_text("secret")
+    (root / "env.txt").symlink_to(root / ".env")
+    (root / "env.css").symlink_to("env.txt")
+    (root / "git").symlink_to(root / ".git")
+    (root / "style.css.gz").symlink_to(root / ".env")
+    return root
+
+
+@pytest.fixture
+async def get(site: Path, aiohttp_client: Callable[..., Awaitable[Client]]) -> Get:
+    app = web.Application()
+    app.router.add_get("/{path:.*}", Frontend(str(site)).serve)
+    client = await aiohttp_client(app)
+
+    async def get(path: str, *, method: str = "GET", **headers: str) -> ClientResponse:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        url = URL.build(scheme="http", host=client.server.host or "", port=client.server.port, path=path, encoded=True)
+        return await client.session.request(
+            method, url, headers={"Accept-Encoding": "identity", **named}, allow_redirects=False, auto_decompress=False
+        )
+
+    return get
+
+
+# Which file -----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_root_is_the_index_page(get: Get) -> None:
+    answer = await get("/")
+    assert (answer.status, await answer.text()) == (200, "<title>index</title>")
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+async def test_a_folder_answers_with_its_index_page(get: Get) -> None:
+    assert await (await get("/guide/")).text() == "<title>guide</title>"
+
+
+async def test_a_folder_without_its_slash_is_redirected_with_its_query(get: Get) -> None:
+    answer = await get("/guide?x=%7e")
+    assert (answer.status, answer.headers["Location"]) == (308, "./guide/?x=%7e")
+
+
+@pytest.mark.parametrize("path", ["/chat/patient:demo", "/chat/john.doe", "/settings/", "/empty/", "/a//b"])
+async def test_a_path_of_the_pages_own_router_is_the_index_page(get: Get, path: str) -> None:
+    answer = await get(path)
+    assert (answer.status, await answer.text()) == (200, "<title>index</title>")
+    assert answer.headers["Cache-Control"] == "no-cache"
+
+
+@pytest.mark.parametrize("path", ["/assets/gone-BxY3k2_a.js", "/assets/gone", "/logo.png", "/chat/logo.png"])
+async def test_a_missing_asset_is_a_404_that_nobody_remembers_and_not_the_index_page(get: Get, path: str) -> None:
+    answer = await get(path)
+    assert (answer.status, answer.headers["Cache-Control"]) == (404, "no-store")
+    assert "<title>" not in await answer.text()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../outside.txt",
+        "/%2e%2e/outside.txt",
+        "/..%2foutside.txt",
+        "/assets/..%5c..%5coutside.txt",
+        "/assets/../../outside.txt",
+        "//outside.txt",
+        "/.env",
+        "/%2eenv",
+        "/link.txt",
+        "/env.txt",
+        "/env.css",
+        "/git/config.txt",
+        "/style.css%00",
+        "/%ff.css",
+    ],
+)
+async def test_nothing_outside_of_the_folder_and_no_dot_file_is_served(get: Get, path: str) -> None:
+    answer = await get(path)
+    assert answer.status == 404
+    assert "secret" not in (await answer.text()).lower()
+
+
+async def test_a_symlink_that_stays_in_the_folder_is_served(get: Get) -> None:
+    assert await (await get("/inner.css")).text() == "0123456789"
+
+
+async def test_a_compressed_sibling_that_leads_to_a_dot_file_is_not_taken(get: Get) -> None:
+    answer = await get("/style.css", Accept_Encoding="gzip")
+    assert (answer.headers.get("Content-Encoding"), await answer.text()) == (None, "0123456789")
+
+
+async def test_an_unreadable_file_is_missing(get: Get, site: Path) -> None:
+    # Also loads all code that it takes: that of a Python in root's own folder cannot be read afterwards.
+    assert (await get("/style.css")).status == 200
+    (site / "style.css").chmod(0)
+    with _not_root(site):
+        assert (await get("/assets/index-BxY3k2_a.js")).status == 200
+        assert (await get("/style.css")).status == 404
+
+
+@contextlib.contextmanager
+def _not_root(folder: Path) -> Iterator[None]:
+    """Root may read everything: be somebody else, who may read the folders, for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    closed = {each: each.stat().st_mode for each in folder.parents if each.stat().st_mode & 0o055 != 0o055}
+    for each in closed:
+        each.chmod(closed[each] | 0o055)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    os.setresuid(nobody, nobody, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        for each, mode in closed.items():
+            each.chmod(mode)
+
+
+async def test_a_pipe_in_the_folder_is_missing(get: Get, site: Path) -> None:
+    os.mkfifo(site / "pipe.css")
+    assert (await get("/pipe.css")).status == 404
+
+
+# Caching --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "immutable"),
+    [
+        (("assets", "index-BxY3k2_a.js"), True),
+        (("assets", "logo-DhKkWzPq.svg"), True),
+        (("main.3f2a9c1b.chunk.css",), True),
+        (("assets", "date-picker-firebase.js"), False),
+        (("index-BxY3k2_a.js",), False),
+        (("report.20260101.pdf",), False),
+        (("assets", "page-BxY3k2_a.html"), False),
+        (("style.css",), False),
+    ],
+)
+def test_only_a_name_with_a_hash_is_kept_for_ever(names: tuple[str, ...], *, immutable: bool) -> None:
+    assert ("immutable" in assets.cache_control(names)) is immutable
+
+
+async def test_an_unchanged_file_is_a_304_with_the_same_headers(get: Get) -> None:
+    first = await get("/assets/index-BxY3k2_a.js")
+    again = await get("/assets/index-BxY3k2_a.js", If_None_Match=first.headers["ETag"])
+    assert (again.status, await again.read()) == (304, b"")
+    assert again.headers["Cache-Control"] == first.headers["Cache-Control"]
+    assert again.headers["Vary"] == first.headers["Vary"] == "Accept-Encoding"
+
+
+# Encodings ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accept", "coding", "body"),
+    [
+        ("gzip, deflate, br", "br", b"brotli bytes"),
+        ("gzip", "gzip", b"gzip bytes"),
+        ("br;q=0, gzip;q=0.5", "gzip", b"gzip bytes"),
+        ("identity", None, b"hello('plain')"),
+        ("*", "br", b"brotli bytes"),
+    ],
+)
+async def test_the_sibling_that_the_client_takes_is_sent(
+    get: Get, accept: str, coding: str | None, body: bytes
+) -> None:
+    answer = await get("/assets/index-BxY3k2_a.js", Accept_Encoding=accept)
+    assert (answer.headers.get("Content-Encoding"), await answer.read()) == (coding, body)
+    assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
+    assert answer.headers["Vary"] == "Accept-Encoding"
+
+
+async def test_each_encoding_has_its_own_etag(get: Get) -> None:
+    tags = {(await get("/assets/index-BxY3k2_a.js", Accept_Encoding=a)).headers["ETag"] for a in ("br", "gzip", "")}
+    assert len(tags) == 3
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "part", "content_range"),
+    [
+        ("bytes=2-4", "234", "bytes 2-4/10"),
+        ("bytes=7-", "789", "bytes 7-9/10"),
+        ("bytes=-2", "89", "bytes 8-9/10"),
+    ],
+)
+async def test_a_range_is_a_206_of_its_bytes(get: Get, wanted: str, part: str, content_range: str) -> None:
+    answer = await get("/style.css", Range=wanted)
+    assert (answer.status, await answer.text(), answer.headers["Content-Range"]) == (206, part, content_range)
+
+
+async def test_a_range_behind_the_end_is_a_416_that_says_the_length(get: Get) -> None:
+    answer = await get("/style.css", Range="bytes=10-")
+    assert (answer.status, answer.headers["Content-Range"]) == (416, "bytes */10")
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-1,4-5", "lines=1-2", "bytes=-0", "bytes=x"])
+async def test_a_range_of_another_kind_gets_the_whole_file(get: Get, wanted: str) -> None:
+    answer = await get("/style.css", Range=wanted)
+    assert (answer.status, await answer.text()) == (200, "0123456789")
+
+
+async def test_a_part_of_another_version_is_never_mixed_in(get: Get) -> None:
+    stale = await get("/style.css", Range="bytes=2-4", If_Range='"older"')
+    assert (stale.status, await stale.text()) == (200, "0123456789")
+    same = await get("/style.css", Range="bytes=2-4", If_Range=stale.headers["ETag"])
+    assert (same.status, await same.text()) == (206, "234")
+
+
+async def test_head_has_the_headers_without_the_bytes(get: Get) -> None:
+    answer = await get("/style.css", method="HEAD")
+    assert (answer.status, answer.headers["Content-Length"], await answer.read()) == (200, "10", b"")
+
+
+# The folder -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_folder_is_named_at_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^frontend: .*/gone\" is not a folder; build the site first"):
+        Frontend(str(tmp_path / "gone"))
+
+
+def test_a_folder_without_an_index_page_is_named_at_start(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^frontend: .* has no index\.html; name the folder that the build wrote"):
+        Frontend(str(tmp_path))
+
+
+def test_the_types_do_not_depend_on_the_machine() -> None:
+    assert assets.content_type("a.woff2") == "font/woff2"
+    assert assets.content_type("a.unknown") == "application/octet-stream"

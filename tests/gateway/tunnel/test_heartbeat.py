@@ -1,0 +1,196 @@
+"""When a Ping is due, which Pong is its answer, and who is dead; times in, verdicts out."""
+
+import math
+
+import pytest
+from moorline.gateway.tunnel.frames import Scanner
+from moorline.gateway.tunnel.heartbeat import Beat, Heartbeat
+
+from tests.support.websocket_frames import PONG, TEXT, frame, parse
+
+INTERVAL, TIMEOUT = 20.0, 8.0
+
+
+def nothing() -> int:
+    """Every byte has been taken."""
+    return 0
+
+
+class Peer:
+    """A peer since 100, and the heartbeat that listens to it."""
+
+    def __init__(self, *, masked: bool = False) -> None:
+        self.way, self.carrier = Scanner(100), Scanner(100)
+        self.observed: list[float] = []
+        self.beat = Heartbeat(
+            self.way,
+            self.carrier,
+            interval=INTERVAL,
+            timeout=TIMEOUT,
+            masked=masked,
+            randbytes=lambda size: bytes(range(1, size + 1)),
+            observe=self.observed.append,
+        )
+
+    def says(self, data: bytes, now: float) -> bytes | None:
+        return self.way.receive_data(data, now)
+
+    def answers(self, ping: bytes, now: float) -> bytes | None:
+        return self.says(frame(PONG, parse(ping)[0].payload), now)
+
+
+@pytest.fixture
+def peer() -> Peer:
+    return Peer()
+
+
+# When -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_ping_is_due_after_silence(peer: Peer) -> None:
+    assert peer.beat.next_timeout() == 120
+    assert peer.beat.handle_timeout(119.6, nothing) is Beat.NOTHING
+    assert peer.beat.handle_timeout(120, nothing) is Beat.PING
+
+
+def test_any_byte_puts_it_off(peer: Peer) -> None:
+    peer.says(b"\x81", 115)
+    assert peer.beat.next_timeout() == 135
+    assert peer.beat.handle_timeout(120, nothing) is Beat.NOTHING
+
+
+def test_a_peer_that_rested_begins_anew(peer: Peer) -> None:
+    peer.beat.rest(119)
+    assert peer.beat.next_timeout() == 139
+
+
+def test_after_a_pong_the_next_is_due_an_interval_later(peer: Peer) -> None:
+    peer.answers(peer.beat.ping(120), 121)
+    assert peer.beat.next_timeout() == 141
+
+
+def test_a_ping_that_has_to_wait_is_asked_for_once(peer: Peer) -> None:
+    peer.beat.want(120)
+    assert [peer.beat.handle_timeout(now, nothing) for now in (124, 128, 132, 200)] == [Beat.NOTHING] * 4
+    peer.beat.ping(200)
+    assert peer.beat.next_timeout() == 204
+
+
+# Ping and Pong --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_ping_is_masked_only_where_it_has_to_be(*, masked: bool) -> None:
+    (ping,) = parse(Peer(masked=masked).beat.ping(120))
+    assert (ping.first, ping.masked, len(ping.payload)) == (0x89, masked, 8)
+
+
+def test_its_pong_is_swallowed_and_timed(peer: Peer) -> None:
+    assert peer.answers(peer.beat.ping(120), 120.25) == b""
+    assert list(peer.beat.round_trips) == peer.observed == [0.25]
+
+
+def test_the_pong_is_swallowed_once(peer: Peer) -> None:
+    ping = peer.beat.ping(120)
+    peer.answers(ping, 121)
+    again = frame(PONG, parse(ping)[0].payload)
+    assert peer.says(again, 122) == again
+
+
+def test_a_late_pong_is_swallowed_after_the_next_ping(peer: Peer) -> None:
+    first, second = peer.beat.ping(120), peer.beat.ping(150)
+    assert peer.answers(first, 151) == b""
+    assert peer.answers(second, 152) == b""
+    assert peer.observed == [2.0]
+
+
+def test_one_pong_for_the_latest_answers_all(peer: Peer) -> None:
+    first, second = peer.beat.ping(120), peer.beat.ping(150)
+    assert peer.answers(second, 151) == b""
+    assert peer.answers(first, 152) != b""
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x01\x02\x03\x04", b"\x01\x02\x03\x04\0\0\0\x02", b"\0\0\0\0\0\0\0\x01"])
+def test_pongs_of_others_pass(peer: Peer, payload: bytes) -> None:
+    peer.beat.ping(120)
+    pong = frame(PONG, payload)
+    assert peer.says(pong, 121) == pong
+
+
+def test_only_the_latest_round_trips_are_kept(peer: Peer) -> None:
+    for number in range(200):
+        peer.answers(peer.beat.ping(1000 * number), 1000 * number + number)
+    assert sorted(peer.beat.round_trips) == list(range(136, 200))
+    assert len(peer.observed) == 200
+
+
+# Dead -----------------------------------------------------------------------------------------------------------------
+
+
+def lives_until(peer: Peer, unsent: list[int]) -> float:
+    """When it is given up, while this many bytes wait for it at each look."""
+    for waiting in unsent:
+        now = peer.beat.next_timeout()
+        if peer.beat.handle_timeout(now, lambda: waiting) is Beat.DEAD:  # noqa: B023 - called at once
+            return now
+    return math.inf
+
+
+def test_silence_after_a_ping_is_death(peer: Peer) -> None:
+    peer.beat.ping(120)
+    assert lives_until(peer, [0, 0]) == 128
+
+
+def test_any_byte_after_a_ping_is_life(peer: Peer) -> None:
+    peer.beat.ping(120)
+    peer.says(frame(TEXT, b"busy"), 127)
+    assert peer.beat.handle_timeout(128, nothing) is Beat.NOTHING
+    assert peer.beat.next_timeout() == 147
+
+
+def test_a_byte_in_the_moment_of_the_ping_is_life(peer: Peer) -> None:
+    peer.beat.ping(120)
+    peer.says(frame(TEXT, b"busy"), 120)
+    assert peer.beat.next_timeout() == 140
+
+
+def test_a_pong_before_the_look_leaves_the_next_ping_in_time(peer: Peer) -> None:
+    quick = Heartbeat(peer.way, peer.carrier, interval=1, timeout=8, masked=False, randbytes=bytes)
+    peer.answers(quick.ping(101), 101.5)
+    assert quick.next_timeout() == 102.5
+    quick.ping(102.5)
+    assert quick.next_timeout() == 103.5
+    assert quick.handle_timeout(103.5, nothing) is Beat.NOTHING
+    assert quick.next_timeout() == 104.5
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, [5000, 5000]), (5000, [5000])], ids=["unknown", "known"])
+def test_a_peer_that_takes_none_of_what_stands_before_the_ping_is_dead_in_time(
+    peer: Peer, before: int | None, after: list[int]
+) -> None:
+    peer.beat.ping(120, before)
+    assert lives_until(peer, after) == 128
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(None, [5000, 4000, 3000, 3000]), (5000, [4000, 3000, 3000])], ids=["unknown", "known"]
+)
+def test_a_peer_that_still_takes_what_stands_before_the_ping_is_alive_as_long_as_it_does(
+    peer: Peer, before: int | None, after: list[int]
+) -> None:
+    peer.beat.ping(120, before)
+    assert lives_until(peer, after) == 136
+
+
+def test_what_is_sent_after_the_ping_is_no_excuse(peer: Peer) -> None:
+    peer.beat.ping(120, 5000)
+    peer.carrier.receive_data(bytes(9000), 121)
+    # The Ping is among what has been taken.
+    assert lives_until(peer, [9000]) == 128
+
+
+def test_a_peer_that_rested_after_its_ping_has_to_be_asked_again(peer: Peer) -> None:
+    peer.beat.ping(120)
+    peer.beat.rest(127)
+    assert peer.beat.handle_timeout(128, nothing) is Beat.NOTHING
+    assert peer.beat.next_timeout() == 147

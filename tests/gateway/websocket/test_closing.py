@@ -1,0 +1,186 @@
+"""Close frames on real sockets: the peers' own, and those of the gateway where a peer went without a word."""
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+
+from tests.gateway.websocket.conftest import Start, ended, tunnel
+from tests.support.faulty_upstream import Peer, Upstream
+from tests.support.websocket_frames import BINARY, CLOSE, TEXT, close_frame, frame, parse
+
+KEY = b"\x0a\x0b\x0c\x0d"
+HELLO = frame(TEXT, b"hello", key=KEY)
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "moorline.gateway.ws")
+
+
+@pytest.mark.parametrize("way", ["fin", "close", "reset"])
+async def test_a_client_that_goes_without_a_word_is_1001_to_the_backend(
+    start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    gateway = await start(upstream.port)
+    async with tunnel(gateway, upstream) as (client, backend):
+        await client.send(HELLO)
+        await backend.exactly(len(HELLO))
+        getattr(client, way)()
+        (told,) = parse(await backend.rest())
+        assert (told.masked, told.close) == (True, (1001, "client went away"))
+        backend.close()
+        assert f"by=client reason={'reset' if way == 'reset' else 'fin'} code=1001 " in await ended(gateway, caplog)
+
+
+@pytest.mark.parametrize("way", ["fin", "close", "reset"])
+async def test_a_backend_that_goes_without_a_word_is_1014_to_the_client(
+    start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    gateway = await start(upstream.port)
+    async with tunnel(gateway, upstream) as (client, backend):
+        await backend.send(frame(TEXT, b"hello"))
+        await client.exactly(7)
+        getattr(backend, way)()
+        (told,) = parse(await client.rest())
+        assert (told.masked, told.close) == (False, (1014, "backend connection lost"))
+        client.close()
+        assert f"by=backend reason={'reset' if way == 'reset' else 'fin'} code=1014 " in await ended(gateway, caplog)
+
+
+async def test_a_close_frame_passes_alone_and_its_answer_comes_back(
+    start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await start(upstream.port)
+    async with tunnel(gateway, upstream) as (client, backend):
+        question, answer = close_frame(4001, "enough", key=KEY), close_frame(4001)
+        await client.send(question)
+        assert await backend.exactly(len(question)) == question
+        await backend.send(answer)
+        backend.close()
+        assert await client.rest() == answer
+        client.close()
+        assert "by=client reason=closed code=4001 " in await ended(gateway, caplog)
+
+
+async def test_the_answer_to_a_farewell_goes_nowhere(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port)
+    async with tunnel(gateway, upstream) as (client, backend):
+        await client.send(HELLO[:3])
+        await backend.exactly(3)
+        backend.fin()
+        (told,) = parse(await client.rest())
+        assert told.opcode == CLOSE
+        await client.send(HELLO[3:] + close_frame(1014, key=KEY))
+        client.close()
+        assert await backend.rest() == b""
+        await gateway.has(0)
+
+
+async def test_a_farewell_arrives_in_the_middle_of_what_the_client_sends(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port)
+    for _ in range(10):
+        async with tunnel(gateway, upstream) as (client, backend):
+            sending = asyncio.ensure_future(client.send(frame(BINARY, bytes(8 << 20), key=KEY)))
+            await backend.exactly(100_000)
+            backend.reset()
+            (told,) = parse(await client.rest())
+            assert told.close == (1014, "backend connection lost")
+            await sending
+
+
+async def test_in_the_middle_of_a_frame_there_is_a_fin_alone(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port)
+    async with tunnel(gateway, upstream) as (client, backend):
+        await backend.send(frame(TEXT, b"hello")[:4])
+        assert await client.exactly(4) == frame(TEXT, b"hello")[:4]
+        backend.reset()
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("key", [b"", KEY], ids=["backend", "client"])
+async def test_a_frame_over_max_frame_size_is_1009_to_its_sender_and_1001_to_the_other(
+    start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture, key: bytes
+) -> None:
+    gateway = await start(upstream.port, max_frame_size=1000)
+    async with tunnel(gateway, upstream) as (client, backend):
+        sender, other = (client, backend) if key else (backend, client)
+        fits = frame(BINARY, bytes(1000), key=key)
+        await sender.send(fits + frame(BINARY, bytes(1001), key=key))
+        assert parse(await sender.rest())[0].close == (1009, "frame larger than max_frame_size")
+        assert await other.exactly(len(fits)) == fits
+        assert parse(await other.rest())[0].close[0] == 1001
+        sender.close()
+        other.close()
+        assert "reason=max_frame_size code=1009 " in await ended(gateway, caplog)
+
+
+async def test_silence_is_1001_with_the_timers_name_to_both(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port, proxy_read_timeout=0.3)
+    async with tunnel(gateway, upstream) as (client, backend):
+        for peer in (client, backend):
+            assert parse(await peer.rest())[0].close == (1001, "proxy_read_timeout")
+
+
+async def test_a_drain_is_1001_to_both(start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture) -> None:
+    gateway = await start(upstream.port)
+    async with tunnel(gateway, upstream) as (client, backend):
+        for relay in list(gateway.tunnels._relays):
+            relay.shut_down()
+        for peer in (client, backend):
+            assert parse(await peer.rest())[0].close == (1001, "gateway restarting")
+            peer.close()
+        assert "by=gateway reason=shutdown code=1001 " in await ended(gateway, caplog)
+
+
+@pytest.mark.parametrize("code", [1000, 4001])
+async def test_peers_that_do_not_hang_up_after_a_close_are_cut_after_close_timeout(
+    start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    gateway = await start(upstream.port, close_timeout=0.2)
+    async with tunnel(gateway, upstream) as (client, backend):
+        await client.send(close_frame(code, key=KEY))
+        assert await client.ended()
+        assert await backend.ended()
+        assert f"by=gateway reason=close_timeout code={code} " in await ended(gateway, caplog)
+
+
+@pytest.mark.parametrize("who", ["client", "backend"])
+async def test_a_peer_that_hears_the_farewell_and_does_not_hang_up_is_cut_after_close_timeout(
+    start: Start, upstream: Upstream, who: str
+) -> None:
+    gateway = await start(upstream.port, close_timeout=0.2)
+    async with tunnel(gateway, upstream) as (client, backend):
+        (backend if who == "client" else client).close()
+        left = client if who == "client" else backend
+        assert parse(await left.rest())[0].opcode == CLOSE
+        await gateway.has(0)
+
+
+async def test_a_client_that_does_not_read_is_cut_and_the_backend_told_why(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port, send_timeout=0.4)
+    async with tunnel(gateway, upstream, receive_buffer=4096) as (_, backend):
+        flooding = asyncio.ensure_future(_flood(backend, frame(BINARY, bytes(1 << 20))))
+        (told,) = parse(await backend.rest())
+        assert (told.masked, told.close) == (True, (1001, "send_timeout"))
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+
+
+async def test_a_backend_that_does_not_read_is_cut_and_the_client_told_why(start: Start) -> None:
+    async with Upstream(receive_buffer=4096) as upstream:
+        gateway = await start(upstream.port, proxy_send_timeout=0.4)
+        async with tunnel(gateway, upstream) as (client, _):
+            flooding = asyncio.ensure_future(_flood(client, frame(BINARY, bytes(1 << 20), key=KEY)))
+            (told,) = parse(await client.rest())
+            assert told.close == (1013, "proxy_send_timeout")
+            flooding.cancel()
+            await asyncio.gather(flooding, return_exceptions=True)
+
+
+async def _flood(peer: Peer, message: bytes) -> None:
+    """Send until nobody is there to take it."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await peer.send(message)

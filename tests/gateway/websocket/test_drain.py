@@ -1,0 +1,70 @@
+"""The end of the gateway, as its sockets see it."""
+
+import asyncio
+import contextlib
+import time
+
+from tests.gateway.websocket.conftest import Start, tunnel
+from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Upstream, dial
+from tests.support.websocket_frames import close_frame, parse
+
+GOODBYE = close_frame(1001, "gateway restarting")
+
+
+async def test_a_new_handshake_is_a_503(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port)
+    async with dial(gateway.port) as client:
+        gateway.drain()
+        await client.send(HANDSHAKE)
+        head = await client.head()
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 1\r\n" in head
+
+
+async def test_one_that_is_answered_too_late_is_a_503_too(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port)
+    async with dial(gateway.port) as client:
+        await client.send(HANDSHAKE)
+        backend = await upstream.accept()
+        gateway.drain()
+        await backend.send(SWITCH)
+        assert (await client.head()).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_both_sides_of_every_tunnel_are_told_at_once(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port, drain=30.0)
+    async with tunnel(gateway, upstream) as one, tunnel(gateway, upstream) as other:
+        began = time.monotonic()
+        gateway.drain()
+        for client, backend in (one, other):
+            assert await client.rest() == GOODBYE
+            (told,) = parse(await backend.rest())
+            assert told.close == (1001, "gateway restarting")
+        assert time.monotonic() - began < 2
+
+
+async def test_a_backend_that_ends_too_has_the_first_word(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port, backend_ends_too=True)
+    async with tunnel(gateway, upstream) as (client, backend):
+        gateway.drain()
+        restart = close_frame(1012, "restarting")
+        await backend.send(restart)
+        backend.fin()
+        assert await client.rest() == restart
+
+
+async def test_more_than_100_are_told_one_after_the_other(start: Start, upstream: Upstream) -> None:
+    # What is left of it for them is a second.
+    gateway = await start(upstream.port, drain=2.0, close_frames=False)
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [(await stack.enter_async_context(tunnel(gateway, upstream)))[0] for _ in range(120)]
+
+        async def told(client_number: int) -> float:
+            assert await clients[client_number].ended()
+            return time.monotonic()
+
+        ends = [asyncio.ensure_future(told(number)) for number in range(len(clients))]
+        gateway.drain()
+        times = sorted(await asyncio.gather(*ends))
+    assert times[-1] - times[0] > 0.4
+    assert times[60] - times[0] > 0.2

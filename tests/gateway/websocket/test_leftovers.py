@@ -1,0 +1,88 @@
+"""What is left of tunnels that have ended, in whatever way: nothing."""
+
+import asyncio
+import gc
+import random
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from moorline.gateway.proxy.upgrade import BackendConnection
+from moorline.gateway.tunnel.relay import Relay
+
+from tests.gateway.websocket.conftest import Gateway, Start
+from tests.support.faulty_upstream import HANDSHAKE, REFUSAL, SWITCH, Upstream, dial
+
+
+async def test_after_1000_connections_ended_in_every_way_nothing_is_left(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port, handshake_timeout=5.0)
+    await _one_of_each(gateway, upstream, rounds=1)
+    before = await _holdings(gateway)
+    # Ten ways, a hundred times.
+    await _one_of_each(gateway, upstream, rounds=100)
+    assert await _holdings(gateway) == before
+
+
+async def _holdings(gateway: Gateway) -> dict[str, int]:
+    await gateway.has(0)
+    # What the last one left to the loop: callbacks of tasks, closings of sockets.
+    for _ in range(20):
+        await asyncio.sleep(0)
+    gc.collect()
+    kept = (RequestHandler, BackendConnection, Relay, web.Request)
+    objects = gc.get_objects()
+    return {
+        "descriptors": _descriptors(),
+        "tasks": len(asyncio.all_tasks()),
+        **{kind.__name__: sum(isinstance(each, kind) for each in objects) for kind in kept},
+    }
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/dev/fd").iterdir())
+
+
+async def _one_of_each(gateway: Gateway, upstream: Upstream, *, rounds: int) -> None:
+    """Each way to end, in an order of its own per round; two at a time overlap."""
+    ways = [
+        ("client", "fin"),
+        ("client", "close"),
+        ("client", "reset"),
+        ("backend", "fin"),
+        ("backend", "close"),
+        ("backend", "reset"),
+        ("both", "close"),
+        ("both", "reset"),
+        ("refused", ""),
+        ("early", ""),
+    ]
+    order = random.Random(rounds)
+    for _ in range(rounds):
+        for who, how in order.sample(ways, len(ways)):
+            await _live(gateway, upstream, who, how)
+
+
+async def _live(gateway: Gateway, upstream: Upstream, who: str, how: str) -> None:
+    async with dial(gateway.port) as client:
+        await client.send(HANDSHAKE)
+        backend = await upstream.accept()
+        if who == "early":
+            client.reset()
+            await backend.ended()
+        elif who == "refused":
+            await backend.send(REFUSAL)
+            await client.head()
+        else:
+            await backend.send(SWITCH + b"hello")
+            await client.head()
+            assert await client.exactly(5) == b"hello"
+            await client.send(b"hello")
+            await backend.exactly(5)
+            for name, peer, other in (("client", client, backend), ("backend", backend, client)):
+                if who == name:
+                    getattr(peer, how)()
+                    await other.ended()
+                    other.close()
+                elif who == "both":
+                    getattr(peer, how)()
+        backend.close()

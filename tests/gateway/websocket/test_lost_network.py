@@ -1,0 +1,62 @@
+"""Peers behind a network that loses every packet: nothing is closed, reset or acknowledged any more."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.gateway.websocket.conftest import Start, ended
+from tests.gateway.websocket.test_vanished import IMPATIENT as QUICK
+from tests.gateway.websocket.test_vanished import PEER, measured, switch
+from tests.support import needs
+from tests.support.faulty_upstream import Upstream
+from tests.support.namespace import Machine, machine
+from tests.support.process import started
+from tests.support.websocket_frames import parse
+
+pytestmark = needs.namespaces
+
+# Nobody answers the Close frame.
+IMPATIENT = {**QUICK, "close_timeout": 0.5}
+
+
+@pytest.fixture
+def far() -> Iterator[Machine]:
+    with machine() as there:
+        yield there
+
+
+async def test_a_client_whose_packets_are_lost_is_found_and_the_backend_told(
+    start: Start, upstream: Upstream, far: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "moorline.gateway.ws")
+    gateway = await start(upstream.port, host=far.ours, **{**IMPATIENT, "upstream_heartbeat": None})
+    address = f"ws://{far.ours}:{gateway.port}/ws/x"
+    async with started(PEER, "client", address, cwd=tmp_path, under=far.run) as client:
+        backend = await upstream.accept()
+        await backend.send(switch(backend.request))
+        await client.line("open")
+        far.vanish()
+        async with measured(0.4 + 1.2 + 1.0):
+            assert parse(await backend.rest())[0].close == (1011, "heartbeat timeout")
+        backend.close()
+        assert "by=client reason=heartbeat_timeout code=1011 " in await ended(gateway, caplog)
+
+
+async def test_a_backend_whose_packets_are_lost_is_found_and_the_client_told(
+    start: Start, far: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "moorline.gateway.ws")
+    async with started(PEER, "serve", far.its, cwd=tmp_path, under=far.run) as backend:
+        port = int((await backend.line("serving")).split()[1])
+        upstream = (f"http://{far.its}:{port}",)
+        gateway = await start(port, upstream=upstream, **{**IMPATIENT, "client_heartbeat": None})
+        address = gateway.url.replace("http", "ws") + "/ws/x"
+        async with connect(address, proxy=None, ping_interval=None) as client:
+            far.vanish()
+            async with measured(0.4 + 1.2 + 1.0):
+                await client.wait_closed()
+            assert (client.close_code, client.close_reason) == (1011, "heartbeat timeout")
+        assert "by=backend reason=heartbeat_timeout code=1011 " in await ended(gateway, caplog)
