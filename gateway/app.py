@@ -18,6 +18,7 @@ from moorline.gateway.proxy.tunnels import tunnels
 from moorline.gateway.proxy.upstreams import Upstreams
 from moorline.gateway.proxy.websocket import websocket
 from moorline.gateway.settings import Settings
+from moorline.gateway.site.docs import docs
 from moorline.gateway.site.static import Frontend
 
 __all__ = ["create_app"]
@@ -73,6 +74,8 @@ def create_app(
         app.router.add_route("*", path, api.forward)
     for path in _SOCKETS:
         app.router.add_route("*", path, websocket)
+    app.router.add_get("/-/docs", docs)
+    app.router.add_get("/-/docs/{page}", docs)
     app.router.add_get("/chat/{patient_id}", frontend.serve)
     app.router.add_get("/{path:.*}", frontend.serve)
     return app

@@ -1,4 +1,4 @@
-"""The README is true: its options, its paths, its commands and its Python."""
+"""The README and the pages of documentation are true: their options, paths, links, commands and Python."""
 
 import re
 import shlex
@@ -16,9 +16,13 @@ from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.run.check import CheckSettings
 from moorline.gateway.run.cli import CHECK, GATEWAY, SERVE, ServeSettings
 from moorline.gateway.settings import Settings
+from moorline.gateway.site.docs import DOCS, PAGES
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+FILES = (README, *(DOCS / f"{name}.md" for name in PAGES))
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in FILES}
+ALL = "\n".join(TEXTS.values())
 COMMANDS = {command.name: command for command in (SERVE, GATEWAY, BACKEND, CHECK)}
 # Each part has these with a default of its own.
 OWN = {"host", "port"}
@@ -26,7 +30,7 @@ COMMON = set(specs(CommonSettings)) - OWN
 
 
 def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", ALL, re.MULTILINE | re.DOTALL)
 
 
 def _row(spec: Spec) -> str:
@@ -46,7 +50,7 @@ def _row(spec: Spec) -> str:
     ],
 )
 def test_the_table_of_options_is_that_of_the_settings(heading: str, settings: type[Any], names: Iterable[str]) -> None:
-    section = README.partition(f"### {heading}\n")[2].partition("\n#")[0]
+    section = TEXTS["options.md"].partition(f"## {heading}\n")[2].partition("\n#")[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     assert rows == [_row(spec) for name, spec in specs(settings).items() if name in names]
 
@@ -55,18 +59,26 @@ def test_options_of_both_parts_have_one_meaning_and_one_default() -> None:
     assert all(specs(Settings)[name] == specs(BackendSettings)[name] for name in COMMON)
 
 
-def test_every_file_that_is_named_exists() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    words = re.findall(r"`((?:gateway|backend|tests|nginx|\.ci|\.github)/[\w./-]*)`", README)
-    assert len(links) > 10
-    assert [path for path in {*links, *words} if not (ROOT / path).exists()] == []
+def test_every_page_is_listed_in_the_readme() -> None:
+    assert sorted(path.stem for path in DOCS.iterdir()) == sorted(PAGES)
+    assert all(f"(gateway/docs/{name}.md)" in TEXTS["README.md"] for name in PAGES)
 
 
-def test_every_link_within_the_page_has_its_heading() -> None:
-    headings = {
-        re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in re.findall(r"^#+ (.+)$", README, re.M)
-    }
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= headings
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_file_that_is_named_exists(path: Path) -> None:
+    text = TEXTS[path.name]
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert [link for link in links if not (path.parent / link).exists()] == []
+    words = re.findall(r"`((?:gateway|backend|tests|nginx|\.ci|\.github)/[\w./-]*)`", text)
+    assert [word for word in words if not (ROOT / word).exists()] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_link_to_a_heading_has_it(path: Path) -> None:
+    for page, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", TEXTS[path.name]):
+        text = TEXTS[Path(page).name or path.name]
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def _flags(command: Command) -> set[str]:
@@ -78,7 +90,7 @@ def _flags(command: Command) -> set[str]:
 
 def _commands() -> list[list[str]]:
     lines = [line for block in _blocks("sh") for line in block.splitlines()]
-    lines += [code for code in re.findall(r"`([^`\n]+)`", README) if code.startswith("moorline ")]
+    lines += [code for code in re.findall(r"`([^`\n]+)`", ALL) if code.startswith("moorline ")]
     words = [shlex.split(line.rpartition("&& uv run ")[2], comments=True) for line in lines]
     # Without the variables before the command.
     bare = [line[next(i for i, word in enumerate(line) if "=" not in word) :] for line in words]
@@ -94,13 +106,13 @@ def test_every_command_and_its_flags_exist(arguments: list[str]) -> None:
 
 
 def test_every_flag_in_the_text_exists() -> None:
-    given = set(re.findall(r"`(--[a-z-]+)", README))
+    given = set(re.findall(r"`(--[a-z-]+)", ALL))
     assert given <= set().union(*map(_flags, COMMANDS.values()))
 
 
 def test_every_variable_is_an_option_or_the_openai_librarys() -> None:
     known = {spec.variable for command in COMMANDS.values() for spec in command.specs().values()}
-    assert set(re.findall(r"\b(?:MOORLINE|OPENAI)_[A-Z_]+", README)) <= known | {"OPENAI_API_KEY", "OPENAI_BASE_URL"}
+    assert set(re.findall(r"\b(?:MOORLINE|OPENAI)_[A-Z_]+", ALL)) <= known | {"OPENAI_API_KEY", "OPENAI_BASE_URL"}
 
 
 def test_the_example_of_a_hook_builds_a_gateway() -> None:
@@ -116,5 +128,5 @@ def _defined(name: str) -> dict[str, Any]:
     """What the Python block that defines `name` defines."""
     (block,) = [block for block in _blocks("python") if f"def {name}(" in block]
     names: dict[str, Any] = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, "documentation", "exec"), names)
     return names

@@ -48,9 +48,13 @@ async def built(tmp_path: Path) -> AsyncIterator[tuple[Site, Path]]:
         await npm("npm", "install", "--no-audit", "--no-fund", "--no-package-lock", folder=CACHE)
     source = tmp_path / "site"
     shutil.copytree(SOURCE, source)
-    # The README's component, beside a copy of the client as the README says to make it.
+    # The documentation's component, beside a copy of the client as its page says to make it.
     shutil.copytree(BUILT_IN, source / "moorline")
-    blocks = re.findall(r"^```jsx\n(.*?)^```$", (TESTS.parent / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        r"^```jsx\n(.*?)^```$",
+        (TESTS.parent / "gateway" / "docs" / "front-end.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
     (source / "Chat.jsx").write_text(*blocks)
     (source / "node_modules").symlink_to(CACHE / "node_modules")
     await npm("npx", "vite", "build", "--logLevel", "warn", folder=source)

@@ -1,4 +1,4 @@
-/** Chat.jsx is the README's. StrictMode: connected, closed and connected again, as under a development server. */
+/** Chat.jsx is that of gateway/docs/front-end.md. StrictMode: connected, closed and connected again, as under a development server. */
 import { StrictMode } from 'react';
 import { createRoot } from 'react-dom/client';
 import { Chat } from './Chat.jsx';
