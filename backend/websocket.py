@@ -29,6 +29,7 @@ from moorline.backend.protocol.commands import (
 from moorline.backend.protocol.wire import Json, ack_frame, error_frame
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
+from moorline.gateway.common.access.authorize import SUBPROTOCOL
 from moorline.gateway.common.logs import hashed
 
 __all__ = ["V1_PING_SECONDS", "Sockets", "frame_limit"]
@@ -95,6 +96,8 @@ class Sockets:
             compress=False,
             max_msg_size=frame_limit(self._settings.max_bytes),
             timeout=_CLOSE_TIMEOUT,
+            # A client that offers its token as a subprotocol offers this one beside it: a browser wants one named.
+            protocols=(SUBPROTOCOL,),
         )
         if not socket.can_prepare(request):
             raise Refusal(ErrorCode.BAD_REQUEST, "This address speaks WebSocket; see /docs.")

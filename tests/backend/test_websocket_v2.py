@@ -36,6 +36,14 @@ async def test_a_hello_gets_hello_and_a_snapshot_also_of_an_empty_session(tmp_pa
         assert snapshot == {"type": "snapshot", "messages": [], "earlier": False, "through_seq": 0}
 
 
+async def test_a_client_that_offers_its_token_gets_the_other_subprotocol_it_offered(tmp_path: Path) -> None:
+    async with (
+        backend(tmp_path, Script()) as server,
+        server.socket(subprotocols=["moorline", "moorline.jwt.a.b.c"]) as socket,
+    ):
+        assert socket.subprotocol == "moorline"
+
+
 async def test_a_send_is_acknowledged_before_its_first_delta_and_ends_with_all_of_the_text(tmp_path: Path) -> None:
     script = Script("Hel")
     async with backend(tmp_path, script) as server, server.socket() as socket:

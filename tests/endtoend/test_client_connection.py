@@ -110,3 +110,66 @@ async def test_whoever_hears_of_a_state_may_close_the_client(backend: Played, ur
     await until(page, "client.state.status === 'disconnected'")
     await page.evaluate("client.send('Hello')")
     assert await page.evaluate("[client.sending, client.unsent.length]") == [None, 1]
+
+
+# A token --------------------------------------------------------------------------------------------------------------
+
+COUNTING = "let asked = 0; window.token = async () => `t${++asked}.x-y_z`;"
+
+
+async def open_with_token(page: Page, url: str, token: str) -> None:
+    await page.goto(url + "/reconnect.js")
+    await page.evaluate(
+        f"""async () => {{
+            const {{ MoorlineClient }} = await import('/moorline-client.js');
+            {token}
+            const ids = {{ patientId: 'patient:demo', sessionId: 's1' }};
+            window.client = new MoorlineClient({{ ...ids, storage: null, token: window.token }});
+            client.connect();
+        }}"""
+    )
+
+
+async def test_each_socket_and_request_has_a_token_of_its_own(backend: Played, url: str, page: Page) -> None:
+    await open_with_token(page, url, COUNTING)
+    socket = await backend.socket()
+    assert socket.offered == "moorline, moorline.jwt.t1.x-y_z"
+    await socket.welcome()
+    await socket.close(4401)
+    socket = await again(page, backend)
+    assert socket.offered == "moorline, moorline.jwt.t2.x-y_z"
+
+
+async def test_a_request_carries_the_token_in_its_header(backend: Played, url: str, page: Page) -> None:
+    backend.status = 503
+    await open_with_token(page, url, COUNTING)
+    await until(page, "client.state.retryAt !== null")
+    while not backend.authorizations:
+        await page.clock.fast_forward(60_000)
+        await until(page, "client.state.retryAt !== null")
+    assert backend.authorizations[0] is not None
+    assert backend.authorizations[0].startswith("Bearer t")
+
+
+@pytest.mark.parametrize("failing", ["() => { throw new Error() }", "() => Promise.reject(new Error())", "() => 'a b'"])
+async def test_a_token_that_cannot_be_had_is_asked_for_again(
+    backend: Played, url: str, page: Page, failing: str
+) -> None:
+    await open_with_token(
+        page, url, f"window.fails = {failing}; window.token = () => window.fails ? window.fails() : 'good';"
+    )
+    await until(page, "client.state.status === 'reconnecting' && client.state.retryAt !== null")
+    assert backend.undialled()
+    await page.evaluate("window.fails = null")
+    await page.clock.fast_forward(60_000)
+    assert (await backend.socket()).offered == "moorline, moorline.jwt.good"
+
+
+async def test_a_token_that_never_comes_holds_one_dial_and_close_ends_it(backend: Played, url: str, page: Page) -> None:
+    await open_with_token(page, url, "window.token = () => new Promise(() => {});")
+    await page.evaluate("client.reconnect(), client.reconnect()")
+    await page.evaluate("client.close()")
+    assert await page.evaluate("client.state.status") == "disconnected"
+    await page.evaluate("client.connect()")
+    assert await page.evaluate("client.state.status") == "connecting"
+    assert backend.undialled()

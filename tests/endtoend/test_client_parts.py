@@ -71,6 +71,22 @@ async def test_unsent_messages_come_back_in_the_order_they_were_written(page: Pa
     assert await run(page, "outbox", body, texts) == texts
 
 
+async def test_what_was_not_sent_for_a_day_leaves_the_storage_and_is_shown_as_not_sent(page: Page) -> None:
+    body = """
+        localStorage.clear();
+        const old = Date.now() - module.KEPT - 1;
+        for (const session of ['s1', 's2']) {
+            for (const command of [{ text: 'Hello' }, { runId: 'r1' }]) {
+                const entry = { clientMsgId: session + Object.keys(command)[0], order: old, ...command };
+                localStorage.setItem(`moorline:unsent:${session}:${entry.clientMsgId}`, JSON.stringify(entry));
+            }
+        }
+        const { entries } = new module.Outbox('s1', localStorage);
+        return [localStorage.length, entries.map((entry) => [entry.text, entry.failed])];
+    """
+    assert await run(page, "outbox", body) == [0, [["Hello", "expired"]]]
+
+
 async def test_full_storage_keeps_messages_in_memory(page: Page) -> None:
     body = """
         localStorage.clear();

@@ -23,8 +23,10 @@ STEP = 15.0
 class PlayedSocket:
     """One socket. Pings are answered, as long as it is `alive`."""
 
-    def __init__(self, socket: web.WebSocketResponse, hello: dict[str, Any]) -> None:
+    def __init__(self, socket: web.WebSocketResponse, hello: dict[str, Any], offered: str) -> None:
         self.hello = hello
+        self.offered = offered
+        """The subprotocols that the client offered."""
         self.alive = True
         self._socket = socket
         self._frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -73,6 +75,8 @@ class Played:
         self.url = ""
         self.status = 200
         """Of everything, upgrades included; 200 serves."""
+        self.authorizations: list[str | None] = []
+        """Of the HTTP requests so far."""
         self.posts: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
         self._sockets: asyncio.Queue[PlayedSocket] = asyncio.Queue()
 
@@ -87,18 +91,21 @@ class Played:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         if self.status != 200:
             return web.Response(status=self.status)
-        socket = web.WebSocketResponse()
+        socket = web.WebSocketResponse(protocols=("moorline",))
         await socket.prepare(request)
+        offered = request.headers.get("Sec-WebSocket-Protocol", "")
         with contextlib.suppress(TypeError):  # the client left without a word
-            played = PlayedSocket(socket, await socket.receive_json())
+            played = PlayedSocket(socket, await socket.receive_json(), offered)
             self._sockets.put_nowait(played)
             await played.listen()
         return socket
 
     async def messages(self, request: web.Request) -> web.Response:
+        self.authorizations.append(request.headers.get("Authorization"))
         return web.json_response([] if self.status == 200 else {"code": "forbidden"}, status=self.status)
 
     async def post(self, request: web.Request) -> web.Response:
+        self.authorizations.append(request.headers.get("Authorization"))
         self.posts.put_nowait((request.path.rpartition("/")[2], await request.json()))
         return web.json_response({}, status=202)
 

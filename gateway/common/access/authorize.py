@@ -5,9 +5,12 @@ import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
-__all__ = ["Authorize", "Principal", "everybody", "warn_if_open"]
+__all__ = ["SUBPROTOCOL", "Authorize", "Principal", "bearer_token", "everybody", "warn_if_open"]
+
+SUBPROTOCOL = "moorline"
+_TOKEN_SUBPROTOCOL = "moorline.jwt."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,6 +26,25 @@ Authorize = Callable[[web.Request, str | None, str], Awaitable[Principal]]
 It refuses by raising `web.HTTPForbidden` or another `web.HTTPException`. `patient_id` is None where the request does
 not name it: on `/api` it is optional in the query, and in a body it is the backend that reads it.
 """
+
+
+def bearer_token(request: web.Request) -> str | None:
+    """The token that a `MoorlineClient` with the option `token` sends, or None.
+
+    It is in `Authorization: Bearer TOKEN` (RFC 6750) or, since a browser's WebSocket sets no header, in the subprotocol
+    `moorline.jwt.TOKEN`; never in the URL, which ends up in logs.
+    """
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    offered = ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ())).split(",")
+    found = [name.strip().removeprefix(_TOKEN_SUBPROTOCOL) for name in offered if _is_token(name.strip())]
+    # Two tokens are no token: which one would count is a guess.
+    return found[0] if len(found) == 1 else None
+
+
+def _is_token(subprotocol: str) -> bool:
+    return subprotocol.startswith(_TOKEN_SUBPROTOCOL) and subprotocol != _TOKEN_SUBPROTOCOL
 
 
 async def everybody(request: web.Request, patient_id: str | None, session_id: str) -> Principal:

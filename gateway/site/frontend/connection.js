@@ -14,7 +14,7 @@
  *   What a connection serves. `up`: commands go here from now on, and without `recovered` a snapshot comes first;
  *   `receive` takes an event, a snapshot with its epoch, and says false where something before it was missed.
  */
-import { HttpError, Poller } from './polling.js';
+import { HttpError, Poller, within } from './polling.js';
 import { delay, finalReason, refusalReason } from './reconnect.js';
 import { ChatSocket } from './socket.js';
 
@@ -24,6 +24,8 @@ const STABLE = 5_000;
 const BLOCKED = 3;
 /** A dial that is older than this when the network returns was made into the void. */
 const FRESH = 2_000;
+/** A token that takes longer than this to get fails the dial, as a server that does not answer would. */
+const TOKEN_TIMEOUT = 20_000;
 
 export class Connection {
   /** @type {ChatSocket | null} */ #socket = null;
@@ -34,13 +36,17 @@ export class Connection {
   #reconnectAfter = 0;
   #timer = 0;
   #epoch = '';
+  /** The life in which a token is being waited for. @type {AbortController | null} */ #asking = null;
   #url;
+  #token;
   #polling;
   #session;
 
-  /** @param {string} url the socket's @param {import('./polling.js').Polling} polling @param {Session} session */
-  constructor(url, polling, session) {
+  /** @param {string} url the socket's @param {(() => string | Promise<string>) | null} token
+   * @param {import('./polling.js').Polling} polling @param {Session} session */
+  constructor(url, token, polling, session) {
     this.#url = url;
+    this.#token = token;
     this.#polling = polling;
     this.#session = session;
     this.#life.abort();
@@ -74,18 +80,39 @@ export class Connection {
 
   /** Try now instead of at `retryAt`. */
   reconnect() {
-    if (!this.#socket && !this.#life.signal.aborted) this.#dial();
+    if (!this.#socket && !this.#life.signal.aborted && this.#asking !== this.#life) this.#dial();
   }
 
   // The socket --------------------------------------------------------------------------------------------------------
 
   #dial() {
     clearTimeout(this.#timer);
+    if (this.#token) this.#dialWith(this.#token);
+    else this.#open([]);
+  }
+
+  /** @param {() => string | Promise<string>} token */
+  async #dialWith(token) {
+    const life = (this.#asking = this.#life);
+    try {
+      const signal = AbortSignal.any([life.signal, AbortSignal.timeout(TOKEN_TIMEOUT)]);
+      const protocols = ['moorline', `moorline.jwt.${await within(token(), signal)}`];
+      if (!life.signal.aborted) this.#open(protocols);
+    } catch {
+      if (!life.signal.aborted) this.#lost(1006, false);
+    } finally {
+      if (this.#asking === life) this.#asking = null;
+    }
+  }
+
+  /** @param {string[]} protocols */
+  #open(protocols) {
     const { epoch, seq } = this.#session.position();
     const hello = { type: 'hello', v: 2, ...(epoch && { resume: { epoch, seq } }) };
     try {
       this.#socket = new ChatSocket(
         this.#url,
+        protocols,
         hello,
         (frame) => this.#receive(frame),
         (code, greeted) => this.#lost(code, greeted),

@@ -50,21 +50,25 @@ export class MoorlineClient extends EventTarget {
   #connection;
 
   /** @param {{patientId: string, sessionId: string, origin?: string, storage?: Storage | null,
-   *   credentials?: RequestCredentials}} options
-   * `origin`: where the gateway is, if not where the page is; `storage` keeps unsent messages over a reload, null in
-   * memory alone; `credentials`: fetch's, for polling: with another `origin` and a sign-in by cookie, 'include' */
-  constructor({ patientId, sessionId, origin = location.origin, storage = usableStorage(), credentials }) {
+   *   credentials?: RequestCredentials, token?: (() => string | Promise<string>) | null}} options
+   * `origin`: where the gateway is, if not where the page is; `storage` keeps unsent messages over a reload for a day
+   * at most, null in memory alone; `credentials`: fetch's, for polling: with another `origin` and a sign-in by cookie,
+   * 'include'; `token`: asked before each socket and request for a bearer token, so that a new one takes the place of
+   * one that has expired. It never stands in a URL: requests have it in `Authorization`, sockets, where a browser sets
+   * no header, as the subprotocol `moorline.jwt.TOKEN`. So it may hold the characters of an HTTP token alone */
+  constructor({ patientId, sessionId, origin = location.origin, storage = usableStorage(), credentials, token }) {
     super();
     const path = [patientId, sessionId].map(encodeURIComponent).join('/').replaceAll('%3A', ':');
     const base = new URL(origin).origin;
-    this.#polling = new Polling(base, patientId, sessionId, credentials ?? 'same-origin');
+    this.#polling = new Polling(base, patientId, sessionId, credentials ?? 'same-origin', token ?? null);
     this.#outbox = new Outbox(sessionId, storage);
     this.#sender = new Sender(
       this.#outbox,
       () => this.#emit('change'),
       ({ code, message = '' }) => this.#emit('refused', { code, message }),
     );
-    this.#connection = new Connection(`${base.replace(/^http/, 'ws')}/ws/chat/${path}`, this.#polling, {
+    const url = `${base.replace(/^http/, 'ws')}/ws/chat/${path}`;
+    this.#connection = new Connection(url, token ?? null, this.#polling, {
       position: () => this.#transcript,
       up: (channel, recovered) => this.#up(channel, recovered),
       down: () => this.#down(),

@@ -1,6 +1,6 @@
 /**
- * Commands that the server has not acknowledged yet, kept over a reload. Each has a `clientMsgId`, under which it may
- * be sent any number of times and is carried out once.
+ * Commands that the server has not acknowledged yet, kept over a reload for a day at most. Each has a `clientMsgId`,
+ * under which it may be sent any number of times and is carried out once.
  *
  * @typedef {{clientMsgId: string, order: number, text?: string, runId?: string, acked?: boolean, deferred?: string,
  *   failed?: string}} Entry
@@ -26,6 +26,10 @@ export function usableStorage() {
   }
 }
 
+/** For how long the browser's storage keeps what was not sent, in milliseconds: several people may use one machine. */
+export const KEPT = 24 * 60 * 60 * 1000;
+const ROOT = 'moorline:unsent:';
+
 export class Outbox {
   #prefix;
   #storage;
@@ -38,13 +42,23 @@ export class Outbox {
   /** One storage key per entry: two tabs on one session cannot overwrite each other's.
    * @param {string} sessionId @param {Storage | null} storage null: nothing outlives the page */
   constructor(sessionId, storage) {
-    this.#prefix = `moorline:unsent:${sessionId}:`;
+    this.#prefix = `${ROOT}${sessionId}:`;
     this.#storage = storage;
-    const found = Object.keys(storage ?? {})
-      .filter((key) => key.startsWith(this.#prefix))
-      .map((key) => parse(storage?.getItem(key)))
-      .filter((entry) => entry !== null);
+    const found = Object.keys(storage ?? {}).map((key) => this.#load(key)).filter((entry) => entry !== null);
     this.#set(found.sort((a, b) => a.order - b.order));
+  }
+
+  /** What is stored under `key`, if that is an entry of this session. An entry of any session that has expired is
+   * erased; a message of this one is still shown, once, as one that failed.
+   * @param {string} key @returns {Entry | null} */
+  #load(key) {
+    if (!key.startsWith(ROOT)) return null;
+    const entry = parse(this.#storage?.getItem(key));
+    const expired = !entry || Math.abs(Date.now() - entry.order) > KEPT;
+    if (expired) this.#storage?.removeItem(key);
+    if (!entry || !key.startsWith(this.#prefix)) return null;
+    if (!expired) return entry;
+    return entry.text === undefined ? null : { ...entry, failed: 'expired' };
   }
 
   /** @param {{text: string} | {runId: string}} command @returns {Entry} */
@@ -145,7 +159,7 @@ export class Outbox {
 function parse(text) {
   try {
     const entry = JSON.parse(text ?? '');
-    return typeof entry.clientMsgId === 'string' ? entry : null;
+    return typeof entry.clientMsgId === 'string' && typeof entry.order === 'number' ? entry : null;
   } catch {
     return null;
   }

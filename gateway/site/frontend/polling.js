@@ -28,11 +28,13 @@ export class Polling {
   #base;
   #patientId;
   #credentials;
+  #token;
 
   /** @param {string} origin @param {string} patientId @param {string} sessionId
-   * @param {RequestCredentials} credentials */
-  constructor(origin, patientId, sessionId, credentials) {
+   * @param {RequestCredentials} credentials @param {(() => string | Promise<string>) | null} token */
+  constructor(origin, patientId, sessionId, credentials, token) {
     this.#credentials = credentials;
+    this.#token = token;
     this.#base = `${origin}/api/chat/${encodeURIComponent(sessionId)}/`;
     this.#patientId = patientId;
   }
@@ -71,13 +73,26 @@ export class Polling {
     const search = get ? `?${new URLSearchParams({ patient_id: this.#patientId, ...query })}` : '';
     const limit = AbortSignal.timeout(timeout);
     const signal = init.signal ? AbortSignal.any([init.signal, limit]) : limit;
-    const how = { ...init, signal, credentials: this.#credentials, cache: /** @type {const} */ ('no-store') };
+    const headers = new Headers(init.headers);
+    if (this.#token) headers.set('Authorization', `Bearer ${await within(this.#token(), signal)}`);
+    const how = { ...init, headers, signal, credentials: this.#credentials, cache: /** @type {const} */ ('no-store') };
     const response = await fetch(this.#base + path + search, how);
     const text = await response.text();
     if (response.ok) return text ? JSON.parse(text) : null;
     const retryAfter = Number(response.headers.get('Retry-After')) || undefined;
     throw new HttpError(response.status, codeOf(text), retryAfter);
   }
+}
+
+/** A promise that nobody else bounds, given up with `signal`.
+ * @template T @param {T | Promise<T>} value @param {AbortSignal} signal @returns {Promise<T>} */
+export function within(value, signal) {
+  return new Promise((resolve, reject) => {
+    const give = () => reject(signal.reason);
+    if (signal.aborted) return give();
+    signal.addEventListener('abort', give, { once: true });
+    Promise.resolve(value).then(resolve, reject).finally(() => signal.removeEventListener('abort', give));
+  });
 }
 
 /** @param {string} text */

@@ -23,11 +23,12 @@ export class ChatSocket {
   #watchdog;
 
   /** Throws where the page may open no WebSocket at all.
-   * @param {string} url @param {object} hello the first frame @param {(frame: any) => void} onFrame
+   * @param {string} url @param {string[]} protocols @param {object} hello the first frame
+   * @param {(frame: any) => void} onFrame
    * @param {(code: number, greeted: boolean) => void} onEnd called once; `greeted`: the server had said hello */
-  constructor(url, hello, onFrame, onEnd) {
+  constructor(url, protocols, hello, onFrame, onEnd) {
     this.#onEnd = onEnd;
-    this.#socket = new WebSocket(url);
+    this.#socket = new WebSocket(url, protocols);
     this.#socket.onopen = () => this.#write(hello);
     this.#socket.onmessage = ({ data }) => {
       const frame = parse(data);

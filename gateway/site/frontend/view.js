@@ -20,6 +20,7 @@ const ERRORS = new Map([
   ['forbidden', 'This chat is not open to you.'],
   ['not_found', 'This is no longer there.'],
   ['bad_request', 'The server did not understand this.'],
+  ['expired', 'It was written more than a day ago.'],
 ]);
 
 const FINISHES = new Map([
