@@ -6,7 +6,7 @@ from glob import glob
 
 import pytest
 
-__all__ = ["chromium", "namespaces", "nginx", "npm", "postgres", "program"]
+__all__ = ["chromium", "namespaces", "nginx", "npm", "postgres", "program", "uv"]
 
 # Servers are in folders that only root has on its path, PostgreSQL's in one of its version.
 _FOLDERS = ["/usr/sbin", "/usr/local/sbin", *sorted(glob("/usr/lib/postgresql/*/bin"), reverse=True)]
@@ -17,11 +17,11 @@ def program(name: str) -> str:
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_FOLDERS])) or name
 
 
-def _mark(*names: str, package: str) -> pytest.MarkDecorator:
+def _mark(*names: str, package: str, installer: str = "apt-get install -y") -> pytest.MarkDecorator:
     missing = [name for name in names if program(name) == name]
     # On CI the test runs all the same, and fails: a check that silently checks nothing is worse than none.
     skip = bool(missing) and os.environ.get("CI") != "true"
-    return pytest.mark.skipif(skip, reason=f"{', '.join(missing)} not found: apt-get install -y {package}")
+    return pytest.mark.skipif(skip, reason=f"{', '.join(missing)} not found: {installer} {package}")
 
 
 def _mark_root(*names: str, package: str) -> pytest.MarkDecorator:
@@ -34,3 +34,4 @@ namespaces = _mark_root("ip", package="iproute2")
 nginx = _mark("nginx", "openssl", package="nginx openssl")
 npm = _mark("npm", package="npm")
 postgres = _mark("postgres", package="postgresql")
+uv = _mark("uv", package="uv", installer="pip install")

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-__all__ = ["PYTHONPATH", "Program", "children", "gone", "processes", "run_program", "started"]
+__all__ = ["PYTHONPATH", "Program", "children", "gone", "processes", "run_program", "started", "started_command"]
 
 ROOT = Path(__file__).parents[2]
 # `moorline`, wherever it is installed, and `tests`.
@@ -95,19 +95,24 @@ async def started(
     files: int | None = None,
     under: Sequence[str] = (),
 ) -> AsyncIterator[Program]:
-    """`python -m module arguments…` in the folder `cwd`, without options or keys of whoever runs the tests.
+    """`python -m module arguments…` as a `started_command`.
 
     `files`: so many descriptors and no more. `under`: a command that runs it.
     """
     limited = [] if files is None else ["bash", "-c", f'ulimit -n {files}; exec "$@"', "bash"]
+    command = (*under, *limited, sys.executable, "-m", module, *arguments)
+    async with started_command(*command, cwd=cwd, env=env) as program:
+        yield program
+
+
+@asynccontextmanager
+async def started_command(
+    *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Program]:
+    """A command in the folder `cwd`, without options or keys of the person who runs the tests."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
     process = await asyncio.create_subprocess_exec(
-        *under,
-        *limited,
-        sys.executable,
-        "-m",
-        module,
-        *arguments,
+        *command,
         cwd=cwd,
         stdout=PIPE,
         stderr=PIPE,
