@@ -5,11 +5,13 @@ import sys
 
 _BENCHMARKS = {
     "tunnel": "what the gateway costs beside nginx",
+    "http": "what a request costs, proxied or answered, beside other servers",
     "chat": "what a chat costs beside a plain server without a log",
     "chaos": "what is lost while everything breaks: nothing may be",
     "log": "appends per second of the SQLite log",
 }
-_MODULES = {"log": "eventlog"}
+# A module of ours named `http` would be confused with the library's.
+_MODULES = {"http": "http_cost", "log": "eventlog"}
 
 
 def main(arguments: list[str]) -> int:

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
-from tests.bench.peers.base import Relaying
+from tests.bench.peers.base import Running
 from tests.bench.processes import Child
 from tests.bench.usage import cpu_seconds, memory
 
@@ -51,11 +51,11 @@ class Figure:
 
     rows: tuple[str, ...]
     unit: str
-    measure: Callable[[Rig, Relaying, Scale], Awaitable[Sequence[float]]]
+    measure: Callable[[Rig, Running, Scale], Awaitable[Sequence[float]]]
 
 
-def _round_trips(size: int, connections: int) -> Callable[[Rig, Relaying, Scale], Awaitable[Sequence[float]]]:
-    async def measure(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
+def _round_trips(size: int, connections: int) -> Callable[[Rig, Running, Scale], Awaitable[Sequence[float]]]:
+    async def measure(rig: Rig, peer: Running, scale: Scale) -> Sequence[float]:
         await rig.load.ask("open", port=peer.port, count=connections)
         await rig.load.ask("round_trips", size=size, seconds=scale.seconds / 10)
         before = cpu_seconds(peer.pid)
@@ -67,7 +67,7 @@ def _round_trips(size: int, connections: int) -> Callable[[Rig, Relaying, Scale]
     return measure
 
 
-async def _stream(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
+async def _stream(rig: Rig, peer: Running, scale: Scale) -> Sequence[float]:
     await rig.load.ask("open", port=peer.port, count=_LISTENERS)
     before = cpu_seconds(peer.pid)
     count = await rig.load.ask("listen", seconds=scale.seconds)
@@ -76,7 +76,7 @@ async def _stream(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
     return [took / count * _MICRO]
 
 
-async def _handshakes(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
+async def _handshakes(rig: Rig, peer: Running, scale: Scale) -> Sequence[float]:
     before = cpu_seconds(peer.pid)
     await rig.load.ask("open", port=peer.port, count=scale.handshakes)
     took = cpu_seconds(peer.pid) - before
@@ -84,7 +84,7 @@ async def _handshakes(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]
     return [took / scale.handshakes * _MICRO]
 
 
-async def _latency(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
+async def _latency(rig: Rig, peer: Running, scale: Scale) -> Sequence[float]:
     """Beside a direct connection in the same moment."""
     arguments = {"seconds": scale.seconds / 2, "size": 128}
     direct = await rig.load.ask("latency", port=rig.backend.port, **arguments)
@@ -92,7 +92,7 @@ async def _latency(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
     return [(there - here) * _MICRO for there, here in zip(relayed, direct, strict=True)]
 
 
-async def _memory(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
+async def _memory(rig: Rig, peer: Running, scale: Scale) -> Sequence[float]:
     """Of a fresh process: freed memory of earlier connections would be counted for nothing."""
     await rig.load.ask("open", port=peer.port, count=20)
     await asyncio.sleep(_SETTLE)
@@ -104,7 +104,7 @@ async def _memory(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
     return [took / scale.tunnels / _KIB]
 
 
-async def _idle_cpu(rig: Rig, peer: Relaying, scale: Scale) -> Sequence[float]:
+async def _idle_cpu(rig: Rig, peer: Running, scale: Scale) -> Sequence[float]:
     """Over a whole interval: the sockets were opened in a burst, and so are their Pings."""
     opened = await rig.load.ask("open", port=peer.port, count=scale.idle)
     await asyncio.sleep(_SETTLE)

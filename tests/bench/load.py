@@ -5,7 +5,7 @@ import contextlib
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from moorline.gateway.common.web.server import run
@@ -13,7 +13,7 @@ from moorline.gateway.common.web.server import run
 from tests.bench.processes import commands, raise_file_limit
 from tests.bench.wire import BINARY, CLOSE, PING, PONG, TEXT, Frames, frame, handshake
 
-__all__ = ["Load"]
+__all__ = ["Client", "Load", "exchanges"]
 
 _ECHO = handshake("/ws/echo")
 _BYE = frame(CLOSE, (1000).to_bytes(2, "big"), masked=True)
@@ -35,6 +35,7 @@ class Client(asyncio.Protocol):
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.on_message: Callable[[Client], None] = lambda _: None
+        self.failed: Callable[[Exception], None] = lambda _: None
         self.transport: asyncio.Transport
         self._head = b""
         self._frames = Frames()
@@ -64,13 +65,47 @@ class Client(asyncio.Protocol):
             self.opened.set_exception(exc or ConnectionResetError("closed before the 101"))
         if not self.closed.done():
             self.closed.set_result(None)
+        self.failed(exc or ConnectionResetError("the server closed a connection that was in use"))
+
+    def leave(self) -> None:
+        """Begin to end the connection as its protocol has it."""
+        self.transport.write(_BYE)
+
+
+async def exchanges(clients: Sequence[Client], message: bytes, go_on: Callable[[int], bool], *, patience: float) -> int:
+    """Each client sends the message, waits for the reply, and sends it again; how many replies came.
+
+    It ends when `go_on`, which is given that number, is false, and all replies are there.
+    """
+    waiting, count, over = len(clients), 0, asyncio.get_running_loop().create_future()
+
+    def replied(client: Client) -> None:
+        nonlocal waiting, count
+        count += 1
+        if go_on(count):
+            client.transport.write(message)
+            return
+        waiting -= 1
+        if not waiting and not over.done():
+            over.set_result(None)
+
+    def failed(error: Exception) -> None:
+        if not over.done():
+            over.set_exception(error)
+
+    for client in clients:
+        client.on_message, client.failed = replied, failed
+        client.transport.write(message)
+    await asyncio.wait_for(over, patience)
+    return count
 
 
 class Load:
-    """The open sockets, and what to do with them."""
+    """The open connections, and what to do with them."""
 
-    def __init__(self) -> None:
-        self._clients: list[Client] = []
+    def __init__(self, client: Callable[[], Client] = Client) -> None:
+        self._client = client
+        self.clients: list[Client] = []
 
     async def open(self, port: int, count: int) -> int:
         """Open so many more sockets through the peer at `port`."""
@@ -78,53 +113,37 @@ class Load:
 
         async def one() -> Client:
             async with places, asyncio.timeout(_PATIENCE):
-                client = (await asyncio.get_running_loop().create_connection(Client, "127.0.0.1", port))[1]
+                client = (await asyncio.get_running_loop().create_connection(self._client, "127.0.0.1", port))[1]
                 await client.opened
                 return client
 
-        self._clients += await asyncio.gather(*(one() for _ in range(count)))
-        return len(self._clients)
+        self.clients += await asyncio.gather(*(one() for _ in range(count)))
+        return len(self.clients)
 
     async def close(self) -> int:
-        """End all of them with a Close frame; how many ended by it."""
-        for client in self._clients:
+        """End all of them as their protocol has it; how many ended by it."""
+        for client in self.clients:
             if not client.transport.is_closing():
-                client.transport.write(_BYE)
-        ends = [client.closed for client in self._clients]
+                client.leave()
+        ends = [client.closed for client in self.clients]
         done, late = await asyncio.wait(ends, timeout=_PATIENCE) if ends else (set(), set())
-        for client in self._clients:
+        for client in self.clients:
             client.transport.abort()
         if late:
             await asyncio.wait(late)
-        self._clients.clear()
+        self.clients.clear()
         return len(done)
 
     async def alive(self) -> int:
         """How many are open."""
-        return sum(not client.closed.done() for client in self._clients)
+        return sum(not client.closed.done() for client in self.clients)
 
     async def round_trips(self, size: int, seconds: float) -> int:
         """Each socket sends a message, waits for the answer, and sends the next; how many came back."""
         loop = asyncio.get_running_loop()
-        message = frame(BINARY, bytes(size), masked=True)
         deadline = loop.time() + seconds
-        waiting, count, over = len(self._clients), 0, loop.create_future()
-
-        def answered(client: Client) -> None:
-            nonlocal waiting, count
-            count += 1
-            if loop.time() < deadline:
-                client.transport.write(message)
-                return
-            waiting -= 1
-            if not waiting:
-                over.set_result(None)
-
-        for client in self._clients:
-            client.on_message = answered
-            client.transport.write(message)
-        await asyncio.wait_for(over, seconds + _PATIENCE)
-        return count
+        message = frame(BINARY, bytes(size), masked=True)
+        return await exchanges(self.clients, message, lambda _: loop.time() < deadline, patience=seconds + _PATIENCE)
 
     async def listen(self, seconds: float) -> int:
         """Have the backend stream to each socket for a while; how many frames came."""
@@ -134,11 +153,11 @@ class Load:
             nonlocal count
             count += 1
 
-        for client in self._clients:
+        for client in self.clients:
             client.on_message = came
             client.transport.write(_START_OR_STOP)
         await asyncio.sleep(seconds)
-        for client in self._clients:
+        for client in self.clients:
             client.transport.write(_START_OR_STOP)
         # What is under way arrives.
         await asyncio.sleep(0.2)

@@ -3,25 +3,30 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from tests.bench.table import number
+from tests.bench.table import columns, number
 
-__all__ = ["MARKS", "Mark", "verdicts"]
+__all__ = ["API_LARGE", "API_SMALL", "ASSET", "HTTP_MARKS", "MARKS", "NO_WORK", "Mark", "marks_table", "verdicts"]
 
 Medians = Mapping[str, Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mark:
-    """`row` of the gateway is at most `limit`, or at most `limit` times the one of `peer`."""
+    """`row` of the `subject` is at most `limit`, or at most `limit` times the one of `peer`."""
 
     row: str
     limit: float
     peer: str | None = None
     at_least: bool = False
+    subject: str = "gateway"
 
     def __str__(self) -> str:
         return f"{'>=' if self.at_least else '<='} {self.limit:g}" + (f" x {self.peer}" if self.peer else "")
 
+
+API_SMALL, API_LARGE = "GET /api, 400 B", "GET /api, 64 KiB"
+ASSET = "asset, 4 KiB"
+NO_WORK = "GET /healthz"
 
 _ROUND_TRIP = "CPU per round trip, 128 B, 32 connections"
 _LARGE = ("CPU per round trip, 16 KiB, 32 connections", "CPU per round trip, 1 MiB, 4 connections")
@@ -41,16 +46,28 @@ MARKS = (
     Mark("two workers: round trips per CPU second of the busier, x one", 1.8, at_least=True),
 )
 
+HTTP_MARKS = (
+    *(Mark(row, 0.8, "http-proxy-3") for row in (API_SMALL, API_LARGE)),
+    Mark(ASSET, 1.5, "sirv"),
+    Mark(NO_WORK, 1.5, "aiohttp", subject="gateway unlogged"),
+    Mark(NO_WORK, 1.5, "aiohttp logged"),
+)
 
-def verdicts(medians: Medians, marks: Sequence[Mark] = MARKS, *, subject: str = "gateway") -> list[list[str]]:
-    """A row for each mark: what it is about, the mark, what was reached, and whether that is enough."""
-    return [[mark.row, str(mark), *_verdict(medians.get(mark.row, {}), mark, subject)] for mark in marks]
+
+def verdicts(medians: Medians, marks: Sequence[Mark]) -> list[list[str]]:
+    """A row for each mark: subject, what it is about, the mark, what was reached, and whether that is enough."""
+    return [[mark.subject, mark.row, str(mark), *_verdict(medians.get(mark.row, {}), mark)] for mark in marks]
 
 
-def _verdict(values: Mapping[str, float], mark: Mark, subject: str) -> tuple[str, str]:
-    value = values.get(subject)
+def _verdict(values: Mapping[str, float], mark: Mark) -> tuple[str, str]:
+    value = values.get(mark.subject)
     if value is None or (mark.peer is not None and values.get(mark.peer, 0) <= 0):
         return "-", "not measured"
     reached = value / values[mark.peer] if mark.peer is not None else value
     is_enough = reached >= mark.limit if mark.at_least else reached <= mark.limit
     return number(reached), "reached" if is_enough else "MISSED"
+
+
+def marks_table(medians: Medians, marks: Sequence[Mark]) -> str:
+    """The verdicts for people."""
+    return columns([["", "", "mark", "is", ""], *verdicts(medians, marks)], left=3)

@@ -8,42 +8,28 @@ a relay does, most of all in a virtual machine, and would be most of what is mea
 
 import argparse
 import asyncio
-import contextlib
 import dataclasses
+import functools
 import os
-import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.figures import FIGURES, IDLE_CPU, MEMORY, MEMORY_SECONDS, Figure, Rig, Scale
-from tests.bench.marks import verdicts
+from tests.bench.marks import MARKS, marks_table
 from tests.bench.peers import PEERS
-from tests.bench.peers.base import Missing, Peer, Relaying, connections, relaying
+from tests.bench.peers.base import Missing, Peer, Running, connections, running
 from tests.bench.peers.gateway import with_heartbeats
 from tests.bench.processes import child, raise_file_limit, split_cores
-from tests.bench.table import columns, table
+from tests.bench.rounds import Results, all_running, in_turn
+from tests.bench.table import table
 from tests.bench.workers import room_for_workers, workers
 
-__all__ = ["Results", "main", "measure"]
+__all__ = ["main", "measure"]
 
 QUICK = Scale(rounds=1, seconds=0.5, handshakes=100, tunnels=500, idle=500, heartbeat=2)
 _FILES = 1 << 16
-
-
-@dataclasses.dataclass(slots=True)
-class Results:
-    """Medians by row and peer, and what could not be measured."""
-
-    medians: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-    units: dict[str, str] = dataclasses.field(default_factory=dict)
-    missing: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def add(self, figure: Figure, peer: str, rounds: Sequence[Sequence[float]]) -> None:
-        for row, values in zip(figure.rows, zip(*rounds, strict=True), strict=True):
-            self.medians.setdefault(row, {})[peer] = statistics.median(values)
-            self.units[row] = figure.unit
 
 
 async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
@@ -58,9 +44,10 @@ async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
         _, core = split_cores()
         async with child("tests.bench.echo", cores=core) as backend, child("tests.bench.load", cores=core) as load:
             rig = Rig(load, backend, core)
-            async with _all_relaying(peers, folder, rig, results) as at_work:
+            async with all_running(peers, folder, backend.port, results, cores=core) as started:
                 for figure in FIGURES:
-                    await _in_turn(figure, rig, at_work, scale, results)
+                    of_peer = functools.partial(_measure, figure, rig, scale)
+                    await in_turn(figure.rows, figure.unit, started, of_peer, results, rounds=scale.rounds)
             for peer in (peer for peer in peers if peer.name not in results.missing):
                 beating = with_heartbeats(MEMORY_SECONDS // 2) if peer.name == "gateway" else peer
                 await _alone(MEMORY, beating, folder / f"{peer.name}-memory", rig, scale, results)
@@ -69,22 +56,16 @@ async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
     return results
 
 
-async def _in_turn(figure: Figure, rig: Rig, at_work: Sequence[Relaying], scale: Scale, results: Results) -> None:
-    print(f"measuring: {figure.rows[0]}", file=sys.stderr)
-    rounds: dict[str, list[Sequence[float]]] = {peer.name: [] for peer in at_work}
-    for _ in range(scale.rounds):
-        for peer in at_work:
-            rounds[peer.name].append(await figure.measure(rig, peer, scale))
-    for name, values in rounds.items():
-        results.add(figure, name, values)
+async def _measure(figure: Figure, rig: Rig, scale: Scale, peer: Running) -> Sequence[float]:
+    return await figure.measure(rig, peer, scale)
 
 
 async def _alone(figure: Figure, peer: Peer, folder: Path, rig: Rig, scale: Scale, results: Results) -> None:
     """With a process of its own, which has done nothing else before."""
     print(f"measuring: {figure.rows[0]} of {peer.name}", file=sys.stderr)
     try:
-        async with relaying(peer, folder, rig.backend.port, cores=rig.cores) as started:
-            results.add(figure, peer.name, [await figure.measure(rig, started, scale)])
+        async with running(peer, folder, rig.backend.port, cores=rig.cores) as started:
+            results.add(figure.rows, figure.unit, peer.name, [await figure.measure(rig, started, scale)])
     except Missing as missing:
         results.missing[f"{figure.rows[0]} of {peer.name}"] = str(missing)
 
@@ -102,21 +83,6 @@ async def _workers(folder: Path, scale: Scale, results: Results) -> None:
         results.missing["two workers by the clock"] = f"{os.cpu_count()} cores leave no room for the load beside them"
 
 
-@contextlib.asynccontextmanager
-async def _all_relaying(
-    peers: Sequence[Peer], folder: Path, rig: Rig, results: Results
-) -> AsyncIterator[list[Relaying]]:
-    async with contextlib.AsyncExitStack() as stack:
-        started = []
-        for peer in peers:
-            try:
-                relay = relaying(peer, folder / peer.name, rig.backend.port, cores=rig.cores)
-                started.append(await stack.enter_async_context(relay))
-            except Missing as missing:
-                results.missing[peer.name] = str(missing)
-        yield started
-
-
 def main(arguments: Sequence[str]) -> int:
     given = _arguments(arguments)
     scale = QUICK if given.quick else Scale()
@@ -124,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     wanted = [peer for peer in PEERS if not given.peers or peer.name in given.peers.split(",")]
     results = asyncio.run(measure(dataclasses.replace(scale, **chosen), wanted))
     print(table(results.medians, results.units, against="nginx"))
-    print("\n" + columns([["gateway", "mark", "is", ""], *verdicts(results.medians)], left=2))
+    print("\n" + marks_table(results.medians, MARKS))
     for name, reason in results.missing.items():
         print(f"not measured: {name} ({reason})")
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from tests.bench.figures import Scale
-from tests.bench.peers.base import Relaying, relaying
+from tests.bench.peers.base import Running, running
 from tests.bench.peers.gateway import gateway
 from tests.bench.processes import Child, child, split_cores
 from tests.bench.usage import cpu_by_process
@@ -58,7 +58,7 @@ async def _ratio(scale: Scale, folder: Path, *, loads: int, cores: Collection[in
         clients = [await stack.enter_async_context(child("tests.bench.load", cores=cores)) for _ in range(loads)]
         peers = [gateway(f"{number}-workers", workers=str(number)) for number in (1, 2)]
         started = [
-            await stack.enter_async_context(relaying(peer, folder / peer.name, backend.port, cores=cores))
+            await stack.enter_async_context(running(peer, folder / peer.name, backend.port, cores=cores))
             for peer in peers
         ]
         rates: list[list[float]] = [[], []]
@@ -69,7 +69,7 @@ async def _ratio(scale: Scale, folder: Path, *, loads: int, cores: Collection[in
     return two / one
 
 
-async def _rate(loads: Sequence[Child], peer: Relaying, scale: Scale, *, by_cpu: bool) -> float:
+async def _rate(loads: Sequence[Child], peer: Running, scale: Scale, *, by_cpu: bool) -> float:
     """Round trips per second, of the clock or of the busiest worker's CPU."""
     share = _CONNECTIONS // len(loads)
     await asyncio.gather(*(load.ask("open", port=peer.port, count=share) for load in loads))

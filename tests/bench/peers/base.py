@@ -1,4 +1,4 @@
-"""A peer of a measurement: a program that relays WebSockets from a port of its own to the backend."""
+"""A peer of a measurement: a program that relays to the backend, or answers itself, on a port of its own."""
 
 import asyncio
 import contextlib
@@ -9,13 +9,29 @@ from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
+from tests.bench.http_messages import request
 from tests.bench.processes import free_port, spawned
 from tests.bench.wire import handshake
 from tests.support.needs import program
 
-__all__ = ["Missing", "Peer", "Relaying", "connections", "installed", "relaying"]
+__all__ = [
+    "HTTP",
+    "SITE",
+    "WEBSOCKET",
+    "Missing",
+    "Peer",
+    "Prepare",
+    "Probe",
+    "Running",
+    "connections",
+    "installed",
+    "running",
+]
 
 Prepare = Callable[[Path, int, int], Awaitable[Sequence[str]]]
+
+SITE = Path("../site")
+"""The assets that all serve, from the folder of one."""
 
 _START_SECONDS = 60.0
 _CONNECTIONS = 30_000
@@ -28,17 +44,33 @@ class Missing(Exception):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Probe:
+    """What shows that a peer is ready."""
+
+    request: bytes
+    reply: bytes
+    """How its reply begins then."""
+
+
+WEBSOCKET = Probe(handshake("/ws/echo"), b"HTTP/1.1 101")
+"""A handshake passes."""
+HTTP = Probe(request("/api/2"), b"HTTP/1.1 ")
+"""It responds, if only with 404."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Peer:
-    """A program that can relay."""
+    """A program that is measured."""
 
     name: str
     command: Prepare
     """Lays out a folder for a port and the backend's port; the command to run there. It may raise `Missing`."""
+    probe: Probe = WEBSOCKET
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Relaying:
-    """One that does."""
+class Running:
+    """One that runs."""
 
     name: str
     port: int
@@ -46,10 +78,10 @@ class Relaying:
 
 
 @contextlib.asynccontextmanager
-async def relaying(
+async def running(
     peer: Peer, folder: Path, backend_port: int, *, cores: Collection[int] = ()
-) -> AsyncIterator[Relaying]:
-    """Start it in `folder` and wait until a handshake passes.
+) -> AsyncIterator[Running]:
+    """Start it in `folder` and wait until it is ready.
 
     Raises:
         Missing: it cannot be had here.
@@ -57,21 +89,21 @@ async def relaying(
     os.makedirs(folder)
     port = free_port()
     async with spawned(await peer.command(folder, port, backend_port), folder, cores=cores) as process:
-        await _ready(peer, process, port, folder)
-        yield Relaying(peer.name, port, process.pid)
+        await _ready(peer.probe, process, port, folder)
+        yield Running(peer.name, port, process.pid)
 
 
-async def _ready(peer: Peer, process: Process, port: int, folder: Path) -> None:
+async def _ready(probe: Probe, process: Process, port: int, folder: Path) -> None:
     async with asyncio.timeout(_START_SECONDS):
         while True:
             if process.returncode is not None:
                 raise Missing(f"does not start: {(folder / 'output').read_text()[-500:]}")
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(handshake("/ws/echo"))
-                answer = await reader.read(12)
+                writer.write(probe.request)
+                reply = await reader.read(len(probe.reply))
                 writer.close()
-                if answer == b"HTTP/1.1 101":
+                if reply == probe.reply:
                     return
             await asyncio.sleep(0.1)
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.peers.base import Peer, installed
+from tests.bench.peers.base import HTTP, SITE, Peer, installed
 
-__all__ = ["CADDY"]
+__all__ = ["CADDY", "CADDY_HTTP"]
 
 _CONFIGURATION = """
 {{
@@ -13,7 +13,14 @@ _CONFIGURATION = """
     auto_https off
 }}
 http://127.0.0.1:{port} {{
-    reverse_proxy 127.0.0.1:{backend_port}
+    @backend path /ws/* /api/*
+    handle @backend {{
+        reverse_proxy 127.0.0.1:{backend_port}
+    }}
+    handle {{
+        root * {site}
+        file_server
+    }}
 }}
 """
 
@@ -21,10 +28,11 @@ http://127.0.0.1:{port} {{
 async def _command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
     path = installed("caddy")
     configuration = folder / "Caddyfile"
-    configuration.write_text(_CONFIGURATION.format(port=port, backend_port=backend_port))
+    configuration.write_text(_CONFIGURATION.format(port=port, backend_port=backend_port, site=SITE))
     # It keeps state in folders of its user's.
     state = [f"XDG_DATA_HOME={folder}", f"XDG_CONFIG_HOME={folder}"]
     return ["env", *state, path, "run", "--config", str(configuration), "--adapter", "caddyfile"]
 
 
 CADDY = Peer("caddy", _command)
+CADDY_HTTP = Peer("caddy", _command, HTTP)

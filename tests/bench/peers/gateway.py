@@ -7,12 +7,12 @@ from pathlib import Path
 
 from moorline.gateway.settings import Settings
 
-from tests.bench.peers.base import Missing, Peer, connections
+from tests.bench.peers.base import HTTP, SITE, WEBSOCKET, Missing, Peer, Probe, connections
 
-__all__ = ["gateway", "with_heartbeats"]
+__all__ = ["gateway", "with_heartbeats", "with_site"]
 
 
-def gateway(name: str = "gateway", **options: str) -> Peer:
+def gateway(name: str = "gateway", *, probe: Probe = WEBSOCKET, **options: str) -> Peer:
     """With these options, which it may lack."""
 
     async def command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
@@ -33,7 +33,12 @@ def gateway(name: str = "gateway", **options: str) -> Peer:
             *(f"--{key.replace('_', '-')}={value}" for key, value in given.items()),
         ]
 
-    return Peer(name, command)
+    return Peer(name, command, probe)
+
+
+def with_site(name: str = "gateway", **options: str) -> Peer:
+    """With the assets that all serve."""
+    return gateway(name, probe=HTTP, frontend=str(SITE), **options)
 
 
 def with_heartbeats(seconds: int) -> Peer:

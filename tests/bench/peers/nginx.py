@@ -1,12 +1,12 @@
-"""nginx, with the directives of nginx/ that bear on a socket, in one worker process."""
+"""nginx, with the directives of nginx/ that bear on a request, in one worker process."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.peers.base import Peer, connections, installed
+from tests.bench.peers.base import HTTP, SITE, Peer, connections, installed
 
-__all__ = ["NGINX"]
+__all__ = ["NGINX", "NGINX_HTTP"]
 
 _CONFIGURATION = """
 {user}
@@ -24,6 +24,13 @@ http {{
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
     map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+    upstream backend {{
+        server 127.0.0.1:{backend_port};
+        keepalive 64;
+    }}
+    types {{ text/javascript js; application/octet-stream bin; }}
+    sendfile on;
+    tcp_nopush on;
     server {{
         listen 127.0.0.1:{port} backlog=1024;
         location /ws/ {{
@@ -38,6 +45,19 @@ http {{
             proxy_read_timeout 86400s;
             proxy_send_timeout 86400s;
         }}
+        location /api/ {{
+            proxy_pass http://backend;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $http_host;
+            proxy_set_header X-Real-IP $remote_addr;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_buffering off;
+        }}
+        location / {{
+            root {site};
+        }}
     }}
 }}
 """
@@ -48,6 +68,7 @@ async def _command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
     text = _CONFIGURATION.format(
         user="user root;" if os.geteuid() == 0 else "",
         folder=folder,
+        site=folder / SITE,
         port=port,
         backend_port=backend_port,
         # Two descriptors a tunnel.
@@ -58,3 +79,4 @@ async def _command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
 
 
 NGINX = Peer("nginx", _command)
+NGINX_HTTP = Peer("nginx", _command, HTTP)

@@ -1,13 +1,13 @@
-"""What front-end developers have: Vite's proxy, and http-proxy-3, which is below it; from npm."""
+"""What front-end developers have: Vite's proxy, http-proxy-3, which is below it, and sirv; from npm."""
 
 import asyncio
 from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.peers.base import Missing, Peer, installed
+from tests.bench.peers.base import HTTP, SITE, Missing, Peer, Prepare, installed
 
-__all__ = ["HTTP_PROXY_3", "VITE"]
+__all__ = ["HTTP_PROXY_3", "HTTP_PROXY_3_POOLED", "HTTP_PROXY_3_UNPOOLED", "SIRV", "VITE"]
 
 _INSTALL_SECONDS = 120.0
 _VITE = """
@@ -24,9 +24,19 @@ export default {{
 _HTTP_PROXY_3 = """
 import httpProxy from 'http-proxy-3'
 
-const proxy = httpProxy.createProxyServer({{ target: 'http://127.0.0.1:{backend_port}', ws: true }})
+import http from 'node:http'
+
+const agent = {agent}
+const proxy = httpProxy.createProxyServer({{ target: 'http://127.0.0.1:{backend_port}', ws: true, agent }})
 proxy.on('error', () => {{}})
 proxy.listen({port}, '127.0.0.1')
+"""
+# As for production: it knows its files from the start, and does not look at them again.
+_SIRV = """
+import http from 'node:http'
+import sirv from 'sirv'
+
+http.createServer(sirv('{site}', {{ etag: true }})).listen({port}, '127.0.0.1')
 """
 
 
@@ -36,10 +46,20 @@ async def _vite(folder: Path, port: int, backend_port: int) -> Sequence[str]:
     return [node, "node_modules/vite/bin/vite.js"]
 
 
-async def _http_proxy_3(folder: Path, port: int, backend_port: int) -> Sequence[str]:
-    node = await _install(folder, "http-proxy-3@2")
-    (folder / "proxy.mjs").write_text(_HTTP_PROXY_3.format(port=port, backend_port=backend_port))
-    return [node, "proxy.mjs"]
+def _http_proxy_3(agent: str) -> Prepare:
+    async def command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
+        node = await _install(folder, "http-proxy-3@2")
+        text = _HTTP_PROXY_3.format(port=port, backend_port=backend_port, agent=agent)
+        (folder / "proxy.mjs").write_text(text)
+        return [node, "proxy.mjs"]
+
+    return command
+
+
+async def _sirv(folder: Path, port: int, _: int) -> Sequence[str]:
+    node = await _install(folder, "sirv@3")
+    (folder / "server.mjs").write_text(_SIRV.format(port=port, site=SITE))
+    return [node, "server.mjs"]
 
 
 async def _install(folder: Path, package: str) -> str:
@@ -65,4 +85,9 @@ async def _install(folder: Path, package: str) -> str:
 
 
 VITE = Peer("vite", _vite)
-HTTP_PROXY_3 = Peer("http-proxy-3", _http_proxy_3)
+HTTP_PROXY_3 = Peer("http-proxy-3", _http_proxy_3("undefined"))
+HTTP_PROXY_3_POOLED = Peer("http-proxy-3", _http_proxy_3("new http.Agent({ keepAlive: true })"), HTTP)
+"""Keeps its connections to the upstream."""
+HTTP_PROXY_3_UNPOOLED = Peer("http-proxy-3 unpooled", HTTP_PROXY_3.command, HTTP)
+"""Opens one for each request, as Vite 8 uses it where `server.proxy` names no agent."""
+SIRV = Peer("sirv", _sirv, HTTP)
