@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 from moorline.backend.errors import CloseCode
-from moorline.backend.eventlog.base import EventLog, LogUnavailable
+from moorline.backend.eventlog.base import EventLog, Hint, LogUnavailable
 from moorline.backend.events import Event, MessageEnded, Position, RunStarted
 from moorline.backend.protocol.wire import Json, encode, event_object, hello_frame, snapshot_object, v1_frame
 from moorline.backend.settings import Settings
@@ -62,6 +62,8 @@ class Delivery:
         self._cursor = start
         self._watch = log.watch(session_id)
         self._waiter = Waiter(self._watch)
+        # What the watch has said and the log has not been asked about. It knows nothing of what was before it.
+        self._hint: Hint | None = Hint.ERASED
         self._outbox: deque[Json] = deque()
         self._room = asyncio.Event()
         self._end: CloseCode | None = None
@@ -123,7 +125,7 @@ class Delivery:
                     await self._round()
                 except LogUnavailable as error:
                     logger.warning("the log is away: %s", error)
-                    await self._waiter.until(asyncio.get_running_loop().time() + _LOG_RETRY_SECONDS)
+                    await self._wait(asyncio.get_running_loop().time() + _LOG_RETRY_SECONDS)
             self._greeting = False
             await self._flush()
             await self._socket.close(code=self._end, drain=False)
@@ -146,7 +148,7 @@ class Delivery:
         loop = asyncio.get_running_loop()
         deadline = min(loop.time() + _HELLO_SECONDS, self._ping_at)
         while not (self._heard or self.ending) and loop.time() < deadline:
-            await self._waiter.until(deadline)
+            await self._wait(deadline)
 
     async def _round(self) -> None:
         """Send all there is, then wait."""
@@ -154,22 +156,34 @@ class Delivery:
             await self._greet()
         await self._flush()
         await self._ping_if_due()
+        if self._hint is not None and not await self._catch_up(self._hint):
+            return
+        if self._end is None:
+            await self._wait(self._ping_at)
+
+    async def _wait(self, when: float) -> None:
+        hint = await self._waiter.until(when)
+        if hint is not None and self._hint is not Hint.ERASED:
+            self._hint = hint
+
+    async def _catch_up(self, hint: Hint) -> bool:
+        """Send what the log holds beyond the cursor; False where there is more of it, or a client to greet first."""
         events = await self._log.read_after(self._session_id, self._cursor.seq, limit=BATCH, epoch=self._cursor.epoch)
         # What was answered while we read was committed before some of these events, and goes first.
         await self._flush()
         for event in events:
             if self._greeting:
                 # Version 2 begins with its hello, which says where these events belong.
-                return
+                return False
             await self._send_event(event)
-        if len(events) == BATCH or self._end is not None:
-            return
-        if not events and await self._was_erased():
+        if len(events) == BATCH:
+            return False
+        if hint is Hint.ERASED and await self._was_erased():
             if self.version == 2:
                 self.reply({"type": "deleted"})
             self.end(CloseCode.DELETED)
-            return
-        await self._waiter.until(self._ping_at)
+        self._hint = None
+        return True
 
     async def _greet(self) -> None:
         info = await self._log.find_session(self._session_id)
@@ -183,13 +197,13 @@ class Delivery:
         snapshot = None if recovered else await self._log.snapshot(self._session_id)
         if snapshot is not None:
             head, run_id = snapshot.position, snapshot.run.run_id if snapshot.run else None
-            self._cursor = head
+            self._cursor, self._hint = head, None
         elif info is not None and resume is not None and recovered:
             head, run_id = info.head, info.active_run_id
-            self._cursor = resume
+            self._cursor, self._hint = resume, Hint.GROWN
         else:
             # Erased between the handshake and here: the next round finds that out.
-            self._greeting = False
+            self._greeting, self._hint = False, Hint.ERASED
             return
         self._greeting = False
         self._ping_every = self._settings.heartbeat

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from moorline.backend.eventlog.base import Watch
+from moorline.backend.eventlog.base import Hint, Watch
 
 __all__ = ["Waiter"]
 
@@ -27,14 +27,16 @@ class Waiter:
         if self._timeout is not None and not self._timeout.expired():
             self._timeout.reschedule(0)
 
-    async def until(self, when: float) -> None:
-        """Return when the session may have grown, when `wake` has been called, or at loop time `when`."""
+    async def until(self, when: float) -> Hint | None:
+        """Return at a hint of the watch; None at loop time `when` and when `wake` has been called."""
+        hint = None
         if not self._called:
             try:
                 async with asyncio.timeout_at(when) as self._timeout:
-                    await self._watch.wait()
+                    hint = await self._watch.wait()
             except TimeoutError:
                 pass
             finally:
                 self._timeout = None
         self._called = False
+        return hint

@@ -1,13 +1,14 @@
 """The contract of an event log. `sqlite.py` keeps it on one machine, `postgres.py` for many; one suite tests both.
 
 Three promises hold for every method that writes: it returns after its commit, never before; it is atomic; and readers
-see an event only once it is committed. A reader pulls from its own position. `Watch` is a hint that carries no data, so
-a lost hint costs time and never an event.
+see an event only once it is committed. A reader pulls from its own position. A `Watch` only says when: its hints carry
+no data, so a lost hint costs time and never an event.
 
 A run has one owner, the process that was given its handle. Where many processes share a log, it speaks to the owner of
 a run through `RunOwner`: a run was cancelled elsewhere, or another process died and left one behind.
 """
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,7 @@ __all__ = [
     "SNAPSHOT_BYTES",
     "SNAPSHOT_ROWS",
     "EventLog",
+    "Hint",
     "LogUnavailable",
     "RunHandle",
     "RunLost",
@@ -85,11 +87,21 @@ class Started:
         return self.handle is None
 
 
-class Watch(Protocol):
-    """Waits for a session to grow. Register (`EventLog.watch`) first, then read, then wait, and no growth is missed."""
+class Hint(enum.Enum):
+    """What happened to a watched session. It may come late or in vain: ask the log before acting on it."""
 
-    async def wait(self) -> None:
-        """Return once there may be something new since the last `wait` returned (or since registration)."""
+    GROWN = "there may be new events"
+    ERASED = "it may have been erased; there may be new events, too"
+
+
+class Watch(Protocol):
+    """Waits for a session to grow. Register (`EventLog.watch`) first, then read, then wait, and no growth is missed.
+
+    Who reads at each hint, and asks `find_session` at ERASED, needs no other statement while nothing happens.
+    """
+
+    async def wait(self) -> Hint:
+        """Return once something may have happened since the last `wait` returned (or since registration)."""
 
     def close(self) -> None:
         """Stop watching; idempotent."""

@@ -6,11 +6,11 @@ are lost; take the runs that nobody carries out any more; see which of the watch
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
-from moorline.backend.eventlog.base import LogUnavailable, RunHandle
+from moorline.backend.eventlog.base import Hint, LogUnavailable, RunHandle
 from moorline.backend.eventlog.postgres.connection import Connection, Timing, bounded, first_line
 from moorline.backend.eventlog.postgres.read import heads
 
@@ -77,7 +77,7 @@ class Listener:
     #: These are to stop.
     on_stop: Callable[[str], None]
     on_orphans: Callable[[Sequence[Orphan]], Awaitable[None]]
-    on_growth: Callable[[Iterable[str]], None]
+    on_growth: Callable[[Mapping[str, Hint]], None]
     on_alone: Callable[[bool], None]
 
 
@@ -239,4 +239,12 @@ class Keeper:
             async with bounded(connection, self._timing.answer):
                 found = await heads(connection, part)
             self._heads |= {session_id: found.get(session_id) for session_id in part}
-            self._listener.on_growth([each for each in part if found.get(each) != before[each]])
+            self._listener.on_growth(
+                {each: _hint(before[each], found.get(each)) for each in part if found.get(each) != before[each]}
+            )
+
+
+def _hint(before: tuple[str, int] | None, now: tuple[str, int] | None) -> Hint:
+    """What became of a session between two polls; one that was not in the last may have been erased since."""
+    same = before is not None and now is not None and before[0] == now[0]
+    return Hint.GROWN if same else Hint.ERASED

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from moorline.backend.errors import Refusal
-from moorline.backend.eventlog.base import RunHandle, RunOwner, SessionInfo, Started, Watch
+from moorline.backend.eventlog.base import Hint, RunHandle, RunOwner, SessionInfo, Started, Watch
 from moorline.backend.eventlog.postgres import read as queries
 from moorline.backend.eventlog.postgres import write as commands
 from moorline.backend.eventlog.postgres.appends import Append
@@ -135,7 +135,7 @@ class PostgresLog:
         if await process.read(lambda db: commands.cancel_run(db, session_id, run_id)):
             # The owner is this process or another.
             process.look()
-            process.announce([session_id])
+            process.announce({session_id: Hint.GROWN})
 
     # Reading ----------------------------------------------------------------------------------------------------------
 

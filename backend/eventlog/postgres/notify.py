@@ -7,10 +7,12 @@ database. While one is under way the next gathers; and as a hint needs no durabi
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import psycopg
+from moorline.backend.eventlog.base import Hint
 from moorline.backend.eventlog.postgres.connection import Connection, Timing, bounded
+from moorline.backend.eventlog.watches import add_hint
 
 __all__ = ["Hints"]
 
@@ -21,6 +23,8 @@ CHANNEL = "moorline"
 PAYLOAD_BYTES = 7900
 #: A connection on which nothing was heard for so long is tried.
 SILENCE_SECONDS = 10.0
+#: Before the id of a session that was erased; no id holds it.
+ERASED = "!"
 
 
 class Hints:
@@ -32,7 +36,7 @@ class Hints:
         name: str,
         timing: Timing,
         *,
-        on_hint: Callable[[list[str]], None],
+        on_hint: Callable[[dict[str, Hint]], None],
         on_gap: Callable[[], None],
     ) -> None:
         self._connect = connect
@@ -40,7 +44,7 @@ class Hints:
         self._timing = timing
         self._on_hint = on_hint
         self._on_gap = on_gap
-        self._pending: dict[str, None] = {}
+        self._pending: dict[str, Hint] = {}
         self._spoken_to = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         #: Nobody else listens, as far as is known: then nothing is said.
@@ -56,10 +60,11 @@ class Hints:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def announce(self, session_ids: Iterable[str]) -> None:
-        """Tell the other processes that these have grown."""
+    def announce(self, hints: Mapping[str, Hint]) -> None:
+        """Tell the other processes what became of these sessions."""
         if not self.alone:
-            self._pending.update(dict.fromkeys(session_ids))
+            for session_id, hint in hints.items():
+                add_hint(self._pending, session_id, hint)
             self._spoken_to.set()
 
     # The tasks --------------------------------------------------------------------------------------------------------
@@ -84,10 +89,10 @@ class Hints:
         self._on_gap()
         while True:
             async for notice in connection.notifies(timeout=SILENCE_SECONDS):
-                name, *session_ids = notice.payload.split("\n")
+                name, *marked = notice.payload.split("\n")
                 if name != self._name:
                     self.alone = False
-                    self._on_hint(session_ids)
+                    self._on_hint(dict(map(_parse, marked)))
             async with bounded(connection, self._timing.answer):
                 await connection.execute("SELECT 1")
 
@@ -105,10 +110,16 @@ class Hints:
 
     def _payloads(self) -> Iterable[str]:
         payload = self._name
-        for session_id in self._pending:
-            if len(payload) + 1 + len(session_id) > PAYLOAD_BYTES:
+        for session_id, hint in self._pending.items():
+            marked = ERASED + session_id if hint is Hint.ERASED else session_id
+            if len(payload) + 1 + len(marked) > PAYLOAD_BYTES:
                 yield payload
                 payload = self._name
-            payload += "\n" + session_id
+            payload += "\n" + marked
         if payload != self._name:
             yield payload
+
+
+def _parse(marked: str) -> tuple[str, Hint]:
+    session_id = marked.removeprefix(ERASED)
+    return session_id, Hint.GROWN if session_id == marked else Hint.ERASED

@@ -5,11 +5,11 @@ import contextlib
 import functools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg
-from moorline.backend.eventlog.base import LogUnavailable, RunLost, RunOwner, Started
+from moorline.backend.eventlog.base import Hint, LogUnavailable, RunLost, RunOwner, Started
 from moorline.backend.eventlog.batches import Batches
 from moorline.backend.eventlog.postgres import read as queries
 from moorline.backend.eventlog.postgres.appends import Append, Appends
@@ -29,7 +29,7 @@ from moorline.backend.eventlog.postgres.schema import migrate
 from moorline.backend.eventlog.postgres.starts import Start, start_run
 from moorline.backend.eventlog.sqlite.committer import Growth
 from moorline.backend.eventlog.tail import Tail
-from moorline.backend.eventlog.watches import Watches
+from moorline.backend.eventlog.watches import Watches, hints_of
 from moorline.backend.events import Event, Finish
 from moorline.backend.settings import shown_database
 from moorline.gateway.common.errors import UsageError
@@ -167,10 +167,10 @@ class Process:
         """One of our runs was cancelled, or is lost."""
         self._keeper.look()
 
-    def announce(self, session_ids: Iterable[str]) -> None:
-        """Tell the other processes to look at these."""
+    def announce(self, hints: Mapping[str, Hint]) -> None:
+        """Give these to the other processes."""
         if self._hints is not None:
-            self._hints.announce(session_ids)
+            self._hints.announce(hints)
 
     # Inside -----------------------------------------------------------------------------------------------------------
 
@@ -238,24 +238,22 @@ class Process:
         for session_id, epoch, event in growth:
             self.tail.add(session_id, epoch, event)
             self._keeper.grown(session_id, None if event is None else (epoch, event.seq))
-        grown = {session_id for session_id, _, _ in growth}
-        for session_id in grown:
-            self._watches.ring(session_id)
-        self.announce(grown)
-        if any(event is None for _, _, event in growth):
+        hints = hints_of(growth)
+        self._watches.ring(hints)
+        self.announce(hints)
+        if Hint.ERASED in hints.values():
             self._keeper.look()
 
-    def _grown(self, session_ids: Iterable[str]) -> None:
+    def _grown(self, hints: Mapping[str, Hint]) -> None:
         """Others have written to these, or erased them."""
-        for session_id in session_ids:
+        for session_id in hints:
             self.tail.drop(session_id)
-            self._watches.ring(session_id)
+        self._watches.ring(hints)
 
-    def _hinted(self, session_ids: Iterable[str]) -> None:
-        hinted = set(session_ids)
-        self._grown(hinted)
+    def _hinted(self, hints: Mapping[str, Hint]) -> None:
+        self._grown(hints)
         # While a run is active only its owner writes to the session: from others it is a cancel, or worse.
-        if any(session_id in hinted for session_id, _ in self._runs.values()):
+        if any(session_id in hints for session_id, _ in self._runs.values()):
             self._keeper.look()
 
     def _alone(self, alone: bool) -> None:  # noqa: FBT001

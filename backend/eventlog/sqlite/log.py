@@ -17,7 +17,7 @@ from moorline.backend.eventlog.sqlite.committer import Committer, Growth, Transa
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.texts import Piece, add_texts
 from moorline.backend.eventlog.tail import Tail
-from moorline.backend.eventlog.watches import Watches
+from moorline.backend.eventlog.watches import Watches, hints_of
 from moorline.backend.events import Event, Finish, Row, RunError, Snapshot, Usage
 from moorline.gateway.common.errors import UsageError
 
@@ -194,8 +194,7 @@ class SQLiteLog:
     def _committed(self, growth: list[Growth]) -> None:
         for session_id, epoch, event in growth:
             self._tail.add(session_id, epoch, event)
-        for session_id in {session_id for session_id, _, _ in growth}:
-            self._watches.ring(session_id)
+        self._watches.ring(hints_of(growth))
 
     async def _owned(self, started: "asyncio.Future[Started]", now: float) -> Started:
         """Wait for a new run. A caller that is cancelled meanwhile never gets the handle, so nobody could end the run

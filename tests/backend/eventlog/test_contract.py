@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from moorline.backend.errors import ErrorCode, Refusal
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, LogUnavailable, RunLost
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, Hint, LogUnavailable, RunLost
 from moorline.backend.events import (
     Finish,
     MessageEnded,
@@ -195,7 +195,7 @@ async def test_a_watch_wakes_for_growth_and_for_the_end_of_its_session(log: Even
     await start(log, "another")
     assert not waiting.done()
     assert await log.delete_session("s") is True
-    await waiting
+    assert await waiting is Hint.ERASED
     watch.close()
     watch.close()
     assert await log.find_session("s") is None

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from moorline.backend.eventlog.base import EventLog, LogUnavailable, RunLost
+from moorline.backend.eventlog.base import EventLog, Hint, LogUnavailable, RunLost
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.postgres.connection import Timing
 from moorline.backend.eventlog.postgres.log import PostgresLog
@@ -58,11 +58,11 @@ async def hint(one: PostgresLog, other: PostgresLog) -> None:
     assert speaker is not None
     assert listener is not None
     await until(lambda: not speaker.alone)
-    heard: list[list[str]] = []
+    heard: list[dict[str, Hint]] = []
     before, listener._on_hint = listener._on_hint, heard.append
 
     def said() -> bool:
-        speaker.announce(["nothing"])
+        speaker.announce({"nothing": Hint.GROWN})
         return bool(heard)
 
     await until(said)
@@ -120,8 +120,8 @@ async def test_what_is_erased_is_erased_everywhere(postgres_database: str, optio
         epoch = await epoch_of(one)
         watch = one.watch("s")
         assert await other.delete_session("s")
-        while await one.read_after("s", 0, limit=9, epoch=epoch):
-            await told(watch.wait())
+        while await told(watch.wait()) is not Hint.ERASED or await one.read_after("s", 0, limit=9, epoch=epoch):
+            pass
         assert await told(owner.stopped.get()) == run.run_id
         with pytest.raises(RunLost):
             await one.add_text(run, "late")

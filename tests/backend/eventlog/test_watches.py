@@ -3,14 +3,27 @@
 import asyncio
 import gc
 
-from moorline.backend.eventlog.watches import Watches
+from moorline.backend.eventlog.base import Hint
+from moorline.backend.eventlog.watches import Watches, hints_of
+from moorline.backend.events import RunStarted
 
 
 async def test_growth_between_registering_and_waiting_is_not_missed() -> None:
     watches = Watches()
     watch = watches.watch("s")
-    watches.ring("s")
-    await watch.wait()
+    watches.ring({"s": Hint.GROWN})
+    assert await watch.wait() is Hint.GROWN
+
+
+async def test_an_erasure_is_still_told_when_the_session_has_grown_again() -> None:
+    watches = Watches()
+    watch = watches.watch("s")
+    event = RunStarted(1, "r", "m", 0.0)
+    watches.ring(hints_of([("s", "e1", event), ("s", "e1", None), ("s", "e2", event)]))
+    watches.ring({"s": Hint.GROWN})
+    assert await watch.wait() is Hint.ERASED
+    watches.ring({"s": Hint.GROWN})
+    assert await watch.wait() is Hint.GROWN
 
 
 async def test_thousands_of_watchers_wake_at_once_and_one_who_left_disturbs_nobody() -> None:
@@ -19,9 +32,9 @@ async def test_thousands_of_watchers_wake_at_once_and_one_who_left_disturbs_nobo
     await asyncio.sleep(0)
     waiting[0].cancel()
     await asyncio.sleep(0)
-    watches.ring("s")
+    watches.ring({"s": Hint.GROWN})
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    assert outcomes[1:] == [None] * 4999
+    assert outcomes[1:] == [Hint.GROWN] * 4999
 
 
 async def test_a_watch_that_was_dropped_without_close_is_forgotten() -> None:
