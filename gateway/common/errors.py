@@ -1,6 +1,6 @@
 """Errors for the person at the command line."""
 
-__all__ = ["UsageError"]
+__all__ = ["UnsupportedLibrary", "UsageError"]
 
 
 class UsageError(Exception):
@@ -9,3 +9,7 @@ class UsageError(Exception):
     The message names the key, the value and what to do, as in
     ``proxy_read_timeout: "1x" is not a duration; write 90s, 1m30s or 1.5h``.
     """
+
+
+class UnsupportedLibrary(UsageError, ImportError):
+    """A library is installed in a version that moorline cannot run with. It is raised while modules are imported."""

@@ -1,7 +1,4 @@
-"""The seam to aiohttp: its parsers make the handshake, and both transports leave it without losing a byte.
-
-Only this module touches what aiohttp keeps for itself. Tried on 3.14: each point has its test in tests/gateway/ws/.
-"""
+"""The seam to aiohttp: its parsers make the handshake, and both transports leave it without losing a byte."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,9 +6,8 @@ from typing import cast
 
 from aiohttp import ClientError, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_protocol import RequestHandler
+from moorline.gateway.common.web.aiohttp_private import ClientProtocol, is_upgraded, take_over
 from moorline.gateway.errors import BackendGarbled, BackendUnreachable, Malformed
 from moorline.gateway.proxy.handshake import Answer, fields
 from moorline.gateway.tunnel.endings import Side
@@ -24,7 +20,7 @@ __all__ = ["BackendConnection", "Switched", "switch"]
 _MAX_HEAD = 32 << 10
 
 
-class BackendConnection(ResponseHandler):
+class BackendConnection(ClientProtocol):
     """A connection to the backend up to the head of its answer: then a tunnel's, or the body of a refusal."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -45,7 +41,7 @@ class BackendConnection(ResponseHandler):
     async def drain(self) -> None:
         """Wait until the backend has taken what was sent."""
         try:
-            await self._drain_helper()
+            await self.drained()
         except ConnectionError as error:
             raise BackendUnreachable(type(error).__name__) from error
 
@@ -74,8 +70,7 @@ class BackendConnection(ResponseHandler):
         cast("asyncio.Transport", self.transport).set_protocol(protocol)
         # `abort` has nothing to end any more.
         self.transport = None
-        early, self._tail = self._tail, b""
-        return early
+        return self.take_early_bytes()
 
     # asyncio's callbacks ----------------------------------------------------------------------------------------------
 
@@ -112,15 +107,15 @@ def switch(
         BackendUnreachable: the backend reset the connection behind its 101.
         ConnectionResetError: the client is gone.
     """
-    handler, client = request.protocol, request.transport
+    client = request.transport
     if client is None or client.is_closing():
         raise ConnectionResetError
     if backend.transport is None or backend.transport.is_closing():
         raise BackendUnreachable("reset behind its 101")
-    if not handler._upgraded:
+    if not is_upgraded(request):
         raise Malformed("This is no WebSocket handshake.")
     relay = Relay(client, backend.transport, limits, on_end, on_round_trip)
-    from_client, client_stalls = _take_client(request, relay.client)
+    from_client, client_stalls = take_over(request, relay.client)
     relay.start(
         head=head,
         from_client=from_client,
@@ -129,24 +124,6 @@ def switch(
         backend_ended=backend.ended,
     )
     return relay
-
-
-def _take_client(request: web.Request, protocol: asyncio.Protocol) -> tuple[bytes, bool]:
-    """Give the client's transport to `protocol`: what came behind the handshake, and whether the transport is full."""
-    handler = request.protocol
-    early, handler._message_tail = handler._message_tail, b""
-    # Its timer would keep all of it alive.
-    handler.keep_alive(False)
-    cast("asyncio.Transport", handler.transport).set_protocol(protocol)
-    # aiohttp closes what it finds here when the handler has returned.
-    handler.transport = None
-    _release_when_done(request.task, handler)
-    return early, handler.writing_paused
-
-
-def _release_when_done(task: asyncio.Task[None], handler: RequestHandler) -> None:
-    """Have the server forget the connection, of whose end it will not hear. Earlier would cancel the task."""
-    task.add_done_callback(lambda _: handler.connection_lost(None))
 
 
 class Switched(web.StreamResponse):

@@ -22,7 +22,7 @@ try:
     )
     from moorline.gateway.common.config.options import BOOL, PORT, did_you_mean, option, specs, variables
     from moorline.gateway.common.config.settings import CommonSettings
-    from moorline.gateway.common.errors import UsageError
+    from moorline.gateway.common.errors import UnsupportedLibrary, UsageError
     from moorline.gateway.common.supervised import lifeline
     from moorline.gateway.common.web.listen import reserved
     from moorline.gateway.common.web.server import run
@@ -32,6 +32,9 @@ try:
 except KeyboardInterrupt:
     # Ctrl-C while the libraries were read, which takes a third of a second.
     sys.exit(130)
+except UnsupportedLibrary as error:
+    print(f"moorline: {error}", file=sys.stderr)
+    sys.exit(2)
 
 __all__ = ["main"]
 

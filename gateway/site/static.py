@@ -10,12 +10,12 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.web.aiohttp_private import CheckedFileResponse
 from moorline.gateway.errors import Refused, is_shortage
 from moorline.gateway.site import assets
 from multidict import CIMultiDict
@@ -138,7 +138,7 @@ class Frontend:
         return web.Response(status=308, headers={hdrs.LOCATION: location, hdrs.CACHE_CONTROL: "no-cache"})
 
 
-class _Response(web.FileResponse):
+class _Response(CheckedFileResponse):
     """A FileResponse of a file that is already chosen.
 
     It hides from `FileResponse` the two request headers that this would misread: Accept-Encoding (it overlooks `q=0`)
@@ -161,14 +161,11 @@ class _Response(web.FileResponse):
             headers[hdrs.RANGE] = wanted
         return await super().prepare(request.clone(headers=headers))
 
-    def _make_response(self, request: web.BaseRequest, accept_encoding: str) -> Any:
-        try:
-            return super()._make_response(request, accept_encoding)
-        except OSError as error:
-            if is_shortage(error):
-                raise Refused("The gateway has too many open files at the moment.") from error
-            # Removed meanwhile. aiohttp's 404 would have the file's own Cache-Control.
-            raise _not_found() from error
+    def file_error(self, error: OSError) -> Exception:
+        if is_shortage(error):
+            return Refused("The gateway has too many open files at the moment.")
+        # Removed meanwhile. aiohttp's 404 would have the file's own Cache-Control.
+        return _not_found()
 
 
 def _etag(path: Path) -> str:

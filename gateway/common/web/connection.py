@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.http_exceptions import LineTooLong
+from moorline.gateway.common.web.aiohttp_private import ServerProtocol
 from moorline.gateway.common.web.room import Room
 
 __all__ = ["MAX_HEAD", "UNREADABLE", "Connection", "Unreadable", "plain_words", "unfit"]
@@ -21,6 +20,8 @@ __all__ = ["MAX_HEAD", "UNREADABLE", "Connection", "Unreadable", "plain_words", 
 # nginx's large_client_header_buffers: 4 of 8 kB.
 MAX_HEAD = 32 << 10
 _END_OF_HEAD = b"\r\n\r\n"
+# Ten years.
+_NEVER = 10 * 365 * 86400.0
 
 Unreadable = Callable[[web.BaseRequest, int], web.Response]
 """The answer to a head that became no request, with this status."""
@@ -50,14 +51,18 @@ def unfit(request: web.BaseRequest) -> int | None:
     return None if coding.strip().lower() == "chunked" else 501
 
 
-class Connection(RequestHandler):
+class Connection(ServerProtocol):
     """One accepted connection. `head_timeout` is `client_header_timeout`."""
 
     __slots__ = (
+        "_asked",
         "_client",
+        "_event_loop",
         "_head_bytes",
         "_head_timeout",
         "_head_timer",
+        "_idle_timeout",
+        "_idle_timer",
         "_room",
         "_send_timeout",
         "_send_timer",
@@ -72,21 +77,27 @@ class Connection(RequestHandler):
         room: Room,
         head_timeout: float,
         send_timeout: float,
+        keepalive_timeout: float,
         unreadable: Unreadable,
         **arguments: Any,
     ) -> None:
-        super().__init__(server, loop=loop, **arguments)
+        # aiohttp's own timer would cut headers that begin shortly before it fires.
+        super().__init__(server, loop=loop, keepalive_timeout=_NEVER, **arguments)
+        self._event_loop = loop
+        self._asked = False
         self._room = room
         self._unreadable = unreadable
         self._head_timeout = head_timeout
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._idle_timeout = keepalive_timeout
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._send_timeout = send_timeout
         self._send_timer: asyncio.TimerHandle | None = None
 
     def is_waiting(self) -> bool:
         """Whether nothing is lost but the client's wait when this connection is closed."""
-        return not (self._request_in_progress or self._messages or self._upgraded)
+        return self.awaits_request or not self._asked
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # `transport` is forgotten as soon as it is to be closed.
@@ -98,13 +109,15 @@ class Connection(RequestHandler):
             self.force_close()
 
     def data_received(self, data: bytes) -> None:
-        requests = self._request_count
+        queued = self.queued
         super().data_received(data)
-        if self._request_count != requests:
+        if self.queued > queued:
+            self._asked = True
+            self._idle_ends()
             self._head_ends()
             if self._next_has_begun(data):
                 self._head_begins()
-        elif data and self._awaits_head():
+        elif data and self.awaits_request:
             if self._head_timer is None:
                 self._head_begins()
             self._head_bytes += len(data)
@@ -113,6 +126,7 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._room.left(self)
+        self._idle_ends()
         self._head_ends()
         self._is_read()
         super().connection_lost(exc)
@@ -139,6 +153,7 @@ class Connection(RequestHandler):
         finished = await super().finish_response(request, resp, start_time)
         if self.transport is not None:
             self._room.waits(self)
+            self._idle_begins()
         return finished
 
     def handle_error(
@@ -158,37 +173,38 @@ class Connection(RequestHandler):
 
     def _refuse_head(self) -> None:
         self._head_ends()
-        error = _ErrInfo(431, HttpProcessingError(code=431), "the head is too large")
-        self._messages.append((error, EMPTY_PAYLOAD))
-        assert self._waiter is not None, "it awaits a head"
-        self._waiter.set_result(None)
+        self.refuse_request(431, "the head is too large")
 
     def _next_has_begun(self, data: bytes) -> bool:
         """Whether there is more in `data` than the request whose head it ends. Not told behind a body: there the
         keep-alive timer bounds the wait for the next byte of a head.
         """
-        if self._upgraded or not data or not self._messages or self._messages[-1][1] is not EMPTY_PAYLOAD:
-            return False
-        return not _END_OF_HEAD.endswith(data[-len(_END_OF_HEAD) :])
-
-    def _awaits_head(self) -> bool:
-        """Whether the bytes that just came, and made no request, belong to a head rather than to a body or a socket."""
-        return self._waiter is not None and not self._waiter.done() and not self._upgraded
+        return self.last_queued_ends and not _END_OF_HEAD.endswith(data[-len(_END_OF_HEAD) :])
 
     def _head_begins(self) -> None:
-        # The keep-alive timer would otherwise cut a head that begins shortly before it fires. It is set again after
-        # the request.
-        if self._keepalive_handle is not None:
-            self._keepalive_handle.cancel()
-            self._keepalive_handle = None
-        self._head_timer = self._loop.call_later(self._head_timeout, self._head_timed_out)
+        self._idle_ends()
+        self._head_timer = self._event_loop.call_later(self._head_timeout, self._head_timed_out)
 
     def _head_timed_out(self) -> None:
         # One that comes behind a request has its time from that one's end, and at most as much again.
-        if self._request_in_progress:
+        if not self.awaits_request and self._asked:
             self._head_begins()
         else:
             self.force_close()
+
+    def _idle_begins(self) -> None:
+        self._idle_ends()
+        if self._head_timer is None:
+            self._idle_timer = self._event_loop.call_later(self._idle_timeout, self._idle_timed_out)
+
+    def _idle_timed_out(self) -> None:
+        if self.awaits_request:
+            self.force_close()
+
+    def _idle_ends(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
 
     def _is_unread(self) -> None:
         """Cut the client if it takes nothing of what waits for it from now on."""
@@ -197,7 +213,7 @@ class Connection(RequestHandler):
 
     def _watch_client(self) -> None:
         size = self._client.get_write_buffer_size()
-        self._send_timer = self._loop.call_later(self._send_timeout, self._send_timed_out, size)
+        self._send_timer = self._event_loop.call_later(self._send_timeout, self._send_timed_out, size)
 
     def _send_timed_out(self, before: int) -> None:
         if self._client.get_write_buffer_size() < before:

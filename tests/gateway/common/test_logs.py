@@ -26,7 +26,7 @@ def test_a_text_line_has_the_time_the_level_and_the_part(capsys: pytest.CaptureF
 def test_a_workers_lines_bear_its_number(capsys: pytest.CaptureFixture[str]) -> None:
     setup(Settings(), worker=2)
     logging.getLogger("moorline.gateway.ws").info("began")
-    assert capsys.readouterr().err.endswith(" info moorline.gateway.ws[2]: began\n")
+    assert capsys.readouterr().err.endswith(" info gateway.ws[2]: began\n")
     setup(Settings(log_format="json"), worker=2)
     logging.getLogger("moorline.gateway.ws").info("began")
     assert json.loads(capsys.readouterr().err)["worker"] == 2

@@ -25,7 +25,7 @@ PAGE = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 async def gateway(folder: Path, upstream: int = 1, *, loop: str = "uvloop") -> AsyncIterator[tuple[Program, int]]:
     """A gateway with few descriptors, and its port."""
     options = ("--host=127.0.0.1", "--port=0", "--drain=100ms", f"--upstream=http://127.0.0.1:{upstream}")
-    command = ["moorline", "gateway"] if loop == "uvloop" else ["tests.support.plain_loop", "gateway"]
+    command = ["moorline", "gateway"] if loop == "uvloop" else ["tests.support.plain_loop", "moorline", "gateway"]
     async with started(*command, *options, cwd=folder, files=FILES) as program:
         page = (await program.line("page", "http://")).split()[1]
         yield program, int(page.split(":")[2].split("/")[0])

@@ -1,0 +1,105 @@
+"""The private names of aiohttp: one module has them, and a version that lacks one is refused in one line."""
+
+import ast
+import inspect
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import moorline.backend.app
+import moorline.gateway.app  # noqa: F401 - the classes of both parts exist
+import pytest
+from aiohttp import web
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import StreamWriter
+from aiohttp.web_protocol import RequestHandler
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.web import aiohttp_private
+
+from tests.test_layers import MODULES, name
+
+# Classes of aiohttp that ours derive from.
+BASES = (RequestHandler, ResponseHandler, aiohttp.ClientRequest, StreamWriter, web.StreamResponse, web.FileResponse)
+ANOTHER_AIOHTTP = """
+import runpy, sys
+from aiohttp import web
+del web.FileResponse._make_response
+sys.argv = ["moorline", "--version"]
+runpy.run_module("moorline", run_name="__main__")
+"""
+
+
+def attributes(source: str) -> Iterator[ast.Attribute]:
+    nodes = ast.walk(ast.parse(textwrap.dedent(source)))
+    return (node for node in nodes if isinstance(node, ast.Attribute))
+
+
+def of_aiohttp(owner: type) -> bool:
+    return owner.__module__.startswith("aiohttp")
+
+
+def private_names(of: type) -> set[str]:
+    """Those that aiohttp's own classes in the ancestry of this one use."""
+    return {
+        attribute.attr
+        for owner in filter(of_aiohttp, of.__mro__)
+        for attribute in attributes(inspect.getsource(owner))
+        if attribute.attr.startswith("_") and not attribute.attr.startswith("__")
+    }
+
+
+def below(base: type) -> Iterator[type]:
+    each: type
+    for each in base.__subclasses__():
+        yield each
+        yield from below(each)
+
+
+PRIVATE = set[str]().union(*map(private_names, BASES))
+OURS = {each for base in BASES for each in below(base) if each.__module__.startswith("moorline.")}
+OURS = {each for each in OURS if each.__module__ != aiohttp_private.__name__}
+
+
+def is_self(attribute: ast.Attribute) -> bool:
+    return isinstance(attribute.value, ast.Name) and attribute.value.id == "self"
+
+
+def test_a_missing_method_is_named_with_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(web.FileResponse, "_make_response")
+    with pytest.raises(UsageError, match=rf"aiohttp {aiohttp.__version__} has no FileResponse._make_response,"):
+        aiohttp_private.check()
+
+
+def test_a_missing_slot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(RequestHandler, "_waiter")
+    monkeypatch.setattr(RequestHandler, "__init__", object.__init__)
+    with pytest.raises(UsageError, match=r"has no RequestHandler\._waiter,"):
+        aiohttp_private.check()
+
+
+def test_an_attribute_that_a_constructor_no_longer_sets_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ResponseHandler, "__init__", object.__init__)
+    with pytest.raises(UsageError, match=r"has no ResponseHandler\._tail,"):
+        aiohttp_private.check()
+
+
+def test_the_command_line_says_it_in_one_line() -> None:
+    ended = subprocess.run([sys.executable, "-c", ANOTHER_AIOHTTP], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"moorline: aiohttp {aiohttp.__version__} has no FileResponse._make_response")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name != "aiohttp_private.py"], ids=name)
+def test_no_other_module_names_what_aiohttp_keeps_for_itself(path: Path) -> None:
+    source = path.read_text()
+    if "aiohttp" in source:
+        assert not {each.attr for each in attributes(source) if not is_self(each)} & PRIVATE
+
+
+@pytest.mark.parametrize("ours", sorted(OURS, key=str), ids=lambda ours: ours.__name__)
+def test_no_class_that_derives_from_one_of_aiohttp_uses_or_hides_its_private_names(ours: type) -> None:
+    assert not {attribute.attr for attribute in attributes(inspect.getsource(ours))} & private_names(ours)
