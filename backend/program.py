@@ -1,5 +1,6 @@
 """`moorline backend`: the chat backend as a program, by itself and as the child of `moorline serve`."""
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,14 @@ from moorline.gateway.common import logs
 from moorline.gateway.common.config.command import Command
 from moorline.gateway.common.config.commandline import SUPERVISOR, read, start_block
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.signals import stop_signals
 from moorline.gateway.common.supervised import lifeline, supervised
-from moorline.gateway.common.web.server import Running, run, running, stop_signals
+from moorline.gateway.common.web.server import Running, run, running
 from moorline.gateway.settings import Settings as GatewaySettings
 
 __all__ = ["run_backend"]
+
+log = logging.getLogger("moorline.backend")
 
 BACKEND = Command(
     name="backend",
@@ -47,7 +51,7 @@ def run_backend(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 async def _run(settings: Settings, supervisor: int | None) -> int:
     app = create_app(settings)
-    with stop_signals() as stop:
+    with stop_signals(log, settings.drain) as stop:
         try:
             async with running(app, settings) as started:
                 facts = _facts(app, settings, started)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import stat
@@ -12,6 +13,9 @@ from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.server import Running
 
 __all__ = ["lifeline", "supervised"]
+
+
+log = logging.getLogger("moorline.supervised")
 
 
 def lifeline(text: str | None) -> int | None:
@@ -34,6 +38,7 @@ async def supervised(started: Running, facts: Mapping[str, str], stop: asyncio.E
         stopped, gone = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(_end_of_file(reader))
         await asyncio.wait([stopped, gone], return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
+            log.info("the connection to the parent process has ended: ending at once")
             started.draining.begin(0)
         for future in (stopped, gone):
             future.cancel()

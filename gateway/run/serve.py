@@ -6,7 +6,8 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 
 from moorline.gateway.common.config.commandline import start_block
-from moorline.gateway.common.web.server import Running, stop_signals
+from moorline.gateway.common.signals import stop_signals
+from moorline.gateway.common.web.server import Running
 from moorline.gateway.run import server
 from moorline.gateway.run.reload import changes
 from moorline.gateway.run.supervisor import Child, Supervisor
@@ -22,7 +23,7 @@ _FAILED: Mapping[str, str] = {"backend": "it did not start; its own lines say wh
 
 
 async def serve(settings: Settings, environ: Mapping[str, str], *, reload: bool = False) -> int:
-    """Run gateway and backend until SIGTERM or SIGINT; the exit status. `environ` is the backend's."""
+    """Run gateway and backend until a signal ends them; the exit status. `environ` is the backend's."""
     reports: asyncio.Queue[Mapping[str, str]] = asyncio.Queue()
     backend = Supervisor(
         Child(
@@ -42,7 +43,7 @@ async def serve(settings: Settings, environ: Mapping[str, str], *, reload: bool 
         if pool is not None:
             pool.kill()
 
-    with stop_signals(before_exit=kill) as stop:
+    with stop_signals(log, settings.drain, before_exit=kill) as stop:
         async with _gateway(settings, pool, stop) as gateway, asyncio.TaskGroup() as tasks:
             stopped = tasks.create_task(stop.wait())
             beside = [tasks.create_task(_announce(settings, gateway, reports))]

@@ -1,15 +1,19 @@
 """The gateway as a program: its application on its listeners, until a signal comes."""
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.config.commandline import start_block
+from moorline.gateway.common.signals import stop_signals
 from moorline.gateway.common.web import server
 from moorline.gateway.settings import Settings
 
 __all__ = ["page", "run", "running"]
+
+log = logging.getLogger("moorline.gateway")
 
 _EXAMPLE_CHAT = "/chat/patient:demo"
 
@@ -34,8 +38,8 @@ def page(settings: Settings, addresses: Sequence[str]) -> str:
 
 
 async def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status."""
-    with server.stop_signals() as stop:
+    """Serve until a signal ends it; the exit status."""
+    with stop_signals(log, settings.drain) as stop:
         async with running(settings) as started:
             print(start_block({"page": page(settings, started.addresses), "backend": settings.upstream[0]}), flush=True)
             await stop.wait()

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import secrets
 import socket
@@ -27,15 +28,18 @@ from moorline.gateway.app import create_app
 from moorline.gateway.common.config.commandline import WORKER, start_block
 from moorline.gateway.common.config.options import PREFIX, variables
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.signals import stop_signals
 from moorline.gateway.common.supervised import supervised
 from moorline.gateway.common.web.listen import listen
-from moorline.gateway.common.web.server import running, stop_signals
+from moorline.gateway.common.web.server import running
 from moorline.gateway.run import server
 from moorline.gateway.run.handover import Acceptor, Handed, Lane
 from moorline.gateway.run.supervisor import Child, Equipment, Supervisor
 from moorline.gateway.settings import Settings
 
 __all__ = ["Role", "Workers", "run", "work"]
+
+log = logging.getLogger("moorline.gateway")
 
 # The parent's business.
 _NOT_FOR_WORKERS = {PREFIX + name for name in ("HOST", "PORT", "WORKERS")}
@@ -154,9 +158,9 @@ def _environ(settings: Settings, environ: Mapping[str, str], number: int) -> dic
 
 
 async def run(settings: Settings, environ: Mapping[str, str]) -> int:
-    """Serve with several processes until SIGTERM or SIGINT; the exit status."""
+    """Serve with several processes until a signal ends them; the exit status."""
     workers = Workers(settings, environ)
-    with stop_signals(before_exit=workers.kill) as stop:
+    with stop_signals(log, settings.drain, before_exit=workers.kill) as stop:
         async with workers.running(stop):
             stopped, ready = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(workers.ready())
             await asyncio.wait([stopped, ready], return_when=asyncio.FIRST_COMPLETED)
@@ -169,10 +173,10 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> int:
 
 
 async def work(settings: Settings, role: Role, number: int) -> int:
-    """Be a worker until SIGTERM, or until the line to the parent, descriptor `number`, ends; the exit status."""
+    """Be a worker until a signal or the end of the line to the parent, descriptor `number`; the exit status."""
     app = create_app(settings, backend_ends_too=role.backend_ends_too)
     entrance = Handed(socket.socket(fileno=role.descriptor))
-    with stop_signals() as stop:
+    with stop_signals(log, settings.drain) as stop:
         async with running(app, settings, entrance=entrance) as started:
             await supervised(started, {}, stop, number)
             entrance.leave()

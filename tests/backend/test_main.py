@@ -13,7 +13,7 @@ from tests.support.postgres import PASSWORD, PostgresServer
 from tests.support.process import run_program, started
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_it_prints_where_it_is_and_ends_cleanly(number: int, tmp_path: Path) -> None:
     async with (
         started("moorline", "backend", "--port", "0", cwd=tmp_path) as program,
@@ -26,6 +26,8 @@ async def test_it_prints_where_it_is_and_ends_cleanly(number: int, tmp_path: Pat
             assert response.status == 200
         assert await program.stop(number) == 0
     assert "Traceback" not in program.err
+    assert f"backend: {signal.Signals(number).name}: draining for at most 10s" in program.err
+    assert "backend: ended after" in program.err
 
 
 async def test_a_second_process_on_the_same_file_gets_one_line(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """`moorline gateway` as a real process, before a backend of another make that sends back what it gets."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -13,7 +13,7 @@ __all__ = ["echoing"]
 
 
 @contextlib.asynccontextmanager
-async def echoing(folder: Path, *options: str) -> AsyncIterator[tuple[Program, str]]:
+async def echoing(folder: Path, *options: str, under: Sequence[str] = ()) -> AsyncIterator[tuple[Program, str]]:
     """A gateway process before a server of another make, and the socket's address."""
 
     async def echo(connection: ServerConnection) -> None:
@@ -24,6 +24,6 @@ async def echoing(folder: Path, *options: str) -> AsyncIterator[tuple[Program, s
     async with serve(echo, "127.0.0.1", 0) as server:
         upstream = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         arguments = ("--host", "127.0.0.1", "--port", "0", "--upstream", upstream, *options)
-        async with started("moorline", "gateway", *arguments, cwd=folder) as program:
+        async with started("moorline", "gateway", *arguments, cwd=folder, under=under) as program:
             page = (await program.line("page")).split()[1]
             yield program, page.partition("/chat")[0].replace("http", "ws") + "/ws/x"

@@ -8,10 +8,8 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import os
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Protocol, TypeVar, cast
 
 from aiohttp import web
@@ -23,7 +21,7 @@ from moorline.gateway.common.web.room import Room, raise_limit
 
 T = TypeVar("T")
 
-__all__ = ["Entrance", "Running", "run", "running", "stop_signals"]
+__all__ = ["Entrance", "Running", "run", "running"]
 
 # nginx's keepalive_timeout. It is longer than any client's of ours, so that no request is sent into a closing socket.
 _KEEPALIVE_TIMEOUT = 75.0
@@ -160,27 +158,6 @@ def _connections(server: web.Server, settings: CommonSettings, unreadable: Unrea
         )
 
     return connection
-
-
-@contextlib.contextmanager
-def stop_signals(before_exit: Callable[[], None] = lambda: None) -> Iterator[asyncio.Event]:
-    """An event that SIGTERM or SIGINT sets; a second signal calls `before_exit` and ends the process at once."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-
-    def received(number: int) -> None:
-        if stop.is_set():
-            before_exit()
-            os._exit(128 + number)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, received, number)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

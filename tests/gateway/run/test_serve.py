@@ -60,13 +60,16 @@ async def test_one_command_starts_everything_and_says_where(tmp_path: Path) -> N
         assert await ask(address)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_ends_both_cleanly(number: int, tmp_path: Path) -> None:
     async with serving(tmp_path) as (program, _):
         backend = backend_of(program)
         assert await program.stop(number) == 0
         await gone(backend)
     assert "Traceback" not in program.err
+    assert f"serve: {signal.Signals(number).name}: draining for at most 10s" in program.err
+    for part in ("serve", "backend"):
+        assert f"{part}: ended after" in program.err
 
 
 async def test_open_sockets_end_within_the_drain(tmp_path: Path) -> None:

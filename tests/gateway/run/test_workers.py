@@ -104,13 +104,14 @@ async def test_a_worker_that_is_told_to_end_tells_its_sockets_and_gets_no_new_on
         assert children(program.pid)[0] == first
 
 
-async def test_all_drain_together_and_say_goodbye(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+async def test_all_drain_together_and_say_goodbye(number: int, tmp_path: Path) -> None:
     async with (
         echoing(tmp_path, *WORKERS, "--drain", "5m") as (program, address),
         contextlib.AsyncExitStack() as stack,
     ):
         sockets, workers = await opened(address, stack, 6), children(program.pid)
-        program.send(signal.SIGINT)
+        program.send(number)
         for each in sockets:
             await each.wait_closed()
             assert (each.close_code, each.close_reason) == (1001, "gateway restarting")

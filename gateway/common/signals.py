@@ -1,0 +1,54 @@
+"""The signals that end a program in an orderly way.
+
+SIGTERM, SIGINT and SIGHUP begin a drain; a second one ends the process at once. SIGHUP is left alone where it is
+ignored at the start, which is all that `nohup` does. SIGINT is taken even then: shells ignore it in what a script
+starts in the background, and Ctrl-C must not leave a server behind that holds the port.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+from moorline.gateway.common.config.units import format_duration
+
+__all__ = ["stop_signals"]
+
+
+@contextlib.contextmanager
+def stop_signals(
+    log: logging.Logger, drain: float, before_exit: Callable[[], None] = lambda: None
+) -> Iterator[asyncio.Event]:
+    """An event that the first signal sets. Leave the context when the drain is over, so that the log says so.
+
+    `drain` is the time that the drain may take, for the log. `before_exit` is called before a second signal ends the
+    process.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    began: float | None = None
+
+    def received(number: signal.Signals) -> None:
+        nonlocal began
+        if began is not None:
+            log.warning("%s during the drain: ending at once", number.name)
+            before_exit()
+            os._exit(128 + number)
+        began = loop.time()
+        log.info("%s: draining for at most %s", number.name, format_duration(drain))
+        stop.set()
+
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, received, number)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+        if began is not None:
+            log.info("ended after %.1fs", loop.time() - began)
