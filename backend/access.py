@@ -11,13 +11,13 @@ from moorline.backend.protocol.commands import is_id
 from moorline.backend.protocol.wire import encode, error_object
 from moorline.gateway.common.access.authorize import Authorize, Principal
 
-__all__ = ["AUTHORIZE", "admit", "checked_id", "path_id", "problems", "unreadable"]
+__all__ = ["AUTHORIZE", "authorize", "bad_request_handler", "checked_id", "path_id", "problems"]
 
 logger = logging.getLogger("moorline.backend.access")
 
 AUTHORIZE = web.AppKey[Authorize]("authorize")
 
-# aiohttp's own refusals, the guard's and the hook's, in the protocol's words; any other 4xx is a bad request.
+# Refusals of aiohttp, the access middleware and the hook, as codes of the protocol; any other 4xx is a bad request.
 _CODES = {
     401: ErrorCode.FORBIDDEN,
     403: ErrorCode.FORBIDDEN,
@@ -39,7 +39,7 @@ def checked_id(name: str, value: object) -> str:
     return value
 
 
-async def admit(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
+async def authorize(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
     """Ask the hook who this is; it refuses by raising `web.HTTPException`."""
     return await request.app[AUTHORIZE](request, patient_id, session_id)
 
@@ -66,7 +66,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     return response
 
 
-def unreadable(_: web.BaseRequest, status: int) -> web.Response:
+def bad_request_handler(_: web.BaseRequest, status: int) -> web.Response:
     """The answer to a head that became no request."""
     return _problem(status, Refusal(ErrorCode.BAD_REQUEST))
 
@@ -74,7 +74,7 @@ def unreadable(_: web.BaseRequest, status: int) -> web.Response:
 def _translate(error: web.HTTPException) -> web.Response:
     default = ErrorCode.INTERNAL if error.status >= 500 else ErrorCode.BAD_REQUEST
     code = _CODES.get(error.status, default)
-    # aiohttp's default text is "403: Forbidden"; a text of the guard's or the hook's is meant for the client.
+    # aiohttp's default text is "403: Forbidden"; one of the access middleware or the hook is meant for the client.
     words = "" if error.text == f"{error.status}: {error.reason}" else error.text or ""
     response = _problem(error.status, Refusal(code, words))
     for name, value in error.headers.items():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import hdrs, web
-from moorline.backend.access import admit, checked_id, path_id
+from moorline.backend.access import authorize, checked_id, path_id
 from moorline.backend.audit import Access, Audit
 from moorline.backend.delivery import BATCH, REPLAY_LIMIT
 from moorline.backend.errors import ErrorCode, Refusal
@@ -176,7 +176,7 @@ class Api:
             given.add(checked_id("patient_id", in_body))
         if len(given) > 1:
             raise Refusal(ErrorCode.FORBIDDEN)
-        access.who = (await admit(request, next(iter(given), None), session_id)).name
+        access.who = (await authorize(request, next(iter(given), None), session_id)).name
         info = await self._log.find_session(session_id)
         if info is not None and given - {info.patient_id}:
             raise Refusal(ErrorCode.FORBIDDEN)

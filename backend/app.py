@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator
 
 from aiohttp import web
-from moorline.backend.access import AUTHORIZE, problems, unreadable
+from moorline.backend.access import AUTHORIZE, bad_request_handler, problems
 from moorline.backend.api import Api, answer
 from moorline.backend.audit import Audit
 from moorline.backend.eventlog.base import EventLog, LogUnavailable
@@ -18,9 +18,9 @@ from moorline.backend.retention import keep_to
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
 from moorline.backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
-from moorline.gateway.common.access.authorize import Authorize, everybody, warn_if_open
-from moorline.gateway.common.access.middleware import cors, guard
-from moorline.gateway.common.web.connection import UNREADABLE
+from moorline.gateway.common.access.authorize import Authorize, allow_all, warn_if_open
+from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
+from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER
 from moorline.gateway.common.web.draining import DRAINING, Draining
 
 __all__ = ["LOG", "RESPONDER", "RUNS", "SETTINGS", "create_app"]
@@ -49,10 +49,12 @@ def create_app(
 ) -> web.Application:
     """The backend. `responder` is what answers instead of the model that the environment names."""
     warn_if_open(logger, settings.host, authorize)
-    app = web.Application(middlewares=[problems, guard(settings)], client_max_size=frame_limit(settings.max_bytes))
-    app.on_response_prepare.append(cors(settings))
+    app = web.Application(
+        middlewares=[problems, access_middleware(settings)], client_max_size=frame_limit(settings.max_bytes)
+    )
+    app.on_response_prepare.append(add_cors_headers(settings))
     app[SETTINGS] = settings
-    app[AUTHORIZE] = authorize or everybody
+    app[AUTHORIZE] = authorize or allow_all
     app[RESPONDER] = responder or _responder(settings)
     app[LOG] = open_log(settings.database, pool_size=settings.database_pool)
     app[RUNS] = Runs(app[LOG], app[RESPONDER], settings)
@@ -60,7 +62,7 @@ def create_app(
     app[API] = Api(app[LOG], app[RUNS], app[AUDIT], settings)
     app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], settings, v1_ping=v1_ping)
     app[DRAINING] = Draining()
-    app[UNREADABLE] = unreadable
+    app[BAD_REQUEST_HANDLER] = bad_request_handler
     app.cleanup_ctx.append(_resources)
     app.cleanup_ctx.append(_retention)
     app.on_startup.append(_await_the_end)

@@ -10,7 +10,7 @@ import uuid
 from collections import deque
 
 from aiohttp import WSMsgType, web
-from moorline.backend.access import admit, path_id
+from moorline.backend.access import authorize, path_id
 from moorline.backend.audit import Audit
 from moorline.backend.delivery import Delivery
 from moorline.backend.errors import CloseCode, ErrorCode, Refusal
@@ -81,7 +81,7 @@ class Sockets:
         """GET /ws/chat/{patient_id}/{session_id}"""
         patient_id, session_id = path_id(request, "patient_id"), path_id(request, "session_id")
         with self._audit.access("open", session_id) as access:
-            access.who = (await admit(request, patient_id, session_id)).name
+            access.who = (await authorize(request, patient_id, session_id)).name
             socket, info = await self._accept(request, patient_id, session_id)
         await self._converse(request, socket, info, access.who)
         return socket

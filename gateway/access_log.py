@@ -8,23 +8,23 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 from moorline.gateway.common.access.middleware import client_address
-from moorline.gateway.common.web.connection import Unreadable
+from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.errors import GatewayError, Malformed, render
-from moorline.gateway.keys import ADMISSION, METRICS, OUTCOME, REQUEST_ID
+from moorline.gateway.keys import ACCESS_RULES, METRICS, OUTCOME, REQUEST_ID
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.handshake import asks_for_upgrade
 
-__all__ = ["access", "describe", "unreadable"]
+__all__ = ["access", "bad_request_handler", "describe"]
 
 log = logging.getLogger("moorline.gateway.access")
 
 # nginx's own, for a client that went away before its answer was complete.
 CLIENT_CLOSED_REQUEST = 499
 _SWITCHING_PROTOCOLS = 101
-# Of a handshake; any other status is the guard's or the hook's.
+# Of a handshake; any other status is the access middleware's or the authorize hook's.
 _OUTCOMES = {_SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_gone", 500: "failed"}
 # What stands for the route where there is no request.
-_UNREADABLE = "(unreadable)"
+_NOT_A_REQUEST = "(unreadable)"
 _WORDS = {
     431: "The head of the request is too large: 8 kB in one line, or 32 kB in all.",
     501: "The only Transfer-Encoding here is chunked.",
@@ -36,7 +36,7 @@ _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE
 @web.middleware
 async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Handle the request and say in one line what became of it."""
-    trusted = request.app[ADMISSION].trusts(request.remote or "")
+    trusted = request.app[ACCESS_RULES].trusts(request.remote or "")
     request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=uuid.uuid4().hex)
     clock = asyncio.get_running_loop().time
     began, status = clock(), CLIENT_CLOSED_REQUEST
@@ -107,14 +107,14 @@ class _Gone(web.StreamResponse):
         pass
 
 
-def unreadable(app: web.Application) -> Unreadable:
+def bad_request_handler(app: web.Application) -> BadRequestHandler:
     """What answers a head that became no request, with its line in the log. Nothing that it says is believed."""
 
     def answer(request: web.BaseRequest, status: int) -> web.Response:
         request[REQUEST_ID] = uuid.uuid4().hex
         if METRICS in app:
-            app[METRICS].request("", _UNREADABLE, status, 0.0)
-        log.info("- %s %d client=%s request_id=%s", _UNREADABLE, status, request.remote or "", request[REQUEST_ID])
+            app[METRICS].request("", _NOT_A_REQUEST, status, 0.0)
+        log.info("- %s %d client=%s request_id=%s", _NOT_A_REQUEST, status, request.remote or "", request[REQUEST_ID])
         return _problem(request, status, _WORDS.get(status, Malformed.message), {})
 
     return answer

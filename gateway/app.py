@@ -3,17 +3,17 @@
 import logging
 
 from aiohttp import web
-from moorline.gateway.access_log import access, unreadable
+from moorline.gateway.access_log import access, bad_request_handler
 from moorline.gateway.common.access.authorize import Authorize, warn_if_open
-from moorline.gateway.common.access.middleware import cors, guard
-from moorline.gateway.common.access.rules import Admission
-from moorline.gateway.common.web.connection import UNREADABLE
+from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
+from moorline.gateway.common.access.rules import AccessRules
+from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER
 from moorline.gateway.common.web.draining import Draining
-from moorline.gateway.keys import ADMISSION, AUTHORIZE, BACKEND_ENDS_TOO, DRAINING, METRICS, SETTINGS, UPSTREAMS
+from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, BACKEND_ENDS_TOO, DRAINING, METRICS, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.metrics_port import metrics_port
 from moorline.gateway.proxy import api, health
-from moorline.gateway.proxy import authorize as hook
+from moorline.gateway.proxy.authorize import authorize_middleware
 from moorline.gateway.proxy.tunnels import tunnels
 from moorline.gateway.proxy.upstreams import Upstreams
 from moorline.gateway.proxy.websocket import websocket
@@ -47,22 +47,22 @@ def create_app(
     """
     frontend = Frontend(settings.frontend)
     app = web.Application(
-        middlewares=[access, guard(settings), hook.ask],
+        middlewares=[access, access_middleware(settings), authorize_middleware],
         # A client that goes away takes its request with it, to the backend and at once; an upload is passed on as it
         # is, compressed or not. Here and not in `server`, so that the application has them in tests as well.
         handler_args={"handler_cancellation": True, "auto_decompress": False},
     )
     app[SETTINGS] = settings
-    app[ADMISSION] = Admission.of(settings)
+    app[ACCESS_RULES] = AccessRules.of(settings)
     app[DRAINING] = Draining()
-    app[UNREADABLE] = unreadable(app)
+    app[BAD_REQUEST_HANDLER] = bad_request_handler(app)
     app[UPSTREAMS] = Upstreams(settings.upstream, max_fails=settings.max_fails, fail_timeout=settings.fail_timeout)
     app[BACKEND_ENDS_TOO] = backend_ends_too
     if authorize is not None:
         app[AUTHORIZE] = authorize
     warn_if_open(log, settings.host, authorize)
 
-    app.on_response_prepare.append(cors(settings))
+    app.on_response_prepare.append(add_cors_headers(settings))
     if settings.metrics_port is not None:
         app[METRICS] = Metrics()
         app.cleanup_ctx.append(metrics_port)

@@ -2,14 +2,14 @@
 
 from aiohttp import ClientSession, web
 from moorline.gateway.common.access.authorize import Authorize
-from moorline.gateway.common.access.rules import Admission
+from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.proxy.upstreams import Upstreams
 from moorline.gateway.settings import Settings
 
 __all__ = [
-    "ADMISSION",
+    "ACCESS_RULES",
     "AUTHORIZE",
     "BACKEND_ENDS_TOO",
     "DRAINING",
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 SETTINGS = web.AppKey("settings", Settings)
-ADMISSION = web.AppKey("admission", Admission)
+ACCESS_RULES = web.AppKey("access_rules", AccessRules)
 UPSTREAMS = web.AppKey("upstreams", Upstreams)
 AUTHORIZE = web.AppKey[Authorize]("authorize")
 BACKEND_ENDS_TOO = web.AppKey("backend_ends_too", bool)

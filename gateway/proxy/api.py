@@ -26,7 +26,7 @@ from moorline.gateway.errors import (
     Refused,
     is_shortage,
 )
-from moorline.gateway.keys import ADMISSION, REQUEST_ID, SESSION, SETTINGS, UPSTREAMS
+from moorline.gateway.keys import ACCESS_RULES, REQUEST_ID, SESSION, SETTINGS, UPSTREAMS
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.proxy.verbatim import VerbatimRequest, VerbatimResponse
@@ -254,7 +254,7 @@ def _scheme(request: web.Request) -> str:
 
 
 def _trusted(request: web.Request) -> bool:
-    return request.app[ADMISSION].trusts(request.remote or "")
+    return request.app[ACCESS_RULES].trusts(request.remote or "")
 
 
 def _named(error: Exception) -> GatewayError:

@@ -8,7 +8,7 @@ import contextlib
 
 from aiohttp import web
 from moorline.gateway.common.access.middleware import client_address
-from moorline.gateway.keys import ADMISSION, OUTCOME, REQUEST_ID, SETTINGS
+from moorline.gateway.keys import ACCESS_RULES, OUTCOME, REQUEST_ID, SETTINGS
 from moorline.gateway.proxy import api, handshake, headers, refusal
 from moorline.gateway.proxy.dial import Reached, reach
 from moorline.gateway.proxy.tunnels import TUNNELS
@@ -67,4 +67,4 @@ def _refusal(request: web.Request, reached: Reached) -> web.StreamResponse:
 
 
 def _trusted(request: web.Request) -> bool:
-    return request.app[ADMISSION].trusts(request.remote or "")
+    return request.app[ACCESS_RULES].trusts(request.remote or "")

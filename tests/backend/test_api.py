@@ -169,9 +169,9 @@ async def test_another_patients_session_is_forbidden(start: Start) -> None:
 
 
 async def test_the_hook_is_asked_and_its_refusal_is_a_problem(start: Start) -> None:
-    asked: list[tuple[str | None, str]] = []
+    asked: list[tuple[str | None, str | None]] = []
 
-    async def authorize(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
+    async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
         asked.append((patient_id, session_id))
         raise web.HTTPForbidden
 

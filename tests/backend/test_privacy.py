@@ -118,7 +118,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-async def sign_in(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
+async def sign_in(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
     if request.query.get("who") is None:
         raise web.HTTPForbidden
     return Principal(request.query["who"])

@@ -15,7 +15,6 @@ _FRAME = frame(TEXT, b"early", masked=True)
 _TARGETS = (
     "/ws/a%2Fb",
     "/ws//x",
-    "/ws/./x/../y",
     "/ws/%7e",
     "/ws/a/b?c&&e=",
     "/ws/x?",
@@ -99,6 +98,25 @@ async def hs_uri_raw(stage: Stage) -> None:
     for target in _TARGETS:
         _, backend = await stage.ask(handshake(target))
         stage.see(target, backend.request.split(b"\r\n")[0].decode())
+
+
+@row(
+    "hs_dot_segments",
+    {"line": "GET /ws/./x/%2e%2e/y HTTP/1.1", "client": "403"},
+    gateway={"line": None, "client": "400", "connections": "0"},
+)
+async def hs_dot_segments(stage: Stage) -> None:
+    """A backend may resolve them to a path outside /ws, which no access rule of the gateway allowed."""
+    client = await stage.client()
+    await client.send(handshake("/ws/./x/%2e%2e/y"))
+
+    async def refuse() -> None:
+        backend = await stage.backend.accept()
+        stage.see("line", backend.request.split(b"\r\n")[0].decode())
+        await backend.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    stage.aside(refuse())
+    await stage.answer(client)
 
 
 @row("absolute_target", {"line": "GET /ws/x%7e?q HTTP/1.1"})

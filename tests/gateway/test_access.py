@@ -6,9 +6,9 @@ import logging
 import pytest
 from aiohttp import web
 from moorline.gateway.access_log import access
-from moorline.gateway.common.access.rules import Admission
+from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.server import running
-from moorline.gateway.keys import ADMISSION
+from moorline.gateway.keys import ACCESS_RULES
 from moorline.gateway.settings import Settings
 
 from tests.support.raw import dial
@@ -27,7 +27,7 @@ async def test_a_client_that_is_gone_before_its_answer_is_a_499_and_no_error(cap
 
     settings = Settings(host="127.0.0.1", port=0, drain=1)
     app = web.Application(middlewares=[access])
-    app[ADMISSION] = Admission.of(settings)
+    app[ACCESS_RULES] = AccessRules.of(settings)
     app.router.add_get("/ws", vanish)
     async with running(app, settings) as server, dial(server.port) as client:
         await client.send(b"GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -47,7 +47,7 @@ async def test_an_answer_that_cannot_be_completed_ends_in_a_broken_connection(ca
 
     settings = Settings(host="127.0.0.1", port=0, drain=1)
     app = web.Application(middlewares=[access])
-    app[ADMISSION] = Admission.of(settings)
+    app[ACCESS_RULES] = AccessRules.of(settings)
     app.router.add_get("/", break_off)
     async with running(app, settings) as server, dial(server.port) as client:
         await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -109,9 +109,9 @@ async def test_a_page_of_another_site_reaches_no_backend(start_gateway: StartGat
 
 
 async def test_the_hook_is_asked_before_the_backend_and_its_refusal_is_the_answer(start_gateway: StartGateway) -> None:
-    asked: list[tuple[str | None, str]] = []
+    asked: list[tuple[str | None, str | None]] = []
 
-    async def authorize(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
+    async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
         asked.append((patient_id, session_id))
         if session_id != "mine":
             raise web.HTTPForbidden(text="This chat is not yours.")
@@ -140,7 +140,7 @@ async def test_the_hook_is_asked_before_the_backend_and_its_refusal_is_the_answe
     ],
 )
 async def test_no_spelling_of_a_path_goes_past_the_hook(start_gateway: StartGateway, target: str) -> None:
-    async def authorize(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
+    async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
         raise web.HTTPForbidden
 
     heads: list[bytes] = []
@@ -181,7 +181,7 @@ async def test_a_line_names_the_route_and_the_client_and_no_ids(
 async def test_an_error_in_the_gateway_is_a_500_that_says_nothing(
     start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def authorize(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
+    async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
         raise RuntimeError("the directory of users is gone")
 
     gateway = await start_gateway(9, authorize=authorize)

@@ -1,4 +1,4 @@
-"""The one hook that says who may use a chat. Both parts ask it; the default lets everybody in."""
+"""The `authorize` hook, which decides who may use a chat. Both parts ask it; the default allows every request."""
 
 import dataclasses
 import ipaddress
@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
-__all__ = ["SUBPROTOCOL", "Authorize", "Principal", "bearer_token", "everybody", "warn_if_open"]
+__all__ = ["SUBPROTOCOL", "Authorize", "Principal", "allow_all", "bearer_token", "warn_if_open"]
 
 SUBPROTOCOL = "moorline"
 _TOKEN_SUBPROTOCOL = "moorline.jwt."
@@ -15,16 +15,17 @@ _TOKEN_SUBPROTOCOL = "moorline.jwt."
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a request comes from, in the words of whoever wrote the hook."""
+    """Who a request comes from, as the hook names them."""
 
     name: str
 
 
-Authorize = Callable[[web.Request, str | None, str], Awaitable[Principal]]
+Authorize = Callable[[web.Request, str | None, str | None], Awaitable[Principal]]
 """`async (request, patient_id, session_id) -> Principal`, asked before anything is read, written or dialled.
 
 It refuses by raising `web.HTTPForbidden` or another `web.HTTPException`. `patient_id` is None where the request does
-not name it: on `/api` it is optional in the query, and in a body it is the backend that reads it.
+not name it: on `/api` it is optional in the query, and in a body it is the backend that reads it. `session_id` is None
+in the gateway alone, which asks about every path under `/api` and `/ws`, for those that name no session.
 """
 
 
@@ -47,13 +48,13 @@ def _is_token(subprotocol: str) -> bool:
     return subprotocol.startswith(_TOKEN_SUBPROTOCOL) and subprotocol != _TOKEN_SUBPROTOCOL
 
 
-async def everybody(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
-    """The default: no sign-in, as in development."""
+async def allow_all(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+    """The default: no authentication, as in development."""
     return Principal("anonymous")
 
 
 def warn_if_open(logger: logging.Logger, host: str, authorize: Authorize | None) -> None:
-    """Say at start that other machines reach every chat, when nobody decided who may."""
+    """Log at start that other machines can use every chat, where no hook decides about them."""
     if authorize is None and not _is_loopback(host):
         logger.warning("every chat is open to whoever reaches %s: no authorize hook is set", host)
 

@@ -1,8 +1,8 @@
-"""Who is let in, as pure functions of header values: Origin, Host, CORS and the client's address behind proxies. Pure.
+"""The access rules, as functions of header values: Origin, Host, CORS and the client's address behind proxies. Pure.
 
-Two attacks are shut out. A page of another site in somebody's browser sends requests with that person's rights: its
-Origin gives it away. With DNS rebinding that page's own name points at this machine, so that Origin and Host agree: the
-name in Host gives it away. Neither check concerns clients that are not browsers.
+They prevent two attacks. A page of another site sends requests with the rights of the user whose browser shows it: its
+Origin tells. With DNS rebinding that page's own name resolves to this machine, so that Origin and Host agree: the name
+in Host tells. Neither check concerns clients that are not browsers.
 """
 
 import dataclasses
@@ -13,19 +13,19 @@ from collections.abc import Sequence
 
 from moorline.gateway.common.config.settings import CommonSettings
 
-__all__ = ["Admission", "is_host", "is_json"]
+__all__ = ["AccessRules", "is_host", "is_json"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # RFC 9110 section 7.2: a name, an IPv4 address or a bracketed IPv6 address, and a port.
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{0,5}))?")
 _ORIGIN = re.compile(r"(https?)://([^/\s?#@]+)")
-# Behind TLS that ends in front of us a Host without port may mean either, so that both count as no port at all.
+# Where a proxy terminates TLS, a Host without port may mean either, so that both count as no port.
 _DEFAULT_PORTS = ("", "80", "443")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Admission:
+class AccessRules:
     """The lists of one part's settings, ready for comparing."""
 
     any_origin: bool
@@ -34,7 +34,7 @@ class Admission:
     proxies: tuple[Network, ...]
 
     @classmethod
-    def of(cls, settings: CommonSettings) -> "Admission":
+    def of(cls, settings: CommonSettings) -> "AccessRules":
         listed = [origin for origin in settings.allowed_origins if origin != "*"]
         named = settings.allowed_hosts or [origin.partition("://")[2] for origin in listed]
         return cls(
@@ -44,48 +44,48 @@ class Admission:
             proxies=tuple(ipaddress.ip_network(network) for network in settings.trusted_proxies),
         )
 
-    def admits_origin(self, origin: str | None, host: str) -> bool:
+    def allows_origin(self, origin: str | None, host: str) -> bool:
         """Whether a request with this Origin may change something or open a socket at this Host.
 
-        No Origin is no browser. `null` (a sandboxed frame, a file) is nobody's address and equals nothing. The scheme
-        is not compared with ours, which says http where TLS ends in front of us.
+        A request without Origin is not a browser's. `null` (a sandboxed frame, a file) equals no origin. The scheme is
+        not compared with the server's, which is http also where a proxy terminates TLS.
         """
-        if origin is None or self.any_origin or self.lists(origin):
+        if origin is None or self.any_origin or self.lists_origin(origin):
             return True
         match = _ORIGIN.fullmatch(origin.lower())
         return match is not None and is_host(host) and _without_default_port(match[2]) == _without_default_port(host)
 
-    def lists(self, origin: str) -> bool:
+    def lists_origin(self, origin: str) -> bool:
         """Whether `allowed_origins` names this origin, scheme and all."""
         return _normal_origin(origin) in self.origins
 
-    def admits_host(self, host: str) -> bool:
-        """Whether a request for this Host can be meant for us: no name that anybody may point at us by DNS."""
+    def allows_host(self, host: str) -> bool:
+        """Whether this server accepts the Host: no name that an attacker could resolve to it by DNS."""
         name = _name(host)
         local = name == "localhost" or name.endswith(".localhost")
         return self.any_origin or local or _is_address(name) or name in self.hosts
 
-    def cors(self, origin: str | None) -> dict[str, str]:
-        """The headers with which the browser lets a listed origin's page read an answer; else none.
+    def cors_headers(self, origin: str | None) -> dict[str, str]:
+        """The headers that make a browser let a listed origin's page read a response; else none.
 
-        `*` stays literal, so that browsers send no cookies along: any site may talk to us, none as somebody.
+        `*` stays literal, so that browsers send no cookies with the request.
         """
         if origin is None:
             return {}
-        if self.lists(origin):
+        if self.lists_origin(origin):
             return {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true"}
         return {"Access-Control-Allow-Origin": "*"} if self.any_origin else {}
 
     def trusts(self, peer: str) -> bool:
-        """Whether forwarding headers from this address are believed."""
+        """Whether forwarding headers from this address are trusted."""
         address = _address(peer)
         return address is not None and any(address in network for network in self.proxies)
 
-    def client(self, peer: str, forwarded_for: Sequence[str], real_ip: str | None = None) -> str:
-        """The client's address: the last hop that is not one of our own proxies.
+    def client_address(self, peer: str, forwarded_for: Sequence[str], real_ip: str | None = None) -> str:
+        """The client's address: the last hop that is not a trusted proxy.
 
-        `forwarded_for` holds the X-Forwarded-For lines. They are read from the right, because only what our own proxies
-        added is true; whatever stands further left the client may have made up.
+        `forwarded_for` holds the X-Forwarded-For lines. They are read from the right, because only what trusted proxies
+        added is true; what stands further left may be the client's invention.
         """
         if not self.trusts(peer):
             return peer
@@ -108,7 +108,7 @@ def is_host(host: str) -> bool:
 
 
 def is_json(content_type: str) -> bool:
-    """Whether a Content-Type says JSON. A form, which any site may post without asking first, cannot say it."""
+    """Whether a Content-Type is JSON's. A form, which any site may post without a preflight, cannot have it."""
     return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
@@ -134,7 +134,7 @@ def _normal_origin(origin: str) -> str:
     return f"{match[1]}://{match[2].removesuffix(default)}"
 
 
-# Three times per handshake, mostly the same few: parsing takes as long as all the other checks of a request.
+# Three calls per handshake, mostly for the same few: parsing costs as much as all other checks of a request.
 @functools.lru_cache(maxsize=1024)
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:

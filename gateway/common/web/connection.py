@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import LineTooLong
 from moorline.gateway.common.web.aiohttp_private import ServerProtocol
 from moorline.gateway.common.web.room import Room
 
-__all__ = ["MAX_HEAD", "UNREADABLE", "Connection", "Unreadable", "plain_words", "unfit"]
+__all__ = ["BAD_REQUEST_HANDLER", "MAX_HEAD", "BadRequestHandler", "Connection", "default_bad_request", "reject_status"]
 
 # nginx's large_client_header_buffers: 4 of 8 kB.
 MAX_HEAD = 32 << 10
@@ -23,18 +23,18 @@ _END_OF_HEAD = b"\r\n\r\n"
 # Ten years.
 _NEVER = 10 * 365 * 86400.0
 
-Unreadable = Callable[[web.BaseRequest, int], web.Response]
+BadRequestHandler = Callable[[web.BaseRequest, int], web.Response]
 """The answer to a head that became no request, with this status."""
-UNREADABLE = web.AppKey[Unreadable]("unreadable")
+BAD_REQUEST_HANDLER = web.AppKey[BadRequestHandler]("bad_request_handler")
 """Put into an application that has words of its own for it."""
 
 
-def plain_words(_: web.BaseRequest, status: int) -> web.Response:
+def default_bad_request(_: web.BaseRequest, status: int) -> web.Response:
     """The answer of an application that has none."""
     return web.Response(status=status)
 
 
-def unfit(request: web.BaseRequest) -> int | None:
+def reject_status(request: web.BaseRequest) -> int | None:
     """The status for a request that aiohttp could read and that must not be handled: its head is too large, or not
     everybody on its way would agree where it ends.
     """
@@ -56,6 +56,7 @@ class Connection(ServerProtocol):
 
     __slots__ = (
         "_asked",
+        "_bad_request_handler",
         "_client",
         "_event_loop",
         "_head_bytes",
@@ -66,7 +67,6 @@ class Connection(ServerProtocol):
         "_room",
         "_send_timeout",
         "_send_timer",
-        "_unreadable",
     )
 
     def __init__(
@@ -78,7 +78,7 @@ class Connection(ServerProtocol):
         head_timeout: float,
         send_timeout: float,
         keepalive_timeout: float,
-        unreadable: Unreadable,
+        bad_request_handler: BadRequestHandler,
         **arguments: Any,
     ) -> None:
         # aiohttp's own timer would cut headers that begin shortly before it fires.
@@ -86,7 +86,7 @@ class Connection(ServerProtocol):
         self._event_loop = loop
         self._asked = False
         self._room = room
-        self._unreadable = unreadable
+        self._bad_request_handler = bad_request_handler
         self._head_timeout = head_timeout
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
@@ -167,7 +167,7 @@ class Connection(ServerProtocol):
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         self.logger.debug("malformed request: %s", message)
-        response = self._unreadable(request, 431 if isinstance(exc, LineTooLong) else status)
+        response = self._bad_request_handler(request, 431 if isinstance(exc, LineTooLong) else status)
         response.force_close()
         return response
 

@@ -14,7 +14,13 @@ from typing import Any, Protocol, TypeVar, cast
 
 from aiohttp import web
 from moorline.gateway.common.config.settings import CommonSettings
-from moorline.gateway.common.web.connection import UNREADABLE, Connection, Unreadable, plain_words, unfit
+from moorline.gateway.common.web.connection import (
+    BAD_REQUEST_HANDLER,
+    BadRequestHandler,
+    Connection,
+    default_bad_request,
+    reject_status,
+)
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.listen import BACKLOG, address, listen
 from moorline.gateway.common.web.room import Room, raise_limit
@@ -88,13 +94,13 @@ class _Listening:
             sock.close()
 
 
-def _count_requests(server: web.Server, draining: Draining, unreadable: Unreadable) -> None:
+def _count_requests(server: web.Server, draining: Draining, bad_request_handler: BadRequestHandler) -> None:
     """Have the drain wait for requests that are being handled."""
     handle = server.request_handler
 
     async def counted(request: web.BaseRequest) -> web.StreamResponse:
-        if (status := unfit(request)) is not None:
-            response = unreadable(request, status)
+        if (status := reject_status(request)) is not None:
+            response = bad_request_handler(request, status)
             response.force_close()
             return response
         draining.hold()
@@ -122,9 +128,9 @@ async def running(
     try:
         await runner.setup()
         server = cast("web.Server", runner.server)
-        unreadable = app.get(UNREADABLE, plain_words)
-        _count_requests(server, draining, unreadable)
-        await entrance.open(_connections(server, settings, unreadable))
+        bad_request_handler = app.get(BAD_REQUEST_HANDLER, default_bad_request)
+        _count_requests(server, draining, bad_request_handler)
+        await entrance.open(_connections(server, settings, bad_request_handler))
         started = Running(entrance.addresses, entrance.port, draining, settings.drain)
         yield started
         started.drain()
@@ -135,7 +141,9 @@ async def running(
         await runner.cleanup()
 
 
-def _connections(server: web.Server, settings: CommonSettings, unreadable: Unreadable) -> Callable[[], Connection]:
+def _connections(
+    server: web.Server, settings: CommonSettings, bad_request_handler: BadRequestHandler
+) -> Callable[[], Connection]:
     loop = asyncio.get_running_loop()
     room = Room()
 
@@ -144,7 +152,7 @@ def _connections(server: web.Server, settings: CommonSettings, unreadable: Unrea
             server,
             loop=loop,
             room=room,
-            unreadable=unreadable,
+            bad_request_handler=bad_request_handler,
             head_timeout=getattr(settings, "client_header_timeout", _HEAD_TIMEOUT),
             send_timeout=getattr(settings, "send_timeout", _SEND_TIMEOUT),
             keepalive_timeout=_KEEPALIVE_TIMEOUT,

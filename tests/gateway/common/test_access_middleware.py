@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
-from moorline.gateway.common.access.middleware import client_address, cors, guard
+from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, client_address
 from moorline.gateway.common.config.settings import CommonSettings
 
 from tests.support.raw import dial
@@ -29,8 +29,8 @@ def guarded(aiohttp_client: Callable[..., Awaitable[Client]]) -> Guarded:
             return response
 
         settings = CommonSettings(**options)
-        app = web.Application(middlewares=[guard(settings)])
-        app.on_response_prepare.append(cors(settings))
+        app = web.Application(middlewares=[access_middleware(settings)])
+        app.on_response_prepare.append(add_cors_headers(settings))
         app.router.add_route("*", "/{path:.*}", handle)
         return await aiohttp_client(app)
 

@@ -1,12 +1,12 @@
 from typing import Any
 
 import pytest
-from moorline.gateway.common.access.rules import Admission, is_host, is_json
+from moorline.gateway.common.access.rules import AccessRules, is_host, is_json
 from moorline.gateway.common.config.settings import CommonSettings
 
 
-def admission(**options: Any) -> Admission:
-    return Admission.of(CommonSettings(**options))
+def rules(**options: Any) -> AccessRules:
+    return AccessRules.of(CommonSettings(**options))
 
 
 # Origin ---------------------------------------------------------------------------------------------------------------
@@ -27,7 +27,7 @@ def admission(**options: Any) -> Admission:
     ],
 )
 def test_the_pages_own_origin_passes_whatever_the_scheme(origin: str | None, host: str) -> None:
-    assert admission().admits_origin(origin, host)
+    assert rules().allows_origin(origin, host)
 
 
 @pytest.mark.parametrize(
@@ -47,21 +47,21 @@ def test_the_pages_own_origin_passes_whatever_the_scheme(origin: str | None, hos
     ],
 )
 def test_any_other_origin_is_refused(origin: str, host: str) -> None:
-    assert not admission().admits_origin(origin, host)
+    assert not rules().allows_origin(origin, host)
 
 
 def test_a_listed_origin_passes_with_its_scheme_and_port_alone() -> None:
-    listed = admission(allowed_origins=("https://app.example:443",))
-    assert listed.admits_origin("https://app.example", "localhost:4321")
-    assert not listed.admits_origin("http://app.example", "localhost:4321")
-    assert not listed.admits_origin("https://app.example:8443", "localhost:4321")
-    assert not listed.admits_origin("null", "localhost:4321")
+    listed = rules(allowed_origins=("https://app.example:443",))
+    assert listed.allows_origin("https://app.example", "localhost:4321")
+    assert not listed.allows_origin("http://app.example", "localhost:4321")
+    assert not listed.allows_origin("https://app.example:8443", "localhost:4321")
+    assert not listed.allows_origin("null", "localhost:4321")
 
 
 def test_a_star_lifts_both_checks() -> None:
-    anybody = admission(allowed_origins=("*",))
-    assert anybody.admits_origin("https://evil.example", "localhost:4321")
-    assert anybody.admits_host("evil.example")
+    anybody = rules(allowed_origins=("*",))
+    assert anybody.allows_origin("https://evil.example", "localhost:4321")
+    assert anybody.allows_host("evil.example")
 
 
 # Host -----------------------------------------------------------------------------------------------------------------
@@ -71,19 +71,19 @@ def test_a_star_lifts_both_checks() -> None:
     "host", ["localhost", "localhost:4321", "LOCALHOST.", "a.localhost:1", "127.0.0.1:8000", "10.1.2.3", "[::1]:4321"]
 )
 def test_names_that_nobody_else_can_point_at_us_are_ours(host: str) -> None:
-    assert admission().admits_host(host)
+    assert rules().allows_host(host)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:4321", "localhost.evil.example", "1.2.3.4.nip.io"])
 def test_a_name_that_is_pointed_at_us_by_dns_is_not_ours(host: str) -> None:
-    assert not admission().admits_host(host)
+    assert not rules().allows_host(host)
 
 
 def test_the_hosts_of_allowed_origins_are_ours_unless_allowed_hosts_says_which() -> None:
-    assert admission(allowed_origins=("https://app.example:8443",)).admits_host("app.example")
-    named = admission(allowed_origins=("https://app.example",), allowed_hosts=("chat.example",))
-    assert named.admits_host("chat.example:4321")
-    assert not named.admits_host("app.example")
+    assert rules(allowed_origins=("https://app.example:8443",)).allows_host("app.example")
+    named = rules(allowed_origins=("https://app.example",), allowed_hosts=("chat.example",))
+    assert named.allows_host("chat.example:4321")
+    assert not named.allows_host("app.example")
 
 
 @pytest.mark.parametrize("host", ["", "a b", "a,b", "user@a", "a/b", "a:b", "[::1", "a;b"])
@@ -95,7 +95,7 @@ def test_what_is_no_host_is_known_as_such(host: str) -> None:
 
 
 def test_a_listed_origin_may_read_and_bring_its_cookies() -> None:
-    headers = admission(allowed_origins=("https://app.example",)).cors("https://app.example")
+    headers = rules(allowed_origins=("https://app.example",)).cors_headers("https://app.example")
     assert headers == {
         "Access-Control-Allow-Origin": "https://app.example",
         "Access-Control-Allow-Credentials": "true",
@@ -103,11 +103,11 @@ def test_a_listed_origin_may_read_and_bring_its_cookies() -> None:
 
 
 def test_a_star_lets_everybody_read_and_nobody_bring_cookies() -> None:
-    assert admission(allowed_origins=("*",)).cors("https://app.example") == {"Access-Control-Allow-Origin": "*"}
+    assert rules(allowed_origins=("*",)).cors_headers("https://app.example") == {"Access-Control-Allow-Origin": "*"}
 
 
 def test_an_origin_that_is_not_listed_may_not_read() -> None:
-    assert admission().cors("http://localhost:4321") == admission().cors(None) == {}
+    assert rules().cors_headers("http://localhost:4321") == rules().cors_headers(None) == {}
 
 
 @pytest.mark.parametrize(
@@ -149,4 +149,4 @@ def test_only_json_is_json(content_type: str, *, json: bool) -> None:
 def test_the_client_is_the_last_hop_that_is_no_proxy_of_ours(
     peer: str, forwarded_for: list[str], real_ip: str | None, client: str
 ) -> None:
-    assert admission().client(peer, forwarded_for, real_ip) == client
+    assert rules().client_address(peer, forwarded_for, real_ip) == client

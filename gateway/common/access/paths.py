@@ -1,0 +1,76 @@
+"""Which request paths are refused because a backend may read them as another path. Pure.
+
+A gateway passes a path on as it came, and decides by it: which route it takes, whether the `authorize` hook is asked,
+and about which session. Frameworks differ in what they do to a path before they decide: some merge `..` segments, some
+decode twice, some drop `;parameters` (RFC 3986 section 3.3) or take a backslash for a slash. A path that reads as one
+thing here and as another thing there would get past the decision, so that it is refused here.
+"""
+
+import re
+from urllib.parse import unquote
+
+__all__ = ["refusal", "segments"]
+
+# The first segments of the paths that go to the backend.
+_BACKENDS = ("api", "ws")
+# `/api/chat/{session_id}/…` and `/ws/chat/{patient_id}/{session_id}`: these segments choose the route and the session.
+_CHAT_SEGMENTS = 4
+# Of other paths only these choose; what follows may be any text, a per cent sign included.
+_ROUTE_SEGMENTS = 2
+_AMBIGUOUS = re.compile(r"[;\\%\x00-\x1f\x7f]")
+# Nobody encodes more often in earnest; each round costs time in the length of the path.
+_DECODINGS = 3
+# Of the overlong UTF-8 of a dot and a slash, which decoders accepted before RFC 3629, as Latin-1.
+_OVERLONG = {"\xc0\xae": ".", "\xc0\xaf": "/"}
+_IGNORED = "".join(map(chr, range(33))) + "\x7f"
+
+
+def segments(target: str) -> list[str]:
+    """The segments of a request target's path, decoded once: an encoded slash separates as well."""
+    return unquote(_path(target), "latin-1").split("/")[1:]
+
+
+def refusal(target: str) -> str | None:
+    """Why a request for this target is refused, as a sentence for its sender; None where it is not.
+
+    Only for paths that go to the backend. `//` and `/a%2Fb` are left to the backend, as nginx does.
+    """
+    names = segments(target)
+    first, second = (_AMBIGUOUS.split(name, maxsplit=1)[0].lower() for name in (*names, "", "")[:2])
+    if first not in _BACKENDS:
+        return None
+    if any(map(_AMBIGUOUS.search, names[: _CHAT_SEGMENTS if second == "chat" else _ROUTE_SEGMENTS])):
+        return "The first segments of the path must not hold ; or \\ or an encoded % or control characters."
+    decoded = _decoded(_path(target))
+    if decoded is None:
+        return f"The path is percent-encoded more than {_DECODINGS} times."
+    if any(map(_is_dots, re.split(r"[/\\]", decoded))):
+        return "The path must not hold the segments . or .. in any spelling."
+    return None
+
+
+def _path(target: str) -> str:
+    """The path of an origin-form or absolute-form target (RFC 9112 section 3.2)."""
+    path = target.partition("?")[0]
+    if path.startswith("/"):
+        return path
+    return "/" + path.partition("://")[2].partition("/")[2]
+
+
+def _decoded(path: str) -> str | None:
+    """The path as the most lenient backend reads it; None where more decoding would change it still."""
+    for _ in range(_DECODINGS):
+        again = unquote(path, "latin-1")
+        if again == path:
+            break
+        path = again
+    else:
+        if unquote(path, "latin-1") != path:
+            return None
+    for overlong, character in _OVERLONG.items():
+        path = path.replace(overlong, character)
+    return path
+
+
+def _is_dots(segment: str) -> bool:
+    return segment.partition(";")[0].strip(_IGNORED) in (".", "..")
