@@ -10,7 +10,8 @@ from moorline.backend.access import authorize, checked_id, path_id
 from moorline.backend.audit import Access, Audit
 from moorline.backend.delivery import BATCH, REPLAY_LIMIT
 from moorline.backend.errors import ErrorCode, Refusal
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, SessionInfo
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, SessionInfo
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import MAX_SEQ, Position, Row, Snapshot
 from moorline.backend.protocol.commands import decode_object, valid_text
 from moorline.backend.protocol.wire import Json, encode, event_object, row_object, snapshot_object

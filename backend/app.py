@@ -10,8 +10,9 @@ from aiohttp import web
 from moorline.backend.access import AUTHORIZE, bad_request_handler, problems
 from moorline.backend.api import Api, answer
 from moorline.backend.audit import Audit
-from moorline.backend.eventlog.base import EventLog, LogUnavailable
+from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.factory import open_log
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.protocol.docs import docs_page, openapi_document
 from moorline.backend.responder import Responder
 from moorline.backend.retention import keep_to

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from aiohttp import web
 from moorline.backend.errors import CloseCode
-from moorline.backend.eventlog.base import EventLog, Hint, LogUnavailable
+from moorline.backend.eventlog.base import Hint, LogUnavailable
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, MessageEnded, Position, RunStarted
 from moorline.backend.protocol.wire import Json, encode, event_object, hello_frame, snapshot_object, v1_frame
 from moorline.backend.settings import Settings

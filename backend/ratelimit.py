@@ -5,7 +5,7 @@ costs one read per message, only where the option is set.
 """
 
 from moorline.backend.errors import ErrorCode, Refusal
-from moorline.backend.eventlog.base import EventLog
+from moorline.backend.eventlog.log import EventLog
 
 __all__ = ["too_many"]
 

@@ -8,7 +8,8 @@ import logging
 import time
 
 from moorline.backend.audit import Audit
-from moorline.backend.eventlog.base import EventLog, LogUnavailable
+from moorline.backend.eventlog.base import LogUnavailable
+from moorline.backend.eventlog.log import EventLog
 
 __all__ = ["keep_to"]
 

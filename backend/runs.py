@@ -11,7 +11,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from moorline.backend.errors import ErrorCode, Refusal
-from moorline.backend.eventlog.base import EventLog, LogUnavailable, RunHandle, Started
+from moorline.backend.eventlog.base import LogUnavailable, RunHandle, Started
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from moorline.backend.ratelimit import too_many
 from moorline.backend.responder import Responder

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from moorline.backend.errors import CATALOGUE, ErrorCode, LLMError
-from moorline.backend.eventlog.base import EventLog, LogUnavailable, RunHandle, RunLost
+from moorline.backend.eventlog.base import LogUnavailable, RunHandle, RunLost
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish, Row, RunError, Usage
 from moorline.backend.responder import Done, Prompt, Responder
 from moorline.gateway.common.logs import hashed

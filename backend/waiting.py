@@ -2,7 +2,8 @@
 
 import asyncio
 
-from moorline.backend.eventlog.base import Hint, Watch
+from moorline.backend.eventlog.base import Hint
+from moorline.backend.eventlog.watches import Watch
 
 __all__ = ["Waiter"]
 

@@ -14,7 +14,8 @@ from moorline.backend.access import authorize, path_id
 from moorline.backend.audit import Audit
 from moorline.backend.delivery import Delivery
 from moorline.backend.errors import CloseCode, ErrorCode, Refusal
-from moorline.backend.eventlog.base import EventLog, LogUnavailable, SessionInfo, Started
+from moorline.backend.eventlog.base import LogUnavailable, SessionInfo, Started
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.protocol.commands import (
     Cancel,
     Command,

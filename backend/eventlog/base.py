@@ -1,37 +1,43 @@
-"""The contract of an event log. `sqlite.py` keeps it on one machine, `postgres.py` for many; one suite tests both.
+"""What the log and its stores have in common: handles, commands, commits, errors, and the protocols between them.
 
-Three promises hold for every method that writes: it returns after its commit, never before; it is atomic; and readers
-see an event only once it is committed. A reader pulls from its own position. A `Watch` only says when: its hints carry
-no data, so a lost hint costs time and never an event.
-
-A run has one owner, the process that was given its handle. Where many processes share a log, it speaks to the owner of
-a run through `RunOwner`: a run was cancelled elsewhere, or another process died and left one behind.
+`log.EventLog` is the contract that the rest of the backend uses. `sqlite/` stores the log for one process, `postgres/`
+for many; one suite tests both.
 """
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from moorline.backend.errors import Refusal
 from moorline.backend.events import Event, Finish, Position, Row, RunError, Snapshot, Usage
+from moorline.backend.session import Known, judge_owner, judge_retry, judge_send
 
 __all__ = [
     "SNAPSHOT_BYTES",
     "SNAPSHOT_ROWS",
-    "EventLog",
+    "Commit",
+    "End",
+    "EventQuery",
     "Hint",
     "LogUnavailable",
+    "Piece",
+    "Retried",
     "RunHandle",
     "RunLost",
     "RunOwner",
     "SessionInfo",
+    "Start",
     "Started",
-    "Watch",
+    "Store",
+    "StoreOwner",
+    "check_start",
+    "new_id",
     "unwritten",
 ]
 
-#: Rows of a snapshot and of a plain GET (chat-protocol: "the last 500").
+#: Rows of a snapshot and of a plain GET.
 SNAPSHOT_ROWS = 500
 #: Text of a snapshot, as UTF-8: 500 rows of the longest message would be one frame of 32 MiB.
 SNAPSHOT_BYTES = 1 << 20
@@ -40,18 +46,27 @@ SNAPSHOT_BYTES = 1 << 20
 class LogUnavailable(Exception):
     """The database does not answer, is full or cannot be written; trying again may help.
 
-    Where the connection broke the command may have been committed all the same. So every command can be repeated: sends
-    and retries by their `client_msg_id`, text by its place (`at`). Clients get `internal` (HTTP 503, retryable).
+    If the connection broke, the command may have been committed nevertheless. Every command can therefore be repeated:
+    sends and retries by their `client_msg_id`, text by its offset (`at`). Clients get `internal` (HTTP 503, retryable).
+
+    `separable`: of several pieces of text that were written together, one may have caused it; each may be tried alone.
     """
+
+    def __init__(self, message: str, *, separable: bool = False) -> None:
+        super().__init__(message)
+        self.separable = separable
 
 
 class RunLost(Exception):
     """The writer no longer owns the run: it ended, was taken over, or its session was erased."""
 
 
+# Sessions and runs ----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """Whose a session is and how far its log reaches (`head.seq` is 0 for an empty one)."""
+    """The patient a session belongs to and how far its log reaches (`head.seq` is 0 for an empty one)."""
 
     session_id: str
     patient_id: str
@@ -61,7 +76,7 @@ class SessionInfo:
 
 @dataclass(frozen=True, slots=True)
 class RunHandle:
-    """The right to write one run. `fence` grows with each owner: what an owner of the past writes is refused."""
+    """The right to write one run. `fence` grows with each owner: writes of an earlier owner are refused."""
 
     session_id: str
     run_id: str
@@ -71,7 +86,7 @@ class RunHandle:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The outcome of `start_run` and `retry_run`.
+    """The outcome of a send or a retry.
 
     `seq` is that of the user's message. `handle` is None for a duplicate: the run exists already, has an owner and must
     not be started again.
@@ -87,180 +102,202 @@ class Started:
         return self.handle is None
 
 
-class Hint(enum.Enum):
-    """What happened to a watched session. It may come late or in vain: ask the log before acting on it."""
-
-    GROWN = "there may be new events"
-    ERASED = "it may have been erased; there may be new events, too"
-
-
-class Watch(Protocol):
-    """Waits for a session to grow. Register (`EventLog.watch`) first, then read, then wait, and no growth is missed.
-
-    Who reads at each hint, and asks `find_session` at ERASED, needs no other statement while nothing happens.
-    """
-
-    async def wait(self) -> Hint:
-        """Return once something may have happened since the last `wait` returned (or since registration)."""
-
-    def close(self) -> None:
-        """Stop watching; idempotent."""
-
-
 class RunOwner(Protocol):
-    """What a process that carries out runs is told by its log, in the event loop. Neither call may raise or wait."""
+    """The part of a process that carries out runs; called by its log in the event loop. No call may raise or block."""
 
     def stop_run(self, run_id: str) -> None:
-        """A run of this process is to end as `cancelled`, or is lost: writing its end will tell. May come twice."""
+        """End a run of this process as `cancelled`, or stop writing one that is lost. May be called twice for a run."""
 
     def adopt_run(self, started: Started) -> None:
-        """A run that nobody carries out and that has no text yet is now this process's own: answer it, or end it."""
+        """Answer, or end, a run without text whose owner is gone; it is this process's from now on."""
 
 
-class EventLog(Protocol):
-    """One ordered log per session. Every method raises LogUnavailable when the store cannot do its work."""
+# Commands -------------------------------------------------------------------------------------------------------------
 
-    # Opening and closing ----------------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        """Create or migrate the schema, and end the runs that no living process owns as `interrupted`.
+def new_id() -> str:
+    """A random id."""
+    return secrets.token_hex(16)
 
-        Where many processes share the log this goes on while it is open: see `attach`.
 
-        Raises:
-            UsageError: the database cannot be used at all (no permission, another process owns it, not a database).
-        """
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A send (`patient_id` and `content`) or a retry (`retry_of`), with the ids of what every attempt at it writes.
 
-    async def close(self) -> None:
-        """Commit what is under way and let go of the database. Idempotent."""
+    `refusal` is raised where a new run would begin.
+    """
 
-    async def check(self) -> None:
-        """Return if the database answers (for /readyz)."""
+    session_id: str
+    client_msg_id: str
+    now: float
+    refusal: Refusal | None
+    patient_id: str = ""
+    content: str = ""
+    retry_of: str | None = None
+    run_id: str = field(default_factory=new_id)
+    message_id: str = field(default_factory=new_id)
+    user_message_id: str = field(default_factory=new_id)
 
-    def attach(self, owner: RunOwner) -> None:
-        """Tell `owner` about the runs of this process. Comes before `open`; without it no run is taken over."""
 
-    # Sessions ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of a run's text. `at` is its offset in the answer, in characters; None: at the end, unconditionally."""
 
-    async def find_session(self, session_id: str) -> SessionInfo | None:
-        """The session, or None when nobody has opened it."""
+    run: RunHandle
+    text: str
+    at: int | None
 
-    async def open_session(self, session_id: str, patient_id: str, *, now: float) -> SessionInfo:
-        """The session, created empty with a new epoch if need be.
 
-        Raises:
-            Refusal: `forbidden`, when it belongs to another patient.
-        """
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of a run. `text` is the last piece, `at` its offset."""
 
-    async def delete_session(self, session_id: str) -> bool:
-        """Erase the session and all its events; watchers are woken. False when there was none."""
+    run: RunHandle
+    finish: Finish
+    now: float
+    text: str = ""
+    at: int | None = None
+    error: RunError | None = None
+    usage: Usage | None = None
 
-    async def expire(self, before: float, *, limit: int = 100) -> Sequence[str]:
-        """Erase sessions that nobody has written to since `before`, the oldest first; watchers are woken.
 
-        Returns the ids of up to `limit` erased ones; call again while there are so many. One with an active run stays.
-        """
+class Retried(NamedTuple):
+    """The run that a retry names. `finish` is None while it is active."""
 
-    # Writing ----------------------------------------------------------------------------------------------------------
+    user_seq: int
+    finish: str | None
 
-    async def start_run(
-        self,
-        session_id: str,
-        patient_id: str,
-        *,
-        client_msg_id: str,
-        content: str,
-        now: float,
-        refusal: Refusal | None = None,
-    ) -> Started:
-        """Append `UserMessage` and `RunStarted` in one transaction; opens the session if need be.
 
-        Idempotent by (session_id, client_msg_id): the same text again gives the first outcome with `handle` None.
-        With `refusal` nothing new is started: it is raised where a run would begin, and a duplicate is answered still.
+class EventQuery(NamedTuple):
+    """What one reader asks for."""
 
-        Raises:
-            Refusal: `forbidden` (another patient's), `rejected` (the id was used for another text), `busy` (a run is
-                active; a duplicate is answered before this is asked).
-        """
+    session_id: str
+    seq: int
+    limit: int
+    epoch: str | None
 
-    async def retry_run(
-        self, session_id: str, *, run_id: str, client_msg_id: str, now: float, refusal: Refusal | None = None
-    ) -> Started:
-        """Append `RunStarted` for the user message of `run_id`, which must have ended otherwise than with `stop`.
 
-        Idempotent by (session_id, client_msg_id) as `start_run` is; `refusal` as there.
+def check_start(
+    start: Start, *, patient_id: str | None, active_run_id: str | None, known: Known | None, retried: Retried | None
+) -> Known | None:
+    """Whether `start` may begin a run (None), or the same command as committed before.
 
-        Raises:
-            Refusal: `not_found` (no such run), `rejected` (it ended with `stop`, or the id was used otherwise), `busy`.
-        """
+    `patient_id` is the session's, None where there is no session.
 
-    async def add_text(self, run: RunHandle, text: str, *, at: int | None = None) -> int:
-        """Append `TextAdded`; returns its seq.
-
-        `at` is the place of `text` in the answer, in characters. What stands there already, because an attempt that
-        raised LogUnavailable was committed, is not written again.
-
-        Raises:
-            RunLost: the run has ended or has another owner; stop writing.
-        """
-
-    async def end_run(
-        self,
-        run: RunHandle,
-        *,
-        finish: Finish,
-        now: float,
-        text: str = "",
-        at: int | None = None,
-        error: RunError | None = None,
-        usage: Usage | None = None,
-    ) -> int:
-        """Append `MessageEnded`; returns its seq.
-
-        Its content is all the text of the run and `text`, the last piece, which gets no event of its own; `at` as in
-        `add_text`. The run's `TextAdded` events may be compacted away.
-
-        Raises:
-            RunLost: the run has ended already or has another owner.
-        """
-
-    async def cancel_run(self, session_id: str, run_id: str) -> None:
-        """Have the owner of the active run, in whatever process, stop it (`RunOwner.stop_run`); otherwise nothing.
-
-        Returns once the wish is kept: the run ends as `cancelled` soon, also when its owner dies before it hears of it.
-        """
-
-    # Reading ----------------------------------------------------------------------------------------------------------
-
-    async def read_after(self, session_id: str, seq: int, *, limit: int, epoch: str | None = None) -> Sequence[Event]:
-        """Up to `limit` committed events with a seq above `seq`, in order; empty when there are none.
-
-        With `epoch` only those of the log called so: none when the session was erased, and perhaps opened again.
-        A compacted stretch is missing; the `MessageEnded` behind it closes the gap by its `from_seq`.
-        """
-
-    async def snapshot(self, session_id: str) -> Snapshot | None:
-        """The newest rows, the run under way and their position, read as one. None: no such session.
-
-        At most SNAPSHOT_ROWS rows, and no more than SNAPSHOT_BYTES of text in all; but always the newest row. See
-        `moorline.backend.session.newest`.
-        """
-
-    async def rows(self, session_id: str, *, before: int | None, limit: int) -> Sequence[Row]:
-        """The last `limit` rows with a seq below `before` (None: the newest), in order; empty without a session."""
-
-    def watch(self, session_id: str) -> Watch:
-        """A hint for this session's growth or deletion."""
+    Raises:
+        Refusal: neither.
+    """
+    if start.retry_of is not None:
+        return judge_retry(
+            start.retry_of,
+            known=known,
+            exists=retried is not None,
+            finish=Finish(retried.finish) if retried and retried.finish else None,
+            active_run_id=active_run_id,
+            refusal=start.refusal,
+        )
+    if patient_id is not None:
+        judge_owner(patient_id, start.patient_id)
+    return judge_send(start.content, known=known, active_run_id=active_run_id, refusal=start.refusal)
 
 
 def unwritten(text: str, *, at: int | None, written: int) -> str:
-    """What of `text`, whose place in an answer is `at`, stands behind the `written` characters of it.
+    """The part of `text`, which has the offset `at`, beyond the first `written` characters of the answer.
 
     Raises:
-        RunLost: the log holds less than was acknowledged; what belongs between is lost.
+        RunLost: the log holds less than was acknowledged; the text in between is lost.
     """
     if at is None:
         return text
     if at > written:
-        raise RunLost(f"{written} characters of {at} are left")
+        raise RunLost(f"{written} of {at} characters are in the log")
     return text[written - at :]
+
+
+# The store ------------------------------------------------------------------------------------------------------------
+
+
+class Commit(NamedTuple):
+    """A committed event of a session's log; None: the session was erased."""
+
+    session_id: str
+    epoch: str
+    event: Event | None
+
+
+class Hint(enum.Enum):
+    """What happened to a watched session. It may be late or unfounded: read the log before acting on it."""
+
+    GROWN = "there may be new events"
+    ERASED = "it may have been erased, and there may be new events"
+
+
+class StoreOwner(Protocol):
+    """What a store tells its log, in the event loop."""
+
+    def committed(self, commits: Sequence[Commit]) -> None:
+        """This process has committed; called before the command that did so returns."""
+
+    def changed_elsewhere(self, hints: Mapping[str, Hint]) -> None:
+        """Other processes have written to these sessions, or erased them."""
+
+    def watched(self) -> list[str]:
+        """The sessions whose changes have to be noticed."""
+
+    def stop_run(self, run_id: str) -> None:
+        """See RunOwner.stop_run."""
+
+    def adopt_run(self, started: Started) -> bool:
+        """See RunOwner.adopt_run; False where there is no RunOwner."""
+
+
+class Store(Protocol):
+    """One database. Each write is atomic, returns after its commit, and may be repeated after LogUnavailable.
+
+    `log.EventLog`, the only caller, describes the operations in full.
+    """
+
+    #: Whether no other process writes to the database.
+    exclusive: bool
+
+    async def open(self, owner: StoreOwner) -> None:
+        """Create or migrate the schema, and take over or end the runs that no living process owns."""
+
+    async def close(self) -> None:
+        """Commit what is queued and release the database. Called once, also when `open` has failed."""
+
+    async def check(self) -> None:
+        """Return if the database answers."""
+
+    async def find_session(self, session_id: str) -> SessionInfo | None:
+        """The session, or None."""
+
+    async def open_session(self, session_id: str, patient_id: str, now: float) -> SessionInfo:
+        """The session, created if need be."""
+
+    async def delete_session(self, session_id: str) -> bool:
+        """Erase the session; False when there was none."""
+
+    async def expire(self, before: float, limit: int) -> Sequence[str]:
+        """Erase up to `limit` idle sessions, the oldest first; returns their ids."""
+
+    async def start_run(self, start: Start) -> Started:
+        """Append `UserMessage` (of a send) and `RunStarted`, as `check_start` allows."""
+
+    async def add_texts(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
+        """The seq of each of `pieces`, in this order, or why it has none."""
+
+    async def end_run(self, end: End) -> int:
+        """Append `MessageEnded` in the place of the run's `TextAdded`; returns its seq. RunLost: not the owner's."""
+
+    async def cancel_run(self, session_id: str, run_id: str) -> None:
+        """Have the owner of the run stop it, if it is active."""
+
+    async def read_after(self, queries: Sequence[EventQuery]) -> Sequence[list[Event]]:
+        """The events that each of `queries` asks for, in this order."""
+
+    async def snapshot(self, session_id: str) -> Snapshot | None:
+        """The newest rows and the active run, read in one transaction."""
+
+    async def rows(self, session_id: str, before: int | None, limit: int) -> Sequence[Row]:
+        """The last `limit` rows before the seq `before`."""

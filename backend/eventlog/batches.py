@@ -1,4 +1,4 @@
-"""While one batch is under way the next gathers: the number of statements does not grow with that of callers."""
+"""While one batch is carried out the next one gathers: the number of statements does not grow with the callers."""
 
 import asyncio
 import contextlib
@@ -9,36 +9,36 @@ from moorline.backend.eventlog.base import LogUnavailable
 
 __all__ = ["Batches"]
 
-#: Items that wait, beyond which the log says that it is unavailable. Each caller awaits its item, so each waits once.
+#: Items that wait, above which the log is unavailable. Each caller awaits its item, so each has one here.
 MAX_WAITING = 20_000
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-class Batches(Generic[Item, Answer]):
-    """Hands items to `carry_out`, up to `size` at a time; it answers each in its place, with an exception if need be.
+class Batches(Generic[Item, Result]):
+    """Passes items to `carry_out`, up to `size` at a time; it returns a result or an exception for each, in order.
 
-    An item once submitted is carried out, whether or not its caller still waits.
+    A submitted item is carried out, whether or not its caller still waits.
     """
 
     def __init__(
-        self, carry_out: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]], *, size: int
+        self, carry_out: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]], *, size: int
     ) -> None:
         self._carry_out = carry_out
         self._size = size
-        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def submit(self, item: Item) -> Answer:
-        """The answer to `item`.
+    async def submit(self, item: Item) -> Result:
+        """The result for `item`.
 
         Raises:
             LogUnavailable: too many wait.
         """
         if len(self._waiting) >= MAX_WAITING:
-            raise LogUnavailable("too many wait for the database")
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+            raise LogUnavailable("too many operations wait for the database")
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if self._task is None:
             self._task = asyncio.create_task(self._work())
@@ -54,17 +54,17 @@ class Batches(Generic[Item, Answer]):
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
-                answers: Sequence[Answer | Exception]
+                results: Sequence[Result | Exception]
                 try:
-                    answers = await self._carry_out([item for item, _ in batch])
+                    results = await self._carry_out([item for item, _ in batch])
                 except Exception as error:
-                    answers = [error] * len(batch)
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if future.done():  # cancelled: the caller went away
+                    results = [error] * len(batch)
+                for (_, future), result in zip(batch, results, strict=True):
+                    if future.done():  # its caller was cancelled
                         continue
-                    if isinstance(answer, Exception):
-                        future.set_exception(answer)
+                    if isinstance(result, Exception):
+                        future.set_exception(result)
                     else:
-                        future.set_result(answer)
+                        future.set_result(result)
         finally:
             self._task = None

@@ -1,7 +1,8 @@
 """From the option `database` to a log."""
 
-from moorline.backend.eventlog.base import EventLog
-from moorline.backend.eventlog.sqlite.log import SQLiteLog
+from moorline.backend.eventlog.base import Store
+from moorline.backend.eventlog.log import EventLog
+from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.settings import POSTGRES, SQLITE, shown_database
 from moorline.gateway.common.errors import UsageError
 
@@ -15,20 +16,20 @@ def open_log(database: str, *, pool_size: int = 10) -> EventLog:
         UsageError: no such kind of database, or its library is not installed.
     """
     if database.startswith(POSTGRES):
-        return _postgres(database, pool_size)
+        return EventLog(_postgres(database, pool_size))
     path = database.removeprefix(SQLITE)
     if path in ("", database):
         shown = shown_database(database)
         raise UsageError(f'database: "{shown}" is not a database; write for example sqlite:///moorline.db')
-    return SQLiteLog(path)
+    return EventLog(SQLiteStore(path))
 
 
-def _postgres(url: str, pool_size: int) -> EventLog:
-    # Here, as most installations have neither the library nor the need for it.
+def _postgres(url: str, pool_size: int) -> Store:
+    # Imported here, as most installations have neither the library nor the need for it.
     try:
-        from moorline.backend.eventlog.postgres.log import PostgresLog
+        from moorline.backend.eventlog.postgres.store import PostgresStore
     except ImportError as error:
         if not (error.name or "psycopg").startswith("psycopg"):
             raise
         raise UsageError('database: PostgreSQL needs its library: pip install "moorline[postgres]"') from error
-    return PostgresLog(url, pool_size=pool_size)
+    return PostgresStore(url, pool_size=pool_size)

@@ -1,13 +1,12 @@
-"""Events as rows of the table `events`, and back. The numbers of `Kind` stand in files: they are never reused."""
+"""Events as rows of the table `events`, and back. The numbers of `Kind` are stored: they are never reused. Pure."""
 
 import enum
-import sqlite3
 from typing import Any
 
 from moorline.backend.errors import ErrorCode
 from moorline.backend.events import Event, Finish, MessageEnded, RunError, RunStarted, TextAdded, Usage, UserMessage
 
-__all__ = ["COLUMNS", "Kind", "ended_record", "from_record", "insert"]
+__all__ = ["COLUMNS", "Kind", "from_record", "to_record"]
 
 
 class Kind(enum.IntEnum):
@@ -19,38 +18,23 @@ class Kind(enum.IntEnum):
     ENDED = 4
 
 
-#: What `from_record` takes, in this order.
+#: What `from_record` takes and `to_record` returns, in this order.
 COLUMNS = (
     "kind, seq, run_id, message_id, content, at, client_msg_id, from_seq, finish, "
     "error_code, error_retryable, error_retry_after, input_tokens, output_tokens"
 )
 
-_INSERT = "INSERT INTO events (session, kind, seq, run_id, message_id, content, at) VALUES (?, ?, ?, ?, ?, ?, ?)"
-_INSERT_USER = (
-    "INSERT INTO events (session, kind, seq, run_id, message_id, content, at, client_msg_id)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_INSERT_ENDED = f"INSERT INTO events (session, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-
-def insert(db: sqlite3.Connection, session: int, event: Event) -> None:
-    """Write `event` of the session with the row number `session`."""
-    match event:
-        case TextAdded(seq, run_id, message_id, text):
-            db.execute(_INSERT, (session, int(Kind.TEXT), seq, run_id, message_id, text, 0.0))
-        case RunStarted(seq, run_id, message_id, at):
-            db.execute(_INSERT, (session, int(Kind.STARTED), seq, run_id, message_id, "", at))
-        case UserMessage(seq, message_id, client_msg_id, run_id, content, at):
-            db.execute(_INSERT_USER, (session, int(Kind.USER), seq, run_id, message_id, content, at, client_msg_id))
-        case MessageEnded():
-            db.execute(_INSERT_ENDED, (session, *ended_record(event)))
-
-
-def ended_record(event: MessageEnded) -> tuple[Any, ...]:
-    """The columns of COLUMNS."""
+def to_record(event: UserMessage | RunStarted | MessageEnded) -> tuple[Any, ...]:
+    """The columns of COLUMNS. `TextAdded` is written in batches, by statements of its own."""
+    if isinstance(event, UserMessage):
+        first = (Kind.USER, event.seq, event.run_id, event.message_id, event.content, event.at, event.client_msg_id)
+        return (*first, *[None] * 7)
+    if isinstance(event, RunStarted):
+        return (Kind.STARTED, event.seq, event.run_id, event.message_id, "", event.at, *[None] * 8)
     error, usage = event.error, event.usage
     return (
-        int(Kind.ENDED),
+        Kind.ENDED,
         event.seq,
         event.run_id,
         event.message_id,
@@ -60,7 +44,7 @@ def ended_record(event: MessageEnded) -> tuple[Any, ...]:
         event.from_seq,
         event.finish.value,
         error and error.code.value,
-        error and int(error.retryable),
+        error and error.retryable,
         error and error.retry_after,
         usage and usage.input_tokens,
         usage and usage.output_tokens,

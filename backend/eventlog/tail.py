@@ -1,22 +1,23 @@
-"""The last committed events of the sessions that grow, so that readers who keep up do not go to the database.
+"""The last committed events of the sessions that grow, so that readers that keep up do not query the database. Pure.
 
 It is a copy of what is committed, never ahead of it. What is not in here is in the database. Where several processes
-write to it, a tail may lag behind; it answers for one epoch of a session, so never with events of another log.
+write to it, a tail may lag behind; it holds one epoch of a session, so it never returns events of another log.
 """
 
 import sys
 from collections import OrderedDict, deque
 from itertools import islice
 
+from moorline.backend.eventlog.base import Commit
 from moorline.backend.events import Event, MessageEnded, TextAdded, UserMessage
 
 __all__ = ["Tail"]
 
-#: Of one session: some seconds of an answer. A reader further behind goes to the database.
+#: Of one session: some seconds of an answer. A reader further behind queries the database.
 MAX_EVENTS = 256
-#: Of all sessions; the one that has not grown for longest goes first.
+#: Of all sessions; the one that has not grown for longest is dropped first.
 MAX_BYTES = 32 << 20
-#: An event without its text, and its place in the deque.
+#: An event without its text, and its slot in the deque.
 EVENT_BYTES = 300
 
 
@@ -29,8 +30,9 @@ class Tail:
         self._sessions: OrderedDict[str, tuple[str, deque[Event]]] = OrderedDict()
         self.size = 0
 
-    def add(self, session_id: str, epoch: str, event: Event | None) -> None:
-        """Take a committed event; None: the session was erased."""
+    def add(self, commit: Commit) -> None:
+        """Add a committed event, or drop the session that was erased."""
+        session_id, epoch, event = commit
         known, events = self._sessions.get(session_id, ("", None))
         if event is None or (events is not None and (known != epoch or event.seq != events[-1].seq + 1)):
             self.drop(session_id)
@@ -48,12 +50,12 @@ class Tail:
         while self.size > self._max_bytes:
             self.drop(next(iter(self._sessions)))
 
-    def read_after(self, session_id: str, seq: int, limit: int, epoch: str | None = None) -> list[Event] | None:
-        """Up to `limit` events above `seq`; None when the database must be asked."""
+    def read_after(self, session_id: str, seq: int, limit: int, epoch: str) -> list[Event] | None:
+        """Up to `limit` events above `seq`; None when they may be in the database only."""
         known, events = self._sessions.get(session_id, ("", None))
-        if not events or seq < events[0].seq - 1 or (epoch is not None and epoch != known):
+        if not events or seq < events[0].seq - 1 or epoch != known:
             return None
-        # The events in here have no holes, so the place of a seq is known: no search for readers who keep up.
+        # The events in here have no gaps, so the index of a seq is known: no search for readers that keep up.
         start = seq - events[0].seq + 1
         return list(islice(events, start, start + limit))
 

@@ -1,31 +1,30 @@
-"""Who waits for a session to grow. A hint carries no data, so all watchers of a session share one bell."""
+"""Readers that wait for a session to change. A hint has no data, so all watches of a session share a signal."""
 
 import asyncio
 import weakref
 from collections.abc import Iterable, Mapping
 
-from moorline.backend.eventlog.base import Hint
-from moorline.backend.events import Event
+from moorline.backend.eventlog.base import Commit, Hint
 
-__all__ = ["SessionWatch", "Watches", "add_hint", "hints_of"]
+__all__ = ["Watch", "Watches", "add_hint", "hints_of"]
 
 
-def hints_of(growth: Iterable[tuple[str, str, Event | None]]) -> dict[str, Hint]:
-    """The hints for what a commit wrote: session, epoch and event, None for an erasure."""
+def hints_of(commits: Iterable[Commit]) -> dict[str, Hint]:
+    """The hint for each session that was written to."""
     hints: dict[str, Hint] = {}
-    for session_id, _, event in growth:
-        add_hint(hints, session_id, Hint.ERASED if event is None else Hint.GROWN)
+    for commit in commits:
+        add_hint(hints, commit.session_id, Hint.ERASED if commit.event is None else Hint.GROWN)
     return hints
 
 
 def add_hint(hints: dict[str, Hint], session_id: str, hint: Hint) -> None:
-    """Add `hint` to those that wait: an erasure stays one when the session is opened again and grows."""
+    """Add `hint` to the pending ones: ERASED remains when the session begins again and grows."""
     if hints.get(session_id) is not Hint.ERASED:
         hints[session_id] = hint
 
 
-class _Bell:
-    """Counts the hints of one session. It lives as long as a watch holds it."""
+class _Signal:
+    """Counts the hints of one session. It lives as long as a watch refers to it."""
 
     __slots__ = ("__weakref__", "count", "erasures", "waiters")
 
@@ -34,7 +33,7 @@ class _Bell:
         self.erasures = 0
         self.waiters: set[asyncio.Future[None]] = set()
 
-    def ring(self, hint: Hint) -> None:
+    def notify(self, hint: Hint) -> None:
         self.count += 1
         self.erasures += hint is Hint.ERASED
         for waiter in self.waiters:
@@ -43,62 +42,69 @@ class _Bell:
         self.waiters.clear()
 
 
-class SessionWatch:
-    """A `Watch`. One that is dropped without `close` leaves nothing behind."""
+class Watch:
+    """Waits for a session to grow. Register (`EventLog.watch`) first, then read, then wait, and no growth is missed.
 
-    __slots__ = ("_bell", "_erasures", "_seen")
+    A reader that reads at each hint, and calls `find_session` at ERASED, executes no statement while nothing happens.
+    A watch that is dropped without `close` leaves nothing behind.
+    """
 
-    def __init__(self, bell: _Bell) -> None:
-        self._bell: _Bell | None = bell
-        self._seen = bell.count
-        self._erasures = bell.erasures
+    __slots__ = ("_erasures", "_seen", "_signal")
+
+    def __init__(self, signal: _Signal) -> None:
+        self._signal: _Signal | None = signal
+        self._seen = signal.count
+        self._erasures = signal.erasures
 
     async def wait(self) -> Hint:
-        """Return once something may have happened; at once when closed."""
-        bell = self._bell
-        if bell is None:
+        """Return once something may have happened since the last `wait` returned (or since registration).
+
+        Returns at once when closed.
+        """
+        signal = self._signal
+        if signal is None:
             return Hint.GROWN
-        while self._seen == bell.count and self._bell is not None:
+        while self._seen == signal.count and self._signal is not None:
             waiter = asyncio.get_running_loop().create_future()
-            bell.waiters.add(waiter)
+            signal.waiters.add(waiter)
             try:
                 await waiter
             finally:
-                bell.waiters.discard(waiter)
-        hint = Hint.GROWN if self._erasures == bell.erasures else Hint.ERASED
-        self._seen, self._erasures = bell.count, bell.erasures
+                signal.waiters.discard(waiter)
+        hint = Hint.GROWN if self._erasures == signal.erasures else Hint.ERASED
+        self._seen, self._erasures = signal.count, signal.erasures
         return hint
 
     def close(self) -> None:
         """Stop watching; idempotent."""
-        self._bell = None
+        self._signal = None
 
 
 class Watches:
-    """The bells of all watched sessions."""
+    """The signals of all watched sessions."""
 
     def __init__(self) -> None:
-        self._bells: weakref.WeakValueDictionary[str, _Bell] = weakref.WeakValueDictionary()
+        self._signals: weakref.WeakValueDictionary[str, _Signal] = weakref.WeakValueDictionary()
 
-    def watch(self, session_id: str) -> SessionWatch:
+    def watch(self, session_id: str) -> Watch:
         """A new watch, which has seen all growth up to now."""
-        bell = self._bells.get(session_id)
-        if bell is None:
-            bell = self._bells[session_id] = _Bell()
-        return SessionWatch(bell)
+        signal = self._signals.get(session_id)
+        if signal is None:
+            signal = self._signals[session_id] = _Signal()
+        return Watch(signal)
 
     def watched(self) -> list[str]:
-        """The sessions that somebody watches."""
-        return list(self._bells.keys())
+        """The sessions that have a watch."""
+        return list(self._signals.keys())
 
-    def ring(self, hints: Mapping[str, Hint]) -> None:
-        """Give each session's hint to all who watch it."""
+    def notify(self, hints: Mapping[str, Hint]) -> None:
+        """Wake the watches of these sessions."""
         for session_id, hint in hints.items():
-            bell = self._bells.get(session_id)
-            if bell is not None:
-                bell.ring(hint)
+            signal = self._signals.get(session_id)
+            if signal is not None:
+                signal.notify(hint)
 
-    def ring_all(self) -> None:
-        """Wake everybody: the log closes, and nobody may wait for what will not come."""
-        for bell in list(self._bells.values()):
-            bell.ring(Hint.GROWN)
+    def notify_all(self) -> None:
+        """Wake all watches, because the log closes."""
+        for signal in list(self._signals.values()):
+            signal.notify(Hint.GROWN)

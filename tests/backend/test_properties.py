@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from moorline.backend.errors import ErrorCode, LLMError
 from moorline.backend.eventlog.factory import open_log
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.postgres.connection import Timing
-from moorline.backend.eventlog.postgres.log import PostgresLog
+from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.events import Finish
 
 from tests.support import needs
@@ -197,8 +198,8 @@ def on_sqlite(folder: Path) -> World:
 def on_postgres(folder: Path, server: PostgresServer) -> World:
     """Two processes on one database."""
 
-    def make_log(url: str) -> PostgresLog:
-        return PostgresLog(url, pool_size=2, timing=Timing(lease=3.0, poll=0.05, answer=1.0))
+    def make_log(url: str) -> EventLog:
+        return EventLog(PostgresStore(url, pool_size=2, timing=Timing(lease=3.0, poll=0.05, answer=1.0)))
 
     return World(folder, server.new_database(), make_log, processes=2)
 

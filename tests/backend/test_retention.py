@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from moorline.backend.eventlog.base import EventLog
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from moorline.backend.settings import Settings
 from moorline.gateway.common.errors import UsageError

@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 import pytest
 from moorline.backend.errors import ErrorCode, Refusal
-from moorline.backend.eventlog.base import EventLog
 from moorline.backend.eventlog.factory import open_log
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish, MessageEnded, RunStarted
 from moorline.backend.llm import OpenAIResponder
 from moorline.backend.runs import Runs

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from moorline.backend.errors import ErrorCode, LLMError
-from moorline.backend.eventlog.base import EventLog
 from moorline.backend.eventlog.factory import open_log
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish, MessageEnded, TextAdded
 from moorline.backend.responder import Done, Piece, Prompt, Responder, Text
 from moorline.backend.turn import Turn

@@ -2,9 +2,10 @@
 
 import os
 import sys
+from collections.abc import Sequence
 
-from moorline.backend.eventlog.sqlite.committer import Growth
-from moorline.backend.eventlog.sqlite.log import SQLiteLog
+from moorline.backend.eventlog.base import Commit
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.program import run_backend
 from moorline.gateway.common.config.commandline import guarded
 
@@ -16,16 +17,16 @@ _SIZE = 8
 
 def _count_commits(path: str) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT)
-    committed, count = SQLiteLog._committed, 0
+    committed, count = EventLog.committed, 0
 
-    def counted(self: SQLiteLog, growth: list[Growth]) -> None:
+    def counted(self: EventLog, commits: Sequence[Commit]) -> None:
         nonlocal count
-        if growth:
+        if commits:
             count += 1
             os.pwrite(file, count.to_bytes(_SIZE, "little"), 0)
-        committed(self, growth)
+        committed(self, commits)
 
-    SQLiteLog._committed = counted  # type: ignore[method-assign]
+    EventLog.committed = counted  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

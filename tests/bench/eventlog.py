@@ -7,22 +7,22 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from moorline.backend.eventlog.base import EventLog
-from moorline.backend.eventlog.sqlite.committer import Growth
-from moorline.backend.eventlog.sqlite.log import SQLiteLog
+from moorline.backend.eventlog.base import Commit
+from moorline.backend.eventlog.log import EventLog
+from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.events import Finish
 
 from tests.support.eventlogs import NOW, handle_of, start
 
 
-class CountingLog(SQLiteLog):
+class CountingLog(EventLog):
     """Counts its commits."""
 
     commits = 0
 
-    def _committed(self, growth: list[Growth]) -> None:
+    def committed(self, commits: Sequence[Commit]) -> None:
         self.commits += 1
-        super()._committed(growth)
+        super().committed(commits)
 
 
 async def answer(log: EventLog, session_id: str, texts: int, waits: list[float]) -> None:
@@ -39,7 +39,7 @@ async def write(runs: int, texts: int) -> None:
     """Write `runs` answers at once, as fast as the log takes them."""
     waits: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        log = CountingLog(str(Path(folder) / "chat.db"))
+        log = CountingLog(SQLiteStore(str(Path(folder) / "chat.db")))
         await log.open()
         began, cpu = time.perf_counter(), time.process_time()
         await asyncio.gather(*(answer(log, f"s{number}", texts, waits) for number in range(runs)))

@@ -5,7 +5,8 @@ import contextlib
 import statistics
 from pathlib import Path
 
-from moorline.backend.eventlog.sqlite.log import SQLiteLog
+from moorline.backend.eventlog.log import EventLog
+from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.events import Finish
 
 from tests.bench.chat_servers import moorline
@@ -75,7 +76,7 @@ async def opening(
 
 
 async def _fill(database: Path, sessions: int) -> None:
-    log = SQLiteLog(str(database))
+    log = EventLog(SQLiteStore(str(database)))
     await log.open()
 
     async def one(session: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from moorline.backend.app import LOG, create_app
 from moorline.backend.errors import LLMError
-from moorline.backend.eventlog.base import EventLog
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from moorline.backend.responder import Done, Piece, Prompt, Responder, Text
 from moorline.backend.settings import Settings

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from moorline.backend.eventlog.base import EventLog, LogUnavailable, RunHandle, Started
+from moorline.backend.eventlog.base import LogUnavailable, RunHandle, Started
 from moorline.backend.eventlog.factory import open_log
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event
 from moorline.backend.session import View, fold
 
@@ -57,7 +58,7 @@ def handle_of(started: Started) -> RunHandle:
     return started.handle
 
 
-async def everything(log: EventLog, session_id: str, *, after: int = 0, limit: int = 3) -> list[Event]:
+async def everything(log: "EventLog | FaultyLog", session_id: str, *, after: int = 0, limit: int = 3) -> list[Event]:
     """All events behind `after`, read in small portions."""
     events: list[Event] = []
     while part := await log.read_after(session_id, events[-1].seq if events else after, limit=limit):

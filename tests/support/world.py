@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from moorline.backend.eventlog.base import EventLog
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish, RunStarted
 from moorline.backend.responder import Done, Piece, Prompt, Text
 

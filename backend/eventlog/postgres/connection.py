@@ -1,7 +1,7 @@
-"""Connections to PostgreSQL: few and shared, each answer bounded in time, psycopg's errors turned into ours.
+"""Connections to PostgreSQL: few and shared, each answer bounded in time, psycopg's errors as LogUnavailable.
 
-psycopg's own pool hides an outage: its callers wait for their timeout while it reconnects with growing pauses. Here who
-finds no connection makes one, and so learns at once that there is no database, and at once when it is back.
+psycopg's own pool hides an outage: its callers wait for their timeout while it reconnects with growing pauses. Here a
+caller that finds no idle connection opens one, and so learns at once that the database is unavailable, or restored.
 """
 
 import asyncio
@@ -31,21 +31,23 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 CONNECT_SECONDS = 3
 #: Between two attempts to reach a database that is not there when the program starts.
 RETRY_SECONDS = 0.5
-# What a server says that will let us in a little later; everything else that it refuses stays refused.
-_PASSING = ("starting up", "shutting down", "recovery", "too many clients", "connection slots")
+# Errors of a statement that one of its rows alone may have caused: lock_timeout, statement_timeout, deadlock.
+_SEPARABLE = ("55P03", "57014", "40P01")
+# Refusals (FATAL) of a server that accepts connections a little later; any other refusal is final.
+_TRANSIENT = ("starting up", "shutting down", "recovery", "too many clients", "connection slots")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """Seconds. `lease` must be well above `poll`, at which it is renewed, and above `answer`."""
 
-    #: An owner of runs that was not heard of for so long is taken for dead.
+    #: After so long without a renewal an owner of runs is considered dead.
     lease: float = 15.0
-    #: How late an event may be whose hint was lost, and a run whose owner let go of it.
+    #: Between two polls: how late an event may be whose notification was lost, and a run whose owner has released it.
     poll: float = 1.0
-    #: A statement that takes longer has failed. An owner that stops in the middle of one holds its locks no longer.
+    #: A statement that takes longer has failed. A process that is stopped during one holds its locks no longer.
     answer: float = 5.0
-    #: How long `open` waits for a database that is only starting itself.
+    #: How long `open` waits for a database that is starting itself.
     start: float = 20.0
 
 
@@ -61,19 +63,19 @@ async def connect(url: str, timing: Timing) -> Connection:
         client_encoding="utf8",
         connect_timeout=CONNECT_SECONDS,
         application_name="moorline",
-        # A peer that vanished without a word is found out even where nothing is sent.
+        # Detects a peer that has vanished, also while nothing is sent.
         keepalives_idle=10,
         keepalives_interval=5,
         keepalives_count=3,
     )
     try:
         async with bounded(connection, timing.answer):
-            # The server gives up before we do, so that a slow statement costs no connection.
+            # The server's timeouts expire before ours, so that a slow statement costs no connection.
             below = int(timing.answer * 800)
             await connection.execute(
                 f"SET search_path = moorline; SET lock_timeout = {below}; SET statement_timeout = {below};"
                 f" SET idle_in_transaction_session_timeout = {below};"
-                # `off` would let a crash take commits that were acknowledged.
+                # With `off` a crash could lose commits that were acknowledged.
                 " SELECT set_config('synchronous_commit', 'on', false)"
                 " WHERE current_setting('synchronous_commit') = 'off'"
             )
@@ -84,7 +86,7 @@ async def connect(url: str, timing: Timing) -> Connection:
 
 
 async def connect_first(url: str, timing: Timing) -> Connection:
-    """The first connection; a database that is only starting is waited for.
+    """The first connection; waits for a database that is starting.
 
     Raises:
         UsageError: it cannot be used, or not within `timing.start`.
@@ -92,63 +94,63 @@ async def connect_first(url: str, timing: Timing) -> Connection:
     try:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        # Not libpq's own words: they may quote the address, and with it the password.
+        # Not libpq's own message: it may quote the address, and with it the password.
         raise UsageError(
             f'database: "{shown_database(url)}" is not an address that PostgreSQL understands; '
             "write for example postgresql://user:password@host:5432/name"
         ) from None
     loop = asyncio.get_running_loop()
-    deadline, told = loop.time() + timing.start, False
+    deadline, logged = loop.time() + timing.start, False
     while True:
         try:
             return await connect(url, timing)
         except psycopg.Error as error:
             line = first_line(error)
-            final = "FATAL" in line and not any(word in line for word in _PASSING)
+            final = "FATAL" in line and not any(word in line for word in _TRANSIENT)
             if final or loop.time() >= deadline:
                 raise UsageError(f'database: "{shown_database(url)}" cannot be used ({line})') from error
-            if not told:
+            if not logged:
                 log.warning("database: %s; waiting for it", line)
-                told = True
+                logged = True
             await asyncio.sleep(RETRY_SECONDS)
 
 
 @contextlib.asynccontextmanager
 async def bounded(connection: Connection, seconds: float) -> AsyncIterator[None]:
-    """Cut `connection` off when what is done inside takes longer: psycopg then raises at once.
+    """Shut `connection` down when the block takes longer: psycopg then raises at once.
 
-    Cancelling would first ask the server to stop, on a new connection; a server that does not answer would not do that.
+    Cancelling the task would make psycopg ask the server to stop, on a new connection, which a stalled server ignores.
     """
-    alarm = asyncio.get_running_loop().call_later(seconds, _sever, connection)
+    alarm = asyncio.get_running_loop().call_later(seconds, _shut_down, connection)
     try:
         yield
     finally:
         alarm.cancel()
 
 
-def _sever(connection: Connection) -> None:
+def _shut_down(connection: Connection) -> None:
     with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as handle:
         handle.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """psycopg's errors as LogUnavailable; what no text of PostgreSQL's can hold stays a fault of the caller."""
+    """psycopg's errors as LogUnavailable, except that a value which PostgreSQL cannot store is the caller's error."""
     try:
         yield
     except psycopg.DataError:
         raise
     except psycopg.Error as error:
-        raise LogUnavailable(first_line(error)) from error
+        raise LogUnavailable(first_line(error), separable=error.sqlstate in _SEPARABLE) from error
 
 
 def first_line(error: Exception) -> str:
-    """What happened. The lines behind the first one may quote data: ids, texts."""
+    """The first line of the message. The lines after it may quote data: ids, texts."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class Pool:
-    """Up to `size` connections, made when they are needed."""
+    """Up to `size` connections, opened when they are needed."""
 
     def __init__(self, url: str, timing: Timing, *, size: int) -> None:
         self._url = url
@@ -156,11 +158,13 @@ class Pool:
         self._slots = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do `work` on a connection. Where it breaks `work` is done once more, on a new one: it must bear that.
+    async def run(self, work: Callable[[Connection, int], Awaitable[T]]) -> T:
+        """Do `work` on a connection. If an idle connection breaks, `work` is done once more on a new one.
+
+        `work` gets the number of the attempt, 0 or 1: a first one whose connection broke may have been committed.
 
         Raises:
-            LogUnavailable: the database or a free connection was not to be had, or the work failed there.
+            LogUnavailable: the database or a free connection could not be had in time, or `work` failed.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -170,29 +174,33 @@ class Pool:
             raise LogUnavailable("all connections to the database are in use") from None
         try:
             with translated():
+                attempt = 0
                 if self._idle:
                     connection, began = self._idle.pop(), loop.time()
                     try:
-                        return await self._attempt(connection, work)
+                        return await self._attempt(connection, work, attempt)
                     except psycopg.OperationalError:
                         if not connection.closed or loop.time() - began >= self._timing.answer:
                             raise
-                        # The database was restarted, and the others are as dead.
+                        # The database was restarted, so the other idle connections are broken too.
                         await self.close()
-                return await self._attempt(await connect(self._url, self._timing), work)
+                        attempt = 1
+                return await self._attempt(await connect(self._url, self._timing), work, attempt)
         finally:
             self._slots.release()
 
     async def close(self) -> None:
-        """Close what is idle; what is in use is closed by whoever uses it, or is the pool's again."""
+        """Close the idle connections. One in use is closed, or made idle, by its user."""
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.close()
 
-    async def _attempt(self, connection: Connection, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _attempt(
+        self, connection: Connection, work: Callable[[Connection, int], Awaitable[T]], attempt: int
+    ) -> T:
         try:
             async with bounded(connection, self._timing.answer):
-                return await work(connection)
+                return await work(connection, attempt)
         finally:
             if connection.info.transaction_status is TransactionStatus.IDLE:
                 self._idle.append(connection)

@@ -1,32 +1,27 @@
-"""What is read from PostgreSQL, each in one statement: so it is read as one."""
+"""What is read from PostgreSQL, each by one statement, and so from one snapshot of the database."""
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, SessionInfo
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQuery, SessionInfo
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
 from moorline.backend.events import Event, MessageEnded, PartialAnswer, Position, Row, Snapshot, UserMessage
 from moorline.backend.session import newest, row_of
 
-__all__ = ["Reading", "find_session", "heads", "read_after", "rows", "snapshot"]
+__all__ = ["check", "find_session", "heads", "read_after", "rows", "snapshot"]
 
-# A row of the snapshot's statement that is no event: the run under way, if there is one, and its text.
+# A row of the snapshot's statement that is no event: the position, the active run if there is one, and its text.
 _RUN = 0
 
 
-class Reading(NamedTuple):
-    """What one reader asks for; see EventLog.read_after."""
-
-    session_id: str
-    seq: int
-    limit: int
-    epoch: str | None
+async def check(db: Connection) -> None:
+    """Return if the database answers."""
+    await db.execute("SELECT 1")
 
 
 async def find_session(db: Connection, session_id: str) -> SessionInfo | None:
-    """See EventLog.find_session."""
+    """The session, or None."""
     found = await (
         await db.execute(
             "SELECT patient_id, epoch, head, active_run_id FROM sessions WHERE session_id = %s", (session_id,)
@@ -44,28 +39,28 @@ async def heads(db: Connection, session_ids: Sequence[str]) -> dict[str, tuple[s
 
 
 _READ = f"""
-SELECT reader.place, event.* FROM
+SELECT query.place, event.* FROM
     unnest(%s::int[], %s::text[], %s::bigint[], %s::int[], %s::text[])
-    AS reader (place, session_id, seq, most, epoch)
-JOIN sessions s ON s.session_id = reader.session_id AND (reader.epoch IS NULL OR s.epoch = reader.epoch)
+    AS query (place, session_id, seq, most, epoch)
+JOIN sessions s ON s.session_id = query.session_id AND (query.epoch IS NULL OR s.epoch = query.epoch)
 CROSS JOIN LATERAL (
-    SELECT {COLUMNS} FROM events e WHERE e.session = s.id AND e.seq > reader.seq ORDER BY e.seq LIMIT reader.most
+    SELECT {COLUMNS} FROM events e WHERE e.session = s.id AND e.seq > query.seq ORDER BY e.seq LIMIT query.most
 ) event
-ORDER BY reader.place, event.seq
+ORDER BY query.place, event.seq
 """
 
 
-async def read_after(db: Connection, readings: Sequence[Reading]) -> list[list[Event]]:
-    """See EventLog.read_after; for many readers at once."""
-    columns = [list(range(len(readings))), *(list(column) for column in zip(*readings, strict=True))]
+async def read_after(db: Connection, queries: Sequence[EventQuery]) -> list[list[Event]]:
+    """The events that each of `queries` asks for."""
+    columns = [list(range(len(queries))), *(list(column) for column in zip(*queries, strict=True))]
     found: defaultdict[int, list[Event]] = defaultdict(list)
     for place, *record in await (await db.execute(_READ, columns)).fetchall():
         found[place].append(from_record(tuple(record)))
-    return [found[place] for place in range(len(readings))]
+    return [found[place] for place in range(len(queries))]
 
 
 async def rows(db: Connection, session_id: str, before: int | None, limit: int) -> list[Row]:
-    """See EventLog.rows."""
+    """The last `limit` rows before the seq `before`."""
     records = await db.execute(
         f"SELECT {COLUMNS} FROM events WHERE session = (SELECT id FROM sessions WHERE session_id = %s)"
         f" AND kind IN ({Kind.USER:d}, {Kind.ENDED:d}) AND (%s::bigint IS NULL OR seq < %s) ORDER BY seq DESC LIMIT %s",
@@ -74,7 +69,7 @@ async def rows(db: Connection, session_id: str, before: int | None, limit: int) 
     return [_row(from_record(record)) for record in reversed(await records.fetchall())]
 
 
-# The text before a row, newest first, says whether the row is still wanted: what is not is not even fetched.
+# `behind`, the size of all newer rows, bounds the snapshot: older rows are not even fetched.
 _SNAPSHOT = f"""
 WITH s AS (
     SELECT s.id, s.epoch, s.head, r.run_id, r.message_id, r.started_seq
@@ -95,7 +90,7 @@ SELECT NULL, {COLUMNS} FROM newest WHERE behind <= {SNAPSHOT_BYTES}
 
 
 async def snapshot(db: Connection, session_id: str) -> Snapshot | None:
-    """See EventLog.snapshot."""
+    """The newest rows and the active run."""
     found = await (await db.execute(_SNAPSHOT, (session_id,))).fetchall()
     if not found:
         return None
@@ -107,5 +102,5 @@ async def snapshot(db: Connection, session_id: str) -> Snapshot | None:
 
 
 def _row(event: Event) -> Row:
-    assert isinstance(event, UserMessage | MessageEnded)  # the statements ask for these kinds alone
+    assert isinstance(event, UserMessage | MessageEnded)  # the statements select only these kinds
     return row_of(event)

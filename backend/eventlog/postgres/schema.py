@@ -1,12 +1,12 @@
-"""The tables in PostgreSQL, their version, and how older ones become newer ones: in a schema `moorline` of their own.
+"""The tables in PostgreSQL, in a schema `moorline` of their own, their version, and how older ones are migrated.
 
-The tables are those of the SQLite file (see `schema.py`), and what makes them safe among many processes. A process has
-a row in `owners`, whose lease it renews by the database's clock; a run has its session's `owner` and `fence`. The lease
-says when others may act for an owner, which begins with a new fence; the fence alone says who may write. So an owner
-that was stopped for longer than its lease and comes back finds its writes refused, however its clock goes.
+The tables are those of the SQLite file (see `sqlite/schema.py`), and what many processes need. A process has a row in
+`owners`, whose lease it renews by the database's clock; a run has its session's `owner` and `fence`. The lease decides
+when others may act for an owner, which begins with a new fence; the fence alone decides who may write. So the writes of
+an owner that was stopped for longer than its lease are refused when it continues, whatever its clock shows.
 
 Sessions are updated in place for every piece of text: nothing that changes then is indexed, and each page keeps some
-room, so that such an update touches no index and needs no vacuum.
+free space, so that such an update touches no index and needs no vacuum.
 """
 
 from typing import Any
@@ -82,7 +82,7 @@ _MIGRATIONS = (_FIRST,)
 #: What this program writes.
 VERSION = len(_MIGRATIONS)
 
-# Taken by whoever migrates; any number that no other program is likely to use ("moorline").
+# Locked by the process that migrates; a number that no other program is likely to use ("moorline").
 _LOCK = 0x6D6F6F726C696E65
 
 
@@ -93,7 +93,7 @@ async def migrate(connection: Connection, name: str) -> None:
         UsageError: it was written by a newer program, or cannot hold every text.
     """
     async with connection.transaction():
-        # Another process may be at it; a large step takes its time.
+        # Another process may be migrating; a large step may take longer than the timeouts.
         await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         encoding, schema, table = await _one(
@@ -104,7 +104,7 @@ async def migrate(connection: Connection, name: str) -> None:
         if encoding != "UTF8":
             raise UsageError(f"database: \"{name}\" has the encoding {encoding}; create it with ENCODING 'UTF8'")
         if not schema:
-            # Not "IF NOT EXISTS": that asks for the right to create it also where somebody else has done so.
+            # Not "IF NOT EXISTS": that requires the right to create it also where it exists.
             await connection.execute("CREATE SCHEMA moorline")
         if not table:
             await connection.execute("CREATE TABLE version (number integer NOT NULL)")

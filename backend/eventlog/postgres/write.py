@@ -1,84 +1,382 @@
-"""What is written to PostgreSQL. Each write is one statement that commits by itself, so nobody ever waits for a client.
+"""What is written to PostgreSQL. Each write is one statement that commits by itself: no lock waits for a client.
 
-A command that must judge first reads, and then writes on condition that the session's row is still the one it has read;
-otherwise it reads again. The row is touched by every write to its session. That also keeps statements right that wait
-for the row and then would work on events as they were before the wait: the condition no longer holds.
+A command that depends on what is in the log first reads, and then writes on condition that the session's row is still
+the one it has read; otherwise it reads again. Every write to a session updates its row. That also keeps a statement
+correct that waits for the row's lock and then continues with the events as they were before the wait: its condition no
+longer holds.
 
-Any of them may be carried out twice (see `Pool.run`): what the first attempt has done is then found and answered for.
+Any of them may be carried out twice (see `Pool.run`): what the first attempt has committed is then found, and returned.
 """
 
-import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
 
-from moorline.backend.eventlog.base import LogUnavailable, SessionInfo
+from moorline.backend.eventlog.base import (
+    Commit,
+    End,
+    LogUnavailable,
+    Piece,
+    Retried,
+    RunHandle,
+    RunLost,
+    SessionInfo,
+    Start,
+    Started,
+    check_start,
+    new_id,
+    unwritten,
+)
 from moorline.backend.eventlog.postgres.connection import Connection
-from moorline.backend.eventlog.sqlite.committer import Growth
-from moorline.backend.events import Position
-from moorline.backend.session import judge_owner
+from moorline.backend.eventlog.postgres.read import find_session
+from moorline.backend.eventlog.records import Kind
+from moorline.backend.events import Event, MessageEnded, RunStarted, TextAdded, UserMessage
+from moorline.backend.session import Known, judge_owner
 
-__all__ = ["MAX_ATTEMPTS", "cancel_run", "create", "delete_session", "expire", "one", "open_session"]
+__all__ = ["Written", "add_texts", "delete_session", "end_run", "expire", "open_session", "request_cancel", "start_run"]
 
 #: How often a command reads again because others write to its session. Two or three times are seen.
 MAX_ATTEMPTS = 20
 
-
-async def one(db: Connection, query: str, parameters: Sequence[object] | Mapping[str, object]) -> Any:
-    """The only row of a statement's answer, or None."""
-    return await (await db.execute(query, parameters)).fetchone()
-
-
-async def create(db: Connection, session_id: str, patient_id: str, now: float) -> None:
-    """An empty session, if there is none; whose it is, a reader finds out."""
-    await db.execute(
-        "INSERT INTO sessions (session_id, patient_id, epoch, touched_at) VALUES (%s, %s, %s, %s)"
-        " ON CONFLICT (session_id) DO NOTHING",
-        (session_id, patient_id, secrets.token_hex(16), now),
-    )
+T = TypeVar("T")
+#: The result of a write, and what it has committed.
+Written = tuple[T, list[Commit]]
 
 
-async def open_session(db: Connection, session_id: str, patient_id: str, now: float) -> SessionInfo:
-    """See EventLog.open_session."""
+# Sessions -------------------------------------------------------------------------------------------------------------
+
+
+async def open_session(db: Connection, session_id: str, patient_id: str, now: float) -> Written[SessionInfo]:
+    """The session, created if need be."""
     for _ in range(MAX_ATTEMPTS):
-        found = await one(
-            db, "SELECT patient_id, epoch, head, active_run_id FROM sessions WHERE session_id = %s", (session_id,)
-        )
-        if found is not None:
-            judge_owner(found[0], patient_id)
-            return SessionInfo(session_id, patient_id, Position(found[1], found[2]), found[3])
-        await create(db, session_id, patient_id, now)
+        session = await find_session(db, session_id)
+        if session is not None:
+            judge_owner(session.patient_id, patient_id)
+            return session, []
+        await _create(db, session_id, patient_id, now)
     raise LogUnavailable("the session is erased again and again")
 
 
-async def delete_session(db: Connection, session_id: str) -> tuple[bool, list[Growth]]:
-    """See EventLog.delete_session. The other tables' rows go with the session's, whatever was written meanwhile."""
-    found = await one(db, "DELETE FROM sessions WHERE session_id = %s RETURNING epoch", (session_id,))
-    return found is not None, [] if found is None else [(session_id, found[0], None)]
+async def delete_session(db: Connection, session_id: str) -> Written[bool]:
+    """Erase the session; False when there was none. The foreign keys delete its rows in the other tables."""
+    found = await _one(db, "DELETE FROM sessions WHERE session_id = %s RETURNING epoch", (session_id,))
+    return found is not None, [] if found is None else [Commit(session_id, found[0], None)]
 
 
-async def expire(db: Connection, before: float, limit: int) -> tuple[list[str], list[Growth]]:
-    """See EventLog.expire. One by one: a statement is bounded in time, and what it has done so far would be undone."""
+async def expire(db: Connection, before: float, limit: int) -> Written[list[str]]:
+    """Erase up to `limit` idle sessions, the oldest first; returns their ids.
+
+    One statement for each: a statement is bounded in time, and one that fails undoes all it has done.
+    """
     candidates = await db.execute(
         "SELECT id FROM sessions WHERE touched_at < %s AND active_run_id IS NULL ORDER BY touched_at LIMIT %s",
         (before, limit),
     )
-    growth: list[Growth] = []
+    commits: list[Commit] = []
     for (session,) in await candidates.fetchall():
-        found = await one(
+        found = await _one(
             db,
             "DELETE FROM sessions WHERE id = %s AND touched_at < %s AND active_run_id IS NULL"
             " RETURNING session_id, epoch",
             (session, before),
         )
-        growth += [] if found is None else [(found[0], found[1], None)]
-    return [session_id for session_id, _, _ in growth], growth
+        commits += [] if found is None else [Commit(found[0], found[1], None)]
+    return [commit.session_id for commit in commits], commits
 
 
-async def cancel_run(db: Connection, session_id: str, run_id: str) -> bool:
-    """See EventLog.cancel_run. False: it is not the active one."""
-    found = await one(
+async def _create(db: Connection, session_id: str, patient_id: str, now: float) -> None:
+    """An empty session, if there is none; the caller reads whose it is."""
+    await db.execute(
+        "INSERT INTO sessions (session_id, patient_id, epoch, touched_at) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (session_id) DO NOTHING",
+        (session_id, patient_id, new_id(), now),
+    )
+
+
+# Starting a run -------------------------------------------------------------------------------------------------------
+
+
+class _Session(NamedTuple):
+    id: int
+    patient_id: str
+    epoch: str
+    head: int
+    fence: int
+    active_run_id: str | None
+
+
+_CHECK = """
+SELECT s.id, s.patient_id, s.epoch, s.head, s.fence, s.active_run_id,
+       c.run_id, c.user_seq, e.content, c.retry_of, r.user_seq, r.finish
+FROM sessions s
+LEFT JOIN commands c ON c.session = s.id AND c.client_msg_id = %s
+LEFT JOIN events e ON e.session = c.session AND e.seq = c.user_seq
+LEFT JOIN runs r ON r.session = s.id AND r.run_id = %s
+WHERE s.session_id = %s
+"""
+
+_START = f"""
+WITH session AS (
+    UPDATE sessions SET head = %(started_seq)s, fence = fence + 1, active_run_id = %(run_id)s, owner = %(owner)s,
+        claimed_at = clock_timestamp(), takeovers = 0, cancel_requested = false, written = 0, touched_at = %(now)s
+    WHERE id = %(id)s AND head = %(head)s AND fence = %(fence)s AND active_run_id IS NULL
+    RETURNING id
+), message AS (
+    INSERT INTO events (session, seq, kind, run_id, message_id, content, at, client_msg_id)
+    SELECT id, %(user_seq)s, {Kind.USER:d}, %(run_id)s, %(user_message_id)s, %(content)s, %(now)s, %(client_msg_id)s
+    FROM session WHERE %(retry_of)s::text IS NULL
+), started AS (
+    INSERT INTO events (session, seq, kind, run_id, message_id, content, at)
+    SELECT id, %(started_seq)s, {Kind.STARTED:d}, %(run_id)s, %(message_id)s, '', %(now)s FROM session
+), run AS (
+    INSERT INTO runs (run_id, session, message_id, user_seq, started_seq)
+    SELECT %(run_id)s, id, %(message_id)s, %(user_seq)s, %(started_seq)s FROM session
+), command AS (
+    INSERT INTO commands (session, client_msg_id, run_id, user_seq, retry_of)
+    SELECT id, %(client_msg_id)s, %(run_id)s, %(user_seq)s, %(retry_of)s FROM session
+)
+SELECT id FROM session
+"""
+
+
+async def start_run(db: Connection, start: Start, owner: str) -> Written[Started]:
+    """Append `UserMessage` (of a send) and `RunStarted`, as `check_start` allows."""
+    for _ in range(MAX_ATTEMPTS):
+        session, known, retried = await _state(db, start)
+        known = check_start(
+            start,
+            patient_id=session and session.patient_id,
+            active_run_id=session and session.active_run_id,
+            known=known,
+            retried=retried,
+        )
+        if known is not None:
+            return Started(known.user_seq, known.run_id, _own_handle(start, session, known)), []
+        if session is None:
+            await _create(db, start.session_id, start.patient_id, start.now)
+            continue
+        user_seq = session.head + 1 if retried is None else retried.user_seq
+        started_seq = session.head + (2 if retried is None else 1)
+        parameters = _parameters(start, session, owner=owner, user_seq=user_seq, started_seq=started_seq)
+        if await _one(db, _START, parameters) is None:
+            continue
+        handle = RunHandle(start.session_id, start.run_id, start.message_id, session.fence + 1)
+        events: list[Event] = [RunStarted(started_seq, start.run_id, start.message_id, start.now)]
+        if retried is None:
+            message = start.user_message_id, start.client_msg_id, start.run_id, start.content, start.now
+            events.insert(0, UserMessage(user_seq, *message))
+        commits = [Commit(start.session_id, session.epoch, event) for event in events]
+        return Started(user_seq, start.run_id, handle), commits
+    raise LogUnavailable("too many concurrent writes to the session")
+
+
+async def _state(db: Connection, start: Start) -> tuple[_Session | None, Known | None, Retried | None]:
+    found = await _one(db, _CHECK, (start.client_msg_id, start.retry_of, start.session_id))
+    if found is None:
+        return None, None, None
+    return (
+        _Session(*found[:6]),
+        None if found[6] is None else Known(*found[6:10]),
+        None if found[10] is None else Retried(*found[10:]),
+    )
+
+
+def _own_handle(start: Start, session: _Session | None, known: Known) -> RunHandle | None:
+    """The handle of a run that an earlier attempt at this very command has begun."""
+    if session is None or known.run_id != start.run_id or session.active_run_id != start.run_id:
+        return None
+    return RunHandle(start.session_id, start.run_id, start.message_id, session.fence)
+
+
+def _parameters(start: Start, session: _Session, *, owner: str, user_seq: int, started_seq: int) -> dict[str, object]:
+    return {
+        "id": session.id,
+        "head": session.head,
+        "fence": session.fence,
+        "owner": owner,
+        "user_seq": user_seq,
+        "started_seq": started_seq,
+        "run_id": start.run_id,
+        "message_id": start.message_id,
+        "user_message_id": start.user_message_id,
+        "client_msg_id": start.client_msg_id,
+        "content": start.content,
+        "retry_of": start.retry_of,
+        "now": start.now,
+    }
+
+
+# Text -----------------------------------------------------------------------------------------------------------------
+
+_ADD = f"""
+WITH piece AS (
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::text[])
+    AS piece (session_id, run_id, fence, at, size, message_id, content)
+), session AS (
+    UPDATE sessions s SET head = s.head + 1, written = s.written + piece.size FROM piece
+    WHERE s.session_id = piece.session_id AND s.active_run_id = piece.run_id AND s.fence = piece.fence
+        AND (piece.at IS NULL OR s.written = piece.at)
+    RETURNING s.id, s.epoch, s.head, piece.run_id, piece.message_id, piece.content
+), event AS (
+    INSERT INTO events (session, seq, kind, run_id, message_id, content, at)
+    SELECT id, head, {Kind.TEXT:d}, run_id, message_id, content, 0 FROM session
+)
+SELECT run_id, epoch, head FROM session
+"""
+
+_PROGRESS = "SELECT active_run_id, fence, written, head FROM sessions WHERE session_id = ANY(%s)"
+
+
+async def add_texts(db: Connection, pieces: Sequence[Piece], attempt: int) -> Written[list[int | Exception]]:
+    """The seq of each of `pieces`, or why it has none: one statement, whatever their number.
+
+    Each piece carries its fence and its offset. Those that the statement did not write are looked up afterwards: their
+    run is lost, or they are in the log already, because an attempt whose result was lost had been committed.
+    """
+    outcomes: list[int | Exception] = [LogUnavailable("the connection broke")] * len(pieces)
+    commits: list[Commit] = []
+    # Without an offset the log does not show whether the first attempt has written it.
+    left = {place: piece for place, piece in enumerate(pieces) if piece.at is not None or attempt == 0}
+    while left:
+        # One piece of a run at a time: an UPDATE changes a row once.
+        first = {piece.run.run_id: place for place, piece in reversed(left.items())}
+        for run_id, epoch, seq in await _add(db, [left[place] for place in first.values()]):
+            place = first.pop(run_id)
+            piece = left.pop(place)
+            outcomes[place] = seq
+            event = TextAdded(seq, run_id, piece.run.message_id, piece.text)
+            commits.append(Commit(piece.run.session_id, epoch, event))
+        if first:
+            await _look_up(db, first.values(), left, outcomes)
+    return outcomes, commits
+
+
+async def _add(db: Connection, pieces: Sequence[Piece]) -> list[Any]:
+    columns = [
+        [piece.run.session_id for piece in pieces],
+        [piece.run.run_id for piece in pieces],
+        [piece.run.fence for piece in pieces],
+        [piece.at for piece in pieces],
+        [len(piece.text) for piece in pieces],
+        [piece.run.message_id for piece in pieces],
+        [piece.text for piece in pieces],
+    ]
+    return await (await db.execute(_ADD, columns)).fetchall()
+
+
+async def _look_up(
+    db: Connection, places: Collection[int], left: dict[int, Piece], outcomes: list[int | Exception]
+) -> None:
+    """Settle the pieces that were not written, or cut them to what is missing and leave them for the next statement."""
+    found = await db.execute(_PROGRESS, ([left[place].run.session_id for place in places],))
+    progress = {(run_id, fence): (written, head) for run_id, fence, written, head in await found.fetchall()}
+    for place in places:
+        piece = left[place]
+        written, head = progress.get((piece.run.run_id, piece.run.fence), (None, 0))
+        try:
+            if written is None:
+                raise RunLost(piece.run.run_id)
+            missing = unwritten(piece.text, at=piece.at, written=written)
+        except RunLost as lost:
+            outcomes[place] = lost
+            del left[place]
+            continue
+        if missing or not piece.text:
+            left[place] = replace(piece, text=missing, at=None if piece.at is None else written)
+        else:
+            outcomes[place] = head
+            del left[place]
+
+
+# Ending a run ---------------------------------------------------------------------------------------------------------
+
+_END = f"""
+WITH session AS (
+    UPDATE sessions SET head = head + 1, active_run_id = NULL, owner = NULL, touched_at = %(now)s
+    WHERE session_id = %(session_id)s AND active_run_id = %(run_id)s AND fence = %(fence)s AND written = %(at)s
+    RETURNING id, epoch, head
+), run AS (
+    UPDATE runs SET finish = %(finish)s FROM session WHERE runs.run_id = %(run_id)s RETURNING started_seq
+), texts AS (
+    DELETE FROM events USING session, run WHERE events.session = session.id AND events.seq > run.started_seq
+    RETURNING events.seq, events.content
+), event AS (
+    INSERT INTO events (session, kind, seq, run_id, message_id, content, at, from_seq,
+        finish, error_code, error_retryable, error_retry_after, input_tokens, output_tokens)
+    SELECT session.id, {Kind.ENDED:d}, session.head, %(run_id)s, %(message_id)s,
+        coalesce((SELECT string_agg(content, '' ORDER BY seq) FROM texts), '') || %(text)s,
+        %(now)s, run.started_seq + 1, %(finish)s, %(code)s, %(retryable)s::boolean, %(retry_after)s,
+        %(input_tokens)s, %(output_tokens)s
+    FROM session, run RETURNING seq, from_seq, content
+)
+SELECT session.epoch, event.seq, event.from_seq, event.content FROM session, event
+"""
+
+
+async def end_run(db: Connection, end: End, attempt: int) -> Written[int]:
+    """Append `MessageEnded` in the place of the run's `TextAdded`; returns its seq."""
+    run, text, at = end.run, end.text, end.at
+    for _ in range(MAX_ATTEMPTS):
+        if at is not None and (found := await _one(db, _END, _end_parameters(end, text, at))) is not None:
+            epoch, seq, from_seq, content = found
+            event = MessageEnded(
+                seq, from_seq, run.run_id, run.message_id, content, end.finish, end.now, end.error, end.usage
+            )
+            return seq, [Commit(run.session_id, epoch, event)]
+        progress = await _one(
+            db,
+            "SELECT written FROM sessions WHERE session_id = %s AND active_run_id = %s AND fence = %s",
+            (run.session_id, run.run_id, run.fence),
+        )
+        if progress is None:
+            if attempt == 0:
+                raise RunLost(run.run_id)
+            return await _ended_before(db, run), []
+        text, at = unwritten(text, at=at, written=progress[0]), progress[0]
+    raise LogUnavailable("too many concurrent writes to the run")
+
+
+def _end_parameters(end: End, text: str, at: int) -> dict[str, object]:
+    return {
+        "session_id": end.run.session_id,
+        "run_id": end.run.run_id,
+        "message_id": end.run.message_id,
+        "fence": end.run.fence,
+        "at": at,
+        "text": text,
+        "finish": end.finish.value,
+        "now": end.now,
+        "code": end.error and end.error.code.value,
+        "retryable": end.error and end.error.retryable,
+        "retry_after": end.error and end.error.retry_after,
+        "input_tokens": end.usage and end.usage.input_tokens,
+        "output_tokens": end.usage and end.usage.output_tokens,
+    }
+
+
+async def _ended_before(db: Connection, run: RunHandle) -> int:
+    """The seq of the end that the first attempt has written: the fence shows that no other owner has."""
+    found = await _one(
+        db,
+        f"SELECT e.seq FROM sessions s JOIN events e ON e.session = s.id AND e.seq = s.head"
+        f" WHERE s.session_id = %s AND s.fence = %s AND e.run_id = %s AND e.kind = {Kind.ENDED:d}",
+        (run.session_id, run.fence, run.run_id),
+    )
+    if found is None:
+        raise RunLost(run.run_id)
+    return int(found[0])
+
+
+async def request_cancel(db: Connection, session_id: str, run_id: str) -> Written[bool]:
+    """Note that the run is to stop; False when it is not active."""
+    found = await _one(
         db,
         "UPDATE sessions SET cancel_requested = true WHERE session_id = %s AND active_run_id = %s RETURNING id",
         (session_id, run_id),
     )
-    return found is not None
+    return found is not None, []
+
+
+async def _one(db: Connection, query: str, parameters: Sequence[object] | Mapping[str, object]) -> Any:
+    """The only row of a statement's result, or None."""
+    return await (await db.execute(query, parameters)).fetchone()

@@ -1,8 +1,8 @@
 """Group commit: one thread owns the connection, takes the commands that wait, and commits them together.
 
 A commit costs a flush to disk, a command microseconds. So while one batch is being flushed the next gathers, and the
-number of flushes does not grow with the number of writers. Each command has its savepoint: one that fails takes nobody
-with it. A command once queued is run, whether or not its caller still waits.
+number of flushes does not grow with the number of writers. Each command has its savepoint: one that fails undoes no
+other. A command once queued is run, whether or not its caller still waits.
 """
 
 import asyncio
@@ -15,30 +15,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from moorline.backend.eventlog.base import LogUnavailable
-from moorline.backend.events import Event
+from moorline.backend.eventlog.base import Commit, LogUnavailable
 
-__all__ = ["Committer", "Growth", "Transaction"]
+__all__ = ["Committer", "Transaction", "run_batch"]
 
 #: Commands in one transaction; bounds how long the first of them waits for the last.
 MAX_BATCH = 1000
-#: Commands that wait, beyond which the log says that it is unavailable. Runs await each append, so each waits once.
+#: Commands that wait, above which the log is unavailable. Runs await each append, so each has one here.
 MAX_QUEUED = 20_000
 
 log = logging.getLogger("moorline.backend")
 
 T = TypeVar("T")
 
-#: A session, its epoch and a committed event of it, or None: the session was erased.
-Growth = tuple[str, str, Event | None]
-
 
 @dataclass(slots=True)
 class Transaction:
-    """What a command works on: the connection, and the list of what readers shall see after the commit."""
+    """What a command works on: the connection, and the list of what readers see after the commit."""
 
     db: sqlite3.Connection
-    growth: list[Growth] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
 
 
 Command = Callable[[Transaction], Any]
@@ -52,7 +48,7 @@ class Committer:
     `on_commit` is called in the loop after each commit, before any caller wakes.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], on_commit: Callable[[list[Growth]], None]) -> None:
+    def __init__(self, connect: Callable[[], sqlite3.Connection], on_commit: Callable[[list[Commit]], None]) -> None:
         self._connect = connect
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
@@ -81,7 +77,7 @@ class Committer:
             self._open = False
             self._queue.put(None)
         if self._ended is not None:
-            # The shield: whoever gives up waiting must not take the end from the others who wait.
+            # Shielded: a caller that is cancelled must not cancel the future for the others that wait.
             await asyncio.shield(self._ended)
 
     def submit(self, command: Callable[[Transaction], T]) -> "asyncio.Future[T]":
@@ -101,11 +97,11 @@ class Committer:
 
     # In the loop ------------------------------------------------------------------------------------------------------
 
-    def _deliver(self, batch: list[_Queued], outcomes: Sequence[Outcome], growth: list[Growth]) -> None:
+    def _deliver(self, batch: list[_Queued], outcomes: Sequence[Outcome], commits: list[Commit]) -> None:
         self._queued -= len(batch)
-        self._on_commit(growth)
+        self._on_commit(commits)
         for (_, future), (value, error) in zip(batch, outcomes, strict=True):
-            if future.done():  # cancelled: the caller went away, the command did not
+            if future.done():  # its caller was cancelled
                 continue
             if error is None:
                 future.set_result(value)
@@ -143,22 +139,22 @@ class Committer:
                     item = self._queue.get_nowait()
                 except queue.Empty:
                     break
-            outcomes, growth = run_batch(db, [command for command, _ in batch])
-            if any(event is None for _, _, event in growth):
-                _empty_journal(db)
-            self._call(self._deliver, batch, outcomes, growth)
+            outcomes, commits = run_batch(db, [command for command, _ in batch])
+            if any(commit.event is None for commit in commits):
+                _truncate_journal(db)
+            self._call(self._deliver, batch, outcomes, commits)
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and no caller waits
                 self._loop.call_soon_threadsafe(function, *args)
 
 
-def run_batch(db: sqlite3.Connection, commands: Sequence[Command]) -> tuple[list[Outcome], list[Growth]]:
+def run_batch(db: sqlite3.Connection, commands: Sequence[Command]) -> tuple[list[Outcome], list[Commit]]:
     """Run `commands` in one transaction; where that fails as a whole, each in one of its own."""
     tx = Transaction(db)
     try:
-        # Not IMMEDIATE: nobody else has the file, and what only reads need not fail where nothing can be written.
+        # Not IMMEDIATE: no other process has the file, and a batch that only reads must not fail on a read-only disk.
         db.execute("BEGIN")
         outcomes = [_run_one(tx, command) for command in commands]
         db.execute("COMMIT")
@@ -170,29 +166,29 @@ def run_batch(db: sqlite3.Connection, commands: Sequence[Command]) -> tuple[list
             return [(None, _translated(error))], []
         # A full disk undoes the whole transaction. Reads, and writes that still fit, must not fail with the others.
         parts = [run_batch(db, [command]) for command in commands]
-        return [outcome for outcomes, _ in parts for outcome in outcomes], [g for _, growth in parts for g in growth]
-    return outcomes, tx.growth
+        return [part for outcomes, _ in parts for part in outcomes], [part for _, commits in parts for part in commits]
+    return outcomes, tx.commits
 
 
-def _empty_journal(db: sqlite3.Connection) -> None:
-    """Erased text stands in the write-ahead file until that is written anew, which may take weeks."""
+def _truncate_journal(db: sqlite3.Connection) -> None:
+    """Erased text stays in the write-ahead file until that is overwritten, which may take weeks."""
     try:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error as error:
-        log.warning("database: what was erased stays in the journal for now: %s", error)
+        log.warning("database: erased data is still in the write-ahead file: %s", error)
 
 
 def _run_one(tx: Transaction, command: Command) -> Outcome:
-    mark = len(tx.growth)
+    mark = len(tx.commits)
     tx.db.execute("SAVEPOINT command")
     try:
         value = command(tx)
     except Exception as error:
-        if not tx.db.in_transaction:  # SQLite undid everything
+        if not tx.db.in_transaction:  # SQLite rolled back the whole transaction
             raise
         tx.db.execute("ROLLBACK TO command")
         tx.db.execute("RELEASE command")
-        del tx.growth[mark:]
+        del tx.commits[mark:]
         return None, _translated(error)
     tx.db.execute("RELEASE command")
     return value, None
@@ -202,7 +198,8 @@ def _translated(error: Exception) -> Exception:
     if not isinstance(error, sqlite3.Error):
         return error
     log.warning("database: %s", error)
-    unavailable = LogUnavailable(str(error))
+    # On a disk that is almost full some pieces of text may fit where all of them do not.
+    unavailable = LogUnavailable(str(error), separable=True)
     unavailable.__cause__ = error
     return unavailable
 

@@ -1,4 +1,4 @@
-"""Opening the SQLite file so that nobody else can, and naming what is wrong when that fails."""
+"""Opening and locking the SQLite file, and the error message when that fails."""
 
 import sqlite3
 
@@ -7,11 +7,11 @@ from moorline.gateway.common.errors import UsageError
 
 __all__ = ["connect"]
 
-#: How long a file in use is tried again: a process that is just ending lets go within this.
+#: How long a locked file is tried again: a process that is just ending releases it within this time.
 BUSY_SECONDS = 0.5
-#: The write-ahead file is cut back to this after a burst.
+#: The write-ahead file is truncated to this after a burst.
 WAL_BYTES = 64 << 20
-#: Prepared statements kept by sqlite3; above the number of statements in `commands.py` and `queries.py`.
+#: Prepared statements kept by sqlite3; above the number of statements in `read.py`, `write.py` and `texts.py`.
 CACHED_STATEMENTS = 128
 
 
@@ -19,7 +19,7 @@ def connect(path: str) -> sqlite3.Connection:
     """Open, lock and migrate the database at `path`.
 
     Raises:
-        UsageError: it is in use, cannot be written, or is no database of ours.
+        UsageError: it is in use, cannot be written, or is not a database of this program.
     """
     db = None
     try:
@@ -44,22 +44,22 @@ def _configure(db: sqlite3.Connection, path: str) -> None:
     db.execute("PRAGMA locking_mode = EXCLUSIVE")
     recognise(db, path)
     db.execute("PRAGMA journal_mode = WAL")
-    # NORMAL would let a power cut take commits that were acknowledged.
+    # With NORMAL a power failure could lose commits that were acknowledged.
     db.execute("PRAGMA synchronous = FULL")
-    # What is erased is overwritten: freed pages would keep its text. Some builds of SQLite do so by themselves.
+    # Erased data is overwritten: free pages would keep its text. Some builds of SQLite do so by default.
     db.execute("PRAGMA secure_delete = ON")
     db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
 
 
 def _complaint(path: str, error: sqlite3.Error) -> str:
-    # The low byte is the primary code; the rest only tells where in SQLite it arose.
+    # The low byte is the primary code; the others only tell where in SQLite it arose.
     extended = getattr(error, "sqlite_errorcode", 0)
     code = extended & 0xFF
     if extended == sqlite3.SQLITE_IOERR_LOCK:
-        # What the system says to the lock that comes first, where the file may only be read.
+        # The system refuses the lock, which comes first, where the file may only be read.
         return (
             f'database: "{path}" cannot be locked for writing; check its permissions, '
-            "and that its file system knows locks, or use --database"
+            "and that its file system supports locks, or use --database"
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return f'database: "{path}" is in use by another process; stop it or choose another with --database'

@@ -1,16 +1,16 @@
-"""What is read from the SQLite log. Each function is one read inside the transaction that it is given."""
+"""What is read from the SQLite file. Each function is one read in the transaction that it is given."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, SessionInfo
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQuery, SessionInfo
 from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.events import Event, MessageEnded, PartialAnswer, Position, Row, Snapshot, UserMessage
 from moorline.backend.session import newest, row_of
 
-__all__ = ["SessionRecord", "find_session", "read_after", "rows", "run_text", "session_record", "snapshot"]
+__all__ = ["SessionRecord", "check", "find_session", "read_after", "rows", "run_text", "session_record", "snapshot"]
 
 
 class SessionRecord(NamedTuple):
@@ -23,40 +23,41 @@ class SessionRecord(NamedTuple):
     head: int
     fence: int
     active_run_id: str | None
+    written: int
 
     def info(self) -> SessionInfo:
-        """As the contract shows it."""
+        """As the log returns it."""
         return SessionInfo(self.session_id, self.patient_id, Position(self.epoch, self.head), self.active_run_id)
 
 
 def session_record(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:
     """The session's row, or None."""
     found = db.execute(
-        "SELECT id, session_id, patient_id, epoch, head, fence, active_run_id FROM sessions WHERE session_id = ?",
+        "SELECT id, session_id, patient_id, epoch, head, fence, active_run_id, written FROM sessions"
+        " WHERE session_id = ?",
         (session_id,),
     ).fetchone()
     return None if found is None else SessionRecord(*found)
 
 
+def check(tx: Transaction) -> None:
+    """Return if the file can be read."""
+    tx.db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+
+
 def find_session(tx: Transaction, session_id: str) -> SessionInfo | None:
-    """See EventLog.find_session."""
+    """The session, or None."""
     session = session_record(tx.db, session_id)
     return session and session.info()
 
 
-def read_after(tx: Transaction, session_id: str, seq: int, limit: int, epoch: str | None) -> list[Event]:
-    """See EventLog.read_after."""
-    records = tx.db.execute(
-        f"SELECT {COLUMNS} FROM events WHERE session ="
-        " (SELECT id FROM sessions WHERE session_id = ?1 AND (?2 IS NULL OR epoch = ?2)) AND seq > ?3"
-        " ORDER BY seq LIMIT ?4",
-        (session_id, epoch, seq, limit),
-    )
-    return [from_record(record) for record in records]
+def read_after(tx: Transaction, queries: Sequence[EventQuery]) -> list[list[Event]]:
+    """The events that each of `queries` asks for."""
+    return [_events(tx.db, query) for query in queries]
 
 
 def rows(tx: Transaction, session_id: str, before: int | None, limit: int) -> list[Row]:
-    """See EventLog.rows."""
+    """The last `limit` rows before the seq `before`."""
     session = session_record(tx.db, session_id)
     if session is None:
         return []
@@ -64,7 +65,7 @@ def rows(tx: Transaction, session_id: str, before: int | None, limit: int) -> li
 
 
 def snapshot(tx: Transaction, session_id: str) -> Snapshot | None:
-    """See EventLog.snapshot."""
+    """The newest rows and the active run."""
     session = session_record(tx.db, session_id)
     if session is None:
         return None
@@ -81,11 +82,21 @@ def snapshot(tx: Transaction, session_id: str) -> Snapshot | None:
 
 
 def run_text(db: sqlite3.Connection, session: int, started_seq: int) -> str:
-    """All the text of the active run that began at `started_seq`: nothing else stands behind it."""
+    """All the text of the active run that began at `started_seq`: no other event follows that."""
     texts = db.execute(
         "SELECT content FROM events WHERE session = ? AND seq > ? ORDER BY seq", (session, started_seq)
     ).fetchall()
     return "".join(text for (text,) in texts)
+
+
+def _events(db: sqlite3.Connection, query: EventQuery) -> list[Event]:
+    records = db.execute(
+        f"SELECT {COLUMNS} FROM events WHERE session ="
+        " (SELECT id FROM sessions WHERE session_id = ?1 AND (?2 IS NULL OR epoch = ?2)) AND seq > ?3"
+        " ORDER BY seq LIMIT ?4",
+        (query.session_id, query.epoch, query.seq, query.limit),
+    )
+    return [from_record(record) for record in records]
 
 
 def _newest_first(db: sqlite3.Connection, session: SessionRecord, before: int, limit: int) -> Iterator[Row]:

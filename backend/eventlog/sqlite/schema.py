@@ -1,8 +1,8 @@
-"""The SQLite file: its tables, its version, and how an older file becomes a newer one.
+"""The SQLite file: its tables, its version, and how an older file is migrated.
 
-A session's active run stands in the session's own row, with the fence: so the write that happens forty times a second
-and run, `add_text`, is one UPDATE and one INSERT. `written` counts the characters of its text. While a run is active
-nothing but its own text enters the session's log, so a run's text is exactly the events behind its `RunStarted`.
+A session's active run is in the session's own row, with the fence: so the write that happens forty times a second and
+run, `add_text`, is one UPDATE and one INSERT. `written` counts the characters of its text. During a run nothing but its
+own text is appended to the session's log, so a run's text is exactly the events after its `RunStarted`.
 """
 
 import sqlite3
@@ -61,7 +61,7 @@ CREATE TABLE events (
 ) STRICT, WITHOUT ROWID;
 """
 
-# An attempt to add text that failed may be repeated at its place; retention asks for the oldest sessions.
+# An attempt to add text that failed may be repeated at its offset; retention selects the oldest sessions.
 _SECOND = """
 ALTER TABLE sessions ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX sessions_touched ON sessions (touched_at);
@@ -77,7 +77,7 @@ _TABLES = frozenset({"sessions", "runs", "commands", "events"})
 
 
 def recognise(db: sqlite3.Connection, name: str) -> None:
-    """Read whether the database is new or ours, before anything is written to it.
+    """Check that the database is new or this program's, before anything is written to it.
 
     Raises:
         UsageError: it belongs to another program.
@@ -85,8 +85,8 @@ def recognise(db: sqlite3.Connection, name: str) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     program = db.execute("PRAGMA application_id").fetchone()[0]
     tables = {table for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    ours = tables >= _TABLES if version else not tables
-    if program or not ours:
+    known = tables >= _TABLES if version else not tables
+    if program or not known:
         raise UsageError(f'database: "{name}" belongs to another program; choose another with --database')
 
 

@@ -1,20 +1,20 @@
-"""Group commit of text: the pieces that many runs have written meanwhile are three statements, whatever their number.
+"""Group commit of text: the pieces of many runs are written by three statements, whatever their number.
 
-Python's sqlite3 gives up the interpreter's lock for each step of a statement and has to fight the event loop for it
+Python's sqlite3 releases the interpreter's lock for each step of a statement and competes with the event loop for it
 afterwards, for up to `sys.getswitchinterval()` each time. With statements of their own a thousand pieces cost seconds.
-So the batch goes to SQLite as one JSON text, and comes from it as one row.
+So the batch is passed to SQLite as one JSON text, and returned by it as one row.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moorline.backend.eventlog.base import RunHandle, RunLost, unwritten
+from moorline.backend.eventlog.base import Commit, Piece, RunLost, unwritten
 from moorline.backend.eventlog.records import Kind
-from moorline.backend.eventlog.sqlite.committer import Growth, Transaction
+from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.events import TextAdded
 
-__all__ = ["Piece", "add_texts"]
+__all__ = ["add_texts"]
 
 _PROGRESS = """
 SELECT json_group_array(json_array(id, session_id, epoch, active_run_id, fence, written, head))
@@ -34,18 +34,9 @@ FROM json_each(?)
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A piece of a run's text; see EventLog.add_text."""
-
-    run: RunHandle
-    text: str
-    at: int | None
-
-
 @dataclass(slots=True)
 class _Session:
-    """How far a session is, with what this batch adds to it."""
+    """How far a session reaches, with what this batch adds to it."""
 
     id: int
     session_id: str
@@ -61,7 +52,7 @@ def add_texts(tx: Transaction, pieces: Sequence[Piece]) -> list[int | Exception]
     sessions = _sessions(tx, {piece.run.session_id for piece in pieces})
     outcomes: list[int | Exception] = []
     added: list[tuple[int, int, str, str, str]] = []
-    growth: list[Growth] = []
+    commits: list[Commit] = []
     for piece in pieces:
         run, session = piece.run, sessions.get(piece.run.session_id)
         try:
@@ -75,13 +66,14 @@ def add_texts(tx: Transaction, pieces: Sequence[Piece]) -> list[int | Exception]
             session.head += 1
             session.written += len(text)
             added.append((session.id, session.head, run.run_id, run.message_id, text))
-            growth.append((run.session_id, session.epoch, TextAdded(session.head, run.run_id, run.message_id, text)))
+            event = TextAdded(session.head, run.run_id, run.message_id, text)
+            commits.append(Commit(run.session_id, session.epoch, event))
         outcomes.append(session.head)
     if added:
         moved = [(session.id, session.head, session.written) for session in sessions.values()]
         tx.db.execute(_MOVE, (_json(moved),))
         tx.db.execute(_INSERT, (_json(added),))
-        tx.growth += growth
+        tx.commits += commits
     return outcomes
 
 
@@ -91,5 +83,5 @@ def _sessions(tx: Transaction, session_ids: set[str]) -> dict[str, _Session]:
 
 
 def _json(value: object) -> str:
-    # Not escaped: what UTF-8 cannot hold is refused here, as sqlite3 refuses it.
+    # Not escaped: text that is not valid Unicode is refused here, as sqlite3 refuses it.
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from moorline.backend.eventlog.base import EventLog
+from moorline.backend.eventlog.log import EventLog
 
 from tests.support.eventlogs import opened
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moorline.backend.errors import Refusal
-from moorline.backend.eventlog.base import EventLog, RunHandle, RunLost
+from moorline.backend.eventlog.base import RunHandle, RunLost
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from moorline.backend.session import View
 

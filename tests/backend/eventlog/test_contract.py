@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 from moorline.backend.errors import ErrorCode, Refusal
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventLog, Hint, LogUnavailable, RunLost
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, Hint, LogUnavailable, RunLost
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import (
     Finish,
     MessageEnded,

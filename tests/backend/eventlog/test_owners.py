@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.postgres.connection import Timing
 from moorline.backend.eventlog.postgres.lease import MAX_TAKEOVERS
-from moorline.backend.eventlog.postgres.log import PostgresLog
+from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.events import Finish, MessageEnded
 
 from tests.support import needs
@@ -25,12 +26,13 @@ TIMING = Timing(lease=1, poll=0.1, answer=0.8)
 WRITER = """
 import asyncio, sys
 from moorline.backend.eventlog.base import LogUnavailable, RunLost
-from moorline.backend.eventlog.postgres.log import PostgresLog
+from moorline.backend.eventlog.log import EventLog
+from moorline.backend.eventlog.postgres.store import PostgresStore
 from tests.backend.eventlog.test_owners import TIMING
 from tests.support.eventlogs import handle_of, start
 
 async def main():
-    log = PostgresLog(sys.argv[1], timing=TIMING)
+    log = EventLog(PostgresStore(sys.argv[1], timing=TIMING))
     await log.open()
     run = handle_of(await start(log, "s"))
     print("started", flush=True)
@@ -77,9 +79,9 @@ async def writer(url: str, how: str) -> AsyncIterator[asyncio.subprocess.Process
 
 
 @contextlib.asynccontextmanager
-async def another(url: str, owner: Told | None = None) -> AsyncIterator[PostgresLog]:
+async def another(url: str, owner: Told | None = None) -> AsyncIterator[EventLog]:
     """A log of this process, open."""
-    log = PostgresLog(url, timing=TIMING)
+    log = EventLog(PostgresStore(url, timing=TIMING))
     if owner is not None:
         log.attach(owner)
     await log.open()
@@ -94,7 +96,7 @@ async def lines(process: asyncio.subprocess.Process, count: int) -> list[str]:
     return [(await process.stdout.readline()).decode().strip() for _ in range(count)]
 
 
-async def ended(log: PostgresLog) -> MessageEnded:
+async def ended(log: EventLog) -> MessageEnded:
     """The end of the session's run, once somebody has written it."""
     watch = log.watch("s")
     while True:

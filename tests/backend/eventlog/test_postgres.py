@@ -8,11 +8,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from moorline.backend.eventlog.base import EventLog, Hint, LogUnavailable, RunLost
+from moorline.backend.eventlog.base import Hint, LogUnavailable, RunLost
 from moorline.backend.eventlog.factory import open_log
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.postgres.connection import Timing
-from moorline.backend.eventlog.postgres.log import PostgresLog
 from moorline.backend.eventlog.postgres.schema import VERSION
+from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.events import Finish, PartialAnswer
 from moorline.gateway.common.errors import UsageError
 
@@ -23,16 +24,16 @@ from tests.support.postgres import PASSWORD, PostgresServer, wire
 pytestmark = needs.postgres
 
 #: Hints alone: no poll comes in time.
-HINTS = {"timing": Timing(lease=100, poll=50, answer=2)}
+NOTIFIED = {"timing": Timing(lease=100, poll=50, answer=2)}
 #: The poll alone.
-POLLS = {"timing": Timing(lease=5, poll=0.1, answer=2), "hints": False}
+POLLED = {"timing": Timing(lease=5, poll=0.1, answer=2), "notifications": False}
 STEP = 10.0
 
 
 @contextlib.asynccontextmanager
-async def another(url: str, **options: Any) -> AsyncIterator[PostgresLog]:
+async def another(url: str, **options: Any) -> AsyncIterator[EventLog]:
     """One more process's log, open."""
-    log = PostgresLog(url, **options)
+    log = EventLog(PostgresStore(url, **options))
     await log.open()
     try:
         yield log
@@ -41,32 +42,35 @@ async def another(url: str, **options: Any) -> AsyncIterator[PostgresLog]:
 
 
 @contextlib.asynccontextmanager
-async def two(url: str, **options: Any) -> AsyncIterator[tuple[PostgresLog, PostgresLog]]:
+async def two(url: str, **options: Any) -> AsyncIterator[tuple[EventLog, EventLog]]:
     """Two that know of each other and listen."""
     async with another(url, **options) as one, another(url, **options) as other:
         for log in (one, other):
-            log._here._keeper.poll()
-        if options.get("hints", True):
-            await hint(one, other)
-            await hint(other, one)
+            store_of(log).lease.poll()
+        if options.get("notifications", True):
+            await notified(one, other)
+            await notified(other, one)
         yield one, other
 
 
-async def hint(one: PostgresLog, other: PostgresLog) -> None:
-    """Return once `other` hears what `one` says."""
-    speaker, listener = one._here._hints, other._here._hints
-    assert speaker is not None
-    assert listener is not None
-    await until(lambda: not speaker.alone)
-    heard: list[dict[str, Hint]] = []
-    before, listener._on_hint = listener._on_hint, heard.append
+def store_of(log: EventLog) -> PostgresStore:
+    assert isinstance(log._store, PostgresStore)
+    return log._store
 
-    def said() -> bool:
-        speaker.announce({"nothing": Hint.GROWN})
-        return bool(heard)
 
-    await until(said)
-    listener._on_hint = before
+async def notified(one: EventLog, other: EventLog) -> None:
+    """Return once `other` receives what `one` sends."""
+    sender, receiver = store_of(one).notifier, store_of(other).notifier
+    await until(lambda: not sender.sole_process)
+    received: list[object] = []
+    before, receiver._on_notification = receiver._on_notification, received.append
+
+    def arrived() -> bool:
+        sender.notify({"nothing": Hint.GROWN})
+        return bool(received)
+
+    await until(arrived)
+    receiver._on_notification = before
 
 
 async def told(waiting: Any) -> Any:
@@ -76,7 +80,7 @@ async def told(waiting: Any) -> Any:
 # Between processes ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [HINTS, POLLS], ids=["by hints", "by polls"])
+@pytest.mark.parametrize("options", [NOTIFIED, POLLED], ids=["by notification", "by polling"])
 async def test_all_of_a_run_is_seen_in_another_process(postgres_database: str, options: dict[str, Any]) -> None:
     async def seen(text: str) -> None:
         while (view := await read_view(other, "s")).run != PartialAnswer(run.run_id, run.message_id, text):
@@ -97,7 +101,7 @@ async def test_all_of_a_run_is_seen_in_another_process(postgres_database: str, o
         assert (await start(other, "s")).duplicate
 
 
-@pytest.mark.parametrize("options", [HINTS, POLLS], ids=["by hints", "by polls"])
+@pytest.mark.parametrize("options", [NOTIFIED, POLLED], ids=["by notification", "by polling"])
 async def test_a_cancel_reaches_the_owner_in_another_process(postgres_database: str, options: dict[str, Any]) -> None:
     async with two(postgres_database, **options) as (one, other):
         owner, bystander = Told(), Told()
@@ -110,7 +114,7 @@ async def test_a_cancel_reaches_the_owner_in_another_process(postgres_database: 
         await one.end_run(run, finish=Finish.CANCELLED, now=NOW)
 
 
-@pytest.mark.parametrize("options", [HINTS, POLLS], ids=["by hints", "by polls"])
+@pytest.mark.parametrize("options", [NOTIFIED, POLLED], ids=["by notification", "by polling"])
 async def test_what_is_erased_is_erased_everywhere(postgres_database: str, options: dict[str, Any]) -> None:
     async with two(postgres_database, **options) as (one, other):
         owner = Told()
@@ -125,7 +129,7 @@ async def test_what_is_erased_is_erased_everywhere(postgres_database: str, optio
         assert await told(owner.stopped.get()) == run.run_id
         with pytest.raises(RunLost):
             await one.add_text(run, "late")
-        assert one._here.tail.size == 0
+        assert one._tail.size == 0
     with psycopg.connect(postgres_database) as db:
         for table in ("sessions", "events", "runs", "commands"):
             assert db.execute(f"SELECT count(*) FROM moorline.{table}").fetchone() == (0,)
@@ -138,18 +142,18 @@ async def epoch_of(log: EventLog) -> str:
 
 
 async def test_who_reads_the_next_log_of_a_session_gets_nothing_of_the_one_before(postgres_database: str) -> None:
-    async with two(postgres_database, timing=Timing(poll=50, lease=100), hints=False) as (one, other):
+    async with two(postgres_database, timing=Timing(poll=50, lease=100), notifications=False) as (one, other):
         await start(one, "s", content="old")
         await other.delete_session("s")
         await start(other, "s", content="new")
         # `one` has not heard of it and holds the old events still.
-        assert one._here.tail.size > 0
+        assert one._tail.size > 0
         events = await one.read_after("s", 0, limit=9, epoch=await epoch_of(other))
         assert events == await everything(other, "s")
 
 
 async def test_a_session_whose_owner_changes_is_read_without_a_gap(postgres_database: str) -> None:
-    async with two(postgres_database, **HINTS) as (one, other):
+    async with two(postgres_database, **NOTIFIED) as (one, other):
         for number, log in enumerate([one, other, one, other]):
             run = handle_of(await start(log, "s", f"m{number}"))
             await log.add_text(run, "x")
@@ -164,7 +168,7 @@ async def test_a_session_whose_owner_changes_is_read_without_a_gap(postgres_data
 
 
 async def test_many_texts_at_once_are_few_commits(postgres_database: str) -> None:
-    async with another(postgres_database, **HINTS) as log:
+    async with another(postgres_database, **NOTIFIED) as log:
         runs = [handle_of(await start(log, f"s{number}")) for number in range(200)]
         before = await transactions(postgres_database)
         await asyncio.gather(*(log.add_text(run, "a few words", at=0) for run in runs))
@@ -194,7 +198,7 @@ async def test_a_process_uses_no_more_connections_than_it_may(postgres_database:
 async def test_a_command_whose_answer_is_lost_is_carried_out_once(
     postgres_server: PostgresServer, postgres_database: str
 ) -> None:
-    async with wire(postgres_server, postgres_database) as line, another(line.url, **HINTS) as log:
+    async with wire(postgres_server, postgres_database) as line, another(line.url, **NOTIFIED) as log:
         await log.open_session("s", "p", now=NOW)
         line.lose_the_answer_to("INSERT INTO commands")
         run = handle_of(await start(log, "s"))
@@ -212,7 +216,7 @@ async def test_a_command_whose_answer_is_lost_is_carried_out_once(
 async def test_a_text_whose_answer_is_lost_with_the_database_is_not_doubled(
     postgres_server: PostgresServer, postgres_database: str
 ) -> None:
-    async with wire(postgres_server, postgres_database) as line, another(line.url, **HINTS) as log:
+    async with wire(postgres_server, postgres_database) as line, another(line.url, **NOTIFIED) as log:
         run = handle_of(await start(log, "s"))
         line.lose_the_answer_to("unnest", and_go=True)
         with pytest.raises(LogUnavailable):
@@ -250,7 +254,7 @@ async def test_a_database_that_is_gone_is_noticed_at_once_and_so_is_its_return(
 ) -> None:
     timing = Timing(lease=100, poll=0.1, answer=2)
     async with another(postgres_database, timing=timing) as other, wire(postgres_server, postgres_database) as line:
-        log = PostgresLog(line.url, timing=timing)
+        log = EventLog(PostgresStore(line.url, timing=timing))
         await log.open()
         run = handle_of(await start(log, "s"))
         watch = log.watch("s")
@@ -288,7 +292,7 @@ async def test_a_restarted_database_costs_no_run_and_no_command(
             await told(watch.wait())
             view = await read_view(other, "s", view)
         assert view.rows[-1].content == "Good day"
-        await hint(one, other)
+        await notified(one, other)
 
 
 async def test_a_database_that_says_nothing_is_given_up_in_time(
@@ -338,7 +342,7 @@ async def test_a_database_that_is_not_there_yet_is_waited_for(
 ) -> None:
     async with wire(postgres_server, postgres_database) as line:
         line.go()
-        log = PostgresLog(line.url)
+        log = EventLog(PostgresStore(line.url))
         opening = asyncio.create_task(log.open())
         await until(lambda: "waiting for it" in caplog.text)
         line.come_back()
@@ -346,7 +350,7 @@ async def test_a_database_that_is_not_there_yet_is_waited_for(
         await log.close()
         line.go()
         with pytest.raises(UsageError, match="cannot be used"):
-            await PostgresLog(line.url, timing=Timing(start=0)).open()
+            await EventLog(PostgresStore(line.url, timing=Timing(start=0))).open()
     assert PASSWORD not in caplog.text
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.factory import open_log
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.sqlite.committer import Transaction, run_batch
 from moorline.backend.eventlog.sqlite.connection import connect
-from moorline.backend.eventlog.sqlite.log import SQLiteLog
 from moorline.backend.eventlog.sqlite.schema import FIRST, VERSION
+from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.events import Finish
 from moorline.gateway.common.errors import UsageError
 
@@ -115,16 +116,17 @@ async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path)
 def test_only_sqlite_urls_are_taken() -> None:
     with pytest.raises(UsageError, match="is not a database"):
         open_log("mysql://x")
-    assert isinstance(open_log("sqlite:///moorline.db"), SQLiteLog)
+    assert isinstance(open_log("sqlite:///moorline.db")._store, SQLiteStore)
 
 
 async def test_a_full_disk_loses_nothing_and_the_log_works_again_when_there_is_room(tmp_path: Path) -> None:
-    log = SQLiteLog(str(tmp_path / "chat.db"))
+    store = SQLiteStore(str(tmp_path / "chat.db"))
+    log = EventLog(store)
     await log.open()
     run = handle_of(await start(log, "s"))
 
     async def limit(pages: int) -> None:
-        await log._queue.submit(lambda tx: tx.db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+        await store.committer.submit(lambda tx: tx.db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
 
     await limit(40)
     piece, written = "x" * 5000, 0
@@ -144,17 +146,18 @@ async def test_a_full_disk_loses_nothing_and_the_log_works_again_when_there_is_r
 
 
 async def test_a_file_that_turns_read_only_refuses_what_is_new_and_shows_what_it_has(tmp_path: Path) -> None:
-    log = SQLiteLog(str(tmp_path / "chat.db"))
+    store = SQLiteStore(str(tmp_path / "chat.db"))
+    log = EventLog(store)
     await log.open()
     run = handle_of(await start(log, "s"))
     await log.add_text(run, "kept ", at=0)
     # What SQLite says on a file system that was mounted anew, read-only, after an error.
-    await log._queue.submit(lambda tx: tx.db.execute("PRAGMA query_only = ON").fetchone())
+    await store.committer.submit(lambda tx: tx.db.execute("PRAGMA query_only = ON").fetchone())
     for attempt in (log.add_text(run, "new", at=5), start(log, "t"), log.delete_session("s")):
         with pytest.raises(LogUnavailable, match="readonly"):
             await attempt
     assert (await read_view(log, "s")).run is not None
-    await log._queue.submit(lambda tx: tx.db.execute("PRAGMA query_only = OFF").fetchone())
+    await store.committer.submit(lambda tx: tx.db.execute("PRAGMA query_only = OFF").fetchone())
     await log.end_run(run, finish=Finish.STOP, now=1.0, text="new", at=5)
     assert (await read_view(log, "s")).rows[-1].content == "kept new"
     await log.close()

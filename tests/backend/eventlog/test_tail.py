@@ -1,5 +1,6 @@
 """The tail is bounded, and never answers for what it does not hold."""
 
+from moorline.backend.eventlog.base import Commit
 from moorline.backend.eventlog.tail import EVENT_BYTES, Tail
 from moorline.backend.events import TextAdded
 
@@ -11,38 +12,38 @@ def text(seq: int) -> TextAdded:
 def test_it_answers_for_what_it_holds_alone() -> None:
     tail = Tail(max_events=3)
     for seq in range(5, 10):
-        tail.add("s", "e", text(seq))
-    assert tail.read_after("s", 5, 9) is None
-    assert tail.read_after("s", 6, 2) == [text(7), text(8)]
-    assert tail.read_after("s", 9, 9) == []
-    assert tail.read_after("s", 99, 9) == []
-    assert tail.read_after("other", 0, 9) is None
+        tail.add(Commit("s", "e", text(seq)))
+    assert tail.read_after("s", 5, 9, "e") is None
+    assert tail.read_after("s", 6, 2, "e") == [text(7), text(8)]
+    assert tail.read_after("s", 9, 9, "e") == []
+    assert tail.read_after("s", 99, 9, "e") == []
+    assert tail.read_after("other", 0, 9, "e") is None
 
 
 def test_it_starts_anew_behind_a_hole_and_in_another_epoch() -> None:
     tail = Tail()
     for epoch, seq in (("e", 1), ("e", 2), ("e", 4), ("f", 5)):
-        tail.add("s", epoch, text(seq))
+        tail.add(Commit("s", epoch, text(seq)))
         if seq == 4:
-            assert tail.read_after("s", 2, 9) is None
+            assert tail.read_after("s", 2, 9, "e") is None
             assert tail.read_after("s", 3, 9, "e") == [text(4)]
-    assert tail.read_after("s", 3, 9) is None
+    assert tail.read_after("s", 3, 9, "e") is None
     assert tail.read_after("s", 4, 9, "e") is None
     assert tail.read_after("s", 4, 9, "f") == [text(5)]
 
 
 def test_an_erased_session_leaves_nothing() -> None:
     tail = Tail()
-    tail.add("s", "e", text(1))
-    tail.add("s", "e", None)
-    assert tail.read_after("s", 0, 9) is None
+    tail.add(Commit("s", "e", text(1)))
+    tail.add(Commit("s", "e", None))
+    assert tail.read_after("s", 0, 9, "e") is None
     assert tail.size == 0
 
 
 def test_the_session_that_grew_longest_ago_goes_first_when_memory_is_used_up() -> None:
     tail = Tail(max_bytes=3 * EVENT_BYTES)
     for session_id in ("a", "b", "a", "c"):
-        tail.add(session_id, "e", text(1))
-    assert tail.read_after("b", 0, 9) is None
-    assert tail.read_after("c", 0, 9) == [text(1)]
+        tail.add(Commit(session_id, "e", text(1)))
+    assert tail.read_after("b", 0, 9, "e") is None
+    assert tail.read_after("c", 0, 9, "e") == [text(1)]
     assert tail.size <= 3 * EVENT_BYTES

@@ -1,9 +1,9 @@
-"""Watches are cheap, share a bell, and leave nothing behind."""
+"""Watches are cheap, share a signal, and leave nothing behind."""
 
 import asyncio
 import gc
 
-from moorline.backend.eventlog.base import Hint
+from moorline.backend.eventlog.base import Commit, Hint
 from moorline.backend.eventlog.watches import Watches, hints_of
 from moorline.backend.events import RunStarted
 
@@ -11,7 +11,7 @@ from moorline.backend.events import RunStarted
 async def test_growth_between_registering_and_waiting_is_not_missed() -> None:
     watches = Watches()
     watch = watches.watch("s")
-    watches.ring({"s": Hint.GROWN})
+    watches.notify({"s": Hint.GROWN})
     assert await watch.wait() is Hint.GROWN
 
 
@@ -19,10 +19,10 @@ async def test_an_erasure_is_still_told_when_the_session_has_grown_again() -> No
     watches = Watches()
     watch = watches.watch("s")
     event = RunStarted(1, "r", "m", 0.0)
-    watches.ring(hints_of([("s", "e1", event), ("s", "e1", None), ("s", "e2", event)]))
-    watches.ring({"s": Hint.GROWN})
+    watches.notify(hints_of([Commit("s", "e1", event), Commit("s", "e1", None), Commit("s", "e2", event)]))
+    watches.notify({"s": Hint.GROWN})
     assert await watch.wait() is Hint.ERASED
-    watches.ring({"s": Hint.GROWN})
+    watches.notify({"s": Hint.GROWN})
     assert await watch.wait() is Hint.GROWN
 
 
@@ -32,7 +32,7 @@ async def test_thousands_of_watchers_wake_at_once_and_one_who_left_disturbs_nobo
     await asyncio.sleep(0)
     waiting[0].cancel()
     await asyncio.sleep(0)
-    watches.ring({"s": Hint.GROWN})
+    watches.notify({"s": Hint.GROWN})
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert outcomes[1:] == [Hint.GROWN] * 4999
 
@@ -42,4 +42,4 @@ async def test_a_watch_that_was_dropped_without_close_is_forgotten() -> None:
     for number in range(100):
         watches.watch(f"s{number}")
     gc.collect()
-    assert len(watches._bells) == 0
+    assert len(watches._signals) == 0

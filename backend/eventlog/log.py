@@ -1,0 +1,323 @@
+"""The event log: one ordered log per session. The tail, watches, batches and the ownership of runs, over a `Store`.
+
+Three promises hold for every method that writes: it returns after its commit, never before; it is atomic; and readers
+see an event only once it is committed. A reader pulls from its own position. The hints of a watch have no data, so a
+lost one costs time and never an event.
+
+A run has one owner, the process that was given its handle. Where several processes share a log, it tells the owner of
+a run through `RunOwner`: a run was cancelled by another process, or another process died and left one behind.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from moorline.backend.errors import Refusal
+from moorline.backend.eventlog.base import (
+    Commit,
+    End,
+    EventQuery,
+    Hint,
+    LogUnavailable,
+    Piece,
+    RunHandle,
+    RunOwner,
+    SessionInfo,
+    Start,
+    Started,
+    Store,
+)
+from moorline.backend.eventlog.batches import Batches
+from moorline.backend.eventlog.tail import Tail
+from moorline.backend.eventlog.watches import Watch, Watches, hints_of
+from moorline.backend.events import Event, Finish, Row, RunError, Snapshot, Usage
+
+__all__ = ["EventLog"]
+
+log = logging.getLogger("moorline.backend")
+
+#: Pieces of text that the store writes at once, and queries for events that it answers at once.
+TEXTS = 1000
+QUERIES = 64
+
+T = TypeVar("T")
+
+
+class EventLog:
+    """Every method but `watch` raises LogUnavailable when the database cannot do its work."""
+
+    def __init__(self, store: Store) -> None:
+        self._run_owner: RunOwner | None = None
+        self._store = store
+        self._tail = Tail()
+        self._watches = Watches()
+        self._texts: Batches[Piece, int] = Batches(self._add_texts, size=TEXTS)
+        self._queries: Batches[EventQuery, list[Event]] = Batches(store.read_after, size=QUERIES)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
+
+    # Opening and closing ----------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Create or migrate the schema, and end the runs that no living process owns as `interrupted`.
+
+        Where many processes share the log this goes on while it is open: see `attach`.
+
+        Raises:
+            UsageError: the database cannot be used at all (no permission, another process owns it, not a database).
+        """
+        try:
+            await self._store.open(self)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Commit what is under way and release the database. Idempotent."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        # The store bounds each of them in time, and none is begun any more.
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+        await self._texts.settled()
+        await self._queries.settled()
+        await self._store.close()
+        # A reader that waits would wait for ever; it finds the log closed.
+        self._watches.notify_all()
+
+    async def check(self) -> None:
+        """Return if the database answers (for /readyz)."""
+        await self._carry_out(self._store.check())
+
+    def attach(self, owner: RunOwner) -> None:
+        """Tell `owner` about the runs of this process. Comes before `open`; without it no run is taken over."""
+        self._run_owner = owner
+
+    # Sessions ---------------------------------------------------------------------------------------------------------
+
+    async def find_session(self, session_id: str) -> SessionInfo | None:
+        """The session, or None where there is none."""
+        return await self._carry_out(self._store.find_session(session_id))
+
+    async def open_session(self, session_id: str, patient_id: str, *, now: float) -> SessionInfo:
+        """The session, created empty with a new epoch if need be.
+
+        Raises:
+            Refusal: `forbidden`, when it belongs to another patient.
+        """
+        return await self._carry_out(self._store.open_session(session_id, patient_id, now))
+
+    async def delete_session(self, session_id: str) -> bool:
+        """Erase the session and all its events; watchers are woken. False when there was none."""
+        return await self._carry_out(self._store.delete_session(session_id))
+
+    async def expire(self, before: float, *, limit: int = 100) -> Sequence[str]:
+        """Erase sessions last written to before `before`, the oldest first; watchers are woken.
+
+        Returns the ids of up to `limit` erased ones; call again while there are so many. One with an active run stays.
+        """
+        return await self._carry_out(self._store.expire(before, limit))
+
+    # Writing ----------------------------------------------------------------------------------------------------------
+
+    async def start_run(
+        self,
+        session_id: str,
+        patient_id: str,
+        *,
+        client_msg_id: str,
+        content: str,
+        now: float,
+        refusal: Refusal | None = None,
+    ) -> Started:
+        """Append `UserMessage` and `RunStarted` in one transaction; opens the session if need be.
+
+        Idempotent by (session_id, client_msg_id): the same text again gives the first outcome with `handle` None.
+        With `refusal` no run is started: it is raised where one would begin, while a duplicate is still answered.
+
+        Raises:
+            Refusal: `forbidden` (another patient's), `rejected` (the id was used for another text), `busy` (a run is
+                active; a duplicate is answered before this is asked).
+        """
+        return await self._start(Start(session_id, client_msg_id, now, refusal, patient_id=patient_id, content=content))
+
+    async def retry_run(
+        self, session_id: str, *, run_id: str, client_msg_id: str, now: float, refusal: Refusal | None = None
+    ) -> Started:
+        """Append `RunStarted` for the user message of `run_id`, which must have ended otherwise than with `stop`.
+
+        Idempotent by (session_id, client_msg_id) as `start_run` is; `refusal` as there.
+
+        Raises:
+            Refusal: `not_found` (no such run), `rejected` (it ended with `stop`, or the id was used otherwise), `busy`.
+        """
+        return await self._start(Start(session_id, client_msg_id, now, refusal, retry_of=run_id))
+
+    async def add_text(self, run: RunHandle, text: str, *, at: int | None = None) -> int:
+        """Append `TextAdded`; returns its seq.
+
+        `at` is the offset of `text` in the answer, in characters. What is in the log already, because an attempt that
+        raised LogUnavailable was committed, is not written again.
+
+        Raises:
+            RunLost: the run has ended or has another owner; stop writing.
+        """
+        # What a database cannot hold is found here, because it would fail the whole batch.
+        text.encode()
+        if "\0" in text:
+            raise ValueError("text holds NUL")
+        self._refuse_when_closed()
+        return await self._texts.submit(Piece(run, text, at))
+
+    async def end_run(
+        self,
+        run: RunHandle,
+        *,
+        finish: Finish,
+        now: float,
+        text: str = "",
+        at: int | None = None,
+        error: RunError | None = None,
+        usage: Usage | None = None,
+    ) -> int:
+        """Append `MessageEnded`; returns its seq.
+
+        Its content is all the text of the run and `text`, the last piece, which gets no event of its own; `at` as in
+        `add_text`. The run's `TextAdded` events may be compacted away.
+
+        Raises:
+            RunLost: the run has ended already or has another owner.
+        """
+        return await self._carry_out(self._store.end_run(End(run, finish, now, text, at, error, usage)))
+
+    async def cancel_run(self, session_id: str, run_id: str) -> None:
+        """Have the owner of the active run, in whatever process, stop it (`RunOwner.stop_run`); otherwise nothing.
+
+        Returns once the request is stored, if other processes could own the run: it then ends as `cancelled` also when
+        its owner dies before it learns of the request. With a single process such a run ends as `interrupted`.
+        """
+        await self._carry_out(self._store.cancel_run(session_id, run_id))
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    async def read_after(self, session_id: str, seq: int, *, limit: int, epoch: str | None = None) -> Sequence[Event]:
+        """Up to `limit` committed events with a seq above `seq`, in order; empty when there are none.
+
+        With `epoch` only those of the log of that epoch: none when the session was erased, and perhaps begun again.
+        A compacted range is missing; the `MessageEnded` after it closes the gap by its `from_seq`.
+        """
+        # Where other processes write too the tail may lag behind, but what it holds is committed, and of this epoch.
+        events = None if epoch is None else self._tail.read_after(session_id, seq, limit, epoch)
+        if events or (events is not None and self._store.exclusive):
+            return events
+        self._refuse_when_closed()
+        return await self._queries.submit(EventQuery(session_id, seq, limit, epoch))
+
+    async def snapshot(self, session_id: str) -> Snapshot | None:
+        """The newest rows, the active run and their position, read in one transaction. None: no such session.
+
+        At most SNAPSHOT_ROWS rows, and no more than SNAPSHOT_BYTES of text in all; but always the newest row. See
+        `moorline.backend.session.newest`.
+        """
+        return await self._carry_out(self._store.snapshot(session_id))
+
+    async def rows(self, session_id: str, *, before: int | None, limit: int) -> Sequence[Row]:
+        """The last `limit` rows with a seq below `before` (None: the newest), in order; empty without a session."""
+        return await self._carry_out(self._store.rows(session_id, before, limit))
+
+    def watch(self, session_id: str) -> Watch:
+        """Hints that this session has grown or was erased."""
+        return self._watches.watch(session_id)
+
+    # StoreOwner -------------------------------------------------------------------------------------------------------
+
+    def committed(self, commits: Sequence[Commit]) -> None:
+        """See StoreOwner.committed."""
+        for commit in commits:
+            self._tail.add(commit)
+        self._watches.notify(hints_of(commits))
+
+    def changed_elsewhere(self, hints: Mapping[str, Hint]) -> None:
+        """See StoreOwner.changed_elsewhere."""
+        for session_id in hints:
+            self._tail.drop(session_id)
+        self._watches.notify(hints)
+
+    def watched(self) -> list[str]:
+        """See StoreOwner.watched."""
+        return self._watches.watched()
+
+    def stop_run(self, run_id: str) -> None:
+        """See StoreOwner.stop_run."""
+        if self._run_owner is not None:
+            self._run_owner.stop_run(run_id)
+
+    def adopt_run(self, started: Started) -> bool:
+        """See StoreOwner.adopt_run."""
+        if self._run_owner is None:
+            return False
+        self._run_owner.adopt_run(started)
+        return True
+
+    # Inside -----------------------------------------------------------------------------------------------------------
+
+    def _refuse_when_closed(self) -> None:
+        if self._closing is not None:
+            raise LogUnavailable("the log is closed")
+
+    def _carry_out(self, operation: Coroutine[Any, Any, T]) -> "asyncio.Future[T]":
+        """Await the result: the operation is carried out to its end also when its caller is cancelled."""
+        return asyncio.shield(self._begin(operation))
+
+    def _begin(self, operation: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        if self._closing is not None:
+            operation.close()
+            raise LogUnavailable("the log is closed")
+        task = asyncio.create_task(operation)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved here, as a cancelled caller does not
+
+    async def _start(self, start: Start) -> Started:
+        """A caller that is cancelled meanwhile never gets the handle, and the session would stay busy: then the run is
+        ended here."""
+        starting = self._begin(self._store.start_run(start))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(self._end_abandoned)
+            raise
+
+    def _end_abandoned(self, starting: "asyncio.Task[Started]") -> None:
+        if starting.cancelled() or starting.exception() is not None:
+            return
+        handle = starting.result().handle
+        if handle is not None:
+            # Once the log is closed, the next process to open it finds the run without an owner.
+            with contextlib.suppress(LogUnavailable):
+                self._begin(self._store.end_run(End(handle, Finish.INTERRUPTED, time.time())))
+
+    async def _add_texts(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
+        try:
+            return await self._store.add_texts(pieces)
+        except LogUnavailable as error:
+            if len(pieces) == 1 or not error.separable:
+                raise
+        return await asyncio.gather(*(self._add_alone(piece) for piece in pieces))
+
+    async def _add_alone(self, piece: Piece) -> int | Exception:
+        try:
+            return (await self._store.add_texts([piece]))[0]
+        except Exception as error:
+            return error
