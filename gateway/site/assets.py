@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["cache_control", "content_type", "encodings", "is_asset", "segments", "usable_range"]
+__all__ = ["SIBLINGS", "cache_control", "content_type", "encodings", "is_asset", "segments"]
 
 # The system's table differs from machine to machine; a page must not. WHATWG's names, RFC 9239 for JavaScript.
 _TYPES = {
@@ -39,14 +39,13 @@ _TYPES = {
     "xml": "application/xml",
 }
 # Best first. The names that the folder's build wrote beside the file, and the coding each stands for.
-_SIBLINGS = ((".br", "br"), (".gz", "gzip"))
+SIBLINGS = ((".br", "br"), (".gz", "gzip"))
 
 _ASSET_FOLDERS = frozenset({"assets", "static", "_next", "_app"})
 _EXTENSION = re.compile(r"[^.].*\.([A-Za-z0-9]{1,11})")
 # `index-BxY3k2_a.js` as Vite names it, `main.3f2a9c1b.chunk.css` as webpack does.
 _VITE_HASH = re.compile(r".+-([A-Za-z0-9_-]{8})\.[a-z0-9.]+")
 _HEX_HASH = re.compile(r".+\.([0-9a-f]{8,64})\.[a-z0-9.]+")
-_RANGE = re.compile(r"bytes=(?:\d+-\d*|-0*[1-9]\d*)")
 
 _IMMUTABLE = "public, max-age=31536000, immutable"
 # The browser keeps the file and asks each time whether it is still the one; a 304 answers.
@@ -111,20 +110,7 @@ def encodings(accept_encoding: str) -> list[tuple[str, str]]:
         weight = parameters.strip().removeprefix("q=").strip()
         taken[coding.strip()] = not re.fullmatch(r"0(\.0{0,3})?", weight)
     anything = taken.get("*", False)
-    return [(extension, coding) for extension, coding in _SIBLINGS if taken.get(coding, anything)]
-
-
-def usable_range(range_header: str | None, if_range: str | None, etag: str) -> str | None:
-    """The Range to honour: one range of bytes, and of the file that the client already has a part of.
-
-    Anything else is answered with the whole file, as RFC 9110 section 14.2 allows. A date in If-Range is left to
-    `FileResponse`.
-    """
-    if range_header is None or not _RANGE.fullmatch(range_header.strip()):
-        return None
-    if if_range is not None and if_range.strip().startswith(('"', "W/")) and if_range.strip() != f'"{etag}"':
-        return None
-    return range_header.strip()
+    return [(extension, coding) for extension, coding in SIBLINGS if taken.get(coding, anything)]
 
 
 def _looks_random(text: str) -> bool:

@@ -1,55 +1,55 @@
 """Static assets of the frontend folder: files, index pages, precompressed siblings and the SPA fallback.
 
-`aiohttp.web.FileResponse` does the sending: ETag, conditions, Range, HEAD. Here is decided which file it is; the rules
-of names stand in `assets`.
+Here is decided which file it is and what of it is sent. The rules of names stand in `assets`, those of conditions and
+ranges in `conditions`; the files are in `files`.
 """
 
 import asyncio
 import dataclasses
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from aiohttp import hdrs, web
-from aiohttp.abc import AbstractStreamWriter
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.web.aiohttp_private import CheckedFileResponse
 from moorline.gateway.errors import Refused, is_shortage
 from moorline.gateway.site import assets
+from moorline.gateway.site.conditions import Unsatisfiable, selected_range, status_by_conditions
+from moorline.gateway.site.files import INDEX, Asset, File, Files
+from moorline.gateway.site.folder import Folder
 from multidict import CIMultiDict
 
 __all__ = ["BUILT_IN", "Frontend"]
 
 BUILT_IN = Path(__file__).parent / "frontend"
-INDEX = "index.html"
+# Of a file that is not in memory, read in a thread while the client takes it.
+_PIECE = 256 << 10
+
+
+_NOT_MODIFIED = 304
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _File:
-    """The file that answers: `names` say what it is, `path` where its bytes (perhaps a compressed sibling's) are."""
+class _Reply:
+    """What of a file answers a request."""
 
-    names: tuple[str, ...]
-    path: Path
-    coding: str | None
-    etag: str
-
-
-class _Redirect(Exception):
-    """A folder was asked for without its final slash; relative links of its index page would go astray."""
+    status: int
+    headers: CIMultiDict[str]
+    start: int = 0
+    end: int = 0
 
 
 class Frontend:
     """One folder of assets. `serve` is its handler for GET and HEAD."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, recheck: float = 1.0) -> None:
         root = Path(folder) if folder else BUILT_IN
         if not root.is_dir():
             raise UsageError(f'frontend: "{folder}" is not a folder; build the site first, or leave the option out')
         if not (root / INDEX).is_file():
             raise UsageError(f'frontend: "{folder}" has no {INDEX}; name the folder that the build wrote, often dist')
-        self._root = root.resolve()
+        self._files = Files(Folder(root), recheck=recheck)
         self._built_in = not folder
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -57,126 +57,95 @@ class Frontend:
         names = assets.segments(request.rel_url.raw_path)
         if names is None:
             raise _not_found()
-        codings = assets.encodings(request.headers.get(hdrs.ACCEPT_ENCODING, ""))
-        try:
-            # Disks may be slow or remote; the loop also carries everybody's sockets.
-            file = await asyncio.to_thread(self._find, names, codings)
-        except _Redirect:
-            return self._redirect(request, names)
-        if file is None:
+        asset = await self._at(names)
+        if asset is None and not assets.is_asset(names):
+            asset = await self._at((INDEX,))
+        if asset is None:
             raise _not_found()
-        response = _Response(file, self._headers(request, file))
-        # Not left to aiohttp, which would answer what goes wrong in here itself.
-        await response.prepare(request)
-        return response
+        if asset.is_folder:
+            return _redirect(request, names)
+        file = asset.best(assets.encodings(request.headers.get(hdrs.ACCEPT_ENCODING, "")))
+        if file.body is None:
+            return await self._from_disk(request, file)
+        reply = self._reply(request, file)
+        return web.Response(status=reply.status, headers=reply.headers, body=file.body[reply.start : reply.end])
 
-    # Finding ----------------------------------------------------------------------------------------------------------
-
-    def _find(self, names: tuple[str, ...], codings: Sequence[tuple[str, str]]) -> _File | None:
-        found = self._open_for(names, codings)
-        if found is not None or assets.is_asset(names):
-            return found
-        return self._open_for((INDEX,), codings)
-
-    def _open_for(self, names: tuple[str, ...], codings: Sequence[tuple[str, str]]) -> _File | None:
-        """The file of exactly these names; for a folder its index page."""
+    async def _at(self, names: tuple[str, ...]) -> Asset | None:
         if names[-1] == "":
             names = (*names[:-1], INDEX)
         # An empty name would let `//etc` and `a//b` stand for other paths than they read.
         if "" in names:
             return None
-        plain = self._inside(names)
-        if plain is None:
-            return None
-        if plain.is_dir():
-            if (plain / INDEX).is_file():
-                raise _Redirect
-            return None
-        for extension, coding in codings:
-            sibling = self._inside((*names[:-1], names[-1] + extension))
-            if sibling is not None and (etag := _etag(sibling)):
-                return _File(names, sibling, coding, etag)
-        etag = _etag(plain)
-        return _File(names, plain, None, etag) if etag else None
-
-    def _inside(self, names: Sequence[str]) -> Path | None:
-        """The real path of these names, if there is one and no symlink leads it to what no name may stand for."""
         try:
-            path = self._root.joinpath(*names).resolve(strict=True)
-        except (OSError, RuntimeError):
-            # Missing, no permission, a name too long, a loop of symlinks (RuntimeError before Python 3.13).
-            return None
-        if not path.is_relative_to(self._root):
-            return None
-        # A link that looks harmless may name a dot-file: `config.txt -> .env`.
-        hidden = any(name.startswith(".") for name in path.relative_to(self._root).parts)
-        return None if hidden else path
+            return await self._files.at(names)
+        except OSError as error:
+            raise _unreadable(error) from error
 
     # Answering --------------------------------------------------------------------------------------------------------
 
-    def _headers(self, request: web.Request, file: _File) -> CIMultiDict[str]:
-        headers = CIMultiDict(
-            {
-                hdrs.CONTENT_TYPE: assets.content_type(file.names[-1]),
-                hdrs.CACHE_CONTROL: assets.cache_control(file.names),
-                hdrs.VARY: hdrs.ACCEPT_ENCODING,
-                "X-Content-Type-Options": "nosniff",
-            }
-        )
-        if file.coding is not None:
-            headers[hdrs.CONTENT_ENCODING] = file.coding
+    def _reply(self, request: web.Request, file: File) -> _Reply:
+        headers = file.headers.copy()
         if self._built_in:
-            # A site of somebody else's may need inline scripts or other hosts; ours needs neither.
+            # A site of its own may need inline scripts or other hosts; the built-in page needs neither.
             headers["Content-Security-Policy"] = _policy(request.headers.get(hdrs.HOST, ""))
             headers["Referrer-Policy"] = "no-referrer"
-        return headers
+        status = status_by_conditions(request.headers, etag=file.etag, modified=file.modified)
+        if status == _NOT_MODIFIED:
+            return _Reply(_NOT_MODIFIED, headers)
+        if status is not None:
+            return _Reply(status, CIMultiDict({hdrs.CACHE_CONTROL: "no-store"}))
+        if request.method != hdrs.METH_GET or hdrs.RANGE not in request.headers:
+            return _Reply(200, headers, 0, file.size)
+        try:
+            part = selected_range(request.headers, etag=file.etag, modified=file.modified, size=file.size)
+        except Unsatisfiable:
+            wanted = {hdrs.CONTENT_RANGE: f"bytes */{file.size}", hdrs.CACHE_CONTROL: "no-store"}
+            return _Reply(416, CIMultiDict(wanted))
+        if part is None:
+            return _Reply(200, headers, 0, file.size)
+        start, end = part
+        headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{file.size}"
+        return _Reply(206, headers, start, end)
 
-    def _redirect(self, request: web.Request, names: Sequence[str]) -> web.StreamResponse:
-        # Relative, so that it holds behind any proxy; "./" keeps a name with a colon from being read as a scheme.
-        query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
-        location = f"./{quote(names[-1])}/{query}"
-        return web.Response(status=308, headers={hdrs.LOCATION: location, hdrs.CACHE_CONTROL: "no-cache"})
+    async def _from_disk(self, request: web.Request, file: File) -> web.StreamResponse:
+        try:
+            opened = await self._files.open(file)
+        except OSError as error:
+            raise _unreadable(error) from error
+        if opened is None:
+            raise _not_found()
+        file, descriptor = opened
+        try:
+            reply = self._reply(request, file)
+            response = web.StreamResponse(status=reply.status, headers=reply.headers)
+            if reply.status != _NOT_MODIFIED:
+                response.content_length = reply.end - reply.start
+            await response.prepare(request)
+            if request.method == hdrs.METH_GET:
+                await _write(response, descriptor, reply)
+            await response.write_eof()
+        finally:
+            # A cancelled read may still be under way; what it gets is dropped, and pread moves no file's position.
+            os.close(descriptor)
+        return response
 
 
-class _Response(CheckedFileResponse):
-    """A FileResponse of a file that is already chosen.
-
-    It hides from `FileResponse` the two request headers that this would misread: Accept-Encoding (it overlooks `q=0`)
-    and a Range whose If-Range names another version (it knows only dates there and would mix two versions).
-    """
-
-    def __init__(self, file: _File, headers: CIMultiDict[str]) -> None:
-        super().__init__(file.path, headers=headers)
-        self._etag_now = file.etag
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        if self.prepared:
-            return None
-        headers = request.headers.copy()
-        headers.popall(hdrs.ACCEPT_ENCODING, None)
-        wanted = assets.usable_range(
-            headers.popone(hdrs.RANGE, None), request.headers.get(hdrs.IF_RANGE), self._etag_now
-        )
-        if wanted is not None and request.method == hdrs.METH_GET:
-            headers[hdrs.RANGE] = wanted
-        return await super().prepare(request.clone(headers=headers))
-
-    def file_error(self, error: OSError) -> Exception:
-        if is_shortage(error):
-            return Refused("The gateway has too many open files at the moment.")
-        # Removed meanwhile. aiohttp's 404 would have the file's own Cache-Control.
-        return _not_found()
+async def _write(response: web.StreamResponse, descriptor: int, reply: _Reply) -> None:
+    """uvloop has no sendfile, so pieces are read in a thread; the writer waits where the client does."""
+    place = reply.start
+    while place < reply.end:
+        piece = await asyncio.to_thread(os.pread, descriptor, min(_PIECE, reply.end - place), place)
+        if not piece:
+            raise ConnectionResetError("the file was cut while it was sent")
+        place += len(piece)
+        await response.write(piece)
 
 
-def _etag(path: Path) -> str:
-    """The value that FileResponse gives the file, or "" where it is no readable regular file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ""
-    if not stat.S_ISREG(status.st_mode) or not os.access(path, os.R_OK):
-        return ""
-    return f"{status.st_mtime_ns:x}-{status.st_size:x}"
+def _redirect(request: web.Request, names: Sequence[str]) -> web.StreamResponse:
+    # Relative, so that it holds behind any proxy; "./" keeps a name with a colon from being read as a scheme.
+    query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
+    location = f"./{quote(names[-1])}/{query}"
+    return web.Response(status=308, headers={hdrs.LOCATION: location, hdrs.CACHE_CONTROL: "no-cache"})
 
 
 def _policy(host: str) -> str:
@@ -191,3 +160,9 @@ def _policy(host: str) -> str:
 def _not_found() -> web.HTTPNotFound:
     # A deployment may be under way: nobody must remember that the file was missing.
     return web.HTTPNotFound(text="There is nothing at this address.", headers={hdrs.CACHE_CONTROL: "no-store"})
+
+
+def _unreadable(error: OSError) -> Exception:
+    if is_shortage(error):
+        return Refused("The gateway has too many open files at the moment.")
+    return _not_found()

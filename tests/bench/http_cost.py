@@ -44,7 +44,7 @@ class Scale:
     """Requests of a connection before the first round: code is compiled, connections are opened."""
 
 
-QUICK = Scale(rounds=3, each=6, warm_up=12)
+QUICK = Scale(rounds=3, each=10, warm_up=40)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

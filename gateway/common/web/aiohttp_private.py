@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
 __all__ = [
-    "CheckedFileResponse",
     "ClientProtocol",
     "RewrittenRequest",
     "ServerProtocol",
@@ -42,7 +41,6 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (ResponseHandler, ("_tail", "read", "set_exception", "set_response_params", "upgraded")),
     (ClientRequest, ("_continue", "write_bytes")),
     (StreamWriter, ("_headers_buf",)),
-    (web.FileResponse, ("_make_response",)),
 )
 
 
@@ -124,20 +122,6 @@ def take_over(request: web.BaseRequest, protocol: asyncio.Protocol) -> tuple[byt
     # The server must forget the connection, of whose end it is not told. Earlier would cancel the task.
     request.task.add_done_callback(lambda _: handler.connection_lost(None))
     return early, handler.writing_paused
-
-
-class CheckedFileResponse(web.FileResponse):
-    """A FileResponse that raises what goes wrong with its file, where aiohttp would answer it."""
-
-    def file_error(self, error: OSError) -> Exception:
-        """What to raise for a file that cannot be opened."""
-        return error
-
-    def _make_response(self, request: web.BaseRequest, accept_encoding: str) -> Any:
-        try:
-            return super()._make_response(request, accept_encoding)
-        except OSError as error:
-            raise self.file_error(error) from error
 
 
 # The client's side ----------------------------------------------------------------------------------------------------

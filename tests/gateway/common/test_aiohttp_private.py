@@ -22,11 +22,11 @@ from moorline.gateway.common.web import aiohttp_private
 from tests.test_layers import MODULES, name
 
 # Classes of aiohttp that ours derive from.
-BASES = (RequestHandler, ResponseHandler, aiohttp.ClientRequest, StreamWriter, web.StreamResponse, web.FileResponse)
+BASES = (RequestHandler, ResponseHandler, aiohttp.ClientRequest, StreamWriter, web.StreamResponse)
 ANOTHER_AIOHTTP = """
 import runpy, sys
-from aiohttp import web
-del web.FileResponse._make_response
+from aiohttp import ClientRequest
+del ClientRequest.write_bytes
 sys.argv = ["moorline", "--version"]
 runpy.run_module("moorline", run_name="__main__")
 """
@@ -68,8 +68,8 @@ def is_self(attribute: ast.Attribute) -> bool:
 
 
 def test_a_missing_method_is_named_with_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(web.FileResponse, "_make_response")
-    with pytest.raises(UsageError, match=rf"aiohttp {aiohttp.__version__} has no FileResponse._make_response,"):
+    monkeypatch.delattr(aiohttp.ClientRequest, "write_bytes")
+    with pytest.raises(UsageError, match=rf"aiohttp {aiohttp.__version__} has no ClientRequest.write_bytes,"):
         aiohttp_private.check()
 
 
@@ -89,7 +89,7 @@ def test_an_attribute_that_a_constructor_no_longer_sets_is_named(monkeypatch: py
 def test_the_command_line_says_it_in_one_line() -> None:
     ended = subprocess.run([sys.executable, "-c", ANOTHER_AIOHTTP], capture_output=True, text=True)
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f"moorline: aiohttp {aiohttp.__version__} has no FileResponse._make_response")
+    assert ended.stderr.startswith(f"moorline: aiohttp {aiohttp.__version__} has no ClientRequest.write_bytes")
     assert len(ended.stderr.splitlines()) == 1
 
 

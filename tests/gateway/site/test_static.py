@@ -1,11 +1,12 @@
 import contextlib
 import os
 import pwd
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientResponse, web
+from aiohttp import ClientPayloadError, ClientResponse, web
 from aiohttp.test_utils import TestClient
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.site import assets
@@ -45,7 +46,7 @@ def site(tmp_path: Path) -> Path:
 @pytest.fixture
 async def get(site: Path, aiohttp_client: Callable[..., Awaitable[Client]]) -> Get:
     app = web.Application()
-    app.router.add_get("/{path:.*}", Frontend(str(site)).serve)
+    app.router.add_get("/{path:.*}", Frontend(str(site), recheck=0).serve)
     client = await aiohttp_client(app)
 
     async def get(path: str, *, method: str = "GET", **headers: str) -> ClientResponse:
@@ -267,3 +268,72 @@ def test_a_folder_without_an_index_page_is_named_at_start(tmp_path: Path) -> Non
 def test_the_types_do_not_depend_on_the_machine() -> None:
     assert assets.content_type("a.woff2") == "font/woff2"
     assert assets.content_type("a.unknown") == "application/octet-stream"
+
+
+# Changes and size -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_replaced_file_is_seen_within_a_second(
+    site: Path, aiohttp_client: Callable[..., Awaitable[Client]]
+) -> None:
+    app = web.Application()
+    app.router.add_get("/{path:.*}", Frontend(str(site)).serve)
+    client = await aiohttp_client(app)
+    assert await (await client.get("/style.css")).text() == "0123456789"
+    (site / "new").write_text("another")
+    (site / "new").replace(site / "style.css")
+    replaced = time.monotonic()
+    while await (await client.get("/style.css")).text() != "another":
+        # With room for a busy machine.
+        assert time.monotonic() - replaced < 3
+
+
+@pytest.fixture
+def large(site: Path) -> bytes:
+    """The body of a file that is not kept in memory."""
+    body = bytes(range(256)) * (5 << 12)
+    (site / "large.bin").write_bytes(body)
+    return body
+
+
+async def test_a_large_file_is_sent_from_the_disk(get: Get, large: bytes) -> None:
+    answer = await get("/large.bin")
+    assert (answer.status, answer.headers["Content-Length"]) == (200, str(len(large)))
+    assert await answer.read() == large
+
+
+async def test_a_large_file_has_parts_conditions_and_head(get: Get, large: bytes) -> None:
+    part = await get("/large.bin", Range="bytes=1000-700000")
+    assert (part.status, await part.read()) == (206, large[1000:700001])
+    same = await get("/large.bin", If_None_Match=part.headers["ETag"])
+    assert (same.status, await same.read()) == (304, b"")
+    head = await get("/large.bin", method="HEAD")
+    assert (head.status, head.headers["Content-Length"], await head.read()) == (200, str(len(large)), b"")
+    behind = await get("/large.bin", Range=f"bytes={len(large)}-")
+    assert (behind.status, behind.headers["Content-Range"]) == (416, f"bytes */{len(large)}")
+
+
+async def test_a_large_file_that_is_cut_while_it_is_sent_is_never_taken_for_whole(
+    get: Get, site: Path, large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pread = os.pread
+
+    def cut(descriptor: int, size: int, place: int) -> bytes:
+        piece = pread(descriptor, size, place)
+        os.truncate(site / "large.bin", place + size)
+        return piece
+
+    monkeypatch.setattr(os, "pread", cut)
+    with pytest.raises(ClientPayloadError):
+        await (await get("/large.bin")).read()
+
+
+async def test_an_empty_file_is_a_200_of_no_bytes(get: Get, site: Path) -> None:
+    (site / "empty.css").touch()
+    answer = await get("/empty.css")
+    assert (answer.status, answer.headers["Content-Length"], await answer.read()) == (200, "0", b"")
+
+
+async def test_a_failed_condition_is_a_412_that_is_not_cached(get: Get) -> None:
+    answer = await get("/assets/index-BxY3k2_a.js", If_Match='"older"')
+    assert (answer.status, answer.headers["Cache-Control"]) == (412, "no-store")
