@@ -22,7 +22,7 @@ log = logging.getLogger("moorline.gateway.access")
 CLIENT_CLOSED_REQUEST = 499
 _SWITCHING_PROTOCOLS = 101
 # Of a handshake; any other status is the access middleware's or the authorize hook's.
-_OUTCOMES = {_SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_gone", 500: "failed"}
+_OUTCOMES = {_SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_closed", 500: "internal_error"}
 # What stands for the route where there is no request.
 _NOT_A_REQUEST = "(unreadable)"
 _WORDS = {
@@ -65,7 +65,7 @@ def _count(request: web.Request, status: int, seconds: float) -> None:
     """Tell the metrics: of a socket how its handshake went, of anything else how long it took."""
     metrics, route = request.app[METRICS], describe(request)
     if route.startswith("/ws") and asks_for_upgrade(request.headers):
-        metrics.handshake(request.get(OUTCOME) or _OUTCOMES.get(status, "refused"), seconds)
+        metrics.handshake(request.get(OUTCOME) or _OUTCOMES.get(status, "rejected"), seconds)
     else:
         metrics.request(request.method, route, status, seconds)
 

@@ -12,8 +12,10 @@ from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, BACKEND_ENDS_TOO, DRAINING, METRICS, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.metrics_port import metrics_port
-from moorline.gateway.proxy import api, health
+from moorline.gateway.proxy import health
 from moorline.gateway.proxy.authorize import authorize_middleware
+from moorline.gateway.proxy.forward import forward
+from moorline.gateway.proxy.pool import pools
 from moorline.gateway.proxy.tunnels import tunnels
 from moorline.gateway.proxy.upstreams import Upstreams
 from moorline.gateway.proxy.websocket import websocket
@@ -66,12 +68,12 @@ def create_app(
     if settings.metrics_port is not None:
         app[METRICS] = Metrics()
         app.cleanup_ctx.append(metrics_port)
-    app.cleanup_ctx.extend((api.session, tunnels))
+    app.cleanup_ctx.extend((pools, tunnels))
 
     app.router.add_get("/healthz", health.healthz)
     app.router.add_get("/readyz", health.readyz)
     for path in _BACKEND:
-        app.router.add_route("*", path, api.forward)
+        app.router.add_route("*", path, forward)
     for path in _SOCKETS:
         app.router.add_route("*", path, websocket)
     app.router.add_get("/-/docs", docs)

@@ -1,4 +1,4 @@
-"""What goes wrong between a client and the backend, each with its HTTP status, and how it is told. Pure."""
+"""What fails between a client and an upstream, each with its HTTP status, and the response that says so. Pure."""
 
 import errno
 import html
@@ -6,15 +6,15 @@ import http
 import json
 
 __all__ = [
-    "BackendGarbled",
-    "BackendSilent",
-    "BackendUnreachable",
-    "ClientStalled",
-    "ConnectTimedOut",
+    "BadUpstreamResponse",
+    "ClientBodyTimeout",
+    "ConnectTimeout",
     "GatewayError",
-    "HandshakeTimedOut",
+    "HandshakeTimeout",
     "Malformed",
-    "Refused",
+    "Unavailable",
+    "UpstreamTimeout",
+    "UpstreamUnreachable",
     "is_shortage",
     "render",
 ]
@@ -25,8 +25,8 @@ class GatewayError(Exception):
 
     status = 500
     message = "Something went wrong in the gateway."
-    outcome = "failed"
-    """Of a handshake, for the metrics."""
+    outcome = "internal_error"
+    """Label of a failed handshake in the metrics."""
     retry_after: int | None = None
 
     def __init__(self, detail: str = "") -> None:
@@ -35,10 +35,10 @@ class GatewayError(Exception):
 
 
 class Malformed(GatewayError):
-    """The client's request is none that could be passed on."""
+    """The client's request cannot be passed on."""
 
     status = 400
-    outcome = "malformed"
+    outcome = "bad_request"
     message = "The request is malformed."
 
     def __init__(self, message: str) -> None:
@@ -46,16 +46,16 @@ class Malformed(GatewayError):
         super().__init__()
 
 
-class ClientStalled(GatewayError):
+class ClientBodyTimeout(GatewayError):
     """client_body_timeout"""
 
     status = 408
-    outcome = "client_stalled"
+    outcome = "client_body_timeout"
     message = "The body of the request did not come in time (client_body_timeout)."
 
 
-class Refused(GatewayError):
-    """More than `max_connections`, or shutting down: another try may meet another gateway or a calmer moment."""
+class Unavailable(GatewayError):
+    """A limit is reached, or the gateway shuts down: a retry may reach another gateway or find a free place."""
 
     status = 503
     outcome = "unavailable"
@@ -66,39 +66,43 @@ class Refused(GatewayError):
         super().__init__()
 
 
-class BackendUnreachable(GatewayError):
+class UpstreamUnreachable(GatewayError):
+    """The connection is refused, or ends before the response's headers."""
+
     status = 502
-    outcome = "backend_unreachable"
+    outcome = "upstream_unreachable"
     message = "The backend cannot be reached. It may be restarting; please try again in a moment."
 
 
-class BackendGarbled(GatewayError):
+class BadUpstreamResponse(GatewayError):
+    """What the upstream sent is not an HTTP/1.1 response, or not one that can be passed on."""
+
     status = 502
-    outcome = "backend_garbled"
-    message = "The backend's answer could not be understood."
+    outcome = "bad_upstream_response"
+    message = "The backend's response is not valid HTTP."
 
 
-class ConnectTimedOut(GatewayError):
+class ConnectTimeout(GatewayError):
     """proxy_connect_timeout"""
 
     status = 504
-    outcome = "connect_timed_out"
-    message = "The backend did not take the connection in time (proxy_connect_timeout)."
+    outcome = "connect_timeout"
+    message = "The connection to the backend was not established in time (proxy_connect_timeout)."
 
 
-class BackendSilent(GatewayError):
-    """proxy_read_timeout or proxy_send_timeout, before there was an answer to pass on."""
+class UpstreamTimeout(GatewayError):
+    """proxy_read_timeout or proxy_send_timeout, before the response's headers."""
 
     status = 504
-    outcome = "backend_silent"
+    outcome = "upstream_timeout"
     message = "The backend did not answer in time (proxy_read_timeout)."
 
 
-class HandshakeTimedOut(GatewayError):
+class HandshakeTimeout(GatewayError):
     """handshake_timeout"""
 
     status = 504
-    outcome = "handshake_timed_out"
+    outcome = "handshake_timeout"
     retry_after = 1
     message = "The backend did not open the socket in time (handshake_timeout)."
 

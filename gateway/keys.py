@@ -1,6 +1,6 @@
 """What the gateway's modules find in the application and in a request, each under a typed key."""
 
-from aiohttp import ClientSession, web
+from aiohttp import web
 from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import DRAINING
@@ -16,7 +16,6 @@ __all__ = [
     "METRICS",
     "OUTCOME",
     "REQUEST_ID",
-    "SESSION",
     "SETTINGS",
     "UPSTREAMS",
 ]
@@ -29,8 +28,6 @@ BACKEND_ENDS_TOO = web.AppKey("backend_ends_too", bool)
 """Whether the backend hears of the end at the same time: it then ends its sockets itself, with its own words."""
 METRICS = web.AppKey("metrics", Metrics)
 """Only with `metrics_port`."""
-SESSION = web.AppKey("session", ClientSession)
-"""The proxy's way to the backend; `api.session` opens and closes it."""
 
 REQUEST_ID = web.RequestKey("request_id", str)
 """Set by `access` for every request: its name in all logs, ours and the backend's."""

@@ -1,5 +1,5 @@
-"""What an operator's Prometheus reads of one gateway. What can be looked up is looked up when it asks, so that sockets
-pay for it at their beginning and their end and not with each byte.
+"""What Prometheus reads of one gateway. What can be looked up is looked up at the scrape, so that sockets pay for it at
+their beginning and their end and not with each byte.
 
 Sockets and plain requests have series of their own: one socket of eight hours would spoil every latency there is. No
 label holds an id, a path or what a client may choose freely: paths are routes, and methods and codes are of few kinds.
@@ -30,28 +30,28 @@ class Traffic:
 
     from_client: int = 0
     """Bytes."""
-    from_backend: int = 0
+    from_upstream: int = 0
     frames_from_client: int = 0
-    frames_from_backend: int = 0
+    frames_from_upstream: int = 0
 
     def __add__(self, other: "Traffic") -> "Traffic":
         return Traffic(
             self.from_client + other.from_client,
-            self.from_backend + other.from_backend,
+            self.from_upstream + other.from_upstream,
             self.frames_from_client + other.frames_from_client,
-            self.frames_from_backend + other.frames_from_backend,
+            self.frames_from_upstream + other.frames_from_upstream,
         )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class State:
-    """A gateway at the moment at which it is asked."""
+    """A gateway at the moment of a scrape."""
 
     open: int
     held: int
     traffic: Traffic
     upstreams: Sequence[tuple[str, int, bool]]
-    """Each one's URL, connections, and whether it rests."""
+    """Each one's URL, connections, and whether it is down."""
 
 
 class Metrics(Collector):
@@ -62,14 +62,14 @@ class Metrics(Collector):
         self._state: Callable[[], State] | None = None
         self._handshakes = Histogram(
             "moorline_handshake_seconds",
-            "From the upgrade request to its answer, by what became of it",
+            "From the upgrade request to its response, by outcome",
             ["outcome"],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self._endings = Counter(
             "moorline_sockets_ended",
-            "Sockets that were open and ended: by whom, why, and with which close code",
+            "Sockets that have ended: by whom, why, and with which close code",
             ["by", "reason", "code"],
             registry=self._registry,
         )
@@ -88,18 +88,18 @@ class Metrics(Collector):
         )
         self._requests = Histogram(
             "moorline_http_request_seconds",
-            "Plain requests, to the end of the answer; no sockets among them",
+            "Plain requests, to the end of the response; no sockets among them",
             ["method", "route", "status"],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self._registry.register(self)
 
-    def look_at(self, state: Callable[[], State]) -> None:
-        """Where to look up what is not counted here."""
+    def set_state(self, state: Callable[[], State]) -> None:
+        """Set where to look up what is not counted here."""
         self._state = state
 
-    # What happens -----------------------------------------------------------------------------------------------------
+    # Events -----------------------------------------------------------------------------------------------------------
 
     def handshake(self, outcome: str, seconds: float) -> None:
         self._handshakes.labels(outcome).observe(seconds)
@@ -114,7 +114,7 @@ class Metrics(Collector):
         self._endings.labels(by, reason, code_label(by, code)).inc()
         self._lifetimes.observe(seconds)
 
-    # What Prometheus asks for -----------------------------------------------------------------------------------------
+    # Scrapes ----------------------------------------------------------------------------------------------------------
 
     def render(self, accept: str) -> tuple[str, bytes]:
         """Content type and body, in the format that `accept` prefers."""
@@ -131,27 +131,27 @@ class Metrics(Collector):
             return
         state = self._state()
         yield GaugeMetricFamily("moorline_sockets_open", "Sockets that are open", value=state.open)
-        yield GaugeMetricFamily("moorline_handshakes_held", "Handshakes that wait for a backend", value=state.held)
+        yield GaugeMetricFamily("moorline_handshakes_held", "Handshakes that wait for an upstream", value=state.held)
         traffic = state.traffic
-        for unit, client, backend in (
-            ("bytes", traffic.from_client, traffic.from_backend),
-            ("frames", traffic.frames_from_client, traffic.frames_from_backend),
+        for unit, client, upstream in (
+            ("bytes", traffic.from_client, traffic.from_upstream),
+            ("frames", traffic.frames_from_client, traffic.frames_from_upstream),
         ):
             family = CounterMetricFamily(f"moorline_socket_{unit}", f"What sockets carried, in {unit}", labels=["from"])
             family.add_metric(["client"], client)
-            family.add_metric(["backend"], backend)
+            family.add_metric(["upstream"], upstream)
             yield family
         connections = GaugeMetricFamily(
-            "moorline_upstream_connections", "Requests and sockets at a backend", labels=["upstream"]
+            "moorline_upstream_connections", "Requests and sockets at an upstream", labels=["upstream"]
         )
-        resting = GaugeMetricFamily(
-            "moorline_upstream_resting", "1 while a backend has failed too often to be asked", labels=["upstream"]
+        down = GaugeMetricFamily(
+            "moorline_upstream_down", "1 while it is marked down and requests go to the others", labels=["upstream"]
         )
-        for url, count, rests in state.upstreams:
+        for url, count, is_down in state.upstreams:
             connections.add_metric([url], count)
-            resting.add_metric([url], rests)
+            down.add_metric([url], is_down)
         yield connections
-        yield resting
+        yield down
 
 
 def method_label(method: str) -> str:
@@ -160,7 +160,7 @@ def method_label(method: str) -> str:
 
 
 def code_label(by: str, code: int) -> str:
-    """A close code. The backend's own are few and worth knowing; a client's could be four thousand different series."""
+    """A close code. The upstream's own are few; a client's could be four thousand different series."""
     if code in _REGISTERED or (by != "client" and 3000 <= code < 5000):
         return str(code)
     return f"{code // 1000}xxx" if 1000 <= code < 5000 else "other"

@@ -16,7 +16,7 @@ __all__ = ["Settings"]
 
 _LAST_PORT = 65535
 _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]+)(:\d*)?")
-# Limits that would let nobody through at 0, where some programs take 0 for none.
+# Limits that would stop all traffic at 0, which some programs take for no limit.
 _ABOVE_ZERO = (
     "proxy_connect_timeout",
     "proxy_read_timeout",
@@ -31,6 +31,8 @@ _ABOVE_ZERO = (
     "max_frame_size",
     "max_connections",
     "fail_timeout",
+    "upstream_connections",
+    "upstream_keepalive",
     "workers",
 )
 
@@ -63,30 +65,41 @@ class Settings(CommonSettings):
     upstream: tuple[str, ...] = option(
         ("http://127.0.0.1:8000",),
         UPSTREAM,
-        "the backend: http://HOST:PORT; of several, the one with the fewest connections is asked",
+        "the backend: http://HOST:PORT; of several, the one with the fewest connections is next",
         group="Backend and page",
     )
     frontend: str = option("", TEXT, "folder of static assets (default: the built-in chat page)")
 
-    proxy_connect_timeout: float = option(60.0, DURATION, "nginx's: connecting to the backend", group="Time limits")
-    proxy_read_timeout: float = option(86400.0, DURATION, "nginx's: silence on the tunnel, or before an answer's head")
-    proxy_send_timeout: float = option(86400.0, DURATION, "nginx's: the backend does not read")
+    proxy_connect_timeout: float = option(60.0, DURATION, "nginx's: connecting to the upstream", group="Time limits")
+    proxy_read_timeout: float = option(
+        86400.0, DURATION, "nginx's: silence on a tunnel, or of the upstream in a response"
+    )
+    proxy_send_timeout: float = option(86400.0, DURATION, "nginx's: the upstream does not read")
     send_timeout: float = option(60.0, DURATION, "nginx's: the client does not read")
-    client_header_timeout: float = option(60.0, DURATION, "nginx's: a request head that dribbles in")
-    client_body_timeout: float = option(60.0, DURATION, "nginx's: silence in the middle of a request's body")
+    client_header_timeout: float = option(60.0, DURATION, "nginx's: time to receive the request headers")
+    client_body_timeout: float = option(60.0, DURATION, "nginx's: silence within a request's body")
     handshake_timeout: float | None = option(60.0, DURATION, "from the upgrade request to its 101", can_be_off=True)
     connect_retry: float | None = option(
-        10.0, DURATION, "hold a handshake while the backend is away, trying again every 250ms", can_be_off=True
+        10.0, DURATION, "hold a handshake while no upstream can be reached, retrying every 250ms", can_be_off=True
     )
-    max_fails: int = option(1, INT, "nginx's: failures that make one of several upstreams rest; 0: none rests")
-    fail_timeout: float = option(10.0, DURATION, "nginx's: how long it rests")
+    max_fails: int = option(1, INT, "nginx's: failures before one of several upstreams is marked down; 0: never")
+    fail_timeout: float = option(10.0, DURATION, "nginx's: how long it stays down")
+    upstream_connections: int = option(
+        64, INT, "HTTP requests at once for each upstream and worker, beside those that last longer than 1s; more wait"
+    )
+    upstream_keepalive: float | None = option(
+        60.0,
+        DURATION,
+        "idle time before a kept connection to an upstream is closed; off: none is kept",
+        can_be_off=True,
+    )
     client_heartbeat: float | None = option(
-        20.0, DURATION, "silence of a client before it gets a Ping", can_be_off=True, group="Sockets"
+        20.0, DURATION, "idle time before a Ping to the client", can_be_off=True, group="Sockets"
     )
     upstream_heartbeat: float | None = option(
-        20.0, DURATION, "silence of the backend before it gets a Ping", can_be_off=True
+        20.0, DURATION, "idle time before a Ping to the upstream", can_be_off=True
     )
-    heartbeat_timeout: float = option(20.0, DURATION, "silence after a Ping before the peer counts as dead")
+    heartbeat_timeout: float = option(20.0, DURATION, "time to wait for the Pong")
     close_frames: bool = option(True, BOOL, "end sockets with a Close frame that says why; false: nginx's bare FIN")
     close_timeout: float = option(10.0, DURATION, "from a Close frame to the end of TCP")
     max_frame_size: int | None = option(
@@ -115,8 +128,8 @@ class Settings(CommonSettings):
         self._check_limits()
 
     def _check_limits(self) -> None:
-        """Refuse what nobody could live with. A Ping has to come before nginx, here or in front, takes the silence for
-        the end.
+        """Refuse limits that would stop all traffic. A Ping has to come before proxy_read_timeout ends the silent
+        tunnel, here or in an nginx in front.
         """
         known = specs(Settings)
         for name in _ABOVE_ZERO:

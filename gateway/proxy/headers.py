@@ -1,15 +1,27 @@
-"""Which header fields pass a proxy, and which it adds. Pure."""
+"""Which headers pass a proxy, which it adds, and how they are written. Pure."""
 
 import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from moorline.gateway.errors import BackendGarbled, Malformed
+from moorline.gateway.errors import Malformed
 from multidict import CIMultiDict, CIMultiDictProxy
 
-__all__ = ["backward", "end_to_end", "forward", "location_for", "origin_form", "request_id"]
+__all__ = [
+    "UPGRADE",
+    "encoded",
+    "end_to_end",
+    "location_for",
+    "origin_form",
+    "request_head",
+    "request_headers",
+    "request_id",
+    "response_headers",
+]
 
-# RFC 9110 section 7.6.1: fields about one connection. They end here, on the way there and on the way back.
+Headers = CIMultiDictProxy[str] | CIMultiDict[str]
+
+# RFC 9110 section 7.6.1: headers about one connection. They end here, in requests and in responses.
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -23,13 +35,17 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-# What says where a request goes and where it ends is not the sender's to withdraw: a handshake whose Content-Length was
-# left out on the way would have its body read as the next request, which no guard has seen.
+# What says where a request goes and where it ends cannot be withdrawn by its sender: without its Content-Length a
+# handshake would have its body read as the next request, which no access rule has seen.
 _NOT_TO_NOMINATE = frozenset({"host", "content-length"})
-# Fields by which a proxy speaks for a client. A client that is no proxy of ours may not.
+# Headers in which a proxy says who the client is; they are believed from `trusted_proxies` alone.
 _SPOKEN_FOR = re.compile(r"x-forwarded-.*|x-real-ip|x-request-id|forwarded", re.IGNORECASE)
 # RFC 9112 section 3.2: visible ASCII and no fragment. All else would reach the backend as something not meant.
 _TARGET = re.compile(r"[!-\"$-~]+")
+# Written anew on each hop (RFC 9110 section 7.8).
+UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
+# RFC 9110 section 5.5: what no header may hold, but for the CRLF behind each.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 
 
@@ -47,15 +63,17 @@ def origin_form(target: str) -> str:
     return path[path.index("/") :] if "/" in path else "/"
 
 
-def end_to_end(headers: CIMultiDictProxy[str] | CIMultiDict[str]) -> CIMultiDict[str]:
-    """The fields that go on: all but the hop-by-hop ones and those that Connection may and does name as such."""
-    nominated = {name.strip().lower() for line in headers.getall("Connection", ()) for name in line.split(",")}
-    dropped = HOP_BY_HOP | (nominated - _NOT_TO_NOMINATE)
-    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)
+def end_to_end(headers: Headers) -> CIMultiDict[str]:
+    """The headers that pass: all but the hop-by-hop ones and those that Connection may and does name as such."""
+    dropped = HOP_BY_HOP
+    if "Connection" in headers:
+        nominated = {name.strip().lower() for line in headers.getall("Connection") for name in line.split(",")}
+        dropped |= nominated - _NOT_TO_NOMINATE
+    return CIMultiDict([(name, value) for name, value in headers.items() if name.lower() not in dropped])
 
 
-def forward(
-    headers: CIMultiDictProxy[str] | CIMultiDict[str],
+def request_headers(
+    headers: Headers,
     *,
     peer: str,
     client: str,
@@ -63,17 +81,16 @@ def forward(
     request_id: str,
     trusted: bool,
 ) -> CIMultiDict[str]:
-    """The request's fields as the backend gets them.
+    """The request's headers as the upstream gets them.
 
-    `peer` is whoever is connected to us, `client` whom it may speak for. With `trusted` what it says of the client is
-    kept and extended, else replaced. Names with an underscore are dropped, as nginx does: CGI and WSGI backends cannot
-    tell X_Real_IP from X-Real-IP. So is Expect, which is answered here.
+    `peer` is the address of the TCP connection, `client` that of the client behind trusted proxies. With `trusted` what
+    the peer says of the client is kept and extended, else replaced. Names with an underscore are dropped, as nginx
+    does: CGI and WSGI applications cannot tell X_Real_IP from X-Real-IP. So is Expect, which is answered here.
     """
-    passed = CIMultiDict(
-        (name, value)
-        for name, value in end_to_end(headers).items()
-        if "_" not in name and name.lower() != "expect" and (trusted or not _SPOKEN_FOR.fullmatch(name))
-    )
+    passed = end_to_end(headers)
+    for name in set(passed):
+        if "_" in name or name.lower() == "expect" or not (trusted or not _SPOKEN_FOR.fullmatch(name)):
+            passed.popall(name, None)
     hops = [*passed.popall("X-Forwarded-For", ()), peer]
     passed["X-Forwarded-For"] = ", ".join(hops)
     passed["X-Real-IP"] = client
@@ -84,19 +101,19 @@ def forward(
     return passed
 
 
-def backward(
-    headers: CIMultiDictProxy[str] | CIMultiDict[str], *, request_id: str, upstream: str, scheme: str, host: str
-) -> CIMultiDict[str]:
-    """The answer's fields as the client gets them. `scheme` and `host` are those by which the client knows us.
+def request_head(
+    method: str, target: str, headers: CIMultiDict[str], *, chunked: bool = False, upgrade: bool = False
+) -> bytes:
+    """Request line and headers. `chunked`: the body is; `upgrade`: a WebSocket is asked for."""
+    if chunked:
+        headers.add("Transfer-Encoding", "chunked")
+    if upgrade:
+        headers.extend(UPGRADE)
+    return encoded(f"{method} {target} HTTP/1.1", headers)
 
-    Raises:
-        BackendGarbled: the body has a coding whose name would be lost here, or a field's name is none.
-    """
-    if any(name != name.strip() for name in headers):
-        # aiohttp's parser takes it for an unknown field, and some client may take it for the one that it looks like.
-        raise BackendGarbled("a blank before a colon")
-    if headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
-        raise BackendGarbled("a Transfer-Encoding besides chunked")
+
+def response_headers(headers: Headers, *, request_id: str, upstream: str, scheme: str, host: str) -> CIMultiDict[str]:
+    """The response's headers as the client gets them. `scheme` and `host` are those by which the client knows us."""
     passed = end_to_end(headers)
     passed.setdefault("X-Request-ID", request_id)
     if location := passed.get("Location"):
@@ -104,14 +121,27 @@ def backward(
     return passed
 
 
+def encoded(start_line: str, headers: CIMultiDict[str]) -> bytes:
+    """The bytes of a start line and headers with the empty line behind them.
+
+    Raises:
+        ValueError: one of them holds a control character, which would end its line for some parsers.
+    """
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    text = f"{start_line}\r\n{''.join(lines)}\r\n"
+    if _CONTROL.search(text) or not text.count("\r") == text.count("\n") == len(lines) + 2:
+        raise ValueError("a control character in a header")
+    return text.encode("utf-8", "surrogateescape")
+
+
 def request_id(headers: Mapping[str, str], *, trusted: bool, fresh: str) -> str:
-    """The id under which this request stands in every log: that of a trusted proxy in front of us, or `fresh`."""
+    """The request's id in every log: that of a trusted proxy in front of the gateway, or `fresh`."""
     given = headers.get("X-Request-ID", "")
     return given if trusted and _REQUEST_ID.fullmatch(given) else fresh
 
 
 def location_for(location: str, *, upstream: str, scheme: str, host: str) -> str:
-    """A redirect to the backend's own origin, turned into one to the client's; any other as it is."""
+    """A redirect to the upstream's own origin, turned into one to the client's; any other as it is."""
     try:
         target, own = urlsplit(location), urlsplit(upstream)
         same = target.scheme == own.scheme and (target.hostname, target.port or 80) == (own.hostname, own.port or 80)

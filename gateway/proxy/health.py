@@ -1,14 +1,16 @@
-"""/healthz: this process answers. /readyz: it also has a backend that does."""
+"""/healthz: this process answers. /readyz: an upstream is ready, too."""
 
 import asyncio
 
-import aiohttp
 from aiohttp import web
-from moorline.gateway.keys import DRAINING, SESSION, UPSTREAMS
+from moorline.gateway.errors import GatewayError
+from moorline.gateway.keys import DRAINING, UPSTREAMS
+from moorline.gateway.proxy.connection import UpstreamConnection
+from moorline.gateway.proxy.upstreams import Upstream
 
 __all__ = ["healthz", "readyz"]
 
-# A load balancer asks every few seconds and takes no answer for a no.
+# Load balancers probe every few seconds, and take a probe without a response for a failed one.
 _PROBE_SECONDS = 2.0
 
 
@@ -18,10 +20,10 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """200 where a new request would be served: not draining, and a backend says the same of itself."""
+    """200 where a new request would be served: not draining, and an upstream says the same of itself."""
     if request.app[DRAINING].is_set():
         return _said(503, "draining")
-    probes = [asyncio.create_task(_probe(request.app[SESSION], each.url)) for each in request.app[UPSTREAMS]]
+    probes = [asyncio.create_task(_probe(each)) for each in request.app[UPSTREAMS]]
     try:
         for probe in asyncio.as_completed(probes):
             if await probe:
@@ -33,13 +35,17 @@ async def readyz(request: web.Request) -> web.Response:
     return _said(503, "the backend is not ready" if False in found else "the backend cannot be reached")
 
 
-async def _probe(client: aiohttp.ClientSession, url: str) -> bool | None:
-    """What this backend says of itself; None where it says nothing."""
+async def _probe(upstream: Upstream) -> bool | None:
+    """What this upstream says of itself; None where it says nothing."""
+    connection = UpstreamConnection()
     try:
-        async with asyncio.timeout(_PROBE_SECONDS), client.get(f"{url}/readyz", allow_redirects=False) as answer:
-            return answer.status == 200
-    except (aiohttp.ClientError, TimeoutError):
+        await connection.connect(upstream.host, upstream.port, _PROBE_SECONDS)
+        connection.send("GET", b"GET /readyz HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % upstream.authority)
+        return (await connection.response(_PROBE_SECONDS)).status == 200
+    except GatewayError:
         return None
+    finally:
+        connection.abort()
 
 
 def _said(status: int, words: str) -> web.Response:

@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from aiohttp import web
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.web.draining import Draining
-from moorline.gateway.errors import Refused
+from moorline.gateway.errors import Unavailable
 from moorline.gateway.keys import BACKEND_ENDS_TOO, DRAINING, METRICS, REQUEST_ID, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics, State, Traffic
-from moorline.gateway.proxy.dial import KNOCKING, Knocking, Reached
+from moorline.gateway.proxy.exchange import Exchange
+from moorline.gateway.proxy.retry_queue import RETRY_QUEUE, RetryQueue
 from moorline.gateway.proxy.upgrade import switch
+from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.limits import Limits
@@ -55,27 +57,29 @@ class Tunnels:
         """A place for one more.
 
         Raises:
-            Refused: there is none.
+            Unavailable: there is none.
         """
         self._refuse_when_draining()
         if len(self._relays) + self._handshakes >= self._max:
-            raise Refused("There are too many sockets at the moment (max_connections).")
+            raise Unavailable("There are too many sockets at the moment (max_connections).")
         self._handshakes += 1
         try:
             yield
         finally:
             self._handshakes -= 1
 
-    def open(self, request: web.Request, reached: Reached, head: bytes, *, on_end: Callable[[], object]) -> None:
-        """Switch both connections and relay from now on, until `on_end` is called."""
+    def open(self, request: web.Request, exchange: Exchange, head: bytes) -> None:
+        """Answer the client with `head` and relay from now on. The exchange's upstream is released at the end."""
         self._refuse_when_draining()
-        request_id = request[REQUEST_ID]
-        ended = functools.partial(self._ended, request_id, on_end)
-        self._relays.add(switch(request, reached.connection, head, self._limits, ended, self._on_round_trip))
+        request_id, upstream = request[REQUEST_ID], exchange.upstream
+        ended = functools.partial(self._ended, request_id, upstream)
+        hand_over = exchange.connection.hand_over
+        self._relays.add(switch(request, hand_over, head, self._limits, ended, self._on_round_trip))
+        exchange.detach()
         # The drain waits for requests, and this one is about to be over.
         self._draining.hold()
-        upstream = reached.upstream.url if self._names_upstream else None
-        facts = {"upstream": upstream, "client": client_address(request), "request_id": request_id}
+        name = upstream.url if self._names_upstream else None
+        facts = {"upstream": name, "client": client_address(request), "request_id": request_id}
         _say("a socket opened", facts)
 
     def traffic(self) -> Traffic:
@@ -106,7 +110,7 @@ class Tunnels:
 
     def _refuse_when_draining(self) -> None:
         if self._draining.is_set():
-            raise Refused("The gateway is shutting down.")
+            raise Unavailable("The gateway is shutting down.")
 
     async def _emptied(self) -> None:
         self._none_left.clear()
@@ -114,12 +118,12 @@ class Tunnels:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._none_left.wait(), _CUT_SECONDS)
 
-    def _ended(self, request_id: str, on_end: Callable[[], object], relay: Relay, ended: Ended) -> None:
+    def _ended(self, request_id: str, upstream: Upstream, relay: Relay, ended: Ended) -> None:
         self._relays.remove(relay)
         self._draining.release()
         if not self._relays:
             self._none_left.set()
-        on_end()
+        upstream.release()
         self._ended_traffic += _carried(relay)
         if self._metrics is not None:
             self._metrics.ended(ended.outcome.who, ended.outcome.reason.value, ended.code, ended.seconds)
@@ -166,14 +170,14 @@ TUNNELS = web.AppKey("tunnels", Tunnels)
 async def tunnels(app: web.Application) -> AsyncIterator[None]:
     """The cleanup context that holds the tunnels, and ends what is left of them."""
     app[TUNNELS] = Tunnels(app[SETTINGS], app[DRAINING], app.get(METRICS))
-    app[KNOCKING] = Knocking()
+    app[RETRY_QUEUE] = RetryQueue()
     if METRICS in app:
-        app[METRICS].look_at(functools.partial(_state, app))
+        app[METRICS].set_state(functools.partial(_state, app))
     draining = asyncio.create_task(_drain(app))
     yield
     draining.cancel()
     await asyncio.gather(draining, return_exceptions=True)
-    app[KNOCKING].close()
+    app[RETRY_QUEUE].close()
     await app[TUNNELS].close()
 
 
@@ -181,14 +185,14 @@ def _state(app: web.Application) -> State:
     upstreams, now = app[UPSTREAMS], asyncio.get_running_loop().time()
     return State(
         open=len(app[TUNNELS]),
-        held=len(app[KNOCKING]),
+        held=len(app[RETRY_QUEUE]),
         traffic=app[TUNNELS].traffic(),
-        upstreams=[(each.url, each.connections, upstreams.rests(each, now)) for each in upstreams],
+        upstreams=[(each.url, each.connections, upstreams.is_down(each, now)) for each in upstreams],
     )
 
 
 async def _drain(app: web.Application) -> None:
     await app[DRAINING].wait()
-    app[KNOCKING].all()
+    app[RETRY_QUEUE].wake_all()
     if not app[BACKEND_ENDS_TOO]:
         await app[TUNNELS].leave()

@@ -1,87 +1,131 @@
-"""Which backend the next request goes to: nginx's `least_conn`, with its `max_fails` and `fail_timeout`. Pure.
+"""Which upstream the next request goes to: nginx's `least_conn`, with its `max_fails` and `fail_timeout`. Pure.
 
-`max_fails` failures, with no success after a pause of `fail_timeout` between them, and an upstream rests for as long:
-others take its place. Then one request tries it, and its answer brings it back. Where all that are left rest, they are
-tried all the same: nginx answers 502 for `fail_timeout` then, though they may be back.
+After `max_fails` failures, with no success after a pause of `fail_timeout` between them, an upstream is marked down for
+`fail_timeout` and the others take its requests. Then one request probes it, and a response marks it up again. Where all
+that are left are down, they are tried all the same: nginx answers 502 for `fail_timeout` then, though they may be up.
 """
 
+import enum
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
-__all__ = ["Upstream", "Upstreams"]
+__all__ = ["State", "Upstream", "Upstreams"]
+
+
+class State(enum.Enum):
+    UP = "up"
+    DOWN = "down"
+    PROBING = "probing"
+    """Down, and one request tries it; the others wait for what becomes of that one, for `fail_timeout` at most."""
+
+
+class _Event(enum.Enum):
+    FAILED = "it has failed `max_fails` times"
+    CHOSEN = "it is chosen when `fail_timeout` is over"
+    RESPONDED = "it has sent a response"
+
+
+_TRANSITIONS: Mapping[tuple[State, _Event], State] = {
+    (State.UP, _Event.FAILED): State.DOWN,
+    (State.UP, _Event.CHOSEN): State.UP,
+    (State.UP, _Event.RESPONDED): State.UP,
+    (State.DOWN, _Event.FAILED): State.DOWN,
+    (State.DOWN, _Event.CHOSEN): State.PROBING,
+    (State.DOWN, _Event.RESPONDED): State.UP,
+    (State.PROBING, _Event.FAILED): State.DOWN,
+    (State.PROBING, _Event.CHOSEN): State.PROBING,
+    (State.PROBING, _Event.RESPONDED): State.UP,
+}
 
 
 class Upstream:
-    """One backend, by the URL that was given for it. Its name is resolved anew at each dial."""
+    """One upstream server, by the URL that was given for it. Its name is resolved at each connect."""
 
-    __slots__ = ("_checked_at", "_failed_at", "_fails", "_turn", "connections", "host", "port", "url")
+    __slots__ = (
+        "_checked_at",
+        "_chosen",
+        "_failed_at",
+        "_fails",
+        "authority",
+        "connections",
+        "host",
+        "port",
+        "state",
+        "url",
+    )
 
     def __init__(self, url: str) -> None:
         address = urlsplit(url)
         self.url = url
+        self.authority = address.netloc.encode()
+        """Host and port as a Host header has them."""
         self.host = str(address.hostname)
         self.port = address.port or 80
+        self.state = State.UP
         self.connections = 0
+        """Requests and sockets that it has at the moment."""
         self._fails = 0
         self._failed_at = self._checked_at = -math.inf
-        self._turn = 0
+        self._chosen = 0
 
     def take(self) -> None:
-        """A connection to it is about to be dialled; `release` says that it ended, or never began."""
+        """Count a request that is about to go there; `release` when it has ended or was never sent."""
         self.connections += 1
 
     def release(self) -> None:
         self.connections -= 1
 
+    def apply(self, event: _Event) -> bool:
+        """Whether this marks it down or up again."""
+        before, self.state = self.state, _TRANSITIONS[self.state, event]
+        return (before is State.UP) != (self.state is State.UP)
+
 
 class Upstreams:
-    """All of them, at least one. `max_fails` 0: none ever rests."""
+    """All of them, at least one. `max_fails` 0: none is ever marked down."""
 
     def __init__(self, urls: Sequence[str], *, max_fails: int, fail_timeout: float) -> None:
         self._all = [Upstream(url) for url in urls]
-        # Nobody could take its place.
+        # A single one has no other to take its requests.
         self._max_fails = max_fails if len(self._all) > 1 else 0
         self._fail_timeout = fail_timeout
-        self._turns = 0
+        self._choices = 0
 
     def __iter__(self) -> Iterator[Upstream]:
         return iter(self._all)
 
     def choose(self, now: float, *, besides: Collection[Upstream] = ()) -> Upstream | None:
-        """The one with the fewest connections; of equals, the one whose last turn is longest ago. None: none is left
+        """The one with the fewest connections; of equals, the one that was chosen longest ago. None: there is no other
         besides these.
         """
+        if len(self._all) == 1 and not besides:
+            return self._all[0]
         left = [upstream for upstream in self._all if upstream not in besides]
-        awake = [upstream for upstream in left if not self.rests(upstream, now)]
-        chosen = min(awake or left, key=lambda upstream: (upstream.connections, upstream._turn), default=None)
+        up = [upstream for upstream in left if not self.is_down(upstream, now)]
+        chosen = min(up or left, key=lambda upstream: (upstream.connections, upstream._chosen), default=None)
         if chosen is not None:
-            self._turns += 1
-            chosen._turn = self._turns
+            self._choices += 1
+            chosen._chosen = self._choices
             if now - chosen._checked_at > self._fail_timeout:
-                # The one request that tries it; for the others it rests on until there is an answer.
                 chosen._checked_at = now
+                chosen.apply(_Event.CHOSEN)
         return chosen
 
-    def rests(self, upstream: Upstream, now: float) -> bool:
-        """Whether it has failed too often to be asked now."""
-        return self._out(upstream) and now - upstream._checked_at <= self._fail_timeout
+    def is_down(self, upstream: Upstream, now: float) -> bool:
+        """Whether requests go to the others for now."""
+        return upstream.state is not State.UP and now - upstream._checked_at <= self._fail_timeout
 
     def failed(self, upstream: Upstream, now: float) -> bool:
-        """It gave no answer; whether that makes it rest."""
-        was_out = self._out(upstream)
+        """It sent no response; whether that marks it down."""
         upstream._fails += 1
         upstream._failed_at = upstream._checked_at = now
-        return self._out(upstream) and not was_out
+        return 0 < self._max_fails <= upstream._fails and upstream.apply(_Event.FAILED)
 
-    def answered(self, upstream: Upstream) -> bool:
-        """It gave an answer, whatever that said; whether that brings it back. Failures less than `fail_timeout` ago
-        still count, as in nginx, unless it was thought to be away.
+    def responded(self, upstream: Upstream) -> bool:
+        """It sent a response, whatever its status; whether that marks it up again. Failures less than `fail_timeout`
+        ago still count, as in nginx, unless it was down.
         """
-        was_out = self._out(upstream)
-        if was_out or upstream._failed_at < upstream._checked_at:
+        if upstream.state is not State.UP or upstream._failed_at < upstream._checked_at:
             upstream._fails = 0
-        return was_out
-
-    def _out(self, upstream: Upstream) -> bool:
-        return 0 < self._max_fails <= upstream._fails
+        return upstream.apply(_Event.RESPONDED)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from aiohttp import hdrs, web
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.errors import Refused, is_shortage
+from moorline.gateway.errors import Unavailable, is_shortage
 from moorline.gateway.site import assets
 from moorline.gateway.site.conditions import Unsatisfiable, selected_range, status_by_conditions
 from moorline.gateway.site.files import INDEX, Asset, File, Files
@@ -164,5 +164,5 @@ def _not_found() -> web.HTTPNotFound:
 
 def _unreadable(error: OSError) -> Exception:
     if is_shortage(error):
-        return Refused("The gateway has too many open files at the moment.")
+        return Unavailable("The gateway has too many open files at the moment.")
     return _not_found()

@@ -21,8 +21,14 @@ __all__ = ["DEFAULTS", "PROFILE", "gateways", "nginx"]
 
 # A handshake that is held while the backend is away has an instant of its own.
 _NOT_HELD: Mapping[str, Any] = {"connect_retry": None} if "connect_retry" in specs(Settings) else {}
-DEFAULTS: Mapping[str, Any] = {"client_heartbeat": None, "upstream_heartbeat": None, **_NOT_HELD}
-"""The gateway's. A Ping is an event and would set nginx's timers anew: a test of the instants has to do without."""
+DEFAULTS: Mapping[str, Any] = {
+    "client_heartbeat": None,
+    "upstream_heartbeat": None,
+    "upstream_keepalive": None,
+    **_NOT_HELD,
+}
+"""The gateway's. A Ping is an event and would set nginx's timers anew: a test of the instants has to do without. nginx
+keeps no connection to an upstream unless `keepalive` asks for it."""
 PROFILE: Mapping[str, Any] = {**DEFAULTS, "close_frames": False, "max_frame_size": None, "handshake_timeout": None}
 """nginx's own behaviour."""
 

@@ -1,46 +1,35 @@
 """Everything that moorline uses of aiohttp beyond its documented interface, under names of its own.
 
-A server connection bounds a request's headers where aiohttp has no hook for it, and a proxy takes both transports out
-of aiohttp's protocols without losing a byte. No other module may name a private attribute of aiohttp. Each name is
-checked when this module is imported: a version of aiohttp that lacks one ends the program with a line that says so,
-rather than with an AttributeError in the middle of a handshake.
+A server connection bounds a request's headers where aiohttp has no hook for it, and a proxy takes the client's
+transport out of aiohttp's protocol without losing a byte. No other module may name a private attribute of aiohttp. Each
+name is checked when this module is imported: a version of aiohttp that lacks one ends the program with a line that says
+so, rather than with an AttributeError in the middle of a handshake.
 """
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import aiohttp
-from aiohttp import ClientRequest, ClientResponse, web, web_protocol
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp import web, web_protocol
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 from moorline.gateway.common.errors import UnsupportedLibrary
 
-if TYPE_CHECKING:
-    from aiohttp.connector import Connection
-
 __all__ = [
-    "ClientProtocol",
-    "RewrittenRequest",
     "ServerProtocol",
     "check",
     "is_upgraded",
     "take_over",
 ]
 
-# Of what, and the names that are used of it: methods, and attributes that `__init__` or `__slots__` give.
+# Of what, and the names that are used of it: methods and slots.
 _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (web_protocol, ("_ErrInfo",)),
-    (BaseProtocol, ("_drain_helper", "_upgraded", "transport", "writing_paused")),
+    (BaseProtocol, ("_upgraded", "transport", "writing_paused")),
     (RequestHandler, ("_message_tail", "_messages", "_waiter", "finish_response", "handle_error", "start")),
-    (ResponseHandler, ("_tail", "read", "set_exception", "set_response_params", "upgraded")),
-    (ClientRequest, ("_continue", "write_bytes")),
-    (StreamWriter, ("_headers_buf",)),
 )
 
 
@@ -51,9 +40,8 @@ def check() -> None:
         UnsupportedLibrary: this version of aiohttp lacks one.
     """
     for owner, names in _NAMES:
-        found = {*dir(owner), *_assigned(owner)}
         for name in names:
-            if name not in found:
+            if not hasattr(owner, name):
                 where = getattr(owner, "__qualname__", getattr(owner, "__name__", ""))
                 raise UnsupportedLibrary(
                     f"aiohttp {aiohttp.__version__} has no {where}.{name}, which moorline needs; "
@@ -61,16 +49,7 @@ def check() -> None:
                 )
 
 
-def _assigned(owner: object) -> tuple[str, ...]:
-    """The names in a class's `__init__`: what it assigns to `self` is among them."""
-    code = getattr(getattr(owner, "__init__", None), "__code__", None)
-    return code.co_names if code is not None else ()
-
-
 check()
-
-
-# The server's side ----------------------------------------------------------------------------------------------------
 
 
 class ServerProtocol(RequestHandler):
@@ -122,46 +101,3 @@ def take_over(request: web.BaseRequest, protocol: asyncio.Protocol) -> tuple[byt
     # The server must forget the connection, of whose end it is not told. Earlier would cancel the task.
     request.task.add_done_callback(lambda _: handler.connection_lost(None))
     return early, handler.writing_paused
-
-
-# The client's side ----------------------------------------------------------------------------------------------------
-
-
-class ClientProtocol(ResponseHandler):
-    """A connection of aiohttp's client that can be written to and taken over."""
-
-    async def drained(self) -> None:
-        """Wait until the peer has taken what was sent.
-
-        Raises:
-            ConnectionError: the connection is lost.
-        """
-        await self._drain_helper()
-
-    def take_early_bytes(self) -> bytes:
-        """What the server sent behind its 101."""
-        early, self._tail = self._tail, b""
-        return early
-
-
-class RewrittenRequest(ClientRequest):
-    """A request whose headers may be written as other bytes than aiohttp's own."""
-
-    def rewritten(self) -> bytes | None:
-        """The bytes from the request line to the empty line; None for aiohttp's own."""
-        return None
-
-    async def send(self, conn: "Connection") -> ClientResponse:
-        if self._continue is None and self.rewritten() is not None:
-            # Only a request that waits before its body has `write_bytes` called also where there is none.
-            self._continue = self.loop.create_future()
-            self._continue.set_result(True)
-        return await super().send(conn)
-
-    async def write_bytes(
-        self, writer: AbstractStreamWriter, conn: "Connection", content_length: int | None = None
-    ) -> None:
-        if (head := self.rewritten()) is not None:
-            assert isinstance(writer, StreamWriter), "aiohttp's own"
-            writer._headers_buf = head
-        await super().write_bytes(writer, conn, content_length)

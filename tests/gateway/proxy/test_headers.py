@@ -2,13 +2,13 @@
 
 import pytest
 from moorline.gateway.errors import Malformed
-from moorline.gateway.proxy.headers import end_to_end, forward, location_for, origin_form, request_id
+from moorline.gateway.proxy.headers import end_to_end, location_for, origin_form, request_headers, request_id
 from multidict import CIMultiDict
 
 
 def passed(*, trusted: bool = False, **fields: str) -> CIMultiDict[str]:
     named = CIMultiDict({name.replace("_", "-"): value for name, value in fields.items()})
-    return forward(named, peer="10.0.0.1", client="10.0.0.1", scheme="http", request_id="r1", trusted=trusted)
+    return request_headers(named, peer="10.0.0.1", client="10.0.0.1", scheme="http", request_id="r1", trusted=trusted)
 
 
 def test_what_connection_names_ends_here() -> None:
@@ -30,7 +30,7 @@ def test_nobody_but_a_trusted_proxy_speaks_for_a_client() -> None:
 
 def test_an_underscore_does_not_pass_for_a_hyphen() -> None:
     given = CIMultiDict({"X_Real_IP": "7.7.7.7", "X-Fine": "1"})
-    names = forward(given, peer="p", client="p", scheme="http", request_id="r", trusted=False)
+    names = request_headers(given, peer="p", client="p", scheme="http", request_id="r", trusted=False)
     assert "X_Real_IP" not in names
     assert names["X-Fine"] == "1"
 

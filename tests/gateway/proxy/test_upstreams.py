@@ -55,7 +55,7 @@ def test_one_request_tries_it_then_and_the_others_wait_for_what_becomes_of_it() 
     a = chosen(upstreams, 100)
     upstreams.failed(a, 100)
     assert turns(upstreams, 111, 4).count(A) == 1
-    upstreams.answered(a)
+    upstreams.responded(a)
     assert A in turns(upstreams, 111, 2)
 
 
@@ -73,20 +73,20 @@ def test_max_fails_failures_make_it_rest() -> None:
     upstreams = of(A, B, max_fails=3)
     a = chosen(upstreams, 100)
     assert [upstreams.failed(a, 100 + second) for second in range(3)] == [False, False, True]
-    assert upstreams.rests(a, 105)
+    assert upstreams.is_down(a, 105)
 
 
 def test_an_answer_long_after_the_failures_forgets_them() -> None:
     upstreams = of(A, B, max_fails=2)
     a = chosen(upstreams, 100)
     upstreams.failed(a, 100)
-    upstreams.answered(a)
+    upstreams.responded(a)
     assert upstreams.failed(a, 101)  # as in nginx: an answer in the same fail_timeout does not count
-    upstreams.answered(a)
+    upstreams.responded(a)
     upstreams.failed(a, 102)
     while chosen(upstreams, 113) is not a:
         pass
-    upstreams.answered(a)
+    upstreams.responded(a)
     assert not upstreams.failed(a, 114)
 
 
@@ -109,14 +109,14 @@ def test_one_that_answers_while_it_rests_is_back() -> None:
     upstreams = of(A, B)
     a = chosen(upstreams, 100)
     upstreams.failed(a, 100)
-    upstreams.answered(a)
-    assert not upstreams.rests(a, 101)
+    upstreams.responded(a)
+    assert not upstreams.is_down(a, 101)
 
 
 def test_a_single_one_never_rests() -> None:
     upstreams = of(A)
     assert not upstreams.failed(chosen(upstreams, 100), 100)
-    assert not upstreams.rests(chosen(upstreams, 100), 100)
+    assert not upstreams.is_down(chosen(upstreams, 100), 100)
 
 
 def test_with_max_fails_0_none_rests() -> None:

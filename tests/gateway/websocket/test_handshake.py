@@ -1,37 +1,30 @@
 """The heads of a handshake, byte by byte, without a network."""
 
 import pytest
-from moorline.gateway.errors import BackendGarbled, Malformed
-from moorline.gateway.proxy.handshake import (
-    Answer,
-    asks_for_upgrade,
-    check_request,
-    fields,
-    is_switch,
-    request_head,
-    switch_head,
-)
+from moorline.gateway.errors import BadUpstreamResponse, Malformed
+from moorline.gateway.proxy.handshake import asks_for_upgrade, check_request, decoded, is_switch, switch_head
+from moorline.gateway.proxy.headers import request_head, request_headers
+from moorline.gateway.proxy.response import Response, ResponseParser
 
 UPGRADE = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 
 
 def head(*raw: tuple[bytes, bytes], target: str = "/ws/x", trusted: bool = False) -> list[bytes]:
-    made = request_head(
-        "GET",
-        target,
-        fields((*raw, *UPGRADE)),
+    passed = request_headers(
+        decoded((*raw, *UPGRADE)),
         peer="9.9.9.9",
         client="9.9.9.9",
         scheme="http",
         request_id="id",
         trusted=trusted,
     )
+    made = request_head("GET", target, passed, upgrade=True)
     assert made.endswith(b"\r\n\r\n")
     return made[:-4].split(b"\r\n")
 
 
-def answer(status: int, *raw: tuple[bytes, bytes]) -> Answer:
-    return Answer(status, "Some Reason", fields(raw))
+def response(status: int, *raw: tuple[bytes, bytes]) -> Response:
+    return Response(status, "Some Reason", decoded(raw))
 
 
 # The request ----------------------------------------------------------------------------------------------------------
@@ -79,57 +72,57 @@ def test_a_stranger_cannot_speak_for_somebody_else_and_a_proxy_of_ours_can() -> 
     ],
 )
 def test_upgrade_in_connection_and_a_protocol_make_a_handshake(raw: tuple[tuple[bytes, bytes], ...]) -> None:
-    assert asks_for_upgrade(fields(raw))
+    assert asks_for_upgrade(decoded(raw))
 
 
 @pytest.mark.parametrize(
     "raw", [UPGRADE[:1], (*UPGRADE[:1], (b"Upgrade", b"")), UPGRADE[1:], ()], ids=["connection", "empty", "upgrade", ""]
 )
 def test_one_without_the_other_is_plain_http(raw: tuple[tuple[bytes, bytes], ...]) -> None:
-    assert not asks_for_upgrade(fields(raw))
+    assert not asks_for_upgrade(decoded(raw))
 
 
 @pytest.mark.parametrize("token", [b"foo/1", b"h2c", b"websocket, h2c", b"websocket/13"])
 def test_another_protocol_is_malformed(token: bytes) -> None:
     with pytest.raises(Malformed):
-        check_request(fields([(b"Connection", b"Upgrade"), (b"Upgrade", token)]), (1, 1))
+        check_request(decoded([(b"Connection", b"Upgrade"), (b"Upgrade", token)]), (1, 1))
 
 
 def test_http_1_0_is_malformed() -> None:
-    check_request(fields(UPGRADE), (1, 1))
+    check_request(decoded(UPGRADE), (1, 1))
     with pytest.raises(Malformed):
-        check_request(fields(UPGRADE), (1, 0))
+        check_request(decoded(UPGRADE), (1, 0))
 
 
 # The answer -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_101_switches_and_its_accept_key_is_nobodys_business() -> None:
-    assert is_switch(answer(101, *UPGRADE, (b"Sec-WebSocket-Accept", b"wrong")))
+    assert is_switch(response(101, *UPGRADE, (b"Sec-WebSocket-Accept", b"wrong")))
 
 
 @pytest.mark.parametrize("status", [200, 302, 401, 403, 426, 500, 503])
 def test_anything_else_is_a_refusal(status: int) -> None:
-    assert not is_switch(answer(status, *UPGRADE))
+    assert not is_switch(response(status, *UPGRADE))
 
 
 @pytest.mark.parametrize(
     "raw", [(), (UPGRADE[0],), (UPGRADE[1],), (UPGRADE[0], (b"Upgrade", b"foo/1"))], ids=["bare", "", "", "other"]
 )
 def test_a_101_to_something_else_is_garbled(raw: tuple[tuple[bytes, bytes], ...]) -> None:
-    with pytest.raises(BackendGarbled):
-        is_switch(answer(101, *raw))
+    with pytest.raises(BadUpstreamResponse):
+        is_switch(response(101, *raw))
 
 
 @pytest.mark.parametrize("value", [b"a\rX-Evil: 1", b"a\nb", b"a\0b"])
-def test_a_control_character_in_an_answer_is_garbled(value: bytes) -> None:
-    with pytest.raises(BackendGarbled):
-        is_switch(answer(101, *UPGRADE, (b"X-Field", value)))
+def test_a_control_character_in_a_response_is_none(value: bytes) -> None:
+    with pytest.raises(BadUpstreamResponse):
+        ResponseParser("GET").receive_data(b"HTTP/1.1 101 Sure\r\nX-Field: %b\r\n\r\n" % value)
 
 
 def test_the_101_passes_with_its_reason_its_cookies_and_a_request_id() -> None:
     made = switch_head(
-        answer(101, *UPGRADE, (b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2"), (b"Content-Length", b"0")),
+        response(101, *UPGRADE, (b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2"), (b"Content-Length", b"0")),
         request_id="id",
     )
     assert made == (

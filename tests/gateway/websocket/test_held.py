@@ -173,7 +173,7 @@ async def test_another_upstream_is_asked_before_the_client_hears_of_it(
                 await (await upstream.accept()).send(SWITCH)
                 assert (await client.head()).startswith(b"HTTP/1.1 101 ")
     # It rests after its first failure, and was not asked again.
-    assert caplog.messages.count(f"{down} does not answer; others are asked for 10s") == 1
+    assert caplog.messages.count(f"upstream {down} marked down for 10s") == 1
     assert sum(f"a socket opened: upstream={up} " in message for message in caplog.messages) == 3
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
-from moorline.gateway.proxy.upgrade import BackendConnection
+from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.tunnel.relay import Relay
 
 from tests.gateway.websocket.conftest import Gateway, Start
@@ -29,7 +29,7 @@ async def _holdings(gateway: Gateway) -> dict[str, int]:
     for _ in range(20):
         await asyncio.sleep(0)
     gc.collect()
-    kept = (RequestHandler, BackendConnection, Relay, web.Request)
+    kept = (RequestHandler, UpstreamConnection, Relay, web.Request)
     objects = gc.get_objects()
     return {
         "descriptors": _descriptors(),

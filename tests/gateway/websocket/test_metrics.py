@@ -71,12 +71,12 @@ async def test_an_open_socket_is_counted_with_what_it_has_carried(start: Start, 
     assert while_open["moorline_sockets_open"] == 1
     assert while_open['moorline_handshake_seconds_count{outcome="opened"}'] == 1
     assert while_open['moorline_socket_bytes_total{from="client"}'] == len(up)
-    assert while_open['moorline_socket_bytes_total{from="backend"}'] == 2 * len(down)
+    assert while_open['moorline_socket_bytes_total{from="upstream"}'] == 2 * len(down)
     assert while_open['moorline_socket_frames_total{from="client"}'] == 1
-    assert while_open['moorline_socket_frames_total{from="backend"}'] == 2
+    assert while_open['moorline_socket_frames_total{from="upstream"}'] == 2
     assert while_open[f'moorline_upstream_connections{{upstream="http://127.0.0.1:{upstream.port}"}}'] == 1
     afterwards = await until(port, "moorline_sockets_open", 0)
-    assert afterwards['moorline_socket_bytes_total{from="backend"}'] == 2 * len(down)
+    assert afterwards['moorline_socket_bytes_total{from="upstream"}'] == 2 * len(down)
     assert afterwards[f'moorline_upstream_connections{{upstream="http://127.0.0.1:{upstream.port}"}}'] == 0
 
 
@@ -125,7 +125,7 @@ async def test_round_trips_of_pings_are_counted_by_hop(start: Start, upstream: U
 
 
 @pytest.mark.parametrize(
-    ("fault", "outcome"), [(Fault.REFUSE, "backend_unreachable"), (Fault.SILENT, "backend_silent")]
+    ("fault", "outcome"), [(Fault.REFUSE, "upstream_unreachable"), (Fault.SILENT, "upstream_timeout")]
 )
 async def test_a_backend_that_fails_is_the_handshake_s_outcome(
     start: Start, port: int, fault: Fault, outcome: str
@@ -145,11 +145,11 @@ async def test_refusals_are_counted_by_who_refuses(start: Start, upstream: Upstr
         backend = await upstream.accept()
         await backend.send(REFUSAL)
         await client.head()
-    await until(port, 'moorline_handshake_seconds_count{outcome="refused_by_backend"}')
+    await until(port, 'moorline_handshake_seconds_count{outcome="rejected_by_upstream"}')
     async with dial(gateway.port) as client:
         await client.send(handshake("/ws/chat/p/s", "Origin: https://elsewhere.example"))
         assert (await client.head()).startswith(b"HTTP/1.1 403 ")
-    await until(port, 'moorline_handshake_seconds_count{outcome="refused"}')
+    await until(port, 'moorline_handshake_seconds_count{outcome="rejected"}')
     async with tunnel(gateway, upstream), dial(gateway.port) as client:
         await client.send(HANDSHAKE)
         assert (await client.head()).startswith(b"HTTP/1.1 503 ")
@@ -163,22 +163,22 @@ async def test_a_held_handshake_shows_and_so_does_its_client_s_leaving(start: St
             await client.send(HANDSHAKE)
             await gateway.holds(1)
             assert (await scrape(port))["moorline_handshakes_held"] == 1
-        samples = await until(port, 'moorline_handshake_seconds_count{outcome="client_gone"}')
+        samples = await until(port, 'moorline_handshake_seconds_count{outcome="client_closed"}')
         assert samples["moorline_handshakes_held"] == 0
 
 
-async def test_a_backend_that_rests_shows(start: Start, upstream: Upstream, port: int) -> None:
+async def test_an_upstream_that_is_down_shows(start: Start, upstream: Upstream, port: int) -> None:
     async with faulty_upstream(Fault.REFUSE) as away:
         urls = (f"http://127.0.0.1:{away}", f"http://127.0.0.1:{upstream.port}")
         gateway = await start(upstream.port, metrics_port=port, upstream=urls)
         async with tunnel(gateway, upstream):
             samples = await scrape(port)
-        assert samples[f'moorline_upstream_resting{{upstream="{urls[0]}"}}'] == 1
-        assert samples[f'moorline_upstream_resting{{upstream="{urls[1]}"}}'] == 0
+        assert samples[f'moorline_upstream_down{{upstream="{urls[0]}"}}'] == 1
+        assert samples[f'moorline_upstream_down{{upstream="{urls[1]}"}}'] == 0
 
 
 async def test_nothing_that_a_client_chose_is_in_it(start: Start, upstream: Upstream, port: int) -> None:
-    gateway = await start(upstream.port, metrics_port=port, connect_retry=None)
+    gateway = await start(upstream.port, metrics_port=port, connect_retry=None, upstream_keepalive=None)
     secret = "patient:secret"
     for line in (f"MADEUP-{secret} /{secret}", f"GET /api/chat/{secret}/other", f"GET /ws/chat/{secret}/s"):
         async with dial(gateway.port) as client:
@@ -192,7 +192,7 @@ async def test_nothing_that_a_client_chose_is_in_it(start: Start, upstream: Upst
         backend = await upstream.accept()
         await backend.send(REFUSAL)
         await client.head()
-    samples = await until(port, 'moorline_handshake_seconds_count{outcome="refused_by_backend"}')
+    samples = await until(port, 'moorline_handshake_seconds_count{outcome="rejected_by_upstream"}')
     assert [name for name in samples if "secret" in name.lower() or "madeup" in name.lower()] == []
 
 

@@ -1,0 +1,347 @@
+"""A connection to an upstream: one request after another, each with its response, or one handshake and then a tunnel.
+
+It has one timer, for whatever it waits for at the moment. The timer is only ever set to an earlier time: one that fires
+before its time is set again, which costs less than setting it for each wait.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import cast
+
+from moorline.gateway.errors import (
+    BadUpstreamResponse,
+    ConnectTimeout,
+    GatewayError,
+    Unavailable,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+    is_shortage,
+)
+from moorline.gateway.proxy.response import Response, ResponseParser
+from moorline.gateway.tunnel import kernel
+
+__all__ = ["UpstreamConnection"]
+
+# Of a body that the client does not take as fast as it comes: asyncio's high-water mark. One read may go beyond it.
+_MAX_UNREAD = 64 << 10
+_SWITCHING_PROTOCOLS = 101
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """Use: `connect`, then for each request `send`, `response` and `read` until it is b"". Whoever has it ends it, with
+    `abort` or by handing it on.
+    """
+
+    __slots__ = (
+        "_body",
+        "_deadline",
+        "_drained",
+        "_due",
+        "_error",
+        "_loop",
+        "_on_end",
+        "_parser",
+        "_received",
+        "_requests",
+        "_timer",
+        "_transport",
+        "_unread",
+        "_waiter",
+        "_writing_paused",
+    )
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser: ResponseParser | None = None
+        self._requests = 0
+        self._received = False
+        self._body: list[bytes] = []
+        self._unread = 0
+        self._error: GatewayError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._writing_paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = self._deadline = math.inf
+        self._on_end: Callable[[UpstreamConnection], None] | None = None
+
+    async def connect(self, host: str, port: int, seconds: float) -> None:
+        """Establish it; the host's name is resolved anew.
+
+        Raises:
+            GatewayError: it cannot be established, or not in time.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._loop.create_connection(lambda: self, host, port)
+        except TimeoutError as error:
+            # The operating system's own limit may be the shorter one.
+            raise ConnectTimeout(f"{host}:{port}") from error
+        except OSError as error:
+            if is_shortage(error):
+                raise Unavailable("The gateway has no file descriptor left for another connection.") from error
+            raise UpstreamUnreachable(f"{type(error).__name__} {error.strerror or ''}".rstrip()) from error
+
+    # One request and its response -------------------------------------------------------------------------------------
+
+    def send(self, method: str, head: bytes) -> None:
+        """Begin a request with its request line and headers."""
+        self._parser = ResponseParser(method)
+        self._requests += 1
+        self._received = False
+        self.write(head)
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the request's body, to an upstream that may be gone: waiting for the response will tell."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def drain(self, seconds: float) -> None:
+        """Return when the upstream has taken what was sent to it, or is gone.
+
+        Raises:
+            UpstreamTimeout: it took too long, and there are no headers of a response yet.
+        """
+        while self._writing_paused:
+            self._drained = self._loop.create_future()
+            try:
+                async with asyncio.timeout(None if self._has_headers() else seconds):
+                    await self._drained
+            except TimeoutError:
+                if not self._has_headers():
+                    raise UpstreamTimeout("proxy_send_timeout while the body of the request was sent") from None
+
+    async def response(self, seconds: float | None) -> Response:
+        """The status line and headers of the final response; interim ones are dropped.
+
+        Raises:
+            UpstreamUnreachable: the connection ended before.
+            BadUpstreamResponse: what came is not HTTP/1.1.
+            UpstreamTimeout: it took longer than `seconds`.
+        """
+        assert self._parser is not None, "a request was sent"
+        if self._parser.response is None and self._error is None:
+            await self._wait(seconds)
+        if self._parser.response is None:
+            raise self._failure()
+        return self._parser.response
+
+    async def read(self, seconds: float) -> bytes:
+        """The next part of the response's body; b"" once it is complete.
+
+        Raises:
+            GatewayError: the body breaks off, or nothing of it comes for `seconds`.
+        """
+        while not (data := self.read_nowait()) and not self.complete:
+            if self._error is not None:
+                raise self._error
+            await self._wait(seconds)
+        return data
+
+    def read_nowait(self) -> bytes:
+        """What has come of the body since the last time."""
+        if not self._body:
+            return b""
+        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        if self._unread > _MAX_UNREAD:
+            self._resume_reading()
+        self._unread = 0
+        return data
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the response has come."""
+        return self._parser is not None and self._parser.complete
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may be sent: the response ended by its own framing, with nothing behind it."""
+        parser, transport = self._parser, self._transport
+        return (
+            parser is not None
+            and parser.complete
+            and parser.persistent
+            and not parser.excess
+            and self._error is None
+            and transport is not None
+            and not transport.is_closing()
+            and not self._writing_paused
+        )
+
+    @property
+    def was_stale(self) -> bool:
+        """Whether it had served a request before, and has ended without a byte of the response to this one."""
+        return self._requests > 1 and not self._received
+
+    def fail(self, error: GatewayError) -> None:
+        """End the wait for the response with `error`, unless its headers are there."""
+        if not self._has_headers():
+            self._end(error)
+
+    def request_sent(self, seconds: float) -> None:
+        """The request's body has been sent: the wait for the response may take so long from now on."""
+        if self._waiter is not None:
+            self._expire_in(seconds)
+
+    def abort(self) -> None:
+        """End it at once. It may have ended already, or be another protocol's."""
+        self._on_end = None
+        if self._transport is not None:
+            self._transport.abort()
+        self._release_timer()
+
+    def hand_over(self) -> tuple[asyncio.Transport, bytes]:
+        """The transport and the bytes that came behind the 101. The caller sets its protocol.
+
+        Raises:
+            UpstreamUnreachable: the upstream has reset the connection behind its 101.
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            raise UpstreamUnreachable("reset behind its 101")
+        assert self._parser is not None, "it has received a 101"
+        # `abort` has nothing to end from now on.
+        self._transport = None
+        self._release_timer()
+        return transport, self._parser.excess
+
+    # Between two requests ---------------------------------------------------------------------------------------------
+
+    def begin_idle(self, seconds: float, on_end: Callable[["UpstreamConnection"], None]) -> None:
+        """Wait for the next request, for so long at most. `on_end` is called once it cannot be used any more."""
+        self._parser = None
+        self._on_end = on_end
+        self._expire_in(seconds)
+
+    def end_idle(self) -> bool:
+        """Take it for the next request; False: it cannot be used, and has ended.
+
+        What the upstream has sent meanwhile would be taken for the response to a request that it has not seen.
+        """
+        self._on_end = None
+        self._deadline = math.inf
+        transport = self._transport
+        if transport is None or transport.is_closing() or kernel.has_unread(transport):
+            self.abort()
+            return False
+        return True
+
+    # asyncio's callbacks ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None or parser.complete:
+            # No request has been answered with this.
+            self._end(BadUpstreamResponse("bytes behind the response"))
+            return
+        self._received = True
+        try:
+            body = parser.receive_data(data)
+        except BadUpstreamResponse as error:
+            self._end(error)
+            return
+        if body:
+            self._body.append(body)
+            self._unread += len(body)
+            if self._unread > _MAX_UNREAD:
+                self._pause_reading()
+        response = parser.response
+        if response is not None:
+            if response.status == _SWITCHING_PROTOCOLS:
+                # Whatever follows is for the tunnel's protocol.
+                self._pause_reading()
+            self._wake()
+
+    def eof_received(self) -> None:
+        if self._parser is not None:
+            self._parser.receive_eof()
+        self._end(UpstreamUnreachable("closed before the end of the response"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        how = "closed" if exc is None else type(exc).__name__
+        self._end(UpstreamUnreachable(f"{how} before the end of the response"))
+        self._transport = None
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _has_headers(self) -> bool:
+        return self._parser is not None and self._parser.response is not None
+
+    def _failure(self) -> GatewayError:
+        return self._error or UpstreamUnreachable("the connection has ended")
+
+    def _pause_reading(self) -> None:
+        transport = self._transport
+        # uvloop's transport refuses when it is closing.
+        if transport is not None and not transport.is_closing():
+            transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.resume_reading()
+
+    def _end(self, error: GatewayError) -> None:
+        """Use it for nothing else. A response that is complete stays so."""
+        if self._error is None:
+            self._error = error
+        on_end = self._on_end
+        self.abort()
+        if on_end is not None:
+            on_end(self)
+        self._wake()
+
+    async def _wait(self, seconds: float | None) -> None:
+        waiter = self._waiter = self._loop.create_future()
+        if seconds is not None:
+            self._expire_in(seconds)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            self._deadline = math.inf
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _expire_in(self, seconds: float) -> None:
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None or self._deadline < self._due:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = self._deadline
+        self._timer = self._loop.call_at(self._due, self._timer_fired)
+
+    def _release_timer(self) -> None:
+        self._deadline = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        if self._deadline == math.inf:
+            return
+        if self._loop.time() < self._deadline:
+            self._set_timer()
+        else:
+            self._end(UpstreamTimeout("proxy_read_timeout"))

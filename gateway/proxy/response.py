@@ -1,0 +1,252 @@
+"""The parser of an upstream's HTTP/1.1 response: status line, headers, and where the body ends. Pure.
+
+    parser = ResponseParser("GET")
+    body = parser.receive_data(data)     # then look at `response` and `complete`
+
+It accepts what RFC 9112 defines and nothing that it tolerates. A connection serves one user after another, so that two
+readings of where a response ends would hand one user's bytes to the next: lines end with CRLF, names are tokens, there
+is one Content-Length or one Transfer-Encoding, which is chunked, and folded lines are refused. aiohttp's own parser is
+lenient with responses, and keeps what follows one for the next.
+"""
+
+import dataclasses
+import enum
+import re
+
+from moorline.gateway.errors import BadUpstreamResponse
+from multidict import CIMultiDict
+
+__all__ = ["Response", "ResponseParser"]
+
+# Four times nginx's proxy_buffer_size, because cookies are long; interim responses count.
+_MAX_HEADER_BYTES = 32 << 10
+# aiohttp's max_headers.
+_MAX_HEADER_LINES = 128
+# Of a chunk's size and its extensions, which are ignored.
+_MAX_CHUNK_LINE = 256
+_MAX_LENGTH_DIGITS = 18
+_SWITCHING_PROTOCOLS = 101
+_FIRST_FINAL_STATUS = 200
+# RFC 9112 section 6.3: these end with their headers, as every response to HEAD does.
+_WITHOUT_BODY = frozenset({101, 204, 304})
+
+_START = b"HTTP/1."
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
+_HEADERS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (%b))?\r\n((?:%b:%b\r\n)*+)" % (_VALUE, _TOKEN, _VALUE))
+_HEADER_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;%b)?" % _VALUE)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Response:
+    """Status line and headers. Bytes that are not UTF-8 are surrogates, which `headers.encoded` turns back."""
+
+    status: int
+    reason: str
+    headers: CIMultiDict[str]
+
+
+class _Phase(enum.Enum):
+    HEADERS = "status line and headers, of interim responses as well"
+    LENGTH = "a body of Content-Length bytes"
+    UNTIL_EOF = "a body that the end of the connection ends"
+    CHUNK_SIZE = "the line before a chunk"
+    CHUNK_DATA = "a chunk"
+    CHUNK_END = "the CRLF behind a chunk"
+    TRAILERS = "the lines behind the last chunk, which are dropped"
+    COMPLETE = "the response has ended"
+
+
+class ResponseParser:
+    """One response, to one request."""
+
+    __slots__ = ("_buffer", "_header_bytes", "_method", "_phase", "_remaining", "excess", "persistent", "response")
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._phase = _Phase.HEADERS
+        self._buffer = b""
+        self._header_bytes = 0
+        self._remaining = 0
+        self.response: Response | None = None
+        """The final response, once its headers are complete."""
+        self.excess = b""
+        """What came behind the response: early bytes of a tunnel behind a 101, else not to be used for anything."""
+        self.persistent = False
+        """Whether the upstream keeps the connection open behind this response."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the response ended by its own framing, or with the connection where that is its framing."""
+        return self._phase is _Phase.COMPLETE
+
+    def receive_data(self, data: bytes) -> bytes:
+        """Take the next bytes, not behind the end; the part of the body that is in them.
+
+        Raises:
+            BadUpstreamResponse: this is not an HTTP/1.1 response, or not one whose end is beyond doubt.
+        """
+        if self._phase is _Phase.HEADERS:
+            data = self._receive_headers(data)
+            if self.response is None:
+                return b""
+        if self._phase is _Phase.LENGTH:
+            return self._receive_length(data)
+        if self._phase is _Phase.UNTIL_EOF:
+            return data
+        if self._phase is _Phase.COMPLETE:
+            self.excess = data
+            return b""
+        return self._receive_chunked(data)
+
+    def receive_eof(self) -> None:
+        """Take the end of the connection; the response is complete afterwards, or it never will be."""
+        self.persistent = False
+        if self._phase is _Phase.UNTIL_EOF:
+            self._phase = _Phase.COMPLETE
+
+    # Status line and headers ------------------------------------------------------------------------------------------
+
+    def _receive_headers(self, data: bytes) -> bytes:
+        """What follows the final response's headers."""
+        data = self._buffer + data
+        while True:
+            end = data.find(b"\r\n\r\n")
+            size = len(data) if end < 0 else end + 4
+            if self._header_bytes + size > _MAX_HEADER_BYTES:
+                raise BadUpstreamResponse("the headers are too large")
+            if end < 0:
+                if data[: len(_START)] != _START[: len(data)]:
+                    raise BadUpstreamResponse("not HTTP/1.x")
+                self._buffer = data
+                return b""
+            self._header_bytes += size
+            head, data = data[: end + 2], data[size:]
+            response, minor = _parse(head)
+            if response.status >= _FIRST_FINAL_STATUS or response.status == _SWITCHING_PROTOCOLS:
+                break
+        self._buffer = b""
+        self._begin_body(response, minor)
+        self.response = response
+        return data
+
+    def _begin_body(self, response: Response, minor: bytes) -> None:
+        headers = response.headers
+        lengths = headers.getall("Content-Length", ())
+        codings = headers.getall("Transfer-Encoding", ())
+        if len(lengths) + len(codings) > 1:
+            raise BadUpstreamResponse("more than one Content-Length or Transfer-Encoding")
+        if codings and codings[0].lower() != "chunked":
+            raise BadUpstreamResponse("a Transfer-Encoding other than chunked")
+        if lengths:
+            self._remaining = _length(lengths[0])
+        if self._method == "HEAD" or response.status in _WITHOUT_BODY:
+            self._phase = _Phase.COMPLETE
+        elif codings:
+            self._phase = _Phase.CHUNK_SIZE
+        elif lengths:
+            self._phase = _Phase.LENGTH if self._remaining else _Phase.COMPLETE
+        else:
+            self._phase = _Phase.UNTIL_EOF
+        # HTTP/1.0's keep-alive is not used: RFC 9112 appendix C.2.2 has the reasons.
+        self.persistent = minor == b"1" and self._phase is not _Phase.UNTIL_EOF and not _says_close(headers)
+
+    # Body -------------------------------------------------------------------------------------------------------------
+
+    def _receive_length(self, data: bytes) -> bytes:
+        size = len(data)
+        if size < self._remaining:
+            self._remaining -= size
+            return data
+        self._phase = _Phase.COMPLETE
+        if size > self._remaining:
+            self.excess = data[self._remaining :]
+            return data[: self._remaining]
+        return data
+
+    def _receive_chunked(self, data: bytes) -> bytes:
+        data = self._buffer + data
+        pieces: list[bytes] = []
+        position = 0
+        while self._phase is not _Phase.COMPLETE:
+            if self._phase is _Phase.CHUNK_DATA:
+                piece = data[position : position + self._remaining]
+                pieces.append(piece)
+                position += len(piece)
+                self._remaining -= len(piece)
+                if self._remaining:
+                    break
+                self._phase = _Phase.CHUNK_END
+            following = self._receive_line(data, position)
+            if following is None:
+                break
+            position = following
+        if self._phase is _Phase.COMPLETE:
+            self._buffer, self.excess = b"", data[position:]
+        else:
+            self._buffer = data[position:]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _receive_line(self, data: bytes, position: int) -> int | None:
+        """Where the line between two chunks or behind the last one ends; None: it is not complete."""
+        end = data.find(b"\r\n", position)
+        if (len(data) if end < 0 else end) - position > _MAX_CHUNK_LINE and self._phase is not _Phase.TRAILERS:
+            raise BadUpstreamResponse("a malformed chunk")
+        if self._phase is _Phase.CHUNK_END and len(data) - position > 1 and end != position:
+            raise BadUpstreamResponse("a chunk that is longer than its size")
+        if end < 0:
+            if self._phase is _Phase.TRAILERS:
+                self._check_trailers(len(data) - position)
+            return None
+        if self._phase is _Phase.CHUNK_END:
+            self._phase = _Phase.CHUNK_SIZE
+        elif self._phase is _Phase.CHUNK_SIZE:
+            self._begin_chunk(data, position, end)
+        elif end == position:
+            self._phase = _Phase.COMPLETE
+        else:
+            self._header_bytes += end + 2 - position
+            self._check_trailers(0)
+            if not _HEADER_LINE.fullmatch(data, position, end):
+                raise BadUpstreamResponse("a malformed trailer")
+        return end + 2
+
+    def _begin_chunk(self, data: bytes, position: int, end: int) -> None:
+        match = _CHUNK_LINE.fullmatch(data, position, end)
+        if match is None:
+            raise BadUpstreamResponse("a malformed chunk size")
+        self._remaining = int(match[1], 16)
+        self._phase = _Phase.CHUNK_DATA if self._remaining else _Phase.TRAILERS
+
+    def _check_trailers(self, size: int) -> None:
+        if self._header_bytes + size > _MAX_HEADER_BYTES:
+            raise BadUpstreamResponse("the trailers are too large")
+
+
+def _parse(head: bytes) -> tuple[Response, bytes]:
+    """The response of a status line and header lines, each with its CRLF, and the minor version."""
+    if head.count(b"\n") > _MAX_HEADER_LINES:
+        raise BadUpstreamResponse("too many headers")
+    match = _HEADERS.fullmatch(head)
+    if match is None:
+        raise BadUpstreamResponse("a malformed status line or header")
+    minor, status, reason, lines = match.groups(b"")
+    # The last one is empty.
+    split = (line.partition(":") for line in _decoded(lines).split("\r\n")[:-1])
+    headers = CIMultiDict((name, value.strip(" \t")) for name, _, value in split)
+    return Response(int(status), _decoded(reason), headers), minor
+
+
+def _length(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) <= _MAX_LENGTH_DIGITS):
+        raise BadUpstreamResponse("a malformed Content-Length")
+    return int(value)
+
+
+def _says_close(headers: CIMultiDict[str]) -> bool:
+    return any("close" in map(str.strip, line.lower().split(",")) for line in headers.getall("Connection", ()))
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
