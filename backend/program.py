@@ -1,8 +1,8 @@
 """`moorline backend`: the chat backend as a program, by itself and as the child of `moorline serve`."""
 
 import logging
+import socket
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -10,56 +10,50 @@ from moorline.backend.app import RESPONDER, create_app
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.settings import SQLITE, Settings, shown_database
 from moorline.gateway.common import logs
-from moorline.gateway.common.config.command import Command
-from moorline.gateway.common.config.commandline import SUPERVISOR, read, start_block
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.program import start_block
 from moorline.gateway.common.signals import stop_signals
-from moorline.gateway.common.supervised import lifeline, supervised
-from moorline.gateway.common.web.server import Running, run, running
-from moorline.gateway.settings import Settings as GatewaySettings
+from moorline.gateway.common.supervised import Parent
+from moorline.gateway.common.web.server import Running, SocketListener, run, running
 
-__all__ = ["run_backend"]
+__all__ = ["run_backend", "run_supervised"]
 
 log = logging.getLogger("moorline.backend")
 
-BACKEND = Command(
-    name="backend",
-    summary="Start the chat backend alone.",
-    options={"backend": Settings},
-    examples=(
-        ("moorline backend", "chats in moorline.db in the current folder"),
-        ("moorline backend --database sqlite:////var/lib/moorline/chats.db --port 9000", "and elsewhere"),
-        ("moorline backend --database postgresql://moorline@db/chats", "in PostgreSQL, which many backends may share"),
-    ),
-)
-# `serve` and `check` have options of their own beside those of the parts; as variables they are known here, too.
-_SERVE_OPTIONS = frozenset({"backend_port", "reload"})
-_CHECK_OPTIONS = frozenset({"backend"})
-# How long the thread that writes to SQLite waits for a busy event loop to let go of the interpreter: a dozen times for
+# How long the thread that writes to SQLite waits for a busy event loop to release the interpreter: a dozen times for
 # each commit. With Python's 5 ms all text is held up for a tenth of a second.
 _SWITCH_SECONDS = 0.0005
 
 
-def run_backend(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run the backend with the options in `argv`, `environ` and moorline.toml; the exit status."""
-    given = read(BACKEND, argv, environ=environ, others=(GatewaySettings,), elsewhere=_SERVE_OPTIONS | _CHECK_OPTIONS)
-    settings = given.load(Settings, "backend", elsewhere=_SERVE_OPTIONS)
+def run_backend(settings: Settings) -> int:
+    """Serve until a signal ends it; the exit status."""
+    return _start(settings, None, None)
+
+
+def run_supervised(parent: Parent) -> int:
+    """The same with the settings and the listening socket of the parent process, and no longer than that lives."""
+    message = parent.receive()
+    sock = socket.socket(fileno=message["listener"])
+    return _start(Settings(**message["settings"]), parent, SocketListener([sock]))
+
+
+def _start(settings: Settings, parent: Parent | None, listener: SocketListener | None) -> int:
     logs.setup(settings)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    return run(_run(settings, lifeline(environ.get(SUPERVISOR))))
+    return run(_run(settings, parent, listener))
 
 
-async def _run(settings: Settings, supervisor: int | None) -> int:
+async def _run(settings: Settings, parent: Parent | None, listener: SocketListener | None) -> int:
     app = create_app(settings)
     with stop_signals(log, settings.drain) as stop:
         try:
-            async with running(app, settings) as started:
+            async with running(app, settings, listener=listener) as started:
                 facts = _facts(app, settings, started)
-                if supervisor is None:
+                if parent is None:
                     print(start_block(facts), flush=True)
                     await stop.wait()
                 else:
-                    await supervised(started, facts, stop, supervisor)
+                    await parent.wait(facts, stop, lambda: started.draining.begin(0))
         except LogUnavailable as error:
             raise UsageError(f"database: {error}") from error
     return 0

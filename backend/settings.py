@@ -55,7 +55,12 @@ def _parse_database(text: str) -> str:
     return text
 
 
-DATABASE = Kind("URL", _parse_database)
+def _has_password(text: str) -> bool:
+    user = text.partition("://")[2].rpartition("@")[0]
+    return ":" in user or "password=" in text.partition("?")[2]
+
+
+DATABASE = Kind("URL", _parse_database, is_secret=_has_password, secret_place="~/.pgpass, ")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

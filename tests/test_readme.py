@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from moorline.backend.program import BACKEND
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common.config.command import Command
 from moorline.gateway.common.config.options import BOOL, Spec, specs
 from moorline.gateway.common.config.settings import CommonSettings
-from moorline.gateway.run.check import CheckSettings
-from moorline.gateway.run.cli import CHECK, GATEWAY, SERVE, ServeSettings
+from moorline.gateway.run.commands import COMMANDS, CheckSettings, ServeSettings
 from moorline.gateway.settings import Settings
 from moorline.gateway.site.docs import DOCS, PAGES
 
@@ -23,7 +21,6 @@ README = ROOT / "README.md"
 FILES = (README, *(DOCS / f"{name}.md" for name in PAGES))
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in FILES}
 ALL = "\n".join(TEXTS.values())
-COMMANDS = {command.name: command for command in (SERVE, GATEWAY, BACKEND, CHECK)}
 # Each part has these with a default of its own.
 OWN = {"host", "port"}
 COMMON = set(specs(CommonSettings)) - OWN

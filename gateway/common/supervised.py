@@ -1,54 +1,101 @@
-"""The other end of the line to a supervisor, in the process that it keeps alive: see `gateway/run/supervisor.py`."""
+"""A process that another process of moorline started and keeps alive: see `gateway/run/supervisor.py`.
+
+Both are joined by a socket pair. The parent sends one message, the settings; the child answers with one line of JSON
+once it is ready. Settings do not come as arguments or variables: those can be read by others, and a database's address
+may hold a password. The message is pickled, as `multiprocessing` does it: both ends are one installation, and no other
+process has the socket.
+"""
 
 import asyncio
 import json
 import logging
 import os
+import pickle
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
 
-from moorline.gateway.common.config.commandline import SUPERVISOR
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.web.server import Running
 
-__all__ = ["lifeline", "supervised"]
-
+__all__ = ["SUPERVISOR", "Parent", "packed"]
 
 log = logging.getLogger("moorline.supervised")
 
+#: The variable that holds the descriptor of the child's end.
+SUPERVISOR = "MOORLINE_SUPERVISOR"
 
-def lifeline(text: str | None) -> int | None:
-    """The descriptor of the socket to the supervisor; None without one."""
-    if text is None:
-        return None
-    try:
-        if stat.S_ISSOCK(os.fstat(int(text)).st_mode):
-            return int(text)
-    except (ValueError, OverflowError, OSError):
-        pass
-    raise UsageError(f'{SUPERVISOR}: "{text}" is no socket of moorline serve, which alone sets it; unset it')
+_LENGTH = 8
 
 
-async def supervised(started: Running, facts: Mapping[str, str], stop: asyncio.Event, number: int) -> None:
-    """Report to the supervisor; wait for a signal, or for the end of the line, which asks to end at once."""
-    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=number))
-    try:
-        writer.write(json.dumps(facts).encode() + b"\n")
-        stopped, gone = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(_end_of_file(reader))
-        await asyncio.wait([stopped, gone], return_when=asyncio.FIRST_COMPLETED)
-        if gone.done():
-            log.info("the connection to the parent process has ended: ending at once")
-            started.draining.begin(0)
-        for future in (stopped, gone):
-            future.cancel()
-    finally:
-        writer.close()
+def packed(message: Mapping[str, object]) -> bytes:
+    """`message` as `Parent.receive` reads it: its length, then itself."""
+    data = pickle.dumps(dict(message))
+    return len(data).to_bytes(_LENGTH, "big") + data
+
+
+class Parent:
+    """The process that keeps this one alive, at the other end of the socket pair."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    @classmethod
+    def of(cls, environ: MutableMapping[str, str]) -> "Parent | None":
+        """The parent that `environ` names, and names no longer: this process may start others; None without one.
+
+        Raises:
+            UsageError: the variable does not hold the descriptor of a socket.
+        """
+        text = environ.pop(SUPERVISOR, None)
+        if text is None:
+            return None
+        try:
+            number = int(text)
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.set_inheritable(number, False)
+                return cls(socket.socket(fileno=number))
+        except (ValueError, OverflowError, OSError):
+            pass
+        raise UsageError(f'{SUPERVISOR}: "{text}" is no socket of moorline serve, which alone sets it; unset it')
+
+    def receive(self) -> dict[str, Any]:
+        """The parent's message. Blocks: call it first, before the event loop runs."""
+        length = int.from_bytes(self._read(_LENGTH), "big")
+        message: dict[str, Any] = pickle.loads(self._read(length))
+        return message
+
+    async def wait(self, facts: Mapping[str, str], stop: asyncio.Event, end_now: Callable[[], None]) -> None:
+        """Report that this process is ready; return when `stop` is set.
+
+        `end_now` is called, and this returns, when the parent closes its end, or ends: no process is left behind that
+        holds the port and the database.
+        """
+        reader, writer = await asyncio.open_connection(sock=self._sock)
+        try:
+            writer.write(json.dumps(facts).encode() + b"\n")
+            stopped, gone = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(_end_of_file(reader))
+            await asyncio.wait([stopped, gone], return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                log.info("the parent process has closed the connection: ending at once")
+                end_now()
+            for future in (stopped, gone):
+                future.cancel()
+        finally:
+            writer.close()
+
+    def _read(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            if not (piece := self._sock.recv(size - len(data))):
+                raise UsageError("the parent process ended before it had sent the settings")
+            data += piece
+        return bytes(data)
 
 
 async def _end_of_file(reader: asyncio.StreamReader) -> None:
     try:
         await reader.read()
     except OSError:
-        # A killed supervisor may have left our report unread: the kernel then says reset instead of end of file.
+        # A killed parent may have left our report unread: the kernel then says reset instead of end of file.
         return

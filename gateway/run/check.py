@@ -4,7 +4,6 @@ The question is asked in a session of its own, `check-<random>`, which is erased
 """
 
 import asyncio
-import dataclasses
 import json
 import secrets
 import socket
@@ -16,11 +15,10 @@ from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 from aiohttp import WSMsgType
-from moorline.gateway.common.config.options import TEXT, option
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.run.verdicts import Hop, Seen, Side, Step, Trouble, conclusion, verdict
 
-__all__ = ["CheckSettings", "check", "probe"]
+__all__ = ["check", "main", "probe"]
 
 _HOP_TIMEOUT = 10.0
 # A model may think for a while before it says its first word; people give up at about this time.
@@ -29,19 +27,15 @@ _PATIENT = "patient:check"
 _QUESTION = "This is a test of the connection. Please answer with one word."
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class CheckSettings:
-    """What only `moorline check` has."""
-
-    backend: str = option(
-        "", TEXT, "the backend's address (default: `upstream`, where the gateway is on this machine)", group="Options"
-    )
-
-
 class _FailedError(Exception):
     def __init__(self, seen: Seen) -> None:
         self.seen = seen
         super().__init__(str(seen))
+
+
+def main(url: str, backend: str | None, *, backend_is_named: bool) -> int:
+    """`moorline check`; the exit status."""
+    return asyncio.run(check(url, backend, backend_is_named=backend_is_named))
 
 
 async def check(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from moorline.gateway.common.web.listen import address
 
-__all__ = ["Acceptor", "Handed", "Lane"]
+__all__ = ["Acceptor", "WorkerChannel", "WorkerListener"]
 
 log = logging.getLogger("moorline.gateway")
 
@@ -27,21 +27,21 @@ _LEAVING = b"l"
 _MOST_UNTAKEN = 64
 # Accepted, or taken, in one turn of the loop.
 _BURST = 64
-_WORDS = 4096
+_MESSAGES = 4096
 # asyncio's own pause where the system can open no more files.
 _RETRY_SECONDS = 1.0
 # macOS has no such flag, and a worker starts no programs.
 _CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-class Lane:
-    """The way to one life of a worker, at the acceptor's end."""
+class WorkerChannel:
+    """The socket pair to one life of a worker, at the acceptor's end."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
         self._untaken: deque[socket.socket] = deque()
-        self._on_word: Callable[[], None] = lambda: None
+        self._on_message: Callable[[], None] = lambda: None
         self.connections = 0
         """Given and not closed."""
         self.is_leaving = False
@@ -52,17 +52,17 @@ class Lane:
         """The worker's end, for it to inherit."""
         return self._theirs.fileno()
 
-    def open(self, on_word: Callable[[], None]) -> None:
-        """The worker is ready. `on_word`: it may have become free for more."""
-        self._on_word = on_word
-        asyncio.get_running_loop().add_reader(self._ours, self._hear)
+    def open(self, on_message: Callable[[], None]) -> None:
+        """The worker is ready. `on_message`: it may have become free for more."""
+        self._on_message = on_message
+        asyncio.get_running_loop().add_reader(self._ours, self._receive)
 
     @property
     def is_full(self) -> bool:
         return len(self._untaken) >= _MOST_UNTAKEN
 
     def give(self, connection: socket.socket) -> None:
-        """Hand it over. When this lane is closed it is the worker's, or back."""
+        """Hand it over. When this channel is closed it is the worker's, or back."""
         try:
             socket.send_fds(self._ours, [_GIVEN], [connection.fileno()])
         except OSError:
@@ -79,14 +79,14 @@ class Lane:
         self._theirs.close()
         return self._untaken
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            words = self._ours.recv(_WORDS)
-            for _ in range(words.count(_TAKEN)):
+            messages = self._ours.recv(_MESSAGES)
+            for _ in range(messages.count(_TAKEN)):
                 self._untaken.popleft().close()
-            self.connections -= words.count(_CLOSED)
-            self.is_leaving = self.is_leaving or _LEAVING in words
-            self._on_word()
+            self.connections -= messages.count(_CLOSED)
+            self.is_leaving = self.is_leaving or _LEAVING in messages
+            self._on_message()
 
 
 class Acceptor:
@@ -97,24 +97,24 @@ class Acceptor:
     def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self.addresses = tuple(map(address, sockets))
         self._sockets = sockets
-        self._lanes: list[Lane] = []
+        self._channels: list[WorkerChannel] = []
         # Those that came back while there was nobody else.
         self._waiting: deque[socket.socket] = deque()
         self._turns = 0
         self._is_accepting = False
         self._retry: asyncio.TimerHandle | None = None
 
-    def add(self, lane: Lane) -> None:
+    def add(self, channel: WorkerChannel) -> None:
         """A worker is ready."""
-        self._lanes.append(lane)
-        lane.open(self._serve)
+        self._channels.append(channel)
+        channel.open(self._serve)
         self._serve()
 
-    def remove(self, lane: Lane) -> None:
+    def remove(self, channel: WorkerChannel) -> None:
         """It is gone, or never came; what it did not take goes to others."""
-        if lane in self._lanes:
-            self._lanes.remove(lane)
-        self._waiting.extend(lane.close())
+        if channel in self._channels:
+            self._channels.remove(channel)
+        self._waiting.extend(channel.close())
         self._serve()
 
     def close(self) -> None:
@@ -126,8 +126,8 @@ class Acceptor:
 
     def _serve(self) -> None:
         """Go on, now that a worker may have room."""
-        while self._waiting and (lane := self._next()) is not None:
-            self._give(lane, self._waiting.popleft())
+        while self._waiting and (channel := self._next()) is not None:
+            self._give(channel, self._waiting.popleft())
         if not self._is_accepting and self._retry is None and self._next() is not None:
             self._is_accepting = True
             for sock in self._sockets:
@@ -135,8 +135,8 @@ class Acceptor:
 
     def _arrive(self, listener: socket.socket) -> None:
         for _ in range(_BURST):
-            lane = self._next()
-            if lane is None:
+            channel = self._next()
+            if channel is None:
                 self._pause()
                 return
             try:
@@ -151,7 +151,7 @@ class Acceptor:
                 self._pause()
                 self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._try_again)
                 return
-            self._give(lane, connection)
+            self._give(channel, connection)
 
     def _pause(self) -> None:
         if self._is_accepting:
@@ -163,19 +163,19 @@ class Acceptor:
         self._retry = None
         self._serve()
 
-    def _next(self) -> Lane | None:
+    def _next(self) -> WorkerChannel | None:
         """Whose turn it is; None while nobody can take one."""
-        free = [lane for lane in self._lanes if not lane.is_full]
-        return min(free, key=lambda lane: (lane.is_leaving, lane.connections, lane.turn), default=None)
+        free = [channel for channel in self._channels if not channel.is_full]
+        return min(free, key=lambda channel: (channel.is_leaving, channel.connections, channel.turn), default=None)
 
-    def _give(self, lane: Lane, connection: socket.socket) -> None:
+    def _give(self, channel: WorkerChannel, connection: socket.socket) -> None:
         self._turns += 1
-        lane.turn = self._turns
-        lane.give(connection)
+        channel.turn = self._turns
+        channel.give(connection)
 
 
-class Handed:
-    """The entrance of a worker, which listens nowhere itself."""
+class WorkerListener:
+    """The `Listener` of a worker, which has no listening socket itself."""
 
     addresses: tuple[str, ...] = ()
     port = 0
@@ -187,7 +187,7 @@ class Handed:
         self._connection: Callable[[], asyncio.Protocol] | None = None
         self._opening: set[asyncio.Task[None]] = set()
         # Two bytes for each connection at most; an acceptor that is stopped gives no more of them.
-        self._untold = bytearray()
+        self._outbox = bytearray()
 
     async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
         self._connection = connection
@@ -218,11 +218,11 @@ class Handed:
                 # No file can be opened any more. Those who have one are served on, and this client hears a reset.
                 self._tell(_CLOSED)
                 continue
-            task = self._loop.create_task(self._let_in(_Connection(descriptors[0], self._tell)))
+            task = self._loop.create_task(self._accept(_Connection(descriptors[0], self._tell)))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
-    async def _let_in(self, connection: socket.socket) -> None:
+    async def _accept(self, connection: socket.socket) -> None:
         assert self._connection is not None
         try:
             await self._loop.connect_accepted_socket(self._connection, connection)
@@ -231,19 +231,19 @@ class Handed:
             connection.close()
 
     def _tell(self, word: bytes) -> None:
-        self._untold += word
-        if len(self._untold) == len(word):
+        self._outbox += word
+        if len(self._outbox) == len(word):
             self._flush()
 
     def _flush(self) -> None:
         try:
-            del self._untold[: self._sock.send(self._untold)]
+            del self._outbox[: self._sock.send(self._outbox)]
         except BlockingIOError:
             self._loop.add_writer(self._sock, self._flush)
             return
         except OSError:
             # Nobody is left to be told.
-            self._untold.clear()
+            self._outbox.clear()
         self._loop.remove_writer(self._sock)
 
 

@@ -2,37 +2,85 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
+import secrets
+import socket
 from collections.abc import AsyncIterator, Mapping
 
-from moorline.gateway.common.config.commandline import start_block
+from moorline.backend.settings import Settings as BackendSettings
+from moorline.gateway.common import logs
+from moorline.gateway.common.config.options import PREFIX, changed
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.program import start_block
 from moorline.gateway.common.signals import stop_signals
-from moorline.gateway.common.web.server import Running
+from moorline.gateway.common.web.listen import listen
+from moorline.gateway.common.web.server import Running, run
 from moorline.gateway.run import server
-from moorline.gateway.run.reload import changes
+from moorline.gateway.run.backend_port import BackendPort
+from moorline.gateway.run.commands import ServeSettings
 from moorline.gateway.run.supervisor import Child, Supervisor
 from moorline.gateway.run.workers import Workers
 from moorline.gateway.settings import Settings
 
-__all__ = ["serve"]
+__all__ = ["main"]
 
 log = logging.getLogger("moorline.serve")
 
-# Somebody who starts with a broken source wants to know all the same where the page will be.
+_BACKEND_PORT = 8000
+# Printed where the first start fails: the page's address is of use to the person who mends the source, too.
 _FAILED: Mapping[str, str] = {"backend": "it did not start; its own lines say why"}
 
 
-async def serve(settings: Settings, environ: Mapping[str, str], *, reload: bool = False) -> int:
-    """Run gateway and backend until a signal ends them; the exit status. `environ` is the backend's."""
+def main(settings: Settings, backend: BackendSettings, own: ServeSettings, environ: Mapping[str, str]) -> int:
+    """Run gateway and backend until a signal ends them; the exit status."""
+    sock = _backend_socket(own.backend_port)
+    host, port = sock.getsockname()[:2]
+    # Without a key of the user's, one for both: a chat has the same hash in both parts' lines.
+    log_key = settings.log_key or secrets.token_hex()
+    settings = dataclasses.replace(settings, upstream=(f"http://{host}:{port}",), log_key=log_key)
+    backend = dataclasses.replace(backend, port=port, drain=settings.drain, log_key=log_key)
+    logs.setup(settings)
+    return run(_serve(settings, backend, sock, environ, reload=own.reload))
+
+
+def _backend_socket(wanted: int | None) -> socket.socket:
+    """A socket that listens for the backend; UsageError where the user insists on a port that is taken."""
+    try:
+        (sock,) = listen("127.0.0.1", _BACKEND_PORT if wanted is None else wanted, option="backend_port")
+    except UsageError:
+        if wanted is not None:
+            raise
+        (sock,) = listen("127.0.0.1", 0)
+    return sock
+
+
+async def _serve(
+    settings: Settings,
+    backend_settings: BackendSettings,
+    sock: socket.socket,
+    environ: Mapping[str, str],
+    *,
+    reload: bool,
+) -> int:
     reports: asyncio.Queue[Mapping[str, str]] = asyncio.Queue()
+    port = BackendPort(sock, settings.connect_retry or 0.0)
+
+    def on_ready(facts: Mapping[str, str]) -> None:
+        port.up()
+        reports.put_nowait(facts)
+
     backend = Supervisor(
         Child(
             name="the backend",
             command="backend",
-            environ=environ,
+            message={"settings": changed(backend_settings)},
+            # Options reach it as settings. The rest is for the provider's and the database's libraries.
+            environ={name: value for name, value in environ.items() if not name.startswith(PREFIX)},
             drain=settings.drain,
-            on_ready=reports.put_nowait,
+            on_ready=on_ready,
             on_failed_start=lambda: reports.put_nowait(_FAILED),
+            spawn_context=port.life,
             waits_for_changes=reload,
         )
     )
@@ -43,19 +91,22 @@ async def serve(settings: Settings, environ: Mapping[str, str], *, reload: bool 
         if pool is not None:
             pool.kill()
 
-    with stop_signals(log, settings.drain, before_exit=kill) as stop:
-        async with _gateway(settings, pool, stop) as gateway, asyncio.TaskGroup() as tasks:
-            stopped = tasks.create_task(stop.wait())
-            beside = [tasks.create_task(_announce(settings, gateway, reports))]
-            if reload:
-                beside.append(tasks.create_task(_reload(backend)))
-            supervising = tasks.create_task(backend.run())
-            await asyncio.wait([stopped, supervising], return_when=asyncio.FIRST_COMPLETED)
-            # Both parts drain at the same time, the gateway as this block is left.
-            gateway.drain()
-            backend.stop()
-            for task in (stopped, *beside):
-                task.cancel()
+    try:
+        with stop_signals(log, settings.drain, before_exit=kill) as stop:
+            async with _gateway(settings, pool, stop) as gateway, asyncio.TaskGroup() as tasks:
+                stopped = tasks.create_task(stop.wait())
+                beside = [tasks.create_task(_announce(settings, gateway, reports))]
+                if reload:
+                    beside.append(tasks.create_task(_reload(backend)))
+                supervising = tasks.create_task(backend.run())
+                await asyncio.wait([stopped, supervising], return_when=asyncio.FIRST_COMPLETED)
+                # Both parts drain at the same time, the gateway as this block is left.
+                gateway.drain()
+                backend.stop()
+                for task in (stopped, *beside):
+                    task.cancel()
+    finally:
+        await port.close()
     return supervising.result() or (pool.status if pool is not None else 0)
 
 
@@ -70,16 +121,20 @@ async def _gateway(settings: Settings, pool: Workers | None, stop: asyncio.Event
 
 
 async def _announce(settings: Settings, gateway: Running | Workers, reports: asyncio.Queue[Mapping[str, str]]) -> None:
-    """Print the start block, and again with the rest of it if the backend's first start failed."""
+    """Print the start block, and once more when the backend is up if its first start failed."""
     if isinstance(gateway, Workers):
         await gateway.ready()
-    facts = _FAILED
-    while facts is _FAILED:
+    printed: Mapping[str, str] | None = None
+    while printed is None or printed is _FAILED:
         facts = await reports.get()
-        print(start_block({"page": server.page(settings, gateway.addresses), **facts}), flush=True)
+        if facts is not printed:
+            print(start_block({"page": server.page(settings, gateway.addresses), **facts}), flush=True)
+            printed = facts
 
 
 async def _reload(backend: Supervisor) -> None:
+    from moorline.gateway.run.reload import changes
+
     async for path in changes():
         log.info("%s changed; starting the backend again", path)
         backend.restart()

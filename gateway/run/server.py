@@ -5,13 +5,14 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 
 from moorline.gateway.app import create_app
+from moorline.gateway.common import logs
 from moorline.gateway.common.access.authorize import Authorize
-from moorline.gateway.common.config.commandline import start_block
+from moorline.gateway.common.program import start_block
 from moorline.gateway.common.signals import stop_signals
 from moorline.gateway.common.web import server
 from moorline.gateway.settings import Settings
 
-__all__ = ["page", "run", "running"]
+__all__ = ["main", "page", "running"]
 
 log = logging.getLogger("moorline.gateway")
 
@@ -37,8 +38,13 @@ def page(settings: Settings, addresses: Sequence[str]) -> str:
     return address + ("/" if settings.frontend else _EXAMPLE_CHAT)
 
 
-async def run(settings: Settings) -> int:
-    """Serve until a signal ends it; the exit status."""
+def main(settings: Settings) -> int:
+    """`moorline gateway`: serve until a signal ends it; the exit status."""
+    logs.setup(settings)
+    return server.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
     with stop_signals(log, settings.drain) as stop:
         async with running(settings) as started:
             print(start_block({"page": page(settings, started.addresses), "backend": settings.upstream[0]}), flush=True)

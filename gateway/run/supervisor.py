@@ -1,10 +1,8 @@
-"""A process of ours that is kept alive: started again whenever it ends.
+"""A process of moorline that is kept alive: started again whenever it ends.
 
-Parent and child are joined by a socket pair. The child reports in one line of JSON that it is ready. Its end of file
-tells the child to end at once: at a reload, and when this process was killed, so that no orphan keeps the port and the
-database. SIGTERM tells it to drain. The child is in a session of its own: Ctrl-C in a terminal reaches it through us,
-once. It gets its options in variables, because a list of processes shows arguments, and a database's address may hold
-a password.
+Parent and child are joined by a socket pair, see `gateway/common/supervised.py`. Its end of file tells the child to
+end at once: at a restart, and when this process was killed, so that no orphan keeps the port and the database. SIGTERM
+tells it to drain. The child is in a session of its own: Ctrl-C in a terminal reaches it through the parent, once.
 """
 
 import asyncio
@@ -15,161 +13,174 @@ import logging
 import os
 import signal
 import socket
+import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Iterator, Mapping
 
-from moorline.gateway.common.config.commandline import SUPERVISOR, USAGE_ERROR, module_command
+from moorline.gateway.common.program import USAGE_ERROR
+from moorline.gateway.common.supervised import SUPERVISOR, packed
+from moorline.gateway.run.lifecycle import Event, State, after
 
-__all__ = ["Child", "Equipment", "Supervisor"]
+__all__ = ["Child", "SpawnExtras", "Supervisor", "module_command"]
 
 log = logging.getLogger("moorline.supervisor")
 
 _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 10.0
-# A process that lived this long did not die of its start: the next one is tried soon again.
+# A process that lived this long did not end because of its start: the next start is not delayed for long.
 _STABLE_AFTER = 10.0
 # What a process gets beyond its own deadline before it is killed.
 _KILL_AFTER = 2.0
 
 
-@contextlib.contextmanager
-def _nothing() -> Iterator["Equipment"]:
-    yield Equipment()
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
-class Equipment:
-    """What one life of a process inherits beside its options."""
+class SpawnExtras:
+    """What one life of a process gets beside what all its lives get."""
 
     descriptors: tuple[int, ...] = ()
-    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    message: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def _no_extras() -> Iterator[SpawnExtras]:
+    yield SpawnExtras()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """What is kept alive, and who hears of it."""
+    """What is kept alive, and the callbacks for what becomes of it."""
 
     name: str
     """In log lines: `the backend`."""
     command: str
+    message: Mapping[str, object]
+    """What `Parent.receive` returns in the child: its settings."""
     environ: Mapping[str, str]
     drain: float
     on_ready: Callable[[Mapping[str, str]], None]
     """Called in each life, once it is ready, with what it reports."""
     on_failed_start: Callable[[], None] = lambda: None
-    """Called when its very first life ends before it is ready."""
-    equipped: Callable[[], contextlib.AbstractContextManager[Equipment]] = _nothing
+    """Called when a life ends that was not asked to, and none has been ready yet."""
+    spawn_context: Callable[[], contextlib.AbstractContextManager[SpawnExtras]] = _no_extras
     """Held around each life."""
     waits_for_changes: bool = False
     """After a start that failed the next waits for `restart`."""
 
 
+def module_command(command: str) -> list[str]:
+    """Arguments that run a command of moorline with this interpreter.
+
+    `-P` keeps the current folder off the path, where the user may have a module with the name of a library.
+    """
+    return [sys.executable, "-P", "-m", "moorline", command]
+
+
 class Supervisor:
-    """Keeps one process alive. Only one exists at any time: the next starts when the last is gone."""
+    """Keeps one process alive. Only one exists at any time: the next starts when the last has ended."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
-        self._process: Process | None = None
-        self._lifeline: asyncio.StreamWriter | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._state = State.STARTING
+        self._changed = asyncio.Event()
         self._was_ready = False
-        self._is_ready = False
-        self._failed_start = False
-        self._stopping = asyncio.Event()
-        self._restarting = False
-        self._hurry = asyncio.Event()
+        # Of the present life.
+        self._process: Process | None = None
+        self._connection: asyncio.StreamWriter | None = None
+        self._kill_timer: asyncio.TimerHandle | None = None
 
-    async def run(self) -> int:
-        """Return 0 once `stop` was called and the process is gone, or the status of one that refused its options."""
-        clock = asyncio.get_running_loop().time
-        delay = _FIRST_DELAY
-        while True:
-            began = clock()
-            try:
-                status = await self._live()
-            except OSError as error:
-                # The system has no process or descriptor left, or cut the line.
-                log.error("%s: %s", self._child.name, error)
-                status = 1
-            if self._stopping.is_set():
-                return 0
-            if status == USAGE_ERROR and not self._was_ready:
-                return USAGE_ERROR
-            if clock() - began >= _STABLE_AFTER:
-                delay = _FIRST_DELAY
-            if not self._restarting:
-                await self._pause(status, delay)
-                delay = min(2 * delay, _LONGEST_DELAY)
-            if self._stopping.is_set():
-                return 0
-            self._restarting = False
-            self._hurry.clear()
-
-    async def _pause(self, status: int, delay: float) -> None:
-        """Wait before the next life; until a source changes where that alone can help."""
-        if not self._was_ready and not self._failed_start:
-            self._failed_start = True
-            self._child.on_failed_start()
-        name = self._child.name
-        if self._child.waits_for_changes and not self._is_ready:
-            log.error("%s ended with status %d at its start; waiting for the next change", name, status)
-            await self._hurry.wait()
-            return
-        log.error("%s ended with status %d; starting it again in %gs", name, status, delay)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), delay)
+    # Requests ---------------------------------------------------------------------------------------------------------
 
     def restart(self) -> None:
         """End the process without a drain and start another; where none lives, do not wait any longer."""
-        self._restarting = True
-        self._hurry.set()
-        if self._lifeline is not None:
-            self._lifeline.close()
-            self._kill_after(_KILL_AFTER)
+        self._apply(Event.RESTART)
+        self._tell()
 
     def stop(self) -> None:
         """Have the process drain, and start no other."""
-        self._stopping.set()
-        self._hurry.set()
-        self._signal(signal.SIGTERM)
-        self._kill_after(self._child.drain + _KILL_AFTER)
+        self._apply(Event.STOP)
+        self._tell()
 
     def kill(self) -> None:
         """End the process now."""
         self._signal(signal.SIGKILL)
 
+    # Lives ------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Return 0 once `stop` was called and the process is gone, or the status of one that refused its options."""
+        clock = asyncio.get_running_loop().time
+        status, delay = 0, _FIRST_DELAY
+        while self._state is not State.STOPPED:
+            if self._state is State.STARTING:
+                began = clock()
+                status = await self._live()
+                self._ended(status)
+                if clock() - began >= _STABLE_AFTER:
+                    delay = _FIRST_DELAY
+            elif self._state is State.BACKOFF:
+                log.error("%s ended with status %d; starting it again in %gs", self._child.name, status, delay)
+                await self._pause(delay)
+                delay = min(2 * delay, _LONGEST_DELAY)
+            else:
+                log.error("%s ended with status %d at its start; waiting for the next change", self._child.name, status)
+                await self._pause(None)
+        return status if self._refused(status) else 0
+
+    def _refused(self, status: int) -> bool:
+        return status == USAGE_ERROR and not self._was_ready
+
+    def _ended(self, status: int) -> None:
+        if self._refused(status):
+            self._apply(Event.REFUSED)
+        elif self._child.waits_for_changes and self._state is State.STARTING:
+            self._apply(Event.BROKEN)
+        else:
+            self._apply(Event.ENDED)
+        if not self._was_ready and self._state in (State.BACKOFF, State.WAITING_FOR_CHANGE):
+            self._child.on_failed_start()
+
+    def _apply(self, event: Event) -> None:
+        self._state = after(self._state, event)
+        self._changed.set()
+
+    async def _pause(self, seconds: float | None) -> None:
+        """Wait until the state changes, or for so long."""
+        self._changed.clear()
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except TimeoutError:
+            self._apply(Event.DELAY_OVER)
+
+    # The process ------------------------------------------------------------------------------------------------------
+
     async def _live(self) -> int:
         """One life of the process; its exit status."""
-        self._is_ready = False
-        with self._child.equipped() as equipment:
-            ours, self._process = await self._start(equipment)
-            process = self._process
-            try:
-                reader, self._lifeline = await asyncio.open_connection(sock=ours)
-                if self._stopping.is_set():
-                    # Asked to while the process was being started.
-                    self._signal(signal.SIGTERM)
-                if line := await reader.readline():
-                    self._report(json.loads(line))
-                return await process.wait()
-            finally:
-                self._forget()
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
+        try:
+            with self._child.spawn_context() as extras:
+                ours, process = await self._spawn(extras)
+                try:
+                    return await self._attend(ours, process, extras)
+                finally:
+                    self._forget()
+                    if process.returncode is None:
+                        process.kill()
+                        await process.wait()
+        except OSError as error:
+            # The system has no process or descriptor left.
+            log.error("%s: %s", self._child.name, error)
+            return 1
 
-    async def _start(self, equipment: Equipment) -> tuple[socket.socket, Process]:
-        """Our end of the line, and the process at the other."""
+    async def _spawn(self, extras: SpawnExtras) -> tuple[socket.socket, Process]:
+        """The parent's end of the socket pair, and the process at the other."""
         ours, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
-            variables = {**self._child.environ, **equipment.variables, SUPERVISOR: str(number)}
             try:
                 process = await asyncio.create_subprocess_exec(
                     *module_command(self._child.command),
-                    env=variables,
+                    env={**self._child.environ, SUPERVISOR: str(number)},
                     stdin=DEVNULL,
-                    pass_fds=[number, *equipment.descriptors],
+                    pass_fds=[number, *extras.descriptors],
                     start_new_session=True,
                 )
             except BaseException:
@@ -177,27 +188,50 @@ class Supervisor:
                 raise
         return ours, process
 
+    async def _attend(self, ours: socket.socket, process: Process, extras: SpawnExtras) -> int:
+        self._process = process
+        reader, self._connection = await asyncio.open_connection(sock=ours)
+        self._connection.write(packed({**self._child.message, **extras.message}))
+        # A request that came while the process was being started.
+        self._tell()
+        # Reset, not end of file, where it ended without having read the message.
+        with contextlib.suppress(ConnectionError):
+            if line := await reader.readline():
+                self._report(json.loads(line))
+        return await process.wait()
+
     def _report(self, facts: Mapping[str, str]) -> None:
-        self._is_ready = True
+        self._apply(Event.READY)
         if self._was_ready:
-            log.info("%s is back", self._child.name)
+            log.info("%s is up again", self._child.name)
         self._was_ready = True
         self._child.on_ready(facts)
 
+    def _tell(self) -> None:
+        """Tell the process what its state asks of it."""
+        if self._connection is None:
+            return
+        if self._state is State.STOPPING:
+            self._signal(signal.SIGTERM)
+            self._kill_after(self._child.drain + _KILL_AFTER)
+        elif self._state is State.RESTARTING:
+            self._connection.close()
+            self._kill_after(_KILL_AFTER)
+
     def _forget(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        if self._lifeline is not None:
-            self._lifeline.close()
-        self._process = self._lifeline = self._deadline = None
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        if self._connection is not None:
+            self._connection.close()
+        self._process = self._connection = self._kill_timer = None
 
     def _kill_after(self, seconds: float) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = asyncio.get_running_loop().call_later(seconds, self.kill)
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        self._kill_timer = asyncio.get_running_loop().call_later(seconds, self.kill)
 
     def _signal(self, number: int) -> None:
         if self._process is not None and self._process.returncode is None:
-            # The process may be gone while its end has not been noticed here.
+            # The process may have ended and its end not been noticed here yet.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)

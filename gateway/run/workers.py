@@ -16,51 +16,33 @@ metrics on a port of their own.
 import asyncio
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any
 
 from moorline.gateway.app import create_app
-from moorline.gateway.common.config.commandline import WORKER, start_block
-from moorline.gateway.common.config.options import PREFIX, variables
-from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common import logs
+from moorline.gateway.common.config.options import changed
+from moorline.gateway.common.program import start_block
 from moorline.gateway.common.signals import stop_signals
-from moorline.gateway.common.supervised import supervised
+from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.listen import listen
-from moorline.gateway.common.web.server import running
+from moorline.gateway.common.web.server import run, running
 from moorline.gateway.run import server
-from moorline.gateway.run.handover import Acceptor, Handed, Lane
-from moorline.gateway.run.supervisor import Child, Equipment, Supervisor
+from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
+from moorline.gateway.run.supervisor import Child, SpawnExtras, Supervisor
 from moorline.gateway.settings import Settings
 
-__all__ = ["Role", "Workers", "run", "work"]
+__all__ = ["Workers", "main", "run_worker"]
 
 log = logging.getLogger("moorline.gateway")
 
-# The parent's business.
-_NOT_FOR_WORKERS = {PREFIX + name for name in ("HOST", "PORT", "WORKERS")}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Role:
-    """Which worker a process is."""
-
-    number: int
-    descriptor: int
-    """Where its connections come in."""
-    backend_ends_too: bool
-
-    @classmethod
-    def of(cls, text: str) -> "Role":
-        try:
-            fields: dict[str, Any] = json.loads(text)
-            return cls(**fields)
-        except (ValueError, TypeError):
-            raise UsageError(f"{WORKER}: it is set for workers of the gateway alone; unset it") from None
+# What a worker needs of the environment: how Python starts, and where certificates and temporary files are. nginx keeps
+# TZ alone. A worker needs no key of the provider's and no password of the database's.
+_ENVIRONMENT = {"HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ"}
+_ENVIRONMENT_PREFIXES = ("LC_", "MALLOC_", "PYTHON")
 
 
 class Workers:
@@ -78,11 +60,12 @@ class Workers:
         """Not 0 when a worker refused its options."""
         self._backend_ends_too = backend_ends_too
         self._drain = settings.drain
-        # Without a key of the user's, one for all: the same chat is the same word in the lines of each.
+        # Without a key of the user's, one for all: a chat has the same hash in the lines of each.
         settings = dataclasses.replace(settings, log_key=settings.log_key or secrets.token_hex())
         numbers = range(1, settings.workers + 1)
-        self._supervisors = [Supervisor(self._child(number, _environ(settings, environ, number))) for number in numbers]
-        self._lanes: dict[int, Lane] = {}
+        environ = _environ(environ)
+        self._supervisors = [Supervisor(self._child(number, _share(settings, number), environ)) for number in numbers]
+        self._channels: dict[int, WorkerChannel] = {}
         self._starting = set(numbers)
         self._ready = asyncio.Event()
 
@@ -117,9 +100,9 @@ class Workers:
             self.status = status
             stop.set()
 
-    def _child(self, number: int, environ: Mapping[str, str]) -> Child:
+    def _child(self, number: int, settings: Settings, environ: Mapping[str, str]) -> Child:
         def is_ready(_: Mapping[str, str]) -> None:
-            self._acceptor.add(self._lanes[number])
+            self._acceptor.add(self._channels[number])
             self._starting.discard(number)
             if not self._starting:
                 self._ready.set()
@@ -127,38 +110,53 @@ class Workers:
         return Child(
             name=f"worker {number}",
             command="gateway",
+            message={
+                "settings": changed(settings),
+                "number": number,
+                "backend_ends_too": self._backend_ends_too,
+            },
             environ=environ,
             drain=self._drain,
             on_ready=is_ready,
-            equipped=lambda: self._lane(number),
+            spawn_context=lambda: self._channel(number),
         )
 
     @contextlib.contextmanager
-    def _lane(self, number: int) -> Iterator[Equipment]:
+    def _channel(self, number: int) -> Iterator[SpawnExtras]:
         """A new one for each life: what was on its way in the old one is not lost, see `Acceptor.remove`."""
-        lane = self._lanes[number] = Lane()
-        role = Role(number, lane.fileno(), self._backend_ends_too)
+        channel = self._channels[number] = WorkerChannel()
         try:
-            yield Equipment((lane.fileno(),), {WORKER: json.dumps(dataclasses.asdict(role))})
+            yield SpawnExtras((channel.fileno(),), {"channel": channel.fileno()})
         finally:
-            self._acceptor.remove(lane)
+            self._acceptor.remove(channel)
 
 
-def _environ(settings: Settings, environ: Mapping[str, str], number: int) -> dict[str, str]:
-    """A worker's, with its share of what is meant for all."""
-    settings = dataclasses.replace(
+def _share(settings: Settings, number: int) -> Settings:
+    """A worker's share of what is meant for all. It does not listen itself, and does not warn of where all do."""
+    return dataclasses.replace(
         settings,
+        host="localhost",
+        port=0,
         max_connections=math.ceil(settings.max_connections / settings.workers),
         # 0 is a free one for each.
         metrics_port=settings.metrics_port and settings.metrics_port + number - 1,
+        workers=1,
     )
-    inherited = {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
-    options = {name: value for name, value in variables(settings).items() if name not in _NOT_FOR_WORKERS}
-    return inherited | options
 
 
-async def run(settings: Settings, environ: Mapping[str, str]) -> int:
-    """Serve with several processes until a signal ends them; the exit status."""
+def _environ(environ: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value for name, value in environ.items() if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
+    }
+
+
+def main(settings: Settings, environ: Mapping[str, str]) -> int:
+    """`moorline gateway --workers N`: serve until a signal ends them; the exit status."""
+    logs.setup(settings)
+    return run(_run(settings, environ))
+
+
+async def _run(settings: Settings, environ: Mapping[str, str]) -> int:
     workers = Workers(settings, environ)
     with stop_signals(log, settings.drain, before_exit=workers.kill) as stop:
         async with workers.running(stop):
@@ -172,12 +170,19 @@ async def run(settings: Settings, environ: Mapping[str, str]) -> int:
     return workers.status
 
 
-async def work(settings: Settings, role: Role, number: int) -> int:
-    """Be a worker until a signal or the end of the line to the parent, descriptor `number`; the exit status."""
-    app = create_app(settings, backend_ends_too=role.backend_ends_too)
-    entrance = Handed(socket.socket(fileno=role.descriptor))
+def run_worker(parent: Parent) -> int:
+    """Be a worker until a signal, or the end of the parent; the exit status."""
+    message = parent.receive()
+    settings = Settings(**message["settings"])
+    logs.setup(settings, worker=message["number"])
+    return run(_work(settings, parent, message["channel"], backend_ends_too=message["backend_ends_too"]))
+
+
+async def _work(settings: Settings, parent: Parent, channel: int, *, backend_ends_too: bool) -> int:
+    app = create_app(settings, backend_ends_too=backend_ends_too)
+    listener = WorkerListener(socket.socket(fileno=channel))
     with stop_signals(log, settings.drain) as stop:
-        async with running(app, settings, entrance=entrance) as started:
-            await supervised(started, {}, stop, number)
-            entrance.leave()
+        async with running(app, settings, listener=listener) as started:
+            await parent.wait({}, stop, lambda: started.draining.begin(0))
+            listener.leave()
     return 0

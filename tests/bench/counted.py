@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from moorline.backend.eventlog.base import Commit
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.program import run_backend
-from moorline.gateway.common.config.commandline import guarded
+from moorline.gateway.run.cli import main
 
 __all__ = ["COMMITS"]
 
@@ -31,4 +30,4 @@ def _count_commits(path: str) -> None:
 
 if __name__ == "__main__":
     _count_commits(os.environ[COMMITS])
-    sys.exit(guarded(lambda: run_backend(sys.argv[1:], os.environ)))
+    sys.exit(main(["backend", *sys.argv[1:]]))

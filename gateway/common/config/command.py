@@ -1,32 +1,46 @@
-"""A command of `moorline`: its name, its options, and what its help says of it. Pure."""
+"""A command of `moorline`: its name, its options by section, and what its help says. Pure."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from moorline.gateway.common.config.options import Spec, specs
 
-__all__ = ["Command"]
+__all__ = ["Command", "Section"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Section:
+    """One table of moorline.toml and the settings that a command reads from it."""
+
+    table: str
+    settings: type[Any]
+    ignored: Collection[str] = ()
+    """Options without a meaning for the command, wherever they are given."""
+    fallback: str = ""
+    """A table whose values count for the options that this one does not give."""
+    fallback_names: Collection[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Command:
-    """One command, as its help shows it. `options` are settings classes by heading; the first of a name is shown."""
+    """One command, as its help shows it. A flag or a variable reaches every section that has its option."""
 
     name: str
     summary: str
-    options: Mapping[str, type[Any]]
+    sections: Sequence[Section]
+    """Of two with an option of one name the first is shown."""
     arguments: Sequence[tuple[str, str]] = ()
     """Positional arguments in order, each with its meaning; all may be left out."""
-    hidden: frozenset[str] = frozenset()
-    """Options that have no meaning for this command."""
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Options whose flag is an error, with what to do instead."""
     examples: Sequence[tuple[str, str]] = ()
 
     def specs(self) -> dict[str, Spec]:
         """The options of this command by name."""
         found: dict[str, Spec] = {}
-        for settings in self.options.values():
-            for name, spec in specs(settings).items():
-                if name not in self.hidden:
+        for section in self.sections:
+            for name, spec in specs(section.settings).items():
+                if name not in section.ignored:
                     found.setdefault(name, spec)
         return found

@@ -6,8 +6,7 @@ the environment, the arguments and the file's table are handed in.
 """
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from moorline.gateway.common.config.units import format_duration, format_size, parse_duration, parse_size
@@ -20,17 +19,18 @@ __all__ = [
     "NUMBER",
     "PORT",
     "PREFIX",
+    "SECRET",
     "SIZE",
     "TEXT",
     "Kind",
     "Spec",
+    "changed",
     "choice",
     "did_you_mean",
     "load",
     "option",
     "specs",
     "unknown_variables",
-    "variables",
 ]
 
 PREFIX = "MOORLINE_"
@@ -47,6 +47,10 @@ class Kind:
     metavar: str
     parse: Callable[[str], Any]
     show: Callable[[Any], str] = str
+    is_secret: Callable[[str], bool] = lambda text: False
+    """Whether this text must not be seen by others, as arguments are in a list of processes."""
+    secret_place: str = ""
+    """Where such a secret can be kept, beside the option's variable and moorline.toml: `~/.pgpass, `."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,6 +152,7 @@ DURATION = Kind("TIME", parse_duration, format_duration)
 INT = Kind("N", _parse_int)
 NUMBER = Kind("X", _parse_number, lambda value: f"{value:.12g}")
 PORT = Kind("PORT", _parse_port)
+SECRET = Kind("TEXT", _parse_text, is_secret=bool)
 SIZE = Kind("SIZE", parse_size, format_size)
 TEXT = Kind("TEXT", _parse_text)
 
@@ -185,12 +190,14 @@ def specs(settings: type[Any]) -> dict[str, Spec]:
     return found
 
 
-def variables(settings: object) -> dict[str, str]:
-    """`MOORLINE_` variables that `load` reads back as these settings; defaults are left out."""
+def changed(settings: object) -> dict[str, Any]:
+    """The options that are not at their defaults: what the same settings are built from in another process, which may
+    run a newer source under `--reload`.
+    """
     return {
-        spec.variable: spec.show(getattr(settings, name))
+        name: value
         for name, spec in specs(type(settings)).items()
-        if getattr(settings, name) != spec.default
+        if (value := getattr(settings, name)) != spec.default
     }
 
 
@@ -204,11 +211,12 @@ def load(
     environ: Mapping[str, str],
     table: Mapping[str, object],
     table_name: str,
+    ignored: Collection[str] = (),
 ) -> S:
     """Settings from flags, `MOORLINE_` variables and one table of moorline.toml, in this order of precedence.
 
     `flags` holds only what was given, under the options' names. An unknown key of `table` is a UsageError; unknown
-    variables are not this function's business (the other part's share the prefix).
+    flags and variables may be another section's. Options that are `ignored` keep their defaults.
     """
     known = specs(settings)
     for key in table:
@@ -216,6 +224,8 @@ def load(
             raise UsageError(f"[{table_name}] {key}: there is no such option{did_you_mean(key, known)}")
     values: dict[str, Any] = {}
     for name, spec in known.items():
+        if name in ignored:
+            continue
         if name in flags:
             values[name] = spec.parse(flags[name], spec.flag)
         elif spec.variable in environ:
@@ -226,7 +236,7 @@ def load(
 
 
 def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> list[str]:
-    """One warning for each `MOORLINE_` variable that is no option of any part."""
+    """One warning for each `MOORLINE_` variable that is none of the `known` options."""
     names = [PREFIX + name.upper() for name in known]
     return [
         f"{name}: there is no such option, it is ignored{did_you_mean(name, names)}"
@@ -237,6 +247,9 @@ def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> list[
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean X?`, or nothing where no known word is near."""
+    # Imported by the one line that needs it: it takes as long as this module.
+    import difflib
+
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 

@@ -4,7 +4,7 @@ import dataclasses
 import ipaddress
 import re
 
-from moorline.gateway.common.config.options import DURATION, PORT, TEXT, Kind, choice, option
+from moorline.gateway.common.config.options import DURATION, PORT, SECRET, TEXT, Kind, choice, option
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["CommonSettings"]
@@ -61,7 +61,7 @@ class CommonSettings:
     log_format: str = option("text", choice("text", "json"), "form of a log line")
     log_key: str = option(
         "",
-        TEXT,
+        SECRET,
         "secret that patient and session ids are hashed with in logs (default: a random one at each start)",
     )
 

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from aiohttp import web
@@ -27,7 +27,7 @@ from moorline.gateway.common.web.room import Room, raise_limit
 
 T = TypeVar("T")
 
-__all__ = ["Entrance", "Running", "run", "running"]
+__all__ = ["Listener", "Running", "SocketListener", "run", "running"]
 
 # nginx's keepalive_timeout. It is longer than any client's of ours, so that no request is sent into a closing socket.
 _KEEPALIVE_TIMEOUT = 75.0
@@ -57,23 +57,23 @@ class Running:
         self.draining.begin(max(0.0, self._drain - _FAREWELL - 2 * _CANCEL_TIMEOUT))
 
 
-class Entrance(Protocol):
-    """Where connections come in."""
+class Listener(Protocol):
+    """Where connections come from."""
 
     addresses: tuple[str, ...]
     port: int
 
     async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
-        """Let them in, each to a protocol of its own."""
+        """Accept them, each with a protocol of its own."""
 
     def close(self) -> None:
-        """Let no more in."""
+        """Accept no more."""
 
 
-class _Listening:
-    """The usual entrance: sockets of this process."""
+class SocketListener:
+    """Listening sockets of this process."""
 
-    def __init__(self, sockets: list[socket.socket]) -> None:
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self.addresses = tuple(map(address, sockets))
         self.port: int = sockets[0].getsockname()[1]
         self._sockets = sockets
@@ -114,15 +114,15 @@ def _count_requests(server: web.Server, draining: Draining, bad_request_handler:
 
 @contextlib.asynccontextmanager
 async def running(
-    app: web.Application, settings: CommonSettings, *, entrance: Entrance | None = None
+    app: web.Application, settings: CommonSettings, *, listener: Listener | None = None
 ) -> AsyncIterator[Running]:
-    """Serve `app` at `settings.host` and `settings.port`, or at another entrance; drain for at most `settings.drain`
-    at the end.
+    """Serve `app` at `settings.host` and `settings.port`, or on another `listener`; drain at the end, for at most
+    `settings.drain`.
 
     Raises:
         UsageError: the address cannot be listened on.
     """
-    entrance = entrance or _Listening(listen(settings.host, settings.port))
+    listener = listener or SocketListener(listen(settings.host, settings.port))
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_CANCEL_TIMEOUT)
     draining = app.setdefault(DRAINING, Draining())
     try:
@@ -130,14 +130,14 @@ async def running(
         server = cast("web.Server", runner.server)
         bad_request_handler = app.get(BAD_REQUEST_HANDLER, default_bad_request)
         _count_requests(server, draining, bad_request_handler)
-        await entrance.open(_connections(server, settings, bad_request_handler))
-        started = Running(entrance.addresses, entrance.port, draining, settings.drain)
+        await listener.open(_connections(server, settings, bad_request_handler))
+        started = Running(listener.addresses, listener.port, draining, settings.drain)
         yield started
         started.drain()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(draining.released(), draining.remaining() + _FAREWELL)
     finally:
-        entrance.close()
+        listener.close()
         await runner.cleanup()
 
 

@@ -8,12 +8,12 @@ from moorline.gateway.common.config.options import (
     INT,
     SIZE,
     TEXT,
+    changed,
     choice,
     load,
     option,
     specs,
     unknown_variables,
-    variables,
 )
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.settings import Settings
@@ -96,9 +96,22 @@ def test_a_wrong_variable_is_named_with_its_value() -> None:
         read(environ={"MOORLINE_LOUD": "yes"})
 
 
-def test_settings_as_variables_are_read_back_as_they_were() -> None:
-    settings = Example(wait=0.001, grace=None, names=("a", "b"), loud=True, size=3, count=9, style="fancy")
-    assert read(environ=variables(settings)) == settings
+def test_settings_are_built_again_from_what_was_changed() -> None:
+    settings = Example(wait=0.001, grace=None, names=("a", "b"), loud=True, size=3, style="fancy")
+    assert Example(**changed(settings)) == settings
+    assert "count" not in changed(settings)
+
+
+def test_an_ignored_option_keeps_its_default_whatever_is_given() -> None:
+    loaded = load(
+        Example,
+        flags={"wait": "1s"},
+        environ={"MOORLINE_SIZE": "x"},
+        table={"count": 9, "loud": True},
+        table_name="example",
+        ignored=("wait", "size", "count"),
+    )
+    assert loaded == Example(loud=True)
 
 
 def test_unknown_variables_are_told_with_the_nearest_known() -> None:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 
 from moorline.gateway.common.web.listen import listen
-from moorline.gateway.run.handover import Acceptor, Handed, Lane
+from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
 
 from tests.support.faulty_upstream import Peer, dial
 
@@ -34,8 +34,8 @@ class Greeter(asyncio.Protocol):
         self.ended.set()
 
 
-class WatchedLane(Lane):
-    """A lane that says when something is on its way."""
+class WatchedChannel(WorkerChannel):
+    """A channel that says when something is on its way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,13 +53,13 @@ class Worker:
         self._acceptor = acceptor
         self._name = name.encode()
         self._greeters: list[Greeter] = []
-        self.lane = WatchedLane()
-        self._sock = socket.socket(fileno=socket.dup(self.lane.fileno()))
-        self.entrance = Handed(self._sock)
-        acceptor.add(self.lane)
+        self.channel = WatchedChannel()
+        self._sock = socket.socket(fileno=socket.dup(self.channel.fileno()))
+        self.listener = WorkerListener(self._sock)
+        acceptor.add(self.channel)
 
     async def start(self) -> "Worker":
-        await self.entrance.open(self._greet)
+        await self.listener.open(self._greet)
         return self
 
     def _greet(self) -> Greeter:
@@ -67,8 +67,8 @@ class Worker:
         return self._greeters[-1]
 
     async def die(self) -> None:
-        self.entrance.close()
-        self._acceptor.remove(self.lane)
+        self.listener.close()
+        self._acceptor.remove(self.channel)
         for greeter in self._greeters:
             if greeter.transport is not None:
                 greeter.transport.abort()
@@ -130,7 +130,7 @@ async def test_connections_wait_until_there_is_a_worker() -> None:
 async def test_a_worker_that_leaves_gets_what_others_could_take_no_more() -> None:
     async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
         a, b = [await Worker(acceptor, name).start() for name in "ab"]
-        a.entrance.leave()
+        a.listener.leave()
         found = [await stack.enter_async_context(greeted(port)) for _ in range(3)]
         assert found[1:] == ["b", "b"]
         await b.die()
@@ -157,7 +157,7 @@ async def test_what_nobody_took_waits_for_the_next_life() -> None:
     async with accepting() as (acceptor, port):
         hangs = Worker(acceptor, "a")
         async with dial(port) as client:
-            await hangs.lane.given.wait()
+            await hangs.channel.given.wait()
             await hangs.die()
             next_life = await Worker(acceptor, "b").start()
             assert await client.exactly(1) == b"b"
@@ -168,13 +168,13 @@ async def test_a_worker_without_a_free_descriptor_sheds_the_connection_and_serve
     async with accepting() as (acceptor, port):
         worker = Worker(acceptor, "a")
         async with dial(port) as shed:
-            await worker.lane.given.wait()
+            await worker.channel.given.wait()
             with no_more_descriptors():
                 await worker.start()
                 assert await shed.rest() == b""
             async with greeted(port) as name:
                 assert name == "a"
-            assert worker.lane.connections <= 1
+            assert worker.channel.connections <= 1
         await worker.die()
 
 

@@ -93,7 +93,8 @@ def test_a_wrong_argument_is_one_line(
         ("[gateway\n", "moorline.toml: "),
         (
             "[gatway]\n",
-            "moorline.toml: gatway: there are the tables [gateway], [backend] and [check]; did you mean gateway?",
+            "moorline.toml: gatway: there are the tables [gateway], [backend], [serve] and [check]; "
+            "did you mean gateway?",
         ),
         ("gateway = 3\n", "moorline.toml: gateway is a table; write [gateway] and its options below"),
         ("[gateway]\nprot = 1\n", "[gateway] prot: there is no such option; did you mean port?"),

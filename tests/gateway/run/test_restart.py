@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from moorline.backend.settings import Settings as BackendSettings
-from moorline.gateway.common.config.options import variables
+from moorline.gateway.common.config.options import changed
+from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run import server
+from moorline.gateway.run.backend_port import BackendPort
 from moorline.gateway.run.supervisor import Child, Supervisor
 from moorline.gateway.settings import Settings
 from websockets.asyncio.client import connect
@@ -23,21 +25,27 @@ RESTARTS = 3
 class Supervised:
     """A backend process, and how often it was ready."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        options = BackendSettings(port=port, database=f"sqlite:///{folder}/chat.db", log_level="error")
+    def __init__(self, folder: Path) -> None:
+        (sock,) = listen("127.0.0.1", 0)
+        self.address = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        self._port = BackendPort(sock, 10.0)
+        options = BackendSettings(database=f"sqlite:///{folder}/chat.db", log_level="error")
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
         self.ready = asyncio.Event()
         self._supervisor = Supervisor(
             Child(
                 name="the backend",
                 command="backend",
-                environ={**environ, **variables(options)},
+                message={"settings": changed(options)},
+                environ=environ,
                 drain=1.0,
                 on_ready=self._is_ready,
+                spawn_context=self._port.life,
             )
         )
 
     def _is_ready(self, _: Mapping[str, str]) -> None:
+        self._port.up()
         self.ready.set()
 
     def restart(self) -> None:
@@ -53,6 +61,7 @@ class Supervised:
         finally:
             self._supervisor.stop()
             await supervising
+            await self._port.close()
 
 
 class Clients:
@@ -86,13 +95,9 @@ class Clients:
             self._changed.notify_all()
 
 
-async def test_no_handshake_fails_while_a_backend_restarts_under_50_clients(
-    tmp_path: Path, page: str, unused_tcp_port: int
-) -> None:
-    backend = Supervised(tmp_path, unused_tcp_port)
-    settings = Settings(
-        host="127.0.0.1", port=0, upstream=(f"http://127.0.0.1:{unused_tcp_port}",), frontend=page, drain=1.0
-    )
+async def test_no_handshake_fails_while_a_backend_restarts_under_50_clients(tmp_path: Path, page: str) -> None:
+    backend = Supervised(tmp_path)
+    settings = Settings(host="127.0.0.1", port=0, upstream=(backend.address,), frontend=page, drain=1.0)
     async with backend.running(), server.running(settings) as gateway:
         clients = Clients(gateway.addresses[0].replace("http", "ws"))
         staying = [asyncio.create_task(clients.stay(number)) for number in range(CLIENTS)]

@@ -93,7 +93,7 @@ async def test_a_backend_that_dies_is_started_again_and_the_gateway_serves_on(tm
         await program.line("the backend ended with status -9; starting it again in 0.25s")
         async with client.get(f"{address}/healthz") as response:
             assert response.status == 200
-        await program.line("the backend is back")
+        await program.line("the backend is up again")
         assert await ask(address)
         async with client.get(f"{address}/api/chat/s1/messages") as response:
             assert len(await response.json()) == 4
@@ -140,7 +140,7 @@ async def test_reload_starts_the_backend_again_when_its_sources_change(tmp_path:
         source = sources / "moorline" / "backend" / "settings.py"
         source.write_text(source.read_text() + "\n# changed\n")
         await program.line("backend/settings.py changed; starting the backend again")
-        await program.line("the backend is back")
+        await program.line("the backend is up again")
         assert backend_of(program) != first
         assert await ask(address)
 
@@ -155,7 +155,7 @@ async def test_a_broken_source_waits_for_the_next_change(tmp_path: Path) -> None
         source.write_text("this is not Python\n")
         await program.line("the backend ended with status 1 at its start; waiting for the next change")
         source.write_text(whole)
-        await program.line("the backend is back")
+        await program.line("the backend is up again")
         assert program.err.count("Traceback") == 1
 
 

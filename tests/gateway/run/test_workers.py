@@ -70,7 +70,7 @@ async def test_a_killed_worker_is_replaced_while_the_others_sockets_stay(tmp_pat
         os.kill(children(program.pid)[0], signal.SIGKILL)
         await program.line("worker", "ended with status -9; starting it again in 0.25s")
         assert sorted(await alive(sockets)) == [False, False, True, True]
-        await program.line("worker", "is back")
+        await program.line("worker", "is up again")
         assert await alive(await opened(address, stack, 2)) == [True] * 2
         assert sorted(served(program).values()) == [2, 4]
 

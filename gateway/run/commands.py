@@ -1,0 +1,107 @@
+"""The commands of `moorline`: which options each has, and what its help says. Pure."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from moorline.backend.settings import Settings as BackendSettings
+from moorline.gateway.common.config.command import Command, Section
+from moorline.gateway.common.config.options import BOOL, PORT, TEXT, option, specs
+from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.settings import Settings
+
+__all__ = [
+    "BACKEND",
+    "CHECK",
+    "COMMANDS",
+    "GATEWAY",
+    "SERVE",
+    "TABLES",
+    "BackendSettings",
+    "CheckSettings",
+    "ServeSettings",
+    "Settings",
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ServeSettings:
+    """The options that only `moorline serve` has."""
+
+    backend_port: int | None = option(
+        None, PORT, "the backend's port (default: 8000, or a free one if that is taken)", group="Backend and page"
+    )
+    reload: bool = option(False, BOOL, "restart the backend when its sources change")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CheckSettings:
+    """The options that only `moorline check` has."""
+
+    backend: str = option(
+        "", TEXT, "the backend's address (default: `upstream`, where the gateway is on this machine)", group="Options"
+    )
+
+
+#: The tables of moorline.toml.
+TABLES: Mapping[str, type[Any]] = {
+    "gateway": Settings,
+    "backend": BackendSettings,
+    "serve": ServeSettings,
+    "check": CheckSettings,
+}
+SERVE = Command(
+    name="serve",
+    summary="Start everything: the page, the gateway, and a supervised backend process behind it.",
+    sections=(
+        Section("serve", ServeSettings),
+        Section("gateway", Settings, ignored=("upstream",)),
+        # An origin that may use the gateway may use the backend behind it.
+        Section(
+            "backend",
+            BackendSettings,
+            ignored=("host", "port"),
+            fallback="gateway",
+            fallback_names=specs(CommonSettings).keys(),
+        ),
+    ),
+    refused={"upstream": "serve starts a backend of its own; `moorline gateway` takes yours"},
+    examples=(
+        ("moorline", "the chat page on http://localhost:4321"),
+        ("moorline serve --frontend dist/", "your own page"),
+        ("OPENAI_API_KEY=... moorline serve --model gpt-5-mini", "with a model that answers"),
+    ),
+)
+GATEWAY = Command(
+    name="gateway",
+    summary="Start the gateway alone, in front of a backend that runs elsewhere.",
+    sections=(Section("gateway", Settings),),
+    examples=(
+        ("moorline gateway --upstream http://127.0.0.1:8000 --frontend dist/", "your own page and backend on one port"),
+    ),
+)
+BACKEND = Command(
+    name="backend",
+    summary="Start the chat backend alone.",
+    sections=(Section("backend", BackendSettings),),
+    examples=(
+        ("moorline backend", "chats in moorline.db in the current folder"),
+        ("moorline backend --database sqlite:////var/lib/moorline/chats.db --port 9000", "and elsewhere"),
+        ("moorline backend --database postgresql://moorline@db/chats", "in PostgreSQL, which many backends may share"),
+    ),
+)
+CHECK = Command(
+    name="check",
+    summary="Follow a question through the gateway and straight to the backend, and say which hop is broken.",
+    sections=(
+        Section("check", CheckSettings),
+        # Where the gateway listens, and its backend; nothing else of it matters here.
+        Section("gateway", Settings, ignored=specs(Settings).keys() - {"host", "port", "upstream"}),
+    ),
+    arguments=(("URL", "the gateway's address (default: http://localhost:4321, or as configured)"),),
+    examples=(
+        ("moorline check", "the parts on this machine"),
+        ("moorline check https://chat.example.com", "what a user meets"),
+    ),
+)
+COMMANDS: Mapping[str, Command] = {command.name: command for command in (SERVE, GATEWAY, BACKEND, CHECK)}
