@@ -85,6 +85,7 @@ class Api:
         return newest(found, count=limit, size=SNAPSHOT_BYTES)[0]
 
     async def _poll(self, request: web.Request, session_id: str) -> Json:
+        patient_id = request.query.get("patient_id")
         wait = _seconds(request, "wait") if "wait" in request.query else 0.0
         deadline = asyncio.get_running_loop().time() + min(wait, MAX_WAIT_SECONDS)
         cursor = Position(request.query.get("epoch", ""), _cursor_seq(request.query["after"]))
@@ -93,7 +94,7 @@ class Api:
         self._polls.add(waiter)
         try:
             while True:
-                body = await self._events_after(session_id, cursor)
+                body = await self._events_after(session_id, cursor, patient_id)
                 if body["events"] or self._closing or asyncio.get_running_loop().time() >= deadline:
                     return body
                 await waiter.until(deadline)
@@ -101,15 +102,23 @@ class Api:
             self._polls.discard(waiter)
             watch.close()
 
-    async def _events_after(self, session_id: str, cursor: Position) -> Json:
-        events = await self._log.read_after(session_id, max(cursor.seq, 0), limit=BATCH, epoch=cursor.epoch)
+    async def _head(self, session_id: str, patient_id: str | None) -> Position:
+        if patient_id is not None:
+            # Asked each time: the first message may have been another patient's.
+            return (await self._log.session_for(session_id, patient_id)).head
         info = await self._log.find_session(session_id)
-        head = info.head if info else _NOWHERE
+        return info.head if info else _NOWHERE
+
+    async def _events_after(self, session_id: str, cursor: Position, patient_id: str | None) -> Json:
+        events = await self._log.read_after(session_id, max(cursor.seq, 0), limit=BATCH, epoch=cursor.epoch)
+        head = await self._head(session_id, patient_id)
         if head.epoch == cursor.epoch and 0 <= cursor.seq <= head.seq <= cursor.seq + REPLAY_LIMIT:
             # `head` is where the client goes on from: not the log's, where there is more than fits in one answer.
-            last = events[-1].seq if info and events else cursor.seq
-            return _events(Position(head.epoch, last), [event_object(event) for event in events] if info else [])
-        snapshot = await self._log.snapshot(session_id) or Snapshot(_NOWHERE, (), earlier=False)
+            last = events[-1].seq if events else cursor.seq
+            return _events(Position(head.epoch, last), [event_object(event) for event in events])
+        snapshot = await self._log.snapshot(session_id, epoch=head.epoch)
+        if snapshot is None:  # it has not begun, or was erased between the two reads
+            snapshot = Snapshot(head if head.seq == 0 else _NOWHERE, (), earlier=False)
         return _events(snapshot.position, [snapshot_object(snapshot)], recovered=False)
 
     # Writing --------------------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable
 
 from aiohttp import web
-from moorline.backend.errors import CloseCode
+from moorline.backend.errors import CloseCode, Refusal
 from moorline.backend.eventlog.base import Hint, LogUnavailable
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.events import Event, MessageEnded, Position, RunStarted
+from moorline.backend.events import Event, MessageEnded, Position, RunStarted, Snapshot
 from moorline.backend.protocol.wire import Json, encode, event_object, hello_frame, snapshot_object, v1_frame
 from moorline.backend.settings import Settings
 from moorline.backend.waiting import Waiter
@@ -48,6 +48,7 @@ class Delivery:
         settings: Settings,
         *,
         session_id: str,
+        patient_id: str,
         start: Position,
         v1_ping: float,
         scripted: bool,
@@ -59,6 +60,7 @@ class Delivery:
         self._settings = settings
         self._scripted = scripted
         self._session_id = session_id
+        self._patient_id = patient_id
         self._abort = abort
         self._cursor = start
         self._watch = log.watch(session_id)
@@ -124,6 +126,8 @@ class Delivery:
             while self._end is None:
                 try:
                     await self._round()
+                except Refusal:  # its first message was another patient's
+                    self.end(CloseCode.FORBIDDEN)
                 except LogUnavailable as error:
                     logger.warning("the log is away: %s", error)
                     await self._wait(asyncio.get_running_loop().time() + _LOG_RETRY_SECONDS)
@@ -179,40 +183,47 @@ class Delivery:
             await self._send_event(event)
         if len(events) == BATCH:
             return False
-        if hint is Hint.ERASED and await self._was_erased():
-            if self.version == 2:
-                self.reply({"type": "deleted"})
-            self.end(CloseCode.DELETED)
+        # The epoch of a session that has not begun is not final, see EventLog.session_for.
+        if (hint is Hint.ERASED or (self._cursor.seq == 0 and not events)) and not await self._same_epoch():
+            return False
         self._hint = None
         return True
 
-    async def _greet(self) -> None:
-        info = await self._log.find_session(self._session_id)
-        resume = self._resume
-        recovered = (
-            info is not None
-            and resume is not None
-            and resume.epoch == info.head.epoch
-            and 0 <= info.head.seq - resume.seq <= REPLAY_LIMIT
-        )
-        snapshot = None if recovered else await self._log.snapshot(self._session_id)
-        if snapshot is not None:
-            head, run_id = snapshot.position, snapshot.run.run_id if snapshot.run else None
-            self._cursor, self._hint = head, None
-        elif info is not None and resume is not None and recovered:
-            head, run_id = info.head, info.active_run_id
-            self._cursor, self._hint = resume, Hint.GROWN
+    async def _same_epoch(self) -> bool:
+        """Whether the log is still the one that the cursor is in; otherwise go on in the new one, or end the socket."""
+        info = await self._log.session_for(self._session_id, self._patient_id)
+        if info.head.epoch == self._cursor.epoch:
+            return True
+        if self._cursor.seq == 0:
+            self._cursor = Position(info.head.epoch, 0)
         else:
-            # Erased between the handshake and here: the next round finds that out.
-            self._greeting, self._hint = False, Hint.ERASED
-            return
+            if self.version == 2:
+                self.reply({"type": "deleted"})
+            self.end(CloseCode.DELETED)
+        return False
+
+    async def _greet(self) -> None:
+        info = await self._log.session_for(self._session_id, self._patient_id)
+        resume, snapshot = self._resume, None
+        if resume and resume.epoch == info.head.epoch and 0 <= info.head.seq - resume.seq <= REPLAY_LIMIT:
+            self._cursor, head, run_id = resume, info.head, info.active_run_id
+        else:
+            snapshot = await self._log.snapshot(self._session_id, epoch=info.head.epoch)
+            while snapshot is None and info.head.seq > 0:  # erased between the two reads
+                info = await self._log.session_for(self._session_id, self._patient_id)
+                snapshot = await self._log.snapshot(self._session_id, epoch=info.head.epoch)
+            snapshot = snapshot or Snapshot(info.head, (), earlier=False)
+            self._cursor = head = snapshot.position
+            run_id = snapshot.run.run_id if snapshot.run else None
+        # Of a session that has not begun only the log knows whether its epoch is still the same.
+        self._hint = None if snapshot and head.seq else Hint.GROWN
         self._greeting = False
         self._ping_every = self._settings.heartbeat
         self._ping_at = asyncio.get_running_loop().time() + self._ping_every
         await self._send(
             hello_frame(
                 head,
-                recovered=recovered,
+                recovered=snapshot is None,
                 run_id=run_id,
                 heartbeat=self._settings.heartbeat,
                 max_bytes=self._settings.max_bytes,
@@ -236,10 +247,6 @@ class Delivery:
             case MessageEnded() if event.run_id != self._v1_run:
                 return None
         return v1_frame(event)
-
-    async def _was_erased(self) -> bool:
-        info = await self._log.find_session(self._session_id)
-        return info is None or info.head.epoch != self._cursor.epoch
 
     async def _ping_if_due(self) -> None:
         now = asyncio.get_running_loop().time()

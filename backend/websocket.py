@@ -5,7 +5,6 @@ The reading side is here, the writing side in `delivery.py`. A socket is only a 
 
 import asyncio
 import logging
-import time
 import uuid
 from collections import deque
 
@@ -104,7 +103,7 @@ class Sockets:
             raise Refusal(ErrorCode.BAD_REQUEST, "This address speaks WebSocket; see /docs.")
         if self._closing:
             raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"})
-        info = await self._log.open_session(session_id, patient_id, now=time.time())
+        info = await self._log.session_for(session_id, patient_id)
         await socket.prepare(request)
         return socket, info
 
@@ -117,6 +116,7 @@ class Sockets:
             self._log,
             self._settings,
             session_id=info.session_id,
+            patient_id=info.patient_id,
             start=info.head,
             v1_ping=self._v1_ping,
             scripted=self._runs.scripted,

@@ -6,6 +6,7 @@ for many; one suite tests both.
 
 import enum
 import secrets
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -15,6 +16,7 @@ from moorline.backend.events import Event, Finish, Position, Row, RunError, Snap
 from moorline.backend.session import Known, judge_owner, judge_retry, judge_send
 
 __all__ = [
+    "EPOCH_BUCKETS",
     "SNAPSHOT_BYTES",
     "SNAPSHOT_ROWS",
     "Commit",
@@ -33,6 +35,7 @@ __all__ = [
     "Store",
     "StoreOwner",
     "check_start",
+    "epoch_bucket",
     "new_id",
     "unwritten",
 ]
@@ -66,7 +69,7 @@ class RunLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """The patient a session belongs to and how far its log reaches (`head.seq` is 0 for an empty one)."""
+    """The patient a session belongs to and how far its log reaches (`head.seq` is 0 before its first message)."""
 
     session_id: str
     patient_id: str
@@ -214,6 +217,15 @@ def unwritten(text: str, *, at: int | None, written: int) -> str:
     return text[written - at :]
 
 
+#: Seeds for the epochs of sessions that begin. An erasure replaces the one that the session shares with a few others.
+EPOCH_BUCKETS = 1024
+
+
+def epoch_bucket(session_id: str) -> int:
+    """The number of the seed from which the epoch of a session is derived when it begins."""
+    return zlib.crc32(session_id.encode()) % EPOCH_BUCKETS
+
+
 # The store ------------------------------------------------------------------------------------------------------------
 
 
@@ -272,8 +284,8 @@ class Store(Protocol):
     async def find_session(self, session_id: str) -> SessionInfo | None:
         """The session, or None."""
 
-    async def open_session(self, session_id: str, patient_id: str, now: float) -> SessionInfo:
-        """The session, created if need be."""
+    async def session_for(self, session_id: str, patient_id: str) -> SessionInfo:
+        """The session, or as it would begin for the patient."""
 
     async def delete_session(self, session_id: str) -> bool:
         """Erase the session; False when there was none."""

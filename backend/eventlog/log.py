@@ -105,13 +105,16 @@ class EventLog:
         """The session, or None where there is none."""
         return await self._carry_out(self._store.find_session(session_id))
 
-    async def open_session(self, session_id: str, patient_id: str, *, now: float) -> SessionInfo:
-        """The session, created empty with a new epoch if need be.
+    async def session_for(self, session_id: str, patient_id: str) -> SessionInfo:
+        """The session; before its first message, which alone begins it, the session as it would begin for the patient.
+
+        The epoch given before then is final, unless another patient's message is the first, or a session that shares
+        its `epoch_bucket` is erased meanwhile. A reader at seq 0 continues with the new one.
 
         Raises:
             Refusal: `forbidden`, when it belongs to another patient.
         """
-        return await self._carry_out(self._store.open_session(session_id, patient_id, now))
+        return await self._carry_out(self._store.session_for(session_id, patient_id))
 
     async def delete_session(self, session_id: str) -> bool:
         """Erase the session and all its events; watchers are woken. False when there was none."""
@@ -136,7 +139,7 @@ class EventLog:
         now: float,
         refusal: Refusal | None = None,
     ) -> Started:
-        """Append `UserMessage` and `RunStarted` in one transaction; opens the session if need be.
+        """Append `UserMessage` and `RunStarted` in one transaction; the first ones begin the session.
 
         Idempotent by (session_id, client_msg_id): the same text again gives the first outcome with `handle` None.
         With `refusal` no run is started: it is raised where one would begin, while a duplicate is still answered.
@@ -219,13 +222,16 @@ class EventLog:
         self._refuse_when_closed()
         return await self._queries.submit(EventQuery(session_id, seq, limit, epoch))
 
-    async def snapshot(self, session_id: str) -> Snapshot | None:
-        """The newest rows, the active run and their position, read in one transaction. None: no such session.
+    async def snapshot(self, session_id: str, *, epoch: str | None = None) -> Snapshot | None:
+        """The newest rows, the active run and their position, read in one transaction.
+
+        None: there is no such session, or it is not of `epoch`.
 
         At most SNAPSHOT_ROWS rows, and no more than SNAPSHOT_BYTES of text in all; but always the newest row. See
         `moorline.backend.session.newest`.
         """
-        return await self._carry_out(self._store.snapshot(session_id))
+        snapshot = await self._carry_out(self._store.snapshot(session_id))
+        return None if snapshot and epoch is not None and snapshot.position.epoch != epoch else snapshot
 
     async def rows(self, session_id: str, *, before: int | None, limit: int) -> Sequence[Row]:
         """The last `limit` rows with a seq below `before` (None: the newest), in order; empty without a session."""

@@ -11,7 +11,7 @@ import pytest
 from moorline.backend.events import Finish
 
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive, receive_until, say
-from tests.support.eventlogs import NOW, handle_of
+from tests.support.eventlogs import NOW, exchange, handle_of
 from tests.support.transcript import Transcript
 
 WAYS = pytest.mark.parametrize("way", ["socket", "polling"])
@@ -186,6 +186,7 @@ async def test_a_poll_that_is_cut_into_portions_says_where_to_go_on(tmp_path: Pa
 
 async def test_a_socket_never_takes_the_log_of_a_new_session_for_that_of_an_erased_one(tmp_path: Path) -> None:
     async with backend(tmp_path, Script(), drain=0.1) as server, server.socket() as socket:
+        await exchange(server.log, "s1")
         await hello(socket)
         # One batch: the socket hears of both at once.
         await asyncio.gather(

@@ -10,20 +10,17 @@ from typing import Any
 import aiohttp
 import pytest
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.events import Finish
 from moorline.backend.settings import Settings
 from moorline.gateway.common.errors import UsageError
 from websockets.exceptions import ConnectionClosed
 
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
-from tests.support.eventlogs import database_at, handle_of, opened
+from tests.support.eventlogs import database_at, exchange, opened
 
 
 async def write(log: EventLog, session_id: str, *, age: float) -> None:
     """An exchange that ended `age` seconds ago."""
-    then = time.time() - age
-    run = handle_of(await log.start_run(session_id, "patient:demo", client_msg_id="c1", content="Hi", now=then))
-    await log.end_run(run, finish=Finish.STOP, now=then, text="text")
+    await exchange(log, session_id, at=time.time() - age)
 
 
 async def gone(log: EventLog, session_id: str) -> None:
@@ -76,6 +73,7 @@ async def test_a_session_whose_answer_is_under_way_is_not_old(tmp_path: Path) ->
         await hello(socket)
         await say(socket, type="send", message="Hi", client_msg_id="c1")
         await receive_until(socket, "delta")
+        await write(server.log, "s2", age=0.0)
         async with server.socket("s2") as other:
             await hello(other)
             # This one was swept after the other had become as old.
@@ -98,6 +96,7 @@ def test_a_retention_of_nothing_is_refused() -> None:
 
 async def test_delete_closes_every_socket_of_the_session_and_no_other(tmp_path: Path) -> None:
     async with backend(tmp_path, Script()) as server, contextlib.AsyncExitStack() as stack:
+        await write(server.log, "s1", age=0.0)
         tabs = [await stack.enter_async_context(server.socket()) for _ in range(3)]
         old = await stack.enter_async_context(server.socket())
         other = await stack.enter_async_context(server.socket("s2"))

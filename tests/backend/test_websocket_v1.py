@@ -8,6 +8,7 @@ from moorline.backend.errors import ErrorCode, LLMError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.support.backends import STEP, Script, backend, receive, say
+from tests.support.eventlogs import exchange
 
 
 async def test_the_seed_conversation_is_byte_for_byte_the_documented_one(tmp_path: Path) -> None:
@@ -126,7 +127,8 @@ async def test_ids_that_do_not_match_are_refused_before_the_upgrade(tmp_path: Pa
 
 
 async def test_a_session_of_another_patient_is_forbidden(tmp_path: Path) -> None:
-    async with backend(tmp_path, Script()) as server, server.socket(patient="p1"):
+    async with backend(tmp_path, Script()) as server:
+        await exchange(server.log, "s1", patient_id="p1")
         with pytest.raises(InvalidStatus) as refused:
             await server.socket(patient="p2")
         assert refused.value.response.status_code == 403

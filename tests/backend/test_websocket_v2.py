@@ -10,6 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
+from tests.support.eventlogs import exchange
 
 
 async def close_code(socket: Any) -> int | None:
@@ -193,6 +194,7 @@ async def test_the_server_pings_every_heartbeat(tmp_path: Path) -> None:
 
 async def test_an_erased_session_says_deleted_and_closes_4504(tmp_path: Path) -> None:
     async with backend(tmp_path, Script()) as server, server.socket() as socket:
+        await exchange(server.log, "s1")
         await hello(socket)
         async with aiohttp.ClientSession() as http, http.delete(f"{server.http}/api/chat/s1") as answer:
             assert answer.status == 204

@@ -9,7 +9,7 @@ from typing import Any
 from moorline.backend.eventlog.base import LogUnavailable, RunHandle, Started
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.events import Event
+from moorline.backend.events import Event, Finish
 from moorline.backend.session import View, fold
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Told",
     "database_at",
     "everything",
+    "exchange",
     "handle_of",
     "opened",
     "read_view",
@@ -50,6 +51,12 @@ async def opened(database: str) -> AsyncIterator[EventLog]:
 async def start(log: EventLog, session_id: str, client_msg_id: str = "m1", content: str = "Hello") -> Started:
     """Send a message of the patient `p`."""
     return await log.start_run(session_id, "p", client_msg_id=client_msg_id, content=content, now=NOW)
+
+
+async def exchange(log: EventLog, session_id: str, *, patient_id: str = "patient:demo", at: float = NOW) -> None:
+    """A question and its whole answer, with which the session begins."""
+    run = handle_of(await log.start_run(session_id, patient_id, client_msg_id="c1", content="Hi", now=at))
+    await log.end_run(run, finish=Finish.STOP, now=at, text="text")
 
 
 def handle_of(started: Started) -> RunHandle:

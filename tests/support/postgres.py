@@ -18,7 +18,7 @@ from psycopg import sql
 
 from tests.support.needs import program
 
-__all__ = ["PASSWORD", "PostgresServer", "Wire", "postgres", "running_postgres", "wire"]
+__all__ = ["PASSWORD", "PostgresServer", "Wire", "holds", "postgres", "running_postgres", "wire"]
 
 # Two busy cores; nothing waits for this long where it works.
 PATIENCE = 60.0
@@ -265,6 +265,13 @@ async def postgres(folder: Path) -> AsyncIterator[PostgresServer]:
     """As `running_postgres`, with its log in `folder`."""
     with running_postgres(folder / "postgres.log") as server:
         yield server
+
+
+async def holds(url: str, query: str, *parameters: object) -> None:
+    """Return once the result of `query` is true; for changes that no process announces."""
+    async with asyncio.timeout(PATIENCE), await psycopg.AsyncConnection.connect(url, autocommit=True) as db:
+        while await (await db.execute(query, parameters)).fetchone() != (True,):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 def _exists(user: str) -> bool:

@@ -66,9 +66,9 @@ class Tab:
         if reading is not None:
             await reading
 
-    async def erased(self) -> None:
-        """Wait for the end of an erased session, and begin anew."""
-        if self._reading is not None:
+    async def erased(self, *, begun: bool) -> None:
+        """Forget an erased session. If it had begun, the backend closes the socket first."""
+        if begun and self._reading is not None:
             async with asyncio.timeout(STEP):
                 await self._reading
         await self.drop()

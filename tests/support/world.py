@@ -232,12 +232,13 @@ class World:
         self.logs_are_back()
         await self.settle()
         url = f"{self.next_process().server.http}/api/chat/{session}"
-        self.erased_runs += sum(isinstance(event, RunStarted) for event in await self.events(session))
+        events = await self.events(session)
+        self.erased_runs += sum(isinstance(event, RunStarted) for event in events)
         async with aiohttp.ClientSession() as http, http.delete(url) as answer:
             assert answer.status == 204
         for tab in self.tabs:
             if tab.session == session:
-                await tab.erased()
+                await tab.erased(begun=bool(events))
         for name in [name for name, (where, _) in self.sent.items() if where == session]:
             self.forgotten[name] = self.sent.pop(name)[1]
             self.acks.pop(name, None)

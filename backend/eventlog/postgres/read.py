@@ -3,13 +3,18 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQuery, SessionInfo
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQuery, SessionInfo, epoch_bucket
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
 from moorline.backend.events import Event, MessageEnded, PartialAnswer, Position, Row, Snapshot, UserMessage
-from moorline.backend.session import newest, row_of
+from moorline.backend.session import judge_owner, newest, row_of
 
-__all__ = ["check", "find_session", "heads", "read_after", "rows", "snapshot"]
+__all__ = ["NEXT_EPOCH", "check", "find_session", "heads", "read_after", "rows", "session_for", "snapshot"]
+
+#: The epoch of the session %(session_id)s of %(patient_id)s if it begins now, from `epoch_seeds`; see `schema.py`.
+NEXT_EPOCH = """
+substr(encode(sha256(convert_to(seed || ' ' || %(session_id)s || ' ' || %(patient_id)s, 'UTF8')), 'hex'), 1, 32)
+"""
 
 # A row of the snapshot's statement that is no event: the position, the active run if there is one, and its text.
 _RUN = 0
@@ -28,6 +33,22 @@ async def find_session(db: Connection, session_id: str) -> SessionInfo | None:
         )
     ).fetchone()
     return None if found is None else SessionInfo(session_id, found[0], Position(found[1], found[2]), found[3])
+
+
+async def session_for(db: Connection, session_id: str, patient_id: str) -> SessionInfo:
+    """The session, or as it would begin for the patient."""
+    found = await (
+        await db.execute(
+            f"SELECT s.patient_id, coalesce(s.epoch, {NEXT_EPOCH}), coalesce(s.head, 0), s.active_run_id"
+            " FROM epoch_seeds LEFT JOIN sessions s ON s.session_id = %(session_id)s WHERE bucket = %(bucket)s",
+            {"session_id": session_id, "patient_id": patient_id, "bucket": epoch_bucket(session_id)},
+        )
+    ).fetchone()
+    assert found is not None  # each bucket has a seed
+    owner, epoch, head, active_run_id = found
+    if owner is not None:
+        judge_owner(owner, patient_id)
+    return SessionInfo(session_id, patient_id, Position(epoch, head), active_run_id)
 
 
 async def heads(db: Connection, session_ids: Sequence[str]) -> dict[str, tuple[str, int]]:

@@ -7,10 +7,14 @@ an owner that was stopped for longer than its lease are refused when it continue
 
 Sessions are updated in place for every piece of text: nothing that changes then is indexed, and each page keeps some
 free space, so that such an update touches no index and needs no vacuum.
+
+A session that begins shares the lock of its row in `epoch_seeds`, and an erasure replaces the seed in a transaction
+before that which deletes the session: so an id that is erased and used again never gets an epoch that it has had.
 """
 
 from typing import Any
 
+from moorline.backend.eventlog.base import EPOCH_BUCKETS
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.gateway.common.errors import UsageError
 
@@ -75,9 +79,16 @@ CREATE TABLE events (
 );
 """
 
+# As in the SQLite file.
+_SECOND = f"""
+CREATE TABLE epoch_seeds (bucket integer PRIMARY KEY, seed text NOT NULL);
+INSERT INTO epoch_seeds SELECT bucket, gen_random_uuid()::text FROM generate_series(0, {EPOCH_BUCKETS - 1}) bucket;
+DELETE FROM sessions WHERE head = 0;
+"""
+
 #: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
 #: before, which go on running while a new one starts.
-_MIGRATIONS = (_FIRST,)
+_MIGRATIONS = (_FIRST, _SECOND)
 
 #: What this program writes.
 VERSION = len(_MIGRATIONS)

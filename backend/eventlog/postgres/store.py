@@ -111,10 +111,10 @@ class PostgresStore:
 
     check = _read(read.check)
     find_session = _read(read.find_session)
+    session_for = _read(read.session_for)
     read_after = _read(read.read_after)
     snapshot = _read(read.snapshot)
     rows = _read(read.rows)
-    open_session = _write(write.open_session)
     delete_session = _write(write.delete_session)
     expire = _write(write.expire)
 

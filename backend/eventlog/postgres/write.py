@@ -20,20 +20,20 @@ from moorline.backend.eventlog.base import (
     Retried,
     RunHandle,
     RunLost,
-    SessionInfo,
     Start,
     Started,
     check_start,
+    epoch_bucket,
     new_id,
     unwritten,
 )
 from moorline.backend.eventlog.postgres.connection import Connection
-from moorline.backend.eventlog.postgres.read import find_session
+from moorline.backend.eventlog.postgres.read import NEXT_EPOCH
 from moorline.backend.eventlog.records import Kind
 from moorline.backend.events import Event, MessageEnded, RunStarted, TextAdded, UserMessage
-from moorline.backend.session import Known, judge_owner
+from moorline.backend.session import Known
 
-__all__ = ["Written", "add_texts", "delete_session", "end_run", "expire", "open_session", "request_cancel", "start_run"]
+__all__ = ["Written", "add_texts", "delete_session", "end_run", "expire", "request_cancel", "start_run"]
 
 #: How often a command reads again because others write to its session. Two or three times are seen.
 MAX_ATTEMPTS = 20
@@ -46,21 +46,15 @@ Written = tuple[T, list[Commit]]
 # Sessions -------------------------------------------------------------------------------------------------------------
 
 
-async def open_session(db: Connection, session_id: str, patient_id: str, now: float) -> Written[SessionInfo]:
-    """The session, created if need be."""
-    for _ in range(MAX_ATTEMPTS):
-        session = await find_session(db, session_id)
-        if session is not None:
-            judge_owner(session.patient_id, patient_id)
-            return session, []
-        await _create(db, session_id, patient_id, now)
-    raise LogUnavailable("the session is erased again and again")
-
-
 async def delete_session(db: Connection, session_id: str) -> Written[bool]:
     """Erase the session; False when there was none. The foreign keys delete its rows in the other tables."""
-    found = await _one(db, "DELETE FROM sessions WHERE session_id = %s RETURNING epoch", (session_id,))
-    return found is not None, [] if found is None else [Commit(session_id, found[0], None)]
+    found = await _one(db, "SELECT id FROM sessions WHERE session_id = %s", (session_id,))
+    if found is None:
+        return False, []
+    await _replace_seeds(db, [session_id])
+    # By the number of its row: the session that has perhaps begun under this id since is another one.
+    found = await _one(db, "DELETE FROM sessions WHERE id = %s RETURNING epoch", found)
+    return True, [] if found is None else [Commit(session_id, found[0], None)]
 
 
 async def expire(db: Connection, before: float, limit: int) -> Written[list[str]]:
@@ -69,11 +63,14 @@ async def expire(db: Connection, before: float, limit: int) -> Written[list[str]
     One statement for each: a statement is bounded in time, and one that fails undoes all it has done.
     """
     candidates = await db.execute(
-        "SELECT id FROM sessions WHERE touched_at < %s AND active_run_id IS NULL ORDER BY touched_at LIMIT %s",
+        "SELECT id, session_id FROM sessions WHERE touched_at < %s AND active_run_id IS NULL"
+        " ORDER BY touched_at LIMIT %s",
         (before, limit),
     )
     commits: list[Commit] = []
-    for (session,) in await candidates.fetchall():
+    sessions = await candidates.fetchall()
+    await _replace_seeds(db, [session_id for _, session_id in sessions])
+    for session, _ in sessions:
         found = await _one(
             db,
             "DELETE FROM sessions WHERE id = %s AND touched_at < %s AND active_run_id IS NULL"
@@ -84,13 +81,10 @@ async def expire(db: Connection, before: float, limit: int) -> Written[list[str]
     return [commit.session_id for commit in commits], commits
 
 
-async def _create(db: Connection, session_id: str, patient_id: str, now: float) -> None:
-    """An empty session, if there is none; the caller reads whose it is."""
-    await db.execute(
-        "INSERT INTO sessions (session_id, patient_id, epoch, touched_at) VALUES (%s, %s, %s, %s)"
-        " ON CONFLICT (session_id) DO NOTHING",
-        (session_id, patient_id, new_id(), now),
-    )
+async def _replace_seeds(db: Connection, session_ids: Sequence[str]) -> None:
+    """Committed before these are erased: see `schema.py`. One by one, so that no two callers can deadlock."""
+    for bucket in {epoch_bucket(session_id) for session_id in session_ids}:
+        await db.execute("UPDATE epoch_seeds SET seed = %s WHERE bucket = %s", (new_id(), bucket))
 
 
 # Starting a run -------------------------------------------------------------------------------------------------------
@@ -99,14 +93,13 @@ async def _create(db: Connection, session_id: str, patient_id: str, now: float) 
 class _Session(NamedTuple):
     id: int
     patient_id: str
-    epoch: str
     head: int
     fence: int
     active_run_id: str | None
 
 
 _CHECK = """
-SELECT s.id, s.patient_id, s.epoch, s.head, s.fence, s.active_run_id,
+SELECT s.id, s.patient_id, s.head, s.fence, s.active_run_id,
        c.run_id, c.user_seq, e.content, c.retry_of, r.user_seq, r.finish
 FROM sessions s
 LEFT JOIN commands c ON c.session = s.id AND c.client_msg_id = %s
@@ -115,13 +108,9 @@ LEFT JOIN runs r ON r.session = s.id AND r.run_id = %s
 WHERE s.session_id = %s
 """
 
-_START = f"""
-WITH session AS (
-    UPDATE sessions SET head = %(started_seq)s, fence = fence + 1, active_run_id = %(run_id)s, owner = %(owner)s,
-        claimed_at = clock_timestamp(), takeovers = 0, cancel_requested = false, written = 0, touched_at = %(now)s
-    WHERE id = %(id)s AND head = %(head)s AND fence = %(fence)s AND active_run_id IS NULL
-    RETURNING id
-), message AS (
+# After a CTE `session`, which returns its id, epoch and fence where the condition still holds.
+_APPEND = f"""
+, message AS (
     INSERT INTO events (session, seq, kind, run_id, message_id, content, at, client_msg_id)
     SELECT id, %(user_seq)s, {Kind.USER:d}, %(run_id)s, %(user_message_id)s, %(content)s, %(now)s, %(client_msg_id)s
     FROM session WHERE %(retry_of)s::text IS NULL
@@ -135,8 +124,25 @@ WITH session AS (
     INSERT INTO commands (session, client_msg_id, run_id, user_seq, retry_of)
     SELECT id, %(client_msg_id)s, %(run_id)s, %(user_seq)s, %(retry_of)s FROM session
 )
-SELECT id FROM session
+SELECT epoch, fence FROM session
 """
+
+_NEXT_RUN = f"""
+WITH session AS (
+    UPDATE sessions SET head = %(started_seq)s, fence = fence + 1, active_run_id = %(run_id)s, owner = %(owner)s,
+        claimed_at = clock_timestamp(), takeovers = 0, cancel_requested = false, written = 0, touched_at = %(now)s
+    WHERE id = %(id)s AND head = %(head)s AND fence = %(fence)s AND active_run_id IS NULL
+    RETURNING id, epoch, fence
+){_APPEND}"""
+
+_FIRST_RUN = f"""
+WITH session AS (
+    INSERT INTO sessions (session_id, patient_id, epoch, head, fence, active_run_id, owner, claimed_at, touched_at)
+    SELECT %(session_id)s, %(patient_id)s, {NEXT_EPOCH}, %(started_seq)s, 1, %(run_id)s, %(owner)s,
+        clock_timestamp(), %(now)s
+    FROM epoch_seeds WHERE bucket = %(bucket)s FOR SHARE
+    ON CONFLICT (session_id) DO NOTHING RETURNING id, epoch, fence
+){_APPEND}"""
 
 
 async def start_run(db: Connection, start: Start, owner: str) -> Written[Started]:
@@ -152,20 +158,19 @@ async def start_run(db: Connection, start: Start, owner: str) -> Written[Started
         )
         if known is not None:
             return Started(known.user_seq, known.run_id, _own_handle(start, session, known)), []
-        if session is None:
-            await _create(db, start.session_id, start.patient_id, start.now)
-            continue
-        user_seq = session.head + 1 if retried is None else retried.user_seq
-        started_seq = session.head + (2 if retried is None else 1)
+        head = 0 if session is None else session.head
+        user_seq, started_seq = (head + 1, head + 2) if retried is None else (retried.user_seq, head + 1)
         parameters = _parameters(start, session, owner=owner, user_seq=user_seq, started_seq=started_seq)
-        if await _one(db, _START, parameters) is None:
+        written = await _one(db, _FIRST_RUN if session is None else _NEXT_RUN, parameters)
+        if written is None:
             continue
-        handle = RunHandle(start.session_id, start.run_id, start.message_id, session.fence + 1)
+        epoch, fence = written
+        handle = RunHandle(start.session_id, start.run_id, start.message_id, fence)
         events: list[Event] = [RunStarted(started_seq, start.run_id, start.message_id, start.now)]
         if retried is None:
             message = start.user_message_id, start.client_msg_id, start.run_id, start.content, start.now
             events.insert(0, UserMessage(user_seq, *message))
-        commits = [Commit(start.session_id, session.epoch, event) for event in events]
+        commits = [Commit(start.session_id, epoch, event) for event in events]
         return Started(user_seq, start.run_id, handle), commits
     raise LogUnavailable("too many concurrent writes to the session")
 
@@ -175,9 +180,9 @@ async def _state(db: Connection, start: Start) -> tuple[_Session | None, Known |
     if found is None:
         return None, None, None
     return (
-        _Session(*found[:6]),
-        None if found[6] is None else Known(*found[6:10]),
-        None if found[10] is None else Retried(*found[10:]),
+        _Session(*found[:5]),
+        None if found[5] is None else Known(*found[5:9]),
+        None if found[9] is None else Retried(*found[9:]),
     )
 
 
@@ -188,11 +193,16 @@ def _own_handle(start: Start, session: _Session | None, known: Known) -> RunHand
     return RunHandle(start.session_id, start.run_id, start.message_id, session.fence)
 
 
-def _parameters(start: Start, session: _Session, *, owner: str, user_seq: int, started_seq: int) -> dict[str, object]:
+def _parameters(
+    start: Start, session: _Session | None, *, owner: str, user_seq: int, started_seq: int
+) -> dict[str, object]:
     return {
-        "id": session.id,
-        "head": session.head,
-        "fence": session.fence,
+        "session_id": start.session_id,
+        "patient_id": start.patient_id,
+        "bucket": epoch_bucket(start.session_id),
+        "id": session and session.id,
+        "head": session and session.head,
+        "fence": session and session.fence,
         "owner": owner,
         "user_seq": user_seq,
         "started_seq": started_seq,

@@ -1,16 +1,28 @@
 """What is read from the SQLite file. Each function is one read in the transaction that it is given."""
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQuery, SessionInfo
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQuery, SessionInfo, epoch_bucket
 from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.events import Event, MessageEnded, PartialAnswer, Position, Row, Snapshot, UserMessage
-from moorline.backend.session import newest, row_of
+from moorline.backend.session import judge_owner, newest, row_of
 
-__all__ = ["SessionRecord", "check", "find_session", "read_after", "rows", "run_text", "session_record", "snapshot"]
+__all__ = [
+    "SessionRecord",
+    "check",
+    "find_session",
+    "next_epoch",
+    "read_after",
+    "rows",
+    "run_text",
+    "session_for",
+    "session_record",
+    "snapshot",
+]
 
 
 class SessionRecord(NamedTuple):
@@ -49,6 +61,21 @@ def find_session(tx: Transaction, session_id: str) -> SessionInfo | None:
     """The session, or None."""
     session = session_record(tx.db, session_id)
     return session and session.info()
+
+
+def session_for(tx: Transaction, session_id: str, patient_id: str) -> SessionInfo:
+    """The session, or as it would begin for the patient."""
+    session = session_record(tx.db, session_id)
+    if session is None:
+        return SessionInfo(session_id, patient_id, Position(next_epoch(tx.db, session_id, patient_id), 0), None)
+    judge_owner(session.patient_id, patient_id)
+    return session.info()
+
+
+def next_epoch(db: sqlite3.Connection, session_id: str, patient_id: str) -> str:
+    """The epoch of the session if it begins now; see `schema.py`."""
+    (seed,) = db.execute("SELECT seed FROM epoch_seeds WHERE bucket = ?", (epoch_bucket(session_id),)).fetchone()
+    return hashlib.sha256(f"{seed} {session_id} {patient_id}".encode()).hexdigest()[:32]
 
 
 def read_after(tx: Transaction, queries: Sequence[EventQuery]) -> list[list[Event]]:

@@ -3,10 +3,14 @@
 A session's active run is in the session's own row, with the fence: so the write that happens forty times a second and
 run, `add_text`, is one UPDATE and one INSERT. `written` counts the characters of its text. During a run nothing but its
 own text is appended to the session's log, so a run's text is exactly the events after its `RunStarted`.
+
+A session has no row before its first message. The epoch that it will have is derived from a seed, its id and its
+patient, so that clients can be told before. An erasure replaces the seed: an id that is used again has another epoch.
 """
 
 import sqlite3
 
+from moorline.backend.eventlog.base import EPOCH_BUCKETS
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["FIRST", "VERSION", "migrate", "recognise"]
@@ -67,8 +71,18 @@ ALTER TABLE sessions ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX sessions_touched ON sessions (touched_at);
 """
 
+# Sessions without a message were created by each handshake, and claimed their ids for its patient.
+_THIRD = f"""
+CREATE TABLE epoch_seeds (bucket INTEGER PRIMARY KEY, seed TEXT NOT NULL) STRICT;
+WITH RECURSIVE buckets (bucket) AS (
+    SELECT 0 UNION ALL SELECT bucket + 1 FROM buckets WHERE bucket + 1 < {EPOCH_BUCKETS}
+)
+INSERT INTO epoch_seeds SELECT bucket, lower(hex(randomblob(16))) FROM buckets;
+DELETE FROM sessions WHERE head = 0;
+"""
+
 #: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
-_MIGRATIONS = (FIRST, _SECOND)
+_MIGRATIONS = (FIRST, _SECOND, _THIRD)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
 VERSION = len(_MIGRATIONS)

@@ -67,10 +67,10 @@ class SQLiteStore:
 
     check = _command(read.check)
     find_session = _command(read.find_session)
+    session_for = _command(read.session_for)
     read_after = _command(read.read_after)
     snapshot = _command(read.snapshot)
     rows = _command(read.rows)
-    open_session = _command(write.open_session)
     delete_session = _command(write.delete_session)
     expire = _command(write.expire)
     start_run = _command(write.start_run)

@@ -8,29 +8,22 @@ from moorline.backend.eventlog.base import (
     Retried,
     RunHandle,
     RunLost,
-    SessionInfo,
     Start,
     Started,
     check_start,
+    epoch_bucket,
     new_id,
     unwritten,
 )
 from moorline.backend.eventlog.records import COLUMNS, to_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
-from moorline.backend.eventlog.sqlite.read import SessionRecord, run_text, session_record
+from moorline.backend.eventlog.sqlite.read import SessionRecord, next_epoch, run_text, session_record
 from moorline.backend.events import Finish, MessageEnded, RunStarted, UserMessage
-from moorline.backend.session import Known, judge_owner
+from moorline.backend.session import Known
 
-__all__ = ["delete_session", "end_orphans", "end_run", "expire", "open_session", "start_run"]
+__all__ = ["delete_session", "end_orphans", "end_run", "expire", "start_run"]
 
 _INSERT = f"INSERT INTO events (session, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-
-
-def open_session(tx: Transaction, session_id: str, patient_id: str, now: float) -> SessionInfo:
-    """The session, created if need be."""
-    session = session_record(tx.db, session_id) or _create(tx, session_id, patient_id, now)
-    judge_owner(session.patient_id, patient_id)
-    return session.info()
 
 
 def delete_session(tx: Transaction, session_id: str) -> bool:
@@ -68,7 +61,7 @@ def start_run(tx: Transaction, start: Start) -> Started:
     if known is not None:
         return Started(known.user_seq, known.run_id, None)
     if session is None:
-        session = _create(tx, start.session_id, start.patient_id, start.now)
+        session = _create(tx, start)
     retried = _retried(tx.db, session.id, start.retry_of)
     if retried is None:
         user_seq, seq = session.head + 1, session.head + 2
@@ -131,12 +124,12 @@ def end_orphans(tx: Transaction, now: float) -> int:
 # Steps ----------------------------------------------------------------------------------------------------------------
 
 
-def _create(tx: Transaction, session_id: str, patient_id: str, now: float) -> SessionRecord:
+def _create(tx: Transaction, start: Start) -> SessionRecord:
     tx.db.execute(
         "INSERT INTO sessions (session_id, patient_id, epoch, touched_at) VALUES (?, ?, ?, ?)",
-        (session_id, patient_id, new_id(), now),
+        (start.session_id, start.patient_id, next_epoch(tx.db, start.session_id, start.patient_id), start.now),
     )
-    session = session_record(tx.db, session_id)
+    session = session_record(tx.db, start.session_id)
     assert session is not None  # inserted just above
     return session
 
@@ -168,6 +161,7 @@ def _erase(tx: Transaction, session: SessionRecord) -> None:
     for table in ("events", "commands", "runs"):
         tx.db.execute(f"DELETE FROM {table} WHERE session = ?", (session.id,))
     tx.db.execute("DELETE FROM sessions WHERE id = ?", (session.id,))
+    tx.db.execute("UPDATE epoch_seeds SET seed = ? WHERE bucket = ?", (new_id(), epoch_bucket(session.session_id)))
     tx.commits.append(Commit(session.session_id, session.epoch, None))
 
 

@@ -84,7 +84,7 @@ async def test_sends_are_refused_as_the_protocol_says_and_change_nothing(log: Ev
     assert await refusal(log, client_msg_id="m2") is ErrorCode.BUSY
     assert (await read_view(log, "s")).seq == 2
     with pytest.raises(Refusal, match="forbidden"):
-        await log.open_session("s", "q", now=NOW)
+        await log.session_for("s", "q")
 
 
 async def test_where_nothing_new_may_begin_a_repeated_command_is_answered_still(log: EventLog) -> None:
@@ -182,8 +182,7 @@ async def test_a_send_whose_caller_leaves_does_not_keep_the_session_busy(log: Ev
     with pytest.raises(asyncio.CancelledError):
         await sending
     watch = log.watch("s")
-    # PostgreSQL opens the session first and starts the run in a transaction of its own.
-    while (info := await log.find_session("s")) is None or info.head.seq == 0 or info.active_run_id is not None:
+    while (info := await log.find_session("s")) is None or info.active_run_id is not None:
         await watch.wait()
     assert (await read_view(log, "s")).rows[-1].finish is Finish.INTERRUPTED
 
@@ -206,15 +205,47 @@ async def test_a_watch_wakes_for_growth_and_for_the_end_of_its_session(log: Even
 
 
 async def test_an_erased_session_begins_anew_under_another_epoch(log: EventLog) -> None:
-    before = await log.open_session("s", "p", now=NOW)
-    assert before == await log.open_session("s", "p", now=NOW)
+    before = await log.session_for("s", "p")
+    assert before == await log.session_for("s", "p")
     run = handle_of(await start(log, "s"))
     await log.delete_session("s")
     with pytest.raises(RunLost):
         await log.add_text(run, "late")
-    after = await log.open_session("s", "q", now=NOW)
+    after = await log.session_for("s", "q")
     assert after.head.seq == 0
     assert after.head.epoch != before.head.epoch
+
+
+async def test_a_session_begins_with_its_first_message_under_the_epoch_that_was_given_before(log: EventLog) -> None:
+    before = await log.session_for("s", "p")
+    assert await log.find_session("s") is None
+    assert await log.snapshot("s") is None
+    await start(log, "s")
+    now = await log.session_for("s", "p")
+    assert (now.head.epoch, now.head.seq) == (before.head.epoch, 2)
+    assert len(await log.read_after("s", 0, limit=9, epoch=before.head.epoch)) == 2
+    assert await log.snapshot("s", epoch=before.head.epoch) is not None
+
+
+async def test_who_asks_before_the_first_message_claims_nothing_and_reads_nothing(log: EventLog) -> None:
+    early = await log.session_for("s", "q")
+    await start(log, "s")
+    assert await log.read_after("s", 0, limit=9, epoch=early.head.epoch) == []
+    assert await log.snapshot("s", epoch=early.head.epoch) is None
+    with pytest.raises(Refusal, match="forbidden"):
+        await log.session_for("s", "q")
+
+
+async def test_no_epoch_that_was_given_before_an_erasure_is_used_after_it(log: EventLog) -> None:
+    epochs = {(await log.session_for("s", "p")).head.epoch}
+    for _ in range(3):
+        await log.end_run(handle_of(await start(log, "s")), finish=Finish.STOP, now=NOW - 1)
+        assert await log.expire(NOW) == ["s"]
+        epochs.add((await log.session_for("s", "p")).head.epoch)
+        await start(log, "s")
+        await log.delete_session("s")
+        epochs.add((await log.session_for("s", "p")).head.epoch)
+    assert len(epochs) == 7
 
 
 async def test_a_reader_of_an_erased_log_gets_nothing_of_the_next_one(log: EventLog) -> None:

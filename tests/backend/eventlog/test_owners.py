@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 
-import psycopg
 import pytest
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.postgres.connection import Timing
@@ -17,7 +16,7 @@ from moorline.backend.events import Finish, MessageEnded
 
 from tests.support import needs
 from tests.support.eventlogs import NOW, PATIENCE, Told, everything, handle_of, start
-from tests.support.postgres import PostgresServer, wire
+from tests.support.postgres import PostgresServer, holds, wire
 
 pytestmark = needs.postgres
 
@@ -201,10 +200,3 @@ async def test_an_outage_longer_than_a_lease_takes_no_run_from_its_owner(
         await one.add_text(runs[0], "x", at=0)
         await other.add_text(runs[1], "x", at=0)
         assert all(each.stopped.empty() and each.adopted.empty() for each in told)
-
-
-async def holds(url: str, query: str, *parameters: object) -> None:
-    """Return once the answer to `query` is true."""
-    async with asyncio.timeout(PATIENCE), await psycopg.AsyncConnection.connect(url, autocommit=True) as db:
-        while await (await db.execute(query, parameters)).fetchone() != (True,):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)

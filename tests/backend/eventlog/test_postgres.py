@@ -19,7 +19,7 @@ from moorline.gateway.common.errors import UsageError
 
 from tests.support import needs
 from tests.support.eventlogs import NOW, Told, everything, handle_of, opened, read_view, start, until
-from tests.support.postgres import PASSWORD, PostgresServer, wire
+from tests.support.postgres import PASSWORD, PostgresServer, holds, wire
 
 pytestmark = needs.postgres
 
@@ -167,6 +167,26 @@ async def test_a_session_whose_owner_changes_is_read_without_a_gap(postgres_data
             assert seen == 16
 
 
+async def test_a_session_has_the_same_epoch_in_all_processes_before_it_begins(postgres_database: str) -> None:
+    async with two(postgres_database, **NOTIFIED) as (one, other):
+        before = await one.session_for("s", "p")
+        assert await other.session_for("s", "p") == before
+        await start(other, "s")
+        assert await epoch_of(one) == before.head.epoch
+
+
+async def test_a_session_that_begins_during_an_erasure_waits_for_the_epoch_after_it(postgres_database: str) -> None:
+    async with another(postgres_database, **NOTIFIED) as log:
+        before = await log.session_for("s", "p")
+        async with await psycopg.AsyncConnection.connect(postgres_database) as db:
+            await db.execute("UPDATE moorline.epoch_seeds SET seed = 'another'")
+            starting = asyncio.create_task(start(log, "s"))
+            await holds(postgres_database, "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")
+            await db.commit()
+        await starting
+        assert await epoch_of(log) != before.head.epoch
+
+
 async def test_many_texts_at_once_are_few_commits(postgres_database: str) -> None:
     async with another(postgres_database, **NOTIFIED) as log:
         runs = [handle_of(await start(log, f"s{number}")) for number in range(200)]
@@ -199,7 +219,7 @@ async def test_a_command_whose_answer_is_lost_is_carried_out_once(
     postgres_server: PostgresServer, postgres_database: str
 ) -> None:
     async with wire(postgres_server, postgres_database) as line, another(line.url, **NOTIFIED) as log:
-        await log.open_session("s", "p", now=NOW)
+        await log.check()  # only on a connection that was idle a command is repeated
         line.lose_the_answer_to("INSERT INTO commands")
         run = handle_of(await start(log, "s"))
         assert line.lost.is_set()
@@ -234,7 +254,6 @@ async def test_a_run_whose_begin_nobody_heard_of_is_carried_out_all_the_same(
     async with wire(postgres_server, postgres_database) as line, another(line.url, timing=timing) as log:
         owner = Told()
         log.attach(owner)
-        await log.open_session("s", "p", now=NOW)
         line.lose_the_answer_to("INSERT INTO commands", and_go=True)
         with pytest.raises(LogUnavailable):
             await start(log, "s")
