@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import uuid
+import os
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.errors import GatewayError, Malformed, render
-from moorline.gateway.keys import ACCESS_RULES, METRICS, OUTCOME, REQUEST_ID
+from moorline.gateway.keys import ACCESS_RULES, METRICS, OUTCOME, REQUEST_ID, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.handshake import asks_for_upgrade
 
@@ -21,6 +21,7 @@ log = logging.getLogger("moorline.gateway.access")
 # nginx's own, for a client that went away before its answer was complete.
 CLIENT_CLOSED_REQUEST = 499
 _SWITCHING_PROTOCOLS = 101
+_ID_BYTES = 16
 # Of a handshake; any other status is the access middleware's or the authorize hook's.
 _OUTCOMES = {_SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_closed", 500: "internal_error"}
 # What stands for the route where there is no request.
@@ -36,8 +37,8 @@ _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE
 @web.middleware
 async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Handle the request and say in one line what became of it."""
-    trusted = request.app[ACCESS_RULES].trusts(request.remote or "")
-    request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=uuid.uuid4().hex)
+    trusted = request[TRUSTED] = request.app[ACCESS_RULES].trusts(request.remote or "")
+    request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=_fresh_id())
     clock = asyncio.get_running_loop().time
     began, status = clock(), CLIENT_CLOSED_REQUEST
     try:
@@ -111,13 +112,18 @@ def bad_request_handler(app: web.Application) -> BadRequestHandler:
     """What answers a head that became no request, with its line in the log. Nothing that it says is believed."""
 
     def answer(request: web.BaseRequest, status: int) -> web.Response:
-        request[REQUEST_ID] = uuid.uuid4().hex
+        request[REQUEST_ID] = _fresh_id()
         if METRICS in app:
             app[METRICS].request("", _NOT_A_REQUEST, status, 0.0)
         log.info("- %s %d client=%s request_id=%s", _NOT_A_REQUEST, status, request.remote or "", request[REQUEST_ID])
         return _problem(request, status, _WORDS.get(status, Malformed.message), {})
 
     return answer
+
+
+def _fresh_id() -> str:
+    # A sixth of what `uuid4` costs, and as random.
+    return os.urandom(_ID_BYTES).hex()
 
 
 def describe(request: web.Request) -> str:

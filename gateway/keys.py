@@ -17,6 +17,7 @@ __all__ = [
     "OUTCOME",
     "REQUEST_ID",
     "SETTINGS",
+    "TRUSTED",
     "UPSTREAMS",
 ]
 
@@ -31,5 +32,7 @@ METRICS = web.AppKey("metrics", Metrics)
 
 REQUEST_ID = web.RequestKey("request_id", str)
 """Set by `access` for every request: its name in all logs, ours and the backend's."""
+TRUSTED = web.RequestKey("trusted", bool)
+"""Set by `access`: whether the peer is one of `trusted_proxies`, and believed about the client."""
 OUTCOME = web.RequestKey("outcome", str)
 """What became of a handshake, where its status does not say it."""

@@ -4,26 +4,18 @@ Nothing of RFC 6455 beyond the switch itself is checked: key, version, subprotoc
 upstream.
 """
 
-from collections.abc import Iterable
 from http import HTTPStatus
 
 from moorline.gateway.errors import BadUpstreamResponse, Malformed
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.response import Response
-from multidict import CIMultiDict, MultiMapping
+from multidict import MultiMapping
 
-__all__ = ["asks_for_upgrade", "check_request", "decoded", "is_switch", "switch_head"]
-
-RawHeaders = Iterable[tuple[bytes, bytes]]
+__all__ = ["asks_for_upgrade", "check_request", "is_switch", "switch_head"]
 
 _PROTOCOL = "websocket"
 # RFC 9110 section 8.6 and RFC 9112 section 6.1: no 101 has a body, whatever it says.
 _OF_A_BODY = ("Content-Length", "Transfer-Encoding")
-
-
-def decoded(raw: RawHeaders) -> CIMultiDict[str]:
-    """Headers with their names as they were written; `headers.encoded` gives back the same bytes."""
-    return CIMultiDict([(_text(name), _text(value)) for name, value in raw])
 
 
 # The request ----------------------------------------------------------------------------------------------------------
@@ -34,7 +26,7 @@ def asks_for_upgrade(request: MultiMapping[str]) -> bool:
     return "upgrade" in _tokens(request, "Connection") and bool(_tokens(request, "Upgrade"))
 
 
-def check_request(request: CIMultiDict[str], version: tuple[int, int]) -> None:
+def check_request(request: MultiMapping[str], version: tuple[int, int]) -> None:
     """Refuse what RFC 6455 section 4.1 does not know.
 
     Raises:
@@ -80,7 +72,3 @@ def switch_head(response: Response, *, request_id: str) -> bytes:
 def _tokens(source: MultiMapping[str], name: str) -> list[str]:
     parts = (part.strip().lower() for line in source.getall(name, ()) for part in line.split(","))
     return [part for part in parts if part]
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")

@@ -1,11 +1,13 @@
 """Which headers pass a proxy, which it adds, and how they are written. Pure."""
 
+import enum
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from moorline.gateway.errors import Malformed
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 __all__ = [
     "UPGRADE",
@@ -14,7 +16,6 @@ __all__ = [
     "location_for",
     "origin_form",
     "request_head",
-    "request_headers",
     "request_id",
     "response_headers",
 ]
@@ -22,31 +23,62 @@ __all__ = [
 Headers = CIMultiDictProxy[str] | CIMultiDict[str]
 
 # RFC 9110 section 7.6.1: headers about one connection. They end here, in requests and in responses.
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",  # never standard, still sent
-        "te",
-        "trailer",
-        "transfer-encoding",  # each hop frames the body anew
-        "upgrade",
-    }
+HOP_BY_HOP = tuple(
+    map(
+        istr,
+        (
+            "Connection",
+            "Keep-Alive",
+            "Proxy-Authenticate",
+            "Proxy-Authorization",
+            "Proxy-Connection",  # never standard, still sent
+            "TE",
+            "Trailer",
+            "Transfer-Encoding",  # each hop frames the body anew
+            "Upgrade",
+        ),
+    )
 )
+_CONNECTION = istr("Connection")
+_HOST = istr("Host")
+_LOCATION = istr("Location")
+_TRANSFER_ENCODING = istr("Transfer-Encoding")
+_X_REQUEST_ID = istr("X-Request-ID")
 # What says where a request goes and where it ends cannot be withdrawn by its sender: without its Content-Length a
 # handshake would have its body read as the next request, which no access rule has seen.
 _NOT_TO_NOMINATE = frozenset({"host", "content-length"})
-# Headers in which a proxy says who the client is; they are believed from `trusted_proxies` alone.
-_SPOKEN_FOR = re.compile(r"x-forwarded-.*|x-real-ip|x-request-id|forwarded", re.IGNORECASE)
-# RFC 9112 section 3.2: visible ASCII and no fragment. All else would reach the backend as something not meant.
+# What Connection says of the connection itself.
+_OPTIONS = frozenset({"", "close", "keep-alive", "upgrade"})
+# RFC 9112 section 3.2: visible ASCII and no fragment. All else would reach the upstream as something not meant.
 _TARGET = re.compile(r"[!-\"$-~]+")
 # Written anew on each hop (RFC 9110 section 7.8).
 UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
-# RFC 9110 section 5.5: what no header may hold, but for the CRLF behind each.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_UPGRADE_LINES = [f"{name}: {value}".encode() for name, value in UPGRADE]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
+
+
+class _Kind(enum.Enum):
+    """What becomes of a request's header."""
+
+    END_TO_END = "passes"
+    DROPPED = "ends here"
+    FORWARDED_FOR = "is extended, where it comes from a trusted proxy"
+    FORWARDED = "passes, where it comes from a trusted proxy"
+
+
+# Underscores are dropped as nginx does it: CGI and WSGI applications cannot tell X_Real_IP from X-Real-IP. Expect is
+# answered here. X-Real-IP and X-Request-ID are written anew.
+_DROPPED = frozenset({*(name.lower() for name in HOP_BY_HOP), "expect", "x-real-ip", "x-request-id"})
+
+
+@functools.lru_cache(maxsize=256)
+def _kind(name: bytes) -> _Kind:
+    lower = name.decode("latin-1").lower()
+    if lower in _DROPPED or "_" in lower:
+        return _Kind.DROPPED
+    if lower == "x-forwarded-for":
+        return _Kind.FORWARDED_FOR
+    return _Kind.FORWARDED if lower == "forwarded" or lower.startswith("x-forwarded-") else _Kind.END_TO_END
 
 
 def origin_form(target: str) -> str:
@@ -65,72 +97,99 @@ def origin_form(target: str) -> str:
 
 def end_to_end(headers: Headers) -> CIMultiDict[str]:
     """The headers that pass: all but the hop-by-hop ones and those that Connection may and does name as such."""
-    dropped = HOP_BY_HOP
-    if "Connection" in headers:
-        nominated = {name.strip().lower() for line in headers.getall("Connection") for name in line.split(",")}
-        dropped |= nominated - _NOT_TO_NOMINATE
-    return CIMultiDict([(name, value) for name, value in headers.items() if name.lower() not in dropped])
+    passed = CIMultiDict(headers)
+    if _CONNECTION in headers:
+        for name in _nominated(headers):
+            passed.popall(name, None)
+    for name in HOP_BY_HOP:
+        if name in passed:
+            del passed[name]
+    return passed
 
 
-def request_headers(
+def _nominated(headers: Headers) -> frozenset[str]:
+    """The headers that Connection names as hop-by-hop, in lower case."""
+    named = (name.strip().lower() for line in headers.getall(_CONNECTION, ()) for name in line.split(","))
+    return frozenset(named) - _OPTIONS - _NOT_TO_NOMINATE
+
+
+def request_head(
+    method: str,
+    target: str,
     headers: Headers,
+    raw_headers: Sequence[tuple[bytes, bytes]],
     *,
     peer: str,
     client: str,
     scheme: str,
     request_id: str,
     trusted: bool,
-) -> CIMultiDict[str]:
-    """The request's headers as the upstream gets them.
+    upgrade: bool = False,
+    added: Sequence[bytes] = (),
+) -> bytes:
+    """The request line and headers as the upstream gets them, with the names and values as the client wrote them.
 
     `peer` is the address of the TCP connection, `client` that of the client behind trusted proxies. With `trusted` what
-    the peer says of the client is kept and extended, else replaced. Names with an underscore are dropped, as nginx
-    does: CGI and WSGI applications cannot tell X_Real_IP from X-Real-IP. So is Expect, which is answered here.
+    the peer says of the client is kept and extended, else replaced. `upgrade`: a WebSocket is asked for.
+
+    Raises:
+        ValueError: a header holds a line break.
     """
-    passed = end_to_end(headers)
-    for name in set(passed):
-        if "_" in name or name.lower() == "expect" or not (trusted or not _SPOKEN_FOR.fullmatch(name)):
-            passed.popall(name, None)
-    hops = [*passed.popall("X-Forwarded-For", ()), peer]
-    passed["X-Forwarded-For"] = ", ".join(hops)
-    passed["X-Real-IP"] = client
-    passed["X-Request-ID"] = request_id
-    passed.setdefault("X-Forwarded-Proto", scheme)
-    if host := headers.get("Host"):
-        passed.setdefault("X-Forwarded-Host", host)
-    return passed
-
-
-def request_head(
-    method: str, target: str, headers: CIMultiDict[str], *, chunked: bool = False, upgrade: bool = False
-) -> bytes:
-    """Request line and headers. `chunked`: the body is; `upgrade`: a WebSocket is asked for."""
-    if chunked:
-        headers.add("Transfer-Encoding", "chunked")
+    lines = [f"{method} {target} HTTP/1.1".encode()]
+    hops: list[bytes] = []
+    nominated = _nominated(headers) if _CONNECTION in headers else ()
+    for name, value in raw_headers:
+        kind = _kind(name)
+        if kind is _Kind.DROPPED or (nominated and name.decode("latin-1").lower() in nominated):
+            continue
+        if kind is not _Kind.END_TO_END:
+            if trusted and kind is _Kind.FORWARDED_FOR:
+                hops.append(value)
+            if not trusted or kind is _Kind.FORWARDED_FOR:
+                continue
+        lines.append(b"%b: %b" % (name, value))
+    lines.append(b"X-Forwarded-For: " + b", ".join([*hops, peer.encode()]))
+    lines.append(f"X-Real-IP: {client}\r\nX-Request-ID: {request_id}".encode())
+    if not (trusted and "X-Forwarded-Proto" in headers):
+        lines.append(b"X-Forwarded-Proto: " + scheme.encode())
+    if (host := headers.get(_HOST)) and not (trusted and "X-Forwarded-Host" in headers):
+        lines.append(b"X-Forwarded-Host: " + _bytes(host))
+    lines += added
+    if _TRANSFER_ENCODING in headers:
+        lines.append(b"Transfer-Encoding: chunked")
     if upgrade:
-        headers.extend(UPGRADE)
-    return encoded(f"{method} {target} HTTP/1.1", headers)
+        lines += _UPGRADE_LINES
+    head = b"\r\n".join([*lines, b"", b""])
+    # One line holds two headers. Parsers let no line break pass; one that did would let a client write a request here.
+    if not head.count(b"\n") == head.count(b"\r") == len(lines) + 2:
+        raise ValueError("a line break in a header")
+    return head
 
 
 def response_headers(headers: Headers, *, request_id: str, upstream: str, scheme: str, host: str) -> CIMultiDict[str]:
     """The response's headers as the client gets them. `scheme` and `host` are those by which the client knows us."""
     passed = end_to_end(headers)
-    passed.setdefault("X-Request-ID", request_id)
-    if location := passed.get("Location"):
-        passed["Location"] = location_for(location, upstream=upstream, scheme=scheme, host=host)
+    if _X_REQUEST_ID not in passed:
+        passed[_X_REQUEST_ID] = request_id
+    if location := passed.get(_LOCATION):
+        passed[_LOCATION] = location_for(location, upstream=upstream, scheme=scheme, host=host)
     return passed
 
 
-def encoded(start_line: str, headers: CIMultiDict[str]) -> bytes:
-    """The bytes of a start line and headers with the empty line behind them.
+def encoded(status_line: str, headers: CIMultiDict[str]) -> bytes:
+    """The bytes of a status line and headers with the empty line behind them.
 
     Raises:
-        ValueError: one of them holds a control character, which would end its line for some parsers.
+        ValueError: one of them holds a line break.
     """
-    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    text = f"{start_line}\r\n{''.join(lines)}\r\n"
-    if _CONTROL.search(text) or not text.count("\r") == text.count("\n") == len(lines) + 2:
-        raise ValueError("a control character in a header")
+    lines = [status_line, *[f"{name}: {value}" for name, value in headers.items()], "", ""]
+    text = "\r\n".join(lines)
+    if not text.count("\n") == text.count("\r") == len(lines) - 1:
+        raise ValueError("a line break in a header")
+    return _bytes(text)
+
+
+def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 

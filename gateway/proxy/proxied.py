@@ -9,11 +9,12 @@ import logging
 import socket
 import struct
 from email.utils import formatdate
+from http import HTTPStatus
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from moorline.gateway.errors import BadUpstreamResponse, GatewayError
-from moorline.gateway.keys import ACCESS_RULES, REQUEST_ID, SETTINGS
+from moorline.gateway.keys import REQUEST_ID, SETTINGS, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.response import Response
@@ -23,7 +24,7 @@ __all__ = ["ProxiedResponse", "pass_on"]
 log = logging.getLogger("moorline.gateway.upstream")
 
 # RFC 9110 section 6.4.1
-_WITHOUT_BODY = frozenset({204, 304})
+_WITHOUT_BODY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
 async def pass_on(request: web.Request, response: Response, exchange: Exchange) -> web.StreamResponse:
@@ -50,6 +51,7 @@ class ProxiedResponse(web.StreamResponse):
         super().__init__(status=response.status, reason=response.reason, headers=passed)
         self._request = request
         self._exchange = exchange
+        self._settings = request.app[SETTINGS]
         self._has_body = request.method != hdrs.METH_HEAD and response.status not in _WITHOUT_BODY
         self._is_sized = hdrs.CONTENT_LENGTH in passed or not self._has_body
         self._is_chunked = not self._is_sized and request.version >= HttpVersion11
@@ -86,8 +88,10 @@ class ProxiedResponse(web.StreamResponse):
 
     def _head(self) -> bytes:
         fields = self.headers
-        fields.setdefault(hdrs.DATE, formatdate(usegmt=True))
-        if self.status in _WITHOUT_BODY and self.status != 304:
+        if hdrs.DATE not in fields:
+            # RFC 9110 section 6.6.1
+            fields[hdrs.DATE] = formatdate(usegmt=True)
+        if self.status == HTTPStatus.NO_CONTENT:
             # RFC 9110 section 8.6
             fields.popall(hdrs.CONTENT_LENGTH, None)
         if self._is_chunked:
@@ -104,7 +108,7 @@ class ProxiedResponse(web.StreamResponse):
 
     async def _stream(self, head: bytes) -> None:
         # As it comes: a server-sent event must not wait for the next one.
-        connection, seconds = self._exchange.connection, self._request.app[SETTINGS].proxy_read_timeout
+        connection, seconds = self._exchange.connection, self._settings.proxy_read_timeout
         parts = [head]
         data = connection.read_nowait()
         while True:
@@ -134,7 +138,7 @@ class ProxiedResponse(web.StreamResponse):
 
     async def _drain(self) -> None:
         if self._request.protocol.writing_paused:
-            async with asyncio.timeout(self._request.app[SETTINGS].send_timeout):
+            async with asyncio.timeout(self._settings.send_timeout):
                 await self._request.writer.drain()
 
     def _break_off(self) -> None:
@@ -152,5 +156,5 @@ class ProxiedResponse(web.StreamResponse):
 
 def _scheme(request: web.Request) -> str:
     """The client's: that of TLS in front of the gateway, where a trusted proxy says so."""
-    trusted = request.app[ACCESS_RULES].trusts(request.remote or "")
-    return request.headers.get(hdrs.X_FORWARDED_PROTO, request.scheme) if trusted else request.scheme
+    forwarded = request.headers.get(hdrs.X_FORWARDED_PROTO) if request[TRUSTED] else None
+    return forwarded or request.scheme

@@ -14,7 +14,7 @@ import enum
 import re
 
 from moorline.gateway.errors import BadUpstreamResponse
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 
 __all__ = ["Response", "ResponseParser"]
 
@@ -30,10 +30,15 @@ _FIRST_FINAL_STATUS = 200
 # RFC 9112 section 6.3: these end with their headers, as every response to HEAD does.
 _WITHOUT_BODY = frozenset({101, 204, 304})
 
+_CONNECTION = istr("Connection")
+_CONTENT_LENGTH = istr("Content-Length")
+_TRANSFER_ENCODING = istr("Transfer-Encoding")
 _START = b"HTTP/1."
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
-_HEADERS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (%b))?\r\n((?:%b:%b\r\n)*+)" % (_VALUE, _TOKEN, _VALUE))
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (%b))?\r\n" % _VALUE)
+# Of text whose surrogates stand for bytes that are not UTF-8. Each match begins where a line does and takes all of it.
+_HEADER = re.compile(rf"(?<=\n)({_TOKEN.decode()}):[\t ]*+([^\x00-\x08\x0a-\x1f\x7f]*+)\r\n")
 _HEADER_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;%b)?" % _VALUE)
 
@@ -133,8 +138,8 @@ class ResponseParser:
 
     def _begin_body(self, response: Response, minor: bytes) -> None:
         headers = response.headers
-        lengths = headers.getall("Content-Length", ())
-        codings = headers.getall("Transfer-Encoding", ())
+        lengths = headers.getall(_CONTENT_LENGTH, ())
+        codings = headers.getall(_TRANSFER_ENCODING, ())
         if len(lengths) + len(codings) > 1:
             raise BadUpstreamResponse("more than one Content-Length or Transfer-Encoding")
         if codings and codings[0].lower() != "chunked":
@@ -226,16 +231,19 @@ class ResponseParser:
 
 def _parse(head: bytes) -> tuple[Response, bytes]:
     """The response of a status line and header lines, each with its CRLF, and the minor version."""
-    if head.count(b"\n") > _MAX_HEADER_LINES:
+    lines = head.count(b"\n")
+    if lines > _MAX_HEADER_LINES:
         raise BadUpstreamResponse("too many headers")
-    match = _HEADERS.fullmatch(head)
-    if match is None:
-        raise BadUpstreamResponse("a malformed status line or header")
-    minor, status, reason, lines = match.groups(b"")
-    # The last one is empty.
-    split = (line.partition(":") for line in _decoded(lines).split("\r\n")[:-1])
-    headers = CIMultiDict((name, value.strip(" \t")) for name, _, value in split)
-    return Response(int(status), _decoded(reason), headers), minor
+    start = _STATUS_LINE.match(head)
+    if start is None:
+        raise BadUpstreamResponse("a malformed status line")
+    headers = _HEADER.findall(_decoded(head))
+    if len(headers) != lines - 1:
+        raise BadUpstreamResponse("a malformed header")
+    if b" \r\n" in head or b"\t\r\n" in head:
+        headers = [(name, value.rstrip(" \t")) for name, value in headers]
+    minor, status, reason = start.groups(b"")
+    return Response(int(status), _decoded(reason), CIMultiDict(headers)), minor
 
 
 def _length(value: str) -> int:
@@ -245,7 +253,7 @@ def _length(value: str) -> int:
 
 
 def _says_close(headers: CIMultiDict[str]) -> bool:
-    return any("close" in map(str.strip, line.lower().split(",")) for line in headers.getall("Connection", ()))
+    return any("close" in map(str.strip, line.lower().split(",")) for line in headers.getall(_CONNECTION, ()))
 
 
 def _decoded(raw: bytes) -> str:

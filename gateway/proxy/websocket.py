@@ -22,13 +22,12 @@ __all__ = ["websocket"]
 
 async def websocket(request: web.Request) -> web.StreamResponse:
     """The handler of everything under /ws; what asks for no upgrade is plain HTTP."""
-    headers = handshake.decoded(request.raw_headers)
-    if not handshake.asks_for_upgrade(headers):
+    if not handshake.asks_for_upgrade(request.headers):
         return await forward(request)
-    handshake.check_request(headers, request.version)
+    handshake.check_request(request.headers, request.version)
     tunnels = request.app[TUNNELS]
     with tunnels.handshake():
-        async with Exchange(request, request_head(request, headers, upgrade=True), upgrade=True) as exchange:
+        async with Exchange(request, request_head(request, upgrade=True), upgrade=True) as exchange:
             response = await _response(exchange, request.app[SETTINGS].handshake_timeout)
             if not handshake.is_switch(response):
                 request[OUTCOME] = "rejected_by_upstream"

@@ -1,24 +1,37 @@
 """The heads of a handshake, byte by byte, without a network."""
 
+from collections.abc import Iterable
+
 import pytest
 from moorline.gateway.errors import BadUpstreamResponse, Malformed
-from moorline.gateway.proxy.handshake import asks_for_upgrade, check_request, decoded, is_switch, switch_head
-from moorline.gateway.proxy.headers import request_head, request_headers
+from moorline.gateway.proxy.handshake import asks_for_upgrade, check_request, is_switch, switch_head
+from moorline.gateway.proxy.headers import request_head
 from moorline.gateway.proxy.response import Response, ResponseParser
+from multidict import CIMultiDict
 
 UPGRADE = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 
 
+def decoded(raw: Iterable[tuple[bytes, bytes]]) -> CIMultiDict[str]:
+    """As aiohttp gives them."""
+    return CIMultiDict(
+        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")) for name, value in raw
+    )
+
+
 def head(*raw: tuple[bytes, bytes], target: str = "/ws/x", trusted: bool = False) -> list[bytes]:
-    passed = request_headers(
+    made = request_head(
+        "GET",
+        target,
         decoded((*raw, *UPGRADE)),
+        (*raw, *UPGRADE),
         peer="9.9.9.9",
         client="9.9.9.9",
         scheme="http",
         request_id="id",
         trusted=trusted,
+        upgrade=True,
     )
-    made = request_head("GET", target, passed, upgrade=True)
     assert made.endswith(b"\r\n\r\n")
     return made[:-4].split(b"\r\n")
 
