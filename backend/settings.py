@@ -10,7 +10,7 @@ from moorline.gateway.common.config.options import DURATION, INT, NUMBER, PORT, 
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["POSTGRES", "SQLITE", "Settings", "shown_database"]
+__all__ = ["POSTGRES", "SQLITE", "Settings", "has_password", "shown_database"]
 
 SQLITE = "sqlite:///"
 #: libpq knows both names.
@@ -34,6 +34,16 @@ def shown_database(text: str) -> str:
     scheme, _, rest = text.partition("://")
     # The last @: one that stands in the password must not show the rest of it.
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if rest else text.rpartition("@")[2]
+
+
+def has_password(text: str) -> bool:
+    """Whether a database's address holds a password: in an argument other users of the machine can read it."""
+    scheme, _, rest = text.partition("://")
+    user, at, _ = rest.rpartition("@")
+    query = rest.partition("?")[2].split("&")
+    return f"{scheme}://".startswith(POSTGRES) and (
+        bool(at and user.partition(":")[2]) or any(option.startswith("password=") for option in query)
+    )
 
 
 def _parse_database(text: str) -> str:

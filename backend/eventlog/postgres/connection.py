@@ -6,10 +6,11 @@ caller that finds no idle connection opens one, and so learns at once that the d
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,7 +21,17 @@ from moorline.gateway.common.errors import UsageError
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
-__all__ = ["Connection", "Pool", "Timing", "bounded", "connect", "connect_first", "first_line", "translated"]
+__all__ = [
+    "Connection",
+    "Pool",
+    "Timing",
+    "bounded",
+    "connect",
+    "connect_first",
+    "first_line",
+    "translated",
+    "unencrypted_hosts",
+]
 
 log = logging.getLogger("moorline.backend")
 
@@ -85,6 +96,24 @@ async def connect(url: str, timing: Timing) -> Connection:
     return connection
 
 
+def unencrypted_hosts(url: str, environ: Mapping[str, str]) -> list[str]:
+    """The remote hosts in the address to which libpq may connect without TLS. Raises psycopg.ProgrammingError."""
+    given = conninfo_to_dict(url)
+    if str(given.get("sslmode") or environ.get("PGSSLMODE") or "prefer") not in ("disable", "allow", "prefer"):
+        return []
+    hosts = str(given.get("host") or given.get("hostaddr") or environ.get("PGHOST") or environ.get("PGHOSTADDR") or "")
+    return [host for host in hosts.split(",") if host and not _is_local(host)]
+
+
+def _is_local(host: str) -> bool:
+    if host.startswith(("/", "@")):  # a Unix socket
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 async def connect_first(url: str, timing: Timing) -> Connection:
     """The first connection; waits for a database that is starting.
 
@@ -92,13 +121,18 @@ async def connect_first(url: str, timing: Timing) -> Connection:
         UsageError: it cannot be used, or not within `timing.start`.
     """
     try:
-        conninfo_to_dict(url)
+        unencrypted = unencrypted_hosts(url, os.environ)
     except psycopg.ProgrammingError:
         # Not libpq's own message: it may quote the address, and with it the password.
         raise UsageError(
             f'database: "{shown_database(url)}" is not an address that PostgreSQL understands; '
             "write for example postgresql://user:password@host:5432/name"
         ) from None
+    for host in unencrypted:
+        log.warning(
+            "database: the connection to %s may be unencrypted; add sslmode=verify-full (or require) to the address",
+            host,
+        )
     loop = asyncio.get_running_loop()
     deadline, logged = loop.time() + timing.start, False
     while True:

@@ -1,5 +1,8 @@
 """Opening and locking the SQLite file, and the error message when that fails."""
 
+import contextlib
+import logging
+import os
 import sqlite3
 
 from moorline.backend.eventlog.sqlite.schema import migrate, recognise
@@ -7,8 +10,12 @@ from moorline.gateway.common.errors import UsageError
 
 __all__ = ["connect"]
 
+log = logging.getLogger("moorline.backend")
+
 #: How long a locked file is tried again: a process that is just ending releases it within this time.
 BUSY_SECONDS = 0.5
+#: Permissions of the file: what people write is in it.
+PRIVATE = 0o600
 #: The write-ahead file is truncated to this after a burst.
 WAL_BYTES = 64 << 20
 #: Prepared statements kept by sqlite3; above the number of statements in `read.py`, `write.py` and `texts.py`.
@@ -21,6 +28,7 @@ def connect(path: str) -> sqlite3.Connection:
     Raises:
         UsageError: it is in use, cannot be written, or is not a database of this program.
     """
+    _create(path)
     db = None
     try:
         db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=CACHED_STATEMENTS)
@@ -39,10 +47,45 @@ def connect(path: str) -> sqlite3.Connection:
     return db
 
 
+def _create(path: str) -> None:
+    """Create the file for its owner alone, before SQLite would create it for all; errors are SQLite's to report.
+
+    SQLite gives its write-ahead file the permissions of the database, so both are private from the first byte.
+    """
+    with contextlib.suppress(OSError):
+        # The real path, as O_EXCL follows no symbolic link. Closing a file that exists would release the locks on it.
+        os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE))
+
+
+def _make_private(path: str) -> None:
+    """Take an existing file from the other users.
+
+    Raises:
+        UsageError: they can read it, and its permissions cannot be changed.
+    """
+    file = os.path.realpath(path)
+    for name in (file, f"{file}-wal", f"{file}-shm", f"{file}-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            if os.access(name, os.W_OK, effective_ids=True) and os.stat(name).st_mode & 0o077:
+                _take_from_others(name)
+
+
+def _take_from_others(name: str) -> None:
+    try:
+        os.chmod(name, PRIVATE)
+    except OSError as error:
+        raise UsageError(
+            f'database: "{name}" can be read by other users and belongs to another one ({error.strerror}); '
+            "chmod it to 600, or choose another with --database"
+        ) from error
+    log.warning('database: "%s" could be read by other users; its permissions are 600 now', name)
+
+
 def _configure(db: sqlite3.Connection, path: str) -> None:
     # Before the first access: the lock is then held from here to close(), and WAL works without shared memory.
     db.execute("PRAGMA locking_mode = EXCLUSIVE")
     recognise(db, path)
+    _make_private(path)  # not before: a file of another program is left alone
     db.execute("PRAGMA journal_mode = WAL")
     # With NORMAL a power failure could lose commits that were acknowledged.
     db.execute("PRAGMA synchronous = FULL")

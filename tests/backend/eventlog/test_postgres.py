@@ -11,10 +11,11 @@ import pytest
 from moorline.backend.eventlog.base import Hint, LogUnavailable, RunLost
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.eventlog.postgres.connection import Timing
+from moorline.backend.eventlog.postgres.connection import Timing, unencrypted_hosts
 from moorline.backend.eventlog.postgres.schema import VERSION
 from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.events import Finish, PartialAnswer
+from moorline.backend.settings import has_password
 from moorline.gateway.common.errors import UsageError
 
 from tests.support import needs
@@ -377,6 +378,52 @@ async def test_an_address_that_is_none_is_one_line_without_the_password() -> Non
     with pytest.raises(UsageError, match="is not an address that PostgreSQL understands") as caught:
         await open_log(f"postgresql://me:{PASSWORD}@host/name?nonsense").open()
     assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "environ", "hosts"),
+    [
+        ("postgresql://db.example/name", {}, ["db.example"]),
+        ("postgresql://db.example/name?sslmode=prefer", {}, ["db.example"]),
+        ("postgresql://db.example/name?sslmode=require", {}, []),
+        ("postgresql://db.example/name?sslmode=verify-full", {}, []),
+        ("postgresql://db.example/name", {"PGSSLMODE": "verify-ca"}, []),
+        ("postgresql://db.example/name?sslmode=disable", {"PGSSLMODE": "require"}, ["db.example"]),
+        ("postgresql://localhost,10.0.0.9/name", {}, ["10.0.0.9"]),
+        ("postgresql://127.0.0.2,[::1]/name", {}, []),
+        ("postgresql:///name?host=%2Frun%2Fpostgresql", {}, []),
+        ("postgresql:///name", {}, []),
+        ("postgresql:///name", {"PGHOST": "db.example"}, ["db.example"]),
+        ("postgresql:///name?hostaddr=192.0.2.1", {}, ["192.0.2.1"]),
+    ],
+)
+def test_remote_hosts_that_may_be_reached_without_tls_are_known(
+    address: str, environ: dict[str, str], hosts: list[str]
+) -> None:
+    assert unencrypted_hosts(address, environ) == hosts
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("postgresql://me:secret@host/name", True),
+        ("postgres://host/name?user=me&password=secret", True),
+        ("postgresql://me@host:5432/name", False),
+        ("postgresql://host/name?passfile=password", False),
+        ("sqlite:////a:b@c/password=", False),
+    ],
+)
+def test_a_password_in_an_address_is_found(address: str, found: bool) -> None:  # noqa: FBT001
+    assert has_password(address) is found
+
+
+async def test_a_remote_host_without_tls_is_one_line_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    # hostaddr is where libpq connects: nothing leaves this machine.
+    address = f"postgresql://me:{PASSWORD}@db.example:1/name?hostaddr=127.0.0.1"
+    with pytest.raises(UsageError, match="cannot be used"):
+        await EventLog(PostgresStore(address, timing=Timing(start=0))).open()
+    assert caplog.text.count("the connection to db.example may be unencrypted; add sslmode=verify-full") == 1
+    assert PASSWORD not in caplog.text
 
 
 def test_without_its_library_the_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,15 @@ import contextlib
 import functools
 import os
 import pwd
+import shutil
 import signal
 import sqlite3
+import stat
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moorline.backend.eventlog.base import LogUnavailable
@@ -199,6 +202,87 @@ async def test_a_file_that_may_only_be_read_is_one_line_and_left_alone() -> None
             await open_log(database).open()
         async with opened(database) as log:
             assert (await read_view(log, "s")).rows[-1].finish is Finish.INTERRUPTED
+
+
+# Permissions ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def lax_umask() -> Iterator[None]:
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder in which every user may create files; pytest's folders are closed to others than root."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("who", [contextlib.nullcontext, powerless], ids=["as the user of the tests", "not as root"])
+async def test_the_files_are_private_from_the_first_byte_whatever_the_umask(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch, who: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
+    at_first: list[dict[str, int]] = []
+    connect = sqlite3.connect
+
+    def noted(*args: Any, **options: Any) -> sqlite3.Connection:
+        at_first.append(modes(open_folder))
+        connection: sqlite3.Connection = connect(*args, **options)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", noted)
+    with lax_umask(), who():
+        async with opened(database_at(open_folder)) as log:
+            await start(log, "s")
+            assert modes(open_folder) == {"chat.db": 0o600, "chat.db-wal": 0o600}
+    assert at_first == [{"chat.db": 0o600}]
+
+
+async def test_files_that_other_users_can_read_are_taken_from_them_with_one_line(
+    open_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(database_at(open_folder)) as log:
+        await start(log, "s")
+        # As a killed process of an earlier version has left them.
+        for name in ("chat.db", "chat.db-wal"):
+            shutil.copy(open_folder / name, open_folder / f"old{name[4:]}")
+            (open_folder / f"old{name[4:]}").chmod(0o644)
+    (open_folder / "link.db").symlink_to(open_folder / "old.db")
+    async with opened(f"sqlite:///{open_folder}/link.db") as log:
+        await start(log, "t")
+        assert set(modes(open_folder).values()) == {0o600}
+    assert caplog.text.count("could be read by other users; its permissions are 600 now") == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the file of another user needs root")
+async def test_a_file_of_another_user_that_others_can_read_is_refused(open_folder: Path) -> None:
+    async with opened(database_at(open_folder)) as log:
+        await start(log, "s")
+    (open_folder / "chat.db").chmod(0o666)
+    with powerless(), pytest.raises(UsageError, match=r"can be read by other users and belongs to another one .*chmod"):
+        await open_log(database_at(open_folder)).open()
+
+
+async def test_the_file_of_another_program_keeps_its_permissions(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db:
+        db.executescript("CREATE TABLE theirs (x)")
+    (tmp_path / "chat.db").chmod(0o644)
+    with pytest.raises(UsageError, match="belongs to another program"):
+        await open_log(database_at(tmp_path)).open()
+    assert modes(tmp_path) == {"chat.db": 0o644}
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
 
 
 def insert_session(tx: Transaction, session_id: str) -> int:
