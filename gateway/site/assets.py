@@ -1,5 +1,6 @@
 """What a request for a static asset may mean: its path, type, caching and encodings. Pure."""
 
+import functools
 import re
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
@@ -102,7 +103,9 @@ def cache_control(names: Sequence[str]) -> str:
     return _REVALIDATE
 
 
-def encodings(accept_encoding: str) -> list[tuple[str, str]]:
+# Browsers have a handful of values; the limit is for clients that invent them.
+@functools.lru_cache(maxsize=64)
+def encodings(accept_encoding: str) -> Sequence[tuple[str, str]]:
     """The siblings that a client takes, best first, as (file extension, content coding); RFC 9110 section 12.5.3."""
     taken: dict[str, bool] = {}
     for item in accept_encoding.lower().split(","):
@@ -110,7 +113,7 @@ def encodings(accept_encoding: str) -> list[tuple[str, str]]:
         weight = parameters.strip().removeprefix("q=").strip()
         taken[coding.strip()] = not re.fullmatch(r"0(\.0{0,3})?", weight)
     anything = taken.get("*", False)
-    return [(extension, coding) for extension, coding in SIBLINGS if taken.get(coding, anything)]
+    return tuple((extension, coding) for extension, coding in SIBLINGS if taken.get(coding, anything))
 
 
 def _looks_random(text: str) -> bool:
