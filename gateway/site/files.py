@@ -1,8 +1,8 @@
 """The files of the folder as they are sent: small ones in memory, with their headers built once.
 
-A file is looked at again by the first request that comes a second or more after the last look; what is in memory stays
-where device, inode, size and modification time are the same. Requests for one file at one time share one look. It is
-done in a thread: disks may be slow or remote, and the loop also carries everybody's sockets.
+The first request that comes a second or more after the last lookup of a file has it looked up again; what is in memory
+stays where device, inode, size and modification time are the same. Requests for one file at one time share one lookup,
+which runs in a thread: disks may be slow or remote, and the event loop also serves all sockets.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ __all__ = ["INDEX", "Asset", "File", "Files"]
 INDEX = "index.html"
 # Of one file; a larger one is read from the disk for each request.
 MAX_KEPT_FILE = 1 << 20
-# Of all files in a process; those that were looked at longest ago make room.
+# Of all files in a process; those with the oldest lookup are dropped first.
 MAX_KEPT = 32 << 20
 # Headers, names and the rest of an entry.
 _OVERHEAD = 1 << 10
 # A file that is written again within one tick of the file system's clock keeps its modification time: one that was so
-# fresh is read again at the next look. FAT's ticks are the longest, of two seconds.
+# fresh is read again at the next lookup. FAT's ticks are the longest, of two seconds.
 _FRESH_SECONDS = 2.0
 
 
@@ -84,9 +84,9 @@ class Files:
         self._recheck = recheck
         self._clock = clock
         self._room = max_kept
-        # The one that was looked at longest ago comes first.
+        # The one with the oldest lookup comes first.
         self._kept: dict[tuple[str, ...], Asset] = {}
-        self._looks: dict[tuple[str, ...], asyncio.Future[Asset | None]] = {}
+        self._lookups: dict[tuple[str, ...], asyncio.Future[Asset | None]] = {}
 
     async def at(self, names: tuple[str, ...]) -> Asset | None:
         """What is at exactly these names, if anything.
@@ -97,22 +97,22 @@ class Files:
         kept, now = self._kept.get(names), self._clock()
         if kept is not None and now - kept.seen < self._recheck:
             return kept
-        look = self._looks.get(names)
-        if look is None:
+        lookup = self._lookups.get(names)
+        if lookup is None:
             loop = asyncio.get_running_loop()
-            look = self._looks[names] = loop.run_in_executor(None, self._look, names, kept, now)
-            look.add_done_callback(functools.partial(self._looked, names))
+            lookup = self._lookups[names] = loop.run_in_executor(None, self._look_up, names, kept, now)
+            lookup.add_done_callback(functools.partial(self._looked_up, names))
         # A client that goes away ends its own wait only.
-        return await asyncio.shield(look)
+        return await asyncio.shield(lookup)
 
-    def _looked(self, names: tuple[str, ...], look: asyncio.Future[Asset | None]) -> None:
-        del self._looks[names]
+    def _looked_up(self, names: tuple[str, ...], lookup: asyncio.Future[Asset | None]) -> None:
+        del self._lookups[names]
         if (previous := self._kept.pop(names, None)) is not None:
             self._room += previous.weight
-        if look.cancelled() or look.exception() is not None:
+        if lookup.cancelled() or lookup.exception() is not None:
             return
         # Paths without a file are the requests' own and without number.
-        if (asset := look.result()) is None or asset.is_folder:
+        if (asset := lookup.result()) is None or asset.is_folder:
             return
         self._kept[names] = asset
         self._room -= asset.weight
@@ -125,7 +125,7 @@ class Files:
         Raises:
             OSError: there are too many open files.
         """
-        # A descriptor that a cancelled wait left behind would stay open.
+        # A request that is cancelled meanwhile leaves a descriptor to close.
         opening = asyncio.get_running_loop().run_in_executor(None, self._folder.open, file.path)
         try:
             opened = await asyncio.shield(opening)
@@ -138,7 +138,7 @@ class Files:
 
     # In a thread ------------------------------------------------------------------------------------------------------
 
-    def _look(self, names: tuple[str, ...], kept: Asset | None, now: float) -> Asset | None:
+    def _look_up(self, names: tuple[str, ...], kept: Asset | None, now: float) -> Asset | None:
         opened = self._folder.open(names)
         if opened is None:
             index = self._folder.open((*names, INDEX))

@@ -30,7 +30,7 @@ class _Linked(Exception):
 
 
 class Opened(NamedTuple):
-    """A regular file. Who gets it closes the descriptor."""
+    """A regular file. The caller closes the descriptor."""
 
     descriptor: int
     status: os.stat_result

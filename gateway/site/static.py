@@ -25,8 +25,6 @@ __all__ = ["BUILT_IN", "Frontend"]
 BUILT_IN = Path(__file__).parent / "frontend"
 # Of a file that is not in memory, read in a thread while the client takes it.
 _PIECE = 256 << 10
-
-
 _NOT_MODIFIED = 304
 
 
@@ -158,7 +156,7 @@ def _policy(host: str) -> str:
 
 
 def _not_found() -> web.HTTPNotFound:
-    # A deployment may be under way: nobody must remember that the file was missing.
+    # A deployment may be under way: no cache may keep the 404.
     return web.HTTPNotFound(text="There is nothing at this address.", headers={hdrs.CACHE_CONTROL: "no-store"})
 
 

@@ -1,8 +1,8 @@
 """What an HTTP request costs, beside other servers: `python -m tests.bench http [--quick]`.
 
 As in `tunnel`, all run at the same time on one core and are measured in turn, and CPU is the operating system's count
-for the peer's processes. Requests come one after the other on each of some keep-alive connections. The gateway and
-nginx write their access logs, each to a file; the others write none.
+for the peer's processes. Requests come one after the other on each of some keep-alive connections. The gateway,
+nginx and `aiohttp logged` write access logs, each to a file.
 """
 
 import argparse

@@ -16,7 +16,7 @@ NAMES = ("app.js",)
 OLD = (1_700_000_000_000_000_000, 1_700_000_000_000_000_000)
 
 
-class Looks(Folder):
+class CountingFolder(Folder):
     """A folder that counts, and waits where it is told to."""
 
     def __init__(self, root: Path) -> None:
@@ -39,9 +39,9 @@ class Clock:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Looks:
+def folder(tmp_path: Path) -> CountingFolder:
     write(tmp_path / "app.js", b"one")
-    return Looks(tmp_path)
+    return CountingFolder(tmp_path)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def files(folder: Looks, clock: Clock) -> Files:
+def files(folder: CountingFolder, clock: Clock) -> Files:
     return Files(folder, recheck=1.0, clock=clock)
 
 
@@ -73,12 +73,12 @@ def body(asset: Asset | None) -> bytes | None:
     return asset.files[""].body
 
 
-async def test_the_disk_is_not_asked_again_within_a_second(files: Files, folder: Looks, clock: Clock) -> None:
+async def test_the_disk_is_not_asked_again_within_a_second(files: Files, folder: CountingFolder, clock: Clock) -> None:
     first = await files.at(NAMES)
-    looks = len(folder.opened)
+    lookups = len(folder.opened)
     clock.now += 0.999
     assert await files.at(NAMES) is first
-    assert len(folder.opened) == looks
+    assert len(folder.opened) == lookups
 
 
 async def test_a_file_that_did_not_change_is_not_read_again(files: Files, clock: Clock) -> None:
@@ -101,7 +101,7 @@ async def test_a_file_that_did_not_change_is_not_read_again(files: Files, clock:
     ids=["inode", "size", "modification time"],
 )
 async def test_a_replaced_file_is_seen_after_a_second(
-    files: Files, folder: Looks, tmp_path: Path, clock: Clock, change: Callable[[Path], object]
+    files: Files, folder: CountingFolder, tmp_path: Path, clock: Clock, change: Callable[[Path], object]
 ) -> None:
     assert body(await files.at(NAMES)) == b"one"
     change(tmp_path / "app.js")
@@ -143,7 +143,7 @@ async def test_a_removed_file_is_missing_and_not_kept(files: Files, tmp_path: Pa
     assert body(await files.at(NAMES)) == b"back"
 
 
-async def test_requests_at_one_time_share_one_look(files: Files, folder: Looks) -> None:
+async def test_requests_at_one_time_share_one_lookup(files: Files, folder: CountingFolder) -> None:
     folder.gate.clear()
     waits = [asyncio.create_task(files.at(NAMES)) for _ in range(20)]
     await asyncio.sleep(0)
@@ -155,8 +155,8 @@ async def test_requests_at_one_time_share_one_look(files: Files, folder: Looks) 
     assert folder.opened.count(NAMES) == 1
 
 
-async def test_a_look_that_fails_is_an_error_for_its_requests_and_for_no_later_one(
-    files: Files, folder: Looks, monkeypatch: pytest.MonkeyPatch
+async def test_a_lookup_that_fails_is_an_error_for_its_requests_and_for_no_later_one(
+    files: Files, folder: CountingFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: object) -> Opened | None:
         raise OSError(24, "too many open files")
@@ -168,8 +168,8 @@ async def test_a_look_that_fails_is_an_error_for_its_requests_and_for_no_later_o
     assert body(await files.at(NAMES)) == b"one"
 
 
-async def test_what_was_looked_at_longest_ago_makes_room(
-    folder: Looks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_the_file_with_the_oldest_lookup_is_dropped_first(
+    folder: CountingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_OVERHEAD", 10)
     files = Files(folder, recheck=3600, max_kept=100)
@@ -199,7 +199,7 @@ async def test_a_file_above_the_limit_is_opened_for_each_request_and_not_kept(
     assert await files.open(asset.files[""]) is None
 
 
-async def test_a_descriptor_that_no_request_waits_for_any_more_is_closed(files: Files, folder: Looks) -> None:
+async def test_a_descriptor_that_no_request_waits_for_any_more_is_closed(files: Files, folder: CountingFolder) -> None:
     asset = await files.at(NAMES)
     assert asset is not None
     before = os.listdir("/dev/fd")
