@@ -9,7 +9,7 @@ from moorline.gateway.common.access.middleware import access_middleware, add_cor
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER
 from moorline.gateway.common.web.draining import Draining
-from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, BACKEND_ENDS_TOO, DRAINING, METRICS, SETTINGS, UPSTREAMS
+from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, DRAINING, METRICS, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.metrics_port import metrics_port
 from moorline.gateway.proxy import health
@@ -40,13 +40,8 @@ _BACKEND = (
 _SOCKETS = ("/ws", "/ws/{path:.*}")
 
 
-def create_app(
-    settings: Settings, *, authorize: Authorize | None = None, backend_ends_too: bool = False
-) -> web.Application:
-    """An application that passes sockets and /api on to the backend and serves the frontend; see `authorize`.
-
-    `backend_ends_too`: whoever ends this gateway ends the backend with it.
-    """
+def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web.Application:
+    """An application that passes sockets and /api on to the backend and serves the frontend; see `authorize`."""
     frontend = Frontend(settings.frontend)
     app = web.Application(
         middlewares=[access, access_middleware(settings), authorize_middleware],
@@ -59,7 +54,6 @@ def create_app(
     app[DRAINING] = Draining()
     app[BAD_REQUEST_HANDLER] = bad_request_handler(app)
     app[UPSTREAMS] = Upstreams(settings.upstream, max_fails=settings.max_fails, fail_timeout=settings.fail_timeout)
-    app[BACKEND_ENDS_TOO] = backend_ends_too
     if authorize is not None:
         app[AUTHORIZE] = authorize
     warn_if_open(log, settings.host, authorize)

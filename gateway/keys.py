@@ -11,7 +11,6 @@ from moorline.gateway.settings import Settings
 __all__ = [
     "ACCESS_RULES",
     "AUTHORIZE",
-    "BACKEND_ENDS_TOO",
     "DRAINING",
     "METRICS",
     "OUTCOME",
@@ -25,8 +24,6 @@ SETTINGS = web.AppKey("settings", Settings)
 ACCESS_RULES = web.AppKey("access_rules", AccessRules)
 UPSTREAMS = web.AppKey("upstreams", Upstreams)
 AUTHORIZE = web.AppKey[Authorize]("authorize")
-BACKEND_ENDS_TOO = web.AppKey("backend_ends_too", bool)
-"""Whether the backend hears of the end at the same time: it then ends its sockets itself, with its own words."""
 METRICS = web.AppKey("metrics", Metrics)
 """Only with `metrics_port`."""
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.errors import Unavailable
-from moorline.gateway.keys import BACKEND_ENDS_TOO, DRAINING, METRICS, REQUEST_ID, SETTINGS, UPSTREAMS
+from moorline.gateway.keys import DRAINING, METRICS, REQUEST_ID, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics, State, Traffic
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUE, RetryQueue
@@ -194,5 +194,4 @@ def _state(app: web.Application) -> State:
 async def _drain(app: web.Application) -> None:
     await app[DRAINING].wait()
     app[RETRY_QUEUE].wake_all()
-    if not app[BACKEND_ENDS_TOO]:
-        await app[TUNNELS].leave()
+    await app[TUNNELS].leave()

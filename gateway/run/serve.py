@@ -84,7 +84,7 @@ async def _serve(
             waits_for_changes=reload,
         )
     )
-    pool = Workers(settings, environ, backend_ends_too=True) if settings.workers > 1 else None
+    pool = Workers(settings, environ) if settings.workers > 1 else None
 
     def kill() -> None:
         backend.kill()
@@ -100,11 +100,14 @@ async def _serve(
                     beside.append(tasks.create_task(_reload(backend)))
                 supervising = tasks.create_task(backend.run())
                 await asyncio.wait([stopped, supervising], return_when=asyncio.FIRST_COMPLETED)
-                # Both parts drain at the same time, the gateway as this block is left.
-                gateway.drain()
-                backend.stop()
                 for task in (stopped, *beside):
                     task.cancel()
+                # The backend first, so that it ends its sockets itself, with its own Close frames, through a gateway
+                # that still relays; the gateway drains what is left as this block is left.
+                backend.stop()
+                await supervising
+                # Connections that wait in its queue are reset, so that the gateway's drain does not wait for them.
+                await port.close()
     finally:
         await port.close()
     return supervising.result() or (pool.status if pool is not None else 0)
@@ -113,7 +116,7 @@ async def _serve(
 @contextlib.asynccontextmanager
 async def _gateway(settings: Settings, pool: Workers | None, stop: asyncio.Event) -> AsyncIterator[Running | Workers]:
     if pool is None:
-        async with server.running(settings, backend_ends_too=True) as started:
+        async with server.running(settings) as started:
             yield started
     else:
         async with pool.running(stop):

@@ -20,11 +20,9 @@ _EXAMPLE_CHAT = "/chat/patient:demo"
 
 
 @contextlib.asynccontextmanager
-async def running(
-    settings: Settings, *, authorize: Authorize | None = None, backend_ends_too: bool = False
-) -> AsyncIterator[server.Running]:
+async def running(settings: Settings, *, authorize: Authorize | None = None) -> AsyncIterator[server.Running]:
     """A gateway that accepts connections, as programs and tests start it; it drains at the end. See `create_app`."""
-    app = create_app(settings, authorize=authorize, backend_ends_too=backend_ends_too)
+    app = create_app(settings, authorize=authorize)
     async with server.running(app, settings) as started:
         yield started
 

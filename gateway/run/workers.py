@@ -52,13 +52,12 @@ class Workers:
         UsageError: an option that cannot work, or a port that is taken. All is said here, once, not by each worker.
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], *, backend_ends_too: bool = False) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         create_app(settings)
         self._acceptor = Acceptor(listen(settings.host, settings.port))
         self.addresses = self._acceptor.addresses
         self.status = 0
         """Not 0 when a worker refused its options."""
-        self._backend_ends_too = backend_ends_too
         self._drain = settings.drain
         # Without a key of the user's, one for all: a chat has the same hash in the lines of each.
         settings = dataclasses.replace(settings, log_key=settings.log_key or secrets.token_hex())
@@ -110,11 +109,7 @@ class Workers:
         return Child(
             name=f"worker {number}",
             command="gateway",
-            message={
-                "settings": changed(settings),
-                "number": number,
-                "backend_ends_too": self._backend_ends_too,
-            },
+            message={"settings": changed(settings), "number": number},
             environ=environ,
             drain=self._drain,
             on_ready=is_ready,
@@ -175,11 +170,11 @@ def run_worker(parent: Parent) -> int:
     message = parent.receive()
     settings = Settings(**message["settings"])
     logs.setup(settings, worker=message["number"])
-    return run(_work(settings, parent, message["channel"], backend_ends_too=message["backend_ends_too"]))
+    return run(_work(settings, parent, message["channel"]))
 
 
-async def _work(settings: Settings, parent: Parent, channel: int, *, backend_ends_too: bool) -> int:
-    app = create_app(settings, backend_ends_too=backend_ends_too)
+async def _work(settings: Settings, parent: Parent, channel: int) -> int:
+    app = create_app(settings)
     listener = WorkerListener(socket.socket(fileno=channel))
     with stop_signals(log, settings.drain) as stop:
         async with running(app, settings, listener=listener) as started:

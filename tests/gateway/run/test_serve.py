@@ -86,6 +86,23 @@ async def test_open_sockets_end_within_the_drain(tmp_path: Path) -> None:
             assert await program.ended() == 0
 
 
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+async def test_the_backend_closes_its_sockets_before_the_gateway_drains(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    async with (
+        serving(tmp_path, *options) as (program, address),
+        aiohttp.ClientSession() as client,
+        client.ws_connect(f"{address}/ws/chat/patient:demo/s1") as socket,
+    ):
+        async with asyncio.timeout(PATIENCE):
+            program.send(signal.SIGTERM)
+            while not socket.closed:
+                await socket.receive()
+            assert socket.close_code == 1012
+            assert await program.ended() == 0
+
+
 async def test_a_backend_that_dies_is_started_again_and_the_gateway_serves_on(tmp_path: Path) -> None:
     async with serving(tmp_path) as (program, address), aiohttp.ClientSession() as client:
         await ask(address)

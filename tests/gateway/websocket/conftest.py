@@ -65,7 +65,7 @@ async def start(page: str) -> AsyncIterator[Start]:
     """`await start(port_of_the_backend, option=value, …)`"""
     async with contextlib.AsyncExitStack() as running:
 
-        async def start_one(backend: int, *, backend_ends_too: bool = False, **options: Any) -> Gateway:
+        async def start_one(backend: int, **options: Any) -> Gateway:
             if "proxy_read_timeout" in options:
                 # They have to be below it.
                 options = {"client_heartbeat": None, "upstream_heartbeat": None, **options}
@@ -79,7 +79,7 @@ async def start(page: str) -> AsyncIterator[Start]:
                     **options,
                 }
             )
-            app = create_app(settings, backend_ends_too=backend_ends_too)
+            app = create_app(settings)
             return Gateway(app, await running.enter_async_context(server.running(app, settings)))
 
         yield start_one

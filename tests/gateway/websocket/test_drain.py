@@ -43,16 +43,6 @@ async def test_both_sides_of_every_tunnel_are_told_at_once(start: Start, upstrea
         assert time.monotonic() - began < 2
 
 
-async def test_a_backend_that_ends_too_has_the_first_word(start: Start, upstream: Upstream) -> None:
-    gateway = await start(upstream.port, backend_ends_too=True)
-    async with tunnel(gateway, upstream) as (client, backend):
-        gateway.drain()
-        restart = close_frame(1012, "restarting")
-        await backend.send(restart)
-        backend.fin()
-        assert await client.rest() == restart
-
-
 async def test_more_than_100_are_told_one_after_the_other(start: Start, upstream: Upstream) -> None:
     # What is left of it for them is a second.
     gateway = await start(upstream.port, drain=2.0, close_frames=False)
