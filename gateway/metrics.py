@@ -69,8 +69,8 @@ class Metrics(Collector):
         )
         self._endings = Counter(
             "moorline_sockets_ended",
-            "Sockets that have ended: by whom, why, and with which close code",
-            ["by", "reason", "code"],
+            "WebSockets that were open and ended, by the side that ended them, reason and close code",
+            ["ended_by", "reason", "close_code"],
             registry=self._registry,
         )
         self._lifetimes = Histogram(
@@ -110,8 +110,8 @@ class Metrics(Collector):
     def round_trip(self, hop: str, seconds: float) -> None:
         self._pings.labels(hop).observe(seconds)
 
-    def ended(self, by: str, reason: str, code: int, seconds: float) -> None:
-        self._endings.labels(by, reason, code_label(by, code)).inc()
+    def ended(self, ended_by: str, reason: str, code: int, seconds: float) -> None:
+        self._endings.labels(ended_by, reason, code_label(ended_by, code)).inc()
         self._lifetimes.observe(seconds)
 
     # Scrapes ----------------------------------------------------------------------------------------------------------

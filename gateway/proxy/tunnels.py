@@ -1,4 +1,4 @@
-"""The open tunnels of one gateway: how many may be, what the log says of each, and how they end with it."""
+"""The open tunnels of one gateway: their limit, their log lines, and their end when the gateway drains."""
 
 import asyncio
 import contextlib
@@ -19,19 +19,19 @@ from moorline.gateway.proxy.upgrade import switch
 from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.endings import Side
-from moorline.gateway.tunnel.limits import Limits
+from moorline.gateway.tunnel.machine import Limits
 from moorline.gateway.tunnel.relay import Ended, Relay
 
 __all__ = ["TUNNELS", "Tunnels", "tunnels"]
 
 log = logging.getLogger("moorline.gateway.ws")
 
-# So many are told at once that the gateway ends; more are told over this part of the drain, in steps.
+# So many tunnels are ended at once when the gateway drains; more are ended in steps over this part of the drain.
 _AT_ONCE = 100
 _SPREAD = 0.8
 _STEP_SECONDS = 0.05
-# For tunnels that are cut when the gateway ends: their last bytes leave in this time or never.
-_CUT_SECONDS = 0.25
+# For tunnels that are left at the end of the drain: their last bytes are sent within this time or discarded.
+_FLUSH_SECONDS = 0.25
 
 
 class Tunnels:
@@ -54,10 +54,10 @@ class Tunnels:
 
     @contextlib.contextmanager
     def handshake(self) -> Iterator[None]:
-        """A place for one more.
+        """Count a handshake that may become a tunnel.
 
         Raises:
-            Unavailable: there is none.
+            Unavailable: the gateway drains, or there are `max_connections` already.
         """
         self._refuse_when_draining()
         if len(self._relays) + self._handshakes >= self._max:
@@ -76,19 +76,19 @@ class Tunnels:
         hand_over = exchange.connection.hand_over
         self._relays.add(switch(request, hand_over, head, self._limits, ended, self._on_round_trip))
         exchange.detach()
-        # The drain waits for requests, and this one is about to be over.
+        # The drain waits for requests, and this one is about to end.
         self._draining.hold()
         name = upstream.url if self._names_upstream else None
         facts = {"upstream": name, "client": client_address(request), "request_id": request_id}
-        _say("a socket opened", facts)
+        _log("WebSocket opened", facts)
 
     def traffic(self) -> Traffic:
-        """What all sockets carried since the start, up to now."""
+        """What all tunnels have carried since the start."""
         return sum(map(_carried, self._relays), self._ended_traffic)
 
-    async def leave(self) -> None:
-        """Tell both sides of all of them that the gateway is about to end. Of many, some at a time over most of what is
-        left: they come back at once, and to a gateway that has others of its own.
+    async def drain(self) -> None:
+        """End all of them with a Close frame to both sides. Many are ended over most of the drain: their clients
+        reconnect at once, and to a gateway that has others to serve.
         """
         relays = list(self._relays)
         seconds = self._draining.remaining() * _SPREAD if len(relays) > _AT_ONCE else 0.0
@@ -100,7 +100,7 @@ class Tunnels:
             await asyncio.sleep(_STEP_SECONDS)
 
     async def close(self) -> None:
-        """End all of them; what they still hold for their peers gets a moment to leave."""
+        """End all of them; bytes that are buffered get `_FLUSH_SECONDS` to be sent."""
         for relay in list(self._relays):
             relay.shut_down()
         await self._emptied()
@@ -116,7 +116,7 @@ class Tunnels:
         self._none_left.clear()
         if self._relays:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._none_left.wait(), _CUT_SECONDS)
+                await asyncio.wait_for(self._none_left.wait(), _FLUSH_SECONDS)
 
     def _ended(self, request_id: str, upstream: Upstream, relay: Relay, ended: Ended) -> None:
         self._relays.remove(relay)
@@ -126,28 +126,28 @@ class Tunnels:
         upstream.release()
         self._ended_traffic += _carried(relay)
         if self._metrics is not None:
-            self._metrics.ended(ended.outcome.who, ended.outcome.reason.value, ended.code, ended.seconds)
-        _say("a socket ended", _facts(ended) | {"request_id": request_id})
+            self._metrics.ended(ended.outcome.ended_by, ended.outcome.reason.value, ended.code, ended.seconds)
+        _log("WebSocket closed", _facts(ended) | {"request_id": request_id})
 
 
 def _facts(ended: Ended) -> dict[str, object]:
     return {
-        "by": ended.outcome.who,
+        "ended_by": ended.outcome.ended_by,
         "reason": ended.outcome.reason.value,
-        "code": ended.code,
+        "close_code": ended.code,
         "seconds": round(ended.seconds, 3),
         "from_client": ended.from_client,
-        "from_backend": ended.from_backend,
+        "from_upstream": ended.from_upstream,
         "frames_from_client": ended.frames_from_client,
-        "frames_from_backend": ended.frames_from_backend,
+        "frames_from_upstream": ended.frames_from_upstream,
         "client_rtt_ms": _milliseconds(ended.client_rtt),
-        "backend_rtt_ms": _milliseconds(ended.backend_rtt),
+        "upstream_rtt_ms": _milliseconds(ended.upstream_rtt),
     }
 
 
 def _carried(relay: Relay) -> Traffic:
-    client, backend = relay.tunnel.client, relay.tunnel.backend
-    return Traffic(client.size, backend.size, client.frames, backend.frames)
+    client, upstream = relay.tunnel.client, relay.tunnel.upstream
+    return Traffic(client.size, upstream.size, client.frames, upstream.frames)
 
 
 def _round_trips(metrics: Metrics) -> Callable[[Side, float], None]:
@@ -158,17 +158,17 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 2)
 
 
-def _say(what: str, facts: Mapping[str, object]) -> None:
-    """A line in the log: for people as text, for machines with each fact a field of its own."""
+def _log(event: str, facts: Mapping[str, object]) -> None:
+    """One line, as text and, in JSON, with each fact as a field."""
     facts = {name: fact for name, fact in facts.items() if fact is not None}
-    log.info("%s: %s", what, " ".join(f"{name}={fact}" for name, fact in facts.items()), extra=facts)
+    log.info("%s: %s", event, " ".join(f"{name}={fact}" for name, fact in facts.items()), extra=facts)
 
 
 TUNNELS = web.AppKey("tunnels", Tunnels)
 
 
 async def tunnels(app: web.Application) -> AsyncIterator[None]:
-    """The cleanup context that holds the tunnels, and ends what is left of them."""
+    """The cleanup context that holds the tunnels and ends those that are left."""
     app[TUNNELS] = Tunnels(app[SETTINGS], app[DRAINING], app.get(METRICS))
     app[RETRY_QUEUE] = RetryQueue()
     if METRICS in app:
@@ -194,4 +194,4 @@ def _state(app: web.Application) -> State:
 async def _drain(app: web.Application) -> None:
     await app[DRAINING].wait()
     app[RETRY_QUEUE].wake_all()
-    await app[TUNNELS].leave()
+    await app[TUNNELS].drain()

@@ -8,7 +8,7 @@ from aiohttp.abc import AbstractStreamWriter
 from moorline.gateway.common.web.aiohttp_private import is_upgraded, take_over
 from moorline.gateway.errors import Malformed
 from moorline.gateway.tunnel.endings import Side
-from moorline.gateway.tunnel.limits import Limits
+from moorline.gateway.tunnel.machine import Limits
 from moorline.gateway.tunnel.relay import Ended, Relay
 
 __all__ = ["Switched", "switch"]
@@ -37,15 +37,9 @@ def switch(
         raise Malformed("This is no WebSocket handshake.")
     upstream, early = hand_over()
     relay = Relay(client, upstream, limits, on_end, on_round_trip)
-    upstream.set_protocol(relay.backend)
+    upstream.set_protocol(relay.upstream)
     from_client, client_stalls = take_over(request, relay.client)
-    relay.start(
-        head=head,
-        from_client=from_client,
-        from_backend=early,
-        client_stalls=client_stalls,
-        backend_ended=False,
-    )
+    relay.start(head=head, from_client=from_client, from_upstream=early, client_stalls=client_stalls)
     return relay
 
 

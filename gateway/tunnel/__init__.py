@@ -1,1 +1,1 @@
-"""An open WebSocket between client and backend: bytes, frames, timers and endings."""
+"""An open WebSocket between client and upstream: bytes, frames, timers and endings."""

@@ -1,7 +1,7 @@
-"""Why a tunnel ends, what each side is told, and how it is let go. Pure.
+"""Why a tunnel ends, the Close frame that each side gets, and how each side's connection is closed. Pure.
 
-The other side of the one that failed gets a Close frame with a code that says why. Where none can be sent, in the
-middle of a frame or behind a Close that has passed, a FIN alone has to do.
+The side that did not fail gets a Close frame whose code says why. Where none can be sent, in the middle of a frame or
+behind a Close frame that has passed, it gets a FIN alone.
 """
 
 import dataclasses
@@ -9,23 +9,23 @@ import enum
 
 from moorline.gateway.tunnel.frames import CloseCode
 
-__all__ = ["Close", "Outcome", "Reason", "Side", "farewell", "way_out"]
+__all__ = ["Outcome", "Reason", "Side", "Teardown", "close_frame_for", "teardown_for"]
 
 
 class Side(enum.Enum):
     CLIENT = "client"
-    BACKEND = "backend"
+    UPSTREAM = "upstream"
 
     @property
     def other(self) -> "Side":
-        return Side.BACKEND if self is Side.CLIENT else Side.CLIENT
+        return Side.UPSTREAM if self is Side.CLIENT else Side.CLIENT
 
 
 class Reason(enum.StrEnum):
     """Why a tunnel ended. A timer is called by its setting."""
 
     CLOSED = "closed"
-    """With a Close frame of the peer's."""
+    """A Close frame of one side passed first."""
     FIN = "fin"
     RESET = "reset"
     HEARTBEAT_TIMEOUT = "heartbeat_timeout"
@@ -37,41 +37,41 @@ class Reason(enum.StrEnum):
     SHUTDOWN = "shutdown"
 
 
-class Close(enum.Enum):
-    """How to let go of one side."""
+class Teardown(enum.Enum):
+    """How one side's TCP connection is closed."""
 
     FLUSH = enum.auto()
-    """Send what waits, then FIN, and be gone."""
+    """Send what is buffered, then FIN, and close."""
     LINGER = enum.auto()
-    """The same, but read on until the peer ends: input that nobody reads turns the FIN into a reset, which overtakes
-    the last bytes."""
+    """The same, but go on reading until the peer ends: unread input turns the FIN into a reset, which overtakes the
+    last bytes (RFC 1122 section 4.2.2.13)."""
     LINGER_IF_UNREAD = enum.auto()
     """LINGER where there is such input already, else FLUSH."""
     ABORT = enum.auto()
-    """Now, whatever waits."""
+    """At once; what is buffered is discarded."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """Who ended a tunnel, the gateway where it was neither side, and why."""
+    """Which side ended a tunnel, None for the gateway itself, and why."""
 
     side: Side | None
     reason: Reason
 
     @property
-    def who(self) -> str:
+    def ended_by(self) -> str:
         return self.side.value if self.side is not None else "gateway"
 
 
 _LOST = {
     Side.CLIENT: (CloseCode.GOING_AWAY, "client went away"),
-    Side.BACKEND: (CloseCode.BAD_GATEWAY, "backend connection lost"),
+    Side.UPSTREAM: (CloseCode.BAD_GATEWAY, "backend connection lost"),
 }
-# What the client and the backend are told, whoever ended it.
-_TOLD: dict[Reason, tuple[CloseCode | None, CloseCode | None, str]] = {
+# The codes that client and upstream get, whichever of them ended it.
+_CODES: dict[Reason, tuple[CloseCode | None, CloseCode | None, str]] = {
     Reason.HEARTBEAT_TIMEOUT: (CloseCode.INTERNAL_ERROR, CloseCode.INTERNAL_ERROR, "heartbeat timeout"),
     Reason.PROXY_READ_TIMEOUT: (CloseCode.GOING_AWAY, CloseCode.GOING_AWAY, "proxy_read_timeout"),
-    # The side that does not read is cut: what is said to it would wait behind all that it does not take.
+    # The side that does not read is aborted: a Close frame would wait behind all the bytes that it does not take.
     Reason.PROXY_SEND_TIMEOUT: (CloseCode.TRY_AGAIN_LATER, None, "proxy_send_timeout"),
     Reason.SEND_TIMEOUT: (None, CloseCode.GOING_AWAY, "send_timeout"),
     Reason.SHUTDOWN: (CloseCode.GOING_AWAY, CloseCode.GOING_AWAY, "gateway restarting"),
@@ -79,26 +79,26 @@ _TOLD: dict[Reason, tuple[CloseCode | None, CloseCode | None, str]] = {
 _TIMERS = {Reason.PROXY_READ_TIMEOUT, Reason.PROXY_SEND_TIMEOUT, Reason.SEND_TIMEOUT, Reason.HEARTBEAT_TIMEOUT}
 
 
-def farewell(side: Side, outcome: Outcome) -> tuple[CloseCode, str] | None:
-    """Code and reason of the Close frame for this side; None: there is nothing to say, or nobody to say it to."""
+def close_frame_for(side: Side, outcome: Outcome) -> tuple[CloseCode, str] | None:
+    """Code and reason of the Close frame for this side; None if it gets none."""
     reason = outcome.reason
     if reason in (Reason.FIN, Reason.RESET):
         return _LOST[side.other] if outcome.side is side.other else None
     if reason is Reason.MAX_FRAME_SIZE:
         code = CloseCode.TOO_BIG if outcome.side is side else CloseCode.GOING_AWAY
         return code, "frame larger than max_frame_size"
-    if reason not in _TOLD:
+    if reason not in _CODES:
         return None
-    to_client, to_backend, text = _TOLD[reason]
-    code_or_none = to_client if side is Side.CLIENT else to_backend
+    to_client, to_upstream, text = _CODES[reason]
+    code_or_none = to_client if side is Side.CLIENT else to_upstream
     return None if code_or_none is None else (code_or_none, text)
 
 
-def way_out(side: Side, reason: Reason, *, stalls: bool, close_frames: bool) -> Close:
-    """How to let go of a side that has not ended by itself."""
+def teardown_for(side: Side, reason: Reason, *, stalls: bool, close_frames: bool) -> Teardown:
+    """How the connection of a side that has not ended by itself is closed."""
     if not close_frames:
-        if reason in _TIMERS and (side is Side.BACKEND or stalls):
-            return Close.ABORT
-        return Close.LINGER_IF_UNREAD if side is Side.CLIENT else Close.FLUSH
-    cut = {Reason.PROXY_SEND_TIMEOUT: Side.BACKEND, Reason.SEND_TIMEOUT: Side.CLIENT}.get(reason)
-    return Close.ABORT if side is cut or reason is Reason.CLOSE_TIMEOUT else Close.LINGER
+        if reason in _TIMERS and (side is Side.UPSTREAM or stalls):
+            return Teardown.ABORT
+        return Teardown.LINGER_IF_UNREAD if side is Side.CLIENT else Teardown.FLUSH
+    aborted = {Reason.PROXY_SEND_TIMEOUT: Side.UPSTREAM, Reason.SEND_TIMEOUT: Side.CLIENT}.get(reason)
+    return Teardown.ABORT if side is aborted or reason is Reason.CLOSE_TIMEOUT else Teardown.LINGER

@@ -1,18 +1,19 @@
-"""WebSocket frames as they pass (RFC 6455 section 5): where each begins and ends, and the few the gateway makes. Pure.
+"""WebSocket frames (RFC 6455 section 5): where each begins and ends in a stream, and how to make one. Pure.
 
-A `Scanner` follows one direction. It reads frame heads and skips payloads by count; the bytes pass as they came, in the
-same pieces, whatever they are. It is what the tunnel knows of a stream: between which two bytes a frame of the gateway
-would do no harm, whether a Close has passed, and whether a frame is too large.
+A `FrameParser` reads frame headers and skips payloads by count. It keeps no byte of a data frame and changes none, so
+that the caller can pass on each read as it came.
 """
 
 import enum
-from collections.abc import Callable
+import functools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-__all__ = ["CloseCode", "Opcode", "Scanner", "close", "control", "mask"]
+__all__ = ["CloseCode", "Event", "Found", "FrameParser", "Opcode", "close", "control", "frame_sizes", "mask"]
 
 
 class Opcode(enum.IntEnum):
-    """RFC 6455 section 5.2; those that the gateway makes or looks at."""
+    """RFC 6455 section 5.2; those that the gateway makes or reads."""
 
     CLOSE = 0x8
     PING = 0x9
@@ -41,21 +42,15 @@ _CLOSE = _FIN | Opcode.CLOSE
 _PONG = _FIN | Opcode.PONG
 # RFC 6455 section 5.5.
 _MAX_CONTROL = 125
-# Of a stream that cannot be followed, all is the payload of one frame without an end.
+# Two bytes, a length of eight more, and a masking key.
+_MAX_HEADER = 14
+# A stream that cannot be followed is treated as the payload of one frame without an end.
 _ENDLESS = 1 << 80
-
-
-def _whole_frame(second: int) -> int:
-    """Size of a frame whose second byte this is. Of one with a 16-bit length, minus the size of its head; else 0."""
-    head = 6 if second & _MASKED else 2
-    length = second & _LENGTH
-    if length <= _MAX_CONTROL:
-        return head + length
-    return -head - 2 if length == 126 else 0
-
-
-# A look into a table costs a third of the arithmetic, and it is done for each frame.
-_WHOLE = tuple(_whole_frame(second) for second in range(256))
+_IN_HEADER = -1
+# Frames that are followed in one call, and those of them that are reported: 0.1 ms. A read of 256 KiB may hold 131,072,
+# so that 50 connections that send nothing else would keep all others waiting for a second.
+_TURN = range(1024)
+_MAX_FOUND = 64
 
 
 # Making frames --------------------------------------------------------------------------------------------------------
@@ -83,150 +78,137 @@ def close(code: CloseCode, reason: str, key: bytes | None) -> bytes:
 # Following frames -----------------------------------------------------------------------------------------------------
 
 
-class Scanner:
-    """The bytes that come from one side.
+class Event(enum.Enum):
+    """Why a parser reports a frame."""
 
-    A stream that breaks a rule which no extension may bend is `lost`: from there on it passes without being looked at.
-    Unknown opcodes, RSV bits and a mask in the wrong direction do not keep it from being followed.
+    CLOSE = enum.auto()
+    PONG = enum.auto()
+    TOO_LARGE = enum.auto()
+    """Its header says that it is larger than `max_payload`."""
+
+
+class Found(NamedTuple):
+    """A frame that is reported: a control frame once it is whole, one that is too large once its size is known."""
+
+    event: Event
+    start: int
+    """Counted from the first byte that was fed; negative for a frame that began before it."""
+    end: int
+    payload: bytes = b""
+    """Unmasked."""
+
+
+_REPORTED: Mapping[int, Event] = {_CLOSE: Event.CLOSE}
+_REPORTED_WITH_PONGS: Mapping[int, Event] = {**_REPORTED, _PONG: Event.PONG}
+
+
+def _skipped(reported: Mapping[int, Event]) -> Sequence[bool]:
+    """By first byte: whether the payload of a small frame is nobody's concern. A control frame without FIN is an error
+    (section 5.4)."""
+    return tuple(not first & _CONTROL or (first & _FIN > 0 and first not in reported) for first in range(256))
+
+
+_SKIPPED = _skipped(_REPORTED)
+_SKIPPED_BUT_PONGS = _skipped(_REPORTED_WITH_PONGS)
+
+
+@functools.cache
+def frame_sizes(max_payload: int) -> Sequence[int]:
+    """By second byte: the size of a small frame; of one with a 16-bit length, minus the size of its header; else, and
+    where the limit forbids the length, 0.
+
+    A look into a table costs a third of the arithmetic, and it is done for each frame.
+    """
+    return tuple(_frame_size(second, max_payload) for second in range(256))
+
+
+def _frame_size(second: int, max_payload: int) -> int:
+    header = 6 if second & _MASKED else 2
+    length = second & _LENGTH
+    if length > max_payload or length > 126:
+        return 0
+    return header + length if length <= _MAX_CONTROL else -header - 2
+
+
+class FrameParser:
+    """Follows the frames of one stream, which is fed in pieces of any size.
+
+    A stream that breaks a rule which no extension may bend is `lost`: from there on it is not followed. Unknown
+    opcodes, RSV bits and a mask in the wrong direction do not keep it from being followed.
     """
 
-    __slots__ = (
-        "_held", "_left", "_max_payload", "_output", "_quick", "_tail",
-        "awaits", "close_code", "frames", "last", "lost", "pending", "size", "too_large",
-    )  # fmt: skip
+    __slots__ = ("_reported", "_skipped", "frames", "left", "lost", "max_payload", "partial", "sizes")
 
-    def __init__(self, now: float, *, max_payload: int | None = None) -> None:
-        self.last = now
-        """When bytes came from this side, of whatever kind."""
-        self.size = 0
-        """Bytes that were passed on."""
+    def __init__(self, max_payload: int | None = None) -> None:
+        self.max_payload = _ENDLESS if max_payload is None else max_payload
+        self.sizes = frame_sizes(min(self.max_payload, 126))
         self.frames = 0
-        """Frames that were passed on, up to where the stream was lost."""
-        self.close_code: int | None = None
-        """That of the Close frame which has passed."""
-        self.too_large = False
-        """A frame is larger than `max_payload`; neither it nor anything after it is passed on."""
+        """How many there were, up to where the stream was lost."""
+        self.left = 0
+        """Payload still to come of the present frame; 0 between two frames, negative within a header."""
+        self.partial = b""
+        """What has come of a header, or of a control frame that will be reported."""
         self.lost = False
-        self.pending: Callable[[float], bytes] | None = None
-        """Asked once for a frame to put in at the next boundary."""
-        self.awaits: Callable[[bytes, float], bool] | None = None
-        """Whether a Pong answers the gateway's own Ping and is to be swallowed. Until this is None, every Pong is held
-        until it is whole."""
-        self._max_payload = _ENDLESS if max_payload is None else max_payload
-        # The short ways do not look at the limit: they are for frames up to this size, and off where it is very low.
-        self._quick = self._max_payload if self._max_payload > _MAX_CONTROL else 0
-        # Payload still to come of the present frame; -1 within a head, of which `_tail` is what has come. It has been
-        # passed on, unless it may be the Pong that is waited for.
-        self._left = 0
-        self._tail = b""
-        self._held = False
-        self._output = b""
+        self.report_pongs(on=False)
 
-    @property
-    def at_boundary(self) -> bool:
-        """Whether the last byte that was passed on ended a frame."""
-        return self._left == 0 or self._held
+    def report_pongs(self, *, on: bool) -> None:
+        """Whether Pongs are reported from now on, beside Close frames; others are followed faster."""
+        self._reported = _REPORTED_WITH_PONGS if on else _REPORTED
+        self._skipped = _SKIPPED_BUT_PONGS if on else _SKIPPED
 
-    def receive_data(self, data: bytes, now: float) -> bytes | None:
-        """The bytes to pass on. None: `take` them, and see whether there is a `close_code` or something `too_large`."""
-        self.last = now
-        size = len(data)
-        self.size += size
-        left = self._left
-        if left > size:
-            self._left = left - size
-            return data
-        # Most reads bring one whole small frame.
-        if left == 0 and 3 < size <= self._quick and not data[0] & _CONTROL:
-            whole = _WHOLE[data[1]]
-            if whole == size or (whole < 0 and (data[2] << 8 | data[3]) - whole == size):
-                self.frames += 1
-                return data
-        return self._scan(data)
+    def to_boundary(self, data: bytes) -> int | None:
+        """How many of these bytes, the next ones, belong to the present frame. None: it goes on behind them."""
+        size = self.left
+        if self.partial:
+            header, length = _header(self.partial + data[:_MAX_HEADER], 0)
+            size = header + length - len(self.partial) if header and length <= self.max_payload else _ENDLESS
+        return size if 0 <= size <= len(data) else None
 
-    def receive_late(self, data: bytes, now: float) -> bytes:
-        """After the tunnel's end: nothing passes any more."""
-        self.last = now
-        return b""
+    def feed(self, data: bytes) -> tuple[int, Sequence[Found]]:
+        """Follow the next bytes: how many of them were followed, and the frames to report.
 
-    def take(self) -> bytes:
-        """What `receive_data` kept back when it returned None."""
-        output, self._output = self._output, b""
-        return output
-
-    # ------------------------------------------------------------------------------------------------------------------
-
-    def _scan(self, data: bytes) -> bytes | None:
-        """`receive_data` for everything else."""
-        # A frame begins at `at`; from `start` on nothing has been passed on yet.
-        at, start = self._left, 0
-        if at < 0:
-            at, start = 0, 0 if self._held else len(self._tail)
-            data, self._tail, self._held = self._tail + data, b"", False
-        end, news = len(data), False
-        left: int | None = None
-        parts: list[bytes] = []
-        while at < end or (at == end and self.pending is not None):
-            if self.pending is not None and at >= start:
-                parts += data[start:at], self.pending(self.last)
-                self.pending, start = None, at
+        Where some are left, they begin a frame: feed them again once everything else has had its turn. After
+        `Event.TOO_LARGE` feed nothing.
+        """
+        at, before = self.left, len(self.partial)
+        if before:
+            at, data, self.partial = 0, self.partial + data, b""
+        sizes, skipped, end, left = self.sizes, self._skipped, len(data), None
+        last = end - 1
+        found: list[Found] = []
+        for frames in _TURN:  # noqa: B007 - it counts those that are complete
+            # A token stream is made of small frames, hundreds in one read.
+            if at < last and (size := sizes[data[at + 1]]) > 0 and skipped[data[at]]:
+                at += size
                 continue
-            if self._quick and self.pending is None and (after := self._skip_small_frames(data, at)) > at:
-                at = after
-                continue
-            first, (head, length) = data[at], _head(data, at)
+            if at >= end or len(found) == _MAX_FOUND:
+                break
+            header, length = _header(data, at)
             if length == _ENDLESS:
                 self.lost, left = True, _ENDLESS
                 break
-            if length > self._max_payload:
-                self.too_large, news, left = True, True, 0 if at >= start else -1
-                end = max(at, start)
-                self.size -= len(data) - end
+            if length > self.max_payload:
+                found.append(Found(Event.TOO_LARGE, at - before, end - before))
+                left = _IN_HEADER
                 break
-            may_be_ours = first == _PONG and self.awaits is not None and at >= start
-            wanted = head + (length if may_be_ours else min(2, length) if first == _CLOSE else 0)
-            if not head or at + wanted > end:
-                self._tail, self._held, left = data[at:], may_be_ours, -1
-                end = at if may_be_ours else end
+            after, event = at + header + length, self._reported.get(data[at])
+            if not header or (event is not None and after > end):
+                self.partial, left = data[at:], _IN_HEADER
                 break
-            after = at + head + length
-            if may_be_ours and self._is_ours(data[at:after], head):
-                parts.append(data[start:at])
-                start = after
-                self.size -= after - at
-            else:
-                self.frames += 1
-                if first == _CLOSE and self.close_code is None:
-                    self.close_code, news = _code(data[at : at + wanted], head), True
-                    # Nothing follows a Close.
-                    self.pending = None
+            if event is not None:
+                found.append(Found(event, at - before, after - before, _unmasked(data[at:after], header)))
             at = after
-        self._left = at - end if left is None else left
-        output = b"".join((*parts, data[start:end])) if parts else data[start:end]
-        if news:
-            self._output = output
-            return None
-        return output
-
-    def _skip_small_frames(self, data: bytes, at: int) -> int:
-        """Where the first frame begins that is not a small data frame, or not here yet. A token stream is made of them,
-        hundreds in one read."""
-        last, count = len(data) - 1, 0
-        while at < last:
-            size = _WHOLE[data[at + 1]]
-            if size <= 0 or data[at] & _CONTROL:
-                break
-            at += size
-            count += 1
-        self.frames += count
-        return at
-
-    def _is_ours(self, pong: bytes, head: int) -> bool:
-        return self.awaits is not None and self.awaits(_unmasked(pong, head), self.last)
+        else:
+            frames += 1
+        self.frames += frames
+        if left is None:
+            left, end = (at - end, end) if at > end else (0, at)
+        self.left = left
+        return end - before, found
 
 
-def _head(data: bytes, at: int) -> tuple[int, int]:
-    """Sizes of the head and of the payload of the frame at `at`; 0 for a head that is not all there."""
+def _header(data: bytes, at: int) -> tuple[int, int]:
+    """Sizes of the header and of the payload of the frame at `at`; 0 for a header that is not whole."""
     available = len(data) - at
     if available < 2:
         return 0, 0
@@ -247,11 +229,5 @@ def _head(data: bytes, at: int) -> tuple[int, int]:
     return (size, length) if available >= size else (0, 0)
 
 
-def _unmasked(frame: bytes, head: int) -> bytes:
-    """The payload of a frame, or as much as there is of it."""
-    return mask(frame[head:], frame[head - 4 : head]) if frame[1] & _MASKED else frame[head:]
-
-
-def _code(frame: bytes, head: int) -> int:
-    payload = _unmasked(frame, head)
-    return int.from_bytes(payload, "big") if len(payload) == 2 else CloseCode.NO_STATUS
+def _unmasked(frame: bytes, header: int) -> bytes:
+    return mask(frame[header:], frame[header - 4 : header]) if frame[1] & _MASKED else frame[header:]

@@ -1,8 +1,12 @@
 """Heartbeats on one hop: when to send a Ping, whether its Pong has come, when the peer is dead. Pure.
 
-Any byte is a sign of life, and while a peer is silent every `interval` has its Ping. A peer that says nothing within
-`timeout` after it is dead, unless the Ping has not reached it: over a slow line it takes its time behind what was sent
-before, and as long as that gets less, there is somebody.
+Any byte received shows that the peer is alive; while it is silent it gets a Ping every `interval`. A peer that sends
+nothing within `timeout` after a Ping is dead, unless the Ping has not reached it: on a slow connection it waits behind
+the bytes sent before it, and a peer that acknowledges some of those is alive.
+
+    silent for `interval`    -> a Ping goes out, or is deferred to the next frame boundary
+    half of `timeout` later  -> how many bytes are still before the Ping? (where that was not known when it was sent)
+    `timeout` later          -> dead, unless these have become fewer; then again every half of `timeout`
 """
 
 import array
@@ -10,22 +14,23 @@ import enum
 import math
 from collections.abc import Callable
 
-from moorline.gateway.tunnel.frames import Opcode, Scanner, control
+from moorline.gateway.tunnel.direction import Direction
+from moorline.gateway.tunnel.frames import Opcode, control
 
 __all__ = ["Beat", "Heartbeat"]
 
-# What is due within this part of the interval is done at once, so that both sides' Pings and the verdicts on the last
+# What is due within this part of the interval is done at once, so that both sides' Pings and the checks of the last
 # ones are one event and not four.
 _EARLY = 1 / 64
-# For the median of a socket that lives for days: its latest, 4 bytes each.
+# For the median of a socket that is open for days: its latest, 4 bytes each.
 _ROUND_TRIPS = 64
-# A Ping is called by a random number of its tunnel and its own.
+# The payload of a Ping is a random number of its tunnel and the Ping's own.
 _NONCE = 4
 _NUMBER = 4
 
 
 class Beat(enum.Enum):
-    """What the time that has come asks for."""
+    """What to do at a deadline."""
 
     NOTHING = enum.auto()
     PING = enum.auto()
@@ -33,33 +38,33 @@ class Beat(enum.Enum):
 
 
 class Heartbeat:
-    """The Pings to one side: `way` is what comes from it, and `carrier` what goes to it."""
+    """The Pings to one side: `inbound` comes from it, `outbound` goes to it."""
 
     __slots__ = (
         "_ahead",
         "_answered",
-        "_carrier",
+        "_check_at",
+        "_checked_at",
+        "_deferred",
+        "_inbound",
         "_interval",
-        "_look_at",
         "_masked",
         "_nonce",
         "_observe",
+        "_outbound",
         "_passed",
         "_randbytes",
-        "_seen_at",
+        "_restarted",
         "_sent",
         "_sent_at",
-        "_since",
         "_timeout",
-        "_wanted",
-        "_way",
         "round_trips",
     )
 
     def __init__(
         self,
-        way: Scanner,
-        carrier: Scanner,
+        inbound: Direction,
+        outbound: Direction,
         *,
         interval: float,
         timeout: float,
@@ -67,8 +72,8 @@ class Heartbeat:
         randbytes: Callable[[int], bytes],
         observe: Callable[[float], None] | None = None,
     ) -> None:
-        self._way = way
-        self._carrier = carrier
+        self._inbound = inbound
+        self._outbound = outbound
         self._interval = interval
         self._timeout = timeout
         self._masked = masked
@@ -79,67 +84,67 @@ class Heartbeat:
         self._nonce = b""
         self._sent = self._answered = 0
         self._sent_at = -math.inf
-        self._seen_at = way.last
-        self._wanted = False
-        self._look_at = 0.0
+        self._checked_at = self._restarted = inbound.last
+        self._check_at = 0.0
+        self._deferred = False
+        # Bytes before the Ping that the peer has not acknowledged; None while that is not known.
         self._ahead: int | None = None
         self._passed = 0
-        self._since = way.last
 
     # The deadline -----------------------------------------------------------------------------------------------------
 
     def next_timeout(self) -> float:
         """When to call `handle_timeout`; any byte may put it off."""
-        if self._wanted or self._waits():
-            # A Pong, which sets no timer, may make the next Ping due before the look.
-            return min(self._look_at, self._seen_at + self._interval)
-        return self._heard() + self._interval
+        if self._deferred or self._is_unanswered():
+            # A Pong, which sets no timer, may make the next Ping due before the check.
+            return min(self._check_at, self._checked_at + self._interval)
+        return self._last_sign_of_life() + self._interval
 
     def handle_timeout(self, now: float, unsent: Callable[[], int]) -> Beat:
         """`unsent` tells how many bytes the peer has not taken yet, those in the kernel included.
 
-        At PING call `ping` and send what it returns, or call `want` and have `ping` called at the next boundary.
+        At PING call `ping` and send what it returns, or call `defer` and have `ping` called at the next boundary.
         """
-        if self._wanted:
-            self._seen_at = now
-            self._look_at = now + self._timeout / 2
-        elif not self._waits():
-            if now >= self._heard() + self._interval * (1 - _EARLY):
+        if self._deferred:
+            self._checked_at = now
+            self._check_at = now + self._timeout / 2
+        elif not self._is_unanswered():
+            if now >= self._last_sign_of_life() + self._interval * (1 - _EARLY):
                 return Beat.PING
         else:
-            self._seen_at = now
-            if now >= self._look_at:
-                return self._look(now, unsent())
+            self._checked_at = now
+            if now >= self._check_at:
+                return self._check(now, unsent())
         return Beat.NOTHING
 
-    def rest(self, now: float) -> None:
-        """Up to now the peer could not be heard, or could not hear: it begins anew."""
-        self._since = now
+    def restart(self, now: float) -> None:
+        """Count the silence from now: until now the peer was not read from, or could not be sent to."""
+        self._restarted = now
 
     # Ping and Pong ----------------------------------------------------------------------------------------------------
 
-    def want(self, now: float) -> None:
-        """No Ping can be sent at the moment; it will be."""
-        self._wanted = True
-        self._seen_at = now
-        self._look_at = now + self._timeout / 2
+    def defer(self, now: float) -> None:
+        """No Ping can be sent at the moment; `ping` will be called when one can."""
+        self._deferred = True
+        self._checked_at = now
+        self._check_at = now + self._timeout / 2
 
     def ping(self, now: float, unsent: int | None = None) -> bytes:
         """The next Ping, which is sent now, behind `unsent` bytes."""
-        # Not to be taken for the Pong of anybody else's Ping: a gateway behind this one, say.
+        # Random, so that the Pong to a Ping of another hop, a second gateway for example, is not mistaken for its Pong.
         self._nonce = self._nonce or self._randbytes(_NONCE)
         self._sent += 1
-        self._sent_at = self._seen_at = now
-        self._wanted = False
-        # Without a first look there is one half-way.
-        self._look_at = now + (self._timeout if unsent is not None else self._timeout / 2)
-        self._ahead, self._passed = unsent, self._carrier.size
-        self._way.awaits = self.pong
+        self._sent_at = self._checked_at = now
+        self._deferred = False
+        # Without a first figure there is a check half-way.
+        self._check_at = now + (self._timeout if unsent is not None else self._timeout / 2)
+        self._ahead, self._passed = unsent, self._outbound.size
+        self._inbound.awaits = self.pong
         payload = self._nonce + self._sent.to_bytes(_NUMBER, "big")
         return control(Opcode.PING, payload, self._randbytes(4) if self._masked else None)
 
     def pong(self, payload: bytes, now: float) -> bool:
-        """Whether this answers a Ping of this gateway; it need not be the latest."""
+        """Whether this answers a Ping of this gateway. It need not be the latest, but each is answered once."""
         number = int.from_bytes(payload[_NONCE:], "big")
         if payload[:_NONCE] != self._nonce or len(payload) != _NONCE + _NUMBER:
             return False
@@ -147,7 +152,7 @@ class Heartbeat:
             return False
         self._answered = number
         if number == self._sent:
-            self._way.awaits = None
+            self._inbound.awaits = None
             self._record(now - self._sent_at)
         return True
 
@@ -161,19 +166,19 @@ class Heartbeat:
         if self._observe is not None:
             self._observe(seconds)
 
-    def _look(self, now: float, unsent: int) -> Beat:
-        """Whether the Ping is still on its way."""
-        ahead = unsent - (self._carrier.size - self._passed)
+    def _check(self, now: float, unsent: int) -> Beat:
+        """Whether the Ping has not arrived yet."""
+        ahead = unsent - (self._outbound.size - self._passed)
         due = now >= self._sent_at + self._timeout
         if due and (ahead <= 0 or (self._ahead is not None and ahead >= self._ahead)):
             return Beat.DEAD
         self._ahead = ahead
-        self._look_at = now + self._timeout / 2 if due else self._sent_at + self._timeout
+        self._check_at = now + self._timeout / 2 if due else self._sent_at + self._timeout
         return Beat.NOTHING
 
-    def _heard(self) -> float:
-        return max(self._way.last, self._since)
+    def _last_sign_of_life(self) -> float:
+        return max(self._inbound.last, self._restarted)
 
-    def _waits(self) -> bool:
+    def _is_unanswered(self) -> bool:
         """Nothing has come since the last Ping."""
-        return self._heard() < self._sent_at
+        return self._last_sign_of_life() < self._sent_at

@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection and the loops do not tell."""
+"""What the kernel knows of a connection and the event loops do not report."""
 
 import asyncio
 import fcntl
@@ -9,7 +9,7 @@ import termios
 
 __all__ = ["has_unread", "unread", "unsent"]
 
-# What both loops read at once.
+# The most that both loops read at once.
 _ONE_READ = 256 << 10
 
 
@@ -19,13 +19,14 @@ def unsent(transport: asyncio.Transport) -> int:
 
 
 def has_unread(transport: asyncio.Transport) -> bool:
-    """Whether the peer has sent what nobody has read; a socket closed like this sends RST."""
+    """Whether there is unread input; a socket that is closed with unread input sends RST."""
     return _waiting(transport, termios.FIONREAD) > 0
 
 
 def unread(transport: asyncio.Transport) -> bytes:
-    """What a side had sent before its reset. A write that fails makes the loop forget to read it; a peer that says why
-    it leaves and leaves while it is written to, is the common case. The loop closes the socket after `connection_lost`.
+    """What a peer had sent before its reset. A loop whose write fails does not read it any more; the common case is a
+    peer that sends a Close frame and closes while it is being written to. The loop closes the socket only after
+    `connection_lost`.
     """
     try:
         with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as copy:
@@ -35,9 +36,10 @@ def unread(transport: asyncio.Transport) -> bytes:
 
 
 def _waiting(transport: asyncio.Transport, queue: int) -> int:
-    """How many bytes are in one of the two queues; 0 where the system does not say, as macOS for the outgoing one."""
+    """How many bytes are in one of the two queues; 0 where the system does not report it, as macOS does not for the
+    outgoing one."""
     try:
-        answer = fcntl.ioctl(transport.get_extra_info("socket").fileno(), queue, bytes(4))
+        count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), queue, bytes(4))
     except (OSError, ValueError):
         return 0
-    return int(struct.unpack("i", answer)[0])
+    return int(struct.unpack("i", count)[0])

@@ -1,41 +1,128 @@
-"""One tunnel as a state machine: bytes, ends and the time go in; bytes, closings and one deadline come out. Pure.
+"""One tunnel as a state machine: bytes, ends and the time go in; bytes, teardowns and one deadline come out. Pure.
 
-The clock is nginx's (`ngx_http_upstream_process_upgraded`): any event on either side sets all timers anew.
+            a Close frame passes
+     OPEN ------------------------> CLOSING
+       |                               |
+       | FIN, reset, a timer, a frame over the limit, shutdown
+       v                               v
+     ENDING (LINGERING without close_frames) ---------------> OVER
+                                       both connections are gone
 
-| timer              | runs while                                        |
-|--------------------|---------------------------------------------------|
-| proxy_read_timeout | the backend may send, which it may not while the client stalls |
-| proxy_send_timeout | the backend does not take what is sent to it       |
-| send_timeout       | the client does not take what is sent to it        |
+Bytes pass in OPEN and CLOSING; what arrives later is discarded. Each timer runs in the phases that name it in
+`Tunnel._TIMERS`:
 
-The end of one side is the end of the other, after the bytes that the first had sent. Frames of the gateway's own, Ping
-and Close, go in between two frames of the peers and nowhere else. While either side stalls, both heartbeats rest: one
-side is not read from, so that it cannot be heard, and the other is on its send timer's clock already.
+    heartbeats          OPEN                       a Ping to each silent side; no Pong in time: heartbeat_timeout
+    proxy_read_timeout  OPEN, CLOSING              nothing happens; off while the client stalls, since nginx then does
+                                                   not read from the upstream either
+    proxy_send_timeout  OPEN, CLOSING, LINGERING   the upstream takes nothing of what is sent to it
+    send_timeout        OPEN, CLOSING, LINGERING   the client takes nothing of what is sent to it
+    close_timeout       CLOSING, ENDING            from the first Close frame to both FINs
+    lingering           LINGERING                  the client does not end: 5 s of silence, 30 s in all, as in nginx
+
+The clock is nginx's (`ngx_http_upstream_process_upgraded`): any event on either side restarts all timers but
+close_timeout. Heartbeats stop while either side stalls: one side is not read from, so that its Pong cannot arrive, and
+the other is bounded by its send timer.
+
+Nothing but a timer bounds an unfinished frame or message. It costs no memory: bytes pass as they come. A side that is
+silent in the middle of one is found by its heartbeat, without heartbeats by proxy_read_timeout.
+
+An event costs a few comparisons, and a tunnel has no timer of its own: `next_timeout` is the earliest deadline, and a
+byte, which may put it off, does not call it.
 """
 
+import dataclasses
+import enum
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
-from moorline.gateway.tunnel.endings import Close, Outcome, Reason, Side, farewell, way_out
-from moorline.gateway.tunnel.frames import CloseCode, Scanner, close
+from moorline.gateway.settings import Settings
+from moorline.gateway.tunnel.direction import Direction
+from moorline.gateway.tunnel.endings import Outcome, Reason, Side, Teardown, close_frame_for, teardown_for
+from moorline.gateway.tunnel.frames import CloseCode, close
 from moorline.gateway.tunnel.heartbeat import Beat, Heartbeat
-from moorline.gateway.tunnel.limits import Limits
-from moorline.gateway.tunnel.stall import Stall
 
-__all__ = ["Tunnel"]
+__all__ = ["Limits", "Phase", "Tunnel"]
 
-# nginx's lingering_timeout and lingering_time: how long a client that does not end may go on sending into the void.
+# nginx's lingering_timeout and lingering_time.
 _LINGER_SILENCE = 5.0
 _LINGER = 30.0
+# When to check, within the timeout, whether some of what is buffered was taken: the loop reports only a buffer that is
+# empty, and a slow reader does not stall. Soon after the beginning and after each progress, because the kernel takes a
+# little more when the gateway has stopped writing; then at growing intervals. Progress counts from the check.
+_FIRST_CHECK = 1 / 64
+_LONGEST_WAIT = 1 / 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What bounds a tunnel; see the settings of the same names."""
+
+    proxy_read_timeout: float
+    proxy_send_timeout: float
+    send_timeout: float
+    client_heartbeat: float | None
+    upstream_heartbeat: float | None
+    heartbeat_timeout: float
+    close_frames: bool
+    close_timeout: float
+    max_frame_size: int | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        return cls(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(cls)})
+
+
+class Phase(enum.Enum):
+    """See the picture above."""
+
+    OPEN = enum.auto()
+    CLOSING = enum.auto()
+    """A Close frame has passed, and its answer may."""
+    ENDING = enum.auto()
+    """Each remaining side has got a Close frame, or a FIN where none could be sent, and has `close_timeout` to end."""
+    LINGERING = enum.auto()
+    """The same without Close frames: the end is nginx's."""
+    OVER = enum.auto()
+
+
+_NEXT: Mapping[Phase, frozenset[Phase]] = {
+    Phase.OPEN: frozenset({Phase.CLOSING, Phase.ENDING, Phase.LINGERING}),
+    Phase.CLOSING: frozenset({Phase.ENDING, Phase.LINGERING}),
+    Phase.ENDING: frozenset({Phase.OVER}),
+    Phase.LINGERING: frozenset({Phase.OVER}),
+    Phase.OVER: frozenset(),
+}
+
+
+class _Stall:
+    """A side that does not take what is sent to it."""
+
+    __slots__ = ("_unsent", "_wait", "limit", "next_check", "reason")
+
+    def __init__(self, reason: Reason, limit: float, now: float, unsent: int) -> None:
+        self.reason = reason
+        self.limit = limit
+        self._unsent = unsent
+        self._wait = limit * _FIRST_CHECK
+        self.next_check = now + self._wait
+
+    def progressed(self, now: float, unsent: int) -> bool:
+        """Whether it has taken something since the last check."""
+        progress = unsent < self._unsent
+        self._wait = self.limit * _FIRST_CHECK if progress else min(2 * self._wait, self.limit * _LONGEST_WAIT)
+        self.next_check = now + self._wait
+        self._unsent = unsent
+        return progress
 
 
 class Tunnel:
-    """Feed it with events; after each one send `data_to_send`, carry out `closings`, and wait until `next_timeout`, no
-    longer. The bytes themselves go through `client` and `backend`, which are what comes from each side."""
+    """Feed it with events; after each one send `data_to_send`, carry out `teardowns`, and wait until `next_timeout`, no
+    longer. The bytes themselves go through `client` and `upstream`, which are what comes from each side."""
 
     __slots__ = (
-        "_beats", "_close_by", "_closer", "_closings", "_event", "_gone", "_limits", "_linger_until", "_outputs",
-        "_randbytes", "_stalls", "backend", "client", "code", "ended_at", "outcome",
+        "_close_by", "_closer", "_event", "_gone", "_heartbeats", "_limits", "_linger_until", "_outputs", "_randbytes",
+        "_stalls", "_teardowns", "client", "code", "ended_at", "outcome", "phase", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -47,33 +134,39 @@ class Tunnel:
         on_round_trip: Callable[[Side, float], None] | None = None,
     ) -> None:
         max_payload = limits.max_frame_size if limits.close_frames else None
-        self.client = Scanner(now, max_payload=max_payload)
-        self.backend = Scanner(now, max_payload=max_payload)
+        self.client = Direction(now, max_payload=max_payload)
+        self.upstream = Direction(now, max_payload=max_payload)
+        self.phase = Phase.OPEN
         self.outcome: Outcome | None = None
+        """Known from ENDING on."""
         self.ended_at = now
-        """When there was an outcome."""
+        """When the outcome was known."""
         self.code: int = CloseCode.ABNORMAL
         """Of the Close frame that ended it."""
         self._limits = limits
         self._randbytes = randbytes
         self._event = now
-        self._beats = tuple(self._heartbeats(on_round_trip))
-        self._stalls: dict[Side, Stall] | None = None
+        self._heartbeats = tuple(self._make_heartbeats(on_round_trip))
+        self._stalls: dict[Side, _Stall] | None = None
         self._outputs: list[tuple[Side, bytes]] = []
-        self._closings: list[tuple[Side, Close]] = []
+        self._teardowns: list[tuple[Side, Teardown]] = []
         self._gone: frozenset[Side] = frozenset()
         self._closer: Side | None = None
         self._close_by: float | None = None
         self._linger_until: float | None = None
 
     @property
-    def over(self) -> bool:
-        """Both sides are gone."""
-        return len(self._gone) == len(Side)
+    def relaying(self) -> bool:
+        """Whether bytes pass."""
+        return self.phase is Phase.OPEN or self.phase is Phase.CLOSING
 
-    def way(self, side: Side) -> Scanner:
+    def inbound(self, side: Side) -> Direction:
         """What comes from this side."""
-        return self.client if side is Side.CLIENT else self.backend
+        return self.client if side is Side.CLIENT else self.upstream
+
+    def outbound(self, side: Side) -> Direction:
+        """What goes to this side."""
+        return self.inbound(side.other)
 
     def stalls(self, side: Side) -> bool:
         """Whether this side does not take what is sent to it."""
@@ -81,46 +174,47 @@ class Tunnel:
 
     def round_trips(self, side: Side) -> Sequence[float]:
         """Seconds from a Ping of the gateway to its Pong; the latest ones."""
-        return next((beat.round_trips for beating, beat in self._beats if beating is side), ())
+        return next((heartbeat.round_trips for each, heartbeat in self._heartbeats if each is side), ())
 
     # Events -----------------------------------------------------------------------------------------------------------
 
     def frames_received(self, side: Side, now: float) -> None:
-        """The bytes from this side had something in them that is more than bytes to pass on."""
+        """`receive_data` of what comes from this side returned None."""
         self._event = now
-        way = self.way(side)
-        self._outputs.append((side.other, way.take()))
-        if way.close_code is not None and self._closer is None:
-            self._closer, self.code = side, way.close_code
-            self._close_soon(now)
-        if way.too_large:
+        inbound = self.inbound(side)
+        self._outputs.append((side.other, inbound.take()))
+        if inbound.close_code is not None and self.phase is Phase.OPEN:
+            self._closer, self.code = side, inbound.close_code
+            self._enter(Phase.CLOSING)
+        if inbound.too_large:
             self._end(Outcome(side, Reason.MAX_FRAME_SIZE))
 
     def receive_eof(self, side: Side, now: float) -> None:
-        """A FIN. In a tunnel that is ending it is what the lingering waited for."""
+        """A FIN. In ENDING and LINGERING it is what the teardown waits for."""
         self._event = now
-        if self.outcome is None:
-            self._end(self._loss(side, Reason.FIN), ended=side)
+        if self.relaying:
+            self._end(Outcome(side, Reason.FIN), ended=side)
         else:
-            # Not at once: a client may have ended its half and still be reading.
-            self._closings.append((side, Close.FLUSH))
+            # Not aborted: a client may have ended its half and still be reading.
+            self._teardowns.append((side, Teardown.FLUSH))
 
     def connection_lost(self, side: Side, now: float) -> None:
-        """This side's TCP is gone, by a reset where nothing was to end."""
+        """This side's connection is gone: by a reset, unless it was being closed."""
         self._event = now
         self._gone |= {side}
         self.writing_resumed(side, now)
-        if self.outcome is None:
-            self._end(self._loss(side, Reason.RESET))
+        if self.relaying:
+            self._end(Outcome(side, Reason.RESET))
+        elif len(self._gone) == len(Side):
+            self._enter(Phase.OVER)
 
     def writing_paused(self, side: Side, now: float, unsent: int) -> None:
         """This side does not take what is sent to it: do not read from the other until it does."""
         self._event = now
         if side is Side.CLIENT:
-            stall = Stall(Reason.SEND_TIMEOUT, self._limits.send_timeout, now)
+            stall = _Stall(Reason.SEND_TIMEOUT, self._limits.send_timeout, now, unsent)
         else:
-            stall = Stall(Reason.PROXY_SEND_TIMEOUT, self._limits.proxy_send_timeout, now)
-        stall.look(now, unsent)
+            stall = _Stall(Reason.PROXY_SEND_TIMEOUT, self._limits.proxy_send_timeout, now, unsent)
         self._stalls = {**(self._stalls or {}), side: stall}
 
     def writing_resumed(self, side: Side, now: float) -> None:
@@ -130,69 +224,68 @@ class Tunnel:
             self._stalls.pop(side, None)
             self._stalls = self._stalls or None
         if self._stalls is None:
-            for _, beat in self._beats:
-                beat.rest(now)
+            for _, heartbeat in self._heartbeats:
+                heartbeat.restart(now)
         self._begin_lingering(now)
 
     def shut_down(self, now: float) -> None:
         """The gateway is about to end."""
         self._event = now
-        if self.outcome is None:
+        if self.relaying:
             self._end(Outcome(None, Reason.SHUTDOWN))
 
     # What to do -------------------------------------------------------------------------------------------------------
 
     def data_to_send(self) -> list[tuple[Side, bytes]]:
-        """What to send to whom, before anything else and before `closings`."""
+        """What to send to which side, before anything else and before `teardowns`."""
         outputs, self._outputs = self._outputs, []
         return outputs
 
-    def closings(self) -> list[tuple[Side, Close]]:
-        """The sides to let go of now, each once; all that comes from them from then on counts as time alone."""
-        closings, self._closings = self._closings, []
-        return closings
+    def teardowns(self) -> list[tuple[Side, Teardown]]:
+        """The connections to close now. From then on pass what is received to `receive_late`."""
+        teardowns, self._teardowns = self._teardowns, []
+        return teardowns
 
     def next_timeout(self) -> float | None:
-        """When to call `handle_timeout`, unless something happens before; it is then asked for again."""
+        """When to call `handle_timeout`, unless something happens before; ask again then."""
         due = self._due()
         if due is None:
             return None
-        looks = [stall.next_look for stall in (self._stalls or {}).values()]
-        beats = [beat.next_timeout() for _, beat in self._beats] if self._beating else []
-        return min([due[0], *looks, *beats])
+        checks = [stall.next_check for stall in self._bounded_stalls()]
+        pings = [heartbeat.next_timeout() for _, heartbeat in self._heartbeats] if self._beating else []
+        return min([due[0], *checks, *pings])
 
     def handle_timeout(self, now: float, unsent: Callable[[Side], int]) -> None:
         """The deadline has come. `unsent` tells how many bytes a side has not taken yet, the kernel's included."""
         for side, stall in (self._stalls or {}).items():
-            if (now >= stall.next_look or self._is_due(now)) and stall.look(now, unsent(side)):
+            if (now >= stall.next_check or self._is_due(now)) and stall.progressed(now, unsent(side)):
                 self._event = now
-        for side, beat in self._beats:
+        for side, heartbeat in self._heartbeats:
             if self._beating:
-                self._beat(side, beat, now, functools.partial(unsent, side))
+                self._beat(side, heartbeat, now, functools.partial(unsent, side))
         due = self._due()
         if due is None or now < due[0]:
             return
         self._event = now
-        if self.outcome is None:
+        if self.relaying:
             self._end(Outcome(None, due[1]))
         else:
-            # Whoever does not take his last bytes in time, or goes on talking to nobody, is cut.
-            self._closings += [(side, Close.ABORT) for side in Side if side not in self._gone]
+            self._teardowns += [(side, Teardown.ABORT) for side in Side if side not in self._gone]
 
     # Heartbeats -------------------------------------------------------------------------------------------------------
 
-    def _heartbeats(self, observe: Callable[[Side, float], None] | None) -> Iterator[tuple[Side, Heartbeat]]:
+    def _make_heartbeats(self, observe: Callable[[Side, float], None] | None) -> Iterator[tuple[Side, Heartbeat]]:
         limits = self._limits
-        for side, interval in ((Side.CLIENT, limits.client_heartbeat), (Side.BACKEND, limits.upstream_heartbeat)):
+        for side, interval in ((Side.CLIENT, limits.client_heartbeat), (Side.UPSTREAM, limits.upstream_heartbeat)):
             if interval is not None:
                 yield (
                     side,
                     Heartbeat(
-                        self.way(side),
-                        self.way(side.other),
+                        self.inbound(side),
+                        self.outbound(side),
                         interval=interval,
                         timeout=limits.heartbeat_timeout,
-                        masked=side is Side.BACKEND,
+                        masked=side is Side.UPSTREAM,
                         randbytes=self._randbytes,
                         observe=None if observe is None else functools.partial(observe, side),
                     ),
@@ -200,88 +293,109 @@ class Tunnel:
 
     @property
     def _beating(self) -> bool:
-        """Whether Pings can be sent and their Pongs told from others. Whoever has sent a Close answers no Ping."""
-        lost = self.client.lost or self.backend.lost
-        return self.outcome is None and self._stalls is None and self._closer is None and not lost
+        """Whether Pings can be sent and their Pongs recognized. In CLOSING a peer need not answer (RFC 6455 section
+        5.5.2)."""
+        return self.phase is Phase.OPEN and self._stalls is None and not (self.client.lost or self.upstream.lost)
 
-    def _beat(self, side: Side, beat: Heartbeat, now: float, unsent: Callable[[], int]) -> None:
-        verdict = beat.handle_timeout(now, unsent)
+    def _beat(self, side: Side, heartbeat: Heartbeat, now: float, unsent: Callable[[], int]) -> None:
+        verdict = heartbeat.handle_timeout(now, unsent)
         if verdict is Beat.DEAD:
             self._event = now
             self._end(Outcome(side, Reason.HEARTBEAT_TIMEOUT))
         elif verdict is Beat.PING:
-            carrier = self.way(side.other)
-            if carrier.at_boundary:
+            outbound = self.outbound(side)
+            if outbound.at_boundary:
                 self._event = now
-                self._outputs.append((side, beat.ping(now, unsent())))
+                self._outputs.append((side, heartbeat.ping(now, unsent())))
             else:
-                beat.want(now)
-                carrier.pending = beat.ping
+                heartbeat.defer(now)
+                outbound.pending = heartbeat.ping
 
     # The end ----------------------------------------------------------------------------------------------------------
 
-    def _loss(self, side: Side, reason: Reason) -> Outcome:
-        """How a side's TCP ended: with a Close frame before it is as it should be."""
-        return Outcome(side, reason if self.way(side).close_code is None else Reason.CLOSED)
+    def _enter(self, phase: Phase) -> None:
+        assert phase in _NEXT[self.phase], f"from {self.phase} to {phase}"
+        self.phase = phase
+        if self._limits.close_frames and self._close_by is None:
+            self._close_by = self._event + self._limits.close_timeout
 
     def _end(self, cause: Outcome, *, ended: Side | None = None) -> None:
         self.outcome = cause
-        if self._closer is not None and cause.reason in (Reason.CLOSED, Reason.FIN, Reason.RESET):
-            # Whoever said so first, not whoever hung up first.
+        if self._closer is not None and cause.reason in (Reason.FIN, Reason.RESET):
+            # The side that sent the first Close frame, not the one that closed its connection first.
             self.outcome = Outcome(self._closer, Reason.CLOSED)
         self.ended_at = self._event
-        self._close_soon(self._event)
-        for side in Side if cause.side is not Side.BACKEND else reversed(Side):
+        self._enter(Phase.ENDING if self._limits.close_frames else Phase.LINGERING)
+        for side in Side if cause.side is not Side.UPSTREAM else reversed(Side):
             if side in self._gone:
                 continue
-            how = way_out(side, cause.reason, stalls=self.stalls(side), close_frames=self._limits.close_frames)
+            teardown = teardown_for(
+                side, cause.reason, stalls=self.stalls(side), close_frames=self._limits.close_frames
+            )
             if side is ended:
-                # What waits for it is lost, as in nginx.
-                how = Close.ABORT
-            elif how is not Close.ABORT:
-                self._say(side, cause)
-            self._closings.append((side, how))
+                # What is buffered for it is lost, as in nginx.
+                teardown = Teardown.ABORT
+            elif teardown is not Teardown.ABORT:
+                self._queue_close(side, cause)
+            self._teardowns.append((side, teardown))
         self._begin_lingering(self._event)
 
-    def _say(self, side: Side, cause: Outcome) -> None:
-        """Tell this side why, where a frame can be sent."""
-        told, carrier = farewell(side, cause), self.way(side.other)
-        if told is None or not self._limits.close_frames or not carrier.at_boundary or carrier.close_code is not None:
+    def _queue_close(self, side: Side, cause: Outcome) -> None:
+        """Send this side the Close frame that says why, if a frame can be sent."""
+        frame, outbound = close_frame_for(side, cause), self.outbound(side)
+        if frame is None or self.phase is Phase.LINGERING:
             return
-        code, reason = told
-        self._outputs.append((side, close(code, reason, self._randbytes(4) if side is Side.BACKEND else None)))
+        if not outbound.at_boundary or outbound.close_code is not None:
+            return
+        code, reason = frame
+        self._outputs.append((side, close(code, reason, self._randbytes(4) if side is Side.UPSTREAM else None)))
         if self.code == CloseCode.ABNORMAL:
             self.code = code
 
-    def _close_soon(self, now: float) -> None:
-        if self._limits.close_frames and self._close_by is None:
-            self._close_by = now + self._limits.close_timeout
-
     def _begin_lingering(self, now: float) -> None:
-        """Its time runs once the client has taken everything; until then it is `send_timeout` that bounds the end."""
-        if self.outcome is not None and self._linger_until is None and not self.stalls(Side.CLIENT):
+        """Its time runs once the client has taken everything; until then `send_timeout` bounds the end."""
+        if self.phase is Phase.LINGERING and self._linger_until is None and not self.stalls(Side.CLIENT):
             self._linger_until = now + _LINGER
 
-    # ------------------------------------------------------------------------------------------------------------------
+    # Timers -----------------------------------------------------------------------------------------------------------
 
     def _due(self) -> tuple[float, Reason] | None:
         """The next timer to expire, and its name."""
-        if self.over:
-            return None
-        timers = [] if self._close_by is None else [(self._close_by, Reason.CLOSE_TIMEOUT)]
-        if self.outcome is None:
-            last = max(self._event, self.client.last, self.backend.last)
-            timers += [(last + stall.limit, stall.reason) for stall in (self._stalls or {}).values()]
-            if not self.stalls(Side.CLIENT):
-                timers.append((last + self._limits.proxy_read_timeout, Reason.PROXY_READ_TIMEOUT))
-        elif not timers:
-            # Bytes to nobody do not put off the cut of a side that takes nothing.
-            timers += [(self._event + stall.limit, stall.reason) for stall in (self._stalls or {}).values()]
-            if self._linger_until is not None and Side.CLIENT not in self._gone:
-                silent = max(self._event, self.client.last) + _LINGER_SILENCE
-                timers.append((min(silent, self._linger_until), self.outcome.reason))
-        return min(timers, default=None)
+        return min((deadline for timer in self._TIMERS[self.phase] for deadline in timer(self)), default=None)
 
     def _is_due(self, now: float) -> bool:
         due = self._due()
         return due is not None and now >= due[0]
+
+    def _bounded_stalls(self) -> Sequence[_Stall]:
+        """Those that a send timer runs for: in ENDING it is `close_timeout` for all."""
+        return () if self._stalls is None or self.phase is Phase.ENDING else tuple(self._stalls.values())
+
+    def _read_timer(self) -> Iterator[tuple[float, Reason]]:
+        if not self.stalls(Side.CLIENT):
+            yield self._last_event() + self._limits.proxy_read_timeout, Reason.PROXY_READ_TIMEOUT
+
+    def _send_timers(self) -> Iterator[tuple[float, Reason]]:
+        # In LINGERING bytes go nowhere, and do not keep a side that takes nothing.
+        last = self._last_event() if self.relaying else self._event
+        return ((last + stall.limit, stall.reason) for stall in self._bounded_stalls())
+
+    def _close_timer(self) -> Iterator[tuple[float, Reason]]:
+        if self._close_by is not None:
+            yield self._close_by, Reason.CLOSE_TIMEOUT
+
+    def _linger_timer(self) -> Iterator[tuple[float, Reason]]:
+        if self._linger_until is not None and Side.CLIENT not in self._gone:
+            silent = max(self._event, self.client.last) + _LINGER_SILENCE
+            yield min(silent, self._linger_until), Reason.CLOSE_TIMEOUT
+
+    def _last_event(self) -> float:
+        return max(self._event, self.client.last, self.upstream.last)
+
+    _TIMERS: ClassVar[Mapping[Phase, Sequence[Callable[["Tunnel"], Iterator[tuple[float, Reason]]]]]] = {
+        Phase.OPEN: (_send_timers, _read_timer),
+        Phase.CLOSING: (_close_timer, _send_timers, _read_timer),
+        Phase.ENDING: (_close_timer,),
+        Phase.LINGERING: (_send_timers, _linger_timer),
+        Phase.OVER: (),
+    }

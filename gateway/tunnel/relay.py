@@ -1,8 +1,16 @@
 """The asyncio shell of a tunnel: two transports, backpressure both ways, one timer, and no task.
 
-A byte's way is `data_received` of one end to `write` of the other; everything else happens once in a while and goes
-through the tunnel's machine. What the other side does not take is not read: beside the kernel's buffers, a direction
-holds at most the one read that did not fit, 256 KiB.
+      client ---> _End.data_received ---> Direction.receive_data ---> write ---> upstream
+             <--- write <--- Direction.receive_data <--- _End.data_received <---
+                                         |
+                              None: Relay.frames_received ---> Tunnel (machine.py) ---> data_to_send, teardowns
+
+A byte takes the two calls of the first line, and the same ones back; events that are rare go through the machine.
+
+What bounds it: what one side does not take is not read from the other, so that beside the kernel's buffers a direction
+holds at most the one read that did not fit, 256 KiB. A read that holds too many frames for one turn is followed in
+several, and its side is not read from until the last (`Direction.backlog`): one connection holds up the others for
+0.2 ms at a time. The timers are the machine's. An idle tunnel has one pending timer.
 """
 
 import asyncio
@@ -15,52 +23,45 @@ from time import monotonic
 from typing import cast
 
 from moorline.gateway.tunnel import kernel
-from moorline.gateway.tunnel.endings import Close, Outcome, Side
-from moorline.gateway.tunnel.limits import Limits
-from moorline.gateway.tunnel.machine import Tunnel
+from moorline.gateway.tunnel.endings import Outcome, Side, Teardown
+from moorline.gateway.tunnel.machine import Limits, Phase, Tunnel
 
 __all__ = ["Ended", "Relay"]
 
 # uvloop counts in whole milliseconds, and a timer that fires before its time has to fire again.
 _LATE = 0.001
-# A read of so many bytes may hold so many frames that it took milliseconds to follow them, and uvloop reads up to 32
-# times before it looks at anybody else.
-_LARGE_READ = 64 << 10
-_MANY_FRAMES = 4096
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ended:
-    """What there is to say about a tunnel at its end."""
+    """The figures of a tunnel that has ended."""
 
     outcome: Outcome
     code: int
     """Of the Close frame that ended it; 1006 where there was none, 1005 where it had none."""
     seconds: float
     from_client: int
-    from_backend: int
+    from_upstream: int
     frames_from_client: int
-    frames_from_backend: int
+    frames_from_upstream: int
     client_rtt: float | None
     """Median seconds from the gateway's Ping to the Pong; None without any."""
-    backend_rtt: float | None
+    upstream_rtt: float | None
 
 
 class _End(asyncio.Protocol):
-    """One side's TCP."""
+    """One side's TCP connection."""
 
-    __slots__ = ("_relay", "frames", "receive", "side", "transport", "write")
+    __slots__ = ("_inbound", "_relay", "receive", "side", "transport", "write")
 
     def __init__(self, relay: "Relay", side: Side, transport: asyncio.Transport) -> None:
-        tunnel = relay.tunnel
         self._relay: Relay | None = relay
+        self._inbound = relay.tunnel.inbound(side)
         self.side = side
-        self.receive: Callable[[bytes, float], bytes | None] = tunnel.way(side).receive_data
+        self.receive: Callable[[bytes, float], bytes | None] = self._inbound.receive_data
         self.transport = transport
         self.write: Callable[[bytes], None] = _discard
         """The other end's, while the tunnel is open."""
-        self.frames = 0
-        """What had come by the end of the last large read."""
 
     def data_received(self, data: bytes) -> None:
         # In locals, because a call of what an attribute holds takes longer.
@@ -70,13 +71,33 @@ class _End(asyncio.Protocol):
             write(passed)
         elif self._relay is not None:
             self._relay.frames_received(self.side)
-        if len(data) >= _LARGE_READ and self._relay is not None:
-            self._relay.much_received(self)
+            if self.has_backlog:
+                self._relay.yield_to_others(self)
+
+    @property
+    def has_backlog(self) -> bool:
+        return self._inbound.backlog != b"" and self._relay is not None and self._relay.tunnel.relaying
+
+    def receive_backlog(self) -> None:
+        """Pass on as much of it as fits into one turn."""
+        self._pass_on(self._inbound.receive_backlog())
+
+    def _flush_backlog(self) -> None:
+        """Pass on all of it, before the end of the stream."""
+        while self.has_backlog:
+            self.receive_backlog()
+
+    def _pass_on(self, passed: bytes | None) -> None:
+        if passed is not None:
+            self.write(passed)
+        elif self._relay is not None:
+            self._relay.frames_received(self.side)
 
     def eof_received(self) -> bool:
+        self._flush_backlog()
         if self._relay is not None:
             self._relay.eof_received(self.side)
-        # The machine says how to close.
+        # The machine decides how to close.
         return True
 
     def pause_writing(self) -> None:
@@ -91,8 +112,10 @@ class _End(asyncio.Protocol):
         relay = self._relay
         if relay is None:
             return
-        if exc is not None and relay.tunnel.outcome is None and (unread := kernel.unread(self.transport)):
-            self.data_received(unread)
+        self._flush_backlog()
+        if exc is not None and relay.tunnel.relaying and (unread := kernel.unread(self.transport)):
+            self._pass_on(self.receive(unread, monotonic()))
+            self._flush_backlog()
         self._relay = None
         relay.connection_lost(self.side)
 
@@ -100,12 +123,12 @@ class _End(asyncio.Protocol):
 class Relay:
     """A tunnel at work, from `start` until `on_end` is called."""
 
-    __slots__ = ("_backend", "_began", "_client", "_due", "_loop", "_on_end", "_timer", "tunnel")
+    __slots__ = ("_began", "_client", "_due", "_loop", "_on_end", "_timer", "_upstream", "tunnel")
 
     def __init__(
         self,
         client: asyncio.Transport,
-        backend: asyncio.Transport,
+        upstream: asyncio.Transport,
         limits: Limits,
         on_end: Callable[["Relay", Ended], None],
         on_round_trip: Callable[[Side, float], None] | None = None,
@@ -114,7 +137,7 @@ class Relay:
         self._began = monotonic()
         self.tunnel = Tunnel(limits, self._began, randbytes=os.urandom, on_round_trip=on_round_trip)
         self._client = _End(self, Side.CLIENT, client)
-        self._backend = _End(self, Side.BACKEND, backend)
+        self._upstream = _End(self, Side.UPSTREAM, upstream)
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._on_end = on_end
@@ -125,34 +148,30 @@ class Relay:
         return self._client
 
     @property
-    def backend(self) -> asyncio.Protocol:
-        """The protocol for the backend's transport."""
-        return self._backend
+    def upstream(self) -> asyncio.Protocol:
+        """The protocol for the upstream's transport."""
+        return self._upstream
 
-    def start(
-        self, *, head: bytes, from_client: bytes, from_backend: bytes, client_stalls: bool, backend_ended: bool
-    ) -> None:
+    def start(self, *, head: bytes, from_client: bytes, from_upstream: bytes, client_stalls: bool) -> None:
         """Send `head` to the client and begin to relay. Both transports have their protocols.
 
-        What each side sent before goes first. `client_stalls`: the client's transport was full before; `backend_ended`:
-        it has been heard of the backend's FIN.
+        What each side sent before goes first. `client_stalls`: the client's transport was full before.
         """
-        client, backend = self._client, self._backend
-        for end in (client, backend):
+        client, upstream = self._client, self._upstream
+        for end in (client, upstream):
             # Any byte that does not leave at once pauses the other side's reading.
             end.transport.set_write_buffer_limits(high=0)
         if client_stalls:
             self.pause_writing(Side.CLIENT)
         client.transport.write(head)
-        client.write, backend.write = backend.transport.write, client.transport.write
-        if from_backend:
-            backend.data_received(from_backend)
+        client.write, upstream.write = upstream.transport.write, client.transport.write
+        if from_upstream:
+            upstream.data_received(from_upstream)
         if from_client:
             client.data_received(from_client)
-        if backend_ended:
-            self.tunnel.receive_eof(Side.BACKEND, monotonic())
-        else:
-            self._read_on()
+        for end in (client, upstream):
+            # The handshake may have paused it.
+            self._resume_reading(end)
         self._transmit()
 
     def shut_down(self) -> None:
@@ -161,28 +180,16 @@ class Relay:
         self._transmit()
 
     def abort(self) -> None:
-        """End it now, whatever waits."""
+        """End it now; what is buffered is discarded."""
         self.tunnel.shut_down(monotonic())
-        for end in (self._client, self._backend):
-            self._close(end, Close.ABORT)
+        for end in (self._client, self._upstream):
+            self._tear_down(end, Teardown.ABORT)
 
     # Events of the two transports -------------------------------------------------------------------------------------
 
     def frames_received(self, side: Side) -> None:
         self.tunnel.frames_received(side, monotonic())
         self._transmit()
-
-    def much_received(self, end: _End) -> None:
-        """Read no more from a side that floods us with small frames until everybody else has had a turn."""
-        frames = self.tunnel.way(end.side).frames
-        if frames - end.frames >= _MANY_FRAMES:
-            end.transport.pause_reading()
-            self._loop.call_soon(self._had_its_rest, end)
-        end.frames = frames
-
-    def _had_its_rest(self, end: _End) -> None:
-        if not self.tunnel.stalls(self._other(end.side).side):
-            end.transport.resume_reading()
 
     def eof_received(self, side: Side) -> None:
         self.tunnel.receive_eof(side, monotonic())
@@ -191,60 +198,76 @@ class Relay:
     def connection_lost(self, side: Side) -> None:
         self.tunnel.connection_lost(side, monotonic())
         self._transmit()
-        if self.tunnel.over:
+        if self.tunnel.phase is Phase.OVER:
             self._end()
 
     def pause_writing(self, side: Side) -> None:
         self.tunnel.writing_paused(side, monotonic(), self._unsent(side))
-        if self.tunnel.outcome is None:
+        if self.tunnel.relaying:
             self._other(side).transport.pause_reading()
         # Its timer is mostly shorter than the one that runs.
         self._arm()
 
     def resume_writing(self, side: Side) -> None:
         self.tunnel.writing_resumed(side, monotonic())
-        if self.tunnel.outcome is None:
-            self._other(side).transport.resume_reading()
+        if self.tunnel.relaying:
+            self._resume_reading(self._other(side))
         self._arm()
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def _resume_reading(self, end: _End) -> None:
+        """Read from this side again, unless the other one stalls or there is a backlog."""
+        if not end.has_backlog and not self.tunnel.stalls(end.side.other):
+            end.transport.resume_reading()
+
+    def yield_to_others(self, end: _End) -> None:
+        """Handle the other connections' events before the backlog of this one. uvloop would even read up to 32 times
+        before it turned to another connection."""
+        end.transport.pause_reading()
+        self._loop.call_soon(self._resume_after_yield, end)
+
+    def _resume_after_yield(self, end: _End) -> None:
+        if not self.tunnel.relaying:
+            return
+        end.receive_backlog()
+        if end.has_backlog:
+            self._loop.call_soon(self._resume_after_yield, end)
+        elif self.tunnel.relaying:
+            self._resume_reading(end)
 
     # ------------------------------------------------------------------------------------------------------------------
 
     def _transmit(self) -> None:
-        """Carry out what the machine decided, then wait no longer than it says."""
+        """Carry out what the machine decided, and set the timer."""
         for side, data in self.tunnel.data_to_send():
             transport = self._end_of(side).transport
             if not transport.is_closing():
                 transport.write(data)
-        for side, close in self.tunnel.closings():
-            self._close(self._end_of(side), close)
+        for side, teardown in self.tunnel.teardowns():
+            self._tear_down(self._end_of(side), teardown)
         self._arm()
 
-    def _close(self, end: _End, close: Close) -> None:
-        for each in (self._client, self._backend):
-            each.write, each.receive = _discard, self.tunnel.way(each.side).receive_late
+    def _tear_down(self, end: _End, teardown: Teardown) -> None:
+        for each in (self._client, self._upstream):
+            each.write, each.receive = _discard, self.tunnel.inbound(each.side).receive_late
         transport = end.transport
-        if close is Close.ABORT:
+        if teardown is Teardown.ABORT:
             transport.abort()
         elif (
-            close is Close.FLUSH
+            teardown is Teardown.FLUSH
             or not transport.can_write_eof()
-            or (close is Close.LINGER_IF_UNREAD and not kernel.has_unread(transport))
+            or (teardown is Teardown.LINGER_IF_UNREAD and not kernel.has_unread(transport))
         ):
             transport.close()
         elif not transport.is_closing():
-            # The peer may have reset in the meantime; `connection_lost` is on its way then.
+            # The peer may have reset in the meantime; `connection_lost` comes next then.
             with contextlib.suppress(OSError):
                 transport.write_eof()
             transport.resume_reading()
 
-    def _read_on(self) -> None:
-        """Read from both sides again, unless the other stalls: the handshake may have stopped it."""
-        for side in Side:
-            if not self.tunnel.stalls(side):
-                self._other(side).transport.resume_reading()
-
     def _arm(self) -> None:
-        """Have the timer fire in time. One that fires too early looks again: cheaper than setting it at each byte."""
+        """Have the timer fire in time. One that fires too early is set again: cheaper than to set it at each byte."""
         due = self.tunnel.next_timeout()
         if due is None:
             return
@@ -273,19 +296,19 @@ class Relay:
             code=tunnel.code,
             seconds=tunnel.ended_at - self._began,
             from_client=tunnel.client.size,
-            from_backend=tunnel.backend.size,
+            from_upstream=tunnel.upstream.size,
             frames_from_client=tunnel.client.frames,
-            frames_from_backend=tunnel.backend.frames,
+            frames_from_upstream=tunnel.upstream.frames,
             client_rtt=_median(tunnel.round_trips(Side.CLIENT)),
-            backend_rtt=_median(tunnel.round_trips(Side.BACKEND)),
+            upstream_rtt=_median(tunnel.round_trips(Side.UPSTREAM)),
         )
         self._on_end(self, ended)
 
     def _end_of(self, side: Side) -> _End:
-        return self._client if side is Side.CLIENT else self._backend
+        return self._client if side is Side.CLIENT else self._upstream
 
     def _other(self, side: Side) -> _End:
-        return self._backend if side is Side.CLIENT else self._client
+        return self._upstream if side is Side.CLIENT else self._client
 
 
 def _median(round_trips: Sequence[float]) -> float | None:
@@ -293,4 +316,4 @@ def _median(round_trips: Sequence[float]) -> float | None:
 
 
 def _discard(data: bytes) -> None:
-    """Where a tunnel that is ending sends what still comes."""
+    """Where bytes go that arrive after the end of a tunnel."""

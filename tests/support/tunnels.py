@@ -4,14 +4,13 @@ import dataclasses
 from typing import Any
 
 from moorline.gateway.tunnel.endings import Side
-from moorline.gateway.tunnel.limits import Limits
-from moorline.gateway.tunnel.machine import Tunnel
+from moorline.gateway.tunnel.machine import Limits, Tunnel
 
 from tests.support.websocket_frames import parse
 
-__all__ = ["BACKEND", "CLIENT", "NOTHING", "farewells", "opened", "receive"]
+__all__ = ["CLIENT", "NOTHING", "UPSTREAM", "close_frames", "opened", "receive"]
 
-CLIENT, BACKEND = Side.CLIENT, Side.BACKEND
+CLIENT, UPSTREAM = Side.CLIENT, Side.UPSTREAM
 
 
 def NOTHING(side: Side) -> int:  # noqa: N802 - it stands where a table would
@@ -39,15 +38,15 @@ def opened(**changes: Any) -> Tunnel:
 
 def receive(tunnel: Tunnel, side: Side, data: bytes, now: float) -> None:
     """Bytes from this side; what they set free is in `data_to_send`, and all else passes."""
-    if tunnel.way(side).receive_data(data, now) is None:
+    if tunnel.inbound(side).receive_data(data, now) is None:
         tunnel.frames_received(side, now)
 
 
-def farewells(tunnel: Tunnel) -> dict[Side, tuple[int, str]]:
+def close_frames(tunnel: Tunnel) -> dict[Side, tuple[int, str]]:
     """The Close frames that it sends now, each masked as it has to be."""
     told = {}
     for side, data in tunnel.data_to_send():
         (sent,) = parse(data)
-        assert sent.masked is (side is BACKEND)
+        assert sent.masked is (side is UPSTREAM)
         told[side] = sent.close
     return told

@@ -82,7 +82,7 @@ async def test_clients_that_stop_reading_cost_one_read_each_and_end_by_send_time
         peers = [await stack.enter_async_context(opened(port, upstream)) for _ in range(TUNNELS)]
         before = memory(gateway, "VmRSS")
         flooding = [asyncio.ensure_future(flood(backend, MESSAGE)) for _, backend in peers]
-        line = await gateway.line("a socket ended", "by=gateway", "reason=send_timeout")
+        line = await gateway.line("WebSocket closed", "ended_by=gateway", "reason=send_timeout")
         assert memory(gateway, "VmHWM") - before <= TUNNELS * COST + SLACK
         assert "from_client=0" in line
         await ended(flooding)
@@ -100,7 +100,7 @@ async def test_backends_that_stop_reading_cost_one_read_each_and_end_by_proxy_se
         peers = [await stack.enter_async_context(opened(port, upstream)) for _ in range(TUNNELS)]
         before = memory(gateway, "VmRSS")
         flooding = [asyncio.ensure_future(flood(client, message)) for client, _ in peers]
-        await gateway.line("a socket ended", "by=gateway", "reason=proxy_send_timeout")
+        await gateway.line("WebSocket closed", "ended_by=gateway", "reason=proxy_send_timeout")
         assert memory(gateway, "VmHWM") - before <= TUNNELS * COST + SLACK
         await ended(flooding)
 

@@ -31,7 +31,7 @@ async def opened(address: str, stack: contextlib.AsyncExitStack, count: int) -> 
 
 def served(program: Program) -> Counter[str]:
     """How many sockets each worker has opened, by its log."""
-    lines = [line for line in program.err.splitlines() if '"a socket opened' in line]
+    lines = [line for line in program.err.splitlines() if '"WebSocket opened' in line]
     return Counter(line.partition('"worker": ')[2].partition(",")[0] for line in lines)
 
 

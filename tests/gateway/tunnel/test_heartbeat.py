@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from moorline.gateway.tunnel.frames import Scanner
+from moorline.gateway.tunnel.direction import Direction
 from moorline.gateway.tunnel.heartbeat import Beat, Heartbeat
 
 from tests.support.websocket_frames import PONG, TEXT, frame, parse
@@ -20,11 +20,11 @@ class Peer:
     """A peer since 100, and the heartbeat that listens to it."""
 
     def __init__(self, *, masked: bool = False) -> None:
-        self.way, self.carrier = Scanner(100), Scanner(100)
+        self.inbound, self.outbound = Direction(100), Direction(100)
         self.observed: list[float] = []
         self.beat = Heartbeat(
-            self.way,
-            self.carrier,
+            self.inbound,
+            self.outbound,
             interval=INTERVAL,
             timeout=TIMEOUT,
             masked=masked,
@@ -33,7 +33,7 @@ class Peer:
         )
 
     def says(self, data: bytes, now: float) -> bytes | None:
-        return self.way.receive_data(data, now)
+        return self.inbound.receive_data(data, now)
 
     def answers(self, ping: bytes, now: float) -> bytes | None:
         return self.says(frame(PONG, parse(ping)[0].payload), now)
@@ -60,7 +60,7 @@ def test_any_byte_puts_it_off(peer: Peer) -> None:
 
 
 def test_a_peer_that_rested_begins_anew(peer: Peer) -> None:
-    peer.beat.rest(119)
+    peer.beat.restart(119)
     assert peer.beat.next_timeout() == 139
 
 
@@ -70,7 +70,7 @@ def test_after_a_pong_the_next_is_due_an_interval_later(peer: Peer) -> None:
 
 
 def test_a_ping_that_has_to_wait_is_asked_for_once(peer: Peer) -> None:
-    peer.beat.want(120)
+    peer.beat.defer(120)
     assert [peer.beat.handle_timeout(now, nothing) for now in (124, 128, 132, 200)] == [Beat.NOTHING] * 4
     peer.beat.ping(200)
     assert peer.beat.next_timeout() == 204
@@ -155,7 +155,7 @@ def test_a_byte_in_the_moment_of_the_ping_is_life(peer: Peer) -> None:
 
 
 def test_a_pong_before_the_look_leaves_the_next_ping_in_time(peer: Peer) -> None:
-    quick = Heartbeat(peer.way, peer.carrier, interval=1, timeout=8, masked=False, randbytes=bytes)
+    quick = Heartbeat(peer.inbound, peer.outbound, interval=1, timeout=8, masked=False, randbytes=bytes)
     peer.answers(quick.ping(101), 101.5)
     assert quick.next_timeout() == 102.5
     quick.ping(102.5)
@@ -184,13 +184,13 @@ def test_a_peer_that_still_takes_what_stands_before_the_ping_is_alive_as_long_as
 
 def test_what_is_sent_after_the_ping_is_no_excuse(peer: Peer) -> None:
     peer.beat.ping(120, 5000)
-    peer.carrier.receive_data(bytes(9000), 121)
+    peer.outbound.receive_data(bytes(9000), 121)
     # The Ping is among what has been taken.
     assert lives_until(peer, [9000]) == 128
 
 
 def test_a_peer_that_rested_after_its_ping_has_to_be_asked_again(peer: Peer) -> None:
     peer.beat.ping(120)
-    peer.beat.rest(127)
+    peer.beat.restart(127)
     assert peer.beat.handle_timeout(128, nothing) is Beat.NOTHING
     assert peer.beat.next_timeout() == 147

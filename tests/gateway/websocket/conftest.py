@@ -94,8 +94,8 @@ async def upstream() -> AsyncIterator[Upstream]:
 async def ended(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> str:
     """What is said in the log of the only tunnel, at level info."""
     await gateway.has(0)
-    (line,) = [message for message in caplog.messages if message.startswith("a socket ended: ")]
-    return line.removeprefix("a socket ended: ")
+    (line,) = [message for message in caplog.messages if message.startswith("WebSocket closed: ")]
+    return line.removeprefix("WebSocket closed: ")
 
 
 @contextlib.asynccontextmanager

@@ -31,7 +31,8 @@ async def test_a_client_that_goes_without_a_word_is_1001_to_the_backend(
         (told,) = parse(await backend.rest())
         assert (told.masked, told.close) == (True, (1001, "client went away"))
         backend.close()
-        assert f"by=client reason={'reset' if way == 'reset' else 'fin'} code=1001 " in await ended(gateway, caplog)
+        reason = "reset" if way == "reset" else "fin"
+        assert f"ended_by=client reason={reason} close_code=1001 " in await ended(gateway, caplog)
 
 
 @pytest.mark.parametrize("way", ["fin", "close", "reset"])
@@ -46,7 +47,8 @@ async def test_a_backend_that_goes_without_a_word_is_1014_to_the_client(
         (told,) = parse(await client.rest())
         assert (told.masked, told.close) == (False, (1014, "backend connection lost"))
         client.close()
-        assert f"by=backend reason={'reset' if way == 'reset' else 'fin'} code=1014 " in await ended(gateway, caplog)
+        reason = "reset" if way == "reset" else "fin"
+        assert f"ended_by=upstream reason={reason} close_code=1014 " in await ended(gateway, caplog)
 
 
 async def test_a_close_frame_passes_alone_and_its_answer_comes_back(
@@ -61,7 +63,7 @@ async def test_a_close_frame_passes_alone_and_its_answer_comes_back(
         backend.close()
         assert await client.rest() == answer
         client.close()
-        assert "by=client reason=closed code=4001 " in await ended(gateway, caplog)
+        assert "ended_by=client reason=closed close_code=4001 " in await ended(gateway, caplog)
 
 
 async def test_the_answer_to_a_farewell_goes_nowhere(start: Start, upstream: Upstream) -> None:
@@ -113,7 +115,7 @@ async def test_a_frame_over_max_frame_size_is_1009_to_its_sender_and_1001_to_the
         assert parse(await other.rest())[0].close[0] == 1001
         sender.close()
         other.close()
-        assert "reason=max_frame_size code=1009 " in await ended(gateway, caplog)
+        assert "reason=max_frame_size close_code=1009 " in await ended(gateway, caplog)
 
 
 async def test_silence_is_1001_with_the_timers_name_to_both(start: Start, upstream: Upstream) -> None:
@@ -131,7 +133,7 @@ async def test_a_drain_is_1001_to_both(start: Start, upstream: Upstream, caplog:
         for peer in (client, backend):
             assert parse(await peer.rest())[0].close == (1001, "gateway restarting")
             peer.close()
-        assert "by=gateway reason=shutdown code=1001 " in await ended(gateway, caplog)
+        assert "ended_by=gateway reason=shutdown close_code=1001 " in await ended(gateway, caplog)
 
 
 @pytest.mark.parametrize("code", [1000, 4001])
@@ -143,7 +145,7 @@ async def test_peers_that_do_not_hang_up_after_a_close_are_cut_after_close_timeo
         await client.send(close_frame(code, key=KEY))
         assert await client.ended()
         assert await backend.ended()
-        assert f"by=gateway reason=close_timeout code={code} " in await ended(gateway, caplog)
+        assert f"ended_by=gateway reason=close_timeout close_code={code} " in await ended(gateway, caplog)
 
 
 @pytest.mark.parametrize("who", ["client", "backend"])

@@ -8,12 +8,12 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Tunnel
 
-from tests.support.tunnels import BACKEND, CLIENT, NOTHING, opened
+from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, opened
 from tests.support.websocket_frames import BINARY, PING, PONG, TEXT, Frame, frame, parse
 
 KEY = b"\x11\x22\x33\x44"
@@ -94,7 +94,7 @@ class Life:
 
     def pass_on(self, talker: Talker, size: int) -> None:
         if data := talker.send(size):
-            passed = self.tunnel.way(talker.side).receive_data(data, self.now)
+            passed = self.tunnel.inbound(talker.side).receive_data(data, self.now)
             assert passed is not None
             self.talkers[talker.side.other].get(passed)
 
@@ -114,6 +114,7 @@ class Life:
                 talker.answer()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1 << 32), st.sampled_from([0.5, 2.0, 10.0]))
 def test_each_side_gets_what_the_other_sent_and_pings_between_frames(seed: int, interval: float) -> None:
     life = Life(seed, client_heartbeat=interval, upstream_heartbeat=interval, heartbeat_timeout=1000)
@@ -122,8 +123,8 @@ def test_each_side_gets_what_the_other_sent_and_pings_between_frames(seed: int, 
     life.finish()
     for side, talker in life.talkers.items():
         assert talker.heard(own=False) == life.talkers[side.other].said
-        assert all(ping.masked is (side is BACKEND) for ping in talker.heard(own=True))
-        way = life.tunnel.way(side.other)
+        assert all(ping.masked is (side is UPSTREAM) for ping in talker.heard(own=True))
+        way = life.tunnel.inbound(side.other)
         assert way.frames == len(life.talkers[side.other].said)
 
 

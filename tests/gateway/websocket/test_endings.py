@@ -30,8 +30,8 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def outcome(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> str:
-    """`by=… reason=…` of the only tunnel."""
-    return (await ended(gateway, caplog)).partition(" code=")[0]
+    """`ended_by=… reason=…` of the only tunnel."""
+    return (await ended(gateway, caplog)).partition(" close_code=")[0]
 
 
 # By a peer ------------------------------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ async def test_the_clients_end_reaches_the_backend_behind_its_last_bytes(
         await client.send(LAST)
         getattr(client, way)()
         assert await backend.rest() == LAST
-        assert await outcome(gateway, caplog) == "by=client reason=closed"
+        assert await outcome(gateway, caplog) == "ended_by=client reason=closed"
 
 
 @pytest.mark.parametrize("way", ["fin", "close"])
@@ -59,7 +59,7 @@ async def test_the_backends_end_reaches_the_client_behind_its_last_bytes(
         getattr(backend, way)()
         assert await client.rest() == LAST
         client.close()
-        assert await outcome(gateway, caplog) == "by=backend reason=closed"
+        assert await outcome(gateway, caplog) == "ended_by=upstream reason=closed"
 
 
 async def test_a_half_closed_client_gets_its_fin_at_once(start: Start, upstream: Upstream) -> None:
@@ -101,7 +101,7 @@ async def test_the_clients_reset_is_a_fin_to_the_backend_behind_its_last_bytes(
         assert await backend.exactly(len(BURST)) == BURST
         client.reset()
         assert await backend.rest() == b""
-        assert await outcome(gateway, caplog) == "by=client reason=reset"
+        assert await outcome(gateway, caplog) == "ended_by=client reason=reset"
 
 
 async def test_the_backends_reset_is_a_fin_to_the_client_behind_half_a_frame(
@@ -114,7 +114,7 @@ async def test_the_backends_reset_is_a_fin_to_the_client_behind_half_a_frame(
         backend.reset()
         assert await client.rest() == b""
         client.close()
-        assert await outcome(gateway, caplog) == "by=backend reason=reset"
+        assert await outcome(gateway, caplog) == "ended_by=upstream reason=reset"
 
 
 async def test_a_client_that_resets_while_the_backend_sends_ends_the_backend(start: Start, upstream: Upstream) -> None:
@@ -195,7 +195,7 @@ async def test_silence_ends_both_with_a_fin_after_proxy_read_timeout(
         assert 0.2 <= clock() - began <= 0.8
         assert await backend.rest() == b""
         client.close()
-        assert await outcome(gateway, caplog) == "by=gateway reason=proxy_read_timeout"
+        assert await outcome(gateway, caplog) == "ended_by=gateway reason=proxy_read_timeout"
 
 
 @pytest.mark.parametrize("talker", ["client", "backend"])
@@ -215,7 +215,7 @@ async def test_a_client_that_does_not_read_ends_by_send_timeout(
     gateway = await start(upstream.port, **NGINX, send_timeout=0.4, proxy_read_timeout=0.1)
     async with tunnel(gateway, upstream, receive_buffer=4096) as (_, backend):
         await _flood(backend)
-        assert await outcome(gateway, caplog) == "by=gateway reason=send_timeout"
+        assert await outcome(gateway, caplog) == "ended_by=gateway reason=send_timeout"
 
 
 async def test_a_backend_that_does_not_read_ends_by_proxy_send_timeout(
@@ -230,7 +230,7 @@ async def test_a_backend_that_does_not_read_ends_by_proxy_send_timeout(
             flooding.cancel()
             await asyncio.gather(flooding, return_exceptions=True)
             client.close()
-            assert await outcome(gateway, caplog) == "by=gateway reason=proxy_send_timeout"
+            assert await outcome(gateway, caplog) == "ended_by=gateway reason=proxy_send_timeout"
 
 
 # By the gateway -------------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ async def test_what_is_left_at_the_end_of_the_drain_gets_a_fin(
             await client.head()
         assert await client.rest() == b""
         assert await backend.rest() == b""
-    assert "by=gateway reason=shutdown" in caplog.text
+    assert "ended_by=gateway reason=shutdown" in caplog.text
 
 
 # ----------------------------------------------------------------------------------------------------------------------

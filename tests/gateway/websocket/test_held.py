@@ -174,7 +174,7 @@ async def test_another_upstream_is_asked_before_the_client_hears_of_it(
                 assert (await client.head()).startswith(b"HTTP/1.1 101 ")
     # It rests after its first failure, and was not asked again.
     assert caplog.messages.count(f"upstream {down} marked down for 10s") == 1
-    assert sum(f"a socket opened: upstream={up} " in message for message in caplog.messages) == 3
+    assert sum(f"WebSocket opened: upstream={up} " in message for message in caplog.messages) == 3
 
 
 async def test_sockets_go_to_the_upstream_with_fewer_of_them(start: Start, upstream: Upstream) -> None:

@@ -38,10 +38,10 @@ async def test_silent_sides_get_pings_and_their_pongs_go_no_further(
         backend.close()
         client.close()
         line = await ended(gateway, caplog)
-        assert "frames_from_client=1 frames_from_backend=0 " in line
-        assert f"from_client={len(goodbye)} from_backend=0 " in line
+        assert "frames_from_client=1 frames_from_upstream=0 " in line
+        assert f"from_client={len(goodbye)} from_upstream=0 " in line
         assert " client_rtt_ms=" in line
-        assert " backend_rtt_ms=" in line
+        assert " upstream_rtt_ms=" in line
 
 
 async def _ping(peer: Peer, *, masked: bool) -> bytes:

@@ -42,7 +42,7 @@ async def test_a_client_whose_packets_are_lost_is_found_and_the_backend_told(
         async with measured(0.4 + 1.2 + 1.0):
             assert parse(await backend.rest())[0].close == (1011, "heartbeat timeout")
         backend.close()
-        assert "by=client reason=heartbeat_timeout code=1011 " in await ended(gateway, caplog)
+        assert "ended_by=client reason=heartbeat_timeout close_code=1011 " in await ended(gateway, caplog)
 
 
 async def test_a_backend_whose_packets_are_lost_is_found_and_the_client_told(
@@ -59,4 +59,4 @@ async def test_a_backend_whose_packets_are_lost_is_found_and_the_client_told(
             async with measured(0.4 + 1.2 + 1.0):
                 await client.wait_closed()
             assert (client.close_code, client.close_reason) == (1011, "heartbeat timeout")
-        assert "by=backend reason=heartbeat_timeout code=1011 " in await ended(gateway, caplog)
+        assert "ended_by=upstream reason=heartbeat_timeout close_code=1011 " in await ended(gateway, caplog)

@@ -87,12 +87,12 @@ async def test_an_end_is_counted_by_who_why_and_code(start: Start, upstream: Ups
         backend.fin()
         await client.end()
         client.close()
-    samples = await until(port, 'moorline_sockets_ended_total{by="backend",code="4504",reason="closed"}')
+    samples = await until(port, 'moorline_sockets_ended_total{close_code="4504",ended_by="upstream",reason="closed"}')
     async with tunnel(gateway, upstream) as (client, backend):
         client.reset()
         await backend.end()
         backend.close()
-    samples = await until(port, 'moorline_sockets_ended_total{by="client",code="1001",reason="reset"}')
+    samples = await until(port, 'moorline_sockets_ended_total{close_code="1001",ended_by="client",reason="reset"}')
     assert samples["moorline_socket_seconds_count"] == 2
 
 
@@ -110,11 +110,11 @@ async def test_lifetimes_are_no_latencies(start: Start, upstream: Upstream, port
 async def test_round_trips_of_pings_are_counted_by_hop(start: Start, upstream: Upstream, port: int) -> None:
     gateway = await start(upstream.port, metrics_port=port, client_heartbeat=0.1, upstream_heartbeat=0.1)
     async with tunnel(gateway, upstream) as (client, backend):
-        for peer, key, hop in ((client, KEY, "client"), (backend, b"", "backend")):
-            # Header and payload; the backend's are masked.
+        for peer, key, hop in ((client, KEY, "client"), (backend, b"", "upstream")):
+            # Header and payload; the upstream's are masked.
             ping = await peer.exactly(2)
             size = ping[1] & 0x7F
-            mask = await peer.exactly(4) if hop == "backend" else b""
+            mask = await peer.exactly(4) if hop == "upstream" else b""
             payload = bytearray(await peer.exactly(size))
             for index in range(size if mask else 0):
                 payload[index] ^= mask[index % 4]

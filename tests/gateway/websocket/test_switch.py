@@ -219,16 +219,16 @@ async def test_a_line_at_the_open_and_one_at_the_end_without_ids(
         await client.rest()
     await gateway.has(0)
     lines = [record.getMessage() for record in caplog.records if record.name == "moorline.gateway.ws"]
-    assert lines[0] == "a socket opened: client=127.0.0.1 request_id=abc"
-    assert lines[1].startswith("a socket ended: by=backend reason=fin code=1014 seconds=0.")
-    counted = f" from_client={len(FRAME)} from_backend={len(ANSWER)} frames_from_client=1 frames_from_backend=1"
+    assert lines[0] == "WebSocket opened: client=127.0.0.1 request_id=abc"
+    assert lines[1].startswith("WebSocket closed: ended_by=upstream reason=fin close_code=1014 seconds=0.")
+    counted = f" from_client={len(FRAME)} from_upstream={len(ANSWER)} frames_from_client=1 frames_from_upstream=1"
     assert lines[1].endswith(f"{counted} request_id=abc")
     assert len(lines) == 2
     assert "secret" not in caplog.text
     # In JSON each is a field.
     fields = vars([record for record in caplog.records if record.name == "moorline.gateway.ws"][1])
-    assert (fields["by"], fields["reason"], fields["code"], fields["from_client"]) == (
-        "backend",
+    assert (fields["ended_by"], fields["reason"], fields["close_code"], fields["from_client"]) == (
+        "upstream",
         "fin",
         1014,
         len(FRAME),

@@ -50,7 +50,7 @@ async def test_a_client_that_is_stopped_is_found_and_the_backend_told(
         backend.close()
         client.send(signal.SIGCONT)
         assert await client.line("closed") == "closed 1011 heartbeat timeout"
-        assert "by=client reason=heartbeat_timeout code=1011 " in await ended(gateway, caplog)
+        assert "ended_by=client reason=heartbeat_timeout close_code=1011 " in await ended(gateway, caplog)
 
 
 async def test_a_backend_that_is_stopped_is_found_and_the_client_told(
@@ -67,7 +67,7 @@ async def test_a_backend_that_is_stopped_is_found_and_the_client_told(
             assert (client.close_code, client.close_reason) == (1011, "heartbeat timeout")
             backend.send(signal.SIGCONT)
             assert await backend.line("closed") == "closed 1011 heartbeat timeout"
-        assert "by=backend reason=heartbeat_timeout code=1011 " in await ended(gateway, caplog)
+        assert "ended_by=upstream reason=heartbeat_timeout close_code=1011 " in await ended(gateway, caplog)
 
 
 async def test_a_side_that_talks_and_answers_no_ping_is_alive(start: Start, upstream: Upstream) -> None:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from moorline.gateway.tunnel.endings import Close, Outcome, Reason, Side
+from moorline.gateway.tunnel.endings import Outcome, Reason, Side, Teardown
 from moorline.gateway.tunnel.machine import Tunnel
 
-from tests.support.tunnels import BACKEND, CLIENT, NOTHING, farewells, opened, receive
+from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, close_frames, opened, receive
 from tests.support.websocket_frames import BINARY, PING, TEXT, close_frame, frame, parse
 
 # Farewells ------------------------------------------------------------------------------------------------------------
@@ -18,44 +18,44 @@ HALF = frame(TEXT, b"half of it")[:4]
 @pytest.mark.parametrize("end", ["receive_eof", "connection_lost"])
 @pytest.mark.parametrize(
     ("side", "told"),
-    [(CLIENT, {BACKEND: (1001, "client went away")}), (BACKEND, {CLIENT: (1014, "backend connection lost")})],
+    [(CLIENT, {UPSTREAM: (1001, "client went away")}), (UPSTREAM, {CLIENT: (1014, "backend connection lost")})],
     ids=["client", "backend"],
 )
 def test_who_is_left_hears_that_the_other_has_gone(side: Side, told: dict[Side, tuple[int, str]], end: str) -> None:
     tunnel = opened(**TELLING)
     getattr(tunnel, end)(side, 101)
-    assert farewells(tunnel) == told
-    assert dict(tunnel.closings())[side.other] is Close.LINGER
+    assert close_frames(tunnel) == told
+    assert dict(tunnel.teardowns())[side.other] is Teardown.LINGER
     assert tunnel.code == told[side.other][0]
 
 
 def test_proxy_read_timeout_is_said_to_both() -> None:
     tunnel = opened(**TELLING)
     tunnel.handle_timeout(120, NOTHING)
-    assert farewells(tunnel) == {CLIENT: (1001, "proxy_read_timeout"), BACKEND: (1001, "proxy_read_timeout")}
-    assert tunnel.closings() == [(CLIENT, Close.LINGER), (BACKEND, Close.LINGER)]
+    assert close_frames(tunnel) == {CLIENT: (1001, "proxy_read_timeout"), UPSTREAM: (1001, "proxy_read_timeout")}
+    assert tunnel.teardowns() == [(CLIENT, Teardown.LINGER), (UPSTREAM, Teardown.LINGER)]
 
 
 def test_proxy_send_timeout_is_said_to_the_client() -> None:
     tunnel = opened(**TELLING)
-    tunnel.writing_paused(BACKEND, 101, 500)
+    tunnel.writing_paused(UPSTREAM, 101, 500)
     tunnel.handle_timeout(111, lambda side: 9000)
-    assert farewells(tunnel) == {CLIENT: (1013, "proxy_send_timeout")}
-    assert tunnel.closings() == [(CLIENT, Close.LINGER), (BACKEND, Close.ABORT)]
+    assert close_frames(tunnel) == {CLIENT: (1013, "proxy_send_timeout")}
+    assert tunnel.teardowns() == [(CLIENT, Teardown.LINGER), (UPSTREAM, Teardown.ABORT)]
 
 
 def test_send_timeout_is_said_to_the_backend() -> None:
     tunnel = opened(**TELLING)
     tunnel.writing_paused(CLIENT, 101, 500)
     tunnel.handle_timeout(109, lambda side: 9000)
-    assert farewells(tunnel) == {BACKEND: (1001, "send_timeout")}
-    assert tunnel.closings() == [(CLIENT, Close.ABORT), (BACKEND, Close.LINGER)]
+    assert close_frames(tunnel) == {UPSTREAM: (1001, "send_timeout")}
+    assert tunnel.teardowns() == [(CLIENT, Teardown.ABORT), (UPSTREAM, Teardown.LINGER)]
 
 
 def test_a_shutdown_is_said_to_both() -> None:
     tunnel = opened(**TELLING)
     tunnel.shut_down(101)
-    assert farewells(tunnel) == {CLIENT: (1001, "gateway restarting"), BACKEND: (1001, "gateway restarting")}
+    assert close_frames(tunnel) == {CLIENT: (1001, "gateway restarting"), UPSTREAM: (1001, "gateway restarting")}
 
 
 @pytest.mark.parametrize("side", list(Side))
@@ -67,22 +67,22 @@ def test_a_frame_over_the_limit_is_said_to_its_sender_and_to_the_other(side: Sid
     told = {to: parse(data)[0].close[0] for to, data in sent[1:]}
     assert told == {side: 1009, side.other: 1001}
     assert tunnel.outcome == Outcome(side, Reason.MAX_FRAME_SIZE)
-    assert (tunnel.code, tunnel.way(side).size) == (1009, 6)
+    assert (tunnel.code, tunnel.inbound(side).size) == (1009, 6)
 
 
 def test_in_the_middle_of_a_frame_nothing_is_said() -> None:
     tunnel = opened(**TELLING)
-    receive(tunnel, BACKEND, HALF, 101)
+    receive(tunnel, UPSTREAM, HALF, 101)
     tunnel.shut_down(102)
-    assert farewells(tunnel) == {BACKEND: (1001, "gateway restarting")}
-    assert tunnel.closings() == [(CLIENT, Close.LINGER), (BACKEND, Close.LINGER)]
+    assert close_frames(tunnel) == {UPSTREAM: (1001, "gateway restarting")}
+    assert tunnel.teardowns() == [(CLIENT, Teardown.LINGER), (UPSTREAM, Teardown.LINGER)]
 
 
 def test_in_a_stream_that_is_lost_nothing_is_said() -> None:
     tunnel = opened(**TELLING)
-    receive(tunnel, BACKEND, b"\x08\x00", 101)
-    tunnel.receive_eof(BACKEND, 102)
-    assert farewells(tunnel) == {}
+    receive(tunnel, UPSTREAM, b"\x08\x00", 101)
+    tunnel.receive_eof(UPSTREAM, 102)
+    assert close_frames(tunnel) == {}
     assert tunnel.code == 1006
 
 
@@ -100,8 +100,8 @@ def test_behind_a_close_nothing_is_said(side: Side) -> None:
 def test_who_closed_first_is_who_ended_it_whoever_hangs_up() -> None:
     tunnel = opened(**TELLING)
     receive(tunnel, CLIENT, close_frame(1000), 101)
-    receive(tunnel, BACKEND, close_frame(1000), 102)
-    tunnel.receive_eof(BACKEND, 103)
+    receive(tunnel, UPSTREAM, close_frame(1000), 102)
+    tunnel.receive_eof(UPSTREAM, 103)
     assert tunnel.outcome == Outcome(CLIENT, Reason.CLOSED)
     assert len(tunnel.data_to_send()) == 2
 
@@ -110,16 +110,16 @@ def test_a_client_whose_close_is_not_answered_hears_that_the_backend_has_gone() 
     tunnel = opened(**TELLING)
     receive(tunnel, CLIENT, close_frame(1000), 101)
     tunnel.data_to_send()
-    tunnel.receive_eof(BACKEND, 102)
-    assert farewells(tunnel) == {CLIENT: (1014, "backend connection lost")}
+    tunnel.receive_eof(UPSTREAM, 102)
+    assert close_frames(tunnel) == {CLIENT: (1014, "backend connection lost")}
 
 
 def test_nginx_has_no_limit_and_says_nothing() -> None:
     tunnel = opened()
-    receive(tunnel, BACKEND, frame(BINARY, bytes(1001)), 101)
+    receive(tunnel, UPSTREAM, frame(BINARY, bytes(1001)), 101)
     tunnel.shut_down(102)
     assert tunnel.data_to_send() == []
-    assert (tunnel.code, tunnel.backend.frames) == (1006, 1)
+    assert (tunnel.code, tunnel.upstream.frames) == (1006, 1)
 
 
 # close_timeout --------------------------------------------------------------------------------------------------------
@@ -133,29 +133,29 @@ def test_after_a_close_has_passed_the_rest_has_close_timeout(side: Side) -> None
     receive(tunnel, side, b"x", 103)
     tunnel.handle_timeout(104, NOTHING)
     assert tunnel.outcome == Outcome(None, Reason.CLOSE_TIMEOUT)
-    assert tunnel.closings() == [(CLIENT, Close.ABORT), (BACKEND, Close.ABORT)]
+    assert tunnel.teardowns() == [(CLIENT, Teardown.ABORT), (UPSTREAM, Teardown.ABORT)]
     assert tunnel.code == 1000
 
 
 def test_after_a_farewell_whoever_goes_on_is_cut() -> None:
     tunnel = opened(**TELLING)
-    tunnel.receive_eof(BACKEND, 101)
-    tunnel.connection_lost(BACKEND, 101)
-    tunnel.closings()
+    tunnel.receive_eof(UPSTREAM, 101)
+    tunnel.connection_lost(UPSTREAM, 101)
+    tunnel.teardowns()
     tunnel.client.receive_late(b"x", 103)
     assert tunnel.next_timeout() == 104
     tunnel.handle_timeout(104, NOTHING)
-    assert tunnel.closings() == [(CLIENT, Close.ABORT)]
+    assert tunnel.teardowns() == [(CLIENT, Teardown.ABORT)]
 
 
 def test_a_side_that_takes_nothing_at_the_end_is_cut_too() -> None:
     tunnel = opened(**TELLING)
     tunnel.writing_paused(CLIENT, 100, 500)
-    tunnel.receive_eof(BACKEND, 101)
-    tunnel.connection_lost(BACKEND, 101)
-    tunnel.closings()
+    tunnel.receive_eof(UPSTREAM, 101)
+    tunnel.connection_lost(UPSTREAM, 101)
+    tunnel.teardowns()
     tunnel.handle_timeout(104, lambda side: 9000)
-    assert tunnel.closings() == [(CLIENT, Close.ABORT)]
+    assert tunnel.teardowns() == [(CLIENT, Teardown.ABORT)]
 
 
 def test_in_nginx_a_close_is_bytes_like_others() -> None:
@@ -183,13 +183,13 @@ def pings(tunnel: Tunnel, now: float) -> dict[Side, bytes]:
 def test_each_silent_side_is_asked() -> None:
     tunnel = beating()
     assert tunnel.next_timeout() == 105
-    assert set(pings(tunnel, 105)) == {CLIENT, BACKEND}
+    assert set(pings(tunnel, 105)) == {CLIENT, UPSTREAM}
 
 
 def test_a_side_that_talks_is_not_asked() -> None:
     tunnel = beating()
     receive(tunnel, CLIENT, frame(TEXT), 103)
-    assert set(pings(tunnel, 105)) == {BACKEND}
+    assert set(pings(tunnel, 105)) == {UPSTREAM}
 
 
 @pytest.mark.parametrize("side", list(Side))
@@ -215,15 +215,15 @@ def test_a_side_that_does_not_answer_is_dead_and_both_hear_of_it(side: Side) -> 
     tunnel.handle_timeout(107, NOTHING)
     tunnel.handle_timeout(109, NOTHING)
     assert tunnel.outcome == Outcome(side, Reason.HEARTBEAT_TIMEOUT)
-    assert farewells(tunnel) == {CLIENT: (1011, "heartbeat timeout"), BACKEND: (1011, "heartbeat timeout")}
-    assert dict(tunnel.closings()) == {CLIENT: Close.LINGER, BACKEND: Close.LINGER}
+    assert close_frames(tunnel) == {CLIENT: (1011, "heartbeat timeout"), UPSTREAM: (1011, "heartbeat timeout")}
+    assert dict(tunnel.teardowns()) == {CLIENT: Teardown.LINGER, UPSTREAM: Teardown.LINGER}
 
 
 def test_in_the_middle_of_a_frame_the_ping_waits_for_its_end() -> None:
     tunnel = beating(upstream_heartbeat=None)
-    tunnel.backend.receive_data(HALF, 104)
+    tunnel.upstream.receive_data(HALF, 104)
     assert pings(tunnel, 105) == {}
-    rest = tunnel.backend.receive_data(frame(TEXT, b"half of it")[4:] + frame(TEXT, b"next"), 106)
+    rest = tunnel.upstream.receive_data(frame(TEXT, b"half of it")[4:] + frame(TEXT, b"next"), 106)
     assert rest is not None
     assert [each.opcode for each in parse(HALF + rest)] == [TEXT, PING, TEXT]
 
@@ -238,7 +238,7 @@ def test_while_a_side_stalls_nobody_is_asked_and_nobody_dies(stalled: Side) -> N
     assert tunnel.outcome is None
     tunnel.writing_resumed(stalled, 200)
     assert pings(tunnel, 204) == {}
-    assert set(pings(tunnel, 205)) == {CLIENT, BACKEND}
+    assert set(pings(tunnel, 205)) == {CLIENT, UPSTREAM}
 
 
 @pytest.mark.parametrize("side", list(Side))
