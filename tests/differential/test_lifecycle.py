@@ -196,7 +196,7 @@ async def _at_nginx(row: Row[Life], folder: Path) -> Record:
 
 async def _at_gateway(row: Row[Life], folder: Path, flags: Sequence[str]) -> Record:
     async with backend(row) as upstream:
-        arguments = ("gateway", *_GATEWAY, *flags, f"--upstream=http://127.0.0.1:{upstream.port}")
+        arguments = (*_GATEWAY, *flags, f"--upstream=http://127.0.0.1:{upstream.port}")
         async with started("moorline", "gateway", *arguments, cwd=folder) as program:
             page = await program.line("page", "http://")
             port = urlsplit(page.split()[-1]).port or 0

@@ -1,6 +1,6 @@
 """Each way in which a tunnel ends as it does in nginx, on real sockets: what arrives at the other end, what is left.
 
-What is said beside that by default is in test_farewells.py."""
+What is said beside that by default is in test_closing.py."""
 
 import asyncio
 import contextlib
