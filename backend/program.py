@@ -11,10 +11,10 @@ from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.settings import SQLITE, Settings, shown_database
 from moorline.gateway.common import logs
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.loop import run, stop_signals
 from moorline.gateway.common.program import start_block
-from moorline.gateway.common.signals import stop_signals
 from moorline.gateway.common.supervised import Parent
-from moorline.gateway.common.web.server import Running, SocketListener, run, running
+from moorline.gateway.common.web.server import Running, SocketListener, running
 
 __all__ = ["run_backend", "run_supervised"]
 

@@ -11,12 +11,15 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-import aiohttp
-from aiohttp import WSMsgType
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.run.verdicts import Hop, Seen, Side, Step, Trouble, conclusion, verdict
+from moorline.gateway.run.verdicts import Cause, Failure, Hop, Side, Step, conclusion, verdict
+
+# Imported by the hops that need it: a name without an address and a port without a listener are found without.
+if TYPE_CHECKING:
+    import aiohttp
 
 __all__ = ["check", "main", "probe"]
 
@@ -27,10 +30,10 @@ _PATIENT = "patient:check"
 _QUESTION = "This is a test of the connection. Please answer with one word."
 
 
-class _FailedError(Exception):
-    def __init__(self, seen: Seen) -> None:
-        self.seen = seen
-        super().__init__(str(seen))
+class _HopFailed(Exception):
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(str(failure))
 
 
 def main(url: str, backend: str | None, *, backend_is_named: bool) -> int:
@@ -49,12 +52,12 @@ async def check(
     straight = await _report(Side.BACKEND, backend, answer_timeout) if backend else None
     broken = conclusion(through, straight, backend_is_named=backend_is_named)
     if broken is None:
-        print("Everything answers." if straight is None or straight[-1].seen is None else _elsewhere(url))
+        print("Everything answers." if straight is None or straight[-1].failure is None else _elsewhere(url))
         return 0
     side, step = broken
-    assert step.seen is not None
-    found = verdict(side, step.hop, step.seen)
-    print(f"Broken: {step.hop}, {side}: {step.seen}\n  usual cause: {found.cause}\n  next step:   {found.next_step}")
+    assert step.failure is not None
+    found = verdict(side, step.hop, step.failure)
+    print(f"Broken: {step.hop}, {side}: {step.failure}\n  usual cause: {found.cause}\n  next step:   {found.next_step}")
     return 1
 
 
@@ -67,7 +70,7 @@ async def _report(side: Side, url: str, answer_timeout: float) -> list[Step]:
     steps = []
     async for step in probe(url, answer_timeout=answer_timeout, moorline=side is Side.GATEWAY):
         steps.append(step)
-        said = f"FAILED: {step.seen}" if step.seen else step.detail
+        said = f"FAILED: {step.failure}" if step.failure else step.detail
         print(f"  {step.hop:<14}{step.seconds * 1000:9.1f} ms  {said}", flush=True)
     print()
     return steps
@@ -79,19 +82,20 @@ async def probe(
     """The hops to an answer from `url`, up to the first that fails. A gateway is `moorline`; a backend need not be."""
     target = _parse(url)
     session_id = f"check-{secrets.token_hex(8)}"
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=hop_timeout)) as client:
-        walk = _Walk(client, target, session_id, hop_timeout, answer_timeout, moorline=moorline)
-        try:
-            for hop, action in walk.hops():
-                began = time.perf_counter()
-                try:
-                    detail = await action()
-                except Exception as error:
-                    yield Step(hop, time.perf_counter() - began, seen=_seen(error))
-                    return
-                yield Step(hop, time.perf_counter() - began, detail)
-        finally:
-            await walk.end()
+    running = _Probe(target, session_id, hop_timeout, answer_timeout, moorline=moorline)
+    try:
+        for hop, action in running.hops():
+            if hop is Hop.HTTP:
+                running.open_client()
+            began = time.perf_counter()
+            try:
+                detail = await action()
+            except Exception as error:
+                yield Step(hop, time.perf_counter() - began, failure=_failure_of(error))
+                return
+            yield Step(hop, time.perf_counter() - began, detail)
+    finally:
+        await running.end()
 
 
 def _parse(url: str) -> SplitResult:
@@ -105,12 +109,11 @@ def _parse(url: str) -> SplitResult:
     return target
 
 
-class _Walk:
-    """One question on its way."""
+class _Probe:
+    """One question to one server."""
 
     def __init__(
         self,
-        client: aiohttp.ClientSession,
         target: SplitResult,
         session_id: str,
         hop_timeout: float,
@@ -118,7 +121,6 @@ class _Walk:
         *,
         moorline: bool,
     ) -> None:
-        self._client = client
         self._host = target.hostname or ""
         self._tls = target.scheme == "https"
         self._port = target.port or (443 if self._tls else 80)
@@ -128,8 +130,20 @@ class _Walk:
         self._hop_timeout = hop_timeout
         self._answer_timeout = answer_timeout
         self._moorline = moorline
+        self._open_client: aiohttp.ClientSession | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._asked = False
+
+    def open_client(self) -> None:
+        """Before the first hop that speaks HTTP."""
+        import aiohttp
+
+        self._open_client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._hop_timeout))
+
+    @property
+    def _client(self) -> "aiohttp.ClientSession":
+        assert self._open_client is not None
+        return self._open_client
 
     def hops(self) -> list[tuple[Hop, Callable[[], Awaitable[str]]]]:
         """What to do, in order."""
@@ -146,10 +160,17 @@ class _Walk:
         if self._socket is not None:
             await self._socket.close()
         if self._asked:
-            # Where this fails, the hop that failed has been told already.
-            with suppress(aiohttp.ClientError, TimeoutError):
-                async with self._client.delete(f"{self._base}/api/chat/{self._session_id}"):
-                    pass
+            await self._erase()
+        if self._open_client is not None:
+            await self._open_client.close()
+
+    async def _erase(self) -> None:
+        import aiohttp
+
+        # Where this fails, the hop that failed has been reported already.
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with self._client.delete(f"{self._base}/api/chat/{self._session_id}"):
+                pass
 
     async def _name(self) -> str:
         async with asyncio.timeout(self._hop_timeout):
@@ -168,7 +189,7 @@ class _Walk:
         async with self._client.get(url, allow_redirects=False) as response:
             # A backend of another make may have no such path; what counts here is that somebody answers.
             if response.status >= 500 or response.status == 421:
-                raise _FailedError(Seen(Trouble.STATUS, status=response.status))
+                raise _HopFailed(Failure(Cause.STATUS, status=response.status))
             known = response.content_type.endswith("json") and "X-Request-ID" in response.headers
         if self._moorline and not known:
             await self._recognize()
@@ -185,7 +206,7 @@ class _Walk:
             except ValueError:
                 known = False
             if not known:
-                raise _FailedError(Seen(Trouble.STRANGER, detail=f"/healthz: HTTP {response.status}"))
+                raise _HopFailed(Failure(Cause.NOT_MOORLINE, detail=f"/healthz: HTTP {response.status}"))
 
     async def _upgrade(self) -> str:
         scheme, _, rest = self._base.partition("://")
@@ -195,43 +216,62 @@ class _Walk:
         return "101 Switching Protocols"
 
     async def _answer(self) -> str:
+        import aiohttp
+
         assert self._socket is not None
         self._asked = True
         await self._socket.send_json({"message": _QUESTION})
         async with asyncio.timeout(self._answer_timeout):
             while True:
                 frame = await self._socket.receive()
-                if frame.type is not WSMsgType.TEXT:
-                    raise _FailedError(Seen(Trouble.CLOSED, detail=f"close code {self._socket.close_code}"))
+                if frame.type is not aiohttp.WSMsgType.TEXT:
+                    raise _HopFailed(Failure(Cause.CLOSED, detail=f"close code {self._socket.close_code}"))
                 message = json.loads(frame.data)
                 if not isinstance(message, dict):
-                    raise _FailedError(Seen(Trouble.GARBAGE))
+                    raise _HopFailed(Failure(Cause.NOT_HTTP))
                 if message.get("type") == "error":
-                    raise _FailedError(Seen(Trouble.ERROR, code=str(message.get("code"))))
+                    raise _HopFailed(Failure(Cause.ERROR, code=str(message.get("code"))))
                 if message.get("type") == "message":
                     return f"{len(str(message.get('content')))} characters"
 
 
-def _seen(error: Exception) -> Seen:
+def _failure_of(error: Exception) -> Failure:
     """What an exception of asyncio or aiohttp means; their order matters, the particular before the general."""
     match error:
-        case _FailedError():
-            return error.seen
+        case _HopFailed():
+            return error.failure
+        case TimeoutError():
+            return Failure(Cause.TIMEOUT)
+        case socket.gaierror():
+            return Failure(Cause.UNKNOWN)
+        case ConnectionRefusedError():
+            return Failure(Cause.REFUSED)
+    if type(error).__module__.startswith("aiohttp") and (failure := _client_failure(error)) is not None:
+        return failure
+    match error:
+        case ssl.SSLError():
+            return Failure(Cause.TLS)
+        case ConnectionResetError():
+            return Failure(Cause.CLOSED)
+        case ValueError():
+            return Failure(Cause.NOT_HTTP)
+        case OSError():
+            return Failure(Cause.REFUSED if "refused" in str(error).lower() else Cause.UNREACHABLE)
+    raise error
+
+
+def _client_failure(error: Exception) -> Failure | None:
+    """The same for the exceptions that are aiohttp's own."""
+    import aiohttp
+
+    match error:
         case aiohttp.WSServerHandshakeError():
             # aiohttp also raises this for a 101 whose headers are no WebSocket's.
-            return Seen(Trouble.STATUS, status=error.status)
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return Seen(Trouble.TLS)
-        case TimeoutError():
-            return Seen(Trouble.TIMEOUT)
-        case socket.gaierror():
-            return Seen(Trouble.UNKNOWN)
-        case ConnectionRefusedError():
-            return Seen(Trouble.REFUSED)
-        case aiohttp.ServerDisconnectedError() | ConnectionResetError() | aiohttp.ClientOSError():
-            return Seen(Trouble.CLOSED)
-        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError() | ValueError():
-            return Seen(Trouble.GARBAGE)
-        case OSError():
-            return Seen(Trouble.REFUSED if "refused" in str(error).lower() else Trouble.UNREACHABLE)
-    raise error
+            return Failure(Cause.STATUS, status=error.status)
+        case aiohttp.ClientSSLError():
+            return Failure(Cause.TLS)
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+            return Failure(Cause.CLOSED)
+        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+            return Failure(Cause.NOT_HTTP)
+    return None

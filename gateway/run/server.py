@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from moorline.gateway.app import create_app
 from moorline.gateway.common import logs
 from moorline.gateway.common.access.authorize import Authorize
+from moorline.gateway.common.loop import run, stop_signals
 from moorline.gateway.common.program import start_block
-from moorline.gateway.common.signals import stop_signals
 from moorline.gateway.common.web import server
 from moorline.gateway.settings import Settings
 
@@ -39,7 +39,7 @@ def page(settings: Settings, addresses: Sequence[str]) -> str:
 def main(settings: Settings) -> int:
     """`moorline gateway`: serve until a signal ends it; the exit status."""
     logs.setup(settings)
-    return server.run(_run(settings))
+    return run(_run(settings))
 
 
 async def _run(settings: Settings) -> int:

@@ -92,13 +92,13 @@ class Supervisor:
 
     def restart(self) -> None:
         """End the process without a drain and start another; where none lives, do not wait any longer."""
-        self._apply(Event.RESTART)
-        self._tell()
+        if self._apply(Event.RESTART):
+            self._tell()
 
     def stop(self) -> None:
         """Have the process drain, and start no other."""
-        self._apply(Event.STOP)
-        self._tell()
+        if self._apply(Event.STOP):
+            self._tell()
 
     def kill(self) -> None:
         """End the process now."""
@@ -139,9 +139,11 @@ class Supervisor:
         if not self._was_ready and self._state in (State.BACKOFF, State.WAITING_FOR_CHANGE):
             self._child.on_failed_start()
 
-    def _apply(self, event: Event) -> None:
-        self._state = after(self._state, event)
+    def _apply(self, event: Event) -> bool:
+        """Whether this is another state: a second request must not signal the process again."""
+        before, self._state = self._state, after(self._state, event)
         self._changed.set()
+        return self._state is not before
 
     async def _pause(self, seconds: float | None) -> None:
         """Wait until the state changes, or for so long."""

@@ -25,11 +25,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from moorline.gateway.app import create_app
 from moorline.gateway.common import logs
 from moorline.gateway.common.config.options import changed
+from moorline.gateway.common.loop import run, stop_signals
 from moorline.gateway.common.program import start_block
-from moorline.gateway.common.signals import stop_signals
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.listen import listen
-from moorline.gateway.common.web.server import run, running
+from moorline.gateway.common.web.server import running
 from moorline.gateway.run import server
 from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
 from moorline.gateway.run.supervisor import Child, SpawnExtras, Supervisor

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any, cast
 
-from moorline.gateway.common.web.server import run
+from moorline.gateway.common.loop import run
 
 from tests.bench.processes import commands, raise_file_limit
 from tests.bench.wire import CLOSE, PING, PONG, TEXT, Frames, frame, handshake

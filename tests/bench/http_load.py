@@ -3,7 +3,7 @@
 import asyncio
 from typing import cast
 
-from moorline.gateway.common.web.server import run
+from moorline.gateway.common.loop import run
 
 from tests.bench.http_messages import Messages, request
 from tests.bench.load import Client, Load, exchanges

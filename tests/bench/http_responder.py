@@ -4,7 +4,7 @@ import asyncio
 import re
 from typing import cast
 
-from moorline.gateway.common.web.server import run
+from moorline.gateway.common.loop import run
 
 from tests.bench.http_messages import Messages
 from tests.bench.processes import commands

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from moorline.gateway.common.web.server import run
+from moorline.gateway.common.loop import run
 
 from tests.bench.processes import commands, raise_file_limit
 from tests.bench.wire import BINARY, CLOSE, PING, PONG, TEXT, Frames, frame, handshake

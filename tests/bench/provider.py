@@ -8,7 +8,7 @@ import asyncio
 import time
 from typing import cast
 
-from moorline.gateway.common.web.server import run
+from moorline.gateway.common.loop import run
 
 from tests.bench.processes import commands, raise_file_limit
 

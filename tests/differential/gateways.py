@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from moorline.gateway.app import create_app
+from moorline.gateway.common.loop import run
 from moorline.gateway.common.web import server
 from moorline.gateway.settings import Settings
 
@@ -32,4 +33,4 @@ async def main() -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.ERROR)
-    server.run(main())
+    run(main())

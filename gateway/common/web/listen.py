@@ -7,12 +7,11 @@ address would otherwise answer half of the requests.
 import contextlib
 import errno
 import socket
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["BACKLOG", "address", "listen", "reserved"]
+__all__ = ["BACKLOG", "address", "listen"]
 
 BACKLOG = 1024
 # A free port of one address may be taken on the other; a few draws find one that is free on both.
@@ -37,32 +36,6 @@ def listen(host: str, port: int, *, option: str = "port") -> list[socket.socket]
             if not another_draw:
                 raise _explain(error, host, port, option) from error
     raise AssertionError("the last draw returns or raises")
-
-
-@contextlib.contextmanager
-def reserved(host: str, port: int, *, option: str = "port") -> Iterator[int]:
-    """A port on `host` for a program of ours to listen on, and kept for it as long as this lasts, also between two of
-    its lives: else it may become the near end of anybody's connection, even of one to this very port, which TCP then
-    connects to itself.
-
-    It is held by a socket that is bound and does not listen, so that connections are refused while the program is
-    away. On Linux two such sockets may have one port if both have SO_REUSEADDR, and only one may listen; elsewhere the
-    holder would be in the program's way, and the port is merely free now.
-
-    Raises:
-        UsageError: the port is taken or forbidden, or the host is none of this machine's.
-    """
-    if sys.platform != "linux":
-        for sock in (sockets := listen(host, port, option=option)):
-            sock.close()
-        yield sockets[0].getsockname()[1]
-        return
-    try:
-        sock = _bind(host, port)
-    except OSError as error:
-        raise _explain(error, host, port, option) from error
-    with sock:
-        yield sock.getsockname()[1]
 
 
 def address(sock: socket.socket) -> str:

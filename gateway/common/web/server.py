@@ -9,8 +9,8 @@ import contextlib
 import dataclasses
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol, cast
 
 from aiohttp import web
 from moorline.gateway.common.config.settings import CommonSettings
@@ -23,11 +23,9 @@ from moorline.gateway.common.web.connection import (
 )
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.listen import BACKLOG, address, listen
-from moorline.gateway.common.web.room import Room, raise_limit
+from moorline.gateway.common.web.room import Room
 
-T = TypeVar("T")
-
-__all__ = ["Listener", "Running", "SocketListener", "run", "running"]
+__all__ = ["Listener", "Running", "SocketListener", "running"]
 
 # nginx's keepalive_timeout. It is longer than any client's of ours, so that no request is sent into a closing socket.
 _KEEPALIVE_TIMEOUT = 75.0
@@ -166,18 +164,3 @@ def _connections(
         )
 
     return connection
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` on the fastest loop there is: uvloop needs half of the CPU per relayed byte."""
-    raise_limit()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(main)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

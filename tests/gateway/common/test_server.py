@@ -1,17 +1,16 @@
 import asyncio
 import contextlib
 import socket
-import struct
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import ClientSession, web
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.loop import run
 from moorline.gateway.common.web.draining import DRAINING
-from moorline.gateway.common.web.listen import listen, reserved
-from moorline.gateway.common.web.server import Running, run, running
+from moorline.gateway.common.web.listen import listen
+from moorline.gateway.common.web.server import Running, running
 from moorline.gateway.settings import Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -75,63 +74,6 @@ def test_no_socket_is_left_when_the_second_address_is_taken() -> None:
         listen("localhost", port)
     with socket.create_server(("127.0.0.1", port)):
         pass
-
-
-def test_a_kept_port_refuses_connections_until_its_program_listens_and_again_afterwards() -> None:
-    with reserved("127.0.0.1", 0) as port:
-        for _ in range(2):
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port))
-            (program,) = listen("127.0.0.1", port)
-            with program, socket.create_connection(("127.0.0.1", port)):
-                pass
-
-
-def test_a_kept_port_that_somebody_listens_on_is_one_line() -> None:
-    (holder,) = listen("127.0.0.1", 0)
-    with (
-        holder,
-        pytest.raises(UsageError, match=r"^backend_port: \d+ is in use on 127\.0\.0\.1; "),
-        reserved("127.0.0.1", holder.getsockname()[1], option="backend_port"),
-    ):
-        pass
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a port cannot be kept for another process")
-def test_a_kept_port_is_given_to_nobody_who_takes_any() -> None:
-    (other,) = listen("127.0.0.1", 0)
-    with other, reserved("127.0.0.1", 0) as port:
-        with socket.socket() as somebody, pytest.raises(OSError, match="Address already in use"):
-            somebody.bind(("127.0.0.1", port))
-        if not _can_choose_ports():
-            return
-        with one_port(port) as listener, pytest.raises(OSError, match="Address already in use"):
-            listener.bind(("127.0.0.1", 0))
-        for wanted in (other.getsockname(), ("127.0.0.1", port)):
-            with one_port(port) as client, pytest.raises(OSError, match="Cannot assign requested address"):
-                client.connect(wanted)
-
-
-def one_port(port: int) -> socket.socket:
-    """A socket for which this is the only ephemeral port there is."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_LOCAL_PORT_RANGE, struct.pack("I", port << 16 | port))
-    return sock
-
-
-# Python has no name for it yet.
-_IP_LOCAL_PORT_RANGE = 51
-
-
-def _can_choose_ports() -> bool:
-    """Since Linux 6.3; before, only the plain `bind` can be tried."""
-    with socket.socket() as sock:
-        try:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_LOCAL_PORT_RANGE, struct.pack("I", 0))
-        except OSError:
-            return False
-    return True
 
 
 # Request heads --------------------------------------------------------------------------------------------------------

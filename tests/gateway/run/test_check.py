@@ -8,7 +8,7 @@ import pytest
 from aiohttp import WSCloseCode, web
 from moorline.gateway.common.web.server import running
 from moorline.gateway.run.check import check, probe
-from moorline.gateway.run.verdicts import Hop, Seen, Side, Step, Trouble, conclusion, verdict
+from moorline.gateway.run.verdicts import Cause, Failure, Hop, Side, Step, conclusion, verdict
 from moorline.gateway.settings import Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -87,9 +87,9 @@ async def raw(answer: bytes | None) -> AsyncIterator[str]:
 async def failure(url: str, *, hop_timeout: float = 5, answer_timeout: float = 5) -> tuple[Hop, str]:
     """The hop that failed and its usual cause."""
     steps = [step async for step in probe(url, hop_timeout=hop_timeout, answer_timeout=answer_timeout)]
-    seen = steps[-1].seen
-    assert seen is not None
-    return steps[-1].hop, verdict(Side.BACKEND, steps[-1].hop, seen).cause
+    failure = steps[-1].failure
+    assert failure is not None
+    return steps[-1].hop, verdict(Side.BACKEND, steps[-1].hop, failure).cause
 
 
 # What works -----------------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ async def test_every_hop_of_a_healthy_server_is_timed_and_the_session_is_erased(
     async with server(erased=erased) as url:
         steps = [step async for step in probe(url)]
     assert [step.hop for step in steps] == list(Hop)
-    assert all(step.seen is None and step.seconds > 0 for step in steps)
+    assert all(step.failure is None and step.seconds > 0 for step in steps)
     (session,) = erased
     assert session.startswith("check-")
 
@@ -246,7 +246,7 @@ async def test_a_socket_that_closes_instead_of_answering() -> None:
 
     async with server(handle) as url:
         steps = [step async for step in probe(url)]
-    assert str(steps[-1].seen) == "closed without an answer (close code 1011)"
+    assert str(steps[-1].failure) == "closed without an answer (close code 1011)"
 
 
 @pytest.mark.parametrize("text", ["hello?", "[]"])
@@ -267,10 +267,10 @@ async def test_frames_that_are_no_chat_s(text: str) -> None:
 
 
 def steps(failing: Hop | None) -> list[Step]:
-    """What was seen on a way that breaks at this hop."""
+    """The steps of a question that fails at this hop."""
     order = list(Hop)
     whole = order if failing is None else order[: order.index(failing) + 1]
-    return [Step(hop, 0.001, seen=Seen(Trouble.TIMEOUT) if hop is failing else None) for hop in whole]
+    return [Step(hop, 0.001, failure=Failure(Cause.TIMEOUT) if hop is failing else None) for hop in whole]
 
 
 @pytest.mark.parametrize(
@@ -290,8 +290,8 @@ def test_the_nearest_hop_to_the_cause_is_named(through: Hop, straight: Hop | Non
 
 @pytest.mark.parametrize("side", Side)
 @pytest.mark.parametrize("hop", Hop)
-@pytest.mark.parametrize("trouble", Trouble)
-def test_there_is_a_verdict_on_everything(side: Side, hop: Hop, trouble: Trouble) -> None:
-    found = verdict(side, hop, Seen(trouble, status=418, code="new"))
+@pytest.mark.parametrize("cause", Cause)
+def test_there_is_a_verdict_on_everything(side: Side, hop: Hop, cause: Cause) -> None:
+    found = verdict(side, hop, Failure(cause, status=418, code="new"))
     assert found.cause
     assert found.next_step

@@ -1,10 +1,13 @@
 """`moorline serve` as real processes: one that is asked for, and the backend that it keeps alive."""
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,11 +46,11 @@ async def ask(address: str, message: str = "Hello", session: str = "s1") -> str:
     """The answer to a message, through the gateway, in protocol version 1."""
     async with (
         aiohttp.ClientSession() as client,
-        client.ws_connect(f"{address}/ws/chat/patient:demo/{session}") as socket,
+        client.ws_connect(f"{address}/ws/chat/patient:demo/{session}") as chat,
     ):
-        await socket.send_json({"message": message})
+        await chat.send_json({"message": message})
         while True:
-            frame = json.loads(await socket.receive_str())
+            frame = json.loads(await chat.receive_str())
             if frame["type"] == "message":
                 return str(frame["content"])
 
@@ -114,6 +117,34 @@ async def test_a_backend_that_dies_is_started_again_and_the_gateway_serves_on(tm
         assert await ask(address)
         async with client.get(f"{address}/api/chat/s1/messages") as response:
             assert len(await response.json()) == 4
+
+
+async def test_a_message_sent_while_the_backend_restarts_reaches_it_and_no_program_beside(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (program, address):
+        port = int((await program.line("  backend", "http://")).rpartition(":")[2])
+        assert binds_beside(port) == []
+        os.kill(backend_of(program), signal.SIGKILL)
+        await program.line("the backend ended with status -9; starting it again in 0.25s")
+        asking = asyncio.create_task(ask(address))
+        assert binds_beside(port) == []
+        assert await asking
+        assert binds_beside(port) == []
+
+
+def binds_beside(port: int) -> list[str]:
+    """The addresses at which another program could take connections to the port of the backend."""
+    taken = []
+    for host, option in itertools.product(
+        ("127.0.0.1", "0.0.0.0", "::"), ((), (socket.SO_REUSEADDR,), (socket.SO_REUSEADDR, socket.SO_REUSEPORT))
+    ):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as attacker:
+            for each in option:
+                attacker.setsockopt(socket.SOL_SOCKET, each, 1)
+            with contextlib.suppress(OSError):
+                attacker.bind((host, port))
+                attacker.listen()
+                taken.append(host)
+    return taken
 
 
 async def test_a_killed_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
@@ -191,6 +222,20 @@ async def test_a_start_with_a_broken_source_says_where_the_page_is_and_waits_for
         source.write_text(whole)
         await program.line("database")
         assert program.err.count("Traceback") == 1
+
+
+async def test_a_secret_is_in_no_environment_that_does_not_need_it(tmp_path: Path) -> None:
+    env = {"OPENAI_API_KEY": "sk-1", "PGPASSWORD": "p-1", "MOORLINE_LOG_KEY": "l-1", "ANY_TOKEN": "t-1"}
+    async with serving(tmp_path, "--workers", "2", env=env) as (program, _):
+        for worker in children(program.pid, "-m moorline gateway"):
+            assert environment_of(worker) & env.keys() == set()
+        assert environment_of(backend_of(program)) & env.keys() == env.keys() - {"MOORLINE_LOG_KEY"}
+
+
+def environment_of(pid: int) -> set[str]:
+    """The names of a process's variables."""
+    text = Path(f"/proc/{pid}/environ").read_text()
+    return {variable.partition("=")[0] for variable in text.split("\0")}
 
 
 async def test_a_backend_port_that_is_taken_and_asked_for_is_one_line(tmp_path: Path) -> None:

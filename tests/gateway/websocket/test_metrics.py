@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 
 import aiohttp
 import pytest
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.web.listen import listen, reserved
+from moorline.gateway.common.web.listen import listen
 from moorline.gateway.metrics import code_label, method_label
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -29,10 +28,9 @@ KEY = b"\1\2\3\4"
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
-    """One that is kept for /metrics."""
-    with reserved("127.0.0.1", 0) as number:
-        yield number
+def port(unused_tcp_port: int) -> int:
+    """The one for /metrics."""
+    return unused_tcp_port
 
 
 async def scrape(port: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The signals that end a program in an orderly way.
+"""The event loop of a program, and the signals that end it in an orderly way.
 
 SIGTERM, SIGINT and SIGHUP begin a drain; a second one ends the process at once. SIGHUP is left alone where it is
 ignored at the start, which is all that `nohup` does. SIGINT is taken even then: shells ignore it in what a script
@@ -10,11 +10,30 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 from moorline.gateway.common.config.units import format_duration
+from moorline.gateway.common.web.room import raise_limit
 
-__all__ = ["stop_signals"]
+__all__ = ["run", "stop_signals"]
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` on the fastest loop there is: uvloop needs half of the CPU per relayed byte."""
+    raise_limit()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 @contextlib.contextmanager
