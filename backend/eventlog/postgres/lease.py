@@ -48,11 +48,11 @@ WITH orphan AS (
             SELECT FROM owners o WHERE o.id = s.owner AND o.lease_until > clock_timestamp()
         ) OR s.owner = %(me)s AND s.active_run_id <> ALL(%(known)s)
             AND s.claimed_at < clock_timestamp() - %(patience)s * interval '1 second'
-    ) ORDER BY s.id LIMIT %(limit)s FOR UPDATE OF s SKIP LOCKED
+    ) LIMIT %(limit)s FOR UPDATE OF s SKIP LOCKED
 )
 UPDATE sessions s SET fence = fence + 1, owner = %(me)s, claimed_at = clock_timestamp(), takeovers = takeovers + 1
 FROM orphan, runs r WHERE s.id = orphan.id AND r.run_id = s.active_run_id
-RETURNING s.session_id, r.run_id, r.message_id, s.fence, r.user_seq, s.written, s.cancel_requested,
+RETURNING s.session_id, r.run_id, r.message_id, s.fence, r.user_seq, s.cancel_requested,
     s.head = r.started_seq AND s.takeovers <= %(takeovers)s
 """
 
@@ -63,7 +63,6 @@ class Orphan:
 
     handle: RunHandle
     user_seq: int
-    written: int
     cancelled: bool
     fresh: bool
 

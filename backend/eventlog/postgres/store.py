@@ -189,7 +189,7 @@ class PostgresStore:
                 return True
         finish = Finish.CANCELLED if orphan.cancelled else Finish.INTERRUPTED
         with contextlib.suppress(RunLost):
-            await self.end_run(End(handle, finish, time.time(), at=orphan.written))
+            await self.end_run(End(handle, finish, time.time()))
         return False
 
     def _notified(self, hints: Mapping[str, Hint]) -> None:

@@ -108,7 +108,8 @@ LEFT JOIN runs r ON r.session = s.id AND r.run_id = %s
 WHERE s.session_id = %s
 """
 
-# After a CTE `session`, which returns its id, epoch and fence where the condition still holds.
+# After a CTE `session`, which returns its id, epoch and fence where the condition still holds: there was no active run,
+# and every run that has begun since has changed the fence.
 _APPEND = f"""
 , message AS (
     INSERT INTO events (session, seq, kind, run_id, message_id, content, at, client_msg_id)
@@ -131,7 +132,7 @@ _NEXT_RUN = f"""
 WITH session AS (
     UPDATE sessions SET head = %(started_seq)s, fence = fence + 1, active_run_id = %(run_id)s, owner = %(owner)s,
         claimed_at = clock_timestamp(), takeovers = 0, cancel_requested = false, written = 0, touched_at = %(now)s
-    WHERE id = %(id)s AND head = %(head)s AND fence = %(fence)s AND active_run_id IS NULL
+    WHERE id = %(id)s AND fence = %(fence)s
     RETURNING id, epoch, fence
 ){_APPEND}"""
 
@@ -201,7 +202,6 @@ def _parameters(
         "patient_id": start.patient_id,
         "bucket": epoch_bucket(start.session_id),
         "id": session and session.id,
-        "head": session and session.head,
         "fence": session and session.fence,
         "owner": owner,
         "user_seq": user_seq,

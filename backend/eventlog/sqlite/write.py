@@ -107,17 +107,12 @@ def end_run(tx: Transaction, end: End) -> int:
 
 
 def end_orphans(tx: Transaction, now: float) -> int:
-    """End every active run as `interrupted`: the file is locked, so no other process owns one. Returns how many.
-
-    Each run gets a new fence first: this process is now its owner.
-    """
+    """End every active run as `interrupted`: the file is locked, so no other process owns one. Returns how many."""
     orphans = tx.db.execute(
-        "UPDATE sessions SET fence = fence + 1 WHERE active_run_id IS NOT NULL"
-        " RETURNING session_id, active_run_id, fence"
+        "SELECT s.session_id, r.run_id, r.message_id, s.fence FROM sessions s JOIN runs r ON r.run_id = s.active_run_id"
     ).fetchall()
-    for session_id, run_id, fence in orphans:
-        (message_id,) = tx.db.execute("SELECT message_id FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-        end_run(tx, End(RunHandle(session_id, run_id, message_id, fence), Finish.INTERRUPTED, now))
+    for orphan in orphans:
+        end_run(tx, End(RunHandle(*orphan), Finish.INTERRUPTED, now))
     return len(orphans)
 
 

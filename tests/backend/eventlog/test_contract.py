@@ -1,6 +1,8 @@
 """What every store promises (backend/eventlog/base.py)."""
 
 import asyncio
+from collections.abc import Awaitable
+from dataclasses import replace
 
 import pytest
 from moorline.backend.errors import ErrorCode, Refusal
@@ -136,6 +138,48 @@ async def test_who_no_longer_owns_a_run_cannot_write_it(log: EventLog) -> None:
         with pytest.raises(RunLost):
             await write
     await log.add_text(second, "fine")
+
+
+async def changes(log: EventLog, write: Awaitable[object]) -> bool:
+    """Whether `write` was accepted; where it was refused the log must be as it was."""
+    before = await everything(log, "s")
+    try:
+        await write
+    except RunLost:
+        assert await everything(log, "s") == before
+        return False
+    return True
+
+
+@pytest.mark.parametrize("at", [None, 0])
+async def test_a_handle_with_another_fence_or_of_another_run_writes_nothing(log: EventLog, at: int | None) -> None:
+    run = handle_of(await start(log, "s"))
+    for wrong in (
+        replace(run, fence=run.fence - 1),
+        replace(run, fence=run.fence + 1),
+        replace(run, run_id="another"),
+        replace(run, session_id="another"),
+    ):
+        assert not await changes(log, log.add_text(wrong, "x", at=at))
+        assert not await changes(log, log.end_run(wrong, finish=Finish.STOP, now=NOW, text="x", at=at))
+    assert await changes(log, log.add_text(run, "x", at=at))
+
+
+@pytest.mark.parametrize("at", [None, 4])
+async def test_a_run_ends_once(log: EventLog, at: int | None) -> None:
+    run = handle_of(await start(log, "s"))
+    await log.add_text(run, "text", at=0)
+    assert await changes(log, log.end_run(run, finish=Finish.STOP, now=NOW, at=at))
+    assert not await changes(log, log.end_run(run, finish=Finish.STOP, now=NOW, at=at))
+    assert not await changes(log, log.add_text(run, "", at=at))
+
+
+async def test_a_run_of_another_session_cannot_be_retried(log: EventLog) -> None:
+    theirs = await start(log, "theirs")
+    await log.end_run(handle_of(theirs), finish=Finish.CANCELLED, now=NOW)
+    await log.end_run(handle_of(await start(log, "s")), finish=Finish.CANCELLED, now=NOW)
+    with pytest.raises(Refusal, match="not_found"):
+        await log.retry_run("s", run_id=theirs.run_id, client_msg_id="r", now=NOW)
 
 
 async def test_a_piece_that_was_written_already_is_not_written_again(log: EventLog) -> None:

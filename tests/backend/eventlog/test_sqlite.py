@@ -11,14 +11,16 @@ import sqlite3
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moorline.backend.eventlog.base import LogUnavailable
+from moorline.backend.eventlog.base import Commit, LogUnavailable
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
+from moorline.backend.eventlog.sqlite import committer
 from moorline.backend.eventlog.sqlite.committer import Transaction, run_batch
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.schema import FIRST, VERSION
@@ -26,6 +28,7 @@ from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.events import Finish
 from moorline.gateway.common.errors import UsageError
 
+from tests.support.backends import STEP
 from tests.support.eventlogs import database_at, handle_of, opened, read_view, start
 
 WRITER = """
@@ -298,6 +301,75 @@ def test_a_command_that_fails_takes_nobody_with_it(tmp_path: Path) -> None:
     assert isinstance(outcomes[1][1], LogUnavailable)
     assert db.execute("SELECT count(*) FROM sessions").fetchone() == (2,)
     db.close()
+
+
+def roll_back_and_fail(tx: Transaction) -> None:
+    """As SQLite does by itself on some errors, a full disk among them."""
+    tx.db.execute("ROLLBACK")
+    raise sqlite3.OperationalError("disk full")
+
+
+def test_a_command_that_undoes_the_whole_batch_fails_alone(tmp_path: Path) -> None:
+    db = connect(str(tmp_path / "chat.db"))
+    outcomes, _ = run_batch(db, [functools.partial(insert_session, session_id="a"), roll_back_and_fail])
+    assert [value for value, _ in outcomes] == [1, None]
+    assert isinstance(outcomes[1][1], LogUnavailable)
+    assert not db.in_transaction
+    assert db.execute("SELECT session_id FROM sessions").fetchall() == [("a",)]
+    db.close()
+
+
+def test_readers_are_not_told_of_what_a_failed_command_has_written(tmp_path: Path) -> None:
+    def write(tx: Transaction, session_id: str, *, fail: bool) -> None:
+        tx.commits.append(Commit(session_id, "e", None))
+        if fail:
+            raise ValueError(session_id)
+
+    db = connect(str(tmp_path / "chat.db"))
+    commands = [functools.partial(write, session_id=name, fail=name == "b") for name in "abc"]
+    _, commits = run_batch(db, commands)
+    assert [commit.session_id for commit in commits] == ["a", "c"]
+    db.close()
+
+
+async def test_commands_beyond_the_bound_of_the_queue_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer, "MAX_QUEUED", 2)
+    store = SQLiteStore(str(tmp_path / "chat.db"))
+    log = EventLog(store)
+    await log.open()
+    going_on = threading.Event()
+    queued = [store.committer.submit(lambda tx: going_on.wait(STEP)), store.committer.submit(lambda tx: True)]
+    with pytest.raises(LogUnavailable, match="too many"):
+        await log.check()
+    going_on.set()
+    assert await asyncio.gather(*queued) == [True, True]
+    await log.check()
+    await log.close()
+
+
+# Durability and privacy -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_acknowledged_is_flushed_and_what_is_erased_is_overwritten(tmp_path: Path) -> None:
+    db = connect(str(tmp_path / "chat.db"))
+    found = {
+        name: db.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("synchronous", "secure_delete", "journal_mode", "locking_mode")
+    }
+    assert found == {"synchronous": 2, "secure_delete": 1, "journal_mode": "wal", "locking_mode": "exclusive"}
+    db.close()
+
+
+async def test_an_erasure_and_nothing_else_empties_the_write_ahead_file(tmp_path: Path) -> None:
+    journal = tmp_path / "chat.db-wal"
+    async with opened(database_at(tmp_path)) as log:
+        await start(log, "s", content="secret")
+        assert b"secret" in journal.read_bytes()
+        await log.delete_session("s")
+        assert journal.stat().st_size == 0
+        assert b"secret" not in (tmp_path / "chat.db").read_bytes()
 
 
 async def test_a_text_that_cannot_be_stored_fails_alone(tmp_path: Path) -> None:
