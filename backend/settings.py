@@ -89,26 +89,26 @@ class Settings(CommonSettings):
     system_prompt: str = option(
         "You are a helpful assistant. Answer clearly and briefly.",
         TEXT,
-        "what the model is told before the chat",
+        "the system message before each chat",
     )
-    max_tokens: int = option(1024, INT, "longest answer, in the model's tokens")
+    max_tokens: int = option(1024, INT, "limit of an answer, in the model's tokens")
     temperature: float | None = option(None, NUMBER, "0 to 2; off leaves it to the provider", can_be_off=True)
-    llm_connect_timeout: float = option(5.0, DURATION, "connecting to the model's server")
-    llm_read_timeout: float = option(60.0, DURATION, "silence between two pieces of an answer")
-    run_timeout: float = option(600.0, DURATION, "one answer in all")
+    llm_connect_timeout: float = option(5.0, DURATION, "connecting to the provider")
+    llm_read_timeout: float = option(60.0, DURATION, "silence of the provider within an answer")
+    run_timeout: float = option(600.0, DURATION, "time for a whole answer")
     max_runs: int = option(2000, INT, "answers at once in this process; as many again wait", group="Limits")
     rate_limit: int | None = option(None, INT, "messages per minute and session", can_be_off=True)
     heartbeat: float = option(20.0, DURATION, "between two pings to a client (version 1: 30s)")
-    send_timeout: float = option(30.0, DURATION, "a client that does not read what is sent to it")
-    max_bytes: int = option(64 << 10, SIZE, "longest message, as UTF-8")
+    send_timeout: float = option(30.0, DURATION, "time for a client to read what is sent to it")
+    max_bytes: int = option(64 << 10, SIZE, "limit of a message, as UTF-8")
 
     retention: float | None = option(
-        None, DURATION, "erase sessions that nobody has written to for so long", can_be_off=True, group="Privacy"
+        None, DURATION, "erase sessions without a message for this long", can_be_off=True, group="Privacy"
     )
     audit_log: str | None = option(
         None,
         TEXT,
-        "a file that gets a line of JSON per access: who, action, session (hashed with log_key), outcome",
+        "file for a line of JSON per access: principal, action, session (hashed with log_key), outcome",
         can_be_off=True,
     )
 
@@ -120,10 +120,10 @@ class Settings(CommonSettings):
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name}: 0 would let nothing through; write more than 0")
         if self.max_runs < 1:
-            raise UsageError("max_runs: 0 would answer nobody; write 1 or more")
+            raise UsageError("max_runs: 0 would answer no message; write 1 or more")
         if self.retention == 0:
             raise UsageError("retention: 0 would keep nothing; write for example 90d, or off")
         if self.database_pool < 1:
             raise UsageError("database_pool: 0 would reach no database; write 1 or more")
         if self.rate_limit == 0:
-            raise UsageError("rate_limit: 0 would answer nobody; write 1 or more, or off")
+            raise UsageError("rate_limit: 0 would answer no message; write 1 or more, or off")

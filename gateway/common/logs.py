@@ -1,7 +1,7 @@
 """Log lines on stderr, as text for people or as JSON for machines, and ids made unreadable in them.
 
 A patient's or a session's id is not for a log. `hashed` gives a short keyed hash instead: the same id is the same word
-throughout one log, and nobody without the key gets back to it by trying ids.
+throughout one log, and without the key it cannot be found by trying ids.
 """
 
 import datetime

@@ -46,7 +46,7 @@ async def check(
 ) -> int:
     """Print what each hop did; 0 where the question was answered, else 1.
 
-    A backend that nobody named may be somewhere else: what is not reached there is no fault if the gateway has answers.
+    A backend at a guessed address may be elsewhere: that it is not reached there is no fault if the gateway answers.
     """
     through = await _report(Side.GATEWAY, url, answer_timeout)
     straight = await _report(Side.BACKEND, backend, answer_timeout) if backend else None
@@ -187,7 +187,7 @@ class _Probe:
     async def _http(self) -> str:
         url = f"{self._base}/api/chat/{self._session_id}/messages"
         async with self._client.get(url, allow_redirects=False) as response:
-            # A backend of another make may have no such path; what counts here is that somebody answers.
+            # Another backend may have no such path; what counts here is that there is a response.
             if response.status >= 500 or response.status == 421:
                 raise _HopFailed(Failure(Cause.STATUS, status=response.status))
             known = response.content_type.endswith("json") and "X-Request-ID" in response.headers
@@ -196,9 +196,9 @@ class _Probe:
         return f"{response.status} {response.reason}"
 
     async def _recognize(self) -> None:
-        """Ask what nobody else answers so: any web server has a page, or a 404, for the path of a chat.
+        """Ask for /healthz, whose answer is moorline's own: every web server has a page or a 404 for a chat's path.
 
-        Only where that was in doubt: a proxy in front may keep /healthz from the world, as our nginx's does.
+        Only where the first response left it open: a proxy in front may hide /healthz, as nginx/ does.
         """
         async with self._client.get(f"{self._base}/healthz", allow_redirects=False) as response:
             try:

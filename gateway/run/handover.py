@@ -3,6 +3,9 @@
 Over a socket pair the acceptor sends one byte with each connection's descriptor, and the worker answers a byte for each
 that it took and another when it is closed. So the acceptor knows how many each worker has. It keeps its own copy of a
 connection until it is taken: what a dying worker had not taken goes to another, and no client notices.
+
+The descriptors pass by SCM_RIGHTS. For spreading connections alone SO_REUSEPORT would do with less code, if not as
+evenly (`workers.py`); a process that hands live tunnels to its successor needs SCM_RIGHTS in any case.
 """
 
 import asyncio
@@ -27,7 +30,7 @@ _LEAVING = b"l"
 _MOST_UNTAKEN = 64
 # Accepted, or taken, in one turn of the loop.
 _BURST = 64
-_MESSAGES = 4096
+_MESSAGE_BYTES = 4096
 # asyncio's own pause where the system can open no more files.
 _RETRY_SECONDS = 1.0
 # macOS has no such flag, and a worker starts no programs.
@@ -45,7 +48,7 @@ class WorkerChannel:
         self.connections = 0
         """Given and not closed."""
         self.is_leaving = False
-        """Whether it drains: it serves on, and tells new sockets to go elsewhere."""
+        """Whether it drains: it gets a new connection only where no other worker can take it."""
         self.turn = 0
 
     def fileno(self) -> int:
@@ -81,7 +84,7 @@ class WorkerChannel:
 
     def _receive(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            messages = self._ours.recv(_MESSAGES)
+            messages = self._ours.recv(_MESSAGE_BYTES)
             for _ in range(messages.count(_TAKEN)):
                 self._untaken.popleft().close()
             self.connections -= messages.count(_CLOSED)
@@ -98,7 +101,7 @@ class Acceptor:
         self.addresses = tuple(map(address, sockets))
         self._sockets = sockets
         self._channels: list[WorkerChannel] = []
-        # Those that came back while there was nobody else.
+        # Connections that came back while no other worker was ready.
         self._waiting: deque[socket.socket] = deque()
         self._turns = 0
         self._is_accepting = False
@@ -111,7 +114,7 @@ class Acceptor:
         self._serve()
 
     def remove(self, channel: WorkerChannel) -> None:
-        """It is gone, or never came; what it did not take goes to others."""
+        """The worker has ended, or did not start; what it did not take goes to others."""
         if channel in self._channels:
             self._channels.remove(channel)
         self._waiting.extend(channel.close())
@@ -164,7 +167,7 @@ class Acceptor:
         self._serve()
 
     def _next(self) -> WorkerChannel | None:
-        """Whose turn it is; None while nobody can take one."""
+        """The channel for the next connection; None while no worker can take one."""
         free = [channel for channel in self._channels if not channel.is_full]
         return min(free, key=lambda channel: (channel.is_leaving, channel.connections, channel.turn), default=None)
 
@@ -195,7 +198,7 @@ class WorkerListener:
 
     def leave(self) -> None:
         """Have the acceptor prefer others from now on."""
-        self._tell(_LEAVING)
+        self._send(_LEAVING)
 
     def close(self) -> None:
         self._loop.remove_reader(self._sock)
@@ -209,16 +212,16 @@ class WorkerListener:
             except OSError:
                 given = b""
             if not given:
-                # The acceptor is gone, and who keeps this process alive says so, too.
+                # The acceptor has ended. The supervisor, in the same process, ends this worker.
                 self.close()
                 return
-            # Before a byte of it is read: from here on nobody else can serve it.
-            self._tell(_TAKEN)
+            # Before a byte of it is read: from here on no other worker can serve it.
+            self._send(_TAKEN)
             if not descriptors:
                 # No file can be opened any more. Those who have one are served on, and this client hears a reset.
-                self._tell(_CLOSED)
+                self._send(_CLOSED)
                 continue
-            task = self._loop.create_task(self._accept(_Connection(descriptors[0], self._tell)))
+            task = self._loop.create_task(self._accept(_Connection(descriptors[0], self._send)))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
@@ -230,9 +233,9 @@ class WorkerListener:
             # It was reset on its way here.
             connection.close()
 
-    def _tell(self, word: bytes) -> None:
-        self._outbox += word
-        if len(self._outbox) == len(word):
+    def _send(self, message: bytes) -> None:
+        self._outbox += message
+        if len(self._outbox) == len(message):
             self._flush()
 
     def _flush(self) -> None:
@@ -242,20 +245,20 @@ class WorkerListener:
             self._loop.add_writer(self._sock, self._flush)
             return
         except OSError:
-            # Nobody is left to be told.
+            # The acceptor has ended.
             self._outbox.clear()
         self._loop.remove_writer(self._sock)
 
 
 class _Connection(socket.socket):
-    """A socket that says when it is closed, whoever does it: it passes from one protocol to the next."""
+    """A socket that reports when it is closed, by whichever protocol has it then."""
 
-    __slots__ = ("_tell",)
+    __slots__ = ("_send_closed",)
 
-    def __init__(self, descriptor: int, tell: Callable[[bytes], None]) -> None:
+    def __init__(self, descriptor: int, send: Callable[[bytes], None]) -> None:
         super().__init__(fileno=descriptor)
         self.setblocking(False)
-        self._tell: Callable[[bytes], None] | None = tell
+        self._send_closed: Callable[[bytes], None] | None = send
 
     def close(self) -> None:
         super().close()
@@ -268,6 +271,6 @@ class _Connection(socket.socket):
         return descriptor
 
     def _closed_now(self) -> None:
-        if self._tell is not None:
-            self._tell(_CLOSED)
-            self._tell = None
+        if self._send_closed is not None:
+            self._send_closed(_CLOSED)
+            self._send_closed = None

@@ -34,6 +34,8 @@ __all__ = ["main"]
 log = logging.getLogger("moorline.serve")
 
 _BACKEND_PORT = 8000
+# For the gateway, of whose sockets the backend has closed all by then, where the backend took all of `drain`.
+_LEAST_DRAIN = 1.0
 # Printed where the first start fails: the page's address is of use to the person who mends the source, too.
 _FAILED: Mapping[str, str] = {"backend": "it did not start; its own lines say why"}
 
@@ -96,9 +98,12 @@ async def _serve(
                 for task in (stopped, *beside):
                     task.cancel()
                 # The backend first, so that it ends its sockets itself, with its own Close frames, through a gateway
-                # that still relays; the gateway drains what is left as this block is left.
+                # that still relays. What is left drains as this block is left, in what is left of the time.
+                began = asyncio.get_running_loop().time()
                 backend.stop()
                 await supervising
+                left = settings.drain - (asyncio.get_running_loop().time() - began)
+                gateway.drain(max(left, _LEAST_DRAIN))
                 # Connections that wait in its queue are reset, so that the gateway's drain does not wait for them.
                 await port.close()
         finally:

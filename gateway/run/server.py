@@ -32,7 +32,7 @@ def page(settings: Settings, addresses: Sequence[str]) -> str:
     address = addresses[0]
     if settings.host == "localhost":
         address = f"http://localhost:{address.rpartition(':')[2]}"
-    # What a frontend of somebody else's has under which path is its own business.
+    # The paths of another frontend are not known.
     return address + ("/" if settings.frontend else _EXAMPLE_CHAT)
 
 

@@ -83,6 +83,7 @@ class Supervisor:
         self._state = State.STARTING
         self._changed = asyncio.Event()
         self._was_ready = False
+        self._drain = child.drain
         # Of the present life.
         self._process: Process | None = None
         self._connection: asyncio.StreamWriter | None = None
@@ -95,8 +96,10 @@ class Supervisor:
         if self._apply(Event.RESTART):
             self._tell()
 
-    def stop(self) -> None:
-        """Have the process drain, and start no other."""
+    def stop(self, within: float | None = None) -> None:
+        """Have the process drain, and start no other; kill it after so many seconds, or after its own `drain`."""
+        if within is not None:
+            self._drain = min(within, self._drain)
         if self._apply(Event.STOP):
             self._tell()
 
@@ -215,7 +218,7 @@ class Supervisor:
             return
         if self._state is State.STOPPING:
             self._signal(signal.SIGTERM)
-            self._kill_after(self._child.drain + _KILL_AFTER)
+            self._kill_after(self._drain + _KILL_AFTER)
         elif self._state is State.RESTARTING:
             self._connection.close()
             self._kill_after(_KILL_AFTER)

@@ -3,9 +3,9 @@
 The parent listens, accepts and hands each connection to the worker that has the fewest. It serves nothing itself: a
 connection costs it 50 µs once, a ninth of what the handshake costs the worker, and a tunnel lives for hours. The two
 usual ways were tried, with 64 connections to two workers: of a listening socket that both inherit one of them takes 39
-to 64, whoever wakes first taking all that wait; with SO_REUSEPORT, where a hash decides, 32 to 41. A worker that has 41
-of 64 is a core at its limit while another idles, and tunnels stay where they are. Beyond that, with SO_REUSEPORT a
-second program of the same user gets half of the connections instead of a message that the port is taken, those that
+to 64, the one that wakes first taking all that wait; with SO_REUSEPORT, where a hash decides, 32 to 41. A worker that
+has 41 of 64 is a core at its limit while another idles, and tunnels stay where they are. Beyond that, with SO_REUSEPORT
+a second program of the same user gets half of the connections instead of a message that the port is taken, those that
 wait at a worker that dies or hangs wait with it, and macOS does not spread them at all.
 
 A worker is kept alive like the backend of `serve`, see `supervisor.py`, and ends with its parent. What each has for
@@ -84,10 +84,10 @@ class Workers:
         """Return when each of them has been ready once."""
         await self._ready.wait()
 
-    def drain(self) -> None:
-        """Begin the end, of all at the same time; leaving `running` completes it."""
+    def drain(self, within: float | None = None) -> None:
+        """Begin the drain of all at the same time; leaving `running` completes it."""
         for supervisor in self._supervisors:
-            supervisor.stop()
+            supervisor.stop(within)
 
     def kill(self) -> None:
         """End all of them now."""

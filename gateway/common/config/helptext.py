@@ -12,7 +12,7 @@ _INDENT = 2
 _MEANING_COLUMN = 30
 _WIDEST = 100
 # The part's own business first; what it shares with the other part last.
-_LAST = ("Who is let in", "Running")
+_LAST = ("Access control", "Running")
 
 _EPILOGUE = """\
 Values
@@ -65,7 +65,7 @@ def _grouped(known: dict[str, Spec]) -> dict[str, list[Spec]]:
 def _option_row(spec: Spec, width: int) -> str:
     name = f"--[no-]{spec.flag[2:]}" if spec.kind is BOOL else f"{spec.flag} {spec.kind.metavar}"
     default = spec.show(spec.default)
-    notes = ["off turns it off"] if spec.can_be_off and default != "off" else []
+    notes = ["'off' disables"] if spec.can_be_off and default != "off" else []
     notes += ["may be repeated"] if spec.is_list else []
     notes += [f"default: {default}"] if default else []
     return _row(name, f"{spec.meaning} [{'; '.join(notes)}]" if notes else spec.meaning, width)

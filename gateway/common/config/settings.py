@@ -43,26 +43,26 @@ class CommonSettings:
     allowed_origins: tuple[str, ...] = option(
         (),
         ORIGIN,
-        "origins other than the page's own that may use the sockets and /api; * lets every site in",
-        group="Who is let in",
+        "origins, besides the page's own, that may open sockets and use /api; * allows any origin",
+        group="Access control",
     )
     allowed_hosts: tuple[str, ...] = option(
         (),
         NAME,
-        "names that requests may be for, beside localhost and IP addresses (default: those of allowed_origins)",
+        "accepted Host names, besides localhost and IP addresses (default: the hosts of allowed_origins)",
     )
     trusted_proxies: tuple[str, ...] = option(
-        ("127.0.0.0/8", "::1/128"), NETWORK, "addresses whose X-Forwarded-* headers are believed"
+        ("127.0.0.0/8", "::1/128"), NETWORK, "addresses whose X-Forwarded-* headers are trusted"
     )
     drain: float = option(
-        10.0, DURATION, "at SIGTERM, the time that sockets and answers get to end, in all", group="Running"
+        10.0, DURATION, "time for sockets and responses to end after SIGTERM, SIGINT or SIGHUP", group="Running"
     )
     log_level: str = option("info", choice("debug", "info", "warning", "error"), "least severe lines to log")
     log_format: str = option("text", choice("text", "json"), "form of a log line")
     log_key: str = option(
         "",
         SECRET,
-        "secret that patient and session ids are hashed with in logs (default: a random one at each start)",
+        "key of the hashes that stand for patient and session ids in logs (default: random at each start)",
     )
 
     def __post_init__(self) -> None:

@@ -50,9 +50,12 @@ class Running:
     draining: Draining
     _drain: float
 
-    def drain(self) -> None:
-        """Begin the end, which leaving `running` completes. Handlers get what the last steps leave of `drain`."""
-        self.draining.begin(max(0.0, self._drain - _FAREWELL - 2 * _CANCEL_TIMEOUT))
+    def drain(self, within: float | None = None) -> None:
+        """Begin the drain, which leaving `running` completes, `within` so many seconds if that is less than `drain`.
+        Handlers get what the last steps leave of it.
+        """
+        seconds = self._drain if within is None else min(within, self._drain)
+        self.draining.begin(max(0.0, seconds - _FAREWELL - 2 * _CANCEL_TIMEOUT))
 
 
 class Listener(Protocol):

@@ -163,7 +163,7 @@ async def test_a_program_that_hangs() -> None:
     assert (hop, "hangs" in cause) == (Hop.HTTP, True)
 
 
-async def test_an_upgrade_that_nobody_answers() -> None:
+async def test_an_upgrade_without_an_answer() -> None:
     async def silent(request: web.Request) -> web.Response:
         await asyncio.Event().wait()
         return web.Response()

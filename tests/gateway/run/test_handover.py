@@ -153,7 +153,7 @@ async def test_a_worker_that_hangs_stops_getting_more_and_its_death_frees_what_i
         await works.die()
 
 
-async def test_what_nobody_took_waits_for_the_next_life() -> None:
+async def test_what_was_not_taken_waits_for_the_next_life() -> None:
     async with accepting() as (acceptor, port):
         hangs = Worker(acceptor, "a")
         async with dial(port) as client:

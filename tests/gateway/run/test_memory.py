@@ -53,7 +53,7 @@ async def opened(port: int, upstream: Upstream) -> AsyncIterator[tuple[Peer, Pee
 
 
 async def flood(peer: Peer, message: bytes) -> None:
-    """Send until nobody is there to take it."""
+    """Send until the connection ends."""
     with contextlib.suppress(ConnectionError):
         while True:
             await peer.send(message)

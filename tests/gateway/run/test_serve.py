@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from moorline.gateway.common.web.listen import listen
 
+from tests.support.faulty_upstream import HANDSHAKE, dial
 from tests.support.process import PATIENCE, ROOT, Program, children, gone, processes, run_program, started
 
 ARGUMENTS = ("serve", "--port", "0", "--backend-port", "0")
@@ -104,6 +105,17 @@ async def test_the_backend_closes_its_sockets_before_the_gateway_drains(
                 await socket.receive()
             assert socket.close_code == 1012
             assert await program.ended() == 0
+
+
+async def test_both_drains_together_take_no_longer_than_drain_and_a_second(tmp_path: Path) -> None:
+    options = ("--drain", "3s", "--close-timeout", "5m")
+    async with serving(tmp_path, *options) as (program, address), dial(int(address.rpartition(":")[2])) as client:
+        await client.send(HANDSHAKE)
+        await client.head()
+        # It does not answer the Close frame, so that each part waits for as long as it may.
+        assert await program.stop(signal.SIGTERM) == 0
+    line = await program.line("serve: ended after")
+    assert float(line.rpartition(" ")[2].removesuffix("s")) < 5.5
 
 
 async def test_a_backend_that_dies_is_started_again_and_the_gateway_serves_on(tmp_path: Path) -> None:
@@ -279,8 +291,8 @@ async def test_what_both_parts_have_reaches_the_backend_from_the_gateways_table(
 
 async def test_a_backend_package_in_the_current_folder_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "backend").mkdir()
-    (tmp_path / "backend" / "__init__.py").write_text("raise RuntimeError('somebody else')\n")
+    (tmp_path / "backend" / "__init__.py").write_text("raise RuntimeError('the backend of the user')\n")
     # `-P` stands for the installed command, which does not look into the current folder.
     async with serving(tmp_path, env={"PYTHONSAFEPATH": "1"}) as (program, _):
         assert await program.stop() == 0
-    assert "somebody else" not in program.err
+    assert "the backend of the user" not in program.err
