@@ -1,7 +1,9 @@
 """The command line, through real processes."""
 
+import ast
 import os
 import signal
+import sys
 from pathlib import Path
 
 import aiohttp
@@ -12,7 +14,7 @@ from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run.cli import main
 from moorline.gateway.settings import Settings
 
-from tests.support.process import PYTHONPATH, run_program, started
+from tests.support.process import PYTHONPATH, run_program, started, started_command
 
 
 async def refused(*arguments: str, cwd: Path) -> str:
@@ -206,6 +208,32 @@ async def test_version(module: str, tmp_path: Path) -> None:
     status, out, _ = await run_program("moorline", module, "--version", cwd=tmp_path)
     assert status == 0
     assert out.startswith("moorline ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unread"),
+    [
+        (["--version"], {"aiohttp", "asyncio", "argparse"}),
+        (["--help"], {"aiohttp", "asyncio", "argparse"}),
+        (["serve", "--help"], {"aiohttp", "asyncio"}),
+        (["check", "http://127.0.0.1:1"], {"aiohttp"}),
+    ],
+    ids=" ".join,
+)
+async def test_a_command_imports_what_it_needs_and_no_more(
+    arguments: list[str], unread: set[str], tmp_path: Path
+) -> None:
+    program = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(sorted(sys.modules)))\n"
+        f"sys.argv[1:] = {arguments}\n"
+        "from moorline.gateway.run.cli import main\n"
+        "main()\n"
+    )
+    async with started_command(sys.executable, "-c", program, cwd=tmp_path, env={"PYTHONPATH": PYTHONPATH}) as running:
+        await running.ended()
+    modules = ast.literal_eval(running.out.splitlines()[-1])
+    assert unread & set(modules) == set()
 
 
 # Running --------------------------------------------------------------------------------------------------------------
