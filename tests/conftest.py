@@ -1,10 +1,26 @@
-"""What tests of all parts share: one PostgreSQL server, started by the first test that needs it."""
+"""What tests of all parts share: how they run, and one PostgreSQL server, started by the first test that needs it."""
 
+import signal
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.postgres import PostgresServer, running_postgres
+
+pytest_plugins = ["tests.support.time_limit"]
+
+
+def pytest_configure() -> None:
+    # The programs that tests start inherit which signals are ignored, and `nohup` and many CI runners ignore SIGINT.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """No further process where single files are asked for: they would run before it has started."""
+    return 0 if all(Path(argument.partition("::")[0]).is_file() for argument in config.args) else None
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +34,16 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 def postgres_database(postgres_server: PostgresServer) -> str:
     """The address of an empty database."""
     return postgres_server.empty_database()
+
+
+@pytest.fixture
+def small_send_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections to the servers of this process take 64 KiB that is not read, whatever this machine's buffers are."""
+    listen = socket.socket.listen
+
+    def listen_with_small_buffers(sock: socket.socket, *backlog: int) -> None:
+        # Accepted sockets inherit it.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)
+        listen(sock, *backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", listen_with_small_buffers)

@@ -1,20 +1,25 @@
 """Clients that do not read, or are not there any more."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
+from tests.support.faulty_upstream import Peer, dial
 
 UPGRADE = (
     b"GET /ws/chat/patient:demo/s1 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
+# In all less than 200 kB; the buffers of some machines take megabytes.
+RECEIVE_BUFFER = 1 << 13
+pytestmark = pytest.mark.usefixtures("small_send_buffers")
 
 
 async def test_a_peer_that_answers_no_ping_is_let_go_of(tmp_path: Path) -> None:
@@ -51,22 +56,19 @@ def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
 async def test_a_client_that_does_not_read_is_closed_with_4408_and_holds_nobody_up(
     tmp_path: Path, stalled: Heard
 ) -> None:
-    async with backend(tmp_path, Script(*["x" * 1_000_000] * 20, None), send_timeout=0.3) as server:
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 10)
-        writer.write(UPGRADE)
-        await reader.readuntil(b"\r\n\r\n")
-        async with server.socket(max_size=None) as socket:
-            await hello(socket)
-            await say(socket, type="send", message="Hi", client_msg_id="c1")
-            assert len((await receive_until(socket, "message"))[-1]["content"]) == 20_000_000
+    script = Script(*["x" * 30_000] * 10, None)
+    async with (
+        backend(tmp_path, script, send_timeout=1) as server,
+        dial(server.port, receive_buffer=RECEIVE_BUFFER) as client,
+        server.socket(max_size=None) as socket,
+    ):
+        await client.send(UPGRADE)
+        await client.head()
+        await hello(socket)
+        await say(socket, type="send", message="Hi", client_msg_id="c1")
+        assert len((await receive_until(socket, "message"))[-1]["content"]) == 300_000
         await asyncio.wait_for(stalled.event.wait(), STEP)
-        tail = b""
-        async with asyncio.timeout(STEP):
-            while not tail.endswith((4408).to_bytes(2, "big") + b"too slow"):
-                chunk = await reader.read(1 << 20)
-                assert chunk
-                tail = (tail + chunk)[-64:]
-        writer.close()
+        await client.until((4408).to_bytes(2, "big") + b"too slow")
 
 
 # Frozen, and back again ----------------------------------------------------------------------------------------------
@@ -78,20 +80,25 @@ def text_frame(**frame: object) -> bytes:
     return bytes([0x81, 0x80 | len(payload)]) + bytes(4) + payload
 
 
-async def frozen(server: Backend) -> asyncio.StreamWriter:
+@contextlib.asynccontextmanager
+async def frozen(server: Backend) -> AsyncIterator[Peer]:
     """A client of version 2 that reads its snapshot and nothing more."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 10)
-    writer.write(UPGRADE + text_frame(type="hello", v=2))
-    await reader.readuntil(b"through_seq")
-    writer.transport.pause_reading()  # type: ignore[attr-defined]
-    return writer
+    async with dial(server.port, receive_buffer=RECEIVE_BUFFER) as client:
+        await client.send(UPGRADE + text_frame(type="hello", v=2))
+        await client.until(b"through_seq")
+        yield client
 
 
 async def test_nothing_queues_for_clients_that_do_not_read(tmp_path: Path) -> None:
     clients, pieces, size = 30, 40, 50_000
     script = Script()
-    async with backend(tmp_path, script, drain=0.1) as server, server.socket(max_size=None) as socket:
-        writers = [await frozen(server) for _ in range(clients)]
+    async with (
+        backend(tmp_path, script, drain=0.1) as server,
+        server.socket(max_size=None) as socket,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(clients):
+            await stack.enter_async_context(frozen(server))
         await hello(socket)
         await say(socket, type="send", message="Hi", client_msg_id="c1")
         script.put("first")
@@ -106,20 +113,17 @@ async def test_nothing_queues_for_clients_that_do_not_read(tmp_path: Path) -> No
             tracemalloc.stop()
         # The log's tail, and for each client one frame and what its socket's buffer takes.
         assert grown < 10 * pieces * size < clients * pieces * size / 2
-        for writer in writers:
-            writer.transport.abort()
 
 
 async def test_who_was_too_slow_comes_back_to_all_that_was_missed(tmp_path: Path, stalled: Heard) -> None:
     script = Script()
-    async with backend(tmp_path, script, send_timeout=0.3) as server, server.socket(max_size=None) as socket:
+    async with backend(tmp_path, script, send_timeout=1) as server, server.socket(max_size=None) as socket:
         epoch = (await hello(socket))[0]["epoch"]
-        writer = await frozen(server)
-        await say(socket, type="send", message="Hi", client_msg_id="c1")
-        while not stalled.event.is_set():
-            script.put("x" * 200_000)
-            await receive_until(socket, "delta")
-        writer.transport.abort()
+        async with frozen(server):
+            await say(socket, type="send", message="Hi", client_msg_id="c1")
+            while not stalled.event.is_set():
+                script.put("x" * 200_000)
+                await receive_until(socket, "delta")
         async with server.socket(max_size=None) as again:
             (greeting,) = await hello(again, resume={"epoch": epoch, "seq": 0})
             assert greeting["recovered"] is True

@@ -12,8 +12,6 @@ from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Peer, Upstream, dia
 
 __all__ = ["Answer", "Backend", "Stage"]
 
-# Longer than anything takes that is not a stall.
-_STALLED = 0.3
 _AT_ONCE = 32
 # Of a flood: 13 MB in a second.
 _PACE = 0.005
@@ -152,15 +150,7 @@ class Stage:
         """Have it send until nobody takes anything any more: how many bytes were taken. The time runs from the last."""
         # Many of them at once: a busy machine would need long to fill the kernels' buffers piece by piece, and the
         # proxy has stopped to read, and its timers run, before those are full.
-        pieces = memoryview(piece * _AT_ONCE)
-        sent, rest, last = 0, pieces, self._clock()
-        while self._clock() - last < _STALLED:
-            if taken := sender.send_now(rest):
-                rest = rest[taken:] or pieces
-                sent += taken
-                last = self._clock()
-            await asyncio.sleep(0 if taken else 0.01)  # no event tells of a window that stays closed
-        self._began = last
+        sent, self._began = await sender.send_until_stalled(piece * _AT_ONCE)
         return sent
 
     async def cut(self, name: str, peer: Peer) -> None:

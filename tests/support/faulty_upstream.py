@@ -37,6 +37,8 @@ __all__ = [
 
 STEP = 10.0
 """Longest wait of a test for one thing; reached only when it fails."""
+# Longer than anything takes that is not a stall.
+_STALLED = 0.3
 
 SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -89,12 +91,28 @@ class Peer:
         except BlockingIOError:
             return 0
 
+    async def send_until_stalled(self, data: bytes) -> tuple[int, float]:
+        """Send this over and over until nothing is taken for a while: how many bytes were taken, and when the last."""
+        clock, rest, sent = self._loop.time, memoryview(data), 0
+        last = clock()
+        while clock() - last < _STALLED:
+            if taken := self.send_now(rest):
+                rest = rest[taken:] or memoryview(data)
+                sent += taken
+                last = clock()
+            await asyncio.sleep(0 if taken else 0.01)  # no event tells of a window that stays closed
+        return sent, last
+
     async def head(self) -> bytes:
         """Up to and with the empty line."""
-        while b"\r\n\r\n" not in self._unread:
+        return await self.until(b"\r\n\r\n")
+
+    async def until(self, end: bytes) -> bytes:
+        """Up to and with `end`."""
+        while end not in self._unread:
             await self._more()
-        head, end, self._unread = self._unread.partition(b"\r\n\r\n")
-        return head + end
+        data, _, self._unread = self._unread.partition(end)
+        return data + end
 
     async def exactly(self, size: int) -> bytes:
         parts, missing = [self._unread], size - len(self._unread)

@@ -10,13 +10,23 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-__all__ = ["PYTHONPATH", "Program", "children", "gone", "processes", "run_program", "started", "started_command"]
+__all__ = [
+    "PYTHONPATH",
+    "ROOT",
+    "Program",
+    "children",
+    "gone",
+    "processes",
+    "run_program",
+    "started",
+    "started_command",
+]
 
 ROOT = Path(__file__).parents[2]
 # `moorline`, wherever it is installed, and `tests`.
 PYTHONPATH = os.pathsep.join([str(ROOT / ".package"), str(ROOT)])
 # Two busy cores and the import of a large library; nothing waits for this long where it works.
-PATIENCE = 30.0
+PATIENCE = 45.0
 
 
 class Program:
@@ -49,9 +59,9 @@ class Program:
         """Send a signal to this process alone."""
         self._process.send_signal(number)
 
-    async def ended(self) -> int:
+    async def ended(self, patience: float = PATIENCE) -> int:
         """Its exit status, once it has ended and all it printed has been read."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             await asyncio.gather(*self._readers)
             return await self._process.wait()
 
@@ -126,11 +136,11 @@ async def started_command(
 
 
 async def run_program(
-    module: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+    module: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, patience: float = PATIENCE
 ) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of a process that ends by itself."""
     async with started(module, *arguments, cwd=cwd, env=env) as program:
-        status = await program.ended()
+        status = await program.ended(patience)
         return status, program.out, program.err
 
 

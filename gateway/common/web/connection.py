@@ -64,6 +64,7 @@ class Connection(ServerProtocol):
         "_head_timer",
         "_idle_timeout",
         "_idle_timer",
+        "_is_websocket",
         "_room",
         "_send_timeout",
         "_send_timer",
@@ -94,6 +95,7 @@ class Connection(ServerProtocol):
         self._idle_timer: asyncio.TimerHandle | None = None
         self._send_timeout = send_timeout
         self._send_timer: asyncio.TimerHandle | None = None
+        self._is_websocket = False
 
     def is_waiting(self) -> bool:
         """Whether nothing is lost but the client's wait when this connection is closed."""
@@ -138,6 +140,11 @@ class Connection(ServerProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._is_read()
+
+    def set_parser(self, *arguments: Any, **options: Any) -> None:
+        # The handler of a WebSocket bounds each frame itself, then sends a close frame and waits for it to be taken.
+        self._is_websocket = True
+        super().set_parser(*arguments, **options)
 
     async def start(self) -> None:
         try:
@@ -208,7 +215,7 @@ class Connection(ServerProtocol):
 
     def _is_unread(self) -> None:
         """Cut the client if it takes nothing of what waits for it from now on."""
-        if self._send_timer is None:
+        if self._send_timer is None and not self._is_websocket:
             self._watch_client()
 
     def _watch_client(self) -> None:

@@ -6,6 +6,9 @@ import pytest
 from aiohttp import web
 
 from tests.gateway.common.test_server import raw, served
+from tests.support.faulty_upstream import HANDSHAKE, STEP, dial
+
+pytestmark = pytest.mark.usefixtures("small_send_buffers")
 
 
 async def test_a_client_that_takes_no_answer_is_cut_after_send_timeout() -> None:
@@ -17,12 +20,31 @@ async def test_a_client_that_takes_no_answer_is_cut_after_send_timeout() -> None
         finally:
             done.set()
 
-    async with served(long, send_timeout=0.2) as server, raw(server) as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    async with served(long, send_timeout=0.2) as server, dial(server.port, receive_buffer=4096) as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await done.wait()
         await asyncio.sleep(0.5)  # longer than send_timeout
-        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await reader.readexactly(16 << 20)
+        data, _ = await client.end()
+        assert len(data) < 16 << 20
+
+
+async def test_a_websocket_that_is_not_read_is_its_handlers_to_end() -> None:
+    ended: asyncio.Future[type[BaseException] | None] = asyncio.get_running_loop().create_future()
+
+    async def talk(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        try:
+            async with asyncio.timeout(0.5):  # longer than send_timeout
+                while True:
+                    await socket.send_bytes(bytes(1 << 20))
+        except (TimeoutError, ConnectionError) as error:
+            ended.set_result(type(error))
+        return socket
+
+    async with served(talk, send_timeout=0.1) as server, dial(server.port, receive_buffer=4096) as client:
+        await client.send(HANDSHAKE.replace(b"/ws/chat/p/s", b"/"))
+        assert await asyncio.wait_for(ended, STEP) is TimeoutError
 
 
 async def test_a_client_that_takes_its_answer_slowly_gets_all_of_it() -> None:

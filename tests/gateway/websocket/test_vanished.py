@@ -83,13 +83,10 @@ async def test_a_side_that_the_gateway_does_not_read_is_never_dead(start: Start)
     async with Upstream(receive_buffer=4096) as upstream:
         gateway = await start(upstream.port, client_heartbeat=0.05, upstream_heartbeat=None, heartbeat_timeout=0.05)
         async with tunnel(gateway, upstream) as (client, backend):
-            sent = frame(BINARY, bytes(12 << 20), key=KEY)
-            sending = asyncio.ensure_future(client.send(sent))
+            sent, _ = await client.send_until_stalled(frame(BINARY, bytes(1 << 20), key=KEY))
             await asyncio.sleep(0.6)  # six times as long as it would take
-            assert not sending.done()
             assert len(gateway.tunnels) == 1
-            assert await backend.exactly(len(sent)) == sent
-            await sending
+            assert len(await backend.exactly(sent)) == sent
 
 
 def switch(request: bytes) -> bytes:
