@@ -11,7 +11,7 @@ from moorline.backend.events import Finish
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from tests.support.backends import STEP, Backend, Script, backend, hello, receive, say
+from tests.support.backends import STEP, Backend, Script, backend, hello, receive, receive_until, say
 
 BIG = 64 << 10
 
@@ -92,6 +92,8 @@ async def test_who_erases_may_name_the_patient_in_the_body_and_must_name_the_rig
         url = f"{server.http}/api/chat/s1"
         async with server.socket() as socket:
             await hello(socket)
+            await say(socket, type="send", message="Hi", client_msg_id="c1")
+            await receive_until(socket, "ack")
         async with http.delete(url, json={"patient_id": "other"}) as answer:
             assert answer.status == 403
         async with http.delete(url, json={"patient_id": "patient:demo"}) as answer:

@@ -115,7 +115,10 @@ async def test_a_page_of_another_site_gets_no_socket(url: str) -> None:
 
 
 async def test_a_session_of_another_patient_is_forbidden(url: str) -> None:
-    async with socket(url):
+    async with socket(url) as client:
+        await hello(client)
+        await say(client, type="send", message="Hi", client_msg_id="c1")
+        await receive_until(client, "ack")
         assert await _refused(url, "/ws/chat/patient:other/s1") == 403
 
 

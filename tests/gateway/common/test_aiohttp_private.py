@@ -25,7 +25,7 @@ ANOTHER_AIOHTTP = """
 import runpy, sys
 from aiohttp.web_protocol import RequestHandler
 del RequestHandler.finish_response
-sys.argv = ["moorline", "--version"]
+sys.argv = ["moorline", "gateway", "--port", "0"]
 runpy.run_module("moorline", run_name="__main__")
 """
 
