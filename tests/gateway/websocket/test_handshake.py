@@ -142,3 +142,13 @@ def test_the_101_passes_with_its_reason_its_cookies_and_a_request_id() -> None:
         b"HTTP/1.1 101 Some Reason\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-Request-ID: id\r\n"
         b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
     )
+
+
+def test_the_upstreams_own_request_id_is_kept_and_a_length_is_not_however_often_it_stands() -> None:
+    made = switch_head(
+        response(101, *UPGRADE, (b"X-Request-ID", b"theirs"), (b"Content-Length", b"0"), (b"Content-Length", b"0")),
+        request_id="ours",
+    )
+    assert made.count(b"X-Request-ID: ") == 1
+    assert b"X-Request-ID: theirs\r\n" in made
+    assert b"Content-Length" not in made
