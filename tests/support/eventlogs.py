@@ -15,7 +15,7 @@ from moorline.backend.session import View, fold
 __all__ = [
     "NOW",
     "FaultyLog",
-    "Told",
+    "RecordingOwner",
     "database_at",
     "everything",
     "exchange",
@@ -66,7 +66,7 @@ def handle_of(started: Started) -> RunHandle:
 
 
 async def everything(log: "EventLog | FaultyLog", session_id: str, *, after: int = 0, limit: int = 3) -> list[Event]:
-    """All events behind `after`, read in small portions."""
+    """All events after the seq `after`, read in small portions."""
     events: list[Event] = []
     while part := await log.read_after(session_id, events[-1].seq if events else after, limit=limit):
         assert len(part) <= limit
@@ -83,7 +83,7 @@ async def read_view(log: EventLog, session_id: str, view: View | None = None) ->
 
 
 async def until(true: Callable[[], object]) -> None:
-    """Return once `true` says so; for what nobody announces."""
+    """Return once `true` returns true; for changes without an event to wait for."""
     async with asyncio.timeout(PATIENCE):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -109,8 +109,8 @@ class FaultyLog:
         return attempt
 
 
-class Told:
-    """A `RunOwner` that notes what it is told."""
+class RecordingOwner:
+    """A `RunOwner` that records its calls."""
 
     def __init__(self) -> None:
         self.stopped: asyncio.Queue[str] = asyncio.Queue()

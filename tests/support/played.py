@@ -94,7 +94,7 @@ class Played:
         socket = web.WebSocketResponse(protocols=("moorline",))
         await socket.prepare(request)
         offered = request.headers.get("Sec-WebSocket-Protocol", "")
-        with contextlib.suppress(TypeError):  # the client left without a word
+        with contextlib.suppress(TypeError):  # the client closed the socket without a frame
             played = PlayedSocket(socket, await socket.receive_json(), offered)
             self._sockets.put_nowait(played)
             await played.listen()

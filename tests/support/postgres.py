@@ -18,11 +18,11 @@ from psycopg import sql
 
 from tests.support.needs import program
 
-__all__ = ["PASSWORD", "PostgresServer", "Wire", "holds", "postgres", "running_postgres", "wire"]
+__all__ = ["PASSWORD", "PostgresServer", "Relay", "holds", "postgres", "relayed", "running_postgres"]
 
 # Two busy cores; nothing waits for this long where it works.
 PATIENCE = 60.0
-#: Stands in every address; the server lets everybody in.
+#: Part of every address; the server accepts any password.
 PASSWORD = "sesame-opens"
 
 
@@ -35,7 +35,7 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
         self._shared: str | None = None
-        # It refuses to be root.
+        # PostgreSQL refuses to run as root.
         self._user = (
             "postgres" if os.geteuid() == 0 and _exists("postgres") else "nobody" if os.geteuid() == 0 else None
         )
@@ -73,7 +73,7 @@ class PostgresServer:
         return self._shared
 
     def drop_database(self, url: str) -> None:
-        """Give back the room that it takes."""
+        """Free the disk space of a database."""
         name = url.rpartition("/")[2].partition("?")[0]
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -102,7 +102,7 @@ class PostgresServer:
                 user=self._user,
                 start_new_session=True,
             )
-        # Whoever runs the tests may be killed; the end of its pipe then ends the server.
+        # If the process that runs the tests is killed, the end of its pipe ends the server.
         end = f"read _; kill -QUIT {self._process.pid}"
         self._guard = subprocess.Popen(["sh", "-c", end], stdin=subprocess.PIPE, start_new_session=True)
         deadline = time.monotonic() + PATIENCE
@@ -117,7 +117,7 @@ class PostgresServer:
                 return
 
     def stop(self, number: int = signal.SIGINT) -> None:
-        """End it: SIGINT cuts off everybody and leaves in order, SIGQUIT is a crash."""
+        """End it: SIGINT closes all connections and shuts down in order, SIGQUIT is a crash."""
         if self._process is not None and self._guard is not None:
             self._guard.kill()
             self._guard.communicate()
@@ -132,7 +132,7 @@ class PostgresServer:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """It takes connections and says nothing."""
+        """It accepts connections and sends nothing."""
         self._signal_all(signal.SIGSTOP)
         try:
             yield
@@ -168,8 +168,8 @@ def running_postgres(log: Path) -> Iterator[PostgresServer]:
             server.stop()
 
 
-class Wire:
-    """Relays connections to a server, and can lose an answer: then nobody knows whether a statement was committed."""
+class Relay:
+    """Relays connections to a server, and can lose a result: then it is unknown whether a statement was committed."""
 
     def __init__(self, url: str, socket: Path) -> None:
         self.url = url
@@ -177,31 +177,31 @@ class Wire:
         self._open: set[asyncio.StreamWriter] = set()
         self._relays: set[asyncio.Task[None]] = set()
         self._losing: str | None = None
-        self._going = False
-        self._gone = False
+        self._then_refuse = False
+        self._refusing = False
         self.lost = asyncio.Event()
 
-    def lose_the_answer_to(self, words: str, *, and_go: bool = False) -> None:
-        """Cut the connection that next sends a statement with these words, once the server has answered.
+    def lose_result_of(self, words: str, *, then_refuse: bool = False) -> None:
+        """Abort the connection that next sends a statement with these words, once the server has answered.
 
-        `and_go`: from then on no connection is taken until `come_back`.
+        `then_refuse`: from then on connections are refused until `accept`.
         """
         self.lost.clear()
         self._losing = words
-        self._going = and_go
+        self._then_refuse = then_refuse
 
-    def go(self) -> None:
-        """Cut all connections and take none."""
-        self._gone = True
+    def refuse(self) -> None:
+        """Abort all connections and refuse new ones."""
+        self._refusing = True
         for writer in self._open:
             writer.transport.abort()
 
-    def come_back(self) -> None:
-        """Take connections again."""
-        self._gone = False
+    def accept(self) -> None:
+        """Accept connections again."""
+        self._refusing = False
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._gone:
+        if self._refusing:
             writer.transport.abort()
             return
         there, back = await asyncio.open_unix_connection(str(self._socket))
@@ -239,24 +239,24 @@ class Wire:
             while data := await reader.read(1 << 16):
                 if losing.is_set():
                     self.lost.set()
-                    if self._going:
-                        self.go()
+                    if self._then_refuse:
+                        self.refuse()
                     return
                 writer.write(data)
 
 
 @contextlib.asynccontextmanager
-async def wire(server: PostgresServer, url: str) -> AsyncIterator[Wire]:
+async def relayed(server: PostgresServer, url: str) -> AsyncIterator[Relay]:
     """A relay before `server`; its `url` is that of the database at `url`."""
     with tempfile.TemporaryDirectory(prefix="wire-") as folder:
         name = ".s.PGSQL.5432"
-        there = Wire(url.partition("?")[0] + "?host=" + folder.replace("/", "%2F"), server.folder / name)
+        there = Relay(url.partition("?")[0] + "?host=" + folder.replace("/", "%2F"), server.folder / name)
         relay = await asyncio.start_unix_server(there.relay, f"{folder}/{name}")
         try:
             yield there
         finally:
             relay.close()
-            there.go()
+            there.refuse()
             await there.ended()
 
 

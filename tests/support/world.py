@@ -49,7 +49,7 @@ class Model:
         self.willing = False
         """Ends every answer at once."""
         self.dead = False
-        """Of a process that was killed: what it asks now, nobody hears."""
+        """Of a process that was killed: its calls get no answer."""
 
     async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
         if self.dead:
@@ -115,7 +115,7 @@ class World:
         self.acks: dict[str, str] = {}
         """The run of each command that was acknowledged."""
         self.forgotten: dict[str, str] = {}
-        """Texts sent to sessions that were erased since: one that was still on its way opened its session anew."""
+        """Texts sent to sessions that were erased since: one that was still on its way has begun its session again."""
         self.erased_runs = 0
         """Runs whose session is gone."""
         self.violations: list[str] = []
@@ -127,7 +127,7 @@ class World:
 
     @property
     def log(self) -> FaultyLog:
-        """What the test itself looks at."""
+        """The log that the test itself reads."""
         return self.processes[0].log
 
     def next_process(self) -> Process:
@@ -166,7 +166,7 @@ class World:
             await self._start()
             await process.stop()
         else:
-            # It writes no word more; that it lets go of its lease is what others would find out by its expiry.
+            # It writes nothing more; it releases its lease, which would otherwise expire.
             process.log.away = True
             await process.stop()
             await self._start()
@@ -228,7 +228,7 @@ class World:
             self.violations.append(f"{name} was refused: {found}")
 
     async def erase(self, session: str) -> None:
-        """DELETE; what was sent to the session before is nobody's business from now on."""
+        """DELETE; what was sent to the session before is not checked from now on."""
         self.logs_are_back()
         await self.settle()
         url = f"{self.next_process().server.http}/api/chat/{session}"

@@ -19,7 +19,7 @@ async def check_tabs(world: World) -> None:
         if not tab.connected:
             continue
         async with asyncio.timeout(STEP):
-            # An answer may grow between the two looks.
+            # An answer may grow between the two reads.
             while (view := _folded(await world.events(tab.session))).seq != tab.seen.seq:
                 await world.settle()
         expected = [(row.message_id, row.role, row.content, row.finish) for row in view.rows]

@@ -19,7 +19,7 @@ from moorline.backend.events import (
     UserMessage,
 )
 
-from tests.support.eventlogs import NOW, Told, everything, handle_of, opened, read_view, start
+from tests.support.eventlogs import NOW, RecordingOwner, everything, handle_of, opened, read_view, start
 
 
 async def test_an_answer_is_read_in_the_order_in_which_it_was_written(log: EventLog) -> None:
@@ -45,7 +45,7 @@ async def test_the_end_carries_the_whole_text_and_stands_for_all_its_pieces(log:
     )
 
 
-async def test_a_reader_of_the_pieces_and_one_who_comes_late_show_the_same(log: EventLog, database: str) -> None:
+async def test_a_reader_of_the_pieces_and_a_late_reader_show_the_same(log: EventLog, database: str) -> None:
     run = handle_of(await start(log, "s"))
     await log.add_text(run, "a")
     midway = await read_view(log, "s")
@@ -89,7 +89,7 @@ async def test_sends_are_refused_as_the_protocol_says_and_change_nothing(log: Ev
         await log.session_for("s", "q")
 
 
-async def test_where_nothing_new_may_begin_a_repeated_command_is_answered_still(log: EventLog) -> None:
+async def test_a_repeated_command_is_acknowledged_also_where_no_run_may_begin(log: EventLog) -> None:
     full = Refusal(ErrorCode.LLM_BUSY)
     first = await start(log, "s")
     again = await log.start_run("s", "p", client_msg_id="m1", content="Hello", now=NOW, refusal=full)
@@ -129,7 +129,7 @@ async def test_retries_are_refused_as_the_protocol_says(log: EventLog) -> None:
     assert await code(sent.run_id) is ErrorCode.REJECTED
 
 
-async def test_who_no_longer_owns_a_run_cannot_write_it(log: EventLog) -> None:
+async def test_a_former_owner_of_a_run_cannot_write_it(log: EventLog) -> None:
     first = handle_of(await start(log, "s"))
     await log.end_run(first, finish=Finish.CANCELLED, now=NOW)
     second = handle_of(await start(log, "s", "m2"))
@@ -194,8 +194,8 @@ async def test_a_piece_that_was_written_already_is_not_written_again(log: EventL
     assert (view.seq, view.rows[-1].content) == (5, "Good d\N{GRINNING FACE}y!")
 
 
-async def test_the_owner_of_a_run_hears_that_it_is_cancelled(log: EventLog) -> None:
-    owner = Told()
+async def test_the_owner_of_a_run_is_told_that_it_is_cancelled(log: EventLog) -> None:
+    owner = RecordingOwner()
     log.attach(owner)
     run = handle_of(await start(log, "s"))
     await log.cancel_run("s", "another")
@@ -219,7 +219,7 @@ async def test_open_ends_what_an_earlier_process_left_and_keeps_its_text(databas
             await log.add_text(run, "wer")
 
 
-async def test_a_send_whose_caller_leaves_does_not_keep_the_session_busy(log: EventLog) -> None:
+async def test_a_send_whose_caller_is_cancelled_does_not_keep_the_session_busy(log: EventLog) -> None:
     sending = asyncio.create_task(start(log, "s"))
     await asyncio.sleep(0)  # it has queued its command
     sending.cancel()
@@ -271,7 +271,7 @@ async def test_a_session_begins_with_its_first_message_under_the_epoch_that_was_
     assert await log.snapshot("s", epoch=before.head.epoch) is not None
 
 
-async def test_who_asks_before_the_first_message_claims_nothing_and_reads_nothing(log: EventLog) -> None:
+async def test_another_patient_claims_nothing_before_the_first_message_and_reads_nothing(log: EventLog) -> None:
     early = await log.session_for("s", "q")
     await start(log, "s")
     assert await log.read_after("s", 0, limit=9, epoch=early.head.epoch) == []
@@ -304,7 +304,7 @@ async def test_a_reader_of_an_erased_log_gets_nothing_of_the_next_one(log: Event
     assert len(await log.read_after("s", 0, limit=9)) == 2
 
 
-async def test_sessions_that_rest_for_long_are_erased_the_oldest_first(log: EventLog) -> None:
+async def test_idle_sessions_are_erased_the_oldest_first(log: EventLog) -> None:
     for age, name in enumerate(["new", "active", "old", "older"]):
         sent = await log.start_run(name, "p", client_msg_id="m", content="x", now=NOW - age)
         if name != "active":

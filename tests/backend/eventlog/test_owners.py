@@ -15,8 +15,8 @@ from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.events import Finish, MessageEnded
 
 from tests.support import needs
-from tests.support.eventlogs import NOW, PATIENCE, Told, everything, handle_of, start
-from tests.support.postgres import PostgresServer, holds, wire
+from tests.support.eventlogs import NOW, PATIENCE, RecordingOwner, everything, handle_of, start
+from tests.support.postgres import PostgresServer, holds, relayed
 
 pytestmark = needs.postgres
 
@@ -78,7 +78,7 @@ async def writer(url: str, how: str) -> AsyncIterator[asyncio.subprocess.Process
 
 
 @contextlib.asynccontextmanager
-async def another(url: str, owner: Told | None = None) -> AsyncIterator[EventLog]:
+async def another(url: str, owner: RecordingOwner | None = None) -> AsyncIterator[EventLog]:
     """A log of this process, open."""
     log = EventLog(PostgresStore(url, timing=TIMING))
     if owner is not None:
@@ -96,7 +96,7 @@ async def lines(process: asyncio.subprocess.Process, count: int) -> list[str]:
 
 
 async def ended(log: EventLog) -> MessageEnded:
-    """The end of the session's run, once somebody has written it."""
+    """The end of the session's run, once it is written."""
     watch = log.watch("s")
     while True:
         events = await everything(log, "s", limit=500)
@@ -109,7 +109,7 @@ async def ended(log: EventLog) -> MessageEnded:
 async def test_the_run_of_an_owner_that_is_stopped_or_killed_is_ended_with_its_text(
     postgres_database: str, blow: signal.Signals
 ) -> None:
-    async with another(postgres_database, Told()) as log, writer(postgres_database, "talking") as process:
+    async with another(postgres_database, RecordingOwner()) as log, writer(postgres_database, "talking") as process:
         acknowledged = len(await lines(process, 20)) - 1
         process.send_signal(blow)
         end = await ended(log)
@@ -125,8 +125,10 @@ async def test_the_run_of_an_owner_that_is_stopped_or_killed_is_ended_with_its_t
         assert await ended(log) == end
 
 
-async def test_a_stopped_owner_without_text_is_replaced_and_cannot_write_when_it_wakes(postgres_database: str) -> None:
-    owner = Told()
+async def test_a_stopped_owner_without_text_is_replaced_and_cannot_write_when_it_continues(
+    postgres_database: str,
+) -> None:
+    owner = RecordingOwner()
     async with another(postgres_database, owner) as log, writer(postgres_database, "silent") as process:
         assert await lines(process, 1) == ["started"]
         process.send_signal(signal.SIGSTOP)
@@ -143,7 +145,7 @@ async def test_a_stopped_owner_without_text_is_replaced_and_cannot_write_when_it
 
 
 async def test_owners_that_live_keep_their_runs_for_longer_than_a_lease(postgres_database: str) -> None:
-    told = Told(), Told()
+    told = RecordingOwner(), RecordingOwner()
     async with another(postgres_database, told[0]) as one, another(postgres_database, told[1]):
         run = handle_of(await start(one, "s"))
         renewed = "SELECT min(lease_until) - %s * interval '1 second' > (SELECT min(claimed_at) FROM moorline.sessions)"
@@ -152,8 +154,8 @@ async def test_owners_that_live_keep_their_runs_for_longer_than_a_lease(postgres
         assert all(each.stopped.empty() and each.adopted.empty() for each in told)
 
 
-async def test_who_leaves_in_order_leaves_its_runs_at_once(postgres_database: str) -> None:
-    owner = Told()
+async def test_an_orderly_shutdown_releases_runs_at_once(postgres_database: str) -> None:
+    owner = RecordingOwner()
     async with another(postgres_database, owner):
         async with another(postgres_database) as other:
             started = await start(other, "s")
@@ -166,36 +168,36 @@ async def test_a_run_that_was_left_too_often_is_not_begun_again(postgres_databas
     async with another(postgres_database) as log:
         await start(log, "s")
     for _ in range(MAX_TAKEOVERS):
-        owner = Told()
+        owner = RecordingOwner()
         async with another(postgres_database, owner):
             assert not owner.adopted.empty()
-    owner = Told()
+    owner = RecordingOwner()
     async with another(postgres_database, owner) as log:
         assert owner.adopted.empty()
         assert (await ended(log)).finish is Finish.INTERRUPTED
 
 
-async def test_a_cancel_outlives_the_owner(postgres_database: str) -> None:
+async def test_a_cancel_is_kept_when_the_owner_dies(postgres_database: str) -> None:
     async with another(postgres_database) as log:
         started = await start(log, "s")
         await log.cancel_run("s", started.run_id)
-    async with another(postgres_database, Told()) as log:
+    async with another(postgres_database, RecordingOwner()) as log:
         assert (await ended(log)).finish is Finish.CANCELLED
 
 
 async def test_an_outage_longer_than_a_lease_takes_no_run_from_its_owner(
     postgres_server: PostgresServer, postgres_database: str
 ) -> None:
-    told = Told(), Told()
+    told = RecordingOwner(), RecordingOwner()
     async with (
-        wire(postgres_server, postgres_database) as line,
+        relayed(postgres_server, postgres_database) as line,
         another(line.url, told[0]) as one,
         another(line.url, told[1]) as other,
     ):
         runs = handle_of(await start(one, "s")), handle_of(await start(other, "t"))
-        line.go()
+        line.refuse()
         await holds(postgres_database, "SELECT max(lease_until) < clock_timestamp() FROM moorline.owners")
-        line.come_back()
+        line.accept()
         await holds(postgres_database, "SELECT min(lease_until) > clock_timestamp() FROM moorline.owners")
         await one.add_text(runs[0], "x", at=0)
         await other.add_text(runs[1], "x", at=0)

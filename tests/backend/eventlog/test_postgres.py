@@ -19,8 +19,8 @@ from moorline.backend.settings import has_password
 from moorline.gateway.common.errors import UsageError
 
 from tests.support import needs
-from tests.support.eventlogs import NOW, Told, everything, handle_of, opened, read_view, start, until
-from tests.support.postgres import PASSWORD, PostgresServer, holds, wire
+from tests.support.eventlogs import NOW, RecordingOwner, everything, handle_of, opened, read_view, start, until
+from tests.support.postgres import PASSWORD, PostgresServer, holds, relayed
 
 pytestmark = needs.postgres
 
@@ -74,7 +74,7 @@ async def notified(one: EventLog, other: EventLog) -> None:
     receiver._on_notification = before
 
 
-async def told(waiting: Any) -> Any:
+async def in_time(waiting: Any) -> Any:
     return await asyncio.wait_for(waiting, STEP)
 
 
@@ -86,7 +86,7 @@ async def test_all_of_a_run_is_seen_in_another_process(postgres_database: str, o
     async def seen(text: str) -> None:
         while (view := await read_view(other, "s")).run != PartialAnswer(run.run_id, run.message_id, text):
             assert view.rows[1:] == ()
-            await told(watch.wait())
+            await in_time(watch.wait())
 
     async with two(postgres_database, **options) as (one, other):
         watch = other.watch("s")
@@ -97,7 +97,7 @@ async def test_all_of_a_run_is_seen_in_another_process(postgres_database: str, o
             await seen(text)
         await one.end_run(run, finish=Finish.STOP, now=NOW, text="!")
         while (view := await read_view(other, "s")).run is not None:
-            await told(watch.wait())
+            await in_time(watch.wait())
         assert view.rows[-1].content == "Good day!"
         assert (await start(other, "s")).duplicate
 
@@ -105,12 +105,12 @@ async def test_all_of_a_run_is_seen_in_another_process(postgres_database: str, o
 @pytest.mark.parametrize("options", [NOTIFIED, POLLED], ids=["by notification", "by polling"])
 async def test_a_cancel_reaches_the_owner_in_another_process(postgres_database: str, options: dict[str, Any]) -> None:
     async with two(postgres_database, **options) as (one, other):
-        owner, bystander = Told(), Told()
+        owner, bystander = RecordingOwner(), RecordingOwner()
         one.attach(owner)
         other.attach(bystander)
         run = handle_of(await start(one, "s"))
         await other.cancel_run("s", run.run_id)
-        assert await told(owner.stopped.get()) == run.run_id
+        assert await in_time(owner.stopped.get()) == run.run_id
         assert bystander.stopped.empty()
         await one.end_run(run, finish=Finish.CANCELLED, now=NOW)
 
@@ -118,16 +118,16 @@ async def test_a_cancel_reaches_the_owner_in_another_process(postgres_database: 
 @pytest.mark.parametrize("options", [NOTIFIED, POLLED], ids=["by notification", "by polling"])
 async def test_what_is_erased_is_erased_everywhere(postgres_database: str, options: dict[str, Any]) -> None:
     async with two(postgres_database, **options) as (one, other):
-        owner = Told()
+        owner = RecordingOwner()
         one.attach(owner)
         run = handle_of(await start(one, "s"))
         await one.add_text(run, "secret")
         epoch = await epoch_of(one)
         watch = one.watch("s")
         assert await other.delete_session("s")
-        while await told(watch.wait()) is not Hint.ERASED or await one.read_after("s", 0, limit=9, epoch=epoch):
+        while await in_time(watch.wait()) is not Hint.ERASED or await one.read_after("s", 0, limit=9, epoch=epoch):
             pass
-        assert await told(owner.stopped.get()) == run.run_id
+        assert await in_time(owner.stopped.get()) == run.run_id
         with pytest.raises(RunLost):
             await one.add_text(run, "late")
         assert one._tail.size == 0
@@ -142,12 +142,12 @@ async def epoch_of(log: EventLog) -> str:
     return info.head.epoch
 
 
-async def test_who_reads_the_next_log_of_a_session_gets_nothing_of_the_one_before(postgres_database: str) -> None:
+async def test_a_reader_of_the_next_log_of_a_session_gets_nothing_of_the_one_before(postgres_database: str) -> None:
     async with two(postgres_database, timing=Timing(poll=50, lease=100), notifications=False) as (one, other):
         await start(one, "s", content="old")
         await other.delete_session("s")
         await start(other, "s", content="new")
-        # `one` has not heard of it and holds the old events still.
+        # `one` was not notified and still holds the old events.
         assert one._tail.size > 0
         events = await one.read_after("s", 0, limit=9, epoch=await epoch_of(other))
         assert events == await everything(other, "s")
@@ -213,73 +213,73 @@ async def test_a_process_uses_no_more_connections_than_it_may(postgres_database:
     assert found[0] <= 5
 
 
-# Answers that are lost ------------------------------------------------------------------------------------------------
+# Results that are lost ------------------------------------------------------------------------------------------------
 
 
-async def test_a_command_whose_answer_is_lost_is_carried_out_once(
+async def test_a_command_whose_result_is_lost_is_carried_out_once(
     postgres_server: PostgresServer, postgres_database: str
 ) -> None:
-    async with wire(postgres_server, postgres_database) as line, another(line.url, **NOTIFIED) as log:
+    async with relayed(postgres_server, postgres_database) as line, another(line.url, **NOTIFIED) as log:
         await log.check()  # only on a connection that was idle a command is repeated
-        line.lose_the_answer_to("INSERT INTO commands")
+        line.lose_result_of("INSERT INTO commands")
         run = handle_of(await start(log, "s"))
         assert line.lost.is_set()
-        line.lose_the_answer_to("unnest")
+        line.lose_result_of("unnest")
         assert await log.add_text(run, "Good ", at=0) == 3
         assert line.lost.is_set()
-        line.lose_the_answer_to("string_agg")
+        line.lose_result_of("string_agg")
         assert await log.end_run(run, finish=Finish.STOP, now=NOW, text="day", at=5) == 4
         assert line.lost.is_set()
         view = await read_view(log, "s")
         assert (view.seq, view.rows[-1].content) == (4, "Good day")
 
 
-async def test_a_text_whose_answer_is_lost_with_the_database_is_not_doubled(
+async def test_a_text_whose_result_is_lost_with_the_connection_is_not_doubled(
     postgres_server: PostgresServer, postgres_database: str
 ) -> None:
-    async with wire(postgres_server, postgres_database) as line, another(line.url, **NOTIFIED) as log:
+    async with relayed(postgres_server, postgres_database) as line, another(line.url, **NOTIFIED) as log:
         run = handle_of(await start(log, "s"))
-        line.lose_the_answer_to("unnest", and_go=True)
+        line.lose_result_of("unnest", then_refuse=True)
         with pytest.raises(LogUnavailable):
             await log.add_text(run, "Good ", at=0)
-        line.come_back()
+        line.accept()
         assert await log.add_text(run, "Good day", at=0) == 4
         await log.end_run(run, finish=Finish.STOP, now=NOW, at=8)
         assert (await read_view(log, "s")).rows[-1].content == "Good day"
 
 
-async def test_a_run_whose_begin_nobody_heard_of_is_carried_out_all_the_same(
+async def test_a_run_whose_start_was_not_acknowledged_is_carried_out(
     postgres_server: PostgresServer, postgres_database: str
 ) -> None:
     timing = Timing(lease=5, poll=0.1, answer=0.5)
-    async with wire(postgres_server, postgres_database) as line, another(line.url, timing=timing) as log:
-        owner = Told()
+    async with relayed(postgres_server, postgres_database) as line, another(line.url, timing=timing) as log:
+        owner = RecordingOwner()
         log.attach(owner)
-        line.lose_the_answer_to("INSERT INTO commands", and_go=True)
+        line.lose_result_of("INSERT INTO commands", then_refuse=True)
         with pytest.raises(LogUnavailable):
             await start(log, "s")
-        line.come_back()
-        adopted = await told(owner.adopted.get())
+        line.accept()
+        adopted = await in_time(owner.adopted.get())
         again = await start(log, "s")
         assert (again.run_id, again.duplicate, adopted.seq) == (adopted.run_id, True, 1)
         await log.end_run(handle_of(adopted), finish=Finish.STOP, now=NOW, text="Good day", at=0)
         assert (await read_view(log, "s")).rows[-1].content == "Good day"
 
 
-# A database that is away ----------------------------------------------------------------------------------------------
+# A database that is unavailable ---------------------------------------------------------------------------------------
 
 
-async def test_a_database_that_is_gone_is_noticed_at_once_and_so_is_its_return(
+async def test_a_lost_connection_is_detected_at_once_and_so_is_its_restoration(
     postgres_server: PostgresServer, postgres_database: str
 ) -> None:
     timing = Timing(lease=100, poll=0.1, answer=2)
-    async with another(postgres_database, timing=timing) as other, wire(postgres_server, postgres_database) as line:
+    async with another(postgres_database, timing=timing) as other, relayed(postgres_server, postgres_database) as line:
         log = EventLog(PostgresStore(line.url, timing=timing))
         await log.open()
         run = handle_of(await start(log, "s"))
         watch = log.watch("s")
         epoch = await epoch_of(log)
-        line.go()
+        line.refuse()
         began = asyncio.get_running_loop().time()
         for attempt in (log.check(), log.snapshot("s"), start(log, "t"), log.add_text(run, "x", at=0)):
             with pytest.raises(LogUnavailable):
@@ -287,11 +287,11 @@ async def test_a_database_that_is_gone_is_noticed_at_once_and_so_is_its_return(
         with pytest.raises(LogUnavailable):
             await log.read_after("s", 2, limit=9, epoch=epoch)
         assert asyncio.get_running_loop().time() - began < 2
-        # What grew meanwhile is seen by who has waited all the time.
+        # A reader that has waited all the time sees what grew meanwhile.
         await other.delete_session("s")
-        line.come_back()
+        line.accept()
         while await log.find_session("s") is not None:
-            await told(watch.wait())
+            await in_time(watch.wait())
         await log.check()
         await start(log, "t")
         await log.close()
@@ -309,19 +309,19 @@ async def test_a_restarted_database_costs_no_run_and_no_command(
         view = await read_view(other, "s")
         await one.end_run(run, finish=Finish.STOP, now=NOW, at=8)
         while view.run is not None:
-            await told(watch.wait())
+            await in_time(watch.wait())
             view = await read_view(other, "s", view)
         assert view.rows[-1].content == "Good day"
         await notified(one, other)
 
 
-async def test_a_database_that_says_nothing_is_given_up_in_time(
+async def test_a_database_that_stalls_is_given_up_in_time(
     postgres_server: PostgresServer, postgres_database: str
 ) -> None:
     async with another(postgres_database, timing=Timing(lease=100, poll=50, answer=0.3)) as log:
         await log.check()
         with postgres_server.frozen(), pytest.raises(LogUnavailable):
-            await told(log.check())
+            await in_time(log.check())
         await log.check()
 
 
@@ -357,24 +357,24 @@ async def test_a_database_that_does_not_exist_is_one_line_without_the_password(p
     assert PASSWORD not in str(caught.value)
 
 
-async def test_a_database_that_is_not_there_yet_is_waited_for(
+async def test_a_database_that_is_starting_is_waited_for(
     postgres_server: PostgresServer, postgres_database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with wire(postgres_server, postgres_database) as line:
-        line.go()
+    async with relayed(postgres_server, postgres_database) as line:
+        line.refuse()
         log = EventLog(PostgresStore(line.url))
         opening = asyncio.create_task(log.open())
         await until(lambda: "waiting for it" in caplog.text)
-        line.come_back()
-        await told(opening)
+        line.accept()
+        await in_time(opening)
         await log.close()
-        line.go()
+        line.refuse()
         with pytest.raises(UsageError, match="cannot be used"):
             await EventLog(PostgresStore(line.url, timing=Timing(start=0))).open()
     assert PASSWORD not in caplog.text
 
 
-async def test_an_address_that_is_none_is_one_line_without_the_password() -> None:
+async def test_an_invalid_address_is_one_line_without_the_password() -> None:
     with pytest.raises(UsageError, match="is not an address that PostgreSQL understands") as caught:
         await open_log(f"postgresql://me:{PASSWORD}@host/name?nonsense").open()
     assert PASSWORD not in str(caught.value)

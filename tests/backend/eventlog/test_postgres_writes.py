@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -19,7 +20,7 @@ from moorline.backend.events import Finish
 from tests.support import needs
 from tests.support.backends import STEP
 from tests.support.eventlogs import NOW, everything, exchange, handle_of, read_view, start, until
-from tests.support.postgres import PostgresServer, holds, wire
+from tests.support.postgres import PostgresServer, holds, relayed
 
 pytestmark = needs.postgres
 
@@ -137,24 +138,28 @@ async def test_a_piece_whose_row_is_locked_fails_alone(postgres_database: str) -
 async def test_a_piece_without_offset_whose_result_is_lost_is_not_written_twice(
     postgres_server: PostgresServer, postgres_database: str
 ) -> None:
-    async with wire(postgres_server, postgres_database) as line, opened(line.url) as (log, _):
+    async with relayed(postgres_server, postgres_database) as line, opened(line.url) as (log, _):
         run = handle_of(await start(log, "s"))
-        line.lose_the_answer_to("unnest")
+        line.lose_result_of("unnest")
         with pytest.raises(LogUnavailable, match="the connection broke"):
             await log.add_text(run, "once")
         await log.end_run(run, finish=Finish.STOP, now=NOW)
         assert (await read_view(log, "s")).rows[-1].content == "once"
 
 
-async def test_a_second_attempt_to_end_a_run_that_was_taken_over_is_lost(postgres_database: str) -> None:
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_second_attempt_to_end_a_run_that_was_taken_over_is_lost(postgres_database: str, ended: bool) -> None:  # noqa: FBT001
     async with opened(postgres_database) as (log, _):
         run = handle_of(await start(log, "s"))
         await row(postgres_database, "UPDATE moorline.sessions SET fence = fence + 1")
+        if ended:
+            await log.end_run(replace(run, fence=run.fence + 1), finish=Finish.INTERRUPTED, now=NOW)
+        events = await everything(log, "s")
         db = await connect(postgres_database, TIMING)
         with pytest.raises(RunLost):
             await write.end_run(db, End(run, Finish.STOP, NOW, at=0), 1)
         await db.close()
-        assert len(await everything(log, "s")) == 2
+        assert await everything(log, "s") == events
 
 
 async def test_a_pool_without_a_free_connection_is_given_up_in_time(postgres_database: str) -> None:
@@ -227,7 +232,7 @@ async def test_any_number_of_orphans_is_recovered(postgres_database: str, monkey
         assert ends == [Finish.INTERRUPTED] * 5
 
 
-async def test_an_orphan_that_another_process_is_just_taking_is_left_to_it(postgres_database: str) -> None:
+async def test_an_orphan_that_another_process_is_taking_over_is_skipped(postgres_database: str) -> None:
     async with opened(postgres_database) as (log, _):
         runs = [handle_of(await start(log, name)) for name in ("theirs", "s")]
     async with await psycopg.AsyncConnection.connect(postgres_database) as db:

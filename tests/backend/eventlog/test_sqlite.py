@@ -60,7 +60,7 @@ async def writer(database: str) -> AsyncIterator[asyncio.subprocess.Process]:
         await process.communicate()
 
 
-async def test_all_that_was_acknowledged_survives_a_kill_in_the_middle_of_an_answer(tmp_path: Path) -> None:
+async def test_all_that_was_acknowledged_survives_a_kill_during_an_answer(tmp_path: Path) -> None:
     database = database_at(tmp_path)
     async with writer(database) as process:
         assert process.stdout is not None
@@ -294,7 +294,7 @@ def insert_session(tx: Transaction, session_id: str) -> int:
     ).rowcount
 
 
-def test_a_command_that_fails_takes_nobody_with_it(tmp_path: Path) -> None:
+def test_a_command_that_fails_undoes_no_other(tmp_path: Path) -> None:
     db = connect(str(tmp_path / "chat.db"))
     outcomes, _ = run_batch(db, [functools.partial(insert_session, session_id=name) for name in ("a", "a", "b")])
     assert [value for value, _ in outcomes] == [1, None, 1]

@@ -9,7 +9,7 @@ def text(seq: int) -> TextAdded:
     return TextAdded(seq, "r", "m", "x")
 
 
-def test_it_answers_for_what_it_holds_alone() -> None:
+def test_it_returns_only_what_it_holds() -> None:
     tail = Tail(max_events=3)
     for seq in range(5, 10):
         tail.add(Commit("s", "e", text(seq)))
@@ -20,7 +20,7 @@ def test_it_answers_for_what_it_holds_alone() -> None:
     assert tail.read_after("other", 0, 9, "e") is None
 
 
-def test_it_starts_anew_behind_a_hole_and_in_another_epoch() -> None:
+def test_it_restarts_after_a_gap_and_in_another_epoch() -> None:
     tail = Tail()
     for epoch, seq in (("e", 1), ("e", 2), ("e", 4), ("f", 5)):
         tail.add(Commit("s", epoch, text(seq)))
@@ -40,7 +40,7 @@ def test_an_erased_session_leaves_nothing() -> None:
     assert tail.size == 0
 
 
-def test_the_session_that_grew_longest_ago_goes_first_when_memory_is_used_up() -> None:
+def test_the_session_that_grew_longest_ago_is_dropped_first() -> None:
     tail = Tail(max_bytes=3 * EVENT_BYTES)
     for session_id in ("a", "b", "a", "c"):
         tail.add(Commit(session_id, "e", text(1)))

@@ -26,7 +26,7 @@ async def test_an_erasure_is_still_told_when_the_session_has_grown_again() -> No
     assert await watch.wait() is Hint.GROWN
 
 
-async def test_thousands_of_watchers_wake_at_once_and_one_who_left_disturbs_nobody() -> None:
+async def test_thousands_of_watches_wake_at_once_and_a_cancelled_one_affects_no_other() -> None:
     watches = Watches()
     waiting = [asyncio.create_task(watches.watch("s").wait()) for _ in range(5000)]
     await asyncio.sleep(0)
