@@ -18,7 +18,7 @@ __all__ = ["access", "bad_request_handler", "describe"]
 
 log = logging.getLogger("moorline.gateway.access")
 
-# nginx's own, for a client that went away before its answer was complete.
+# nginx's own, for a client that closed before its response was complete.
 CLIENT_CLOSED_REQUEST = 499
 _SWITCHING_PROTOCOLS = 101
 _ID_BYTES = 16
@@ -36,21 +36,21 @@ _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE
 
 @web.middleware
 async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Handle the request and say in one line what became of it."""
+    """Handle the request and log its result in one line."""
     trusted = request[TRUSTED] = request.app[ACCESS_RULES].trusts(request.remote or "")
     request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=_fresh_id())
     clock = asyncio.get_running_loop().time
     began, status = clock(), CLIENT_CLOSED_REQUEST
     try:
-        response = await _answer(request, handler)
+        response = await _respond(request, handler)
         status = response.status
         return response
     finally:
         seconds = clock() - began
         if METRICS in request.app:
             _count(request, status, seconds)
-        # An open socket has said so itself, with the same facts.
-        if status != _SWITCHING_PROTOCOLS:
+        # A socket has its own line, with the same facts.
+        if status != _SWITCHING_PROTOCOLS and log.isEnabledFor(logging.INFO):
             log.info(
                 "%s %s %d %.3fs client=%s request_id=%s",
                 request.method,
@@ -63,7 +63,7 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _count(request: web.Request, status: int, seconds: float) -> None:
-    """Tell the metrics: of a socket how its handshake went, of anything else how long it took."""
+    """Count a handshake by its outcome, any other request by its duration."""
     metrics, route = request.app[METRICS], describe(request)
     if route.startswith("/ws") and asks_for_upgrade(request.headers):
         metrics.handshake(request.get(OUTCOME) or _OUTCOMES.get(status, "rejected"), seconds)
@@ -71,7 +71,7 @@ def _count(request: web.Request, status: int, seconds: float) -> None:
         metrics.request(request.method, route, status, seconds)
 
 
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except web.HTTPException as exception:
@@ -93,12 +93,12 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 class _Gone(web.StreamResponse):
-    """The answer to a client that is not there any more: nothing. aiohttp would log a traceback for the error."""
+    """The response to a client that is gone: nothing. aiohttp would log a traceback for the error."""
 
     def __init__(self, request: web.Request) -> None:
         super().__init__(status=CLIENT_CLOSED_REQUEST)
         if request.transport is not None:
-            # Where an answer was under way, its end must not pass for a whole one.
+            # A response that was under way must not look complete.
             request.transport.abort()
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
@@ -109,16 +109,16 @@ class _Gone(web.StreamResponse):
 
 
 def bad_request_handler(app: web.Application) -> BadRequestHandler:
-    """What answers a head that became no request, with its line in the log. Nothing that it says is believed."""
+    """The handler of bytes that are no request, with its line in the log. No header of theirs is believed."""
 
-    def answer(request: web.BaseRequest, status: int) -> web.Response:
+    def respond(request: web.BaseRequest, status: int) -> web.Response:
         request[REQUEST_ID] = _fresh_id()
         if METRICS in app:
             app[METRICS].request("", _NOT_A_REQUEST, status, 0.0)
         log.info("- %s %d client=%s request_id=%s", _NOT_A_REQUEST, status, request.remote or "", request[REQUEST_ID])
         return _problem(request, status, _WORDS.get(status, Malformed.message), {})
 
-    return answer
+    return respond
 
 
 def _fresh_id() -> str:

@@ -41,11 +41,11 @@ _SOCKETS = ("/ws", "/ws/{path:.*}")
 
 
 def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web.Application:
-    """An application that passes sockets and /api on to the backend and serves the frontend; see `authorize`."""
+    """An application that passes sockets and /api on to an upstream and serves the frontend; see `authorize`."""
     frontend = Frontend(settings.frontend)
     app = web.Application(
         middlewares=[access, access_middleware(settings), authorize_middleware],
-        # A client that goes away takes its request with it, to the backend and at once; an upload is passed on as it
+        # A client that goes away takes its request with it, at the upstream and at once; an upload is passed on as it
         # is, compressed or not. Here and not in `server`, so that the application has them in tests as well.
         handler_args={"handler_cancellation": True, "auto_decompress": False},
     )

@@ -111,7 +111,7 @@ _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def is_shortage(error: OSError) -> bool:
-    """Whether a connection failed for want of descriptors or memory here, and says nothing of its other end."""
+    """Whether a connection failed for want of descriptors or memory here, and not by the peer."""
     return error.errno in _SHORTAGES
 
 

@@ -28,7 +28,7 @@ METRICS = web.AppKey("metrics", Metrics)
 """Only with `metrics_port`."""
 
 REQUEST_ID = web.RequestKey("request_id", str)
-"""Set by `access` for every request: its name in all logs, ours and the backend's."""
+"""Set by `access` for every request: its id in the gateway's and the upstream's logs."""
 TRUSTED = web.RequestKey("trusted", bool)
 """Set by `access`: whether the peer is one of `trusted_proxies`, and believed about the client."""
 OUTCOME = web.RequestKey("outcome", str)

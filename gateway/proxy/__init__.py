@@ -1,1 +1,1 @@
-"""One way to a backend: which upstream, the request's and the response's headers, HTTP and WebSocket upgrades."""
+"""One way to an upstream: its choice, connections, requests and responses, for HTTP and for WebSocket upgrades."""

@@ -29,8 +29,8 @@ _SWITCHING_PROTOCOLS = 101
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """Use: `connect`, then for each request `send`, `response` and `read` until it is b"". Whoever has it ends it, with
-    `abort` or by handing it on.
+    """Use: `connect`, then for each request `send`, `response` and `read` until it is b"". The caller ends it, with
+    `abort` or by giving it to a pool or a tunnel.
     """
 
     __slots__ = (
@@ -237,7 +237,7 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         parser = self._parser
         if parser is None or parser.complete:
-            # No request has been answered with this.
+            # It belongs to no request.
             self._end(BadUpstreamResponse("bytes behind the response"))
             return
         self._received = True

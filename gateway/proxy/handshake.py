@@ -30,7 +30,7 @@ def check_request(request: MultiMapping[str], version: tuple[int, int]) -> None:
     """Refuse what RFC 6455 section 4.1 does not know.
 
     Raises:
-        Malformed: it is HTTP/1.0, or another protocol is asked for.
+        Malformed: it is HTTP/1.0, or it names another protocol.
     """
     if version < (1, 1):
         raise Malformed("A WebSocket needs HTTP/1.1.")
@@ -45,7 +45,7 @@ def is_switch(response: Response) -> bool:
     """Whether the upstream agrees; if not, this is its refusal, to be passed on.
 
     Raises:
-        BadUpstreamResponse: a 101 to something that was not asked for.
+        BadUpstreamResponse: a 101 to another protocol.
     """
     if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
         return False

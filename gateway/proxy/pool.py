@@ -2,7 +2,7 @@
 
 At most `upstream_connections` requests of short duration are under way at an upstream; more wait in order of arrival. A
 request that has lasted for a second does not count any more: it is a held poll or a stream, of which 64 would otherwise
-keep everybody's messages waiting for as long as they last. So the limit evens out bursts, such as the thousand modules
+keep all other requests waiting for as long as they last. So the limit evens out bursts, such as the thousand modules
 of a page, and a place in the queue is worth a second at most.
 
 A connection is kept only where the exchange vouches for it; see `Exchange.close`.

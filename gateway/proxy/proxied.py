@@ -82,7 +82,7 @@ class ProxiedResponse(web.StreamResponse):
             log.warning("upstream response truncated: %s request_id=%s", detail, self._request[REQUEST_ID])
             self._break_off()
         except Exception:
-            # Nobody may answer this request a second time.
+            # The error must not become a second response on this connection.
             self._break_off()
             raise
 

@@ -1,6 +1,6 @@
 """One WebSocket, top to bottom: check, exchange, switch, relay, log.
 
-The upstream is asked first and the client answered second, so that the upstream's refusal and its choices pass. After
+The upstream's response comes before the client's, so that its refusal and its choices pass. After
 the switch the handler returns and leaves nothing behind: the tunnel lives on two transports and a timer.
 """
 
