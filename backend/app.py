@@ -7,15 +7,16 @@ import os
 from collections.abc import AsyncIterator
 
 from aiohttp import web
-from moorline.backend.access import AUTHORIZE, bad_request_handler, problems
 from moorline.backend.api import Api, answer
 from moorline.backend.audit import Audit
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
+from moorline.backend.problems import bad_request_handler, problem_middleware
 from moorline.backend.protocol.docs import docs_page, openapi_document
+from moorline.backend.requests import AUTHORIZE
 from moorline.backend.responder import Responder
-from moorline.backend.retention import keep_to
+from moorline.backend.retention import run_retention
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
 from moorline.backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
@@ -51,7 +52,7 @@ def create_app(
     """The backend. `responder` is what answers instead of the model that the environment names."""
     warn_if_open(logger, settings.host, authorize)
     app = web.Application(
-        middlewares=[problems, access_middleware(settings)], client_max_size=frame_limit(settings.max_bytes)
+        middlewares=[problem_middleware, access_middleware(settings)], client_max_size=frame_limit(settings.max_bytes)
     )
     app.on_response_prepare.append(add_cors_headers(settings))
     app[SETTINGS] = settings
@@ -74,7 +75,7 @@ def create_app(
 
 def _responder(settings: Settings) -> Responder:
     # Here, because importing `openai` takes longer than all the rest; who brings a responder need not pay for it.
-    from moorline.backend.responders import create_responder
+    from moorline.backend.responder_factory import create_responder
 
     return create_responder(settings, os.environ)
 
@@ -110,7 +111,7 @@ async def _retention(app: web.Application) -> AsyncIterator[None]:
     if retention is None:
         yield
         return
-    sweeping = asyncio.create_task(keep_to(retention, app[LOG], app[AUDIT]))
+    sweeping = asyncio.create_task(run_retention(retention, app[LOG], app[AUDIT]))
     try:
         yield
     finally:

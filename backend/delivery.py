@@ -1,7 +1,7 @@
-"""What one socket is sent. A single task per socket writes, and it pulls: from the log, from its own cursor.
+"""What one socket is sent. A single task per socket writes, and it pulls: from the log, from its own position.
 
-Nothing queues for a slow client: while a send is held up by the peer, its cursor stays where it is. Only the answers to
-its own commands wait in an outbox, and the reader of the socket stops reading when that is full.
+Nothing queues for a slow client: while a send is held up by the peer, its position stays where it is. Only the answers
+to its own commands wait in an outbox, and the reader of the socket stops reading when that is full.
 """
 
 import asyncio
@@ -9,33 +9,65 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from aiohttp import web
+from aiohttp import WSMsgType, web
 from moorline.backend.errors import CloseCode, Refusal
-from moorline.backend.eventlog.base import Hint, LogUnavailable
+from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.events import Event, MessageEnded, Position, RunStarted, Snapshot
-from moorline.backend.protocol.wire import Json, encode, event_object, hello_frame, snapshot_object, v1_frame
+from moorline.backend.events import Event, Position
+from moorline.backend.follower import Follower, Resumed
+from moorline.backend.protocol.codec import encode
+from moorline.backend.protocol.models import Hello, ServerHello, ServerPing
+from moorline.backend.protocol.v1 import Version1
+from moorline.backend.protocol.v2 import Version2, snapshot_model
+from moorline.backend.protocol.version import Version
 from moorline.backend.settings import Settings
-from moorline.backend.waiting import Waiter
 from moorline.gateway.common.logs import hashed
 
-__all__ = ["BATCH", "REPLAY_LIMIT", "Delivery"]
+__all__ = ["Delivery"]
 
 logger = logging.getLogger("moorline.backend.delivery")
 
-#: Events read from the log at once.
-BATCH = 256
-#: Whoever is further behind gets a snapshot: it is smaller than what it stands for.
-REPLAY_LIMIT = 5000
 #: Answers to commands that may wait for a slow client before its next command is read.
 OUTBOX_LIMIT = 32
-# Between two attempts to read a log that is away.
+# Between two attempts to read while the event log is unavailable.
 _LOG_RETRY_SECONDS = 1.0
-# Until the client's first frame nobody knows which version it speaks. Frames of version 1 would only be noise to one of
-# version 2; one of version 1 that only listens gets what happened meanwhile after this time.
+# The client's first frame tells which version it speaks. To a client of version 2, frames of version 1 would only be
+# noise; one of version 1 that only listens gets after this time what happened meanwhile.
 _HELLO_SECONDS = 1.0
 # When a client may come back after a restart; it adds jitter of its own.
 _RECONNECT_AFTER_SECONDS = 1.0
+_PING = encode(ServerPing())
+
+
+class Outbox:
+    """Answers that wait to be written. The reading side adds them and waits for room; the writing side takes them."""
+
+    def __init__(self) -> None:
+        self._frames: deque[bytes] = deque()
+        self._room = asyncio.Event()
+        self._closed = False
+
+    def put(self, frame: bytes) -> None:
+        """Add an answer, also where the outbox is full."""
+        self._frames.append(frame)
+
+    def take(self) -> bytes | None:
+        """The next one to write; None when there is none."""
+        frame = self._frames.popleft() if self._frames else None
+        if len(self._frames) < OUTBOX_LIMIT:
+            self._room.set()
+        return frame
+
+    async def room(self) -> None:
+        """Return when it is not full, or closed."""
+        while len(self._frames) >= OUTBOX_LIMIT and not self._closed:
+            self._room.clear()
+            await self._room.wait()
+
+    def close(self) -> None:
+        """Wait for room no longer."""
+        self._closed = True
+        self._room.set()
 
 
 class Delivery:
@@ -54,27 +86,18 @@ class Delivery:
         scripted: bool,
         abort: Callable[[], None],
     ) -> None:
-        self.version = 1
+        self.version: Version = Version1()
         self._socket = socket
-        self._log = log
         self._settings = settings
         self._scripted = scripted
         self._session_id = session_id
-        self._patient_id = patient_id
         self._abort = abort
-        self._cursor = start
-        self._watch = log.watch(session_id)
-        self._waiter = Waiter(self._watch)
-        # What the watch has said and the log has not been asked about. It knows nothing of what was before it.
-        self._hint: Hint | None = Hint.ERASED
-        self._outbox: deque[Json] = deque()
-        self._room = asyncio.Event()
-        self._end: CloseCode | None = None
-        self._heard = False
-        self._greeting = False
-        self._resume: Position | None = None
-        # Version 1 hears of the runs that began after it connected; a session has one at a time.
-        self._v1_run: str | None = None
+        self._follower = Follower(log, session_id, patient_id, start)
+        self._outbox = Outbox()
+        self._close_code: CloseCode | None = None
+        self._first_frame_read = False
+        #: The client's, until it is answered.
+        self._hello: Hello | None = None
         self._ping_every = v1_ping
         self._ping_at = asyncio.get_running_loop().time() + v1_ping
 
@@ -82,187 +105,136 @@ class Delivery:
 
     @property
     def ending(self) -> bool:
-        """Whether a Close is on its way."""
-        return self._end is not None
+        """Whether a Close frame is queued or sent."""
+        return self._close_code is not None
 
-    def reply(self, frame: Json) -> None:
-        """Send `frame` before anything that the log gains from now on."""
-        self._outbox.append(frame)
-        self._waiter.wake()
+    def reply(self, frame: bytes | None) -> None:
+        """Send `frame` before anything that the log gains from now on; None where the version has no such frame."""
+        if frame is not None:
+            self._outbox.put(frame)
+            self._follower.wake()
 
-    def heard(self) -> None:
-        """The client has said something, so its version is known."""
-        self._heard = True
-        self._waiter.wake()
+    def frame_read(self) -> None:
+        """The client has sent a frame, so its version is known."""
+        self._first_frame_read = True
+        self._follower.wake()
 
     async def room(self) -> None:
         """Return when the outbox can take another answer; a peer that never reads ends by `send_timeout`."""
-        while len(self._outbox) >= OUTBOX_LIMIT and not self.ending:
-            self._room.clear()
-            await self._room.wait()
+        await self._outbox.room()
 
-    def greet(self, resume: Position | None) -> None:
+    def greet(self, hello: Hello) -> None:
         """Speak version 2 from here on."""
-        self.version = 2
-        self._greeting = True
-        self._resume = resume
-        self._waiter.wake()
+        self.version = Version2()
+        self._hello = hello
+        self._follower.wake()
 
     def end(self, code: CloseCode) -> None:
         """Close the socket with `code` once the outbox is empty; the first code counts."""
-        if self._end is None:
-            if code is CloseCode.SERVICE_RESTART and self.version == 2:
-                self.reply({"type": "goaway", "reconnect_after": _RECONNECT_AFTER_SECONDS})
-            self._end = code
-            self._room.set()
-            self._waiter.wake()
+        if self._close_code is None:
+            if code is CloseCode.SERVICE_RESTART:
+                self.reply(self.version.goaway(_RECONNECT_AFTER_SECONDS))
+            self._close_code = code
+            self._outbox.close()
+            self._follower.wake()
 
     # The task -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Deliver until the socket ends."""
         try:
-            await self._hear()
-            while self._end is None:
+            await self._wait_for_first_frame()
+            while self._close_code is None:
                 try:
                     await self._round()
                 except Refusal:  # its first message was another patient's
                     self.end(CloseCode.FORBIDDEN)
                 except LogUnavailable as error:
-                    logger.warning("the log is away: %s", error)
-                    await self._wait(asyncio.get_running_loop().time() + _LOG_RETRY_SECONDS)
-            self._greeting = False
+                    logger.warning("event log unavailable: %s", error)
+                    await self._follower.wait(asyncio.get_running_loop().time() + _LOG_RETRY_SECONDS)
+            self._hello = None
             await self._flush()
-            await self._socket.close(code=self._end, drain=False)
+            await self._socket.close(code=self._close_code, drain=False)
         except _Stalled:
-            self._end = CloseCode.TOO_SLOW
+            self._close_code = CloseCode.TOO_SLOW
             logger.info("session %s: a socket does not read and is closed", hashed(self._session_id))
-            # It goes behind what the peer has not read; it arrives if the peer wakes up within the close timeout.
+            # It goes behind what the peer has not read; it arrives if the peer reads again within the close timeout.
             await self._socket.close(code=CloseCode.TOO_SLOW, message=b"too slow", drain=False)
         except ConnectionError:
             # The peer is gone, or aiohttp gave it up for lack of Pongs. A transport with unsent bytes tells the reading
             # side nothing until it is aborted.
-            self._end = self._end or CloseCode.GOING_AWAY
+            self._close_code = self._close_code or CloseCode.GOING_AWAY
             self._abort()
         finally:
-            self._room.set()
-            self._watch.close()
+            self._outbox.close()
+            self._follower.close()
 
-    async def _hear(self) -> None:
-        """Wait for the client's first frame, but not for long."""
+    async def _wait_for_first_frame(self) -> None:
         loop = asyncio.get_running_loop()
         deadline = min(loop.time() + _HELLO_SECONDS, self._ping_at)
-        while not (self._heard or self.ending) and loop.time() < deadline:
-            await self._wait(deadline)
+        while not (self._first_frame_read or self.ending) and loop.time() < deadline:
+            await self._follower.wait(deadline)
 
     async def _round(self) -> None:
         """Send all there is, then wait."""
-        if self._greeting:
-            await self._greet()
+        if self._hello is not None:
+            await self._greet(self._hello)
         await self._flush()
         await self._ping_if_due()
-        if self._hint is not None and not await self._catch_up(self._hint):
-            return
-        if self._end is None:
-            await self._wait(self._ping_at)
-
-    async def _wait(self, when: float) -> None:
-        hint = await self._waiter.until(when)
-        if hint is not None and self._hint is not Hint.ERASED:
-            self._hint = hint
-
-    async def _catch_up(self, hint: Hint) -> bool:
-        """Send what the log holds beyond the cursor; False where there is more of it, or a client to greet first."""
-        events = await self._log.read_after(self._session_id, self._cursor.seq, limit=BATCH, epoch=self._cursor.epoch)
-        # What was answered while we read was committed before some of these events, and goes first.
+        events = await self._follower.read()
+        # What was answered during the read was committed before some of these events, and goes first.
         await self._flush()
         for event in events:
-            if self._greeting:
+            if self._hello is not None:
                 # Version 2 begins with its hello, which says where these events belong.
-                return False
+                return
             await self._send_event(event)
-        if len(events) == BATCH:
-            return False
-        # The epoch of a session that has not begun is not final, see EventLog.session_for.
-        if (hint is Hint.ERASED or (self._cursor.seq == 0 and not events)) and not await self._same_epoch():
-            return False
-        self._hint = None
-        return True
-
-    async def _same_epoch(self) -> bool:
-        """Whether the log is still the one that the cursor is in; otherwise go on in the new one, or end the socket."""
-        info = await self._log.session_for(self._session_id, self._patient_id)
-        if info.head.epoch == self._cursor.epoch:
-            return True
-        if self._cursor.seq == 0:
-            self._cursor = Position(info.head.epoch, 0)
-        else:
-            if self.version == 2:
-                self.reply({"type": "deleted"})
+        if self._follower.erased:
+            self.reply(self.version.deleted())
             self.end(CloseCode.DELETED)
-        return False
+        elif not self._follower.behind and not self.ending:
+            await self._follower.wait(self._ping_at)
 
-    async def _greet(self) -> None:
-        info = await self._log.session_for(self._session_id, self._patient_id)
-        resume, snapshot = self._resume, None
-        if resume and resume.epoch == info.head.epoch and 0 <= info.head.seq - resume.seq <= REPLAY_LIMIT:
-            self._cursor, head, run_id = resume, info.head, info.active_run_id
-        else:
-            snapshot = await self._log.snapshot(self._session_id, epoch=info.head.epoch)
-            while snapshot is None and info.head.seq > 0:  # erased between the two reads
-                info = await self._log.session_for(self._session_id, self._patient_id)
-                snapshot = await self._log.snapshot(self._session_id, epoch=info.head.epoch)
-            snapshot = snapshot or Snapshot(info.head, (), earlier=False)
-            self._cursor = head = snapshot.position
-            run_id = snapshot.run.run_id if snapshot.run else None
-        # Of a session that has not begun only the log knows whether its epoch is still the same.
-        self._hint = None if snapshot and head.seq else Hint.GROWN
-        self._greeting = False
+    async def _greet(self, hello: Hello) -> None:
+        resumed = await self._follower.resume(hello.resume)
+        self._hello = None
         self._ping_every = self._settings.heartbeat
         self._ping_at = asyncio.get_running_loop().time() + self._ping_every
-        await self._send(
-            hello_frame(
-                head,
-                recovered=snapshot is None,
-                run_id=run_id,
-                heartbeat=self._settings.heartbeat,
-                max_bytes=self._settings.max_bytes,
-                scripted=self._scripted,
-            )
+        await self._send(encode(self._server_hello(resumed)))
+        if resumed.snapshot is not None:
+            await self._send(encode(snapshot_model(resumed.snapshot)))
+
+    def _server_hello(self, resumed: Resumed) -> ServerHello:
+        return ServerHello(
+            epoch=resumed.head.epoch,
+            head=resumed.head.seq,
+            recovered=resumed.snapshot is None,
+            run_id=resumed.run_id,
+            heartbeat=self._settings.heartbeat,
+            max_bytes=self._settings.max_bytes,
+            scripted=self._scripted or None,
         )
-        if snapshot is not None:
-            await self._send(snapshot_object(snapshot))
 
     async def _send_event(self, event: Event) -> None:
-        if self.version == 2:
-            await self._send(event_object(event))
-        elif (frame := self._v1_frame(event)) is not None:
+        frame = self.version.event(event)
+        if frame is not None:
             await self._send(frame)
-        self._cursor = Position(self._cursor.epoch, event.seq)
-
-    def _v1_frame(self, event: Event) -> Json | None:
-        match event:
-            case RunStarted():
-                self._v1_run = event.run_id
-            case MessageEnded() if event.run_id != self._v1_run:
-                return None
-        return v1_frame(event)
+        self._follower.position = Position(self._follower.position.epoch, event.seq)
 
     async def _ping_if_due(self) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._ping_at:
             self._ping_at = now + self._ping_every
-            await self._send({"type": "ping"})
+            await self._send(_PING)
 
     async def _flush(self) -> None:
-        while self._outbox and not self._greeting:
-            await self._send(self._outbox.popleft())
-        self._room.set()
+        while self._hello is None and (frame := self._outbox.take()) is not None:
+            await self._send(frame)
 
-    async def _send(self, frame: Json) -> None:
+    async def _send(self, frame: bytes) -> None:
         try:
             async with asyncio.timeout(self._settings.send_timeout):
-                await self._socket.send_str(encode(frame))
+                await self._socket.send_frame(frame, WSMsgType.TEXT)
         except TimeoutError:
             raise _Stalled from None
 

@@ -6,6 +6,7 @@ sees has a `seq`: gap-free within the session, starting at 1, never reset. `at` 
 
 import enum
 from dataclasses import dataclass
+from typing import Literal
 
 from moorline.backend.errors import ErrorCode
 
@@ -128,10 +129,10 @@ Event = UserMessage | RunStarted | TextAdded | MessageEnded
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One message of a session as snapshots and HTTP show it. `role` is `user` or `assistant`."""
+    """One message of a session as snapshots and HTTP show it."""
 
     message_id: str
-    role: str
+    role: Literal["user", "assistant"]
     content: str
     seq: int
     at: float

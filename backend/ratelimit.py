@@ -7,12 +7,12 @@ costs one read per message, only where the option is set.
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.log import EventLog
 
-__all__ = ["too_many"]
+__all__ = ["rate_limit_refusal"]
 
 _WINDOW_SECONDS = 60.0
 
 
-async def too_many(log: EventLog, session_id: str, *, per_minute: int, now: float) -> Refusal | None:
+async def rate_limit_refusal(log: EventLog, session_id: str, *, per_minute: int, now: float) -> Refusal | None:
     """The refusal of one more message or retry, where the last minute holds `per_minute`."""
     # Each run has at most two rows: what was asked, and the answer.
     rows = await log.rows(session_id, before=None, limit=2 * per_minute)

@@ -11,7 +11,7 @@ from moorline.backend.audit import Audit
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.log import EventLog
 
-__all__ = ["keep_to"]
+__all__ = ["run_retention"]
 
 logger = logging.getLogger("moorline.backend.retention")
 
@@ -22,14 +22,14 @@ _EVERY_AT_LEAST = 0.1
 _EVERY_AT_MOST = 3600.0
 
 
-async def keep_to(retention: float, log: EventLog, audit: Audit) -> None:
+async def run_retention(retention: float, log: EventLog, audit: Audit) -> None:
     """Erase what is older than `retention` seconds, now and from time to time, until cancelled."""
     every = min(max(retention / 10, _EVERY_AT_LEAST), _EVERY_AT_MOST)
     while True:
         try:
             await _sweep(time.time() - retention, log, audit)
         except LogUnavailable as error:
-            logger.warning("nothing was erased, the log is away: %s", error)
+            logger.warning("nothing was erased: event log unavailable: %s", error)
         await asyncio.sleep(every)
 
 

@@ -14,7 +14,7 @@ from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable, RunHandle, Started
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
-from moorline.backend.ratelimit import too_many
+from moorline.backend.ratelimit import rate_limit_refusal
 from moorline.backend.responder import Responder
 from moorline.backend.settings import Settings
 from moorline.backend.turn import Outcome, Turn
@@ -144,7 +144,7 @@ class Runs:
         self._reserved += place
         try:
             if refusal is None and self._rate_limit is not None:
-                refusal = await too_many(self._log, session_id, per_minute=self._rate_limit, now=time.time())
+                refusal = await rate_limit_refusal(self._log, session_id, per_minute=self._rate_limit, now=time.time())
             started = await command(refusal)
         finally:
             self._reserved -= place

@@ -1,6 +1,6 @@
 """A session's rules. Pure: the fold of events into what a client shows, and which command is legal now.
 
-Every store judges commands by `judge_send` and `judge_retry`, so that all of them refuse alike. The fold is what a
+Every store checks commands by `check_send` and `check_retry`, so that all of them refuse alike. The fold is what a
 client does with the events it reads; a snapshot is the same fold done by the store.
 """
 
@@ -13,13 +13,30 @@ from moorline.backend.events import (
     Finish,
     MessageEnded,
     PartialAnswer,
+    Position,
     Row,
     RunStarted,
     TextAdded,
     UserMessage,
 )
 
-__all__ = ["Gap", "Known", "View", "fold", "judge_owner", "judge_retry", "judge_send", "newest", "row_of"]
+__all__ = [
+    "REPLAY_LIMIT",
+    "Gap",
+    "PriorCommand",
+    "View",
+    "can_replay",
+    "check_owner",
+    "check_retry",
+    "check_send",
+    "fold",
+    "newest",
+    "row_of",
+]
+
+
+#: A reader further behind gets a snapshot: it is smaller than what it stands for.
+REPLAY_LIMIT = 5000
 
 
 class Gap(Exception):
@@ -82,6 +99,11 @@ def row_of(event: UserMessage | MessageEnded) -> Row:
     )
 
 
+def can_replay(head: Position, cursor: Position) -> bool:
+    """Whether a reader at `cursor` of a log that ends at `head` gets the events after it; otherwise a snapshot."""
+    return cursor.epoch == head.epoch and 0 <= cursor.seq <= head.seq <= cursor.seq + REPLAY_LIMIT
+
+
 def newest(rows: Iterable[Row], *, count: int, size: int) -> tuple[tuple[Row, ...], bool]:
     """Of `rows`, which come newest first, up to `count` and up to `size` bytes of text, oldest first; are there more?
 
@@ -100,7 +122,7 @@ def newest(rows: Iterable[Row], *, count: int, size: int) -> tuple[tuple[Row, ..
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class PriorCommand:
     """A command that was committed under a `client_msg_id`: a send of `content`, or a retry of `retry_of`."""
 
     run_id: str
@@ -109,24 +131,24 @@ class Known:
     retry_of: str | None
 
 
-def judge_owner(owner: str, patient_id: str) -> None:
+def check_owner(owner: str, patient_id: str) -> None:
     """Raises Refusal `forbidden` unless the session belongs to `patient_id`."""
     if owner != patient_id:
         raise Refusal(ErrorCode.FORBIDDEN)
 
 
-def judge_send(
-    content: str, *, known: Known | None, active_run_id: str | None, refusal: Refusal | None = None
-) -> Known | None:
-    """None: go on. A Known: the same command was committed before, answer with it.
+def check_send(
+    content: str, *, prior: PriorCommand | None, active_run_id: str | None, refusal: Refusal | None = None
+) -> PriorCommand | None:
+    """None: go on. A PriorCommand: the same command was committed before, answer with it.
 
     Raises:
         Refusal: `rejected`, `busy`, or `refusal` where nothing new may begin.
     """
-    if known is not None:
-        if known.retry_of is not None or known.content != content:
+    if prior is not None:
+        if prior.retry_of is not None or prior.content != content:
             raise Refusal(ErrorCode.REJECTED)
-        return known
+        return prior
     if active_run_id is not None:
         raise Refusal(ErrorCode.BUSY)
     if refusal is not None:
@@ -134,24 +156,24 @@ def judge_send(
     return None
 
 
-def judge_retry(
+def check_retry(
     run_id: str,
     *,
-    known: Known | None,
+    prior: PriorCommand | None,
     exists: bool,
     finish: Finish | None,
     active_run_id: str | None,
     refusal: Refusal | None = None,
-) -> Known | None:
-    """As `judge_send`, for a retry of `run_id`, which `exists` in this session and ended with `finish` (None: active).
+) -> PriorCommand | None:
+    """As `check_send`, for a retry of `run_id`, which `exists` in this session and ended with `finish` (None: active).
 
     Raises:
         Refusal: `rejected`, `not_found`, `busy`, or `refusal` where nothing new may begin.
     """
-    if known is not None:
-        if known.retry_of != run_id:
+    if prior is not None:
+        if prior.retry_of != run_id:
             raise Refusal(ErrorCode.REJECTED)
-        return known
+        return prior
     if not exists:
         raise Refusal(ErrorCode.NOT_FOUND)
     if finish is Finish.STOP:

@@ -9,28 +9,29 @@ import uuid
 from collections import deque
 
 from aiohttp import WSMsgType, web
-from moorline.backend.access import authorize, path_id
 from moorline.backend.audit import Audit
 from moorline.backend.delivery import Delivery
 from moorline.backend.errors import CloseCode, ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable, SessionInfo, Started
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.protocol.commands import (
+from moorline.backend.protocol.codec import Json, decode_object, encode, parse_frame
+from moorline.backend.protocol.models import (
     Cancel,
-    Command,
+    ClientMessage,
+    ClientPing,
+    ClientPong,
     Hello,
-    Ping,
-    Pong,
     Retry,
+    Say,
     Send,
-    decode_object,
-    parse_frame,
+    ServerPong,
 )
-from moorline.backend.protocol.wire import Json, ack_frame, error_frame
+from moorline.backend.requests import authorize, path_id
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import SUBPROTOCOL
 from moorline.gateway.common.logs import hashed
+from moorline.gateway.common.web.connection import Connection
 
 __all__ = ["V1_PING_SECONDS", "Sockets", "frame_limit"]
 
@@ -47,6 +48,7 @@ _BAD_FRAMES_SECONDS = 60.0
 _ENVELOPE = 4 << 10
 # Frames that wait are received without a turn of the loop: a flood of them would hold up everybody else.
 _FRAMES_PER_TURN = 16
+_PONG = encode(ServerPong())
 
 
 def frame_limit(max_bytes: int) -> int:
@@ -108,9 +110,10 @@ class Sockets:
         return socket, info
 
     async def _converse(self, request: web.Request, socket: web.WebSocketResponse, info: SessionInfo, who: str) -> None:
-        transport = request.transport
-        if transport is None:
-            return
+        protocol = request.protocol
+        if isinstance(protocol, Connection):
+            # Its own timer is of the same length, and would end the connection before the Close frame that says why.
+            protocol.leave_sends_to_handler()
         delivery = Delivery(
             socket,
             self._log,
@@ -120,7 +123,7 @@ class Sockets:
             start=info.head,
             v1_ping=self._v1_ping,
             scripted=self._runs.scripted,
-            abort=transport.abort,
+            abort=lambda: _abort(protocol),
         )
         writing = asyncio.create_task(delivery.run())
         self._open.add(delivery)
@@ -141,8 +144,8 @@ class Sockets:
             if not writing.cancelled() and (error := writing.exception()) is not None:
                 logger.error("session %s: delivery failed", hashed(info.session_id), exc_info=error)
             # A transport that is closed waits for its buffer to empty, and a frozen peer never takes it.
-            if transport.get_write_buffer_size():
-                asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, transport.abort)
+            if protocol.transport is not None and protocol.transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, _abort, protocol)
             logger.info("session %s: socket closed with %s", hashed(info.session_id), socket.close_code)
 
 
@@ -176,7 +179,7 @@ class _Reader:
         while not self._delivery.ending:
             message = await self._socket.receive()
             if message.type is WSMsgType.TEXT:
-                self._delivery.heard()
+                self._delivery.frame_read()
                 await self._take(message.data)
                 self._first = False
             elif message.type is WSMsgType.BINARY:
@@ -190,11 +193,12 @@ class _Reader:
 
     async def _take(self, text: str) -> None:
         frame: Json = {}
+        version = self._delivery.version.number
         try:
             frame = decode_object(text)
             if _overfull(text, frame):
                 raise Refusal(ErrorCode.BAD_REQUEST, "There is too much around the message.")
-            command = parse_frame(frame, version=self._delivery.version, first=self._first, max_bytes=self._max_bytes)
+            command = parse_frame(frame, version=version, first=self._first, max_bytes=self._max_bytes)
         except Refusal as refusal:
             self._refuse(refusal, frame)
             self._count_bad()
@@ -204,25 +208,18 @@ class _Reader:
         except Refusal as refusal:
             self._refuse(refusal, frame)
         except LogUnavailable as error:
-            logger.warning("the log is away: %s", error)
+            logger.warning("event log unavailable: %s", error)
             self._refuse(Refusal(ErrorCode.INTERNAL), frame)
 
-    async def _carry_out(self, command: Command) -> None:
+    async def _carry_out(self, command: ClientMessage) -> None:
         session_id = self._info.session_id
         match command:
             case Hello():
-                self._delivery.greet(command.resume)
+                self._delivery.greet(command)
+            case Say():
+                await self._send(str(uuid.uuid4()), command.message)
             case Send():
-                client_msg_id = command.client_msg_id or str(uuid.uuid4())
-                with self._audit.access("send", session_id, self._who) as access:
-                    started = await self._runs.send(
-                        session_id,
-                        self._info.patient_id,
-                        client_msg_id=client_msg_id,
-                        content=command.message,
-                        acknowledge=lambda started: self._acknowledge(client_msg_id, started),
-                    )
-                    access.outcome = "duplicate" if started.duplicate else "ok"
+                await self._send(command.client_msg_id, command.message)
             case Retry():
                 with self._audit.access("retry", session_id, self._who) as access:
                     started = await self._runs.retry(
@@ -235,27 +232,44 @@ class _Reader:
             case Cancel():
                 with self._audit.access("cancel", session_id, self._who):
                     await self._runs.cancel(session_id, command.run_id)
-            case Ping():
-                self._delivery.reply({"type": "pong"})
-            case Pong():
+            case ClientPing():
+                self._delivery.reply(_PONG)
+            case ClientPong():
                 pass
 
-    def _acknowledge(self, client_msg_id: str, started: Started) -> None:
-        if self._delivery.version == 2:
-            self._delivery.reply(
-                ack_frame(client_msg_id, seq=started.seq, run_id=started.run_id, duplicate=started.duplicate)
+    async def _send(self, client_msg_id: str, content: str) -> None:
+        session_id = self._info.session_id
+        with self._audit.access("send", session_id, self._who) as access:
+            started = await self._runs.send(
+                session_id,
+                self._info.patient_id,
+                client_msg_id=client_msg_id,
+                content=content,
+                acknowledge=lambda started: self._acknowledge(client_msg_id, started),
             )
+            access.outcome = "duplicate" if started.duplicate else "ok"
+
+    def _acknowledge(self, client_msg_id: str, started: Started) -> None:
+        self._delivery.reply(
+            self._delivery.version.ack(
+                client_msg_id, seq=started.seq, run_id=started.run_id, duplicate=started.duplicate
+            )
+        )
 
     def _refuse(self, refusal: Refusal, frame: Json) -> None:
-        self._delivery.reply(
-            error_frame(refusal, version=self._delivery.version, client_msg_id=frame.get("client_msg_id"))
-        )
+        self._delivery.reply(self._delivery.version.refusal(refusal, frame.get("client_msg_id")))
 
     def _count_bad(self) -> None:
         now = asyncio.get_running_loop().time()
         self._bad.append(now)
         if len(self._bad) == _BAD_FRAMES and now - self._bad[0] <= _BAD_FRAMES_SECONDS:
             self._delivery.end(CloseCode.BAD_FRAMES)
+
+
+def _abort(protocol: web.RequestHandler) -> None:
+    """Abort the connection, if it is not lost already: asyncio's own transport then raises AttributeError."""
+    if protocol.transport is not None:
+        protocol.transport.abort()
 
 
 def _overfull(text: str, frame: Json) -> bool:

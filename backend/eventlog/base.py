@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from moorline.backend.errors import Refusal
 from moorline.backend.events import Event, Finish, Position, Row, RunError, Snapshot, Usage
-from moorline.backend.session import Known, judge_owner, judge_retry, judge_send
+from moorline.backend.session import PriorCommand, check_owner, check_retry, check_send
 
 __all__ = [
     "EPOCH_BUCKETS",
@@ -181,8 +181,13 @@ class EventQuery(NamedTuple):
 
 
 def check_start(
-    start: Start, *, patient_id: str | None, active_run_id: str | None, known: Known | None, retried: Retried | None
-) -> Known | None:
+    start: Start,
+    *,
+    patient_id: str | None,
+    active_run_id: str | None,
+    prior: PriorCommand | None,
+    retried: Retried | None,
+) -> PriorCommand | None:
     """Whether `start` may begin a run (None), or the same command as committed before.
 
     `patient_id` is the session's, None where there is no session.
@@ -191,17 +196,17 @@ def check_start(
         Refusal: neither.
     """
     if start.retry_of is not None:
-        return judge_retry(
+        return check_retry(
             start.retry_of,
-            known=known,
+            prior=prior,
             exists=retried is not None,
             finish=Finish(retried.finish) if retried and retried.finish else None,
             active_run_id=active_run_id,
             refusal=start.refusal,
         )
     if patient_id is not None:
-        judge_owner(patient_id, start.patient_id)
-    return judge_send(start.content, known=known, active_run_id=active_run_id, refusal=start.refusal)
+        check_owner(patient_id, start.patient_id)
+    return check_send(start.content, prior=prior, active_run_id=active_run_id, refusal=start.refusal)
 
 
 def unwritten(text: str, *, at: int | None, written: int) -> str:

@@ -1,73 +1,69 @@
-"""/docs and /openapi.json, made from the tables that the backend itself runs on. Pure."""
+"""/docs and /openapi.json, made from the definitions that the backend parses and encodes by. Pure."""
 
+import dataclasses
 import functools
 import html
+import typing
 from collections.abc import Iterable
 from typing import Any
 
 from moorline.backend.errors import CATALOGUE, CloseCode
-from moorline.backend.protocol.messages import CLIENT, ID, SERVER, SOCKET_PATH, Message
+from moorline.backend.protocol.codec import adapter, type_of
+from moorline.backend.protocol.http import OPERATIONS, Operation
+from moorline.backend.protocol.models import CLIENT, ID, SERVER, SOCKET_PATH, Id, MessageRow, Problem
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 
 __all__ = ["docs_page", "openapi_document"]
 
 _VERSION = "2"
-_PROBLEM = {"$ref": "#/components/schemas/Problem"}
-_ROW_FIELDS = "message_id, role, content, seq, at, run_id?, client_msg_id?, finish?, error?"
-
-# method, path, meaning, answer; the query and the body as (name, JSON type, required, meaning).
-_PATIENT = ("patient_id", "string", False, "must be the session's when given")
-_HTTP: tuple[tuple[str, str, str, str, tuple[Any, ...], tuple[Any, ...]], ...] = (
-    (
-        "get",
-        "/api/chat/{session_id}/messages",
-        "The last rows, oldest first; with after, the socket's events since then.",
-        "200",
-        (
-            ("before", "integer", False, "only rows with a lower seq"),
-            ("limit", "integer", False, "at most so many rows, up to 500"),
-            ("after", "integer", False, "the seq that the client has; answers {epoch, head, recovered, events}"),
-            ("epoch", "string", False, "the epoch of that seq"),
-            ("wait", "number", False, "seconds to wait for an event, up to 30"),
-            _PATIENT,
-        ),
-        (),
-    ),
-    (
-        "post",
-        "/api/chat/{session_id}/messages",
-        "Say something; idempotent by client_msg_id. Answers {seq, run_id, duplicate}.",
-        "202",
-        (),
-        (
-            ("patient_id", "string", True, "whose session it is"),
-            ("message", "string", True, "the text"),
-            ("client_msg_id", "string", True, "a UUID of the client's"),
-        ),
-    ),
-    (
-        "post",
-        "/api/chat/{session_id}/retry",
-        "A new run for the same message. Answers {run_id, duplicate}.",
-        "202",
-        (),
-        (
-            ("run_id", "string", True, "the run that failed"),
-            ("client_msg_id", "string", True, "a UUID of the client's"),
-            _PATIENT,
-        ),
-    ),
-    (
-        "post",
-        "/api/chat/{session_id}/cancel",
-        "End a run; what was written stays.",
-        "202",
-        (),
-        (("run_id", "string", True, "the run"), _PATIENT),
-    ),
-    ("delete", "/api/chat/{session_id}", "Erase the session everywhere.", "204", (_PATIENT,), ()),
-    ("get", "/healthz", "Whether the process lives.", "200", (), ()),
-    ("get", "/readyz", "Whether the database answers; the model's last known state is in the body.", "200", (), ()),
+_REF = "#/components/schemas/{model}"
+_MODELS = list(
+    dict.fromkeys(
+        [*CLIENT, *SERVER, Id, Problem]
+        + [model for each in OPERATIONS for model in (each.query, each.body, each.answer) if model is not None]
+    )
 )
+
+
+class _Generate(GenerateJsonSchema):
+    """A member that is None is left out, so no schema says null; names are what the JSON has."""
+
+    def nullable_schema(self, schema: Any) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+@functools.cache
+def _schemas() -> tuple[dict[str, JsonSchemaValue], dict[Any, JsonSchemaValue]]:
+    """The schemas by name, and of each model where to find its own."""
+    mode: JsonSchemaMode = "validation"
+    found, document = adapter(Id).json_schemas(
+        [(number, mode, adapter(model)) for number, model in enumerate(_MODELS)],
+        ref_template=_REF,
+        schema_generator=_Generate,
+    )
+    schemas = document["$defs"]
+    for model in filter(_is_message, _MODELS):
+        # Constants have defaults, so that nobody need write them; in the JSON they are always there.
+        required = [each.name for each in dataclasses.fields(model) if each.default is not None]
+        schemas[model.__name__]["required"] = required
+    return schemas, {model: found[number, mode] for number, model in enumerate(_MODELS)}
+
+
+def _is_message(model: object) -> bool:
+    return dataclasses.is_dataclass(model)
+
+
+def _members(model: type[Any]) -> Iterable[tuple[str, JsonSchemaValue, bool]]:
+    """Name, schema and whether it must be there, of each member but `type`."""
+    schema = _schemas()[0][model.__name__]
+    required = schema.get("required", ())
+    return [(name, each, name in required) for name, each in schema["properties"].items() if name != "type"]
 
 
 # /openapi.json --------------------------------------------------------------------------------------------------------
@@ -77,101 +73,68 @@ _HTTP: tuple[tuple[str, str, str, str, tuple[Any, ...], tuple[Any, ...]], ...] =
 def openapi_document() -> dict[str, Any]:
     """OpenAPI 3.1. It has no words for WebSockets: the socket is a GET that switches protocols, with its messages."""
     paths: dict[str, dict[str, Any]] = {SOCKET_PATH: {"get": _socket_operation()}}
-    for method, path, meaning, status, query, body in _HTTP:
-        paths.setdefault(path, {})[method] = _operation(path, meaning, status, query, body)
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
     return {
         "openapi": "3.1.0",
         "info": {"title": "moorline chat", "version": _VERSION},
         "paths": paths,
-        "components": {"schemas": _schemas()},
+        "components": {"schemas": _schemas()[0]},
     }
 
 
 def _socket_operation() -> dict[str, Any]:
+    refs = _schemas()[1]
     return {
         "summary": "The chat's WebSocket: text frames, one JSON object each.",
         "parameters": _path_parameters(SOCKET_PATH),
         "responses": {"101": {"description": "Switching to WebSocket"}, "default": _problem_response()},
         "x-websocket": {
-            "client": [_schema_ref("Client", message) for message in CLIENT],
-            "server": [_schema_ref("Server", message) for message in SERVER],
+            "client": [refs[model] for model in CLIENT],
+            "server": [refs[model] for model in SERVER],
             "close_codes": {str(int(code)): code.name.lower() for code in CloseCode},
         },
     }
 
 
-def _operation(path: str, meaning: str, status: str, query: tuple[Any, ...], body: tuple[Any, ...]) -> dict[str, Any]:
-    operation: dict[str, Any] = {
-        "summary": meaning,
-        "parameters": _path_parameters(path)
-        + [
-            {"name": name, "in": "query", "required": required, "description": words, "schema": {"type": kind}}
-            for name, kind, required, words in query
-        ],
-        "responses": {status: {"description": meaning}, "default": _problem_response()},
+def _operation(operation: Operation) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": operation.meaning}
+    if operation.answer is not None:
+        answer["content"] = {"application/json": {"schema": _schemas()[1][operation.answer]}}
+    query = () if operation.query is None else _members(operation.query)
+    shown: dict[str, Any] = {
+        "summary": operation.meaning,
+        "parameters": _path_parameters(operation.path)
+        + [{"name": name, "in": "query", "required": required, **_described(each)} for name, each, required in query],
+        "responses": {str(operation.status): answer, "default": _problem_response()},
     }
-    if body:
-        schema = {
-            "type": "object",
-            "required": [name for name, _, required, _ in body if required],
-            "properties": {name: {"type": kind, "description": words} for name, kind, _, words in body},
+    if operation.body is not None:
+        schema = _schemas()[1][operation.body]
+        shown["requestBody"] = {
+            "required": operation.body_required,
+            "content": {"application/json": {"schema": schema}},
         }
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    return operation
+    return shown
+
+
+def _described(member: JsonSchemaValue) -> dict[str, Any]:
+    """A parameter's description stands beside its schema."""
+    schema = {name: each for name, each in member.items() if name != "description"}
+    return {"description": member["description"], "schema": schema}
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
-    schema = {"type": "string", "pattern": f"^{ID}$"}
     return [
-        {"name": name, "in": "path", "required": True, "schema": schema}
+        {"name": name, "in": "path", "required": True, "schema": _schemas()[1][Id]}
         for name in ("patient_id", "session_id")
         if f"{{{name}}}" in path
     ]
 
 
-def _schemas() -> dict[str, Any]:
-    problem = {
-        "type": "object",
-        "required": ["status", "code"],
-        "properties": {
-            "status": {"type": "integer"},
-            "title": {"type": "string"},
-            "code": {"type": "string", "enum": [str(code) for code in CATALOGUE]},
-            "retryable": {"type": "boolean"},
-            "retry_after": {"type": "number"},
-        },
-    }
-    messages = {_schema_name("Client", message): _message_schema(message) for message in CLIENT}
-    messages |= {_schema_name("Server", message): _message_schema(message) for message in SERVER}
-    return {"Problem": problem, **messages}
-
-
-def _message_schema(message: Message) -> dict[str, Any]:
-    properties: dict[str, Any] = {"type": {"const": message.type}} if message.type else {}
-    for field in message.fields:
-        kind = {"type": "string", "pattern": f"^{ID}$"} if field.kind == "id" else {"type": field.kind}
-        properties[field.name] = {**kind, "description": field.meaning}
-    required = [field.name for field in message.fields if field.required]
-    return {
-        "type": "object",
-        "description": message.meaning,
-        "required": ["type", *required] if message.type else required,
-        "properties": properties,
-    }
-
-
-def _schema_name(side: str, message: Message) -> str:
-    return f"{side}V{message.versions[0]}{(message.type or 'say').capitalize()}"
-
-
-def _schema_ref(side: str, message: Message) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{_schema_name(side, message)}"}
-
-
 def _problem_response() -> dict[str, Any]:
     return {
         "description": "A refusal, RFC 9457, with its code",
-        "content": {"application/problem+json": {"schema": _PROBLEM}},
+        "content": {"application/problem+json": {"schema": _schemas()[1][Problem]}},
     }
 
 
@@ -188,6 +151,7 @@ code { font-family: ui-monospace, monospace; overflow-wrap: anywhere }
 @functools.cache
 def docs_page() -> str:
     """The documentation as one page, readable without JavaScript."""
+    row = ", ".join(_shown_name(name, required=required) for name, _, required in _members(MessageRow))
     return f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -197,9 +161,8 @@ def docs_page() -> str:
 <p>Machine-readable: <a href="/openapi.json"><code>/openapi.json</code></a></p>
 <h2>WebSocket <code>{SOCKET_PATH}</code></h2>
 <p>Text frames, one JSON object each. Ids match <code>{html.escape(ID)}</code>. A socket speaks version 1 until its
-first frame is a version 2 <code>hello</code>. Who says nothing for a second is
-taken to speak version 1 until then, so a client of version 2 passes over what comes before the answering
-<code>hello</code>.</p>
+first frame is a version 2 <code>hello</code>. A client that sends no frame within a second is taken to speak version 1
+until then, so a client of version 2 ignores frames before the <code>hello</code> that answers its own.</p>
 <h3>Client to server</h3>
 {_message_table(CLIENT)}
 <h3>Server to client</h3>
@@ -208,8 +171,8 @@ taken to speak version 1 until then, so a client of version 2 passes over what c
 {_table(("code", "meaning"), ((_code(int(code)), code.name.replace("_", " ").lower()) for code in CloseCode))}
 <h2>HTTP</h2>
 <p>Bodies are <code>application/json</code>; errors are <code>application/problem+json</code> with a code from the
-list below. A row is <code>{{{_ROW_FIELDS}}}</code>.</p>
-{_table(("request", "members", "meaning"), map(_http_row, _HTTP))}
+list below. A row is <code>{{{row}}}</code>.</p>
+{_table(("request", "members", "answer"), map(_http_row, OPERATIONS))}
 <h2>Error codes</h2>
 {_table(("code", "HTTP", "retryable", "meaning"), _error_rows())}
 </body>
@@ -217,28 +180,43 @@ list below. A row is <code>{{{_ROW_FIELDS}}}</code>.</p>
 """
 
 
-def _message_table(messages: Iterable[Message]) -> str:
+def _message_table(messages: dict[type[Any], tuple[int, ...]]) -> str:
     rows = (
         (
-            _code(message.type or '{"message": …}'),
-            ", ".join(map(str, message.versions)),
-            "<br>".join(
-                f"{_code(field.name + ('' if field.required else '?'))}: {html.escape(field.meaning)}"
-                for field in message.fields
-            ),
-            html.escape(message.meaning),
+            _code(type_of(model) or '{"message": …}'),
+            ", ".join(map(str, versions)),
+            _member_list(model),
+            html.escape(model.__doc__ or ""),
         )
-        for message in messages
+        for model, versions in messages.items()
     )
     return _table(("type", "version", "members", "meaning"), rows)
 
 
-def _http_row(row: tuple[str, str, str, str, tuple[Any, ...], tuple[Any, ...]]) -> tuple[str, ...]:
-    method, path, meaning, status, query, body = row
-    members = "<br>".join(
-        f"{_code(name + ('' if required else '?'))}: {html.escape(words)}" for name, _, required, words in query + body
+def _http_row(operation: Operation) -> tuple[str, ...]:
+    members = [_member_list(model) for model in (operation.query, operation.body) if model is not None]
+    answers = filter(_is_message, typing.get_args(operation.answer) or (operation.answer,))
+    shown = [_code("{" + ", ".join(name for name, _, _ in _members(answer)) + "}") for answer in answers]
+    return (
+        _code(f"{operation.method.upper()} {operation.path}"),
+        "<br>".join(members),
+        " ".join([html.escape(operation.meaning), str(operation.status), *shown]),
     )
-    return _code(f"{method.upper()} {path}"), members, f"{html.escape(meaning)} ({status})"
+
+
+def _member_list(model: type[Any]) -> str:
+    return "<br>".join(
+        f"{_code(_shown_name(name, required=required))}: {html.escape(_meaning(each))}"
+        for name, each, required in _members(model)
+    )
+
+
+def _shown_name(name: str, *, required: bool) -> str:
+    return name if required else f"{name}?"
+
+
+def _meaning(member: JsonSchemaValue) -> str:
+    return str(member.get("description") or member.get("const", ""))
 
 
 def _error_rows() -> Iterable[tuple[str, ...]]:

@@ -8,7 +8,7 @@ import pytest
 from moorline.backend.events import Finish, Usage
 from moorline.backend.llm import OpenAIResponder, base_url
 from moorline.backend.responder import Done, Text
-from moorline.backend.responders import create_responder
+from moorline.backend.responder_factory import create_responder
 from moorline.backend.settings import Settings
 from moorline.gateway.common.errors import UsageError
 

@@ -3,7 +3,7 @@
 from moorline.backend.events import Finish
 from moorline.backend.offline import OfflineResponder
 from moorline.backend.responder import Done, Piece, Prompt, Text
-from moorline.backend.responders import create_responder
+from moorline.backend.responder_factory import create_responder
 from moorline.backend.settings import Settings
 
 

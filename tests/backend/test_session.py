@@ -3,7 +3,7 @@
 import pytest
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.events import Finish, MessageEnded, PartialAnswer, Row, RunStarted, TextAdded, UserMessage
-from moorline.backend.session import Gap, Known, View, fold, judge_retry, judge_send, newest
+from moorline.backend.session import Gap, PriorCommand, View, check_retry, check_send, fold, newest
 
 EVENTS = (
     UserMessage(1, "u", "m1", "r", "Hello", 0.0),
@@ -46,19 +46,19 @@ def test_a_missing_event_is_noticed(event: TextAdded | MessageEnded) -> None:
         fold(folded(1), event)
 
 
-SEND = Known("r", 1, "Hello", None)
-RETRY = Known("r2", 1, "Hello", "r")
+SEND = PriorCommand("r", 1, "Hello", None)
+RETRY = PriorCommand("r2", 1, "Hello", "r")
 
 
 def test_a_repeated_command_is_answered_before_busy_is_asked() -> None:
-    assert judge_send("Hello", known=SEND, active_run_id="r") is SEND
-    assert judge_retry("r", known=RETRY, exists=True, finish=None, active_run_id="r2") is RETRY
+    assert check_send("Hello", prior=SEND, active_run_id="r") is SEND
+    assert check_retry("r", prior=RETRY, exists=True, finish=None, active_run_id="r2") is RETRY
 
 
-@pytest.mark.parametrize(("content", "known"), [("other", SEND), ("Hello", RETRY)])
-def test_an_id_used_for_something_else_is_rejected(content: str, known: Known) -> None:
+@pytest.mark.parametrize(("content", "prior"), [("other", SEND), ("Hello", RETRY)])
+def test_an_id_used_for_something_else_is_rejected(content: str, prior: PriorCommand) -> None:
     with pytest.raises(Refusal) as caught:
-        judge_send(content, known=known, active_run_id=None)
+        check_send(content, prior=prior, active_run_id=None)
     assert caught.value.code is ErrorCode.REJECTED
 
 
@@ -75,7 +75,7 @@ def test_a_retry_needs_a_run_that_ended_short(
     *, exists: bool, finish: Finish | None, active: str | None, code: ErrorCode
 ) -> None:
     with pytest.raises(Refusal) as caught:
-        judge_retry("r", known=None, exists=exists, finish=finish, active_run_id=active)
+        check_retry("r", prior=None, exists=exists, finish=finish, active_run_id=active)
     assert caught.value.code is code
 
 
@@ -83,15 +83,15 @@ FULL = Refusal(ErrorCode.LLM_BUSY)
 
 
 def test_where_nothing_new_may_begin_a_repeated_command_is_answered_still() -> None:
-    assert judge_send("Hello", known=SEND, active_run_id=None, refusal=FULL) is SEND
-    assert judge_retry("r", known=RETRY, exists=True, finish=Finish.STOP, active_run_id=None, refusal=FULL) is RETRY
+    assert check_send("Hello", prior=SEND, active_run_id=None, refusal=FULL) is SEND
+    assert check_retry("r", prior=RETRY, exists=True, finish=Finish.STOP, active_run_id=None, refusal=FULL) is RETRY
 
 
 def test_where_nothing_new_may_begin_a_new_command_is_refused() -> None:
     with pytest.raises(Refusal) as sent:
-        judge_send("Hello", known=None, active_run_id=None, refusal=FULL)
+        check_send("Hello", prior=None, active_run_id=None, refusal=FULL)
     with pytest.raises(Refusal) as retried:
-        judge_retry("r", known=None, exists=True, finish=Finish.ERROR, active_run_id=None, refusal=FULL)
+        check_retry("r", prior=None, exists=True, finish=Finish.ERROR, active_run_id=None, refusal=FULL)
     assert (sent.value, retried.value) == (FULL, FULL)
 
 

@@ -5,10 +5,13 @@ import contextlib
 import json
 import logging
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
+from moorline.backend import websocket
 
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
 from tests.support.faulty_upstream import Peer, dial
@@ -43,14 +46,23 @@ class Heard(logging.Handler):
             self.event.set()
 
 
-@pytest.fixture
-def stalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
-    heard = Heard("does not read")
-    logger = logging.getLogger("moorline.backend.delivery")
-    monkeypatch.setattr(logger, "level", logging.INFO)
+@contextlib.contextmanager
+def logged(name: str, words: str) -> Iterator[Heard]:
+    heard, logger = Heard(words), logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.INFO)
     logger.addHandler(heard)
-    yield heard
-    logger.removeHandler(heard)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(heard)
+        logger.setLevel(before)
+
+
+@pytest.fixture
+def stalled() -> Iterator[Heard]:
+    with logged("moorline.backend.delivery", "does not read") as heard:
+        yield heard
 
 
 async def test_a_client_that_does_not_read_is_closed_with_4408_and_holds_nobody_up(
@@ -69,6 +81,41 @@ async def test_a_client_that_does_not_read_is_closed_with_4408_and_holds_nobody_
         assert len((await receive_until(socket, "message"))[-1]["content"]) == 300_000
         await asyncio.wait_for(stalled.event.wait(), STEP)
         await client.until((4408).to_bytes(2, "big") + b"too slow")
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_the_abort_of_a_slow_socket_that_has_closed_meanwhile_does_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    errors: list[dict[str, Any]] = []
+    abort = websocket._abort
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        aborted = asyncio.Event()
+
+        def late(protocol: Any) -> None:
+            # Set first: the abort is what may raise.
+            aborted.set()
+            abort(protocol)
+
+        monkeypatch.setattr(websocket, "_abort", late)
+        monkeypatch.setattr(websocket, "_CLOSE_TIMEOUT", 0.5)
+        script = Script(*["x" * 30_000] * 10, None)
+        with logged("moorline.backend.websocket", "socket closed") as closed:
+            async with (
+                backend(tmp_path, script, send_timeout=0.3) as server,
+                dial(server.port, receive_buffer=RECEIVE_BUFFER) as client,
+                asyncio.timeout(STEP),
+            ):
+                await client.send(UPGRADE + text_frame(message="Hi"))
+                await closed.event.wait()
+                await client.ended()
+                await aborted.wait()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(scenario())
+    assert errors == []
 
 
 # Frozen, and back again ----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQ
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
 from moorline.backend.events import Event, MessageEnded, PartialAnswer, Position, Row, Snapshot, UserMessage
-from moorline.backend.session import judge_owner, newest, row_of
+from moorline.backend.session import check_owner, newest, row_of
 
 __all__ = ["NEXT_EPOCH", "check", "find_session", "heads", "read_after", "rows", "session_for", "snapshot"]
 
@@ -47,7 +47,7 @@ async def session_for(db: Connection, session_id: str, patient_id: str) -> Sessi
     assert found is not None  # each bucket has a seed
     owner, epoch, head, active_run_id = found
     if owner is not None:
-        judge_owner(owner, patient_id)
+        check_owner(owner, patient_id)
     return SessionInfo(session_id, patient_id, Position(epoch, head), active_run_id)
 
 

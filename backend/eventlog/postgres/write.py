@@ -31,7 +31,7 @@ from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.backend.eventlog.postgres.read import NEXT_EPOCH
 from moorline.backend.eventlog.records import Kind
 from moorline.backend.events import Event, MessageEnded, RunStarted, TextAdded, UserMessage
-from moorline.backend.session import Known
+from moorline.backend.session import PriorCommand
 
 __all__ = ["Written", "add_texts", "delete_session", "end_run", "expire", "request_cancel", "start_run"]
 
@@ -154,7 +154,7 @@ async def start_run(db: Connection, start: Start, owner: str) -> Written[Started
             start,
             patient_id=session and session.patient_id,
             active_run_id=session and session.active_run_id,
-            known=known,
+            prior=known,
             retried=retried,
         )
         if known is not None:
@@ -176,18 +176,18 @@ async def start_run(db: Connection, start: Start, owner: str) -> Written[Started
     raise LogUnavailable("too many concurrent writes to the session")
 
 
-async def _state(db: Connection, start: Start) -> tuple[_Session | None, Known | None, Retried | None]:
+async def _state(db: Connection, start: Start) -> tuple[_Session | None, PriorCommand | None, Retried | None]:
     found = await _one(db, _CHECK, (start.client_msg_id, start.retry_of, start.session_id))
     if found is None:
         return None, None, None
     return (
         _Session(*found[:5]),
-        None if found[5] is None else Known(*found[5:9]),
+        None if found[5] is None else PriorCommand(*found[5:9]),
         None if found[9] is None else Retried(*found[9:]),
     )
 
 
-def _own_handle(start: Start, session: _Session | None, known: Known) -> RunHandle | None:
+def _own_handle(start: Start, session: _Session | None, known: PriorCommand) -> RunHandle | None:
     """The handle of a run that an earlier attempt at this very command has begun."""
     if session is None or known.run_id != start.run_id or session.active_run_id != start.run_id:
         return None

@@ -9,7 +9,7 @@ from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQ
 from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.events import Event, MessageEnded, PartialAnswer, Position, Row, Snapshot, UserMessage
-from moorline.backend.session import judge_owner, newest, row_of
+from moorline.backend.session import check_owner, newest, row_of
 
 __all__ = [
     "SessionRecord",
@@ -68,7 +68,7 @@ def session_for(tx: Transaction, session_id: str, patient_id: str) -> SessionInf
     session = session_record(tx.db, session_id)
     if session is None:
         return SessionInfo(session_id, patient_id, Position(next_epoch(tx.db, session_id, patient_id), 0), None)
-    judge_owner(session.patient_id, patient_id)
+    check_owner(session.patient_id, patient_id)
     return session.info()
 
 

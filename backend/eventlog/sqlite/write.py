@@ -19,7 +19,7 @@ from moorline.backend.eventlog.records import COLUMNS, to_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.eventlog.sqlite.read import SessionRecord, next_epoch, run_text, session_record
 from moorline.backend.events import Finish, MessageEnded, RunStarted, UserMessage
-from moorline.backend.session import Known
+from moorline.backend.session import PriorCommand
 
 __all__ = ["delete_session", "end_orphans", "end_run", "expire", "start_run"]
 
@@ -55,7 +55,7 @@ def start_run(tx: Transaction, start: Start) -> Started:
         start,
         patient_id=session and session.patient_id,
         active_run_id=session and session.active_run_id,
-        known=session and _known(tx.db, session.id, start.client_msg_id),
+        prior=session and _known(tx.db, session.id, start.client_msg_id),
         retried=session and _retried(tx.db, session.id, start.retry_of),
     )
     if known is not None:
@@ -129,13 +129,13 @@ def _create(tx: Transaction, start: Start) -> SessionRecord:
     return session
 
 
-def _known(db: sqlite3.Connection, session: int, client_msg_id: str) -> Known | None:
+def _known(db: sqlite3.Connection, session: int, client_msg_id: str) -> PriorCommand | None:
     found = db.execute(
         "SELECT c.run_id, c.user_seq, e.content, c.retry_of FROM commands c"
         " JOIN events e ON e.session = c.session AND e.seq = c.user_seq WHERE c.session = ? AND c.client_msg_id = ?",
         (session, client_msg_id),
     ).fetchone()
-    return None if found is None else Known(*found)
+    return None if found is None else PriorCommand(*found)
 
 
 def _retried(db: sqlite3.Connection, session: int, run_id: str | None) -> Retried | None:

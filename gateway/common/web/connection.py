@@ -59,6 +59,7 @@ class Connection(ServerProtocol):
         "_bad_request_handler",
         "_client",
         "_event_loop",
+        "_handler_bounds_sends",
         "_head_bytes",
         "_head_timeout",
         "_head_timer",
@@ -86,6 +87,7 @@ class Connection(ServerProtocol):
         super().__init__(server, loop=loop, keepalive_timeout=_NEVER, **arguments)
         self._event_loop = loop
         self._asked = False
+        self._handler_bounds_sends = False
         self._room = room
         self._bad_request_handler = bad_request_handler
         self._head_timeout = head_timeout
@@ -100,6 +102,10 @@ class Connection(ServerProtocol):
     def is_waiting(self) -> bool:
         """Whether nothing is lost but the client's wait when this connection is closed."""
         return self.awaits_request or not self._asked
+
+    def leave_sends_to_handler(self) -> None:
+        """Until the handler returns it bounds each send itself, and ends the connection with a Close frame."""
+        self._handler_bounds_sends = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # `transport` is forgotten as soon as it is to be closed.
@@ -135,7 +141,8 @@ class Connection(ServerProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._is_unread()
+        if not self._handler_bounds_sends:
+            self._is_unread()
 
     def resume_writing(self) -> None:
         super().resume_writing()

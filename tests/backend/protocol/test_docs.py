@@ -3,18 +3,29 @@
 import html
 import json
 import re
+from typing import Any
 
 import pytest
+from moorline.backend.app import create_app
 from moorline.backend.errors import ErrorCode
+from moorline.backend.protocol.codec import type_of
 from moorline.backend.protocol.docs import docs_page, openapi_document
-from moorline.backend.protocol.messages import CLIENT, SERVER, SOCKET_PATH, Message
+from moorline.backend.protocol.models import CLIENT, SERVER, SOCKET_PATH, MessageEvent, Send
+from moorline.backend.settings import Settings
+
+from tests.support.backends import Script
+
+SCHEMAS = openapi_document()["components"]["schemas"]
 
 
-@pytest.mark.parametrize("message", [*CLIENT, *SERVER], ids=lambda message: message.type)
-def test_the_page_names_every_message_and_its_members(message: Message) -> None:
+@pytest.mark.parametrize("message", [*CLIENT, *SERVER], ids=lambda message: message.__name__)
+def test_the_page_names_every_message_and_its_members(message: type[Any]) -> None:
     page = html.unescape(docs_page())
-    assert message.meaning in page
-    assert all(field.name in page for field in message.fields)
+    assert (message.__doc__ or "without a meaning") in page
+    assert type_of(message) in page
+    for name, member in SCHEMAS[message.__name__]["properties"].items():
+        assert name in page
+        assert member.get("description", "") in page
 
 
 def test_the_page_names_the_sockets_path_and_needs_no_script() -> None:
@@ -36,3 +47,25 @@ def test_every_reference_in_openapi_leads_somewhere() -> None:
     document = openapi_document()
     names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert names <= set(document["components"]["schemas"])
+
+
+def test_openapi_says_which_members_are_always_there_and_none_may_be_null() -> None:
+    assert SCHEMAS[Send.__name__]["required"] == ["type", "message", "client_msg_id"]
+    assert set(SCHEMAS[MessageEvent.__name__]["properties"]) - set(SCHEMAS[MessageEvent.__name__]["required"]) == {
+        "error",
+        "usage",
+    }
+    assert '"null"' not in json.dumps(SCHEMAS)
+
+
+async def test_openapi_lists_every_route_of_the_backend() -> None:
+    app = create_app(Settings(), responder=Script())
+    served = {
+        (route.method.lower(), route.resource.canonical)
+        for route in app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    paths = openapi_document()["paths"]
+    listed = {(method, path) for path, operations in paths.items() for method in operations}
+    assert served - listed == {("get", "/docs"), ("get", "/openapi.json")}
+    assert listed <= served

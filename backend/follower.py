@@ -1,0 +1,102 @@
+"""Reads a session's log for one client, from its position on, and waits for it to grow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moorline.backend.eventlog.base import Hint, SessionInfo
+from moorline.backend.eventlog.log import EventLog
+from moorline.backend.events import Event, Position, Snapshot
+from moorline.backend.session import can_replay
+from moorline.backend.waiting import Waiter
+
+__all__ = ["BATCH", "Follower", "Resumed"]
+
+#: Events read from the log at once.
+BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Where a client of version 2 begins: with `snapshot`, or None where the events after its own position follow."""
+
+    head: Position
+    run_id: str | None
+    snapshot: Snapshot | None
+
+
+class Follower:
+    """Belongs to one task, which reads and waits; any other may `wake` it. While nothing happens it asks nothing."""
+
+    def __init__(self, log: EventLog, session_id: str, patient_id: str, start: Position) -> None:
+        self.position = start
+        #: Whether the session was erased, so that nothing more comes.
+        self.erased = False
+        self._log = log
+        self._session_id = session_id
+        self._patient_id = patient_id
+        self._watch = log.watch(session_id)
+        self._waiter = Waiter(self._watch)
+        # Of what happened between `start` and the watch it says nothing.
+        self._hint: Hint | None = Hint.ERASED
+
+    @property
+    def behind(self) -> bool:
+        """Whether the log may hold more than was read."""
+        return self._hint is not None
+
+    async def read(self) -> Sequence[Event]:
+        """Up to BATCH events behind the position, which the caller moves on.
+
+        Raises:
+            Refusal: `forbidden`, the session's first message was another patient's.
+        """
+        if self._hint is None:
+            return ()
+        events = await self._log.read_after(self._session_id, self.position.seq, limit=BATCH, epoch=self.position.epoch)
+        if len(events) == BATCH:
+            return events
+        # The epoch of a session that has not begun is not final, see EventLog.session_for.
+        not_begun = self.position.seq == 0 and not events
+        if self._hint is Hint.ERASED or not_begun:
+            epoch = (await self._session()).head.epoch
+            if epoch != self.position.epoch and not_begun:
+                self.position = Position(epoch, 0)
+                return ()
+            self.erased = epoch != self.position.epoch
+        self._hint = None
+        return events
+
+    async def resume(self, wanted: Position | None) -> Resumed:
+        """Continue from `wanted`, or from a snapshot where that cannot be; raises as `read`."""
+        info = await self._session()
+        if wanted is not None and can_replay(info.head, wanted):
+            self.position, self._hint = wanted, Hint.GROWN
+            return Resumed(info.head, info.active_run_id, None)
+        snapshot = await self._snapshot(info.head)
+        # Of a session that has not begun only the log knows whether its epoch is still the same.
+        self.position, self._hint = snapshot.position, None if snapshot.position.seq else Hint.GROWN
+        return Resumed(snapshot.position, snapshot.run.run_id if snapshot.run else None, snapshot)
+
+    async def wait(self, when: float) -> None:
+        """Return when the log may have grown, when `wake` has been called, or at loop time `when`."""
+        hint = await self._waiter.until(when)
+        if hint is not None and self._hint is not Hint.ERASED:
+            self._hint = hint
+
+    def wake(self) -> None:
+        """End the wait under way, or the next one at once."""
+        self._waiter.wake()
+
+    def close(self) -> None:
+        """Stop watching; idempotent."""
+        self._watch.close()
+
+    async def _session(self) -> SessionInfo:
+        return await self._log.session_for(self._session_id, self._patient_id)
+
+    async def _snapshot(self, head: Position) -> Snapshot:
+        snapshot = await self._log.snapshot(self._session_id, epoch=head.epoch)
+        while snapshot is None and head.seq > 0:  # erased between the two reads
+            head = (await self._session()).head
+            snapshot = await self._log.snapshot(self._session_id, epoch=head.epoch)
+        return snapshot or Snapshot(head, (), earlier=False)

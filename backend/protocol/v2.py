@@ -1,0 +1,144 @@
+"""Events, rows and refusals as version 2 and HTTP show them. Pure."""
+
+from datetime import UTC, datetime
+
+from moorline.backend.errors import CATALOGUE, Refusal
+from moorline.backend.events import (
+    Event,
+    MessageEnded,
+    PartialAnswer,
+    Row,
+    RunError,
+    RunStarted,
+    Snapshot,
+    TextAdded,
+    Usage,
+    UserMessage,
+)
+from moorline.backend.protocol.codec import encode, encode_delta
+from moorline.backend.protocol.models import (
+    Ack,
+    DeletedEvent,
+    DeltaEvent,
+    ErrorMessage,
+    GoAway,
+    MessageError,
+    MessageEvent,
+    MessageRow,
+    MessageUsage,
+    RunningAnswer,
+    SnapshotEvent,
+    StatusEvent,
+    UserEvent,
+    is_id,
+)
+
+__all__ = ["Version2", "event_model", "row_model", "snapshot_model"]
+
+
+class Version2:
+    """See `moorline.backend.protocol.version.Version`."""
+
+    number = 2
+
+    def event(self, event: Event) -> bytes:
+        """See Version.event."""
+        return encode_delta(event) if isinstance(event, TextAdded) else encode(event_model(event))
+
+    def ack(self, client_msg_id: str, *, seq: int, run_id: str, duplicate: bool) -> bytes:
+        """See Version.ack."""
+        return encode(Ack(client_msg_id=client_msg_id, seq=seq, run_id=run_id, duplicate=duplicate))
+
+    def refusal(self, refusal: Refusal, client_msg_id: object) -> bytes:
+        """See Version.refusal."""
+        return encode(
+            ErrorMessage(
+                code=refusal.code,
+                message=refusal.message,
+                retryable=CATALOGUE[refusal.code].retryable,
+                retry_after=refusal.retry_after,
+                client_msg_id=client_msg_id if is_id(client_msg_id) else None,
+            )
+        )
+
+    def deleted(self) -> bytes:
+        """See Version.deleted."""
+        return encode(DeletedEvent())
+
+    def goaway(self, reconnect_after: float) -> bytes:
+        """See Version.goaway."""
+        return encode(GoAway(reconnect_after=reconnect_after))
+
+
+def event_model(event: Event) -> UserEvent | StatusEvent | DeltaEvent | MessageEvent:
+    """An event of the log, on the socket and in long polling."""
+    match event:
+        case UserMessage():
+            return UserEvent(
+                seq=event.seq,
+                message_id=event.message_id,
+                client_msg_id=event.client_msg_id,
+                content=event.content,
+                at=_time(event.at),
+            )
+        case RunStarted():
+            return StatusEvent(seq=event.seq, run_id=event.run_id)
+        case TextAdded():
+            return DeltaEvent(seq=event.seq, run_id=event.run_id, message_id=event.message_id, text=event.text)
+        case MessageEnded():
+            return MessageEvent(
+                seq=event.seq,
+                from_seq=event.from_seq,
+                run_id=event.run_id,
+                message_id=event.message_id,
+                content=event.content,
+                finish=event.finish,
+                error=_error(event.error),
+                usage=_usage(event.usage),
+                at=_time(event.at),
+            )
+
+
+def row_model(row: Row) -> MessageRow:
+    """A row of a snapshot or of a GET."""
+    return MessageRow(
+        message_id=row.message_id,
+        role=row.role,
+        content=row.content,
+        seq=row.seq,
+        at=_time(row.at),
+        run_id=row.run_id,
+        client_msg_id=row.client_msg_id,
+        finish=row.finish,
+        error=_error(row.error),
+    )
+
+
+def snapshot_model(snapshot: Snapshot) -> SnapshotEvent:
+    """All that a client shows."""
+    return SnapshotEvent(
+        messages=[row_model(row) for row in snapshot.rows],
+        earlier=snapshot.earlier,
+        run=_running(snapshot.run),
+        through_seq=snapshot.position.seq,
+    )
+
+
+def _error(error: RunError | None) -> MessageError | None:
+    return (
+        None
+        if error is None
+        else MessageError(code=error.code, retryable=error.retryable, retry_after=error.retry_after)
+    )
+
+
+def _usage(usage: Usage | None) -> MessageUsage | None:
+    return None if usage is None else MessageUsage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+
+
+def _running(run: PartialAnswer | None) -> RunningAnswer | None:
+    return None if run is None else RunningAnswer(run_id=run.run_id, message_id=run.message_id, text=run.text)
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
