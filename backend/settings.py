@@ -112,6 +112,15 @@ class Settings(CommonSettings):
         can_be_off=True,
     )
 
+    def files(self) -> dict[str, str]:
+        """The paths of the files with chats or accesses in them, by the option and value that name each."""
+        files = {}
+        if self.database.startswith(SQLITE):
+            files[f'database: "{self.database}"'] = self.database.removeprefix(SQLITE)
+        if self.audit_log is not None:
+            files[f'audit_log: "{self.audit_log}"'] = self.audit_log
+        return files
+
     def __post_init__(self) -> None:
         super(Settings, self).__post_init__()
         if self.temperature is not None and not 0 <= self.temperature <= 2:

@@ -68,11 +68,14 @@ def _config(name: str, argv: Sequence[str], environ: Mapping[str, str]) -> "Conf
 
 def _serve(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     from moorline.gateway.run.commands import BackendSettings, ServeSettings, Settings
+    from moorline.gateway.run.exposed import check_frontend
 
     config = _config("serve", argv, environ)
+    settings, backend = config[Settings], config[BackendSettings]
+    check_frontend(settings.frontend, {**config.file, **backend.files()})
     from moorline.gateway.run import serve
 
-    return serve.main(config[Settings], config[BackendSettings], config[ServeSettings], environ)
+    return serve.main(settings, backend, config[ServeSettings], environ)
 
 
 def _gateway(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
@@ -83,8 +86,11 @@ def _gateway(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
         return workers.run_worker(parent)
     from moorline.gateway.run.commands import Settings
+    from moorline.gateway.run.exposed import check_frontend
 
-    settings = _config("gateway", argv, environ)[Settings]
+    config = _config("gateway", argv, environ)
+    settings = config[Settings]
+    check_frontend(settings.frontend, config.file)
     from moorline.gateway.run import server, workers
 
     return server.main(settings) if settings.workers == 1 else workers.main(settings, environ)

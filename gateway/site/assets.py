@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["SIBLINGS", "cache_control", "content_type", "encodings", "is_asset", "segments"]
+__all__ = ["SIBLINGS", "cache_control", "content_type", "encodings", "is_asset", "is_private", "segments"]
 
 # The system's table differs from machine to machine; a page must not. WHATWG's names, RFC 9239 for JavaScript.
 _TYPES = {
@@ -48,6 +48,12 @@ _EXTENSION = re.compile(r"[^.].*\.([A-Za-z0-9]{1,11})")
 _VITE_HASH = re.compile(r".+-([A-Za-z0-9_-]{8})\.[a-z0-9.]+")
 _HEX_HASH = re.compile(r".+\.([0-9a-f]{8,64})\.[a-z0-9.]+")
 
+# Databases (SQLite's journals beside them) and moorline's configuration, with the endings of backups and of compressed
+# siblings. In any case: macOS and Windows open moorline.db as MOORLINE.DB, too.
+_PRIVATE = re.compile(
+    r"(?:moorline\.toml|.*\.(?:db|sqlite\w*)(?:-\w+)?)(?:~|\.(?:bak|old|orig|br|gz|bz2|xz|zip|zst))?", re.IGNORECASE
+)
+
 _IMMUTABLE = "public, max-age=31536000, immutable"
 # The browser keeps the file and asks each time whether it is still the one; a 304 answers.
 _REVALIDATE = "no-cache"
@@ -71,6 +77,13 @@ def segments(raw_path: str) -> tuple[str, ...] | None:
     return tuple(names)
 
 
+def is_private(name: str) -> bool:
+    """Whether a file of this name is served to no client, even where it is in the folder: a dot-file, database or
+    configuration.
+    """
+    return name.startswith(".") or _PRIVATE.fullmatch(name) is not None
+
+
 def is_asset(names: Sequence[str]) -> bool:
     """Whether a path without a file can only have meant a file, so that the index page would be a wrong answer.
 
@@ -80,7 +93,8 @@ def is_asset(names: Sequence[str]) -> bool:
         return True
     match = _EXTENSION.fullmatch(names[-1])
     if match is None:
-        return False
+        # `moorline.db-wal` has no extension, and is no page either.
+        return names[0] != "chat" and is_private(names[-1])
     return match[1].lower() in _TYPES or names[0] != "chat"
 
 

@@ -2,7 +2,8 @@
 
 A path is opened component by component, each relative to the descriptor of the one before and without following links
 (`O_NOFOLLOW`), so that no symlink that is put in place between a check and an open leads out. A FIFO does not block the
-open (`O_NONBLOCK`) and is refused by its descriptor, as is all that is not a regular file.
+open (`O_NONBLOCK`) and is refused by its descriptor, as is all that is not a regular file. Databases and configuration
+are missing, too, by whatever link they are asked for.
 """
 
 import errno
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moorline.gateway.errors import is_shortage
+from moorline.gateway.site.assets import is_private
 
 __all__ = ["Folder", "Opened"]
 
@@ -48,6 +50,8 @@ class Folder:
         Raises:
             OSError: there are too many open files.
         """
+        if any(map(is_private, names)):
+            return None
         try:
             return self._open(names)
         except _Linked:
@@ -101,4 +105,4 @@ class Folder:
             return None
         target = real.relative_to(self._root).parts
         # A link that looks harmless may name a dot-file: `config.txt -> .env`.
-        return None if any(name.startswith(".") for name in target) else target
+        return None if any(map(is_private, target)) else target

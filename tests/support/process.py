@@ -17,6 +17,7 @@ __all__ = [
     "children",
     "gone",
     "processes",
+    "refused",
     "run_program",
     "started",
     "started_command",
@@ -142,6 +143,15 @@ async def run_program(
     async with started(module, *arguments, cwd=cwd, env=env) as program:
         status = await program.ended(patience)
         return status, program.out, program.err
+
+
+async def refused(*arguments: str, cwd: Path) -> str:
+    """The one line with which a start of `moorline` is refused."""
+    status, out, err = await run_program("moorline", *arguments, cwd=cwd)
+    assert (status, out) == (2, "")
+    assert err.startswith("moorline: ")
+    assert err.count("\n") == 1, err
+    return err.removeprefix("moorline: ").rstrip()
 
 
 def processes(columns: str) -> list[str]:

@@ -29,6 +29,8 @@ class Config:
     """What one command was started with."""
 
     arguments: Sequence[str]
+    file: Mapping[str, str]
+    """The path of the file that was read, by the key and value that a person knows it by; empty where there is none."""
     _settings: Mapping[type[Any], object]
 
     def __getitem__(self, settings: type[S]) -> S:
@@ -84,7 +86,7 @@ def read(
     ]
     for warning in warnings:
         print(f"moorline: warning: {warning}", file=sys.stderr)
-    return Config(args.arguments, loaded)
+    return Config(args.arguments, _file_read(args.config), loaded)
 
 
 def _load(
@@ -154,6 +156,12 @@ def _parse(argv: Sequence[str], known: Iterable[Spec]) -> ParsedArgs:
 
 
 # The file -------------------------------------------------------------------------------------------------------------
+
+
+def _file_read(config: str | None) -> dict[str, str]:
+    if config is not None:
+        return {f'--config: "{config}"': config}
+    return {f'{FILE}: "{FILE}"': FILE} if Path(FILE).exists() else {}
 
 
 def _read_file(config: str | None, tables: Mapping[str, type[Any]]) -> dict[str, Mapping[str, object]]:

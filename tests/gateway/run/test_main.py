@@ -14,17 +14,7 @@ from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run.cli import main
 from moorline.gateway.settings import Settings
 
-from tests.support.process import PYTHONPATH, run_program, started, started_command
-
-
-async def refused(*arguments: str, cwd: Path) -> str:
-    """The one line with which a start is refused."""
-    status, out, err = await run_program("moorline", *arguments, cwd=cwd)
-    assert (status, out) == (2, "")
-    assert err.startswith("moorline: ")
-    assert err.count("\n") == 1, err
-    return err.removeprefix("moorline: ").rstrip()
-
+from tests.support.process import PYTHONPATH, refused, run_program, started, started_command
 
 # What the user may get wrong ------------------------------------------------------------------------------------------
 
