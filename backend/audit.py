@@ -2,7 +2,7 @@
 
 Every line goes to the logger `moorline.audit`, where a name is hashed as ids are: it may be the patient's. With the
 option `audit_log` it goes as JSON to a file as well, where `who` stands as the authorize hook named them. The session
-is hashed in both; whoever has its id and `log_key` finds its lines.
+is hashed in both; with its id and `log_key` its lines are found.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from moorline.backend.eventlog.base import LogUnavailable
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.logs import hashed
 
-__all__ = ["NOBODY", "Access", "Audit"]
+__all__ = ["NO_PRINCIPAL", "Access", "Audit"]
 
 logger = logging.getLogger("moorline.audit")
 
 #: Who it was before the authorize hook has said so.
-NOBODY = "-"
+NO_PRINCIPAL = "-"
 
 
 class Access:
@@ -31,7 +31,7 @@ class Access:
 
     __slots__ = ("outcome", "session_id", "who")
 
-    def __init__(self, session_id: str | None = None, who: str = NOBODY) -> None:
+    def __init__(self, session_id: str | None = None, who: str = NO_PRINCIPAL) -> None:
         self.session_id = session_id
         self.who = who
         self.outcome: str | None = "ok"
@@ -55,13 +55,13 @@ class Audit:
             ) from error
 
     def close(self) -> None:
-        """Let go of the file. Idempotent."""
+        """Close the file. Idempotent."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
     @contextlib.contextmanager
-    def access(self, action: str, session_id: str | None = None, who: str = NOBODY) -> Iterator[Access]:
+    def access(self, action: str, session_id: str | None = None, who: str = NO_PRINCIPAL) -> Iterator[Access]:
         """Record `action` when the block ends, with its outcome: `ok`, what the block sets, or the error's code."""
         access = Access(session_id, who)
         try:
@@ -85,8 +85,8 @@ class Audit:
     def record(self, action: str, session_id: str, who: str, outcome: str) -> None:
         """Write one line."""
         fields = {"who": who, "action": action, "session": hashed(session_id), "outcome": outcome}
-        # A file that is open to nobody but the operator; the log of the process may travel.
-        shown = fields if who == NOBODY else {**fields, "who": hashed(who)}
+        # Only the operator reads this file; the log of the process may travel.
+        shown = fields if who == NO_PRINCIPAL else {**fields, "who": hashed(who)}
         logger.info("%(who)s %(action)s session %(session)s: %(outcome)s", shown, extra=shown)
         if self._path is not None:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -10,7 +10,7 @@ _BENCHMARKS = {
     "chaos": "what is lost while everything breaks: nothing may be",
     "log": "appends per second of the SQLite log",
 }
-# A module of ours named `http` would be confused with the library's.
+# A module named `http` would be confused with the library's.
 _MODULES = {"http": "http_cost", "log": "eventlog"}
 
 

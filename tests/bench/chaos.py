@@ -2,7 +2,7 @@
 
 Gateways, backends and the database are killed, stopped and restarted at random while clients hold conversations. At the
 end every client's transcript is compared with the log: each acknowledged message is there once, in the same order for
-everybody, and every run has ended. The four counts must be 0; so is the exit status then.
+every client, and every run has ended. The four counts must be 0; so is the exit status then.
 """
 
 import argparse
@@ -34,7 +34,7 @@ BLOWS = (0.5, 3.0)
 STOPS = (0.5, 20.0)
 # Of a short run, no more than this share is one stop.
 STOP_SHARE = 0.3
-# After the last blow everybody has this long to come back, to send what is unsent and to see each run end.
+# After the last fault each client has this long to come back, to send what is unsent and to see each run end.
 SETTLE = 120.0
 AGREE_TRIES, AGREE_SECONDS = 200, 0.1
 WORDS = (4, 30)
@@ -45,7 +45,7 @@ TOKEN_SECONDS = 0.05
 
 
 class Provider(OpenAIServer):
-    """Answers everybody at a model's pace, and fails now and then."""
+    """Answers each request at a model's pace, and fails now and then."""
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ async def _talk(client: ChatClient, name: str, over: asyncio.Event, rng: random.
         row = await client.say(f"{name} says {number}")
         if row.finish not in ("stop", "length") and rng.random() < 0.5 and row.run_id is not None:
             with contextlib.suppress(TimeoutError):
-                # Somebody on another tab may have retried it; that is refused for good.
+                # Another tab may have retried it; that is refused for good.
                 async with asyncio.timeout(5):
                     await client.retry(row.run_id)
         elif client.transcript.run_id is not None and rng.random() < 0.1:
@@ -166,7 +166,7 @@ def _dialler(gateways: Sequence[Service], session: str, rng: random.Random) -> C
 
 
 async def _agreed(clients: Sequence[ChatClient], tabs: int) -> None:
-    """Whoever has finished talking may still have to hear of another tab's last answer."""
+    """A client that has finished may still miss another tab's last answer."""
     groups = [clients[start : start + tabs] for start in range(0, len(clients), tabs)]
     transcripts = [[tab.transcript for tab in group] for group in groups]
     for _ in range(AGREE_TRIES):
@@ -239,7 +239,7 @@ async def _services(
 
 
 async def run(*, store: str, seconds: float, clients: int, tabs: int, seed: int, folder: Path) -> Verdict:
-    """Break things for so long while so many clients talk, then compare everybody's view with the log."""
+    """Break things for so long while so many clients talk, then compare each client's view with the log."""
     rng = random.Random(seed)
     sessions = [f"s{number}" for number in range(clients // tabs)]
     async with (

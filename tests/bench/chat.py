@@ -100,9 +100,9 @@ def main(arguments: Sequence[str]) -> int:
     scale = QUICK if parser.parse_args(arguments).quick else Scale()
     results = asyncio.run(measure(scale))
     print(_table(results))
-    half, everybody, cpu = results.resumed
+    half, all_clients, cpu = results.resumed
     print(f"\n{scale.resumed} sessions come back at once after a restart")
-    print(f"  half within {half:.2f} s, all within {everybody:.2f} s, {cpu * 1e3:.2f} ms of CPU each")
+    print(f"  half within {half:.2f} s, all within {all_clients:.2f} s, {cpu * 1e3:.2f} ms of CPU each")
     (alone, alone_cpu), (among, among_cpu) = results.openings
     print("opening a session of 100 messages")
     print(f"  alone in the database   {alone_cpu * 1e3:.2f} ms of CPU, {alone * 1e3:.1f} ms by the clock")

@@ -146,7 +146,7 @@ class Chatters:
         return [statistics.median(took), max(took)]
 
     async def ask(self, per_second: float) -> int:
-        """Everybody asks, one after the other, and waits for the first token; how many got it."""
+        """All clients ask, one after the other, and waits for the first token; how many got it."""
         for chatter in self._chatters:
             chatter.ask()
             await asyncio.sleep(1 / per_second)
@@ -161,7 +161,7 @@ class Chatters:
         return [len(latencies), quantiles[49], quantiles[98]]
 
     async def answered(self) -> int:
-        """Wait until everybody has the whole answer; how many have."""
+        """Wait until every client has the whole answer; how many have."""
         return await self._have([chatter.answered for chatter in self._chatters])
 
     async def close(self) -> int:

@@ -35,7 +35,7 @@ _ANSWER_SECONDS = 300.0
 
 
 def free_port() -> int:
-    """A port that nobody has now. Somebody may take it before its program does, which then ends and says so."""
+    """A port that is free now. Another program may take it first; the program it is for then ends and says so."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -75,7 +75,7 @@ def split_cores() -> tuple[set[int], set[int]]:
 
 
 def environment() -> dict[str, str]:
-    """This one, without options and keys of whoever measures, and with the packages of this checkout."""
+    """This one, without options and keys of the user who measures, and with the packages of this checkout."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
     return {**inherited, "PYTHONPATH": str(ROOT)}
 

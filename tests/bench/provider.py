@@ -1,7 +1,7 @@
 """The model's server of a measurement, a process of its own: Chat Completions, with the time in each token.
 
-A token is the reading of the system's monotonic clock when it was written, so whoever gets it, in whatever process,
-knows how long it was on its way. All answers go on until `finish` is asked for.
+A token is the reading of the system's monotonic clock when it was written, so any process that receives it knows
+how long it was on its way. All answers go on until `finish` is asked for.
 """
 
 import asyncio

@@ -18,7 +18,7 @@ _STOP_SECONDS = 20.0
 
 
 def free_port() -> int:
-    """A port that nobody has. Somebody else may take it before its service does; then the service says so and ends."""
+    """A free port. Another program may take it first; the service then says so and ends."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

@@ -9,7 +9,7 @@ from tests.bench.usage import cpu_seconds, memory
 
 __all__ = ["Streams", "streams"]
 
-# A question costs as much as seconds of an answer; nobody has all his users ask in the same second.
+# A question costs as much as seconds of an answer; no site has all its users ask in the same second.
 _ASKS_PER_SECOND = 50
 _SETTLE = 1.0
 # Seconds that a token may be on its way in a server that is not overloaded.

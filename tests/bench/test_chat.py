@@ -14,8 +14,8 @@ async def test_both_servers_stream_and_a_restart_and_a_history_are_measured() ->
         assert 0 < found.median <= found.p99
         assert min(found.cpu, found.busy) > 0
     assert level["moorline"].commits > 0
-    half, everybody, cpu = results.resumed
-    assert 0 < half <= everybody
+    half, all_clients, cpu = results.resumed
+    assert 0 < half <= all_clients
     assert cpu > 0
     assert len(results.openings) == 2
     assert all(seconds > 0 and cpu > 0 for seconds, cpu in results.openings)

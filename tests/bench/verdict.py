@@ -1,4 +1,4 @@
-"""What a chaos run came to: everybody's view beside the log. Pure."""
+"""What a chaos run came to: each client's view beside the log. Pure."""
 
 import collections
 import dataclasses

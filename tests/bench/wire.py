@@ -1,6 +1,6 @@
 """As much of RFC 6455 as both ends of a measurement need, by hand: what they cost is not what is measured.
 
-Messages are one frame each. Where nobody looks into them, their payloads are dropped. A client masks with the key 0,
+Messages are one frame each. Payloads that are not inspected are dropped. A client masks with the key 0,
 which leaves the payload as it is.
 """
 

@@ -19,7 +19,7 @@ from tests.support.needs import program
 
 __all__ = ["DEFAULTS", "PROFILE", "gateways", "nginx"]
 
-# A handshake that is held while the backend is away has an instant of its own.
+# A handshake that is held while the backend is unreachable has an instant of its own.
 _NOT_HELD: Mapping[str, Any] = {"connect_retry": None} if "connect_retry" in specs(Settings) else {}
 DEFAULTS: Mapping[str, Any] = {
     "client_heartbeat": None,
@@ -75,7 +75,7 @@ async def nginx(
 ) -> AsyncIterator[tuple[Process, list[int]]]:
     """Run it in an empty folder with a server for each row and the port of its backend; the servers' ports."""
     with contextlib.ExitStack() as stack:
-        # nginx takes listeners over from whoever starts it, so the ports are ours from the start.
+        # nginx takes listeners over from the process that starts it, so the ports are bound here from the start.
         sockets = [stack.enter_context(_listener()) for _ in rows]
         ports = [each.getsockname()[1] for each in sockets]
         servers = "".join(

@@ -34,13 +34,13 @@ _CHOICES = {
     "Date": "now",
     "Sec-WebSocket-Protocol": "never-offered",
     "Sec-WebSocket-Extensions": "x-unknown; a=1",
-    "Sec-WebSocket-Accept": "of somebody else",
+    "Sec-WebSocket-Accept": "of another key",
     "Set-Cookie": "a=1 | b=2",
     "X-Own": "kept",
     "Keep-Alive": "",
     "X-Accel-Buffering": "",
 }
-# A proxy in front of the gateway may need the latter, and nobody needs the former to be anybody else's.
+# A proxy in front of the gateway may need the latter, and no client needs the former to be another's.
 _KEPT = {"Server": "backend", "Date": "then", "X-Accel-Buffering": "no"}
 
 
@@ -55,7 +55,7 @@ async def hs_subprotocol_ext(stage: Stage) -> None:
             *_SWITCH_LINES,
             "Sec-WebSocket-Protocol: never-offered",
             "Sec-WebSocket-Extensions: x-unknown; a=1",
-            "Sec-WebSocket-Accept: of somebody else",
+            "Sec-WebSocket-Accept: of another key",
             "Set-Cookie: a=1",
             "Set-Cookie: b=2",
             "X-Own: kept",

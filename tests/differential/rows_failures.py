@@ -152,7 +152,7 @@ async def hs_101_unrequested(stage: Stage) -> None:
 
 @row("101_without_upgrade", {"client": "101"}, gateway={"client": "502"})
 async def switch_without_upgrade(stage: Stage) -> None:
-    """Nobody knows to what protocol this switches."""
+    """It is unknown to what protocol this switches."""
     client, backend = await stage.ask()
     await backend.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
     await stage.answer(client)
@@ -193,7 +193,7 @@ for _way in ("close", "fin", "reset"):
 
 @row("client_header_timeout", {"client": "gone @2.0", "connections": "0"})
 async def client_header_timeout(stage: Stage) -> None:
-    """A head that dribbles: not a byte is answered."""
+    """Request headers that trickle in: no byte is sent back."""
     client = await stage.client()
     stage.mark()
 

@@ -69,7 +69,7 @@ _PASSED = {
     "Proxy-Authorization": "Basic eDp5",
     "Origin": "http://chat.example.com:8443",
 }
-# RFC 9110 section 7.6.1; a Host with the port that Origin has; whom a trusted proxy names, as everybody local is.
+# RFC 9110 section 7.6.1; a Host with the port that Origin has; whom a trusted proxy names, as every local client is.
 _OTHERWISE = {
     "Host": "Chat.Example.COM:8443",
     "Upgrade": "websocket",

@@ -43,7 +43,7 @@ class Session:
         return wrong
 
     def as_nginx(self, row: Row[Any]) -> dict[str, str | None]:
-        """What is expected of whoever does the same: what nginx did in this session, and when, if that matters."""
+        """What is expected of a proxy that does the same: what nginx did in this session, and when, if that matters."""
         seen = self.records[row.name, "nginx"]
         known = {name: told for name, told in row.nginx.items() if name in seen}
         did = {name: str(seen[name]) if " @" in told else seen[name].text for name, told in known.items()}

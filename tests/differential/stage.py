@@ -24,7 +24,7 @@ class Backend(Upstream):
         self._listener.listen(backlog)
 
     def connections(self) -> int:
-        """How many there were, those that nobody accepted included."""
+        """How many there were, those that were never accepted included."""
         waiting = 0
         with contextlib.suppress(OSError):
             while True:
@@ -108,7 +108,7 @@ class Stage:
             with contextlib.suppress(ConnectionError):
                 while True:
                     await peer.send(piece)
-                    await asyncio.sleep(_PACE)  # whoever discards it would take all of the processor
+                    await asyncio.sleep(_PACE)  # discarding it without a pause would take the whole processor
 
         return self.aside(send())
 
@@ -147,7 +147,7 @@ class Stage:
         await sending
 
     async def stall(self, sender: Peer, piece: bytes) -> int:
-        """Have it send until nobody takes anything any more: how many bytes were taken. The time runs from the last."""
+        """Have it send until nothing is taken any more: how many bytes were taken. The time runs from the last."""
         # Many of them at once: a busy machine would need long to fill the kernels' buffers piece by piece, and the
         # proxy has stopped to read, and its timers run, before those are full.
         sent, self._began = await sender.send_until_stalled(piece * _AT_ONCE)

@@ -46,7 +46,7 @@ class Life(Stage):
         os.kill(self._pid, number)
 
     def kill(self) -> None:
-        """Kill whoever has the connections: of nginx the worker."""
+        """Kill the process that has the connections: of nginx the worker."""
         workers = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
         self.mark()
         os.kill(int(workers[0]) if workers else self._pid, signal.SIGKILL)
@@ -56,7 +56,7 @@ class Life(Stage):
         self.see("process", "ended")
 
     async def refuses(self) -> None:
-        """Wait until nobody listens any more."""
+        """Wait until no process listens any more."""
         with contextlib.suppress(ConnectionRefusedError):
             while True:
                 await self.client()
@@ -94,7 +94,7 @@ async def reload_shutdown_timeout(stage: Life) -> None:
 
 @row("quit", {"new": "refused", "old": "x", **_IDLE, "process": "ended @2.0"}, alone=True)
 async def quit_(stage: Life) -> None:
-    """Nobody is let in any more; the process ends with the last tunnel."""
+    """No connection is accepted any more; the process ends with the last tunnel."""
     client, backend_ = await stage.tunnel()
     stage.signal(signal.SIGQUIT)
     await stage.refuses()

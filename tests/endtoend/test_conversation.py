@@ -157,15 +157,15 @@ async def test_a_binary_frame_closes_1003(url: str) -> None:
         assert await _close_code(client) == 1003
 
 
-# A backend that is away -----------------------------------------------------------------------------------------------
+# An unreachable backend -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 async def alone() -> AsyncIterator[str]:
-    """A gateway whose upstream refuses: a bound port that nobody listens on."""
-    with sockets.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        upstream = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    """A gateway whose upstream refuses: a port that is bound and not listened on."""
+    with sockets.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        upstream = f"http://127.0.0.1:{silent.getsockname()[1]}"
         settings = Settings(host="127.0.0.1", port=0, upstream=(upstream,), drain=1.0, connect_retry=None)
         async with server.running(settings) as started:
             yield started.addresses[0]

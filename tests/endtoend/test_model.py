@@ -12,7 +12,7 @@ from tests.support.openai_server import DONE, Status, error, finish, openai_serv
 from tests.support.process import Program, started
 from tests.support.stack import socket
 
-SECRET = "a word that is nobody's business"
+SECRET = "a word that is private"
 
 
 async def ask(client: ClientConnection) -> dict[str, Any]:

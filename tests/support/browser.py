@@ -35,7 +35,7 @@ expect.set_options(timeout=STEP)
 SHARED = pytest.mark.asyncio(loop_scope="package")
 """For tests that share one browser: Playwright's objects belong to the loop that started it."""
 
-# A browser that talks to the page under test and to nobody else.
+# A browser that talks to the page under test and to no other host.
 _ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",

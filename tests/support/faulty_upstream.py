@@ -244,7 +244,7 @@ class Fault(enum.Enum):
     RESET = "resets instead of answering"
     GARBAGE = "answers with something that is not HTTP"
     HALF_A_HEAD = "closes in the middle of its answer's head"
-    DRIBBLE = "never gets to the end of its answer's head"
+    DRIBBLE = "never completes its response headers"
     STALL = "takes the handshake and reads nothing any more"
     VANISH = "takes the handshake and is not heard of again, as when the network is gone"
     PIECES = "takes the handshake and echoes, byte by byte"
@@ -252,7 +252,7 @@ class Fault(enum.Enum):
 
 @contextlib.asynccontextmanager
 async def faulty_upstream(fault: Fault) -> AsyncIterator[int]:
-    """An upstream that does this to everybody; yields its port."""
+    """An upstream that does this to every client; yields its port."""
     async with Upstream() if fault is not Fault.REFUSE else _nobody() as upstream:
         serving = asyncio.create_task(_serve_all(upstream, fault)) if isinstance(upstream, Upstream) else None
         try:
@@ -270,7 +270,7 @@ class _Nobody:
 
 @contextlib.asynccontextmanager
 async def _nobody() -> AsyncIterator[_Nobody]:
-    """A port that is taken, so that nobody else gets it, and that nobody listens on."""
+    """A port that is bound, so that no other program gets it, and not listened on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield _Nobody(sock.getsockname()[1])
@@ -302,7 +302,7 @@ async def _serve(peer: Peer, fault: Fault) -> None:
                     await peer.send(piece)
                     await asyncio.sleep(0.02)
             case Fault.STALL | Fault.VANISH:
-                # The same to whoever is at the other end; only the kernel knows, and it does not say.
+                # The same to the peer; only the kernel can tell, and it does not.
                 await peer.send(SWITCH)
             case Fault.PIECES:
                 await peer.send_in_pieces(SWITCH)

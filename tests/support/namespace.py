@@ -42,7 +42,7 @@ def permitted() -> bool:
 
 @contextlib.contextmanager
 def machine() -> Iterator[Machine]:
-    # The range for benchmarks of RFC 2544 is nobody's; tests that run at the same time get networks of their own.
+    # The range for benchmarks of RFC 2544 is in use nowhere; tests that run at the same time get networks of their own.
     net = f"198.18.{os.getpid() % 256}"
     here = Machine(f"moorline-{os.getpid()}", f"{net}.1", f"{net}.2")
     cable = f"moor{os.getpid()}"

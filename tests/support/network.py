@@ -51,7 +51,7 @@ class Network:
             link.reset()
 
     def silence(self) -> None:
-        """Nothing passes any more and nobody is told, as when the network behind an access point is gone."""
+        """Nothing passes any more and neither end is told, as when the network behind an access point is gone."""
         self._passing.clear()
         for link in self._links:
             link.up = link.down = False
@@ -74,7 +74,7 @@ class Network:
         try:
             await self._carry(reader, writer)
         except (ConnectionError, asyncio.CancelledError):
-            # Whoever connects must never see the difference between these two; there is nobody else to tell.
+            # A client must never see the difference between these two, and no other process is told.
             pass
         finally:
             self._tasks.discard(task)

@@ -54,7 +54,7 @@ class Nginx:
     plain: str
     """The chat without TLS."""
     redirect: str
-    """The listener that sends everybody to TLS."""
+    """The listener that redirects every request to TLS."""
     tls: str
     folder: Path
 
@@ -74,8 +74,8 @@ async def nginx(folder: Path, upstream: str, *, root: Path | None = None) -> Asy
         sockets = [stack.enter_context(_listener()) for _ in range(3)]
         ports = [listener.getsockname()[1] for listener in sockets]
         await write(folder, ports, upstream, root=root)
-        # nginx takes listeners over from whoever starts it, as from its own older version. So the ports are ours from
-        # the start, and clients may connect before it is up.
+        # nginx takes listeners over from the process that starts it, as from its older version. So the ports are
+        # bound here from the start, and clients may connect before it is up.
         inherited = [listener.fileno() for listener in sockets]
         environ = {**os.environ, "NGINX": "".join(f"{number};" for number in inherited)}
         with (folder / "main.log").open("wb") as log:

@@ -42,7 +42,7 @@ class Tab:
         return self._socket is not None
 
     async def connect(self) -> None:
-        """Come back to where it was, if it is away and the backend lets it."""
+        """Resume where it was, if it is disconnected and the backend accepts it."""
         if self._socket is not None:
             return
         await self.drop()

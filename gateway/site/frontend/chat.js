@@ -7,7 +7,7 @@ const ID = /^(?!\.{1,2}$)[A-Za-z0-9:._-]{1,128}$/;
 /** Closer than this to the end counts as being at the end, in pixels: the page follows the answer. */
 const NEAR_END = 80;
 const NOTICE_TIME = 8_000;
-/** "in 0 s" helps nobody. */
+/** "in 0 s" is of no use. */
 const COUNTED = 1_000;
 
 const STATUS = {

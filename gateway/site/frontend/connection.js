@@ -142,7 +142,7 @@ export class Connection {
     this.#epoch = hello.epoch;
     const scripted = hello.scripted === true;
     this.#session.state({ status: 'connected', transport: 'socket', retryAt: null, reason: '', scripted });
-    // Whoever hears of a state may have closed us.
+    // A listener of the state may have closed the connection.
     if (this.#socket === socket) this.#session.up(socket, hello.recovered === true);
   }
 

@@ -12,7 +12,7 @@
  * it. The other way, sender.js sends what outbox.js keeps.
  *
  * `transcript`, `state` and `unsent` are new objects at each change and the same ones otherwise. Events: `state`,
- * `change`, and `refused` (detail: {code, message}) for a command that no message of ours stands for.
+ * `change`, and `refused` (detail: {code, message}) for a command that is no unsent message.
  *
  * @typedef {import('./transcript.js').Transcript} Transcript
  * @typedef {import('./transcript.js').ServerEvent} ServerEvent
@@ -160,7 +160,7 @@ export class MoorlineClient extends EventTarget {
     try {
       await this.#polling.post('cancel', { run_id: runId }, this.#life.signal);
     } catch {
-      // Nobody is there. It is said again when somebody is, if the answer is still being written then.
+      // The server cannot be reached. `cancel` is sent again once it can, if the answer is still being written then.
     }
   }
 

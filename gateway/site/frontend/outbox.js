@@ -120,7 +120,7 @@ export class Outbox {
     for (const { clientMsgId } of this.entries) this.#storage?.removeItem(this.#prefix + clientMsgId);
   }
 
-  /** Another tab has changed what is stored; whether one of ours was taken back or acknowledged there.
+  /** Another tab has changed what is stored; whether an entry of this outbox was discarded or acknowledged there.
    * @param {StorageEvent} change */
   heard({ key, newValue, storageArea }) {
     if (storageArea !== this.#storage || newValue !== null || !key?.startsWith(this.#prefix)) return false;

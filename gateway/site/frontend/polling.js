@@ -39,7 +39,7 @@ export class Polling {
     this.#patientId = patientId;
   }
 
-  /** What the server says to this session. Throws HttpError when it refuses, TypeError when nobody answers.
+  /** What the server says to this session. Throws HttpError when it refuses, TypeError when it cannot be reached.
    * @param {AbortSignal} signal */
   async ask(signal) {
     await this.#request('messages', { limit: '1' }, { signal });
@@ -84,7 +84,7 @@ export class Polling {
   }
 }
 
-/** A promise that nobody else bounds, given up with `signal`.
+/** A promise without a time limit of its own, given up with `signal`.
  * @template T @param {T | Promise<T>} value @param {AbortSignal} signal @returns {Promise<T>} */
 export function within(value, signal) {
   return new Promise((resolve, reject) => {
@@ -143,7 +143,7 @@ export class Poller {
         if (!hold) this.#arrive(said.recovered);
         failures = 0;
         this.#take(said);
-        // Whoever does not hold a poll, though asked to, is not asked all the time.
+        // A server that does not hold a poll, though asked to, is not polled in a tight loop.
         if (hold && !said.events.length) await pause(PACE - (Date.now() - began), signal);
         hold = true;
       } catch (error) {

@@ -3,7 +3,7 @@
 export const BACKOFF_FIRST = 500;
 export const BACKOFF_MOST = 20_000;
 
-/** A restart announces itself (1001, 1012): everybody comes back within this, not all in the same instant. */
+/** A restart announces itself (1001, 1012): clients come back spread over this time, not all in the same instant. */
 const RESTART_SPREAD = 1_000;
 
 /** Codes after which coming back would end the same way. All others, 44xx included, are worth another try. */

@@ -32,7 +32,7 @@ export class ChatSocket {
     this.#socket.onopen = () => this.#write(hello);
     this.#socket.onmessage = ({ data }) => {
       const frame = parse(data);
-      // Whoever speaks something else here is not the server that said hello, or never will.
+      // A server that sends anything else does not speak this protocol.
       if (!frame) return this.end();
       if (frame.type === 'hello') this.#greet(frame.heartbeat);
       this.#deadline = Date.now() + this.#silence;
@@ -67,7 +67,7 @@ export class ChatSocket {
     this.#expect(PROBE_TIMEOUT);
   }
 
-  /** Let go of it, without a word to `onEnd`. @param {number} [code] */
+  /** Close it without a call of `onEnd`. @param {number} [code] */
   drop(code) {
     clearInterval(this.#watchdog);
     this.#onEnd = () => {};

@@ -1,4 +1,4 @@
-/** Rows to elements. Text goes in as text nodes alone, so whatever somebody writes stays what it is: text. */
+/** Rows to elements. Text goes in as text nodes alone, so what people write is shown as text, never run. */
 
 /** @typedef {import('./transcript.js').Row} Row */
 /** @typedef {import('./outbox.js').Entry} Entry */
@@ -14,7 +14,7 @@ const ERRORS = new Map([
   ['rate_limited', 'Too many messages. Please wait a moment.'],
   ['llm_unavailable', 'The assistant cannot be reached right now.'],
   ['llm_busy', 'The assistant is busy. Please try again shortly.'],
-  ['llm_misconfigured', 'The assistant is not set up correctly. Please tell whoever runs this site.'],
+  ['llm_misconfigured', 'The assistant is not set up correctly. Please tell the operator of this site.'],
   ['too_long', 'This chat has become too long for the assistant. Please start a new one.'],
   ['filtered', 'The assistant declined to answer this.'],
   ['forbidden', 'This chat is not open to you.'],
@@ -115,7 +115,7 @@ function fill(element, { role, text, note, bad, thinking, kind, actions }) {
   element.className = `message ${role} ${kind ?? ''}`.trim();
   const [, body, meta] = /** @type {HTMLElement[]} */ ([...element.children]);
   const shown = body.firstChild;
-  // Appending to the text node keeps a selection that somebody made in a growing answer.
+  // Appending to the text node keeps a selection in a growing answer.
   if (shown instanceof Text && text.startsWith(shown.data)) shown.appendData(text.slice(shown.data.length));
   else body.textContent = text;
   meta.className = `meta${bad ? ' bad' : ''}${thinking ? ' thinking' : ''}`;
