@@ -22,7 +22,7 @@ from moorline.backend.settings import Settings
 from moorline.backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
 from moorline.gateway.common.access.authorize import Authorize, allow_all, warn_if_open
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
-from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER
+from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING, Draining
 
 __all__ = ["LOG", "RESPONDER", "RUNS", "SETTINGS", "create_app"]
@@ -64,6 +64,7 @@ def create_app(
     app[API] = Api(app[LOG], app[RUNS], app[AUDIT], settings)
     app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], settings, v1_ping=v1_ping)
     app[DRAINING] = Draining()
+    app[CONNECTION_TIMEOUTS] = ConnectionTimeouts(send=settings.send_timeout)
     app[BAD_REQUEST_HANDLER] = bad_request_handler
     app.cleanup_ctx.append(_resources)
     app.cleanup_ctx.append(_retention)

@@ -7,7 +7,7 @@ from moorline.gateway.access_log import access, bad_request_handler
 from moorline.gateway.common.access.authorize import Authorize, warn_if_open
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
 from moorline.gateway.common.access.rules import AccessRules
-from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER
+from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, DRAINING, METRICS, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics
@@ -52,6 +52,9 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app[SETTINGS] = settings
     app[ACCESS_RULES] = AccessRules.of(settings)
     app[DRAINING] = Draining()
+    app[CONNECTION_TIMEOUTS] = ConnectionTimeouts(
+        client_header=settings.client_header_timeout, send=settings.send_timeout
+    )
     app[BAD_REQUEST_HANDLER] = bad_request_handler(app)
     app[UPSTREAMS] = Upstreams(settings.upstream, max_fails=settings.max_fails, fail_timeout=settings.fail_timeout)
     if authorize is not None:

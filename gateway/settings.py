@@ -30,6 +30,7 @@ _ABOVE_ZERO = (
     "heartbeat_timeout",
     "max_frame_size",
     "max_connections",
+    "max_connections_per_address",
     "fail_timeout",
     "upstream_connections",
     "upstream_keepalive",
@@ -107,6 +108,12 @@ class Settings(CommonSettings):
     )
     max_connections: int = option(
         10000, INT, "sockets at once, over all workers; more get 503 with Retry-After", group="Limits"
+    )
+    max_connections_per_address: int | None = option(
+        1000,
+        INT,
+        "of them, sockets of one client address (IPv6: of a /64), at most half; trusted_proxies are exempt",
+        can_be_off=True,
     )
     workers: int = option(1, INT, "processes that serve the port, for more than one core")
     metrics_port: int | None = option(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from moorline.gateway.common.config.units import format_duration
-from moorline.gateway.common.web.room import raise_limit
+from moorline.gateway.common.web.idle import raise_limit
 
 __all__ = ["run", "stop_signals"]
 

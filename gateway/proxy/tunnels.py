@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 from aiohttp import web
 from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
+from moorline.gateway.common.web.idle import Descriptors
 from moorline.gateway.errors import Unavailable
-from moorline.gateway.keys import DRAINING, METRICS, REQUEST_ID, SETTINGS, UPSTREAMS
+from moorline.gateway.keys import ACCESS_RULES, DRAINING, METRICS, REQUEST_ID, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics, State, Traffic
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUE, RetryQueue
+from moorline.gateway.proxy.socket_limits import SocketLimits
 from moorline.gateway.proxy.upgrade import switch
 from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
@@ -32,20 +35,22 @@ _SPREAD = 0.8
 _STEP_SECONDS = 0.05
 # For tunnels that are left at the end of the drain: their last bytes are sent within this time or discarded.
 _FLUSH_SECONDS = 0.25
+# Of max_connections.
+_NOTEWORTHY = 0.95
 
 
 class Tunnels:
     """The open tunnels, and the handshakes under way."""
 
-    def __init__(self, settings: Settings, draining: Draining, metrics: Metrics | None) -> None:
-        self._max = settings.max_connections
+    def __init__(self, settings: Settings, rules: AccessRules, draining: Draining, metrics: Metrics | None) -> None:
+        most = _most_sockets(settings.max_connections)
+        self._socket_limits = SocketLimits(most, settings.max_connections_per_address, rules.trusts)
         self._limits = Limits.of(settings)
         self._names_upstream = len(settings.upstream) > 1
         self._draining = draining
         self._metrics = metrics
         self._on_round_trip = None if metrics is None else _round_trips(metrics)
         self._ended_traffic = Traffic()
-        self._handshakes = 0
         self._relays: set[Relay] = set()
         self._none_left = asyncio.Event()
 
@@ -53,33 +58,34 @@ class Tunnels:
         return len(self._relays)
 
     @contextlib.contextmanager
-    def handshake(self) -> Iterator[None]:
+    def handshake(self, request: web.Request) -> Iterator[None]:
         """Count a handshake that may become a tunnel.
 
         Raises:
             Unavailable: the gateway drains, or there are `max_connections` already.
         """
         self._refuse_when_draining()
-        if len(self._relays) + self._handshakes >= self._max:
-            raise Unavailable("There are too many sockets at the moment (max_connections).")
-        self._handshakes += 1
+        address = client_address(request)
+        self._socket_limits.check(address)
+        self._socket_limits.add(address)
         try:
             yield
         finally:
-            self._handshakes -= 1
+            self._socket_limits.remove(address)
 
     def open(self, request: web.Request, exchange: Exchange, head: bytes) -> None:
         """Answer the client with `head` and relay from now on. The exchange's upstream is released at the end."""
         self._refuse_when_draining()
-        request_id, upstream = request[REQUEST_ID], exchange.upstream
-        ended = functools.partial(self._ended, request_id, upstream)
+        request_id, upstream, address = request[REQUEST_ID], exchange.upstream, client_address(request)
+        ended = functools.partial(self._ended, request_id, upstream, address)
         hand_over = exchange.connection.hand_over
         self._relays.add(switch(request, hand_over, head, self._limits, ended, self._on_round_trip))
         exchange.detach()
+        self._socket_limits.add(address)
         # The drain waits for requests, and this one is about to end.
         self._draining.hold()
         name = upstream.url if self._names_upstream else None
-        facts = {"upstream": name, "client": client_address(request), "request_id": request_id}
+        facts = {"upstream": name, "client": address, "request_id": request_id}
         _log("WebSocket opened", facts)
 
     def traffic(self) -> Traffic:
@@ -118,8 +124,9 @@ class Tunnels:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._none_left.wait(), _FLUSH_SECONDS)
 
-    def _ended(self, request_id: str, upstream: Upstream, relay: Relay, ended: Ended) -> None:
+    def _ended(self, request_id: str, upstream: Upstream, address: str, relay: Relay, ended: Ended) -> None:
         self._relays.remove(relay)
+        self._socket_limits.remove(address)
         self._draining.release()
         if not self._relays:
             self._none_left.set()
@@ -128,6 +135,20 @@ class Tunnels:
         if self._metrics is not None:
             self._metrics.ended(ended.outcome.ended_by, ended.outcome.reason.value, ended.code, ended.seconds)
         _log("WebSocket closed", _facts(ended) | {"request_id": request_id})
+
+
+def _most_sockets(wanted: int) -> int:
+    """`max_connections`, or as many as this process has descriptors for."""
+    descriptors = Descriptors.of_process()
+    # Limits are round numbers as the option is: a few sockets less are not worth a line.
+    if wanted * _NOTEWORTHY > descriptors.sockets:
+        log.warning(
+            "max_connections: %d is more than a limit of %d open files carries; %d sockets are accepted, see ulimit -n",
+            wanted,
+            descriptors.limit,
+            descriptors.sockets,
+        )
+    return min(wanted, descriptors.sockets)
 
 
 def _facts(ended: Ended) -> dict[str, object]:
@@ -169,7 +190,7 @@ TUNNELS = web.AppKey("tunnels", Tunnels)
 
 async def tunnels(app: web.Application) -> AsyncIterator[None]:
     """The cleanup context that holds the tunnels and ends those that are left."""
-    app[TUNNELS] = Tunnels(app[SETTINGS], app[DRAINING], app.get(METRICS))
+    app[TUNNELS] = Tunnels(app[SETTINGS], app[ACCESS_RULES], app[DRAINING], app.get(METRICS))
     app[RETRY_QUEUE] = RetryQueue()
     if METRICS in app:
         app[METRICS].set_state(functools.partial(_state, app))

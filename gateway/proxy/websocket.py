@@ -26,7 +26,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         return await forward(request)
     handshake.check_request(request.headers, request.version)
     tunnels = request.app[TUNNELS]
-    with tunnels.handshake():
+    with tunnels.handshake(request):
         async with Exchange(request, request_head(request, upgrade=True), upgrade=True) as exchange:
             response = await _response(exchange, request.app[SETTINGS].handshake_timeout)
             if not handshake.is_switch(response):

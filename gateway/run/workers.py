@@ -128,11 +128,13 @@ class Workers:
 
 def _share(settings: Settings, number: int) -> Settings:
     """A worker's share of what is meant for all. It does not listen itself, and does not warn of where all do."""
+    per_address = settings.max_connections_per_address
     return dataclasses.replace(
         settings,
         host="localhost",
         port=0,
         max_connections=math.ceil(settings.max_connections / settings.workers),
+        max_connections_per_address=per_address and math.ceil(per_address / settings.workers),
         # 0 is a free one for each.
         metrics_port=settings.metrics_port and settings.metrics_port + number - 1,
         workers=1,

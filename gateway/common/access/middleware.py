@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 from moorline.gateway.common.access import paths
 from moorline.gateway.common.access.rules import AccessRules, is_host, is_json
 from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.web.connection import is_reserved
 
 __all__ = ["access_middleware", "add_cors_headers", "client_address"]
 
@@ -30,7 +31,7 @@ CLIENT = web.RequestKey("client", str)
 
 
 def access_middleware(settings: CommonSettings) -> Middleware:
-    """The middleware that refuses with 400, 403, 405, 415 or 421 what `settings` do not allow."""
+    """The middleware that refuses with 400, 403, 405, 415, 421 or 503 what may not be handled."""
     rules = AccessRules.of(settings)
 
     @web.middleware
@@ -46,6 +47,9 @@ def access_middleware(settings: CommonSettings) -> Middleware:
         _check_host(rules, request)
         if (reason := paths.refusal(request.raw_path)) is not None:
             raise web.HTTPBadRequest(text=reason)
+        if is_reserved(request) and paths.is_for_backend(request.raw_path):
+            text = "There are too many connections at the moment."
+            raise web.HTTPServiceUnavailable(text=text, headers={hdrs.RETRY_AFTER: "1"})
         if _is_preflight(request):
             return web.Response(status=204)
         if request.method not in _SAFE_METHODS and request.body_exists and not is_json(_content_type(request)):

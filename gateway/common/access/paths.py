@@ -9,7 +9,7 @@ thing here and as another thing there would get past the decision, so that it is
 import re
 from urllib.parse import unquote
 
-__all__ = ["refusal", "segments"]
+__all__ = ["is_for_backend", "refusal", "segments"]
 
 # The first segments of the paths that go to the backend.
 _BACKENDS = ("api", "ws")
@@ -30,16 +30,21 @@ def segments(target: str) -> list[str]:
     return unquote(_path(target), "latin-1").split("/")[1:]
 
 
+def is_for_backend(target: str) -> bool:
+    """Whether a lenient backend reads this as a path under /api or /ws."""
+    return _plain(segments(target)[:1]) in _BACKENDS
+
+
 def refusal(target: str) -> str | None:
     """Why a request for this target is refused, as a sentence for its sender; None where it is not.
 
     Only for paths that go to the backend. `//` and `/a%2Fb` are left to the backend, as nginx does.
     """
-    names = segments(target)
-    first, second = (_AMBIGUOUS.split(name, maxsplit=1)[0].lower() for name in (*names, "", "")[:2])
-    if first not in _BACKENDS:
+    if not is_for_backend(target):
         return None
-    if any(map(_AMBIGUOUS.search, names[: _CHAT_SEGMENTS if second == "chat" else _ROUTE_SEGMENTS])):
+    names = segments(target)
+    is_chat = _plain(names[1:2]) == "chat"
+    if any(map(_AMBIGUOUS.search, names[: _CHAT_SEGMENTS if is_chat else _ROUTE_SEGMENTS])):
         return "The first segments of the path must not hold ; or \\ or an encoded % or control characters."
     decoded = _decoded(_path(target))
     if decoded is None:
@@ -47,6 +52,11 @@ def refusal(target: str) -> str | None:
     if any(map(_is_dots, re.split(r"[/\\]", decoded))):
         return "The path must not hold the segments . or .. in any spelling."
     return None
+
+
+def _plain(segment: list[str]) -> str:
+    """The segment, if there is one, without what makes it ambiguous."""
+    return _AMBIGUOUS.split(segment[0], maxsplit=1)[0].lower() if segment else ""
 
 
 def _path(target: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from moorline.gateway.common.config.settings import CommonSettings
 
-__all__ = ["AccessRules", "is_host", "is_json"]
+__all__ = ["AccessRules", "client_network", "is_host", "is_json"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -105,6 +105,14 @@ class AccessRules:
 def is_host(host: str) -> bool:
     """Whether this is well formed as a Host header."""
     return _HOST.fullmatch(host.lower()) is not None
+
+
+def client_network(address: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 one, of which each host has all."""
+    parsed = _address(address)
+    if not isinstance(parsed, ipaddress.IPv6Address):
+        return address if parsed is None else str(parsed)
+    return str(ipaddress.ip_network((parsed.packed[:8] + bytes(8), 64)))
 
 
 def is_json(content_type: str) -> bool:

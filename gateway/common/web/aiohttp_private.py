@@ -28,7 +28,7 @@ __all__ = [
 # Of what, and the names that are used of it: methods and slots.
 _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (web_protocol, ("_ErrInfo",)),
-    (BaseProtocol, ("_upgraded", "transport", "writing_paused")),
+    (BaseProtocol, ("_buffer_paused", "_reading_paused", "_upgraded", "transport", "writing_paused")),
     (RequestHandler, ("_message_tail", "_messages", "_waiter", "finish_response", "handle_error", "start")),
 )
 
@@ -68,10 +68,20 @@ class ServerProtocol(RequestHandler):
         return self._waiter is not None and not self._waiter.done()
 
     @property
+    def upgraded(self) -> bool:
+        """Whether aiohttp stopped parsing behind a request, as after a WebSocket handshake."""
+        return self._upgraded
+
+    @property
     def last_queued_ends(self) -> bool:
         """Whether the request that was parsed last has no body, so that what follows it is another request."""
         messages: deque[Any] = self._messages
         return bool(messages) and messages[-1][1] is EMPTY_PAYLOAD and not self._upgraded
+
+    def resume_if_unpaused(self) -> None:
+        """Read on, unless aiohttp itself waits for its handler."""
+        if self.transport is not None and not (self._reading_paused or self._buffer_paused):
+            self.transport.resume_reading()
 
     def refuse_request(self, status: int, message: str) -> None:
         """Have `handle_error` answer in the place of the request that is awaited."""

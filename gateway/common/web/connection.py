@@ -1,58 +1,94 @@
-"""aiohttp's server connection with the bounds that it lacks: of a request's head, and of a client that does not read.
+"""aiohttp's server connection with the bounds that it lacks.
 
-aiohttp bounds a head by lines and their number, a megabyte in all, and gives it an hour. Here a head that is not whole
-within `client_header_timeout` ends the connection without a byte, as in nginx: the first one counts from the accept, a
-later one from its first byte. Between requests the keep-alive timer rules. What a client does not take for
-`send_timeout` is nginx's end of the connection, too.
+aiohttp bounds a request's headers by lines and their number, a megabyte in all, and gives them an hour. Here headers
+that are not complete within `client_header_timeout` end the connection without a response, as in nginx: the time of the
+first ones begins with the accept, of later ones with their first byte. Between requests the keep-alive timer runs. A
+client that reads nothing for `send_timeout` is nginx's end of the connection, too. Input that is costly to parse is
+parsed in turns, see `turns`.
 """
 
 import asyncio
+import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 from moorline.gateway.common.web.aiohttp_private import ServerProtocol
-from moorline.gateway.common.web.room import Room
+from moorline.gateway.common.web.idle import IdleConnections
+from moorline.gateway.common.web.turns import Pace, Turns
 
-__all__ = ["BAD_REQUEST_HANDLER", "MAX_HEAD", "BadRequestHandler", "Connection", "default_bad_request", "reject_status"]
+__all__ = [
+    "BAD_REQUEST_HANDLER",
+    "CONNECTION_TIMEOUTS",
+    "MAX_HEADERS",
+    "BadRequestHandler",
+    "Connection",
+    "ConnectionTimeouts",
+    "default_bad_request",
+    "is_reserved",
+    "reject_status",
+]
 
 # nginx's large_client_header_buffers: 4 of 8 kB.
-MAX_HEAD = 32 << 10
-_END_OF_HEAD = b"\r\n\r\n"
+MAX_HEADERS = 32 << 10
+_END_OF_HEADERS = b"\r\n\r\n"
 # Ten years.
 _NEVER = 10 * 365 * 86400.0
+# A request without a body that is worth measuring.
+_SMALL_READ = 512
 
 BadRequestHandler = Callable[[web.BaseRequest, int], web.Response]
-"""The answer to a head that became no request, with this status."""
+"""The response, with this status, to headers that are not those of a request."""
 BAD_REQUEST_HANDLER = web.AppKey[BadRequestHandler]("bad_request_handler")
-"""Put into an application that has words of its own for it."""
+"""Set by an application that renders such responses itself."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConnectionTimeouts:
+    """The time limits of one connection, in seconds."""
+
+    client_header: float = 60.0
+    send: float = 60.0
+    # nginx's keepalive_timeout. It is longer than that of any client of moorline's, so that no request is sent into a
+    # connection that is being closed.
+    keepalive: float = 75.0
+
+
+CONNECTION_TIMEOUTS = web.AppKey("connection_timeouts", ConnectionTimeouts)
+"""Set by an application whose options they are."""
 
 
 def default_bad_request(_: web.BaseRequest, status: int) -> web.Response:
-    """The answer of an application that has none."""
+    """The response of an application that sets no BAD_REQUEST_HANDLER."""
     return web.Response(status=status)
 
 
 def reject_status(request: web.BaseRequest) -> int | None:
-    """The status for a request that aiohttp could read and that must not be handled: its head is too large, or not
-    everybody on its way would agree where it ends.
+    """The status for a request that aiohttp accepted and that must not be handled: its headers are too large, or two
+    programs on its way could disagree about where it ends.
     """
-    if len(request.path_qs) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers) > MAX_HEAD:
+    if len(request.path_qs) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers) > MAX_HEADERS:
         return 431
     if request.version not in (HttpVersion10, HttpVersion11):
         return 505
     coding = request.headers.get(hdrs.TRANSFER_ENCODING)
     if coding is None:
         return None
-    # RFC 9112 section 6.1: not known before HTTP/1.1; and whoever passes on chunks must know what is in them.
+    # RFC 9112 section 6.1: not known before HTTP/1.1; and a proxy that frames chunks anew must know what is in them.
     if request.version < HttpVersion11:
         return 400
     return None if coding.strip().lower() == "chunked" else 501
 
 
+def is_reserved(request: web.BaseRequest) -> bool:
+    """Whether this request's connection took a descriptor that is kept for the page and /healthz."""
+    return isinstance(request.protocol, Connection) and request.protocol.reserved
+
+
 class Connection(ServerProtocol):
-    """One accepted connection. `head_timeout` is `client_header_timeout`."""
+    """One accepted connection."""
 
     __slots__ = (
         "_asked",
@@ -60,15 +96,17 @@ class Connection(ServerProtocol):
         "_client",
         "_event_loop",
         "_handler_bounds_sends",
-        "_head_bytes",
-        "_head_timeout",
-        "_head_timer",
-        "_idle_timeout",
+        "_header_bytes",
+        "_header_timer",
+        "_idle_connections",
         "_idle_timer",
-        "_is_websocket",
-        "_room",
-        "_send_timeout",
+        "_pace",
+        "_parsed",
         "_send_timer",
+        "_timeouts",
+        "_turns",
+        "_unparsed",
+        "reserved",
     )
 
     def __init__(
@@ -76,31 +114,37 @@ class Connection(ServerProtocol):
         server: web.Server,
         *,
         loop: asyncio.AbstractEventLoop,
-        room: Room,
-        head_timeout: float,
-        send_timeout: float,
-        keepalive_timeout: float,
+        idle_connections: IdleConnections,
+        turns: Turns,
+        timeouts: ConnectionTimeouts,
         bad_request_handler: BadRequestHandler,
         **arguments: Any,
     ) -> None:
         # aiohttp's own timer would cut headers that begin shortly before it fires.
         super().__init__(server, loop=loop, keepalive_timeout=_NEVER, **arguments)
+        self.reserved = False
         self._event_loop = loop
         self._asked = False
         self._handler_bounds_sends = False
-        self._room = room
+        self._idle_connections = idle_connections
+        self._turns = turns
+        self._pace = Pace()
+        self._unparsed = b""
+        # So many bytes of it are parsed.
+        self._parsed = 0
+        self._timeouts = timeouts
         self._bad_request_handler = bad_request_handler
-        self._head_timeout = head_timeout
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
-        self._idle_timeout = keepalive_timeout
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._send_timeout = send_timeout
         self._send_timer: asyncio.TimerHandle | None = None
-        self._is_websocket = False
+
+    def has_asked(self) -> bool:
+        """Whether the client sent a request."""
+        return self._asked
 
     def is_waiting(self) -> bool:
-        """Whether nothing is lost but the client's wait when this connection is closed."""
+        """Whether no request is lost when this connection is closed."""
         return self.awaits_request or not self._asked
 
     def leave_sends_to_handler(self) -> None:
@@ -111,31 +155,37 @@ class Connection(ServerProtocol):
         # `transport` is forgotten as soon as it is to be closed.
         self._client = cast("asyncio.Transport", transport)
         super().connection_made(transport)
-        self._room.waits(self)
-        self._head_begins()
-        if not self._room.has(transport.get_extra_info("socket").fileno()):
+        now, descriptor = self._event_loop.time(), transport.get_extra_info("socket").fileno()
+        self._headers_begin()
+        if not self._idle_connections.admit(self, descriptor, now):
             self.force_close()
+        elif self._idle_connections.is_reserved(descriptor):
+            self.reserved = True
 
     def data_received(self, data: bytes) -> None:
-        queued = self.queued
-        super().data_received(data)
-        if self.queued > queued:
-            self._asked = True
-            self._idle_ends()
-            self._head_ends()
-            if self._next_has_begun(data):
-                self._head_begins()
-        elif data and self.awaits_request:
-            if self._head_timer is None:
-                self._head_begins()
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD:
-                self._refuse_head()
+        if not data:
+            # aiohttp goes on with what its parser has.
+            super().data_received(data)
+        elif self._unparsed or self._pace.is_slow:
+            self._wait_for_turn(data)
+        elif len(data) <= _SMALL_READ:
+            self._parse(data)
+        else:
+            self._unparsed = data
+            if self.parse_slice():
+                self._client.pause_reading()
+                self._turns.add(self)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
+        super().resume_reading(resume_parser)
+        if self._unparsed:
+            self._client.pause_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._room.left(self)
+        self._idle_connections.remove(self)
+        self._unparsed, self._parsed = b"", 0
         self._idle_ends()
-        self._head_ends()
+        self._headers_end()
         self._is_read()
         super().connection_lost(exc)
 
@@ -148,25 +198,25 @@ class Connection(ServerProtocol):
         super().resume_writing()
         self._is_read()
 
-    def set_parser(self, *arguments: Any, **options: Any) -> None:
-        # The handler of a WebSocket bounds each frame itself, then sends a close frame and waits for it to be taken.
-        self._is_websocket = True
-        super().set_parser(*arguments, **options)
-
     async def start(self) -> None:
         try:
             await super().start()
         finally:
-            # What is left of the last answer may never be taken; a tunnel has clocks of its own.
+            # The client may never read the end of the last response; a tunnel has timers of its own.
             if self._client.get_protocol() is self and self._client.get_write_buffer_size():
                 self._is_unread()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
+        if self.reserved:
+            resp.force_close()
         finished = await super().finish_response(request, resp, start_time)
+        if self.reserved:
+            # Also where the response was under way already: the descriptor is for the next client.
+            self.close()
         if self.transport is not None:
-            self._room.waits(self)
+            self._idle_connections.add(self, self._event_loop.time())
             self._idle_begins()
         return finished
 
@@ -177,7 +227,7 @@ class Connection(ServerProtocol):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what cannot be parsed. aiohttp logs a traceback for each; a port scan would fill the log with them."""
+        """Respond to what cannot be parsed. aiohttp logs a traceback for each; a port scan would fill the log."""
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         self.logger.debug("malformed request: %s", message)
@@ -185,31 +235,87 @@ class Connection(ServerProtocol):
         response.force_close()
         return response
 
-    def _refuse_head(self) -> None:
-        self._head_ends()
-        self.refuse_request(431, "the head is too large")
+    # Parsing ----------------------------------------------------------------------------------------------------------
+
+    def parse_slice(self) -> bool:
+        """Parse some of the input; whether there is more."""
+        was_upgraded, began = self.upgraded, time.perf_counter()
+        data = self._take_unparsed(self._pace.slice)
+        self._parse(data)
+        self._pace.parsed(len(data), time.perf_counter() - began)
+        if self.upgraded and not was_upgraded and self._unparsed:
+            # A tunnel takes what came behind the handshake when the handler has run: all of it must be there.
+            self._parse(self._take_unparsed(len(self._unparsed)))
+        if self._unparsed:
+            return True
+        self.resume_if_unpaused()
+        return False
+
+    def _take_unparsed(self, size: int) -> bytes:
+        begin, end = self._parsed, self._parsed + size
+        data = self._unparsed[begin:end]
+        if end < len(self._unparsed):
+            self._parsed = end
+        else:
+            self._unparsed, self._parsed = b"", 0
+        return data
+
+    def _wait_for_turn(self, data: bytes) -> None:
+        """Parse no more until the others had a turn."""
+        self._client.pause_reading()
+        if not self._unparsed:
+            self._turns.add(self)
+        self._unparsed, self._parsed = self._unparsed[self._parsed :] + data, 0
+
+    def _parse(self, data: bytes) -> None:
+        queued = self.queued
+        super().data_received(data)
+        if self.queued > queued:
+            self._asked = True
+            self._idle_connections.set_busy(self)
+            self._idle_ends()
+            self._headers_end()
+            if self._next_has_begun(data):
+                self._headers_begin()
+        elif data and self.awaits_request:
+            if self._header_timer is None:
+                self._headers_begin()
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADERS:
+                self._headers_end()
+                self.refuse_request(431, "the headers are too large")
 
     def _next_has_begun(self, data: bytes) -> bool:
-        """Whether there is more in `data` than the request whose head it ends. Not told behind a body: there the
-        keep-alive timer bounds the wait for the next byte of a head.
+        """Whether there is more in `data` than the request whose headers it ends. Not known behind a body: there the
+        keep-alive timer bounds the wait for the next byte of headers.
         """
-        return self.last_queued_ends and not _END_OF_HEAD.endswith(data[-len(_END_OF_HEAD) :])
+        return self.last_queued_ends and not _END_OF_HEADERS.endswith(data[-len(_END_OF_HEADERS) :])
 
-    def _head_begins(self) -> None:
+    # The timer of a request's headers -------------------------------------------------------------------------------
+
+    def _headers_begin(self) -> None:
         self._idle_ends()
-        self._head_timer = self._event_loop.call_later(self._head_timeout, self._head_timed_out)
+        self._header_timer = self._event_loop.call_later(self._timeouts.client_header, self._headers_timed_out)
 
-    def _head_timed_out(self) -> None:
-        # One that comes behind a request has its time from that one's end, and at most as much again.
+    def _headers_timed_out(self) -> None:
+        # Those that come behind a request have their time from its end, and at most as much again.
         if not self.awaits_request and self._asked:
-            self._head_begins()
+            self._headers_begin()
         else:
             self.force_close()
 
+    def _headers_end(self) -> None:
+        self._header_bytes = 0
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    # The keep-alive timer -------------------------------------------------------------------------------------------
+
     def _idle_begins(self) -> None:
         self._idle_ends()
-        if self._head_timer is None:
-            self._idle_timer = self._event_loop.call_later(self._idle_timeout, self._idle_timed_out)
+        if self._header_timer is None:
+            self._idle_timer = self._event_loop.call_later(self._timeouts.keepalive, self._idle_timed_out)
 
     def _idle_timed_out(self) -> None:
         if self.awaits_request:
@@ -220,14 +326,16 @@ class Connection(ServerProtocol):
             self._idle_timer.cancel()
             self._idle_timer = None
 
+    # The timer of a client that does not read -------------------------------------------------------------------------
+
     def _is_unread(self) -> None:
-        """Cut the client if it takes nothing of what waits for it from now on."""
-        if self._send_timer is None and not self._is_websocket:
+        """Cut the client if it reads nothing of what waits for it from now on."""
+        if self._send_timer is None:
             self._watch_client()
 
     def _watch_client(self) -> None:
         size = self._client.get_write_buffer_size()
-        self._send_timer = self._event_loop.call_later(self._send_timeout, self._send_timed_out, size)
+        self._send_timer = self._event_loop.call_later(self._timeouts.send, self._send_timed_out, size)
 
     def _send_timed_out(self, before: int) -> None:
         if self._client.get_write_buffer_size() < before:
@@ -239,9 +347,3 @@ class Connection(ServerProtocol):
         if self._send_timer is not None:
             self._send_timer.cancel()
             self._send_timer = None
-
-    def _head_ends(self) -> None:
-        self._head_bytes = 0
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None

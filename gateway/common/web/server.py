@@ -16,28 +16,26 @@ from aiohttp import web
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.web.connection import (
     BAD_REQUEST_HANDLER,
+    CONNECTION_TIMEOUTS,
     BadRequestHandler,
     Connection,
+    ConnectionTimeouts,
     default_bad_request,
     reject_status,
 )
 from moorline.gateway.common.web.draining import DRAINING, Draining
+from moorline.gateway.common.web.idle import Descriptors, IdleConnections
 from moorline.gateway.common.web.listen import BACKLOG, address, listen
-from moorline.gateway.common.web.room import Room
+from moorline.gateway.common.web.turns import Turns
 
 __all__ = ["Listener", "Running", "SocketListener", "running"]
 
-# nginx's keepalive_timeout. It is longer than any client's of ours, so that no request is sent into a closing socket.
-_KEEPALIVE_TIMEOUT = 75.0
 # nginx's 8 kB for one line of a head.
 _MAX_LINE = 8190
 # For handlers whose time is up to say so to their peers, taken out of the drain where that is long enough.
 _FAREWELL = 0.5
 # For handlers that are cancelled after that to clean up after themselves.
 _CANCEL_TIMEOUT = 0.25
-# Only where the settings have none of their own.
-_HEAD_TIMEOUT = 60.0
-_SEND_TIMEOUT = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,9 +127,8 @@ async def running(
     try:
         await runner.setup()
         server = cast("web.Server", runner.server)
-        bad_request_handler = app.get(BAD_REQUEST_HANDLER, default_bad_request)
-        _count_requests(server, draining, bad_request_handler)
-        await listener.open(_connections(server, settings, bad_request_handler))
+        _count_requests(server, draining, app.get(BAD_REQUEST_HANDLER, default_bad_request))
+        await listener.open(_connections(app, server))
         started = Running(listener.addresses, listener.port, draining, settings.drain)
         yield started
         started.drain()
@@ -142,24 +139,23 @@ async def running(
         await runner.cleanup()
 
 
-def _connections(
-    server: web.Server, settings: CommonSettings, bad_request_handler: BadRequestHandler
-) -> Callable[[], Connection]:
+def _connections(app: web.Application, server: web.Server) -> Callable[[], Connection]:
     loop = asyncio.get_running_loop()
-    room = Room()
+    idle_connections, turns = IdleConnections(Descriptors.of_process()), Turns(loop)
+    timeouts = app.get(CONNECTION_TIMEOUTS, ConnectionTimeouts())
+    bad_request_handler = app.get(BAD_REQUEST_HANDLER, default_bad_request)
 
     def connection() -> Connection:
         return Connection(
             server,
             loop=loop,
-            room=room,
+            idle_connections=idle_connections,
+            turns=turns,
+            timeouts=timeouts,
             bad_request_handler=bad_request_handler,
-            head_timeout=getattr(settings, "client_header_timeout", _HEAD_TIMEOUT),
-            send_timeout=getattr(settings, "send_timeout", _SEND_TIMEOUT),
-            keepalive_timeout=_KEEPALIVE_TIMEOUT,
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,
-            # The parts log what they do; a line with the path of each request would hold the ids of patients.
+            # The parts log requests themselves; a line with the path of each would hold the ids of patients.
             access_log=None,
             # The gateway passes bodies on as they are, and a small one could decompress to gigabytes in the backend.
             auto_decompress=False,

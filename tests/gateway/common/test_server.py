@@ -8,6 +8,7 @@ import pytest
 from aiohttp import ClientSession, web
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import run
+from moorline.gateway.common.web.connection import CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.server import Running, running
@@ -25,6 +26,9 @@ async def served(handler: Handler = answer, *, host: str = "127.0.0.1", **option
     app = web.Application()
     app.router.add_route("*", "/", handler)
     settings = Settings(**{"host": host, "port": 0, "drain": 5, "client_header_timeout": 30, **options})  # type: ignore[arg-type]
+    app[CONNECTION_TIMEOUTS] = ConnectionTimeouts(
+        client_header=settings.client_header_timeout, send=settings.send_timeout
+    )
     async with running(app, settings) as server:
         yield server
 

@@ -101,6 +101,58 @@ async def test_requests_beyond_the_descriptors_are_refused_and_later_ones_answer
                 pass
 
 
+async def test_sockets_leave_the_page_and_healthz_their_connections(tmp_path: Path) -> None:
+    async with (
+        Upstream() as upstream,
+        gateway(tmp_path, upstream.port) as (program, port),
+        contextlib.AsyncExitStack() as clients,
+    ):
+        await program.line("max_connections: 10000 is more than a limit of 64 open files carries; ")
+        opened = 0
+        for _ in range(FILES):
+            client = await clients.enter_async_context(dial(port))
+            await client.send(HANDSHAKE)
+            backend = asyncio.ensure_future(upstream.accept())
+            head = asyncio.ensure_future(client.head())
+            await asyncio.wait([backend, head], return_when=asyncio.FIRST_COMPLETED)
+            if not backend.done():
+                backend.cancel()
+                assert b" 503 " in await head
+                break
+            clients.callback((await backend).close)
+            await (await backend).send(SWITCH)
+            await head
+            opened += 1
+        assert 5 < opened < FILES / 2
+        assert (await status(port, HEALTHY), await status(port, PAGE)) == (200, 200)
+
+
+async def test_requests_leave_the_page_and_healthz_their_connections(tmp_path: Path) -> None:
+    async with (
+        Upstream() as upstream,
+        gateway(tmp_path, upstream.port) as (_, port),
+        contextlib.AsyncExitStack() as clients,
+    ):
+        refused, pending = None, []
+        while refused is None:
+            client = await clients.enter_async_context(dial(port))
+            await client.send(ASK)
+            backend, head = asyncio.ensure_future(upstream.accept()), asyncio.ensure_future(client.head())
+            await asyncio.wait([backend, head], return_when=asyncio.FIRST_COMPLETED)
+            if backend.done():
+                clients.callback((await backend).close)
+                pending.append(head)
+            else:
+                backend.cancel()
+                refused = await head
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: 1\r\n" in refused
+        assert (await status(port, HEALTHY), await status(port, PAGE)) == (200, 200)
+        for head in pending:
+            head.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+
 async def test_an_open_socket_lives_through_a_shortage(tmp_path: Path) -> None:
     hello = frame(TEXT, b"hello", key=b"\x01\x02\x03\x04")
     async with (

@@ -224,6 +224,19 @@ async def test_handshakes_under_way_count(start: Start, upstream: Upstream) -> N
         assert (await told(second))[0] == 101
 
 
+async def test_a_client_that_a_proxy_names_has_its_share_of_the_sockets(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port, max_connections_per_address=1)
+    named = handshake("/ws/x", "X-Forwarded-For: 9.9.9.9")
+    async with dial(gateway.port) as first, dial(gateway.port) as second, tunnel(gateway, upstream):
+        await first.send(named)
+        await (await upstream.accept()).send(SWITCH)
+        assert (await told(first))[0] == 101
+        await second.send(named)
+        status, _, body = await told(second)
+        assert status == 503
+        assert b"(max_connections_per_address)" in body
+
+
 # The client goes ------------------------------------------------------------------------------------------------------
 
 

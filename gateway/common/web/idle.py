@@ -1,0 +1,153 @@
+"""What a server does when file descriptors run short: it closes idle connections, then new ones.
+
+nginx counts all its connections (worker_connections) and, when few are left, closes the idle ones first. Here the
+kernel counts: it gives a new connection the lowest free number, so that the number itself says how many descriptors are
+taken, by connections to upstreams, open files and tunnels as well. To count them here, each of these would have to
+report its begin and its end.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import resource
+from typing import Protocol
+
+__all__ = ["Descriptors", "IdleConnections", "raise_limit"]
+
+log = logging.getLogger("moorline.http")
+
+# Kept for files, and for connections to the backend; of a small limit a quarter.
+_RESERVE = 64
+# Connections that are accepted for the page and /healthz when all others are taken; of a small limit a quarter.
+_RESERVED_CONNECTIONS = 32
+# More than is of use: two for each of 10,000 sockets, several times over.
+_ENOUGH = 1 << 16
+# From the accept to the first request a client needs a round trip or two.
+_SILENT_SECONDS = 1.0
+# Between two lines in the log.
+_WARN_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Descriptors:
+    """How the descriptors of a process are divided."""
+
+    limit: int
+    taken: int
+    """By what is open before the first connection."""
+
+    @classmethod
+    def of_process(cls) -> "Descriptors":
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        with open(os.devnull) as lowest_free:
+            return cls(_ENOUGH if soft == resource.RLIM_INFINITY else soft, lowest_free.fileno())
+
+    @property
+    def accepted(self) -> int:
+        """Connections with a number below this are accepted."""
+        return self.limit - min(_RESERVE, self.limit // 4)
+
+    @property
+    def unreserved(self) -> int:
+        """Connections with a number from this on are for the page and /healthz."""
+        return self.accepted - min(_RESERVED_CONNECTIONS, self.accepted // 4)
+
+    @property
+    def sockets(self) -> int:
+        """So many WebSockets leave the reserve free; each has a connection to the client and one to the upstream."""
+        return max(1, (self.unreserved - self.taken) // 2)
+
+
+class Connection(Protocol):
+    """A connection of a client."""
+
+    def has_asked(self) -> bool:
+        """Whether it has sent a request."""
+
+    def is_waiting(self) -> bool:
+        """Whether no request of it is under way."""
+
+    def force_close(self) -> None:
+        """End it."""
+
+
+class IdleConnections:
+    """The connections of one server that wait for a request. `now` is the event loop's time."""
+
+    def __init__(self, descriptors: Descriptors) -> None:
+        self._full = descriptors.accepted
+        self._unreserved = descriptors.unreserved
+        # Each by the time since when, the earliest first.
+        self._silent: dict[Connection, float] = {}
+        self._idle: dict[Connection, float] = {}
+        # Closed, but their descriptors are not free yet.
+        self._closing: set[Connection] = set()
+        self._warned = -_WARN_SECONDS
+
+    def admit(self, connection: Connection, descriptor: int, now: float) -> bool:
+        """Whether a new connection with this number is accepted. Idle ones are closed for it."""
+        # Each that waits, this one too, may need a second descriptor, for the backend; open sockets have theirs.
+        shed = False
+        while descriptor + 2 - len(self._closing) + len(self._silent) + len(self._idle) > self._full:
+            if not self._shed(now):
+                break
+            shed = True
+        full = descriptor >= self._full and not self._closing
+        if shed or full:
+            self._warn(now)
+        if not full:
+            self.add(connection, now)
+        return not full
+
+    def is_reserved(self, descriptor: int) -> bool:
+        """Whether a connection with this number is for the page and /healthz alone."""
+        return descriptor >= self._unreserved
+
+    def add(self, connection: Connection, now: float) -> None:
+        """From now on it waits for a request, or soon will."""
+        self.set_busy(connection)
+        (self._idle if connection.has_asked() else self._silent)[connection] = now
+
+    def set_busy(self, connection: Connection) -> None:
+        """It has sent a request and waits no more."""
+        self._silent.pop(connection, None)
+        self._idle.pop(connection, None)
+
+    def remove(self, connection: Connection) -> None:
+        """Its descriptor is free again."""
+        self.set_busy(connection)
+        self._closing.discard(connection)
+
+    def _shed(self, now: float) -> bool:
+        """Close one: first one that never sent a request and had the time to, then the one that is idle for longest."""
+        since = next(iter(self._silent.values()), now)
+        had_time = now - since > _SILENT_SECONDS
+        order = (self._silent, self._idle) if had_time else (self._idle, self._silent)
+        return any(self._close_first(connections) for connections in order)
+
+    def _close_first(self, connections: dict[Connection, float]) -> bool:
+        while connections:
+            connection = next(iter(connections))
+            del connections[connection]
+            # Where the rest of a request's body is awaited behind its response, it is not idle yet.
+            if connection.is_waiting():
+                self._closing.add(connection)
+                connection.force_close()
+                return True
+        return False
+
+    def _warn(self, now: float) -> None:
+        if now - self._warned >= _WARN_SECONDS:
+            self._warned = now
+            log.warning("file descriptors run short: idle connections are closed, then new ones; see ulimit -n")
+
+
+def raise_limit() -> None:
+    """Have as many descriptors as this process may: the limit that shells give is for programs that use select."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # macOS has a lower limit beside this one.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

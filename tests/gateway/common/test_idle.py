@@ -1,0 +1,85 @@
+"""Which connections are closed when descriptors run short."""
+
+from moorline.gateway.common.web.idle import Descriptors, IdleConnections
+
+LIMIT = 1024
+RESERVE = 64
+NOW = 100.0
+
+
+class Client:
+    """A connection that waits for a request, or handles one."""
+
+    def __init__(self, *, busy: bool = False, asked: bool = True) -> None:
+        self.busy = busy
+        self.asked = asked
+        self.closed = False
+
+    def has_asked(self) -> bool:
+        return self.asked
+
+    def is_waiting(self) -> bool:
+        return not self.busy
+
+    def force_close(self) -> None:
+        self.closed = True
+
+
+def idle_connections() -> IdleConnections:
+    """With as many descriptors as a shell gives."""
+    return IdleConnections(Descriptors(LIMIT, taken=10))
+
+
+def test_open_sockets_leave_new_ones_their_place() -> None:
+    idle = idle_connections()
+    # A socket has two descriptors and waits for nothing.
+    for descriptor in range(10, LIMIT - RESERVE - 2, 2):
+        client = Client()
+        assert idle.admit(client, descriptor, NOW)
+        assert not client.closed
+        idle.remove(client)
+
+
+def test_the_longest_idle_goes_first_and_counts_for_the_descriptor_it_may_need() -> None:
+    idle, clients = idle_connections(), [Client() for _ in range(LIMIT)]
+    half = (LIMIT - RESERVE) // 2
+    for descriptor, client in enumerate(clients[:half]):
+        assert idle.admit(client, descriptor, NOW)
+    assert not any(client.closed for client in clients)
+    assert idle.admit(clients[half], half, NOW)
+    assert [client.closed for client in clients[:3]] == [True, False, False]
+
+
+def test_busy_connections_stay_and_new_ones_are_refused() -> None:
+    idle, busy = idle_connections(), [Client(busy=True) for _ in range(LIMIT)]
+    for descriptor, client in enumerate(busy[: LIMIT - RESERVE]):
+        assert idle.admit(client, descriptor, NOW)
+    assert not idle.admit(Client(), LIMIT - RESERVE, NOW)
+    assert not any(client.closed for client in busy)
+
+
+def test_one_that_never_asked_goes_before_one_that_is_idle_for_longer() -> None:
+    idle, kept, silent = idle_connections(), Client(), Client(asked=False)
+    idle.add(kept, NOW)
+    idle.add(silent, NOW + 1)
+    assert idle.admit(Client(asked=False), LIMIT - RESERVE - 3, NOW + 3)
+    assert (kept.closed, silent.closed) == (False, True)
+
+
+def test_one_that_had_no_time_to_ask_yet_stays_before_one_that_is_idle() -> None:
+    idle, kept, new = idle_connections(), Client(), Client(asked=False)
+    idle.add(kept, NOW)
+    idle.add(new, NOW + 3)
+    assert idle.admit(Client(asked=False), LIMIT - RESERVE - 3, NOW + 3)
+    assert (kept.closed, new.closed) == (True, False)
+
+
+def test_the_last_connections_are_reserved_and_sockets_leave_them_free() -> None:
+    descriptors = Descriptors(LIMIT, taken=10)
+    idle = IdleConnections(descriptors)
+    assert not idle.is_reserved(10 + 2 * descriptors.sockets - 1)
+    assert idle.is_reserved(descriptors.accepted - 1)
+
+
+def test_even_few_descriptors_carry_a_socket() -> None:
+    assert Descriptors(16, taken=12).sockets == 1
