@@ -25,7 +25,7 @@ def test_what_a_module_offers_exists_and_is_listed(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_private_name_stays_in_its_module(module: str) -> None:
-    source = (ROOT / Path(*module.split(".")[1:])).with_suffix(".py").read_text()
+    source = (ROOT / Path(*module.split(".")[1:])).with_suffix(".py").read_text(encoding="utf-8")
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "moorline":
             assert [alias.name for alias in node.names if alias.name.startswith("_")] == []

@@ -47,7 +47,13 @@ def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> s
     """What a command that must succeed prints."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
-        command, cwd=cwd, env={**inherited, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=cwd,
+        env={**inherited, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -63,7 +69,7 @@ def environment(folder: Path, *install: str | Path) -> Path:
     run(uv, "pip", "install", "--quiet", "--no-deps", "--python", python, *install, cwd=ROOT)
     (site,) = folder.glob("lib/python*/site-packages")
     # A folder on the path, whose own .pth files, that of the editable moorline among them, do not count.
-    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return folder / "bin"
 
 
@@ -86,12 +92,12 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project(tmp_path: Path) -> Path:
     for name in ("gateway", "backend", "tests"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text('WHOSE = "theirs"\n')
-    (tmp_path / "tests" / "test_page.py").write_text(TEST)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
-    (tmp_path / "program.py").write_text(PROGRAM)
+        (tmp_path / name / "__init__.py").write_text('WHOSE = "theirs"\n', encoding="utf-8")
+    (tmp_path / "tests" / "test_page.py").write_text(TEST, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n", encoding="utf-8")
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     (tmp_path / "dist").mkdir()
-    (tmp_path / "dist" / "index.html").write_text("<h1>Ours</h1>")
+    (tmp_path / "dist" / "index.html").write_text("<h1>Ours</h1>", encoding="utf-8")
     return tmp_path
 
 

@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / ".package" / "moorline"
 MODULES = sorted(path for package in ("gateway", "backend") for path in (ROOT / package).rglob("*.py"))
-PURE = [path for path in MODULES if (ast.get_docstring(ast.parse(path.read_text())) or "").endswith("Pure.")]
+PURE = [
+    path for path in MODULES if (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").endswith("Pure.")
+]
 IMPURE = {"asyncio", "aiohttp", "time", "os", "socket", "threading", "logging", "uvloop"}
 # The order in which a byte meets the gateway's rooms; `common`, below all of them, is both parts' ground.
 ROOMS = ("run", "site", "proxy", "tunnel", "common")
@@ -17,7 +19,7 @@ ROOMS = ("run", "site", "proxy", "tunnel", "common")
 
 def imports(path: Path) -> Iterator[str]:
     """Every module of ours or others' that this one imports, wherever the import stands, and what it takes of it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -97,6 +99,6 @@ def test_a_pure_module_knows_no_clock_no_loop_and_no_environment(path: Path) -> 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_a_function_has_at_most_60_lines(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, node.name

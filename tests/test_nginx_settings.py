@@ -20,7 +20,7 @@ _NAMES = {
 
 
 def _twins() -> dict[str, tuple[str, str]]:
-    text = (SOURCE / "moorline" / "chat.conf").read_text()
+    text = (SOURCE / "moorline" / "chat.conf").read_text(encoding="utf-8")
     return {option: (directive, value) for directive, value, option in _TWIN.findall(text)}
 
 

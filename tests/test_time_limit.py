@@ -52,8 +52,8 @@ def test_uses_it(never_ready):
 
 async def run(folder: Path, source: str, *options: str) -> str:
     """All that pytest prints."""
-    (folder / "conftest.py").write_text('pytest_plugins = ["tests.support.time_limit"]\n')
-    (folder / "test_example.py").write_text(source)
+    (folder / "conftest.py").write_text('pytest_plugins = ["tests.support.time_limit"]\n', encoding="utf-8")
+    (folder / "test_example.py").write_text(source, encoding="utf-8")
     options = (f"--rootdir={folder}", f"-c{ROOT}/pyproject.toml", *options, str(folder))
     status, out, err = await run_program("pytest", *options, cwd=ROOT, patience=SECONDS)
     assert status == 1

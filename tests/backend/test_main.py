@@ -40,7 +40,7 @@ async def test_a_second_process_on_the_same_file_gets_one_line(tmp_path: Path) -
 
 
 async def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "moorline.db").write_text("These are notes, not chats. " * 100)
+    (tmp_path / "moorline.db").write_text("These are notes, not chats. " * 100, encoding="utf-8")
     status, _, err = await run_program("moorline", "backend", "--port", "0", cwd=tmp_path)
     assert status == 2
     assert err.startswith("moorline: database: ")
@@ -102,7 +102,7 @@ async def test_a_wrong_address_is_one_line_without_its_password(tmp_path: Path, 
 
 async def test_without_the_extra_one_line_says_how_to_install_it(tmp_path: Path) -> None:
     # A folder before the installed packages, with a library that is not there.
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['psycopg'] = None\n")
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['psycopg'] = None\n", encoding="utf-8")
     paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
     database = "postgresql://host/name"
     status, _, err = await run_program(

@@ -115,7 +115,7 @@ def audit_path(tmp_path: Path) -> Path:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 async def sign_in(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
@@ -192,7 +192,7 @@ def test_the_log_of_the_process_has_the_line_without_the_name(log_lines: list[st
 
 
 def test_the_file_is_only_appended_to_and_opened_again_after_it_was_rotated(audit_path: Path) -> None:
-    audit_path.write_text('{"who": "earlier"}\n')
+    audit_path.write_text('{"who": "earlier"}\n', encoding="utf-8")
     audit = Audit(str(audit_path))
     audit.open()
     audit.record("read", "s1", "one", "ok")

@@ -55,7 +55,7 @@ async def test_old_sessions_are_erased_at_the_start_and_young_ones_stay(tmp_path
 
 
 def read(path: Path) -> list[str]:
-    return path.read_text().splitlines()
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 async def test_a_session_that_grows_old_is_erased_under_the_eyes_of_its_sockets(tmp_path: Path) -> None:

@@ -75,7 +75,9 @@ async def _serving(
         async with asyncio.timeout(_START_SECONDS):
             while True:
                 if process.returncode is not None:
-                    raise RuntimeError(f"{name} does not start: {(folder / 'output').read_text()[-2000:]}")
+                    raise RuntimeError(
+                        f"{name} does not start: {(folder / 'output').read_text(encoding='utf-8')[-2000:]}"
+                    )
                 with contextlib.suppress(OSError):
                     _, writer = await asyncio.open_connection("127.0.0.1", port)
                     writer.close()

@@ -97,7 +97,7 @@ async def measure(scale: Scale, peers: Sequence[Peer] = HTTP_PEERS) -> Results:
 
 def _write_site(folder: Path) -> None:
     folder.mkdir()
-    (folder / "index.html").write_text("<title>index</title>")
+    (folder / "index.html").write_text("<title>index</title>", encoding="utf-8")
     (folder / "small.js").write_bytes(b"x" * 4 * _KIB)
     (folder / "large.bin").write_bytes(b"x" * _KIB * _KIB)
 

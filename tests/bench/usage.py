@@ -15,7 +15,7 @@ def tree(pid: int) -> list[int]:
         if entry.name.isdigit():
             try:
                 # The name in parentheses may hold anything, also spaces and parentheses.
-                after_name = (entry / "stat").read_text().rpartition(")")[2].split()
+                after_name = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
             except OSError:
                 continue
             parents.setdefault(int(after_name[1]), []).append(int(entry.name))
@@ -43,10 +43,13 @@ def memory(pid: int) -> int:
 def _cpu_nanoseconds(pid: int) -> int:
     try:
         # The scheduler's own count: /proc/PID/stat has whole ticks, which is too coarse for a hundred handshakes.
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in (_PROC / str(pid) / "task").iterdir())
+        return sum(
+            int((task / "schedstat").read_text(encoding="utf-8").split()[0])
+            for task in (_PROC / str(pid) / "task").iterdir()
+        )
     except FileNotFoundError:
         try:
-            times = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[11:13]
+            times = (_PROC / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
         except OSError:
             return 0
         return sum(map(int, times)) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -54,7 +57,7 @@ def _cpu_nanoseconds(pid: int) -> int:
 
 def _pss(pid: int) -> int:
     try:
-        lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+        lines = (_PROC / str(pid) / "smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)

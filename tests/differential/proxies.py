@@ -84,7 +84,8 @@ async def nginx(
         )
         user = "user root;" if os.geteuid() == 0 else ""
         (folder / "nginx.conf").write_text(
-            _MAIN.format(user=user, main=main, connections=connections, folder=folder, servers=servers)
+            _MAIN.format(user=user, main=main, connections=connections, folder=folder, servers=servers),
+            encoding="utf-8",
         )
         inherited = [each.fileno() for each in sockets]
         log = stack.enter_context((folder / "error.log").open("ab"))
@@ -103,7 +104,7 @@ async def nginx(
         if process.returncode is None:
             process.terminate()
         await _ended(process)
-        assert "[emerg]" not in (said := (folder / "error.log").read_text()), said
+        assert "[emerg]" not in (said := (folder / "error.log").read_text(encoding="utf-8")), said
 
 
 @contextlib.asynccontextmanager

@@ -47,7 +47,7 @@ class Life(Stage):
 
     def kill(self) -> None:
         """Kill the process that has the connections: of nginx the worker."""
-        workers = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
+        workers = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text(encoding="utf-8").split()
         self.mark()
         os.kill(int(workers[0]) if workers else self._pid, signal.SIGKILL)
 

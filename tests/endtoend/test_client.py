@@ -194,6 +194,8 @@ async def test_a_message_refused_for_good_waits_for_the_person(backend: Played, 
     sent = await socket.heard("send")
     refusal = {"code": "too_large", "message": "", "retryable": False}
     await socket.say("error", client_msg_id=sent["client_msg_id"], **refusal)
+    await until(page, "client.unsent[0].failed === 'too_large'")
+    await page.clock.fast_forward(1)
     assert (await socket.heard("send"))["message"] == "short"
     assert await page.evaluate("client.unsent.map((entry) => entry.failed ?? null)") == ["too_large", None]
 

@@ -57,9 +57,9 @@ async def test_hashed_files_are_kept_and_missing_ones_are_no_page(
 ) -> None:
     root = tmp_path / "dist"
     (root / "assets").mkdir(parents=True)
-    (root / "index.html").write_text("<title>page</title>")
+    (root / "index.html").write_text("<title>page</title>", encoding="utf-8")
     for name in ("index-BxY3k2_a.js", "my-document.js"):
-        (root / "assets" / name).write_text("//")
+        (root / "assets" / name).write_text("//", encoding="utf-8")
     async with nginx(nginx_folder, parts.backend, root=root) as front, aiohttp.ClientSession(front.plain) as session:
         async with session.get("/assets/index-BxY3k2_a.js") as hashed:
             assert hashed.headers["Cache-Control"] == "max-age=315360000"

@@ -50,12 +50,12 @@ async def built(tmp_path: Path) -> AsyncIterator[tuple[Site, Path]]:
     shutil.copytree(SOURCE, source)
     # The documentation's component, beside a copy of the client as its page says to make it.
     shutil.copytree(BUILT_IN, source / "moorline")
-    blocks = re.findall(
+    (block,) = re.findall(
         r"^```jsx\n(.*?)^```$",
-        (TESTS.parent / "gateway" / "docs" / "front-end.md").read_text(),
+        (TESTS.parent / "gateway" / "docs" / "front-end.md").read_text(encoding="utf-8"),
         re.MULTILINE | re.DOTALL,
     )
-    (source / "Chat.jsx").write_text(*blocks)
+    (source / "Chat.jsx").write_text(block, encoding="utf-8")
     (source / "node_modules").symlink_to(CACHE / "node_modules")
     await npm("npx", "vite", "build", "--logLevel", "warn", folder=source)
     dist = source / "dist"
@@ -115,4 +115,4 @@ async def test_built_assets_are_kept_for_ever_and_missing_ones_forgotten(built: 
             assert (missing.status, missing.headers["Cache-Control"]) == (404, "no-store")
         async with session.get("/orders/7/edit") as page:
             assert (page.status, page.headers["Cache-Control"]) == (200, "no-cache")
-            assert await page.text() == (dist / "index.html").read_text()
+            assert await page.text() == (dist / "index.html").read_text(encoding="utf-8")

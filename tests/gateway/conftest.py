@@ -19,7 +19,7 @@ StartGateway = Callable[..., Awaitable[Client]]
 def page(tmp_path: Path) -> str:
     """The smallest frontend."""
     (tmp_path / "dist").mkdir()
-    (tmp_path / "dist" / "index.html").write_text("<title>page</title>")
+    (tmp_path / "dist" / "index.html").write_text("<title>page</title>", encoding="utf-8")
     return str(tmp_path / "dist")
 
 

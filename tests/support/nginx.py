@@ -64,7 +64,9 @@ class Nginx:
 
     def log(self) -> str:
         """All that it logged so far."""
-        return "".join((self.folder / name).read_text() for name in ("moorline.log", "moorline-error.log"))
+        return "".join(
+            (self.folder / name).read_text(encoding="utf-8") for name in ("moorline.log", "moorline-error.log")
+        )
 
 
 @contextlib.asynccontextmanager
@@ -92,7 +94,7 @@ async def nginx(folder: Path, upstream: str, *, root: Path | None = None) -> Asy
         yield Nginx(f"http://127.0.0.1:{plain}", f"http://127.0.0.1:{redirect}", f"https://127.0.0.1:{tls}", folder)
     finally:
         await _stop(process)
-        assert "[emerg]" not in (said := (folder / "main.log").read_text()), said
+        assert "[emerg]" not in (said := (folder / "main.log").read_text(encoding="utf-8")), said
 
 
 async def write(folder: Path, ports: Sequence[int], upstream: str, *, root: Path | None = None) -> None:
@@ -102,7 +104,7 @@ async def write(folder: Path, ports: Sequence[int], upstream: str, *, root: Path
     (folder / "conf.d").mkdir()
     page = _BY_FOLDER if root else _BY_GATEWAY
     user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(_MAIN.format(user=user, folder=folder, plain=plain, page=page))
+    (folder / "nginx.conf").write_text(_MAIN.format(user=user, folder=folder, plain=plain, page=page), encoding="utf-8")
     site = {
         "server 127.0.0.1:4321;": f"server {upstream.removeprefix('http://')};",
         "listen 80;": f"listen 127.0.0.1:{redirect};",
@@ -147,11 +149,11 @@ def _listener() -> socket.socket:
 
 
 def _rewrite(source: Path, target: Path, changes: dict[str, str]) -> None:
-    text = source.read_text()
+    text = source.read_text(encoding="utf-8")
     for old, new in changes.items():
         assert old in text, f"{source.name} has no {old!r}"
         text = text.replace(old, new)
-    target.write_text(text)
+    target.write_text(text, encoding="utf-8")
 
 
 async def _certificate(folder: Path) -> None:

@@ -110,8 +110,8 @@ class PostgresServer:
             try:
                 psycopg.connect(self.url).close()
             except psycopg.OperationalError:
-                assert self._process.poll() is None, self._log.read_text()
-                assert time.monotonic() < deadline, self._log.read_text()
+                assert self._process.poll() is None, self._log.read_text(encoding="utf-8")
+                assert time.monotonic() < deadline, self._log.read_text(encoding="utf-8")
                 time.sleep(0.05)
             else:
                 return
@@ -150,7 +150,13 @@ class PostgresServer:
 
     def _run(self, name: str, *arguments: str) -> None:
         done = subprocess.run(
-            [program(name), *arguments], cwd=self.folder, user=self._user, capture_output=True, text=True, check=False
+            [program(name), *arguments],
+            cwd=self.folder,
+            user=self._user,
+            capture_output=True,
+            text=True,
+            check=False,
+            encoding="utf-8",
         )
         assert done.returncode == 0, done.stderr
 
@@ -281,5 +287,7 @@ def _exists(user: str) -> bool:
 
 
 def _children(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     return [int(line) for line in found.stdout.split()]

@@ -156,7 +156,9 @@ async def refused(*arguments: str, cwd: Path) -> str:
 
 def processes(columns: str) -> list[str]:
     """This machine's processes, one a line."""
-    return subprocess.run(["ps", "-A", "-o", columns], check=True, capture_output=True, text=True).stdout.splitlines()
+    return subprocess.run(
+        ["ps", "-A", "-o", columns], check=True, capture_output=True, text=True, encoding="utf-8"
+    ).stdout.splitlines()
 
 
 def children(pid: int, words: str = "") -> list[int]:

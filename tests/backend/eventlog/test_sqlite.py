@@ -95,7 +95,7 @@ async def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, path: s
 
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "chat.db").write_text("Dear diary, " * 100)
+    (tmp_path / "chat.db").write_text("Dear diary, " * 100, encoding="utf-8")
     with pytest.raises(UsageError, match="is not a database"):
         await open_log(database_at(tmp_path)).open()
 

@@ -97,7 +97,7 @@ async def _ready(probe: Probe, process: Process, port: int, folder: Path) -> Non
     async with asyncio.timeout(_START_SECONDS):
         while True:
             if process.returncode is not None:
-                raise Missing(f"does not start: {(folder / 'output').read_text()[-500:]}")
+                raise Missing(f"does not start: {(folder / 'output').read_text(encoding='utf-8')[-500:]}")
             with contextlib.suppress(OSError):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 writer.write(probe.request)

@@ -28,7 +28,7 @@ http://127.0.0.1:{port} {{
 async def _command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
     path = installed("caddy")
     configuration = folder / "Caddyfile"
-    configuration.write_text(_CONFIGURATION.format(port=port, backend_port=backend_port, site=SITE))
+    configuration.write_text(_CONFIGURATION.format(port=port, backend_port=backend_port, site=SITE), encoding="utf-8")
     # It keeps state in folders of its user's.
     state = [f"XDG_DATA_HOME={folder}", f"XDG_CONFIG_HOME={folder}"]
     return ["env", *state, path, "run", "--config", str(configuration), "--adapter", "caddyfile"]

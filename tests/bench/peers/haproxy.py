@@ -28,7 +28,9 @@ backend chat
 
 async def _command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
     configuration = folder / "haproxy.cfg"
-    configuration.write_text(_CONFIGURATION.format(port=port, backend_port=backend_port, connections=connections()))
+    configuration.write_text(
+        _CONFIGURATION.format(port=port, backend_port=backend_port, connections=connections()), encoding="utf-8"
+    )
     return [installed("haproxy"), "-db", "-f", str(configuration)]
 
 

@@ -74,7 +74,7 @@ async def _command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
         # Two descriptors a tunnel.
         files=2 * connections(),
     )
-    (folder / "nginx.conf").write_text(text)
+    (folder / "nginx.conf").write_text(text, encoding="utf-8")
     return [path, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
 
 

@@ -42,7 +42,7 @@ http.createServer(sirv('{site}', {{ etag: true }})).listen({port}, '127.0.0.1')
 
 async def _vite(folder: Path, port: int, backend_port: int) -> Sequence[str]:
     node = await _install(folder, "vite@8")
-    (folder / "vite.config.mjs").write_text(_VITE.format(port=port, backend_port=backend_port))
+    (folder / "vite.config.mjs").write_text(_VITE.format(port=port, backend_port=backend_port), encoding="utf-8")
     return [node, "node_modules/vite/bin/vite.js"]
 
 
@@ -50,7 +50,7 @@ def _http_proxy_3(agent: str) -> Prepare:
     async def command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
         node = await _install(folder, "http-proxy-3@2")
         text = _HTTP_PROXY_3.format(port=port, backend_port=backend_port, agent=agent)
-        (folder / "proxy.mjs").write_text(text)
+        (folder / "proxy.mjs").write_text(text, encoding="utf-8")
         return [node, "proxy.mjs"]
 
     return command
@@ -58,7 +58,7 @@ def _http_proxy_3(agent: str) -> Prepare:
 
 async def _sirv(folder: Path, port: int, _: int) -> Sequence[str]:
     node = await _install(folder, "sirv@3")
-    (folder / "server.mjs").write_text(_SIRV.format(port=port, site=SITE))
+    (folder / "server.mjs").write_text(_SIRV.format(port=port, site=SITE), encoding="utf-8")
     return [node, "server.mjs"]
 
 

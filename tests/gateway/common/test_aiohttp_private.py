@@ -78,7 +78,7 @@ def test_a_missing_slot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_line_says_it_in_one_line() -> None:
-    ended = subprocess.run([sys.executable, "-c", ANOTHER_AIOHTTP], capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", ANOTHER_AIOHTTP], capture_output=True, text=True, encoding="utf-8")
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"moorline: aiohttp {aiohttp.__version__} has no RequestHandler.finish_response")
     assert len(ended.stderr.splitlines()) == 1
@@ -86,7 +86,7 @@ def test_the_command_line_says_it_in_one_line() -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.name != "aiohttp_private.py"], ids=name)
 def test_no_other_module_names_what_aiohttp_keeps_for_itself(path: Path) -> None:
-    source = path.read_text()
+    source = path.read_text(encoding="utf-8")
     if "aiohttp" in source:
         assert not {each.attr for each in attributes(source) if not is_self(each)} & PRIVATE
 

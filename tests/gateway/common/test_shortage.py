@@ -46,7 +46,7 @@ async def status(port: int, request: bytes) -> int:
 
 
 def cpu_ticks(program: Program) -> int:
-    fields = Path(f"/proc/{program.pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{program.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
 

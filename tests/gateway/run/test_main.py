@@ -97,7 +97,7 @@ def test_a_wrong_file_is_one_line(
     text: str, line: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "moorline.toml").write_text(text)
+    (tmp_path / "moorline.toml").write_text(text, encoding="utf-8")
     assert main(["gateway"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"moorline: {line}")
@@ -121,7 +121,7 @@ def test_check_asks_where_the_options_of_the_gateway_say(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     backend = f"http://127.0.0.1:{unused_tcp_port}"
-    (tmp_path / "moorline.toml").write_text(f'[gateway]\nport = 1\n[check]\nbackend = "{backend}"\n')
+    (tmp_path / "moorline.toml").write_text(f'[gateway]\nport = 1\n[check]\nbackend = "{backend}"\n', encoding="utf-8")
     assert main(["check", "--host", "127.0.0.1", "--port", str(unused_tcp_port)]) == 1
     printed = capsys.readouterr()
     assert f"through the gateway: {backend}\n" in printed.out
@@ -244,7 +244,9 @@ async def test_the_gateway_prints_its_page_and_ends_cleanly(number: int, tmp_pat
 
 
 async def test_flags_beat_variables_and_variables_beat_the_file(tmp_path: Path) -> None:
-    (tmp_path / "moorline.toml").write_text('[gateway]\nport = 0\nhost = "::1"\nupstream = "http://127.0.0.1:1"\n')
+    (tmp_path / "moorline.toml").write_text(
+        '[gateway]\nport = 0\nhost = "::1"\nupstream = "http://127.0.0.1:1"\n', encoding="utf-8"
+    )
     async with started(
         "moorline",
         "gateway",
@@ -259,7 +261,7 @@ async def test_flags_beat_variables_and_variables_beat_the_file(tmp_path: Path) 
 
 @pytest.mark.parametrize("module", ["gateway", "backend"])
 async def test_ctrl_c_while_the_libraries_are_read_ends_without_a_word(module: str, tmp_path: Path) -> None:
-    (tmp_path / "aiohttp.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    (tmp_path / "aiohttp.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8")
     status, out, err = await run_program(
         "moorline", module, cwd=tmp_path, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), PYTHONPATH])}
     )

@@ -27,7 +27,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memor
 
 def memory(program: Program, what: str) -> int:
     """VmRSS, or VmHWM for the most there ever was, in bytes."""
-    lines = Path(f"/proc/{program.pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{program.pid}/status").read_text(encoding="utf-8").splitlines()
     (kilobytes,) = [line.split()[1] for line in lines if line.startswith(f"{what}:")]
     return int(kilobytes) << 10
 

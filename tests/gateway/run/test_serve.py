@@ -198,7 +198,7 @@ async def test_reload_starts_the_backend_again_when_its_sources_change(tmp_path:
     async with serving(folder, "--reload", env={"PYTHONPATH": str(sources)}) as (program, address):
         first = backend_of(program)
         source = sources / "moorline" / "backend" / "settings.py"
-        source.write_text(source.read_text() + "\n# changed\n")
+        source.write_text(source.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
         await program.line("backend/settings.py changed; starting the backend again")
         await program.line("the backend is up again")
         assert backend_of(program) != first
@@ -211,10 +211,10 @@ async def test_a_broken_source_waits_for_the_next_change(tmp_path: Path) -> None
     copy_the_sources(sources)
     async with serving(folder, "--reload", env={"PYTHONPATH": str(sources)}) as (program, _):
         source = sources / "moorline" / "backend" / "settings.py"
-        whole = source.read_text()
-        source.write_text("this is not Python\n")
+        whole = source.read_text(encoding="utf-8")
+        source.write_text("this is not Python\n", encoding="utf-8")
         await program.line("the backend ended with status 1 at its start; waiting for the next change")
-        source.write_text(whole)
+        source.write_text(whole, encoding="utf-8")
         await program.line("the backend is up again")
         assert program.err.count("Traceback") == 1
 
@@ -226,12 +226,12 @@ async def test_a_start_with_a_broken_source_says_where_the_page_is_and_waits_for
     folder.mkdir()
     copy_the_sources(sources)
     source = sources / "moorline" / "backend" / "app.py"
-    whole = source.read_text()
-    source.write_text("this is not Python\n")
+    whole = source.read_text(encoding="utf-8")
+    source.write_text("this is not Python\n", encoding="utf-8")
     async with started("moorline", *ARGUMENTS, "--reload", cwd=folder, env={"PYTHONPATH": str(sources)}) as program:
         assert (await program.line("page")).endswith("/chat/patient:demo")
         await program.line("waiting for the next change")
-        source.write_text(whole)
+        source.write_text(whole, encoding="utf-8")
         await program.line("database")
         assert program.err.count("Traceback") == 1
 
@@ -246,7 +246,7 @@ async def test_a_secret_is_in_no_environment_that_does_not_need_it(tmp_path: Pat
 
 def environment_of(pid: int) -> set[str]:
     """The names of a process's variables."""
-    text = Path(f"/proc/{pid}/environ").read_text()
+    text = Path(f"/proc/{pid}/environ").read_text(encoding="utf-8")
     return {variable.partition("=")[0] for variable in text.split("\0")}
 
 
@@ -262,7 +262,9 @@ async def test_a_backend_port_that_is_taken_and_asked_for_is_one_line(tmp_path: 
 
 
 async def test_options_reach_the_backend_unseen_by_the_list_of_processes(tmp_path: Path) -> None:
-    (tmp_path / "moorline.toml").write_text('[backend]\nport = 1\nmax_bytes = 10\ndatabase = "sqlite:///chats.db"\n')
+    (tmp_path / "moorline.toml").write_text(
+        '[backend]\nport = 1\nmax_bytes = 10\ndatabase = "sqlite:///chats.db"\n', encoding="utf-8"
+    )
     async with serving(tmp_path, "--system-prompt", "a, secret") as (program, address):
         (arguments,) = [line for line in processes("pid=,args=") if line.split()[0] == str(backend_of(program))]
         assert "-m moorline backend" in arguments
@@ -277,7 +279,8 @@ async def test_options_reach_the_backend_unseen_by_the_list_of_processes(tmp_pat
 async def test_what_both_parts_have_reaches_the_backend_from_the_gateways_table(tmp_path: Path) -> None:
     (tmp_path / "moorline.toml").write_text(
         '[gateway]\nallowed_origins = "http://app.example"\nallowed_hosts = "a.example"\n'
-        '[backend]\nallowed_hosts = ["b.example"]\n'
+        '[backend]\nallowed_hosts = ["b.example"]\n',
+        encoding="utf-8",
     )
     async with serving(tmp_path) as (program, address), aiohttp.ClientSession() as client:
         backend = (await program.line("backend", "http://")).split()[1]
@@ -291,7 +294,9 @@ async def test_what_both_parts_have_reaches_the_backend_from_the_gateways_table(
 
 async def test_a_backend_package_in_the_current_folder_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "backend").mkdir()
-    (tmp_path / "backend" / "__init__.py").write_text("raise RuntimeError('the backend of the user')\n")
+    (tmp_path / "backend" / "__init__.py").write_text(
+        "raise RuntimeError('the backend of the user')\n", encoding="utf-8"
+    )
     # `-P` stands for the installed command, which does not look into the current folder.
     async with serving(tmp_path, env={"PYTHONSAFEPATH": "1"}) as (program, _):
         assert await program.stop() == 0

@@ -12,9 +12,9 @@ from moorline.gateway.site.folder import Folder
 def root(tmp_path: Path) -> Path:
     root = tmp_path / "dist"
     (root / "assets").mkdir(parents=True)
-    (root / "assets" / "app.js").write_text("asset")
+    (root / "assets" / "app.js").write_text("asset", encoding="utf-8")
     (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "app.js").write_text("secret")
+    (tmp_path / "outside" / "app.js").write_text("secret", encoding="utf-8")
     return root
 
 
