@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 from moorline.backend.llm_errors import FAILURES, llm_error
-from moorline.backend.llm_stream import pieces
+from moorline.backend.llm_stream import bound_error, pieces
 from moorline.backend.responder import Piece, Prompt
-from moorline.backend.settings import Settings
+from moorline.backend.settings import Settings, shown_url
 from moorline.gateway.common.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def base_url(text: str) -> str:
         valid = False
     if text.strip() and not valid:
         raise UsageError(
-            f'OPENAI_BASE_URL: "{text}" is no http(s) address; write for example http://localhost:11434/v1'
+            f'OPENAI_BASE_URL: "{shown_url(text)}" is no http(s) address; write for example http://localhost:11434/v1'
         )
     return text.strip() or _OPENAI
 
@@ -62,8 +62,12 @@ class OpenAIResponder:
             max_retries=0,
             # aiohttp's parser of HTTP is in C; with httpx's own transport a token costs a third more.
             # A redirect would take the chat to a host that nobody named.
-            http_client=openai.DefaultAioHttpClient(timeout=clock, limits=limits, follow_redirects=False),
+            http_client=openai.DefaultAioHttpClient(
+                timeout=clock, limits=limits, follow_redirects=False, event_hooks={"response": [bound_error]}
+            ),
             timeout=clock,
+            # Of text in small events nothing is gained by compression, and 2 MiB of gzip can hold 2 GiB.
+            default_headers={"Accept-Encoding": "identity"},
         )
         # OpenAI's newer models refuse `max_tokens`; many other servers know nothing else.
         host = urlsplit(base_url).hostname

@@ -13,7 +13,7 @@ import httpx2
 import openai
 from moorline.backend.errors import ErrorCode, LLMError
 
-__all__ = ["FAILURES", "llm_error", "retry_after"]
+__all__ = ["FAILURES", "llm_error", "loggable", "retry_after"]
 
 # What the library and the layers of its transport raise for a connection that ends or never begins.
 _CONNECTION = (openai.APIConnectionError, httpx2.RequestError, aiohttp.ClientError, ssl.SSLError)
@@ -35,7 +35,7 @@ _CODES = {
 }
 _STATUS = re.compile(r"[1-5][0-9]{2}\Z")
 # Names and numbers, as codes are; anything longer may be a sentence with a patient's words in it.
-_NAME = re.compile(r"[\w.-]{1,64}\Z")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def llm_error(error: Exception) -> LLMError:
@@ -87,7 +87,12 @@ def _detail(error: openai.APIError) -> str:
     if isinstance(error, openai.APIStatusError):
         facts = {"status": error.status_code, **facts, "provider_request_id": error.request_id}
     known = {name: str(fact) for name, fact in facts.items() if fact is not None}
-    return " ".join(f"{name}={fact if _NAME.match(fact) else '?'}" for name, fact in known.items()) or "no code"
+    return " ".join(f"{name}={loggable(fact)}" for name, fact in known.items()) or "no code"
+
+
+def loggable(name: str) -> str:
+    """A code or name of the provider's if it is short and looks like one, else `unknown`."""
+    return name if _NAME.fullmatch(name) else "unknown"
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

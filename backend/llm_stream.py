@@ -8,18 +8,18 @@ token's way from the provider to the browser.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import cast
 
 import httpx2
 import openai
 from moorline.backend.errors import ErrorCode, LLMError
 from moorline.backend.events import Finish, Usage
-from moorline.backend.llm_errors import FAILURES, llm_error
+from moorline.backend.llm_errors import FAILURES, llm_error, loggable
 from moorline.backend.responder import Done, Piece, Text
-from moorline.backend.sse import EventData
+from moorline.backend.sse import MAX_EVENT, EventData
 
-__all__ = ["pieces"]
+__all__ = ["bound_error", "pieces"]
 
 # `usage` follows behind the finish_reason. A server that never ends its stream must not hold a whole answer back.
 _USAGE_SECONDS = 2.0
@@ -27,13 +27,45 @@ _USAGE_SECONDS = 2.0
 _DRAIN_SECONDS = 0.1
 # No provider counts further; what does is nonsense, and more than a database's integer holds.
 _MOST_TOKENS = (1 << 31) - 1
+# Of the body of a refusal. OpenAI's have less than 1 KiB; what is longer quotes the chat.
+_MAX_ERROR = 64 << 10
+
+
+async def bound_error(response: httpx2.Response) -> None:
+    """A hook for the client, whose library reads the whole body of a refusal. One that is cut is no JSON; its status
+    decides.
+    """
+    if not response.is_success:
+        # It would be inflated as a whole.
+        response.headers.pop("Content-Encoding", None)
+        response.stream = _Bounded(cast("httpx2.AsyncByteStream", response.stream), _MAX_ERROR)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """The first `limit` bytes of a stream."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = self._limit
+        async for piece in self._stream:
+            yield piece[:left]
+            left -= len(piece)
+            if left <= 0:
+                break
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 async def pieces(response: httpx2.Response, *, timeout: float) -> AsyncGenerator[Piece, None]:
     """See `Responder.answer`. `timeout` bounds the silence between two events."""
     answer, clock = _Answer(response), asyncio.get_running_loop().time
     deadline = clock() + timeout
-    async with contextlib.aclosing(response.aiter_bytes()) as stream:
+    # Raw: 16 KiB that are read at once may be inflated to 16 MiB.
+    async with contextlib.aclosing(response.aiter_raw()) as stream:
         while True:
             texts: list[str] = []
             failed: LLMError | None = None
@@ -44,6 +76,7 @@ async def pieces(response: httpx2.Response, *, timeout: float) -> AsyncGenerator
                 for event in answer.events.receive_data(received):
                     texts.append(answer.take(event))
                     deadline = clock() + min(timeout, answer.patience)
+                answer.check_size()
             except StopAsyncIteration:
                 break
             except LLMError as error:
@@ -96,11 +129,19 @@ class _Answer:
             self.finished, self.patience = True, _USAGE_SECONDS
         return text
 
+    def check_size(self) -> None:
+        """Raises LLMError for an event that is too long."""
+        if self.events.overflowed:
+            raise LLMError(ErrorCode.LLM_UNAVAILABLE, f"an event of more than {MAX_EVENT} bytes")
+
     def check(self) -> None:
         """Raises LLMError for a body that is no stream."""
         if self._empty:
-            kind = self._response.headers.get("Content-Type", "none")
-            raise LLMError(ErrorCode.LLM_UNAVAILABLE, f"an answer without any event (Content-Type: {kind})")
+            headers = self._response.headers
+            kind = "/".join(map(loggable, headers.get("Content-Type", "none").partition(";")[0].strip().split("/")[:2]))
+            coding = loggable(headers.get("Content-Encoding", "none"))
+            detail = f"an answer without any event (Content-Type: {kind}, Content-Encoding: {coding})"
+            raise LLMError(ErrorCode.LLM_UNAVAILABLE, detail)
 
 
 # Reading an event. Nobody has checked what servers send: any member may be missing or of another kind. ----------------

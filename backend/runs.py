@@ -41,6 +41,7 @@ class Runs:
         self._log = log
         self._responder = responder
         self._timeout = settings.run_timeout
+        self._max_answer = settings.max_answer
         self._slots = asyncio.Semaphore(settings.max_runs)
         self._capacity = 2 * settings.max_runs
         self._rate_limit = settings.rate_limit
@@ -162,6 +163,7 @@ class Runs:
             user_seq=started.seq,
             slots=self._slots,
             timeout=self._timeout,
+            max_answer=self._max_answer,
         )
         self._turns[started.run_id] = turn
         self._keep(asyncio.create_task(self._run(turn)))

@@ -10,7 +10,7 @@ from moorline.gateway.common.config.options import DURATION, INT, NUMBER, PORT, 
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["POSTGRES", "SQLITE", "Settings", "has_password", "shown_database"]
+__all__ = ["POSTGRES", "SQLITE", "Settings", "has_password", "shown_database", "shown_url"]
 
 SQLITE = "sqlite:///"
 #: libpq knows both names.
@@ -23,17 +23,22 @@ _ABOVE_ZERO = (
     "llm_connect_timeout",
     "send_timeout",
     "max_tokens",
+    "max_answer",
     "max_bytes",
 )
 
 
 def shown_database(text: str) -> str:
     """A database's address as it may be printed: without user, password and parameters."""
-    if text.startswith(SQLITE):
-        return text
+    return text if text.startswith(SQLITE) else shown_url(text)
+
+
+def shown_url(text: str) -> str:
+    """A URL, or what was given for one, as it may be printed: without user, password and parameters."""
     scheme, _, rest = text.partition("://")
     # The last @: one that stands in the password must not show the rest of it.
-    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if rest else text.rpartition("@")[2]
+    shown = (rest or text).rpartition("@")[2].partition("?")[0]
+    return f"{scheme}://{shown}" if rest else shown
 
 
 def has_password(text: str) -> bool:
@@ -92,6 +97,11 @@ class Settings(CommonSettings):
         "the system message before each chat",
     )
     max_tokens: int = option(1024, INT, "limit of an answer, in the model's tokens")
+    max_answer: int = option(
+        1 << 20,
+        SIZE,
+        "limit of an answer, as UTF-8, whatever the provider sends; beyond it the answer ends as `length`",
+    )
     temperature: float | None = option(None, NUMBER, "0 to 2; off leaves it to the provider", can_be_off=True)
     llm_connect_timeout: float = option(5.0, DURATION, "connecting to the provider")
     llm_read_timeout: float = option(60.0, DURATION, "silence of the provider within an answer")

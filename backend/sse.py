@@ -4,17 +4,23 @@ The `openai` package has a decoder of its own, which takes as long for one event
 See https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 
-__all__ = ["EventData"]
+__all__ = ["MAX_EVENT", "EventData"]
+
+#: Bytes of an event with its lines. A piece of text comes in some 300, a whole answer of 128k tokens in half of this.
+MAX_EVENT = 1 << 20
 
 
 class EventData:
     """Feed it what arrives; it gives what has become whole. An event that the end of the stream cuts off is none."""
 
     def __init__(self) -> None:
-        # Of the line that is not whole: a long one that comes in many pieces is put together once.
-        self._begun: list[bytes] = []
+        # Of the line that is not whole. Not a list of pieces: each of a single byte would take forty.
+        self._begun = bytearray()
         self._after_cr = False
         self._data: list[bytes] = []
+        self._size = 0
+        self.overflowed = False
+        """An event has more than MAX_EVENT bytes. The caller ends the stream: nothing behind it is understood."""
 
     def receive_data(self, received: bytes) -> list[bytes]:
         """The data of the events that `received` completes, without those that have none: names, ids and comments."""
@@ -24,21 +30,30 @@ class EventData:
             return []
         self._after_cr = received[-1:] == b"\r"
         lines = received.splitlines()
-        begun = [] if received[-1:] in (b"\n", b"\r") else [lines.pop()]
-        if not lines:
-            self._begun += begun
-            return []
-        if self._begun:
-            lines[0] = b"".join((*self._begun, lines[0]))
-        self._begun = begun
-        return self._events(lines)
+        begun = b"" if received[-1:] in (b"\n", b"\r") else lines.pop()
+        if lines:
+            if self._begun:
+                lines[0] = bytes(self._begun + lines[0])
+                self._begun.clear()
+            events = self._events(lines)
+        else:
+            events = []
+        self._begun += begun
+        self.overflowed = self.overflowed or len(self._begun) + self._size > MAX_EVENT
+        return events
 
     def _events(self, lines: list[bytes]) -> list[bytes]:
         events = []
         for line in lines:
             if line.startswith(b"data:"):
+                # With its name and end: lines without any data take memory, too.
+                self._size += len(line) + 1
                 self._data.append(line[5:].removeprefix(b" "))
             elif not line and self._data:
+                if self._size > MAX_EVENT:
+                    self.overflowed = True
+                    break
                 events.append(b"\n".join(self._data))
                 self._data.clear()
+                self._size = 0
         return events

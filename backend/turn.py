@@ -57,6 +57,7 @@ class Turn:
         user_seq: int,
         slots: asyncio.Semaphore,
         timeout: float,
+        max_answer: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.handle = handle
@@ -65,6 +66,7 @@ class Turn:
         self._user_seq = user_seq
         self._slots = slots
         self._timeout = timeout
+        self._max_answer = max_answer
         self._clock = clock
         self._pending: list[str] = []
         self._pending_size = 0
@@ -124,13 +126,18 @@ class Turn:
         pieces = self._responder.answer(chat)
         # An async generator left behind would keep the provider's connection until the garbage collector comes.
         aclose = getattr(pieces, "aclose", None)
+        room = self._max_answer
         async with contextlib.AsyncExitStack() as stack:
             if aclose is not None:
                 stack.push_async_callback(aclose)
             async for piece in pieces:
                 if isinstance(piece, Done):
                     return Outcome(piece.finish, usage=piece.usage)
-                await self._put(piece.text)
+                text, room = _fitting(piece.text, room)
+                await self._put(text)
+                if len(text) < len(piece.text):
+                    logger.warning("run %s exceeded max_answer", hashed(self.handle.run_id))
+                    return Outcome(Finish.LENGTH)
         return Outcome(Finish.INTERRUPTED)
 
     async def _put(self, text: str) -> None:
@@ -222,6 +229,17 @@ def _chat(rows: Sequence[Row]) -> list[Prompt]:
 
 def _failure(code: ErrorCode, retry_after: float | None = None) -> Outcome:
     return Outcome(Finish.ERROR, RunError(code, CATALOGUE[code].retryable, retry_after))
+
+
+def _fitting(text: str, room: int) -> tuple[str, int]:
+    """As much of `text` as `room` bytes of UTF-8 hold, and what is left of them."""
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) <= room:
+        return text, room - len(data)
+    # Before the character that does not fit as a whole: its continuation bytes are 10xxxxxx.
+    while data[room] & 0xC0 == 0x80:
+        room -= 1
+    return data[:room].decode("utf-8", "surrogatepass"), 0
 
 
 def _storable(text: str) -> str:

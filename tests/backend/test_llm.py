@@ -45,6 +45,11 @@ async def test_the_request_has_the_chat_the_model_and_the_limits(server: OpenAIS
     ]
 
 
+async def test_a_compressed_answer_is_not_asked_for(server: OpenAIServer) -> None:
+    await pieces(server, finish("stop"), DONE)
+    assert server.encodings == ["identity"]
+
+
 async def test_no_system_prompt_and_no_temperature_are_no_members(server: OpenAIServer) -> None:
     await pieces(server, finish("stop"), DONE, system_prompt="")
     assert [message["role"] for message in server.asked[0]["messages"]] == ["user", "assistant", "user"]
@@ -62,6 +67,16 @@ async def test_openai_itself_gets_the_limit_under_its_new_name() -> None:
 def test_a_base_url_that_is_none_is_one_line(text: str) -> None:
     with pytest.raises(UsageError, match=r"OPENAI_BASE_URL: .*http://localhost:11434/v1"):
         base_url(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ftp://me:secret@x/v1", "http://me:se@cret@x:99999", "me:secret@x/v1", "http:x?key=secret", "http://s:secret@"],
+)
+def test_a_base_url_is_shown_without_its_password(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        base_url(text)
+    assert "cret" not in str(caught.value)
 
 
 # Answers --------------------------------------------------------------------------------------------------------------

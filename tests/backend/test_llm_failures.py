@@ -1,8 +1,11 @@
 """What the model's server or the way to it does wrong, as the codes of the protocol."""
 
 import asyncio
+import contextlib
+import gzip
 import socket
-from collections.abc import AsyncIterator
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
 from email.utils import formatdate
 from typing import Any
 
@@ -72,7 +75,7 @@ async def test_our_own_option_refused_is_not_the_persons_fault(server: OpenAISer
 
 
 async def test_a_code_that_is_a_sentence_stays_out_of_the_log(server: OpenAIServer) -> None:
-    assert "code=?" in (await failure(server, Status(500, error("quotes private words")))).detail
+    assert "code=unknown" in (await failure(server, Status(500, error("quotes private words")))).detail
 
 
 async def test_a_reset_before_the_stream_is_unavailable(server: OpenAIServer) -> None:
@@ -126,6 +129,61 @@ async def test_trouble_in_the_middle_comes_after_the_text(server: OpenAIServer, 
 async def test_comments_alone_do_not_count_as_an_answer(server: OpenAIServer) -> None:
     failed = await failure(server, *[": still here\n\n"] * 3, Fault.STALL, llm_read_timeout=0.2)
     assert failed.detail == "no answer in time"
+
+
+# How much -------------------------------------------------------------------------------------------------------------
+
+ZIPPED = gzip.compress(b"data: " + b"x" * (64 << 20), compresslevel=1)
+
+
+@contextlib.contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """The block never has more than so many bytes of memory beyond what it began with."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] <= size
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("line", ["data: " + "x" * 65536, ": comment" * 8192, "data: " + "x" * 65536 + "\n"])
+async def test_an_event_without_end_is_given_up(server: OpenAIServer, line: str) -> None:
+    with at_most(16 << 20):
+        failed = await failure(server, "data: {}\n\n", *[line] * 512)
+    assert (failed.code, failed.detail) == (ErrorCode.LLM_UNAVAILABLE, "an event of more than 1048576 bytes")
+
+
+async def test_an_event_without_end_behind_the_end_takes_nothing_back(server: OpenAIServer) -> None:
+    got = await pieces(server, says("Hi"), finish("stop"), *["x" * 65536] * 64)
+    assert got == [Text("Hi"), Done(Finish.STOP)]
+
+
+async def test_a_compressed_answer_is_not_inflated(server: OpenAIServer) -> None:
+    with at_most(16 << 20):
+        failed = await failure(server, Status(200, ZIPPED, {"Content-Encoding": "gzip"}))
+    assert "Content-Encoding: gzip" in failed.detail
+
+
+async def test_a_long_refusal_is_read_in_part_and_its_status_decides(server: OpenAIServer) -> None:
+    failed = await failure(server, Status(429, error("some_code", "quotes " * 16384)))
+    assert (failed.code, failed.detail) == (ErrorCode.LLM_BUSY, "status=429")
+
+
+async def test_a_compressed_refusal_is_not_inflated(server: OpenAIServer) -> None:
+    with at_most(16 << 20):
+        failed = await failure(server, Status(429, ZIPPED, {"Content-Encoding": "gzip"}))
+    assert (failed.code, failed.detail) == (ErrorCode.LLM_BUSY, "status=429")
+
+
+@pytest.mark.parametrize("code", ["Fr\u00e4ulein", "x" * 65, "line\nbreak", ""])
+async def test_a_code_that_is_no_code_is_unknown(server: OpenAIServer, code: str) -> None:
+    assert "code=unknown" in (await failure(server, says("Hi"), error(code))).detail
+
+
+async def test_a_content_type_that_is_none_stays_out_of_the_log(server: OpenAIServer) -> None:
+    failed = await failure(server, Status(200, b"{}", {"Content-Type": "quotes private/words; private=1"}))
+    assert "Content-Type: unknown/words," in failed.detail
 
 
 async def test_an_answer_that_is_no_stream_says_so(server: OpenAIServer) -> None:

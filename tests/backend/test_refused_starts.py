@@ -15,11 +15,13 @@ from tests.support.process import run_program
         (("--run-timeout", "0"), {}, "run_timeout"),
         (("--max-bytes", "0"), {}, "max_bytes"),
         (("--max-tokens", "0"), {}, "max_tokens"),
+        (("--max-answer", "0"), {}, "max_answer"),
         (("--drain", "99999999999999999999d"), {}, "drain"),
         (("--database", "sqlite:///:memory:"), {}, "database"),
         ((), {"MOORLINE_SUPERVISOR": "abc"}, "MOORLINE_SUPERVISOR"),
         ((), {"MOORLINE_SUPERVISOR": "99"}, "MOORLINE_SUPERVISOR"),
         ((), {"OPENAI_API_KEY": "sk-gehe\u00efm"}, "OPENAI_API_KEY"),
+        ((), {"OPENAI_API_KEY": "sk", "OPENAI_BASE_URL": "ftp://me:geheim@x/v1"}, "OPENAI_BASE_URL"),
     ],
 )
 async def test_a_value_that_cannot_work_is_one_line(

@@ -2,9 +2,10 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moorline.backend.sse import EventData
+from moorline.backend.sse import MAX_EVENT, EventData
 
 
 def events(*pieces: bytes) -> list[bytes]:
@@ -33,6 +34,33 @@ def test_an_event_without_its_end_is_none() -> None:
 def test_other_separators_than_line_ends_belong_to_the_text() -> None:
     text = "data: a\u2028b\u0085c\x0bd\x0ce\x1cf\n\n".encode()
     assert events(text) == [text[6:-2]]
+
+
+@pytest.mark.parametrize(
+    "endless", [b"data: " + b"x" * 4096, b": comment" * 512, b"data:\n" * 1024, b"data: " + b"x" * 4090 + b"\n"]
+)
+def test_an_event_that_does_not_end_is_given_up_with_what_came_before_it(endless: bytes) -> None:
+    decoder = EventData()
+    assert decoder.receive_data(b"data: one\n\n" + endless) == [b"one"]
+    pieces = 1
+    while not decoder.overflowed:
+        assert decoder.receive_data(endless) == []
+        pieces += 1
+    assert pieces <= MAX_EVENT // len(endless) + 1
+
+
+def test_an_event_that_is_whole_and_too_long_is_none() -> None:
+    decoder = EventData()
+    text = b"data: one\n\ndata: " + b"x" * MAX_EVENT + b"\n\ndata: two\n\n"
+    assert (decoder.receive_data(text), decoder.overflowed) == ([b"one"], True)
+
+
+def test_many_events_together_may_be_longer_than_one() -> None:
+    decoder = EventData()
+    for number in range(0, 3 * MAX_EVENT, MAX_EVENT // 4):
+        decoder.receive_data(b"data: %d" % number + b"x" * (MAX_EVENT // 4))
+        decoder.receive_data(b"\n\n")
+    assert not decoder.overflowed
 
 
 @given(

@@ -24,11 +24,20 @@ async def log(tmp_path: Path) -> AsyncIterator[EventLog]:
 
 
 async def a_turn(
-    log: EventLog, responder: Responder, *, timeout: float = 10.0, text: str = "Hi", slots: int = 1
+    log: EventLog,
+    responder: Responder,
+    *,
+    timeout: float = 10.0,
+    text: str = "Hi",
+    slots: int = 1,
+    max_answer: int = 1 << 20,
 ) -> Turn:
     started = await log.start_run("s1", "p1", client_msg_id=text, content=text, now=0.0)
     assert started.handle is not None
-    return Turn(log, responder, started.handle, user_seq=started.seq, slots=asyncio.Semaphore(slots), timeout=timeout)
+    gate = asyncio.Semaphore(slots)
+    return Turn(
+        log, responder, started.handle, user_seq=started.seq, slots=gate, timeout=timeout, max_answer=max_answer
+    )
 
 
 async def events(log: EventLog) -> Sequence[Event]:
@@ -50,6 +59,28 @@ async def test_many_pieces_at_once_become_few_events(log: EventLog) -> None:
     await (await a_turn(log, Script(*"abcdefghij" * 10, None))).run()
     assert (await end(log)).content == "abcdefghij" * 10
     assert sum(isinstance(event, TextAdded) for event in await events(log)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kept"),
+    [
+        (("Hel", "lo ", "world", None), "Hello "),
+        (("Hello world", None), "Hello "),
+        (("Hell\u00f6", "\u00f6", None), "Hell\u00f6"),
+        (("Hello\u20ac", None), "Hello"),
+    ],
+)
+async def test_an_answer_beyond_max_answer_is_cut_between_characters(
+    log: EventLog, pieces: tuple[str | None, ...], kept: str
+) -> None:
+    await (await a_turn(log, Script(*pieces), max_answer=6)).run()
+    last = await end(log)
+    assert (last.content, last.finish, last.error) == (kept, Finish.LENGTH, None)
+
+
+async def test_an_answer_of_exactly_max_answer_is_whole(log: EventLog) -> None:
+    await (await a_turn(log, Script("Hello!", None), max_answer=6)).run()
+    assert ((await end(log)).content, (await end(log)).finish) == ("Hello!", Finish.STOP)
 
 
 async def test_a_failure_keeps_the_text_and_names_the_code(log: EventLog) -> None:

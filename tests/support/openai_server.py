@@ -37,7 +37,7 @@ class Fault(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Status:
-    """Instead of a stream."""
+    """Instead of a stream. A body of bytes is sent as it is."""
 
     status: int
     body: Any = None
@@ -77,6 +77,8 @@ class OpenAIServer:
         self.asked: list[Chunk] = []
         """The bodies of all requests."""
         self.keys: list[str] = []
+        self.encodings: list[str] = []
+        """Accept-Encoding of all requests."""
         self.gone = asyncio.Event()
         """A client went away before the end of its answer."""
         self._arrived = asyncio.Condition()
@@ -97,6 +99,7 @@ class OpenAIServer:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.keys.append(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        self.encodings.append(request.headers.get("Accept-Encoding", ""))
         body = await request.json()
         async with self._arrived:
             self.asked.append(body)
@@ -104,6 +107,8 @@ class OpenAIServer:
         steps = await self.next_reply()
         if steps and isinstance(steps[0], Status):
             first = steps[0]
+            if isinstance(first.body, bytes):
+                return web.Response(body=first.body, status=first.status, headers=first.headers)
             return web.json_response(first.body, status=first.status, headers=first.headers)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         try:
