@@ -12,7 +12,6 @@ import aiohttp
 
 __all__ = ["Service", "free_port"]
 
-ROOT = Path(__file__).parents[2]
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 
@@ -26,15 +25,15 @@ def free_port() -> int:
 
 
 class Service:
-    """`python -m module arguments…` with a port of its own; what it prints goes to a file."""
+    """`moorline command arguments…` with a port of its own; what it prints goes to a file."""
 
-    def __init__(self, name: str, folder: Path, module: str, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, name: str, folder: Path, command: str, arguments: Sequence[str], env: Mapping[str, str]) -> None:
         self.name = name
         self.port = free_port()
         self.log = folder / f"{name}.log"
         self._folder = folder
-        self._command = [sys.executable, "-m", module, *arguments, "--port", str(self.port)]
-        self._env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+        self._command = [sys.executable, "-m", "moorline", command, *arguments, "--port", str(self.port)]
+        self._env = {**os.environ, **env}
         self._process: asyncio.subprocess.Process | None = None
 
     @property
