@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from moorline.gateway.common.web.connection import Connection
 
 from tests.gateway.common.test_server import raw, served
 from tests.support.faulty_upstream import HANDSHAKE, STEP, dial
@@ -34,6 +35,8 @@ async def test_a_websocket_that_is_not_read_is_its_handlers_to_end() -> None:
     async def talk(request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
+        assert isinstance(request.protocol, Connection)
+        request.protocol.leave_sends_to_handler()
         try:
             async with asyncio.timeout(0.5):  # longer than send_timeout
                 while True:
