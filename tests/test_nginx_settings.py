@@ -34,3 +34,8 @@ def test_twins_have_the_same_value() -> None:
     assert {option: parse_duration(value) for option, (_, value) in _twins().items()} == {
         option: getattr(defaults, option) for option in _NAMES
     }
+
+
+def test_one_address_has_as_many_connections_as_at_the_gateway() -> None:
+    text = (SOURCE / "moorline" / "chat.conf").read_text()
+    assert re.findall(r"^limit_conn \w+ (\d+);$", text, re.MULTILINE) == [str(Settings().max_connections_per_address)]

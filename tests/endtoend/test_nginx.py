@@ -128,6 +128,34 @@ async def test_the_backend_learns_client_scheme_and_host_and_one_request_id(tmp_
         assert f"request_id={said['X-Request-ID']}" in front.log()
 
 
+async def test_only_listed_headers_of_a_client_reach_the_backend(tmp_path: Path, nginx_folder: Path) -> None:
+    heads: list[bytes] = []
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    forged = ("X-Forwarded-User", "X-Forwarded-Email", "Remote-User", "X-Auth-Request-User", "X-Original-URL", "X-Any")
+    async with (
+        raw.listening(raw.answering(answer, heads)) as port,
+        stack(tmp_path, gateway={"upstream": (f"http://127.0.0.1:{port}",)}) as parts,
+        nginx(nginx_folder, parts.gateway) as front,
+        aiohttp.ClientSession(front.plain) as session,
+        session.get(API, headers={"Authorization": "Bearer t", "Cookie": "a=b", **dict.fromkeys(forged, "root")}),
+    ):
+        said = dict(line.split(": ", 1) for line in heads[0].decode().splitlines()[1:] if line)
+    assert (said["Authorization"], said["Cookie"]) == ("Bearer t", "a=b")
+    assert not {name.lower() for name in forged} & {name.lower() for name in said}
+
+
+async def test_more_requests_of_one_address_than_the_burst_get_429(either: Nginx) -> None:
+    async with aiohttp.ClientSession(either.plain, connector=aiohttp.TCPConnector(limit=50)) as session:
+
+        async def status() -> int:
+            async with session.get("/missing.js") as answer:
+                return answer.status
+
+        statuses = await asyncio.gather(*(status() for _ in range(1500)))
+    assert statuses.count(404) >= 500
+    assert set(statuses) == {404, 429}
+
+
 # As it comes ----------------------------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,15 @@ async def test_the_plain_port_sends_everybody_to_tls(front: Nginx) -> None:
         assert (answer.status, answer.headers["Location"]) == (301, f"https://{NAME}/chat/p1?x=1")
 
 
+async def test_a_request_for_another_name_is_not_redirected_there(front: Nginx) -> None:
+    headers = {"Host": "evil.example"}
+    async with (
+        aiohttp.ClientSession(front.redirect) as session,
+        session.get("/", headers=headers, allow_redirects=False) as answer,
+    ):
+        assert answer.headers["Location"] == f"https://{NAME}/"
+
+
 async def test_history_is_compressed(parts: Stack, front: Nginx) -> None:
     parts.script.put("Good morning. " * 200, None)
     async with socket(parts.backend) as client:
@@ -74,7 +83,16 @@ async def test_hashed_files_are_kept_and_missing_ones_are_no_page(
 
 async def test_no_log_of_nginx_names_a_patient_or_a_session(front: Nginx, parts: Stack) -> None:
     async with aiohttp.ClientSession(front.plain) as session:
-        for path in ("/chat/patient:demo", "/api/chat/secret-session/messages?patient_id=patient:demo"):
+        paths = (
+            "/chat/patient:demo",
+            "/api/chat/secret-session/messages?patient_id=patient:demo",
+            "/chats/patient:demo",
+            "/patient:demo.json",
+            "/wss/chat/patient:demo/secret-session",
+            "/x//api/chat/secret-session",
+            "/secret-session",
+        )
+        for path in paths:
             async with session.get(path) as answer:
                 await answer.read()
         async with session.get(SOCKET) as refused:
