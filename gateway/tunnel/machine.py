@@ -17,7 +17,8 @@ Bytes pass in OPEN and CLOSING; what arrives later is discarded. Each timer runs
     proxy_send_timeout  OPEN, CLOSING, LINGERING   the upstream takes nothing of what is sent to it
     send_timeout        OPEN, CLOSING, LINGERING   the client takes nothing of what is sent to it
     close_timeout       CLOSING, ENDING            from the first Close frame to both FINs
-    lingering           LINGERING                  the client does not end: 5 s of silence, 30 s in all, as in nginx
+    lingering           LINGERING                  the client does not end: 5 s of silence, 30 s in all, as in nginx;
+                                                   the upstream's connection closes once it has taken everything
 
 The clock is nginx's (`ngx_http_upstream_process_upgraded`): any event on either side restarts all timers but
 close_timeout. Heartbeats stop while either side stalls: one side is not read from, so that its Pong cannot arrive, and

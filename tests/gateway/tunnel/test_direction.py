@@ -145,6 +145,36 @@ def test_many_small_frames_in_one_read_are_all_counted() -> None:
     assert (direction.frames, direction.at_boundary) == (5001, True)
 
 
+def test_frames_beyond_one_turn_wait_in_the_backlog() -> None:
+    direction, each = Direction(0), frame(PING, key=KEY)
+    stream = each * 2500
+    assert direction.receive_data(stream, 1) is None
+    assert (direction.take(), direction.backlog) == (stream[: 1024 * 6], stream[1024 * 6 :])
+    assert (direction.frames, direction.size, direction.at_boundary) == (1024, 1024 * 6, True)
+    assert direction.receive_backlog() is None
+    assert direction.take() == stream[1024 * 6 : 2048 * 6]
+    assert direction.receive_backlog() == stream[2048 * 6 :]
+    assert (direction.backlog, direction.frames, direction.size) == (b"", 2500, len(stream))
+
+
+def test_a_frame_can_be_inserted_before_the_backlog() -> None:
+    direction, each = Direction(0), frame(PING)
+    direction.receive_data(each[:1], 0)
+    direction.pending = lambda now: INJECTED
+    assert feed(direction, each[1:] + each * 2000) == each[1:] + INJECTED + each * 2000
+
+
+@pytest.mark.parametrize("key", [b"", KEY], ids=["unmasked", "masked"])
+def test_an_unfinished_frame_passes_as_it_comes_and_nothing_of_it_is_kept(key: bytes) -> None:
+    direction = Direction(0)
+    header = frame(BINARY, bytes(1 << 20), key=key)[: 10 + len(key)]
+    assert direction.receive_data(header, 0) == header
+    for _ in range(16):
+        piece = bytes(64 << 10)
+        assert direction.receive_data(piece, 1) is piece or direction.at_boundary
+    assert direction.at_boundary
+
+
 # Streams that break rules ---------------------------------------------------------------------------------------------
 
 

@@ -104,6 +104,13 @@ def test_a_late_pong_is_swallowed_after_the_next_ping(peer: Peer) -> None:
     assert peer.observed == [2.0]
 
 
+def test_a_replayed_pong_is_not_removed_while_a_later_one_is_due(peer: Peer) -> None:
+    first, second = peer.beat.ping(120), peer.beat.ping(150)
+    assert peer.answers(first, 151) == b""
+    assert peer.answers(first, 152) == frame(PONG, parse(first)[0].payload)
+    assert peer.answers(second, 153) == b""
+
+
 def test_one_pong_for_the_latest_answers_all(peer: Peer) -> None:
     first, second = peer.beat.ping(120), peer.beat.ping(150)
     assert peer.answers(second, 151) == b""

@@ -1,10 +1,13 @@
 """The state machine on nginx's clock: events and times in, closings and deadlines out, without a loop."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from moorline.gateway.tunnel.endings import Outcome, Reason, Side, Teardown
 from moorline.gateway.tunnel.machine import Phase, Tunnel
 
-from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, opened
+from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, opened, receive
+from tests.support.websocket_frames import BINARY, PONG, TEXT, close_frame, frame, parse
 
 # Bytes ----------------------------------------------------------------------------------------------------------------
 
@@ -158,11 +161,101 @@ def test_it_looks_often_enough_to_cut_a_stalled_client_in_time() -> None:
     assert 109 <= now <= 110
 
 
+def test_a_stalled_client_is_checked_at_growing_intervals_up_to_an_eighth_of_its_timeout() -> None:
+    tunnel = opened()
+    tunnel.writing_paused(CLIENT, 101, 500)
+    checks, now = [], 101.0
+    for unsent in (500, 500, 500, 500, 500, 400, 400):
+        due = tunnel.next_timeout()
+        assert due is not None
+        checks.append(due - now)
+        now = due
+        tunnel.handle_timeout(now, {CLIENT: unsent, UPSTREAM: 0}.__getitem__)
+    # 8 s / 64, and again from there after the progress in the sixth.
+    assert checks == [0.125, 0.25, 0.5, 1, 1, 1, 0.125]
+
+
 def test_a_client_that_reads_again_is_on_the_idle_clock_again() -> None:
     tunnel = opened()
     tunnel.writing_paused(CLIENT, 101, 500)
     tunnel.writing_resumed(CLIENT, 105)
     assert tunnel.next_timeout() == 125
+
+
+# Unfinished messages --------------------------------------------------------------------------------------------------
+
+UNFINISHED = {
+    "half a header": b"\x81",
+    "half a frame": frame(TEXT, b"half of it", key=b"mask")[:9],
+    "a first fragment": frame(TEXT, b"half of it", key=b"mask", fin=False),
+}
+HEARTBEATS = {"close_frames": True, "client_heartbeat": 5, "upstream_heartbeat": None}
+
+
+@pytest.mark.parametrize("data", UNFINISHED.values(), ids=UNFINISHED.keys())
+def test_a_client_that_falls_silent_in_a_message_is_found_by_its_heartbeat(data: bytes) -> None:
+    tunnel = opened(**HEARTBEATS)
+    receive(tunnel, CLIENT, data, 101)
+    for now in (106, 108, 110):
+        tunnel.handle_timeout(now, NOTHING)
+    assert tunnel.outcome == Outcome(CLIENT, Reason.HEARTBEAT_TIMEOUT)
+
+
+@pytest.mark.parametrize("data", UNFINISHED.values(), ids=UNFINISHED.keys())
+def test_without_heartbeats_an_unfinished_message_ends_by_proxy_read_timeout(data: bytes) -> None:
+    tunnel = opened()
+    receive(tunnel, CLIENT, data, 101)
+    tunnel.handle_timeout(121, NOTHING)
+    assert tunnel.outcome == Outcome(None, Reason.PROXY_READ_TIMEOUT)
+
+
+def test_between_two_fragments_a_client_may_take_as_long_as_it_answers_pings() -> None:
+    tunnel = opened(**HEARTBEATS)
+    receive(tunnel, CLIENT, UNFINISHED["a first fragment"], 101)
+    for now in range(106, 1000, 5):
+        tunnel.handle_timeout(now, NOTHING)
+        ((side, ping),) = tunnel.data_to_send()
+        assert side is CLIENT
+        receive(tunnel, CLIENT, frame(PONG, parse(ping)[0].payload, key=b"mask"), now)
+    assert tunnel.phase is Phase.OPEN
+
+
+# Phases ---------------------------------------------------------------------------------------------------------------
+
+EVENTS = ("receive_eof", "connection_lost", "writing_paused", "writing_resumed", "shut_down", "close", "large", "time")
+LIVES = st.lists(st.tuples(st.sampled_from(EVENTS), st.sampled_from(list(Side))), max_size=12)
+
+
+def happen(tunnel: Tunnel, event: str, side: Side, now: float) -> None:
+    match event:
+        case "close" | "large" if tunnel.relaying:
+            receive(tunnel, side, close_frame(1000) if event == "close" else frame(BINARY, bytes(1001)), now)
+        case "time":
+            tunnel.handle_timeout(tunnel.next_timeout() or now, NOTHING)
+        case "shut_down":
+            tunnel.shut_down(now)
+        case "writing_paused":
+            tunnel.writing_paused(side, now, 500)
+        case "receive_eof" | "writing_resumed":
+            getattr(tunnel, event)(side, now)
+
+
+@given(life=LIVES, close_frames=st.booleans())
+def test_whatever_happens_there_is_a_deadline_until_it_is_over(
+    *, life: list[tuple[str, Side]], close_frames: bool
+) -> None:
+    tunnel, gone = opened(close_frames=close_frames), set[Side]()
+    for now, (event, side) in enumerate(life, start=101):
+        if side not in gone and event == "connection_lost":
+            gone.add(side)
+            tunnel.connection_lost(side, now)
+        elif side not in gone:
+            happen(tunnel, event, side, now)
+        assert (tunnel.outcome is None) == tunnel.relaying == (tunnel.phase in (Phase.OPEN, Phase.CLOSING))
+        assert (tunnel.phase is Phase.OVER) == (len(gone) == 2)
+        # An upstream's connection that has nothing buffered closes at once.
+        closes = tunnel.phase is Phase.LINGERING and CLIENT in gone and not tunnel.stalls(UPSTREAM)
+        assert (tunnel.next_timeout() is None) == (closes or tunnel.phase is Phase.OVER)
 
 
 # The time after the end -----------------------------------------------------------------------------------------------

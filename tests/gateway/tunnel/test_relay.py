@@ -1,0 +1,159 @@
+"""The shell on a real loop, between two transports that only record what they are asked for."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+from moorline.gateway.tunnel.relay import Ended, Relay
+
+from tests.support.tunnels import NGINX
+from tests.support.websocket_frames import PING, TEXT, frame
+
+HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+PINGS = frame(PING, key=b"mask") * 3000
+
+
+class Wire(asyncio.Transport):
+    """A transport that takes everything; the test calls the protocol for it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        # The kernel is asked about it; it is not connected.
+        super().__init__({"socket": sock})
+        self.sent = b""
+        self.reads = False
+        self.calls: list[str] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += data
+        self.calls.append("write")
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == 0
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return bool({"abort", "close"} & set(self.calls))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.calls.append("write_eof")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def abort(self) -> None:
+        self.calls.append("abort")
+
+
+class Rig:
+    """A relay that has started."""
+
+    def __init__(self, sock: socket.socket, *, from_client: bytes = b"", client_stalls: bool = False) -> None:
+        self.client, self.upstream = Wire(sock), Wire(sock)
+        self.ended: list[Ended] = []
+        self.relay = Relay(self.client, self.upstream, NGINX, lambda relay, ended: self.ended.append(ended))
+        self.relay.start(head=HEAD, from_client=from_client, from_upstream=b"", client_stalls=client_stalls)
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    with socket.socket() as sock:
+        yield sock
+
+
+@pytest.fixture
+async def rig(sock: socket.socket) -> Rig:
+    return Rig(sock)
+
+
+async def until_read(wire: Wire) -> int:
+    """How many turns everything else on the loop had before this side was read from again."""
+    count = 0
+    while not wire.reads:
+        await asyncio.sleep(0)
+        count += 1
+        assert count < 100
+    return count
+
+
+async def test_both_sides_are_read_from_at_the_start(rig: Rig) -> None:
+    assert (rig.client.reads, rig.upstream.reads) == (True, True)
+    assert rig.client.sent == HEAD
+
+
+async def test_the_upstream_is_not_read_from_while_the_client_stalls(sock: socket.socket) -> None:
+    rig = Rig(sock, client_stalls=True)
+    assert (rig.client.reads, rig.upstream.reads) == (True, False)
+    rig.relay.client.resume_writing()
+    assert rig.upstream.reads
+
+
+async def test_a_read_of_many_frames_takes_several_turns_of_the_loop(rig: Rig) -> None:
+    rig.relay.client.data_received(PINGS)
+    assert (rig.upstream.sent, rig.client.reads) == (PINGS[: 1024 * 6], False)
+    assert await until_read(rig.client) >= 2
+    assert rig.upstream.sent == PINGS
+
+
+async def test_early_bytes_of_many_frames_take_several_turns_too(sock: socket.socket) -> None:
+    rig = Rig(sock, from_client=PINGS)
+    assert (rig.upstream.sent, rig.client.reads) == (PINGS[: 1024 * 6], False)
+    await until_read(rig.client)
+    assert rig.upstream.sent == PINGS
+
+
+async def test_a_side_with_a_backlog_is_not_read_from_when_the_other_takes_bytes_again(rig: Rig) -> None:
+    rig.relay.client.data_received(PINGS)
+    rig.relay.upstream.pause_writing()
+    rig.relay.upstream.resume_writing()
+    assert not rig.client.reads
+    await until_read(rig.client)
+    assert rig.upstream.sent == PINGS
+
+
+async def test_a_side_whose_backlog_has_passed_is_not_read_from_while_the_other_stalls(rig: Rig) -> None:
+    rig.relay.client.data_received(PINGS)
+    rig.relay.upstream.pause_writing()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert rig.upstream.sent == PINGS
+    assert not rig.client.reads
+    rig.relay.upstream.resume_writing()
+    assert rig.client.reads
+
+
+@pytest.mark.parametrize("end", ["fin", "reset"])
+async def test_the_end_of_a_stream_does_not_overtake_its_backlog(rig: Rig, end: str) -> None:
+    rig.relay.client.data_received(PINGS)
+    if end == "fin":
+        rig.relay.client.eof_received()
+    else:
+        rig.relay.client.connection_lost(ConnectionResetError())
+    assert rig.upstream.sent == PINGS
+    assert rig.upstream.calls[-1] == "close"
+
+
+async def test_a_backlog_is_discarded_when_the_other_side_has_ended(rig: Rig) -> None:
+    rig.relay.client.data_received(PINGS)
+    rig.relay.upstream.connection_lost(None)
+    sent = rig.upstream.sent
+    rig.relay.client.connection_lost(None)
+    await asyncio.sleep(0)
+    assert (rig.upstream.sent, len(rig.ended)) == (sent, 1)
+
+
+async def test_after_its_end_nothing_passes(rig: Rig) -> None:
+    rig.relay.shut_down()
+    rig.relay.client.data_received(frame(TEXT, b"late"))
+    assert rig.upstream.sent == b""
