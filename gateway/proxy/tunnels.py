@@ -23,7 +23,7 @@ from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits
-from moorline.gateway.tunnel.relay import Ended, Relay
+from moorline.gateway.tunnel.relay import Ended, Relay, Turns
 
 __all__ = ["TUNNELS", "Tunnels", "tunnels"]
 
@@ -52,6 +52,7 @@ class Tunnels:
         self._on_round_trip = None if metrics is None else _round_trips(metrics)
         self._ended_traffic = Traffic()
         self._relays: set[Relay] = set()
+        self._turns = Turns()
         self._none_left = asyncio.Event()
 
     def __len__(self) -> int:
@@ -79,7 +80,8 @@ class Tunnels:
         request_id, upstream, address = request[REQUEST_ID], exchange.upstream, client_address(request)
         ended = functools.partial(self._ended, request_id, upstream, address)
         hand_over = exchange.connection.hand_over
-        self._relays.add(switch(request, hand_over, head, self._limits, ended, self._on_round_trip))
+        relay = switch(request, hand_over, head, self._limits, ended, self._on_round_trip, turns=self._turns)
+        self._relays.add(relay)
         exchange.detach()
         self._socket_limits.add(address)
         # The drain waits for requests, and this one is about to end.

@@ -9,7 +9,7 @@ from moorline.gateway.common.web.aiohttp_private import is_upgraded, take_over
 from moorline.gateway.errors import Malformed
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits
-from moorline.gateway.tunnel.relay import Ended, Relay
+from moorline.gateway.tunnel.relay import Ended, Relay, Turns
 
 __all__ = ["Switched", "switch"]
 
@@ -21,6 +21,8 @@ def switch(
     limits: Limits,
     on_end: Callable[[Relay, Ended], None],
     on_round_trip: Callable[[Side, float], None] | None = None,
+    *,
+    turns: Turns,
 ) -> Relay:
     """Answer the client with `head` and begin the tunnel. `hand_over` gives the upstream's transport, which does not
     read, and the bytes that came behind its 101. The handler must return `Switched` next.
@@ -36,7 +38,7 @@ def switch(
     if not is_upgraded(request):
         raise Malformed("This is no WebSocket handshake.")
     upstream, early = hand_over()
-    relay = Relay(client, upstream, limits, on_end, on_round_trip)
+    relay = Relay(client, upstream, limits, on_end, on_round_trip, turns=turns)
     upstream.set_protocol(relay.upstream)
     from_client, client_stalls = take_over(request, relay.client)
     relay.start(head=head, from_client=from_client, from_upstream=early, client_stalls=client_stalls)

@@ -7,18 +7,20 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from tests.gateway.run.test_memory import flood, opened, program
 from tests.support.faulty_upstream import Peer, Upstream, dial
 from tests.support.process import started
-from tests.support.websocket_frames import TEXT, frame
+from tests.support.websocket_frames import PING, TEXT, frame
 
 KEY = b"\x01\x02\x03\x04"
 HELLO = frame(TEXT, b"hello", key=KEY)
 # The smallest frames cost the most for each byte.
-TINY = frame(TEXT, b"", key=KEY) * 20_000
+TINY = {"text": frame(TEXT, b"", key=KEY) * 20_000, "pings": frame(PING, b"", key=KEY) * 20_000}
 FLOODING = 3
 ROUND_TRIPS = 15
-# It takes half a second, and seventeen where each side is read on as long as there is something.
+# It takes half a second, and seventeen where each side is read from as long as there is something.
 SECONDS = 5.0
 
 
@@ -27,7 +29,10 @@ async def take(backend: Peer) -> None:
         await backend.exactly(1 << 20)
 
 
-async def test_clients_that_flood_the_gateway_with_small_frames_do_not_starve_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tiny", TINY.values(), ids=TINY.keys())
+async def test_clients_that_flood_the_gateway_with_small_frames_do_not_starve_the_others(
+    tiny: bytes, tmp_path: Path
+) -> None:
     clock = asyncio.get_running_loop().time
     async with (
         Upstream() as upstream,
@@ -39,7 +44,7 @@ async def test_clients_that_flood_the_gateway_with_small_frames_do_not_starve_th
         tasks = []
         for _ in range(FLOODING):
             flooding, flooded = await tunnels.enter_async_context(opened(port, upstream))
-            tasks += [floods.create_task(flood(flooding, TINY)), floods.create_task(take(flooded))]
+            tasks += [floods.create_task(flood(flooding, tiny)), floods.create_task(take(flooded))]
         began = clock()
         for _ in range(ROUND_TRIPS):
             await client.send(HELLO)

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from moorline.gateway.tunnel.relay import Ended, Relay
+from moorline.gateway.tunnel.relay import Ended, Relay, Turns
 
 from tests.support.tunnels import NGINX
 from tests.support.websocket_frames import PING, TEXT, frame
@@ -59,10 +59,23 @@ class Wire(asyncio.Transport):
 class Rig:
     """A relay that has started."""
 
-    def __init__(self, sock: socket.socket, *, from_client: bytes = b"", client_stalls: bool = False) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        from_client: bytes = b"",
+        client_stalls: bool = False,
+        turns: Turns | None = None,
+    ) -> None:
         self.client, self.upstream = Wire(sock), Wire(sock)
         self.ended: list[Ended] = []
-        self.relay = Relay(self.client, self.upstream, NGINX, lambda relay, ended: self.ended.append(ended))
+        self.relay = Relay(
+            self.client,
+            self.upstream,
+            NGINX,
+            lambda relay, ended: self.ended.append(ended),
+            turns=turns or Turns(),
+        )
         self.relay.start(head=HEAD, from_client=from_client, from_upstream=b"", client_stalls=client_stalls)
 
 
@@ -104,6 +117,20 @@ async def test_a_read_of_many_frames_takes_several_turns_of_the_loop(rig: Rig) -
     assert (rig.upstream.sent, rig.client.reads) == (PINGS[: 1024 * 6], False)
     assert await until_read(rig.client) >= 2
     assert rig.upstream.sent == PINGS
+
+
+async def test_of_many_connections_with_a_backlog_four_have_a_turn_at_once(sock: socket.socket) -> None:
+    turns, most = Turns(), 0
+    rigs = [Rig(sock, turns=turns) for _ in range(10)]
+    for each in rigs:
+        each.relay.client.data_received(PINGS)
+    before = sum(len(each.upstream.calls) for each in rigs)
+    for _ in range(10):
+        await asyncio.sleep(0)
+        after = sum(len(each.upstream.calls) for each in rigs)
+        most, before = max(most, after - before), after
+    assert most == 4
+    assert all(each.upstream.sent == PINGS and each.client.reads for each in rigs)
 
 
 async def test_early_bytes_of_many_frames_take_several_turns_too(sock: socket.socket) -> None:
