@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import hdrs, web
 from moorline.backend.audit import Access, Audit
 from moorline.backend.errors import ErrorCode, Refusal
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, SessionInfo
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Position, Row, Snapshot
 from moorline.backend.follower import BATCH
@@ -27,7 +27,7 @@ from moorline.backend.protocol.models import (
 from moorline.backend.protocol.v2 import event_model, row_model, snapshot_model
 from moorline.backend.requests import authorize, checked_id, path_id
 from moorline.backend.runs import Runs
-from moorline.backend.session import can_replay, newest
+from moorline.backend.session import can_replay, check_owner, newest
 from moorline.backend.settings import Settings
 from moorline.backend.waiting import Waiter
 
@@ -67,15 +67,16 @@ class Api:
     async def read(self, request: web.Request) -> web.Response:
         """GET /api/chat/{session_id}/messages"""
         with self._audit.access("read") as access:
-            session_id, _ = await self._enter(request, access)
+            chat = await self._enter(request, access)
             query = parse(ReadQuery, dict(request.query))
             if query.after is not None:
                 cursor = Position(query.epoch or "", query.after)
-                page = await self._poll(session_id, query.patient_id, cursor, query.wait or 0.0)
+                page = await self._poll(request, access, chat, cursor, wait=query.wait or 0.0)
                 # A poll that comes back with nothing is no access; otherwise each client would leave three a minute.
                 access.outcome = "ok" if page.events else None
                 return answer(page)
-            rows = await self._page(session_id, query.before, min(query.limit or SNAPSHOT_ROWS, SNAPSHOT_ROWS))
+            limit = min(query.limit or SNAPSHOT_ROWS, SNAPSHOT_ROWS)
+            rows = await self._page(chat.session_id, query.before, limit) if chat.exists else ()
             return answer([row_model(row) for row in rows], list[MessageRow])
 
     async def _page(self, session_id: str, before: int | None, limit: int) -> Sequence[Row]:
@@ -92,37 +93,41 @@ class Api:
             before = rows[0].seq
         return newest(found, count=limit, size=SNAPSHOT_BYTES)[0]
 
-    async def _poll(self, session_id: str, patient_id: str | None, cursor: Position, wait: float) -> EventPage:
+    async def _poll(
+        self, request: web.Request, access: Access, chat: "_Chat", cursor: Position, *, wait: float
+    ) -> EventPage:
         deadline = asyncio.get_running_loop().time() + min(wait, MAX_WAIT_SECONDS)
-        watch = self._log.watch(session_id)
+        watch = self._log.watch(chat.session_id)
         waiter = Waiter(watch)
         self._polls.add(waiter)
         try:
             while True:
-                page = await self._events_after(session_id, patient_id, cursor)
+                page = await self._events_after(chat, cursor)
                 if page.events or self._closing or asyncio.get_running_loop().time() >= deadline:
                     return page
                 await waiter.until(deadline)
+                if chat.patient_id is None and not access.hidden:
+                    # The session may have begun, and then it has a patient. Refused once, it is not asked about again.
+                    chat = await self._enter(request, access)
         finally:
             self._polls.discard(waiter)
             watch.close()
 
-    async def _head(self, session_id: str, patient_id: str | None) -> Position:
-        if patient_id is not None:
-            # Asked each time: the first message may have been another patient's.
-            return (await self._log.session_for(session_id, patient_id)).head
-        info = await self._log.find_session(session_id)
-        return info.head if info else _NOWHERE
+    async def _head(self, chat: "_Chat") -> Position:
+        if chat.patient_id is None:
+            return _NOWHERE
+        # Asked each time: the first message may have been another patient's.
+        return (await self._log.session_for(chat.session_id, chat.patient_id)).head
 
-    async def _events_after(self, session_id: str, patient_id: str | None, cursor: Position) -> EventPage:
-        events = await self._log.read_after(session_id, max(cursor.seq, 0), limit=BATCH, epoch=cursor.epoch)
-        head = await self._head(session_id, patient_id)
+    async def _events_after(self, chat: "_Chat", cursor: Position) -> EventPage:
+        events = await self._log.read_after(chat.session_id, max(cursor.seq, 0), limit=BATCH, epoch=cursor.epoch)
+        head = await self._head(chat)
         if can_replay(head, cursor):
             # `head` is where the client goes on from: not the log's, where there is more than fits in one answer.
             last = events[-1].seq if events else cursor.seq
             found: list[PageEvent] = [event_model(event) for event in events]
             return EventPage(epoch=head.epoch, head=last, recovered=True, events=found)
-        snapshot = await self._log.snapshot(session_id, epoch=head.epoch)
+        snapshot = await self._log.snapshot(chat.session_id, epoch=head.epoch)
         if snapshot is None:  # it has not begun, or was erased between the two reads
             snapshot = Snapshot(head if head.seq == 0 else _NOWHERE, (), earlier=False)
         position = snapshot.position
@@ -134,9 +139,9 @@ class Api:
         """POST /api/chat/{session_id}/messages"""
         body = await self._body(request, SendBody)
         with self._audit.access("send") as access:
-            session_id, _ = await self._enter(request, access, body.patient_id)
+            chat = await self._enter(request, access, body.patient_id)
             started = await self._runs.send(
-                session_id, body.patient_id, client_msg_id=body.client_msg_id, content=body.message
+                chat.session_id, body.patient_id, client_msg_id=body.client_msg_id, content=body.message
             )
             access.outcome = "duplicate" if started.duplicate else "ok"
         return answer(Accepted(seq=started.seq, run_id=started.run_id, duplicate=started.duplicate), status=202)
@@ -145,9 +150,9 @@ class Api:
         """POST /api/chat/{session_id}/retry"""
         body = await self._body(request, RetryBody)
         with self._audit.access("retry") as access:
-            session_id, info = await self._enter(request, access, body.patient_id)
-            _must_exist(info)
-            started = await self._runs.retry(session_id, run_id=body.run_id, client_msg_id=body.client_msg_id)
+            chat = await self._enter(request, access, body.patient_id)
+            _must_exist(chat)
+            started = await self._runs.retry(chat.session_id, run_id=body.run_id, client_msg_id=body.client_msg_id)
             access.outcome = "duplicate" if started.duplicate else "ok"
         return answer(Retried(run_id=started.run_id, duplicate=started.duplicate), status=202)
 
@@ -155,18 +160,19 @@ class Api:
         """POST /api/chat/{session_id}/cancel"""
         body = await self._body(request, CancelBody)
         with self._audit.access("cancel") as access:
-            session_id, info = await self._enter(request, access, body.patient_id)
-            _must_exist(info)
-            await self._runs.cancel(session_id, body.run_id)
+            chat = await self._enter(request, access, body.patient_id)
+            _must_exist(chat)
+            await self._runs.cancel(chat.session_id, body.run_id)
         return answer({}, status=202)
 
     async def erase(self, request: web.Request) -> web.Response:
         """DELETE /api/chat/{session_id}; a session that is gone already is as erased as it was to be."""
         body = await self._body(request, EraseBody, may_be_empty=True)
         with self._audit.access("erase") as access:
-            session_id, _ = await self._enter(request, access, body.patient_id)
-            await self._log.delete_session(session_id)
-            self._runs.forget(session_id)
+            chat = await self._enter(request, access, body.patient_id)
+            if chat.exists:
+                await self._log.delete_session(chat.session_id)
+                self._runs.forget(chat.session_id)
         return web.Response(status=204)
 
     async def _body(self, request: web.Request, model: type[T], *, may_be_empty: bool = False) -> T:
@@ -174,12 +180,12 @@ class Api:
         members = {} if may_be_empty and not text else decode_object(text)
         return parse(model, members, max_bytes=self._settings.max_bytes)
 
-    async def _enter(
-        self, request: web.Request, access: Access, in_body: str | None = None
-    ) -> tuple[str, SessionInfo | None]:
-        """The session's id and what is known of it, once the authorize hook has accepted the request.
+    async def _enter(self, request: web.Request, access: Access, in_body: str | None = None) -> "_Chat":
+        """The chat that the request is about, once the hook has allowed it.
 
-        Every patient_id that is given, in the query or in the body, must be the session's.
+        Every patient_id that is given, in the query or in the body, must be the session's. Where none is given the hook
+        is asked about the session's own patient. A session that it refuses then is answered for exactly as one that
+        does not exist, so that a request without patient_id never tells which sessions there are.
         """
         session_id = access.session_id = path_id(request, "session_id")
         given = {checked_id("patient_id", name) for name in request.query.getall("patient_id", [])}
@@ -187,11 +193,35 @@ class Api:
             given.add(in_body)
         if len(given) > 1:
             raise Refusal(ErrorCode.FORBIDDEN)
-        access.who = (await authorize(request, next(iter(given), None), session_id)).name
+        if given:
+            return await self._enter_as(request, access, given.pop())
         info = await self._log.find_session(session_id)
-        if info is not None and given - {info.patient_id}:
-            raise Refusal(ErrorCode.FORBIDDEN)
-        return session_id, info
+        if info is not None:
+            try:
+                access.who = (await authorize(request, info.patient_id, session_id)).name
+                return _Chat(session_id, info.patient_id, exists=True)
+            except web.HTTPException:
+                access.hidden = True
+        access.who = (await authorize(request, None, session_id)).name
+        return _Chat(session_id, None, exists=False)
+
+    async def _enter_as(self, request: web.Request, access: Access, patient_id: str) -> "_Chat":
+        session_id = path_id(request, "session_id")
+        # Before the log is read: a principal without a right to this patient learns nothing about the session.
+        access.who = (await authorize(request, patient_id, session_id)).name
+        info = await self._log.find_session(session_id)
+        if info is not None:
+            check_owner(info.patient_id, patient_id)
+        return _Chat(session_id, patient_id, exists=info is not None)
+
+
+class _Chat(NamedTuple):
+    """What a request is about. Without a patient nothing may be read or written: there is no such session, or it is
+    answered for as if there were none."""
+
+    session_id: str
+    patient_id: str | None
+    exists: bool
 
 
 def answer(body: object, model: Any = None, *, status: int = 200) -> web.Response:
@@ -202,8 +232,8 @@ def answer(body: object, model: Any = None, *, status: int = 200) -> web.Respons
     )
 
 
-def _must_exist(info: SessionInfo | None) -> None:
-    if info is None:
+def _must_exist(chat: _Chat) -> None:
+    if not chat.exists:
         raise Refusal(ErrorCode.NOT_FOUND)
 
 

@@ -29,13 +29,15 @@ NO_PRINCIPAL = "-"
 class Access:
     """An access under way. What is learned on the way is set here; without a session nothing was accessed."""
 
-    __slots__ = ("outcome", "session_id", "who")
+    __slots__ = ("hidden", "outcome", "session_id", "who")
 
     def __init__(self, session_id: str | None = None, who: str = NO_PRINCIPAL) -> None:
         self.session_id = session_id
         self.who = who
         self.outcome: str | None = "ok"
         """None: nothing was done and nothing was seen."""
+        self.hidden = False
+        """The session exists, but is refused: `forbidden`, although the request is answered as if it did not."""
 
 
 class Audit:
@@ -79,6 +81,8 @@ class Audit:
             access.outcome = "failed"
             raise
         finally:
+            if access.hidden:
+                access.outcome = ErrorCode.FORBIDDEN
             if access.session_id is not None and access.outcome is not None:
                 self.record(action, access.session_id, access.who, access.outcome)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from moorline.backend.settings import Settings as BackendSettings
@@ -15,6 +16,8 @@ from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.run.commands import COMMANDS, CheckSettings, ServeSettings
 from moorline.gateway.settings import Settings
 from moorline.gateway.site.docs import DOCS, PAGES
+
+from tests.support.backends import Script, backend
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -112,9 +115,23 @@ def test_every_variable_is_an_option_or_the_openai_librarys() -> None:
     assert set(re.findall(r"\b(?:MOORLINE|OPENAI)_[A-Z_]+", ALL)) <= known | {"OPENAI_API_KEY", "OPENAI_BASE_URL"}
 
 
-def test_the_example_of_a_hook_builds_a_gateway() -> None:
+def test_the_example_of_a_hook_builds_a_backend() -> None:
     found = _defined("authorize")
     assert isinstance(found["app"], web.Application)
+
+
+@pytest.mark.parametrize(
+    ("token", "patient", "status"),
+    [("token-of-dr-who", "patient:4711", 200), ("token-of-dr-who", "patient:4712", 403), ("another", "x", 401)],
+)
+async def test_the_example_of_a_hook_decides_by_the_patient(
+    tmp_path: Path, token: str, patient: str, status: int
+) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    running = backend(tmp_path, Script(), authorize=_defined("authorize")["authorize"])
+    async with running as server, aiohttp.ClientSession(server.http, headers=headers) as http:
+        answer = await http.get("/api/chat/s1/messages", params={"patient_id": patient})
+        assert answer.status == status
 
 
 async def test_the_example_of_a_test_passes(tmp_path: Path) -> None:

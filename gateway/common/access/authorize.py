@@ -23,8 +23,9 @@ class Principal:
 Authorize = Callable[[web.Request, str | None, str | None], Awaitable[Principal]]
 """`async (request, patient_id, session_id) -> Principal`, asked before anything is read, written or dialled.
 
-It refuses by raising `web.HTTPForbidden` or another `web.HTTPException`. `patient_id` is None where the request does
-not name it: on `/api` it is optional in the query, and in a body it is the backend that reads it. `session_id` is None
+It refuses by raising `web.HTTPForbidden` or another `web.HTTPException`. The backend passes the patient whose chat it
+is, also where the request does not name one; `patient_id` is None there for a session that does not exist. In the
+gateway it is None where neither path nor query names it: a body is read by the backend alone. `session_id` is None
 in the gateway alone, which asks about every path under `/api` and `/ws`, for those that name no session.
 """
 
