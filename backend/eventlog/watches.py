@@ -2,19 +2,17 @@
 
 import asyncio
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from moorline.backend.eventlog.base import Commit, Hint
 
 __all__ = ["Watch", "Watches", "add_hint", "hints_of"]
 
 
-def hints_of(commits: Iterable[Commit]) -> dict[str, Hint]:
-    """The hint for each session that was written to."""
-    hints: dict[str, Hint] = {}
-    for commit in commits:
-        add_hint(hints, commit.session_id, Hint.ERASED if commit.event is None else Hint.GROWN)
-    return hints
+def hints_of(commits: Sequence[Commit]) -> dict[str, Hint]:
+    """The hint for each session that was written to; ERASED where it has begun again since."""
+    grown = dict.fromkeys([commit.session_id for commit in commits], Hint.GROWN)
+    return grown | {commit.session_id: Hint.ERASED for commit in commits if commit.event is None}
 
 
 def add_hint(hints: dict[str, Hint], session_id: str, hint: Hint) -> None:
