@@ -25,11 +25,13 @@ from moorline.backend.protocol.models import (
     SendBody,
 )
 from moorline.backend.protocol.v2 import event_model, row_model, snapshot_model
-from moorline.backend.requests import authorize, checked_id, path_id
+from moorline.backend.requests import checked_id, path_id
+from moorline.backend.rights import Rights
 from moorline.backend.runs import Runs
 from moorline.backend.session import can_replay, check_owner, newest
 from moorline.backend.settings import Settings
 from moorline.backend.waiting import Waiter
+from moorline.gateway.common.access.authorize import Principal
 
 __all__ = ["Api", "answer"]
 
@@ -48,10 +50,11 @@ T = TypeVar("T")
 class Api:
     """The handlers of /api/chat."""
 
-    def __init__(self, log: EventLog, runs: Runs, audit: Audit, settings: Settings) -> None:
+    def __init__(self, log: EventLog, runs: Runs, audit: Audit, rights: Rights, settings: Settings) -> None:
         self._log = log
         self._runs = runs
         self._audit = audit
+        self._rights = rights
         self._settings = settings
         self._polls: set[Waiter] = set()
         self._closing = False
@@ -100,15 +103,21 @@ class Api:
         watch = self._log.watch(chat.session_id)
         waiter = Waiter(watch)
         self._polls.add(waiter)
+        asking = self._rights.hold(chat.principal, lambda: self._rights.ask(request, chat.patient_id, chat.session_id))
         try:
-            while True:
-                page = await self._events_after(chat, cursor)
-                if page.events or self._closing or asyncio.get_running_loop().time() >= deadline:
-                    return page
-                await waiter.until(deadline)
-                if chat.patient_id is None and not access.hidden:
-                    # The session may have begun, and then it has a patient. Refused once, it is not asked about again.
-                    chat = await self._enter(request, access)
+            async with asking as right:
+                right.on_end(waiter.wake)
+                while True:
+                    page = await self._events_after(chat, cursor)
+                    if right.ended:
+                        raise Refusal(ErrorCode.FORBIDDEN)
+                    if page.events or self._closing or asyncio.get_running_loop().time() >= deadline:
+                        return page
+                    await waiter.until(deadline)
+                    if chat.patient_id is None and not access.hidden:
+                        # The session may have begun, and then it has a patient. Refused once, it is not asked about
+                        # again.
+                        chat = await self._enter(request, access)
         finally:
             self._polls.discard(waiter)
             watch.close()
@@ -198,21 +207,24 @@ class Api:
         info = await self._log.find_session(session_id)
         if info is not None:
             try:
-                access.who = (await authorize(request, info.patient_id, session_id)).name
-                return _Chat(session_id, info.patient_id, exists=True)
+                principal = await self._rights.ask(request, info.patient_id, session_id)
+                access.who = principal.name
+                return _Chat(session_id, info.patient_id, principal, exists=True)
             except web.HTTPException:
                 access.hidden = True
-        access.who = (await authorize(request, None, session_id)).name
-        return _Chat(session_id, None, exists=False)
+        principal = await self._rights.ask(request, None, session_id)
+        access.who = principal.name
+        return _Chat(session_id, None, principal, exists=False)
 
     async def _enter_as(self, request: web.Request, access: Access, patient_id: str) -> "_Chat":
         session_id = path_id(request, "session_id")
         # Before the log is read: a principal without a right to this patient learns nothing about the session.
-        access.who = (await authorize(request, patient_id, session_id)).name
+        principal = await self._rights.ask(request, patient_id, session_id)
+        access.who = principal.name
         info = await self._log.find_session(session_id)
         if info is not None:
             check_owner(info.patient_id, patient_id)
-        return _Chat(session_id, patient_id, exists=info is not None)
+        return _Chat(session_id, patient_id, principal, exists=info is not None)
 
 
 class _Chat(NamedTuple):
@@ -221,6 +233,7 @@ class _Chat(NamedTuple):
 
     session_id: str
     patient_id: str | None
+    principal: Principal
     exists: bool
 
 

@@ -14,9 +14,9 @@ from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.problems import bad_request_handler, problem_middleware
 from moorline.backend.protocol.docs import docs_page, openapi_document
-from moorline.backend.requests import AUTHORIZE
 from moorline.backend.responder import Responder
 from moorline.backend.retention import run_retention
+from moorline.backend.rights import RIGHTS, Rights
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
 from moorline.backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
@@ -25,7 +25,7 @@ from moorline.gateway.common.access.middleware import access_middleware, add_cor
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING, Draining
 
-__all__ = ["LOG", "RESPONDER", "RUNS", "SETTINGS", "create_app"]
+__all__ = ["LOG", "RESPONDER", "RUNS", "SETTINGS", "close_principal", "create_app"]
 
 logger = logging.getLogger("moorline.backend")
 
@@ -56,13 +56,14 @@ def create_app(
     )
     app.on_response_prepare.append(add_cors_headers(settings))
     app[SETTINGS] = settings
-    app[AUTHORIZE] = authorize or allow_all
+    # The default allows every request each time, so it is not asked again.
+    app[RIGHTS] = Rights(authorize or allow_all, again=settings.authorize_again if authorize else None)
     app[RESPONDER] = responder or _responder(settings)
     app[LOG] = open_log(settings.database, pool_size=settings.database_pool)
     app[RUNS] = Runs(app[LOG], app[RESPONDER], settings)
     app[AUDIT] = Audit(settings.audit_log)
-    app[API] = Api(app[LOG], app[RUNS], app[AUDIT], settings)
-    app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], settings, v1_ping=v1_ping)
+    app[API] = Api(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings)
+    app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings, v1_ping=v1_ping)
     app[DRAINING] = Draining()
     app[CONNECTION_TIMEOUTS] = ConnectionTimeouts(send=settings.send_timeout)
     app[BAD_REQUEST_HANDLER] = bad_request_handler
@@ -72,6 +73,11 @@ def create_app(
     app.on_shutdown.append(_drained)
     _add_routes(app)
     return app
+
+
+def close_principal(app: web.Application, name: str) -> None:
+    """End the sockets (4503) and held polls (403) of the principal called `name`, in this process and at once."""
+    app[RIGHTS].close(name)
 
 
 def _responder(settings: Settings) -> Responder:

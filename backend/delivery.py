@@ -95,6 +95,7 @@ class Delivery:
         self._follower = Follower(log, session_id, patient_id, start)
         self._outbox = Outbox()
         self._close_code: CloseCode | None = None
+        self._revoked = False
         self._first_frame_read = False
         #: The client's, until it is answered.
         self._hello: Hello | None = None
@@ -137,6 +138,16 @@ class Delivery:
             self._close_code = code
             self._outbox.close()
             self._follower.wake()
+
+    def revoke(self) -> None:
+        """Close the socket with 4503 and send nothing before: the client may not read any more."""
+        self._revoked = True
+        self.end(CloseCode.FORBIDDEN)
+
+    @property
+    def revoked(self) -> bool:
+        """Whether the client may neither read nor write any more."""
+        return self._revoked
 
     # The task -------------------------------------------------------------------------------------------------------
 
@@ -232,6 +243,8 @@ class Delivery:
             await self._send(frame)
 
     async def _send(self, frame: bytes) -> None:
+        if self._revoked:
+            return
         try:
             async with asyncio.timeout(self._settings.send_timeout):
                 await self._socket.send_frame(frame, WSMsgType.TEXT)

@@ -1,13 +1,10 @@
-"""What the handlers take from a request: ids from its path, and who sends it."""
+"""What the handlers take from a request: the ids that it names."""
 
 from aiohttp import web
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.protocol.models import is_id
-from moorline.gateway.common.access.authorize import Authorize, Principal
 
-__all__ = ["AUTHORIZE", "authorize", "checked_id", "path_id"]
-
-AUTHORIZE = web.AppKey[Authorize]("authorize")
+__all__ = ["checked_id", "path_id"]
 
 
 def path_id(request: web.Request, name: str) -> str:
@@ -20,8 +17,3 @@ def checked_id(name: str, value: str) -> str:
     if not is_id(value):
         raise Refusal(ErrorCode.BAD_REQUEST, f"{name}: is not an id; see /docs.")
     return value
-
-
-async def authorize(request: web.Request, patient_id: str | None, session_id: str) -> Principal:
-    """Ask the authorize hook who sends this; it refuses by raising `web.HTTPException`."""
-    return await request.app[AUTHORIZE](request, patient_id, session_id)

@@ -121,6 +121,9 @@ class Settings(CommonSettings):
         "file for a line of JSON per access: principal, action, session (hashed with log_key), outcome",
         can_be_off=True,
     )
+    authorize_again: float | None = option(
+        60.0, DURATION, "until the authorize hook is asked again about an open socket or a held poll", can_be_off=True
+    )
 
     def files(self) -> dict[str, str]:
         """The paths of the files with chats or accesses in them, by the option and value that name each."""
@@ -144,5 +147,7 @@ class Settings(CommonSettings):
             raise UsageError("retention: 0 would keep nothing; write for example 90d, or off")
         if self.database_pool < 1:
             raise UsageError("database_pool: 0 would reach no database; write 1 or more")
+        if self.authorize_again == 0:
+            raise UsageError("authorize_again: 0 would ask without end; write for example 60s, or off")
         if self.rate_limit == 0:
             raise UsageError("rate_limit: 0 would answer no message; write 1 or more, or off")

@@ -4,6 +4,7 @@ The reading side is here, the writing side in `delivery.py`. A socket is only a 
 """
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections import deque
@@ -26,7 +27,8 @@ from moorline.backend.protocol.models import (
     Send,
     ServerPong,
 )
-from moorline.backend.requests import authorize, path_id
+from moorline.backend.requests import path_id
+from moorline.backend.rights import Right, Rights
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import SUBPROTOCOL
@@ -63,11 +65,19 @@ class Sockets:
     """All sockets of this process."""
 
     def __init__(
-        self, log: EventLog, runs: Runs, audit: Audit, settings: Settings, *, v1_ping: float = V1_PING_SECONDS
+        self,
+        log: EventLog,
+        runs: Runs,
+        audit: Audit,
+        rights: Rights,
+        settings: Settings,
+        *,
+        v1_ping: float = V1_PING_SECONDS,
     ) -> None:
         self._log = log
         self._runs = runs
         self._audit = audit
+        self._rights = rights
         self._settings = settings
         self._v1_ping = v1_ping
         self._open: set[Delivery] = set()
@@ -82,10 +92,14 @@ class Sockets:
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """GET /ws/chat/{patient_id}/{session_id}"""
         patient_id, session_id = path_id(request, "patient_id"), path_id(request, "session_id")
-        with self._audit.access("open", session_id) as access:
-            access.who = (await authorize(request, patient_id, session_id)).name
-            socket, info = await self._accept(request, patient_id, session_id)
-        await self._converse(request, socket, info, access.who)
+        async with contextlib.AsyncExitStack() as held:
+            with self._audit.access("open", session_id) as access:
+                principal = await self._rights.ask(request, patient_id, session_id)
+                access.who = principal.name
+                asking = self._rights.hold(principal, lambda: self._rights.ask(request, patient_id, session_id))
+                right = await held.enter_async_context(asking)
+                socket, info = await self._accept(request, patient_id, session_id)
+            await self._converse(request, socket, info, right)
         return socket
 
     async def _accept(
@@ -109,7 +123,9 @@ class Sockets:
         await socket.prepare(request)
         return socket, info
 
-    async def _converse(self, request: web.Request, socket: web.WebSocketResponse, info: SessionInfo, who: str) -> None:
+    async def _converse(
+        self, request: web.Request, socket: web.WebSocketResponse, info: SessionInfo, right: Right
+    ) -> None:
         protocol = request.protocol
         if isinstance(protocol, Connection):
             # Its own timer is of the same length, and would end the connection before the Close frame that says why.
@@ -129,10 +145,17 @@ class Sockets:
         self._open.add(delivery)
         if self._closing:
             delivery.end(CloseCode.SERVICE_RESTART)
+        right.on_end(delivery.revoke)
         logger.info("session %s: socket opened", hashed(info.session_id))
         try:
             reader = _Reader(
-                socket, delivery, self._runs, self._audit, max_bytes=self._settings.max_bytes, info=info, who=who
+                socket,
+                delivery,
+                self._runs,
+                self._audit,
+                max_bytes=self._settings.max_bytes,
+                info=info,
+                who=right.principal.name,
             )
             await reader.run()
         finally:
@@ -178,6 +201,8 @@ class _Reader:
         """Carry out what the client says until it leaves or is sent away."""
         while not self._delivery.ending:
             message = await self._socket.receive()
+            if self._delivery.revoked:
+                return
             if message.type is WSMsgType.TEXT:
                 self._delivery.frame_read()
                 await self._take(message.data)

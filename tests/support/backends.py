@@ -64,6 +64,7 @@ class Backend:
     def __init__(self, port: int, app: web.Application) -> None:
         self.http = f"http://127.0.0.1:{port}"
         self.port = port
+        self.app = app
         self.log: EventLog = app[LOG]
 
     def socket(self, session: str = "s1", patient: str = "patient:demo", **options: Any) -> connect:

@@ -18,6 +18,8 @@ class Principal:
     """Who a request comes from, as the hook names them."""
 
     name: str
+    expires: float | None = None
+    """When its right ends, as `time.time()` counts (the `exp` of a JWT); None: it does not."""
 
 
 Authorize = Callable[[web.Request, str | None, str | None], Awaitable[Principal]]

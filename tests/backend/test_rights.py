@@ -1,0 +1,116 @@
+"""A right ends when the principal expires, when the hook refuses it, and when the application closes it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from moorline.backend.app import close_principal
+from moorline.gateway.common.access.authorize import Principal
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import InvalidStatus
+
+from tests.support.backends import STEP, Backend, Script, backend, hello, say
+from tests.support.eventlogs import until
+
+AGAIN = 0.05
+
+
+class Hook:
+    """Answers with `principal`, or raises it."""
+
+    def __init__(self) -> None:
+        self.result: Principal | Exception = Principal("alice")
+        self.asked = 0
+
+    async def __call__(self, request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        self.asked += 1
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+@pytest.fixture
+def hook() -> Hook:
+    return Hook()
+
+
+@pytest.fixture
+async def server(hook: Hook, tmp_path: Path) -> AsyncIterator[Backend]:
+    async with backend(tmp_path, Script(), authorize=hook, authorize_again=AGAIN) as server:
+        yield server
+
+
+async def close_code(socket: ClientConnection) -> int | None:
+    """The code that the server closes with."""
+    async with asyncio.timeout(STEP):
+        await socket.wait_closed()
+    return socket.close_code
+
+
+async def held_poll(server: Backend) -> int:
+    """The status of a poll that nothing but its end of the right answers soon."""
+    url = f"{server.http}/api/chat/s1/messages?patient_id=p1&after=0&epoch=&wait=30"
+    async with aiohttp.ClientSession() as http:
+        async with http.get(url) as snapshot:
+            epoch = (await snapshot.json())["epoch"]
+        async with asyncio.timeout(STEP), http.get(url.replace("epoch=", f"epoch={epoch}")) as answer:
+            return answer.status
+
+
+async def test_a_socket_that_is_refused_later_ends_with_4503(server: Backend, hook: Hook) -> None:
+    async with server.socket("s1", "p1") as socket:
+        await hello(socket)
+        hook.result = web.HTTPForbidden()
+        assert await close_code(socket) == 4503
+
+
+async def test_a_poll_that_is_refused_later_ends_with_403(server: Backend, hook: Hook) -> None:
+    poll = asyncio.create_task(held_poll(server))
+    await until(lambda: hook.asked >= 3)
+    hook.result = web.HTTPUnauthorized()
+    assert await poll == 403
+
+
+async def test_a_principal_that_expires_is_not_asked_about_again(hook: Hook, tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=hook, authorize_again=None) as server:
+        hook.result = Principal("alice", expires=time.time() + 0.3)
+        async with server.socket("s1", "p1") as socket:
+            assert await close_code(socket) == 4503
+        assert hook.asked == 1
+
+
+async def test_an_expired_principal_opens_nothing(server: Backend, hook: Hook) -> None:
+    hook.result = Principal("alice", expires=time.time() - 1)
+    with pytest.raises(InvalidStatus) as refused:
+        await server.socket("s1", "p1")
+    assert refused.value.response.status_code == 403
+
+
+async def test_close_principal_ends_its_sockets_and_polls_and_no_other(hook: Hook, tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=hook, authorize_again=None) as server:
+        hook.result = Principal("bob")
+        async with server.socket("s2", "p2") as other, server.socket("s1", "p1") as _:
+            await hello(other)
+            hook.result = Principal("alice")
+            poll = asyncio.create_task(held_poll(server))
+            async with server.socket("s1", "p1") as socket:
+                await hello(socket)
+                await until(lambda: hook.asked == 5)
+                close_principal(server.app, "alice")
+                assert (await close_code(socket), await poll) == (4503, 403)
+            await say(other, type="ping")
+            assert "pong" in str(await other.recv())
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no database"), web.HTTPServiceUnavailable()])
+async def test_a_hook_that_fails_has_decided_nothing(server: Backend, hook: Hook, failure: Exception) -> None:
+    async with server.socket("s1", "p1") as socket:
+        await hello(socket)
+        hook.result, asked = failure, hook.asked
+        await until(lambda: hook.asked > asked + 1)
+        await say(socket, type="ping")
+        assert "pong" in str(await socket.recv())
