@@ -21,7 +21,7 @@ from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
 from moorline.backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
 from moorline.gateway.common.access.authorize import Authorize, allow_all, warn_if_open
-from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
+from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, add_security_headers
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING, Draining
 
@@ -55,6 +55,7 @@ def create_app(
         middlewares=[problem_middleware, access_middleware(settings)], client_max_size=frame_limit(settings.max_bytes)
     )
     app.on_response_prepare.append(add_cors_headers(settings))
+    app.on_response_prepare.append(add_security_headers)
     app[SETTINGS] = settings
     # The default allows every request each time, so it is not asked again.
     app[RIGHTS] = Rights(authorize or allow_all, again=settings.authorize_again if authorize else None)

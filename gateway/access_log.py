@@ -7,7 +7,7 @@ import os
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
-from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.middleware import SECURITY_HEADERS, client_address
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.errors import GatewayError, Malformed, render
 from moorline.gateway.keys import ACCESS_RULES, METRICS, OUTCOME, REQUEST_ID, TRUSTED
@@ -137,4 +137,4 @@ def _problem(request: web.BaseRequest, status: int, message: str, extra: dict[st
         status, message, accept=request.headers.get(hdrs.ACCEPT, ""), request_id=request[REQUEST_ID]
     )
     fixed = {"Content-Type": content_type, "Cache-Control": "no-store", "X-Request-ID": request[REQUEST_ID]}
-    return web.Response(status=status, body=body.encode(), headers=fixed | extra)
+    return web.Response(status=status, body=body.encode(), headers=SECURITY_HEADERS | fixed | extra)

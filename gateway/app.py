@@ -42,7 +42,7 @@ _SOCKETS = ("/ws", "/ws/{path:.*}")
 
 def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web.Application:
     """An application that passes sockets and /api on to an upstream and serves the frontend; see `authorize`."""
-    frontend = Frontend(settings.frontend)
+    frontend = Frontend(settings.frontend, policy=settings.content_security_policy)
     app = web.Application(
         middlewares=[access, access_middleware(settings), authorize_middleware],
         # A client that goes away takes its request with it, at the upstream and at once; an upload is passed on as it

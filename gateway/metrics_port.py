@@ -1,9 +1,10 @@
-"""`/metrics` on a port of its own, `metrics_port`, and on loopback alone: who reaches the page does not reach it."""
+"""`/metrics` on a port of its own, `metrics_port`, and on loopback alone: clients of the page do not reach it."""
 
 import logging
 from collections.abc import AsyncIterator
 
 from aiohttp import hdrs, web
+from moorline.gateway.common.access.middleware import access_middleware
 from moorline.gateway.common.web.listen import address, listen
 from moorline.gateway.keys import METRICS, SETTINGS
 
@@ -24,7 +25,8 @@ async def metrics_port(app: web.Application) -> AsyncIterator[None]:
     port = app[SETTINGS].metrics_port
     assert port is not None, "create_app asks for this only with a port"
     sockets = listen("127.0.0.1", port, option="metrics_port")
-    inner = web.Application()
+    # A page elsewhere could read the metrics by DNS rebinding.
+    inner = web.Application(middlewares=[access_middleware(app[SETTINGS])])
     inner[METRICS] = app[METRICS]
     inner.router.add_get("/metrics", _metrics)
     runner = web.AppRunner(inner, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)

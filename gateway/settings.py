@@ -70,6 +70,9 @@ class Settings(CommonSettings):
         group="Backend and page",
     )
     frontend: str = option("", TEXT, "folder of static assets (default: the built-in chat page)")
+    content_security_policy: str = option(
+        "", TEXT, "the page's Content-Security-Policy header (default: the built-in page's; none for your own site)"
+    )
 
     proxy_connect_timeout: float = option(60.0, DURATION, "nginx's: connecting to the upstream", group="Time limits")
     proxy_read_timeout: float = option(
@@ -132,6 +135,8 @@ class Settings(CommonSettings):
             raise UsageError(f"upstream: {min(twice)} is given twice")
         if self.metrics_port is not None and self.metrics_port + self.workers - 1 > _LAST_PORT:
             raise UsageError(f"metrics_port: {self.metrics_port} leaves no port for {self.workers} workers")
+        if not (self.content_security_policy.isascii() and self.content_security_policy.isprintable()):
+            raise UsageError("content_security_policy: it holds characters that no header may hold")
         self._check_limits()
 
     def _check_limits(self) -> None:

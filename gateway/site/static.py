@@ -28,6 +28,9 @@ _PIECE = 256 << 10
 _NOT_MODIFIED = 304
 
 
+_CSP = "Content-Security-Policy"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Reply:
     """What of a file answers a request."""
@@ -41,7 +44,7 @@ class _Reply:
 class Frontend:
     """One folder of assets. `serve` is its handler for GET and HEAD."""
 
-    def __init__(self, folder: str, *, recheck: float = 1.0) -> None:
+    def __init__(self, folder: str, *, policy: str = "", recheck: float = 1.0) -> None:
         root = Path(folder) if folder else BUILT_IN
         if not root.is_dir():
             raise UsageError(f'frontend: "{folder}" is not a folder; build the site first, or leave the option out')
@@ -49,6 +52,7 @@ class Frontend:
             raise UsageError(f'frontend: "{folder}" has no {INDEX}; name the folder that the build wrote, often dist')
         self._files = Files(Folder(root), recheck=recheck)
         self._built_in = not folder
+        self._policy = policy
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """The file at the request's path, or the page whose script knows the path, or 404."""
@@ -85,8 +89,10 @@ class Frontend:
         headers = file.headers.copy()
         if self._built_in:
             # A site of its own may need inline scripts or other hosts; the built-in page needs neither.
-            headers["Content-Security-Policy"] = _policy(request.headers.get(hdrs.HOST, ""))
+            headers[_CSP] = _policy(request.headers.get(hdrs.HOST, ""))
             headers["Referrer-Policy"] = "no-referrer"
+        if self._policy:
+            headers[_CSP] = self._policy
         status = status_by_conditions(request.headers, etag=file.etag, modified=file.modified)
         if status == _NOT_MODIFIED:
             return _Reply(_NOT_MODIFIED, headers)

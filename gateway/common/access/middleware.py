@@ -16,7 +16,7 @@ from moorline.gateway.common.access.rules import AccessRules, is_host, is_json
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.web.connection import is_reserved
 
-__all__ = ["access_middleware", "add_cors_headers", "client_address"]
+__all__ = ["SECURITY_HEADERS", "access_middleware", "add_cors_headers", "add_security_headers", "client_address"]
 
 # RFC 9110 section 9.2.1.
 _SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
@@ -26,6 +26,8 @@ _ALLOWED = sorted(hdrs.METH_ALL - _NEVER)
 _CORS_METHODS = "GET, POST, DELETE"
 # How long a browser may keep the response to a preflight.
 _CORS_MAX_AGE_SECONDS = "600"
+
+SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "frame-ancestors 'none'"}
 
 CLIENT = web.RequestKey("client", str)
 
@@ -78,6 +80,14 @@ def add_cors_headers(settings: CommonSettings) -> Callable[[web.Request, web.Str
                 response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
 
     return prepare
+
+
+async def add_security_headers(_: web.Request, response: web.StreamResponse) -> None:
+    """The on_response_prepare handler of a part whose responses are data or documentation, neither to be framed by a
+    page nor to be taken for another type than they say.
+    """
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 def client_address(request: web.Request) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.http_exceptions import LineTooLong
 from moorline.gateway.common.web.aiohttp_private import ServerProtocol
 from moorline.gateway.common.web.idle import IdleConnections
@@ -28,6 +29,7 @@ __all__ = [
     "ConnectionTimeouts",
     "default_bad_request",
     "is_reserved",
+    "name_server",
     "reject_status",
 ]
 
@@ -36,7 +38,8 @@ MAX_HEADERS = 32 << 10
 _END_OF_HEADERS = b"\r\n\r\n"
 # Ten years.
 _NEVER = 10 * 365 * 86400.0
-# A request without a body that is worth measuring.
+_SERVER = "moorline"
+# Input that costs nothing to measure, as a request without a body; it is parsed at once.
 _SMALL_READ = 512
 
 BadRequestHandler = Callable[[web.BaseRequest, int], web.Response]
@@ -80,6 +83,14 @@ def reject_status(request: web.BaseRequest) -> int | None:
     if request.version < HttpVersion11:
         return 400
     return None if coding.strip().lower() == "chunked" else 501
+
+
+async def name_server(_: web.BaseRequest, response: web.StreamResponse) -> None:
+    """The on_response_prepare handler that replaces aiohttp's Server header, which tells the versions of aiohttp and
+    Python. That of an upstream is passed on.
+    """
+    if response.headers.get(hdrs.SERVER) == SERVER_SOFTWARE:
+        response.headers[hdrs.SERVER] = _SERVER
 
 
 def is_reserved(request: web.BaseRequest) -> bool:
@@ -211,6 +222,8 @@ class Connection(ServerProtocol):
     ) -> tuple[web.StreamResponse, bool]:
         if self.reserved:
             resp.force_close()
+        # Here for responses to what is not a request, which `name_server` does not see.
+        resp.headers.setdefault(hdrs.SERVER, _SERVER)
         finished = await super().finish_response(request, resp, start_time)
         if self.reserved:
             # Also where the response was under way already: the descriptor is for the next client.

@@ -21,6 +21,7 @@ from moorline.gateway.common.web.connection import (
     Connection,
     ConnectionTimeouts,
     default_bad_request,
+    name_server,
     reject_status,
 )
 from moorline.gateway.common.web.draining import DRAINING, Draining
@@ -124,6 +125,7 @@ async def running(
     listener = listener or SocketListener(listen(settings.host, settings.port))
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_CANCEL_TIMEOUT)
     draining = app.setdefault(DRAINING, Draining())
+    app.on_response_prepare.append(name_server)
     try:
         await runner.setup()
         server = cast("web.Server", runner.server)

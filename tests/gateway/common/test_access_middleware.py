@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, make_mocked_request
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, client_address
 from moorline.gateway.common.config.settings import CommonSettings
+from multidict import CIMultiDict
 
 from tests.support.raw import dial
 
@@ -100,6 +101,24 @@ async def test_a_request_without_a_host_is_malformed(guarded: Guarded, head: byt
     client = await guarded()
     async with dial(client.server.port or 0) as connection:
         await connection.send(b"GET / HTTP/1.1\r\n" + head + b"\r\n")
+        assert b" 400 " in await connection.head()
+
+
+async def test_a_repeated_host_is_malformed_whatever_the_parser_makes_of_it() -> None:
+    async def handle(request: web.Request) -> web.Response:
+        raise AssertionError("it reached the handler")
+
+    check = access_middleware(CommonSettings())
+    for hosts in (("localhost", "evil.example"), ("localhost", "localhost")):
+        headers = CIMultiDict([("Host", host) for host in hosts])
+        with pytest.raises(web.HTTPBadRequest):
+            await check(make_mocked_request("GET", "/", headers=headers), handle)
+
+
+async def test_a_repeated_host_gets_400(guarded: Guarded) -> None:
+    client = await guarded()
+    async with dial(client.server.port or 0) as connection:
+        await connection.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n")
         assert b" 400 " in await connection.head()
 
 

@@ -74,7 +74,17 @@ def test_names_that_nobody_else_can_point_at_us_are_ours(host: str) -> None:
     assert rules().allows_host(host)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:4321", "localhost.evil.example", "1.2.3.4.nip.io"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:4321",
+        "localhost.evil.example",
+        "evillocalhost",
+        "x-localhost:80",
+        "1.2.3.4.nip.io",
+    ],
+)
 def test_a_name_that_is_pointed_at_us_by_dns_is_not_ours(host: str) -> None:
     assert not rules().allows_host(host)
 

@@ -6,9 +6,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientPayloadError, ClientResponse, web
+from aiohttp import ClientPayloadError, ClientResponse, ClientSession, web
 from aiohttp.test_utils import TestClient
+from moorline.gateway.app import create_app
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.web.server import running
+from moorline.gateway.settings import Settings
 from moorline.gateway.site import assets
 from moorline.gateway.site.static import Frontend
 from yarl import URL
@@ -337,3 +340,23 @@ async def test_an_empty_file_is_a_200_of_no_bytes(get: Get, site: Path) -> None:
 async def test_a_failed_condition_is_a_412_that_is_not_cached(get: Get) -> None:
     answer = await get("/assets/index-BxY3k2_a.js", If_Match='"older"')
     assert (answer.status, answer.headers["Cache-Control"]) == (412, "no-store")
+
+
+async def test_an_empty_segment_names_no_other_file(get: Get) -> None:
+    assert (await get("/assets//index-BxY3k2_a.js")).status == 404
+
+
+async def test_a_site_of_its_own_has_the_policy_that_it_asks_for_and_else_none(site: Path) -> None:
+    for policy in ("default-src 'self'; frame-ancestors https://portal.example", ""):
+        settings = Settings(host="127.0.0.1", port=0, frontend=str(site), content_security_policy=policy)
+        async with (
+            running(create_app(settings), settings) as server,
+            ClientSession(server.addresses[0]) as client,
+            client.get("/") as answer,
+        ):
+            assert answer.headers.get("Content-Security-Policy", "") == policy
+
+
+def test_a_policy_that_no_header_can_hold_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^content_security_policy: "):
+        Settings(content_security_policy="default-src 'self'\r\nSet-Cookie: a=b")

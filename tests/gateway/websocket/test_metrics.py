@@ -207,6 +207,14 @@ async def test_the_page_s_port_has_no_metrics(start: Start, upstream: Upstream, 
         assert "moorline_" not in await answer.text()
 
 
+async def test_a_page_that_rebinds_its_name_cannot_read_them(start: Start, upstream: Upstream, port: int) -> None:
+    await start(upstream.port, metrics_port=port)
+    url = f"http://127.0.0.1:{port}/metrics"
+    async with aiohttp.ClientSession() as client, client.get(url, headers={"Host": "evil.example"}) as answer:
+        assert answer.status == 421
+        assert "moorline_" not in await answer.text()
+
+
 async def test_they_can_be_read_during_the_drain(start: Start, upstream: Upstream, port: int) -> None:
     gateway = await start(upstream.port, metrics_port=port, drain=10.0)
     async with tunnel(gateway, upstream):
