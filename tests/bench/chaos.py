@@ -227,8 +227,7 @@ async def _services(
     ]
     upstreams = [argument for backend in backends for argument in ("--upstream", backend.address)]
     gateways = [
-        Service(f"gateway{number}", folder, "gateway", [*upstreams, "--drain", "2s"], env)
-        for number in range(2)
+        Service(f"gateway{number}", folder, "gateway", [*upstreams, "--drain", "2s"], env) for number in range(2)
     ]
     try:
         for service in backends + gateways:
