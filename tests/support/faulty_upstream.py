@@ -1,6 +1,6 @@
 """An upstream with faults on demand, and peers that read and write only when a test says so.
 
-One fault for every connection, where the test is about what the client is told:
+One fault for every connection, where the test is about what the client gets:
 
     async with faulty_upstream(Fault.RESET) as port:
         ...
@@ -148,7 +148,7 @@ class Peer:
         return bytes(data), "FIN"
 
     async def ended(self) -> bool:
-        """Wait for the other end's end, in whatever way it comes."""
+        """Wait for the other end's end, in any way."""
         with contextlib.suppress(ConnectionError):
             await self.rest()
         return True
@@ -163,7 +163,7 @@ class Peer:
         self._sock.close()
 
     def close(self) -> None:
-        """FIN; the kernel answers with RST whatever comes afterwards."""
+        """FIN; the kernel answers anything that comes afterwards with RST."""
         self._sock.close()
 
     async def _more(self) -> None:
@@ -239,21 +239,19 @@ async def dial(port: int, *, receive_buffer: int | None = None) -> AsyncIterator
 
 class Fault(enum.Enum):
     REFUSE = "refuses the connection"
-    SILENT = "accepts and says nothing"
+    SILENT = "accepts and sends nothing"
     CLOSE = "closes instead of answering"
     RESET = "resets instead of answering"
-    GARBAGE = "answers with something that is not HTTP"
-    HALF_A_HEAD = "closes in the middle of its answer's head"
-    DRIBBLE = "never completes its response headers"
-    STALL = "takes the handshake and reads nothing any more"
-    VANISH = "takes the handshake and is not heard of again, as when the network is gone"
+    NOT_HTTP = "answers with something that is not HTTP"
+    HALF_HEADERS = "closes within its response headers"
+    SLOW_HEADERS = "never completes its response headers"
     PIECES = "takes the handshake and echoes, byte by byte"
 
 
 @contextlib.asynccontextmanager
 async def faulty_upstream(fault: Fault) -> AsyncIterator[int]:
     """An upstream that does this to every client; yields its port."""
-    async with Upstream() if fault is not Fault.REFUSE else _nobody() as upstream:
+    async with Upstream() if fault is not Fault.REFUSE else _refusing() as upstream:
         serving = asyncio.create_task(_serve_all(upstream, fault)) if isinstance(upstream, Upstream) else None
         try:
             yield upstream.port
@@ -263,17 +261,17 @@ async def faulty_upstream(fault: Fault) -> AsyncIterator[int]:
                 await asyncio.gather(serving, return_exceptions=True)
 
 
-class _Nobody:
+class _Refusing:
     def __init__(self, port: int) -> None:
         self.port = port
 
 
 @contextlib.asynccontextmanager
-async def _nobody() -> AsyncIterator[_Nobody]:
+async def _refusing() -> AsyncIterator[_Refusing]:
     """A port that is bound, so that no other program gets it, and not listened on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        yield _Nobody(sock.getsockname()[1])
+        yield _Refusing(sock.getsockname()[1])
 
 
 async def _serve_all(upstream: Upstream, fault: Fault) -> None:
@@ -291,19 +289,16 @@ async def _serve(peer: Peer, fault: Fault) -> None:
                 peer.close()
             case Fault.RESET:
                 peer.reset()
-            case Fault.GARBAGE:
+            case Fault.NOT_HTTP:
                 await peer.send(b"220 mail.example.com ESMTP\r\n\r\n")
-            case Fault.HALF_A_HEAD:
+            case Fault.HALF_HEADERS:
                 await peer.send(SWITCH[:40])
                 peer.close()
-            case Fault.DRIBBLE:
+            case Fault.SLOW_HEADERS:
                 await peer.send(b"HTTP/1.1 101 Switching Protocols\r\n")
                 for piece in _endless_fields():
                     await peer.send(piece)
                     await asyncio.sleep(0.02)
-            case Fault.STALL | Fault.VANISH:
-                # The same to the peer; only the kernel can tell, and it does not.
-                await peer.send(SWITCH)
             case Fault.PIECES:
                 await peer.send_in_pieces(SWITCH)
                 while True:

@@ -44,9 +44,9 @@ def receive(tunnel: Tunnel, side: Side, data: bytes, now: float) -> None:
 
 def close_frames(tunnel: Tunnel) -> dict[Side, tuple[int, str]]:
     """The Close frames that it sends now, each masked as it has to be."""
-    told = {}
+    sent_to = {}
     for side, data in tunnel.data_to_send():
         (sent,) = parse(data)
         assert sent.masked is (side is UPSTREAM)
-        told[side] = sent.close
-    return told
+        sent_to[side] = sent.close
+    return sent_to

@@ -1,4 +1,4 @@
-"""A client or a server of another make, as a process that can be stopped: `python -m tests.support.websocket_peer`.
+"""A client or a server of `websockets`, as a process that can be stopped: `python -m tests.support.websocket_peer`.
 
     client URL    prints `open`, then `closed CODE REASON`
     serve HOST    prints `serving PORT`, then `closed CODE REASON` for each socket

@@ -53,7 +53,7 @@ async def test_an_upstream_that_sends_no_http_is_marked_down_and_its_response_is
     start_gateway: StartGateway,
 ) -> None:
     heads: list[bytes] = []
-    async with faulty_upstream(Fault.GARBAGE) as broken, listening(answering(OK, heads)) as well:
+    async with faulty_upstream(Fault.NOT_HTTP) as broken, listening(answering(OK, heads)) as well:
         gateway = await start_gateway(0, upstream=tuple(f"http://127.0.0.1:{port}" for port in (broken, well)))
         assert (await gateway.get("/api/x")).status == 502
         assert heads == []

@@ -1,4 +1,4 @@
-"""The direction. What it must never do: change a byte, hold one back, or call a place a boundary that is none."""
+"""One direction: it must never change a byte, hold one back without need, or insert a frame within another."""
 
 import random
 
@@ -27,7 +27,7 @@ OURS, INJECTED = b"our ping", frame(PING, b"injected")
 
 
 def feed(direction: Direction, *chunks: bytes) -> bytes:
-    """What it passes on of all of them."""
+    """What it passes on of all chunks."""
     return b"".join(_passed(direction, chunk) for chunk in chunks)
 
 
@@ -65,7 +65,7 @@ cuts = st.lists(st.integers(1, 40) | st.integers(1, 1000), min_size=1, max_size=
 
 
 @given(st.binary(max_size=400), cuts)
-def test_any_bytes_in_any_pieces_pass_as_they_are_and_at_once(stream: bytes, sizes: list[int]) -> None:
+def test_any_bytes_in_any_pieces_pass_unchanged_and_at_once(stream: bytes, sizes: list[int]) -> None:
     direction = Direction(0)
     for chunk in pieces(stream, sizes):
         assert _passed(direction, chunk) == chunk
@@ -86,7 +86,7 @@ def test_frames_in_any_pieces_are_counted_and_their_ends_known(stream: list[byte
 
 
 @given(streams, cuts, st.integers(0, 10))
-def test_what_is_put_in_stands_at_the_first_boundary(stream: list[bytes], sizes: list[int], wanted_at: int) -> None:
+def test_a_frame_is_inserted_at_the_first_boundary(stream: list[bytes], sizes: list[int], wanted_at: int) -> None:
     direction, output, asked_at = Direction(0), b"", -1
     for number, chunk in enumerate(pieces(b"".join(stream), sizes)):
         if number == wanted_at and not direction.at_boundary:
@@ -101,7 +101,7 @@ def test_what_is_put_in_stands_at_the_first_boundary(stream: list[bytes], sizes:
 
 
 @given(streams, streams, keys, cuts)
-def test_our_pong_is_swallowed_wherever_it_stands(
+def test_the_pong_to_the_gateways_ping_is_removed_at_any_place(
     before: list[bytes], after: list[bytes], key: bytes, sizes: list[int]
 ) -> None:
     direction = Direction(0)
@@ -189,7 +189,7 @@ def test_an_unfinished_frame_passes_as_it_comes_and_nothing_of_it_is_kept(key: b
     ids=["long ping", "longer close", "fragmented ping", "negative length"],
 )
 @pytest.mark.parametrize("size", [1, 1 << 20])
-def test_a_stream_that_no_extension_could_explain_is_lost_and_passes_all_the_same(broken: bytes, size: int) -> None:
+def test_a_stream_that_no_extension_could_explain_is_lost_and_still_passes(broken: bytes, size: int) -> None:
     direction = Direction(0, max_payload=1 << 20)
     stream = frame(TEXT, b"well") + broken + frame(TEXT, b"after")
     assert feed(direction, *pieces(stream, [size])) == stream
@@ -236,14 +236,14 @@ def test_the_first_close_counts() -> None:
     assert direction.close_code == 1000
 
 
-def test_nothing_is_put_in_behind_a_close() -> None:
+def test_no_frame_is_inserted_behind_a_close() -> None:
     direction = Direction(0)
     direction.receive_data(close_frame(1000)[:1], 0)
     direction.pending = lambda now: INJECTED
     assert feed(direction, close_frame(1000)[1:], frame(TEXT, b"late")) == close_frame(1000)[1:] + frame(TEXT, b"late")
 
 
-# Pongs of others ------------------------------------------------------------------------------------------------------
+# Pongs to Pings of others ---------------------------------------------------------------------------------------------
 
 
 def test_a_pong_that_began_before_our_ping_is_not_held() -> None:
@@ -254,7 +254,7 @@ def test_a_pong_that_began_before_our_ping_is_not_held() -> None:
     assert feed(direction, *pieces(pong[1:], [1])) == pong[1:]
 
 
-def test_a_frame_can_be_put_in_before_a_pong_that_is_held() -> None:
+def test_a_frame_can_be_inserted_before_a_pong_that_is_held() -> None:
     direction = Direction(0)
     direction.awaits = lambda payload, now: False
     pong = frame(PONG, b"theirs")
@@ -293,7 +293,7 @@ def test_a_frame_over_the_limit_does_not_pass_and_one_at_the_limit_does(size: in
     assert direction.size == len(fits) + len(passed)
 
 
-def test_what_stands_before_a_frame_over_the_limit_in_the_same_read_passes() -> None:
+def test_frames_before_one_over_the_limit_in_the_same_read_pass() -> None:
     direction = Direction(0, max_payload=200)
     assert feed(direction, frame(TEXT, b"a") + frame(TEXT, bytes(201))) == frame(TEXT, b"a")
 

@@ -1,4 +1,4 @@
-"""The state machine on nginx's clock: events and times in, closings and deadlines out, without a loop."""
+"""The state machine on nginx's clock: events and times in, teardowns and deadlines out, without a loop."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ from tests.support.websocket_frames import BINARY, PONG, TEXT, close_frame, fram
 # Bytes ----------------------------------------------------------------------------------------------------------------
 
 
-def test_bytes_pass_as_they_are_and_are_counted() -> None:
+def test_bytes_pass_unchanged_and_are_counted() -> None:
     tunnel = opened()
     assert tunnel.client.receive_data(b"abc", 101) == b"abc"
     assert tunnel.upstream.receive_data(b"defgh", 101) == b"defgh"
@@ -48,21 +48,21 @@ def test_the_backends_fin_reaches_the_client_behind_its_last_bytes() -> None:
     [(CLIENT, (UPSTREAM, Teardown.FLUSH)), (UPSTREAM, (CLIENT, Teardown.LINGER_IF_UNREAD))],
     ids=["client", "backend"],
 )
-def test_a_reset_is_a_fin_to_the_other(side: Side, closing: tuple[Side, Teardown]) -> None:
+def test_the_reset_of_one_side_is_a_fin_to_the_other(side: Side, closing: tuple[Side, Teardown]) -> None:
     tunnel = opened()
     tunnel.connection_lost(side, 101)
     assert tunnel.outcome == Outcome(side, Reason.RESET)
     assert tunnel.teardowns() == [closing]
 
 
-def test_closings_are_told_once() -> None:
+def test_teardowns_are_returned_once() -> None:
     tunnel = opened()
     tunnel.receive_eof(CLIENT, 101)
     assert tunnel.teardowns()
     assert tunnel.teardowns() == []
 
 
-def test_who_ended_first_is_who_ended_it() -> None:
+def test_the_first_side_to_end_is_the_outcome() -> None:
     tunnel = opened()
     tunnel.receive_eof(UPSTREAM, 101)
     tunnel.receive_eof(CLIENT, 102)
@@ -70,7 +70,7 @@ def test_who_ended_first_is_who_ended_it() -> None:
     assert tunnel.outcome == Outcome(UPSTREAM, Reason.FIN)
 
 
-def test_it_is_over_when_both_are_gone() -> None:
+def test_it_is_over_when_both_connections_are_gone() -> None:
     tunnel = opened()
     tunnel.receive_eof(UPSTREAM, 101)
     tunnel.connection_lost(UPSTREAM, 101)
@@ -90,7 +90,7 @@ def test_a_shutdown_ends_both_behind_their_last_bytes() -> None:
 # nginx's clock --------------------------------------------------------------------------------------------------------
 
 
-def test_bytes_of_either_side_set_the_idle_clock_anew() -> None:
+def test_bytes_of_either_side_restart_the_idle_timer() -> None:
     tunnel = opened()
     assert tunnel.next_timeout() == 120
     tunnel.client.receive_data(b"x", 105)
@@ -110,11 +110,12 @@ def test_a_timer_that_fires_too_early_ends_nothing() -> None:
 def test_silence_ends_it_after_proxy_read_timeout() -> None:
     tunnel = opened()
     tunnel.handle_timeout(120, NOTHING)
+    assert tunnel.ended_at == 120
     assert tunnel.outcome == Outcome(None, Reason.PROXY_READ_TIMEOUT)
     assert tunnel.teardowns() == [(CLIENT, Teardown.LINGER_IF_UNREAD), (UPSTREAM, Teardown.ABORT)]
 
 
-def test_a_client_that_does_not_read_has_send_timeout_and_the_read_timer_rests() -> None:
+def test_a_client_that_does_not_read_ends_by_send_timeout_and_not_by_the_read_timer() -> None:
     tunnel = opened(proxy_read_timeout=2)
     tunnel.writing_paused(CLIENT, 101, 500)
     tunnel.handle_timeout(108, {CLIENT: 500, UPSTREAM: 0}.__getitem__)
@@ -151,7 +152,7 @@ def test_a_slow_reader_is_not_a_stalled_one() -> None:
         assert tunnel.outcome is None
 
 
-def test_it_looks_often_enough_to_cut_a_stalled_client_in_time() -> None:
+def test_a_stalled_client_is_cut_in_time() -> None:
     tunnel = opened()
     tunnel.writing_paused(CLIENT, 101, 500)
     now, unsent = 101.0, {CLIENT: 400, UPSTREAM: 0}
@@ -175,7 +176,7 @@ def test_a_stalled_client_is_checked_at_growing_intervals_up_to_an_eighth_of_its
     assert checks == [0.125, 0.25, 0.5, 1, 1, 1, 0.125]
 
 
-def test_a_client_that_reads_again_is_on_the_idle_clock_again() -> None:
+def test_a_client_that_reads_again_is_bounded_by_the_idle_timer_again() -> None:
     tunnel = opened()
     tunnel.writing_paused(CLIENT, 101, 500)
     tunnel.writing_resumed(CLIENT, 105)
@@ -276,6 +277,14 @@ def test_a_client_that_does_not_end_is_cut_after_five_seconds_of_silence() -> No
     assert tunnel.teardowns() == [(CLIENT, Teardown.ABORT)]
 
 
+def test_a_timer_that_fires_where_none_runs_does_nothing() -> None:
+    tunnel = opened()
+    tunnel.connection_lost(CLIENT, 1000)
+    tunnel.teardowns()
+    tunnel.handle_timeout(1100, NOTHING)
+    assert tunnel.teardowns() == []
+
+
 def test_a_client_that_goes_on_sending_is_cut_after_thirty_seconds() -> None:
     tunnel = ending()
     for now in range(1001, 1030):
@@ -297,7 +306,7 @@ def test_a_client_that_does_not_take_the_last_bytes_is_cut_after_send_timeout() 
     assert tunnel.teardowns() == [(CLIENT, Teardown.ABORT)]
 
 
-def test_the_lingering_begins_when_the_last_bytes_are_taken() -> None:
+def test_lingering_begins_when_the_last_bytes_are_taken() -> None:
     tunnel = opened()
     tunnel.writing_paused(CLIENT, 999, 500)
     tunnel.receive_eof(UPSTREAM, 1000)
@@ -306,7 +315,7 @@ def test_the_lingering_begins_when_the_last_bytes_are_taken() -> None:
     assert tunnel.next_timeout() == 1011
 
 
-def test_the_clients_own_fin_ends_the_lingering_behind_what_still_waits_for_it() -> None:
+def test_the_clients_own_fin_ends_the_lingering_once_its_buffer_is_flushed() -> None:
     tunnel = ending()
     tunnel.receive_eof(CLIENT, 1001)
     assert tunnel.teardowns() == [(CLIENT, Teardown.FLUSH)]

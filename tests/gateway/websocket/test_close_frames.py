@@ -1,4 +1,4 @@
-"""The state machine where it speaks: Pings and Close frames, when, to whom, and never where they would do harm."""
+"""The frames that the state machine sends: Close frames and Pings, when, to which side, and at boundaries only."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from moorline.gateway.tunnel.machine import Tunnel
 from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, close_frames, opened, receive
 from tests.support.websocket_frames import BINARY, PING, TEXT, close_frame, frame, parse
 
-# Farewells ------------------------------------------------------------------------------------------------------------
+# Close frames ---------------------------------------------------------------------------------------------------------
 
 TELLING = {"close_frames": True}
 HALF = frame(TEXT, b"half of it")[:4]
@@ -21,7 +21,9 @@ HALF = frame(TEXT, b"half of it")[:4]
     [(CLIENT, {UPSTREAM: (1001, "client went away")}), (UPSTREAM, {CLIENT: (1014, "backend connection lost")})],
     ids=["client", "backend"],
 )
-def test_who_is_left_hears_that_the_other_has_gone(side: Side, told: dict[Side, tuple[int, str]], end: str) -> None:
+def test_the_remaining_side_gets_a_close_frame_that_names_the_loss(
+    side: Side, told: dict[Side, tuple[int, str]], end: str
+) -> None:
     tunnel = opened(**TELLING)
     getattr(tunnel, end)(side, 101)
     assert close_frames(tunnel) == told
@@ -29,14 +31,14 @@ def test_who_is_left_hears_that_the_other_has_gone(side: Side, told: dict[Side, 
     assert tunnel.code == told[side.other][0]
 
 
-def test_proxy_read_timeout_is_said_to_both() -> None:
+def test_proxy_read_timeout_is_sent_to_both() -> None:
     tunnel = opened(**TELLING)
     tunnel.handle_timeout(120, NOTHING)
     assert close_frames(tunnel) == {CLIENT: (1001, "proxy_read_timeout"), UPSTREAM: (1001, "proxy_read_timeout")}
     assert tunnel.teardowns() == [(CLIENT, Teardown.LINGER), (UPSTREAM, Teardown.LINGER)]
 
 
-def test_proxy_send_timeout_is_said_to_the_client() -> None:
+def test_proxy_send_timeout_is_sent_to_the_client() -> None:
     tunnel = opened(**TELLING)
     tunnel.writing_paused(UPSTREAM, 101, 500)
     tunnel.handle_timeout(111, lambda side: 9000)
@@ -44,7 +46,7 @@ def test_proxy_send_timeout_is_said_to_the_client() -> None:
     assert tunnel.teardowns() == [(CLIENT, Teardown.LINGER), (UPSTREAM, Teardown.ABORT)]
 
 
-def test_send_timeout_is_said_to_the_backend() -> None:
+def test_send_timeout_is_sent_to_the_upstream() -> None:
     tunnel = opened(**TELLING)
     tunnel.writing_paused(CLIENT, 101, 500)
     tunnel.handle_timeout(109, lambda side: 9000)
@@ -52,14 +54,14 @@ def test_send_timeout_is_said_to_the_backend() -> None:
     assert tunnel.teardowns() == [(CLIENT, Teardown.ABORT), (UPSTREAM, Teardown.LINGER)]
 
 
-def test_a_shutdown_is_said_to_both() -> None:
+def test_a_shutdown_is_sent_to_both() -> None:
     tunnel = opened(**TELLING)
     tunnel.shut_down(101)
     assert close_frames(tunnel) == {CLIENT: (1001, "gateway restarting"), UPSTREAM: (1001, "gateway restarting")}
 
 
 @pytest.mark.parametrize("side", list(Side))
-def test_a_frame_over_the_limit_is_said_to_its_sender_and_to_the_other(side: Side) -> None:
+def test_a_frame_over_the_limit_closes_its_sender_with_1009_and_the_other_with_1001(side: Side) -> None:
     tunnel = opened(**TELLING)
     receive(tunnel, side, frame(BINARY, b"fits") + frame(BINARY, bytes(1001)), 101)
     (other, passed), *_ = sent = tunnel.data_to_send()
@@ -70,7 +72,7 @@ def test_a_frame_over_the_limit_is_said_to_its_sender_and_to_the_other(side: Sid
     assert (tunnel.code, tunnel.inbound(side).size) == (1009, 6)
 
 
-def test_in_the_middle_of_a_frame_nothing_is_said() -> None:
+def test_no_close_frame_is_sent_within_a_frame() -> None:
     tunnel = opened(**TELLING)
     receive(tunnel, UPSTREAM, HALF, 101)
     tunnel.shut_down(102)
@@ -78,7 +80,7 @@ def test_in_the_middle_of_a_frame_nothing_is_said() -> None:
     assert tunnel.teardowns() == [(CLIENT, Teardown.LINGER), (UPSTREAM, Teardown.LINGER)]
 
 
-def test_in_a_stream_that_is_lost_nothing_is_said() -> None:
+def test_no_close_frame_is_sent_in_a_stream_that_is_lost() -> None:
     tunnel = opened(**TELLING)
     receive(tunnel, UPSTREAM, b"\x08\x00", 101)
     tunnel.receive_eof(UPSTREAM, 102)
@@ -87,7 +89,7 @@ def test_in_a_stream_that_is_lost_nothing_is_said() -> None:
 
 
 @pytest.mark.parametrize("side", list(Side))
-def test_behind_a_close_nothing_is_said(side: Side) -> None:
+def test_no_close_frame_is_sent_behind_another(side: Side) -> None:
     tunnel = opened(**TELLING)
     receive(tunnel, side, close_frame(4001), 101)
     assert tunnel.data_to_send() == [(side.other, close_frame(4001))]
@@ -97,7 +99,7 @@ def test_behind_a_close_nothing_is_said(side: Side) -> None:
     assert tunnel.code == 4001
 
 
-def test_who_closed_first_is_who_ended_it_whoever_hangs_up() -> None:
+def test_the_side_that_closed_first_ended_it_even_if_the_other_disconnects_first() -> None:
     tunnel = opened(**TELLING)
     receive(tunnel, CLIENT, close_frame(1000), 101)
     receive(tunnel, UPSTREAM, close_frame(1000), 102)
@@ -106,7 +108,7 @@ def test_who_closed_first_is_who_ended_it_whoever_hangs_up() -> None:
     assert len(tunnel.data_to_send()) == 2
 
 
-def test_a_client_whose_close_is_not_answered_hears_that_the_backend_has_gone() -> None:
+def test_a_client_whose_close_is_not_answered_gets_1014_when_the_upstream_is_gone() -> None:
     tunnel = opened(**TELLING)
     receive(tunnel, CLIENT, close_frame(1000), 101)
     tunnel.data_to_send()
@@ -114,7 +116,7 @@ def test_a_client_whose_close_is_not_answered_hears_that_the_backend_has_gone() 
     assert close_frames(tunnel) == {CLIENT: (1014, "backend connection lost")}
 
 
-def test_nginx_has_no_limit_and_says_nothing() -> None:
+def test_without_close_frames_there_is_no_limit_and_no_frame_is_sent() -> None:
     tunnel = opened()
     receive(tunnel, UPSTREAM, frame(BINARY, bytes(1001)), 101)
     tunnel.shut_down(102)
@@ -126,7 +128,7 @@ def test_nginx_has_no_limit_and_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("side", list(Side))
-def test_after_a_close_has_passed_the_rest_has_close_timeout(side: Side) -> None:
+def test_after_a_close_frame_both_sides_have_close_timeout_to_end(side: Side) -> None:
     tunnel = opened(**TELLING)
     receive(tunnel, side, close_frame(1000), 101)
     assert tunnel.next_timeout() == 104
@@ -137,7 +139,7 @@ def test_after_a_close_has_passed_the_rest_has_close_timeout(side: Side) -> None
     assert tunnel.code == 1000
 
 
-def test_after_a_farewell_whoever_goes_on_is_cut() -> None:
+def test_a_side_that_goes_on_after_its_close_frame_is_cut() -> None:
     tunnel = opened(**TELLING)
     tunnel.receive_eof(UPSTREAM, 101)
     tunnel.connection_lost(UPSTREAM, 101)
@@ -148,7 +150,7 @@ def test_after_a_farewell_whoever_goes_on_is_cut() -> None:
     assert tunnel.teardowns() == [(CLIENT, Teardown.ABORT)]
 
 
-def test_a_side_that_takes_nothing_at_the_end_is_cut_too() -> None:
+def test_a_side_that_takes_nothing_at_the_end_is_cut() -> None:
     tunnel = opened(**TELLING)
     tunnel.writing_paused(CLIENT, 100, 500)
     tunnel.receive_eof(UPSTREAM, 101)
@@ -158,7 +160,7 @@ def test_a_side_that_takes_nothing_at_the_end_is_cut_too() -> None:
     assert tunnel.teardowns() == [(CLIENT, Teardown.ABORT)]
 
 
-def test_in_nginx_a_close_is_bytes_like_others() -> None:
+def test_without_close_frames_a_close_restarts_the_idle_timer_only() -> None:
     tunnel = opened()
     receive(tunnel, CLIENT, close_frame(1000), 101)
     assert tunnel.next_timeout() == 121
@@ -168,25 +170,25 @@ def test_in_nginx_a_close_is_bytes_like_others() -> None:
 
 
 def beating(**changes: Any) -> Tunnel:
-    """Silent sides are asked after 5 s, and have 4."""
+    """Silent sides get a Ping after 5 s and have 4 to answer."""
     return opened(**{**TELLING, "client_heartbeat": 5, "upstream_heartbeat": 5, **changes})
 
 
 def pings(tunnel: Tunnel, now: float) -> dict[Side, bytes]:
-    """What it asks whom at this time."""
+    """The Pings that it sends at this time."""
     tunnel.handle_timeout(now, NOTHING)
-    asked = dict(tunnel.data_to_send())
-    assert all(parse(data)[0].opcode == PING for data in asked.values())
-    return asked
+    sent = dict(tunnel.data_to_send())
+    assert all(parse(data)[0].opcode == PING for data in sent.values())
+    return sent
 
 
-def test_each_silent_side_is_asked() -> None:
+def test_each_silent_side_gets_a_ping() -> None:
     tunnel = beating()
     assert tunnel.next_timeout() == 105
     assert set(pings(tunnel, 105)) == {CLIENT, UPSTREAM}
 
 
-def test_a_side_that_talks_is_not_asked() -> None:
+def test_a_side_that_sends_gets_no_ping() -> None:
     tunnel = beating()
     receive(tunnel, CLIENT, frame(TEXT), 103)
     assert set(pings(tunnel, 105)) == {UPSTREAM}
@@ -198,7 +200,7 @@ def test_a_heartbeat_can_be_off(side: Side) -> None:
     assert set(pings(tunnel, 105)) == {side.other}
 
 
-def test_a_ping_sets_nginxs_clock_anew() -> None:
+def test_a_ping_restarts_the_idle_timer() -> None:
     tunnel = beating(proxy_read_timeout=6, upstream_heartbeat=None)
     pings(tunnel, 105)
     tunnel.client.receive_data(frame(TEXT), 105)
@@ -208,7 +210,7 @@ def test_a_ping_sets_nginxs_clock_anew() -> None:
 
 
 @pytest.mark.parametrize("side", list(Side))
-def test_a_side_that_does_not_answer_is_dead_and_both_hear_of_it(side: Side) -> None:
+def test_a_side_that_does_not_answer_is_dead_and_both_get_1011(side: Side) -> None:
     tunnel = beating()
     pings(tunnel, 105)
     receive(tunnel, side.other, frame(TEXT), 106)
@@ -219,7 +221,7 @@ def test_a_side_that_does_not_answer_is_dead_and_both_hear_of_it(side: Side) -> 
     assert dict(tunnel.teardowns()) == {CLIENT: Teardown.LINGER, UPSTREAM: Teardown.LINGER}
 
 
-def test_in_the_middle_of_a_frame_the_ping_waits_for_its_end() -> None:
+def test_a_ping_waits_for_the_end_of_the_frame() -> None:
     tunnel = beating(upstream_heartbeat=None)
     tunnel.upstream.receive_data(HALF, 104)
     assert pings(tunnel, 105) == {}
@@ -229,7 +231,7 @@ def test_in_the_middle_of_a_frame_the_ping_waits_for_its_end() -> None:
 
 
 @pytest.mark.parametrize("stalled", list(Side))
-def test_while_a_side_stalls_nobody_is_asked_and_nobody_dies(stalled: Side) -> None:
+def test_while_a_side_stalls_no_ping_is_sent_and_no_side_is_dead(stalled: Side) -> None:
     tunnel = beating(send_timeout=1000, proxy_send_timeout=1000, proxy_read_timeout=1000)
     pings(tunnel, 105)
     tunnel.writing_paused(stalled, 106, 500)
@@ -242,7 +244,7 @@ def test_while_a_side_stalls_nobody_is_asked_and_nobody_dies(stalled: Side) -> N
 
 
 @pytest.mark.parametrize("side", list(Side))
-def test_behind_a_close_nobody_is_asked(side: Side) -> None:
+def test_no_ping_is_sent_behind_a_close(side: Side) -> None:
     tunnel = beating(close_timeout=1000)
     receive(tunnel, side, close_frame(1000), 101)
     tunnel.data_to_send()
@@ -250,7 +252,7 @@ def test_behind_a_close_nobody_is_asked(side: Side) -> None:
 
 
 @pytest.mark.parametrize("side", list(Side))
-def test_in_a_stream_that_is_lost_nobody_is_asked(side: Side) -> None:
+def test_no_ping_is_sent_while_a_stream_is_lost(side: Side) -> None:
     tunnel = beating()
     receive(tunnel, side, b"\x08\x00", 101)
     assert pings(tunnel, 110) == {}

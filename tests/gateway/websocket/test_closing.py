@@ -1,4 +1,4 @@
-"""Close frames on real sockets: the peers' own, and those of the gateway where a peer went without a word."""
+"""Close frames on real sockets: the peers' own, and the gateway's where a peer ended without one."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("way", ["fin", "close", "reset"])
-async def test_a_client_that_goes_without_a_word_is_1001_to_the_backend(
+async def test_a_client_that_ends_without_a_close_frame_is_1001_to_the_upstream(
     start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     gateway = await start(upstream.port)
@@ -36,7 +36,7 @@ async def test_a_client_that_goes_without_a_word_is_1001_to_the_backend(
 
 
 @pytest.mark.parametrize("way", ["fin", "close", "reset"])
-async def test_a_backend_that_goes_without_a_word_is_1014_to_the_client(
+async def test_an_upstream_that_ends_without_a_close_frame_is_1014_to_the_client(
     start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     gateway = await start(upstream.port)
@@ -66,7 +66,7 @@ async def test_a_close_frame_passes_alone_and_its_answer_comes_back(
         assert "ended_by=client reason=closed close_code=4001 " in await ended(gateway, caplog)
 
 
-async def test_the_answer_to_a_farewell_goes_nowhere(start: Start, upstream: Upstream) -> None:
+async def test_the_answer_to_the_gateways_close_frame_is_discarded(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port)
     async with tunnel(gateway, upstream) as (client, backend):
         await client.send(HELLO[:3])
@@ -80,7 +80,7 @@ async def test_the_answer_to_a_farewell_goes_nowhere(start: Start, upstream: Ups
         await gateway.has(0)
 
 
-async def test_a_farewell_arrives_in_the_middle_of_what_the_client_sends(start: Start, upstream: Upstream) -> None:
+async def test_a_close_frame_arrives_while_the_client_is_sending(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port)
     for _ in range(10):
         async with tunnel(gateway, upstream) as (client, backend):
@@ -92,7 +92,7 @@ async def test_a_farewell_arrives_in_the_middle_of_what_the_client_sends(start: 
             await sending
 
 
-async def test_in_the_middle_of_a_frame_there_is_a_fin_alone(start: Start, upstream: Upstream) -> None:
+async def test_within_a_frame_there_is_a_fin_alone(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port)
     async with tunnel(gateway, upstream) as (client, backend):
         await backend.send(frame(TEXT, b"hello")[:4])
@@ -137,7 +137,7 @@ async def test_a_drain_is_1001_to_both(start: Start, upstream: Upstream, caplog:
 
 
 @pytest.mark.parametrize("code", [1000, 4001])
-async def test_peers_that_do_not_hang_up_after_a_close_are_cut_after_close_timeout(
+async def test_peers_that_do_not_disconnect_after_a_close_are_cut_after_close_timeout(
     start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     gateway = await start(upstream.port, close_timeout=0.2)
@@ -149,7 +149,7 @@ async def test_peers_that_do_not_hang_up_after_a_close_are_cut_after_close_timeo
 
 
 @pytest.mark.parametrize("who", ["client", "backend"])
-async def test_a_peer_that_hears_the_farewell_and_does_not_hang_up_is_cut_after_close_timeout(
+async def test_a_peer_that_gets_a_close_frame_and_does_not_disconnect_is_cut_after_close_timeout(
     start: Start, upstream: Upstream, who: str
 ) -> None:
     gateway = await start(upstream.port, close_timeout=0.2)
@@ -160,7 +160,9 @@ async def test_a_peer_that_hears_the_farewell_and_does_not_hang_up_is_cut_after_
         await gateway.has(0)
 
 
-async def test_a_client_that_does_not_read_is_cut_and_the_backend_told_why(start: Start, upstream: Upstream) -> None:
+async def test_a_client_that_does_not_read_is_cut_and_the_upstream_gets_the_reason(
+    start: Start, upstream: Upstream
+) -> None:
     gateway = await start(upstream.port, send_timeout=0.4)
     async with tunnel(gateway, upstream, receive_buffer=4096) as (_, backend):
         flooding = asyncio.ensure_future(_flood(backend, frame(BINARY, bytes(1 << 20))))
@@ -170,7 +172,7 @@ async def test_a_client_that_does_not_read_is_cut_and_the_backend_told_why(start
         await asyncio.gather(flooding, return_exceptions=True)
 
 
-async def test_a_backend_that_does_not_read_is_cut_and_the_client_told_why(start: Start) -> None:
+async def test_an_upstream_that_does_not_read_is_cut_and_the_client_gets_the_reason(start: Start) -> None:
     async with Upstream(receive_buffer=4096) as upstream:
         gateway = await start(upstream.port, proxy_send_timeout=0.4)
         async with tunnel(gateway, upstream) as (client, _):
@@ -182,7 +184,7 @@ async def test_a_backend_that_does_not_read_is_cut_and_the_client_told_why(start
 
 
 async def _flood(peer: Peer, message: bytes) -> None:
-    """Send until nobody is there to take it."""
+    """Send until the connection ends."""
     with contextlib.suppress(ConnectionError):
         while True:
             await peer.send(message)

@@ -1,4 +1,4 @@
-"""Whole lives of tunnels by chance: two peers that talk, fall silent, and answer every Ping they get.
+"""Random conversations: two peers that send, fall silent, and answer every Ping that they get.
 
 Each side has to get exactly what the other one sent, in its order, and beside it nothing but whole Pings of the
 gateway's between two frames; and no Pong that answers one of those.
@@ -17,11 +17,11 @@ from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, opened
 from tests.support.websocket_frames import BINARY, PING, PONG, TEXT, Frame, frame, parse
 
 KEY = b"\x11\x22\x33\x44"
-# What the peers' own Pings and Pongs say; it is not as long as the gateway's.
+# The payload of the peers' own Pings and Pongs; it is shorter than the gateway's.
 OWN = b"peer"
 
 
-class Talker:
+class Sender:
     """One side: it sends frames of its own, and a Pong for each Ping, in pieces of any size."""
 
     def __init__(self, side: Side, order: random.Random) -> None:
@@ -31,10 +31,10 @@ class Talker:
         self._waiting = b""
         self._received = b""
         self._answered = 0
-        self.said: list[Frame] = []
+        self.sent: list[Frame] = []
         self.pings = 0
 
-    def heard(self, *, own: bool) -> list[Frame]:
+    def received(self, *, own: bool) -> list[Frame]:
         """What has come so far of the other peer's frames, or of the gateway's Pings."""
         whole = parse(self._received)
         gateways = [each for each in whole if each.opcode == PING and len(each.payload) == 8]
@@ -52,15 +52,15 @@ class Talker:
         for ping in pings[self._answered :]:
             pong = frame(PONG, ping.payload, key=self.key)
             if len(ping.payload) != 8:
-                self.said += parse(pong)
+                self.sent += parse(pong)
             self._waiting += pong
         self._answered = len(pings)
 
-    def talk(self) -> None:
+    def add_frame(self) -> None:
         size = self._order.choice((0, 1, 60, 125, 126, 400, 70_000))
         kind = self._order.choice((TEXT, BINARY, PING, PONG))
         made = frame(kind, OWN if kind in (PING, PONG) else self._order.randbytes(size), key=self.key)
-        self.said += parse(made)
+        self.sent += parse(made)
         self._waiting += made
 
     def send(self, size: int) -> bytes:
@@ -72,31 +72,31 @@ class Talker:
         return not self._waiting
 
 
-class Life:
+class Conversation:
     """A tunnel between two of them."""
 
     def __init__(self, seed: int, **limits: Any) -> None:
         self.order = random.Random(seed)
         self.tunnel = opened(close_frames=True, max_frame_size=None, **limits)
         self.now = 100.0
-        self.talkers = {side: Talker(side, self.order) for side in Side}
+        self.peers = {side: Sender(side, self.order) for side in Side}
 
     def step(self) -> None:
         """Something happens, and then some time passes."""
-        talker = self.talkers[self.order.choice(list(Side))]
+        peer = self.peers[self.order.choice(list(Side))]
         what = self.order.random()
         if what < 0.3:
-            talker.talk()
+            peer.add_frame()
         elif what < 0.9:
-            self.pass_on(talker, self.order.choice((1, 2, 5, 50, 1000, 100_000)))
-        talker.answer()
+            self.pass_on(peer, self.order.choice((1, 2, 5, 50, 1000, 100_000)))
+        peer.answer()
         self.wait(self.order.choice((0.0, 0.0, 0.1, 1.0)))
 
-    def pass_on(self, talker: Talker, size: int) -> None:
-        if data := talker.send(size):
-            passed = self.tunnel.inbound(talker.side).receive_data(data, self.now)
+    def pass_on(self, peer: Sender, size: int) -> None:
+        if data := peer.send(size):
+            passed = self.tunnel.inbound(peer.side).receive_data(data, self.now)
             assert passed is not None
-            self.talkers[talker.side.other].get(passed)
+            self.peers[peer.side.other].get(passed)
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -104,44 +104,44 @@ class Life:
         if due is not None and self.now >= due:
             self.tunnel.handle_timeout(self.now, NOTHING)
             for side, data in self.tunnel.data_to_send():
-                self.talkers[side].get(data)
+                self.peers[side].get(data)
 
     def finish(self) -> None:
-        """Let everybody say what is left, until no Ping is unanswered."""
-        while not all(talker.is_done for talker in self.talkers.values()):
-            for talker in self.talkers.values():
-                self.pass_on(talker, 1 << 20)
-                talker.answer()
+        """Send all that is left, until no Ping is unanswered."""
+        while not all(peer.is_done for peer in self.peers.values()):
+            for peer in self.peers.values():
+                self.pass_on(peer, 1 << 20)
+                peer.answer()
 
 
 @settings(deadline=None)
 @given(st.integers(0, 1 << 32), st.sampled_from([0.5, 2.0, 10.0]))
 def test_each_side_gets_what_the_other_sent_and_pings_between_frames(seed: int, interval: float) -> None:
-    life = Life(seed, client_heartbeat=interval, upstream_heartbeat=interval, heartbeat_timeout=1000)
+    conversation = Conversation(seed, client_heartbeat=interval, upstream_heartbeat=interval, heartbeat_timeout=1000)
     for _ in range(150):
-        life.step()
-    life.finish()
-    for side, talker in life.talkers.items():
-        assert talker.heard(own=False) == life.talkers[side.other].said
-        assert all(ping.masked is (side is UPSTREAM) for ping in talker.heard(own=True))
-        way = life.tunnel.inbound(side.other)
-        assert way.frames == len(life.talkers[side.other].said)
+        conversation.step()
+    conversation.finish()
+    for side, peer in conversation.peers.items():
+        assert peer.received(own=False) == conversation.peers[side.other].sent
+        assert all(ping.masked is (side is UPSTREAM) for ping in peer.received(own=True))
+        way = conversation.tunnel.inbound(side.other)
+        assert way.frames == len(conversation.peers[side.other].sent)
 
 
-def test_there_are_pings_in_such_lives() -> None:
-    life = Life(1, client_heartbeat=0.5, upstream_heartbeat=0.5, heartbeat_timeout=1000)
+def test_there_are_pings_in_such_conversations() -> None:
+    conversation = Conversation(1, client_heartbeat=0.5, upstream_heartbeat=0.5, heartbeat_timeout=1000)
     for _ in range(500):
-        life.step()
-    life.finish()
-    assert all(len(talker.heard(own=True)) > 20 for talker in life.talkers.values())
-    assert all(life.tunnel.round_trips(side) for side in Side)
+        conversation.step()
+    conversation.finish()
+    assert all(len(peer.received(own=True)) > 20 for peer in conversation.peers.values())
+    assert all(conversation.tunnel.round_trips(side) for side in Side)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_without_heartbeats_nothing_is_put_in(seed: int) -> None:
-    life = Life(seed)
-    assert isinstance(life.tunnel, Tunnel)
+def test_without_heartbeats_no_frame_is_inserted(seed: int) -> None:
+    conversation = Conversation(seed)
+    assert isinstance(conversation.tunnel, Tunnel)
     for _ in range(200):
-        life.step()
-    life.finish()
-    assert all(talker.heard(own=True) == [] for talker in life.talkers.values())
+        conversation.step()
+    conversation.finish()
+    assert all(peer.received(own=True) == [] for peer in conversation.peers.values())

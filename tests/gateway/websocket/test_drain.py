@@ -21,7 +21,7 @@ async def test_a_new_handshake_is_a_503(start: Start, upstream: Upstream) -> Non
         assert b"\r\nRetry-After: 1\r\n" in head
 
 
-async def test_one_that_is_answered_too_late_is_a_503_too(start: Start, upstream: Upstream) -> None:
+async def test_a_handshake_that_is_answered_during_the_drain_is_a_503(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port)
     async with dial(gateway.port) as client:
         await client.send(HANDSHAKE)
@@ -31,7 +31,7 @@ async def test_one_that_is_answered_too_late_is_a_503_too(start: Start, upstream
         assert (await client.head()).startswith(b"HTTP/1.1 503 ")
 
 
-async def test_both_sides_of_every_tunnel_are_told_at_once(start: Start, upstream: Upstream) -> None:
+async def test_both_sides_of_every_tunnel_get_a_close_frame_at_once(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port, drain=30.0)
     async with tunnel(gateway, upstream) as one, tunnel(gateway, upstream) as other:
         began = time.monotonic()
@@ -43,17 +43,17 @@ async def test_both_sides_of_every_tunnel_are_told_at_once(start: Start, upstrea
         assert time.monotonic() - began < 2
 
 
-async def test_more_than_100_are_told_one_after_the_other(start: Start, upstream: Upstream) -> None:
+async def test_more_than_100_tunnels_are_ended_in_steps(start: Start, upstream: Upstream) -> None:
     # What is left of it for them is a second.
     gateway = await start(upstream.port, drain=2.0, close_frames=False)
     async with contextlib.AsyncExitStack() as stack:
         clients = [(await stack.enter_async_context(tunnel(gateway, upstream)))[0] for _ in range(120)]
 
-        async def told(client_number: int) -> float:
+        async def ended(client_number: int) -> float:
             assert await clients[client_number].ended()
             return time.monotonic()
 
-        ends = [asyncio.ensure_future(told(number)) for number in range(len(clients))]
+        ends = [asyncio.ensure_future(ended(number)) for number in range(len(clients))]
         gateway.drain()
         times = sorted(await asyncio.gather(*ends))
     assert times[-1] - times[0] > 0.4

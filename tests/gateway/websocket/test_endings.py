@@ -1,6 +1,6 @@
 """Each way in which a tunnel ends as it does in nginx, on real sockets: what arrives at the other end, what is left.
 
-What is said beside that by default is in test_closing.py."""
+The Close frames of the default settings are in test_closing.py."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from tests.gateway.websocket.conftest import Gateway, Start, ended, tunnel
 from tests.support.faulty_upstream import HANDSHAKE, STEP, SWITCH, Peer, Upstream, dial
 
-# nginx's own behaviour: nothing is said, and nobody is asked.
+# nginx's own behaviour: no Close frames and no Pings.
 NGINX: dict[str, Any] = {"close_frames": False, "client_heartbeat": None, "upstream_heartbeat": None}
 LAST = b"\x88\x02\x03\xe8" + b"the last words"
 BURST = bytes(range(256)) * 4096
@@ -127,7 +127,7 @@ async def test_a_client_that_resets_while_the_backend_sends_ends_the_backend(sta
         assert await backend.ended()
 
 
-async def test_a_backend_that_says_why_and_leaves_while_it_is_sent_to_is_heard(
+async def test_the_last_bytes_of_an_upstream_that_resets_while_it_is_sent_to_arrive(
     start: Start, upstream: Upstream
 ) -> None:
     gateway = await start(upstream.port, **NGINX)
@@ -157,7 +157,7 @@ async def test_a_client_that_goes_on_sending_still_gets_the_fin_and_no_reset(sta
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1012, 4001])
-async def test_close_codes_pass_both_ways_between_other_peoples_libraries(start: Start, code: int) -> None:
+async def test_close_codes_pass_both_ways_between_other_libraries(start: Start, code: int) -> None:
     closed = asyncio.get_running_loop().create_future()
 
     async def handle(request: web.Request) -> web.WebSocketResponse:
@@ -198,13 +198,13 @@ async def test_silence_ends_both_with_a_fin_after_proxy_read_timeout(
         assert await outcome(gateway, caplog) == "ended_by=gateway reason=proxy_read_timeout"
 
 
-@pytest.mark.parametrize("talker", ["client", "backend"])
-async def test_either_side_keeps_it_alive(start: Start, upstream: Upstream, talker: str) -> None:
+@pytest.mark.parametrize("active", ["client", "backend"])
+async def test_either_side_keeps_it_alive(start: Start, upstream: Upstream, active: str) -> None:
     gateway = await start(upstream.port, **NGINX, proxy_read_timeout=0.4)
     async with tunnel(gateway, upstream) as (client, backend):
-        sender, receiver = (client, backend) if talker == "client" else (backend, client)
+        sender, receiver = (client, backend) if active == "client" else (backend, client)
         for _ in range(10):
-            await asyncio.sleep(0.1)  # the pace of the talker; two and a half times the timeout in all
+            await asyncio.sleep(0.1)  # the sender's pace; two and a half times the timeout in all
             await sender.send(b".")
             assert await receiver.exactly(1) == b"."
 
@@ -257,7 +257,7 @@ async def test_what_is_left_at_the_end_of_the_drain_gets_a_fin(
 
 
 async def _flood(peer: Peer) -> None:
-    """Send until nobody is there to take it."""
+    """Send until the connection ends."""
     with contextlib.suppress(ConnectionError):
         while True:
             await peer.send(BURST)

@@ -22,7 +22,7 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "moorline.gateway.ws")
 
 
-async def test_silent_sides_get_pings_and_their_pongs_go_no_further(
+async def test_silent_sides_get_pings_and_their_pongs_are_not_passed_on(
     start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = await start(upstream.port, **PATIENT)
@@ -70,7 +70,7 @@ async def test_a_ping_waits_for_the_end_of_the_frame_that_is_passing(start: Star
         await _ping(client, masked=False)
 
 
-async def test_peers_of_another_make_do_not_notice(start: Start) -> None:
+async def test_another_library_is_not_disturbed_by_pings(start: Start) -> None:
     async def echo(connection: ServerConnection) -> None:
         async for message in connection:
             await connection.send(message)

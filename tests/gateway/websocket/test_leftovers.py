@@ -1,4 +1,4 @@
-"""What is left of tunnels that have ended, in whatever way: nothing."""
+"""Tunnels that have ended, in any way, leave nothing behind."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ from tests.gateway.websocket.conftest import Gateway, Start
 from tests.support.faulty_upstream import HANDSHAKE, REFUSAL, SWITCH, Upstream, dial
 
 
-async def test_after_1000_connections_ended_in_every_way_nothing_is_left(start: Start, upstream: Upstream) -> None:
+async def test_1000_connections_that_ended_in_every_way_leave_nothing_behind(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port, handshake_timeout=5.0)
     await _one_of_each(gateway, upstream, rounds=1)
     before = await _holdings(gateway)

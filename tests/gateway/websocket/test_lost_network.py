@@ -18,7 +18,7 @@ from tests.support.websocket_frames import parse
 
 pytestmark = needs.namespaces
 
-# Nobody answers the Close frame.
+# No Close frame is answered.
 IMPATIENT = {**QUICK, "close_timeout": 0.5}
 
 
@@ -28,7 +28,7 @@ def far() -> Iterator[Machine]:
         yield there
 
 
-async def test_a_client_whose_packets_are_lost_is_found_and_the_backend_told(
+async def test_a_client_whose_packets_are_lost_is_dead_and_the_upstream_gets_1011(
     start: Start, upstream: Upstream, far: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "moorline.gateway.ws")
@@ -45,7 +45,7 @@ async def test_a_client_whose_packets_are_lost_is_found_and_the_backend_told(
         assert "ended_by=client reason=heartbeat_timeout close_code=1011 " in await ended(gateway, caplog)
 
 
-async def test_a_backend_whose_packets_are_lost_is_found_and_the_client_told(
+async def test_an_upstream_whose_packets_are_lost_is_dead_and_the_client_gets_1011(
     start: Start, far: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "moorline.gateway.ws")

@@ -42,14 +42,14 @@ async def status_of(gateway: Gateway, request: bytes = HANDSHAKE) -> tuple[int, 
 # The backend's faults -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.CLOSE, Fault.RESET, Fault.GARBAGE, Fault.HALF_A_HEAD])
+@pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.CLOSE, Fault.RESET, Fault.NOT_HTTP, Fault.HALF_HEADERS])
 async def test_a_backend_that_cannot_answer_is_a_502_at_once(start: Start, fault: Fault) -> None:
     async with faulty_upstream(fault) as port, asyncio.timeout(5):
         status, _ = await status_of(await start(port, connect_retry=None))
         assert status == 502
 
 
-@pytest.mark.parametrize("fault", [Fault.SILENT, Fault.DRIBBLE])
+@pytest.mark.parametrize("fault", [Fault.SILENT, Fault.SLOW_HEADERS])
 @pytest.mark.parametrize("setting", ["handshake_timeout", "proxy_read_timeout"])
 async def test_a_backend_without_an_answer_is_a_504_that_names_the_setting(
     start: Start, fault: Fault, setting: str

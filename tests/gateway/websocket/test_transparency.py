@@ -1,4 +1,4 @@
-"""Whatever a side sends arrives as it was, at once, and in both directions at the same time."""
+"""All that a side sends arrives unchanged, at once, and in both directions at the same time."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Peer, Upstream, dia
 from tests.support.websocket_frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame
 
 KEY = b"\x11\x22\x33\x44"
-# Per direction. A million take minutes: FUZZ_CHUNKS=1000000 pytest tests/gateway/ws/test_transparency.py --timeout 3600
+# Per direction. A million take minutes; they need FUZZ_CHUNKS=1000000 and `--timeout 3600`.
 CHUNKS = int(os.environ.get("FUZZ_CHUNKS", "4000"))
 
 FRAMES = {
@@ -28,7 +28,7 @@ FRAMES = {
     "a fragmented ping": frame(PING, b"x", fin=False, key=KEY),
     "lengths that need not be so long": b"\x82\x7e\x00\x01x\x82\x7f" + bytes(7) + b"\x01x",
     "a negative length": b"\x82\x7f\xff" + bytes(7) + b"x" * 100,
-    "a pong nobody asked for": frame(PONG, b"me", key=KEY),
+    "an unsolicited pong": frame(PONG, b"me", key=KEY),
     "bytes behind a close": close_frame(1000, key=KEY) + frame(TEXT, b"late", key=KEY) + b"\xff\xff",
     "a close of one byte": frame(CLOSE, b"\x03", key=KEY),
     "another protocol": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",

@@ -1,4 +1,4 @@
-"""Peers that vanish without closing anything, found by heartbeats; and peers that only seem to."""
+"""Peers that stop without closing their connection, found by heartbeats; and peers that are only busy."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ async def measured(most: float) -> AsyncIterator[None]:
     assert clock() - began <= most
 
 
-async def test_a_client_that_is_stopped_is_found_and_the_backend_told(
+async def test_a_client_that_is_stopped_is_dead_and_the_upstream_gets_1011(
     start: Start, upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     gateway = await start(upstream.port, **{**IMPATIENT, "upstream_heartbeat": None})
@@ -53,7 +53,7 @@ async def test_a_client_that_is_stopped_is_found_and_the_backend_told(
         assert "ended_by=client reason=heartbeat_timeout close_code=1011 " in await ended(gateway, caplog)
 
 
-async def test_a_backend_that_is_stopped_is_found_and_the_client_told(
+async def test_an_upstream_that_is_stopped_is_dead_and_the_client_gets_1011(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with started(PEER, "serve", "127.0.0.1", cwd=tmp_path) as backend:
@@ -70,7 +70,7 @@ async def test_a_backend_that_is_stopped_is_found_and_the_client_told(
         assert "ended_by=upstream reason=heartbeat_timeout close_code=1011 " in await ended(gateway, caplog)
 
 
-async def test_a_side_that_talks_and_answers_no_ping_is_alive(start: Start, upstream: Upstream) -> None:
+async def test_a_side_that_sends_and_answers_no_ping_is_alive(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port, client_heartbeat=0.1, upstream_heartbeat=None, heartbeat_timeout=0.5)
     async with tunnel(gateway, upstream) as (client, backend):
         for _ in range(8):
