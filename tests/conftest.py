@@ -13,9 +13,11 @@ pytest_plugins = ["tests.support.time_limit"]
 
 
 def pytest_configure() -> None:
-    # The programs that tests start inherit which signals are ignored, and `nohup` and many CI runners ignore SIGINT.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Programs inherit which signals are ignored, but no handlers. `nohup`, many CI runners and `&` in scripts ignore
+    # some.
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

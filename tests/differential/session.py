@@ -3,7 +3,11 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Mapping
+import fcntl
+import os
+import pickle
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,7 +15,7 @@ import pytest
 from tests.differential.stage import Backend, Stage
 from tests.differential.table import Expected, Record, Row, Seen
 
-__all__ = ["Session", "backend", "play_one", "together", "wanted"]
+__all__ = ["Session", "backend", "play_one", "played_once", "together"]
 
 # Seconds. nginx itself may be 0.3 early, for it does not set a timer anew for less; and a kernel that stalls takes its
 # last few bytes when it likes.
@@ -50,6 +54,28 @@ class Session:
         return {**row.nginx, "connections": seen["connections"].text, **did}
 
 
+def played_once(
+    play: Callable[[list[Row[Any]], Path], Coroutine[Any, Any, Session]],
+    request: pytest.FixtureRequest,
+    folders: pytest.TempPathFactory,
+) -> Session:
+    """Play the rows of those tests of a module that were asked for: once, however many processes run these tests.
+
+    A second session at the same time would take the processor from the first, whose instants are measured.
+    """
+    name = request.path.stem
+    base = folders.getbasetemp()
+    # pytest-xdist gives each of its processes a folder in one that they share.
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    record = common / f"{name}.pickle"
+    with (common / f"{name}.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not record.exists():
+            record.write_bytes(pickle.dumps(asyncio.run(play(_wanted(request), folders.mktemp(name)))))
+    session: Session = pickle.loads(record.read_bytes())
+    return session
+
+
 async def together(plays: Mapping[tuple[str, str], Awaitable[Record]]) -> Session:
     """Play all of it, by row and proxy."""
     late: list[float] = []
@@ -75,8 +101,7 @@ async def backend(row: Row[Any]) -> AsyncIterator[Backend]:
         await upstream.__aexit__()
 
 
-def wanted(request: pytest.FixtureRequest) -> list[Row[Any]]:
-    """The rows of those tests of a module that were asked for."""
+def _wanted(request: pytest.FixtureRequest) -> list[Row[Any]]:
     asked = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
     rows = cast("list[Row[Any]]", [item.callspec.params["row"] for item in asked])
     return list({row.name: row for row in rows}.values())

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.differential.proxies import nginx
-from tests.differential.session import Session, backend, play_one, together, wanted
+from tests.differential.session import Session, backend, play_one, played_once, together
 from tests.differential.stage import Backend, Stage
 from tests.differential.table import Record, Row, table
 from tests.support import needs
@@ -173,7 +173,7 @@ def test_with_its_defaults_the_gateway_says_why(session: Session, row: Row[Life]
 @pytest.fixture(scope="module")
 def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Session:
     """All rows at the same time, each at processes of its own."""
-    return asyncio.run(_play(wanted(request), tmp_path_factory.mktemp("lifecycle")))
+    return played_once(_play, request, tmp_path_factory)
 
 
 async def _play(rows: Sequence[Row[Life]], folder: Path) -> Session:

@@ -21,7 +21,7 @@ from tests.differential import (
     rows_timers,
 )
 from tests.differential.proxies import DEFAULTS, PROFILE, gateways, nginx
-from tests.differential.session import Session, backend, play_one, together, wanted
+from tests.differential.session import Session, backend, play_one, played_once, together
 from tests.differential.stage import Stage
 from tests.differential.table import Record, Row
 from tests.support import needs
@@ -64,7 +64,7 @@ def test_with_its_defaults_the_gateway_does_it_at_the_same_instant_and_says_why(
 @pytest.fixture(scope="module")
 def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Session:
     """All rows at the same time, at each of the three."""
-    return asyncio.run(play(wanted(request), tmp_path_factory.mktemp("wire")))
+    return played_once(play, request, tmp_path_factory)
 
 
 async def play(rows: Sequence[Row[Stage]], folder: Path) -> Session:

@@ -165,7 +165,7 @@ class PostgresServer:
 def running_postgres(log: Path) -> Iterator[PostgresServer]:
     """A server; `log` is the file that gets what it prints."""
     # Not in a folder of pytest's: those are closed to the user that the server runs as.
-    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+    with _socket_folder("postgres-") as folder:
         server = PostgresServer(Path(folder), log)
         server.start()
         try:
@@ -254,7 +254,7 @@ class Relay:
 @contextlib.asynccontextmanager
 async def relayed(server: PostgresServer, url: str) -> AsyncIterator[Relay]:
     """A relay before `server`; its `url` is that of the database at `url`."""
-    with tempfile.TemporaryDirectory(prefix="wire-") as folder:
+    with _socket_folder("wire-") as folder:
         name = ".s.PGSQL.5432"
         there = Relay(url.partition("?")[0] + "?host=" + folder.replace("/", "%2F"), server.folder / name)
         relay = await asyncio.start_unix_server(there.relay, f"{folder}/{name}")
@@ -278,6 +278,12 @@ async def holds(url: str, query: str, *parameters: object) -> None:
     async with asyncio.timeout(PATIENCE), await psycopg.AsyncConnection.connect(url, autocommit=True) as db:
         while await (await db.execute(query, parameters)).fetchone() != (True,):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+def _socket_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    """In /tmp where TMPDIR is long: the path of a Unix socket has at most 107 bytes."""
+    short = None if len(tempfile.gettempdir()) < 60 else "/tmp"
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=short, ignore_cleanup_errors=True)
 
 
 def _exists(user: str) -> bool:
