@@ -91,9 +91,9 @@ async def _serve(
             pool = workers.Workers(settings, environ) if settings.workers > 1 else None
             async with _gateway(settings, pool, stop) as gateway, asyncio.TaskGroup() as tasks:
                 stopped = tasks.create_task(stop.wait())
-                beside = [tasks.create_task(_announce(settings, gateway, reports))]
-                if reload:
-                    beside.append(tasks.create_task(_reload(backend)))
+                # Before the start block is printed: a change from then on must not be missed.
+                beside = [tasks.create_task(_reload(backend))] if reload else []
+                beside.append(tasks.create_task(_announce(settings, gateway, reports)))
                 await asyncio.wait([stopped, supervising], return_when=asyncio.FIRST_COMPLETED)
                 for task in (stopped, *beside):
                     task.cancel()
