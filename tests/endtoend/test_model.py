@@ -34,7 +34,7 @@ async def test_answers_and_failures_of_the_model_reach_the_client_and_no_text_th
     async with openai_server() as model:
         environ = {"OPENAI_API_KEY": "sk-secret", "OPENAI_BASE_URL": model.base_url}
         arguments = ("serve", "--port", "0", "--backend-port", "0", "--model", "m1")
-        async with started("moorline", "gateway", *arguments, cwd=tmp_path, env=environ) as program:
+        async with started("moorline", *arguments, cwd=tmp_path, env=environ) as program:
             async with socket(await address(program)) as client:
                 assert "m1" in await program.line("model")
                 model.reply(says("Good "), says("morning."), finish("stop"), DONE)
