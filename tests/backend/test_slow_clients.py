@@ -164,8 +164,8 @@ async def test_nothing_queues_for_clients_that_do_not_read(tmp_path: Path) -> No
 
 async def test_who_was_too_slow_comes_back_to_all_that_was_missed(tmp_path: Path, stalled: Heard) -> None:
     script = Script()
-    options = {"send_timeout": 1, "max_answer": 1 << 30}
-    async with backend(tmp_path, script, **options) as server, server.socket(max_size=None) as socket:
+    started = backend(tmp_path, script, send_timeout=1, max_answer=1 << 30)
+    async with started as server, server.socket(max_size=None) as socket:
         epoch = (await hello(socket))[0]["epoch"]
         async with frozen(server):
             await say(socket, type="send", message="Hi", client_msg_id="c1")
