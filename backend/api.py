@@ -1,4 +1,4 @@
-"""The chat over plain HTTP: what a client does where no WebSocket gets through."""
+"""The chat over plain HTTP, for clients that no WebSocket reaches."""
 
 import asyncio
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ from moorline.gateway.common.access.authorize import Principal
 
 __all__ = ["Api", "answer"]
 
-#: Longest time for which a poll is held; proxies on the way cut what says nothing for 60 s.
+#: Longest time for which a poll is held; proxies in between end requests that are idle for 60 s.
 MAX_WAIT_SECONDS = 30.0
-# Of a session that nobody has opened yet. No real epoch is empty, so that its first event is a change of epoch.
+# The head of a session that does not exist. No real epoch is empty, so its first event changes the epoch.
 _NOWHERE = Position("", 0)
-#: The time for a whole body: one that dribbles would hold its connection for ever.
+#: The time for a whole body: one that arrives byte by byte would hold its connection without limit.
 BODY_SECONDS = 30.0
 # Rows fetched at once for a page, which may be full of bytes long before it is full of rows.
 _ROWS_AT_ONCE = 32
@@ -60,12 +60,12 @@ class Api:
         self._closing = False
 
     def close(self) -> None:
-        """Answer the polls under way, with nothing if there is nothing."""
+        """Answer the held polls now, with no events if there are none."""
         self._closing = True
         for waiter in self._polls:
             waiter.wake()
 
-    # Reading --------------------------------------------------------------------------------------------------------
+    # Reading ----------------------------------------------------------------------------------------------------------
 
     async def read(self, request: web.Request) -> web.Response:
         """GET /api/chat/{session_id}/messages"""
@@ -142,7 +142,7 @@ class Api:
         position = snapshot.position
         return EventPage(epoch=position.epoch, head=position.seq, recovered=False, events=[snapshot_model(snapshot)])
 
-    # Writing --------------------------------------------------------------------------------------------------------
+    # Writing ----------------------------------------------------------------------------------------------------------
 
     async def send(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/messages"""
@@ -175,7 +175,7 @@ class Api:
         return answer({}, status=202)
 
     async def erase(self, request: web.Request) -> web.Response:
-        """DELETE /api/chat/{session_id}; a session that is gone already is as erased as it was to be."""
+        """DELETE /api/chat/{session_id}; 204 as well where there is no such session."""
         body = await self._body(request, EraseBody, may_be_empty=True)
         with self._audit.access("erase") as access:
             chat = await self._enter(request, access, body.patient_id)

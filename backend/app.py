@@ -70,7 +70,7 @@ def create_app(
     app[BAD_REQUEST_HANDLER] = bad_request_handler
     app.cleanup_ctx.append(_resources)
     app.cleanup_ctx.append(_retention)
-    app.on_startup.append(_await_the_end)
+    app.on_startup.append(_watch_for_drain)
     app.on_shutdown.append(_drained)
     _add_routes(app)
     return app
@@ -82,7 +82,7 @@ def close_principal(app: web.Application, name: str) -> None:
 
 
 def _responder(settings: Settings) -> Responder:
-    # Here, because importing `openai` takes longer than all the rest; who brings a responder need not pay for it.
+    # Imported here: `openai` takes longer to import than all other modules, and a given responder does not need it.
     from moorline.backend.responder_factory import create_responder
 
     return create_responder(settings, os.environ)
@@ -128,15 +128,15 @@ async def _retention(app: web.Application) -> AsyncIterator[None]:
             await sweeping
 
 
-# The end --------------------------------------------------------------------------------------------------------------
+# Draining -------------------------------------------------------------------------------------------------------------
 
 
-async def _await_the_end(app: web.Application) -> None:
+async def _watch_for_drain(app: web.Application) -> None:
     app[DRAIN] = asyncio.create_task(_drain(app))
 
 
 async def _drain(app: web.Application) -> None:
-    """Send the clients away at once, to a backend that may be there already; give the answers the rest of the time."""
+    """Close the sockets at once, since another backend may accept them already; runs get the remaining time."""
     await app[DRAINING].wait()
     app[SOCKETS].close_all()
     app[API].close()
@@ -144,13 +144,13 @@ async def _drain(app: web.Application) -> None:
 
 
 async def _drained(app: web.Application) -> None:
-    # Where no server of ours runs the application, in tests for example, the end begins here.
+    # Where the application runs in another server, in tests for example, the drain begins here.
     if not app[DRAINING].is_set():
         app[DRAINING].begin(app[SETTINGS].drain)
     await app[DRAIN]
 
 
-# Small answers --------------------------------------------------------------------------------------------------------
+# Small responses ------------------------------------------------------------------------------------------------------
 
 
 async def _docs(request: web.Request) -> web.Response:
@@ -166,7 +166,7 @@ async def _healthz(request: web.Request) -> web.Response:
 
 
 async def _readyz(request: web.Request) -> web.Response:
-    """Ready when the database answers. A model that is away takes no history offline, so it only stands in the body."""
+    """Ready when the database answers. Chats can be read without the model, so its state is only in the body."""
     app = request.app
     if app[DRAINING].is_set():
         return answer({"status": "draining"}, status=503)

@@ -1,4 +1,4 @@
-"""Who did what to which session and how that went: one line per access, without a word of what was said.
+"""The audit log: principal, action, session and outcome of each access, one line each, without any chat text.
 
 Every line goes to the logger `moorline.audit`, where a name is hashed as ids are: it may be the patient's. With the
 option `audit_log` it goes as JSON to a file as well, where `who` stands as the authorize hook named them. The session
@@ -27,7 +27,7 @@ NO_PRINCIPAL = "-"
 
 
 class Access:
-    """An access under way. What is learned on the way is set here; without a session nothing was accessed."""
+    """An access in progress. The handler sets what it learns; without a session nothing was accessed."""
 
     __slots__ = ("hidden", "outcome", "session_id", "who")
 
@@ -97,7 +97,7 @@ class Audit:
             self._append(json.dumps({"time": now, **fields}) + "\n")
 
     def _append(self, line: str) -> None:
-        # In the loop: some ten microseconds into the page cache, and the lines stay in the order of the accesses.
+        # In the event loop: it takes about ten microseconds, and keeps the lines in the order of the accesses.
         try:
             if self._moved():
                 self.close()
@@ -105,7 +105,7 @@ class Audit:
             if self._fd is not None:
                 os.write(self._fd, line.encode())
         except OSError as error:
-            # The chat goes on: the line is in the log of the process still.
+            # Not fatal: the line is in the log of the process as well.
             logger.error("audit_log: cannot be written: %s", error.strerror)
 
     def _open(self) -> None:

@@ -1,7 +1,7 @@
 """What one socket is sent. A single task per socket writes, and it pulls: from the log, from its own position.
 
-Nothing queues for a slow client: while a send is held up by the peer, its position stays where it is. Only the answers
-to its own commands wait in an outbox, and the reader of the socket stops reading when that is full.
+Nothing queues for a slow client: while a send is held up by the peer, its position does not move. Only the replies to
+its own commands wait in an outbox, and the reading side stops reading when that is full.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ __all__ = ["Delivery"]
 
 logger = logging.getLogger("moorline.backend.delivery")
 
-#: Answers to commands that may wait for a slow client before its next command is read.
+#: Replies that may wait for a slow client before its next command is read.
 OUTBOX_LIMIT = 32
 # Between two attempts to read while the event log is unavailable.
 _LOG_RETRY_SECONDS = 1.0
@@ -40,7 +40,7 @@ _PING = encode(ServerPing())
 
 
 class Outbox:
-    """Answers that wait to be written. The reading side adds them and waits for room; the writing side takes them."""
+    """Replies that wait to be written. The reading side adds them and waits for room; the writing side takes them."""
 
     def __init__(self) -> None:
         self._frames: deque[bytes] = deque()
@@ -48,7 +48,7 @@ class Outbox:
         self._closed = False
 
     def put(self, frame: bytes) -> None:
-        """Add an answer, also where the outbox is full."""
+        """Add a reply, also where the outbox is full."""
         self._frames.append(frame)
 
     def take(self) -> bytes | None:
@@ -102,7 +102,7 @@ class Delivery:
         self._ping_every = v1_ping
         self._ping_at = asyncio.get_running_loop().time() + v1_ping
 
-    # Called by the reading side -------------------------------------------------------------------------------------
+    # Called by the reading side ---------------------------------------------------------------------------------------
 
     @property
     def ending(self) -> bool:
@@ -121,7 +121,7 @@ class Delivery:
         self._follower.wake()
 
     async def room(self) -> None:
-        """Return when the outbox can take another answer; a peer that never reads ends by `send_timeout`."""
+        """Return when the outbox can take another reply; a peer that never reads ends by `send_timeout`."""
         await self._outbox.room()
 
     def greet(self, hello: Hello) -> None:
@@ -168,12 +168,12 @@ class Delivery:
             await self._socket.close(code=self._close_code, drain=False)
         except _Stalled:
             self._close_code = CloseCode.TOO_SLOW
-            logger.info("session %s: a socket does not read and is closed", hashed(self._session_id))
-            # It goes behind what the peer has not read; it arrives if the peer reads again within the close timeout.
+            logger.info("session %s: socket does not read, closed with 4408", hashed(self._session_id))
+            # It is queued behind the unread frames, and arrives if the peer reads again within the close timeout.
             await self._socket.close(code=CloseCode.TOO_SLOW, message=b"too slow", drain=False)
         except ConnectionError:
-            # The peer is gone, or aiohttp gave it up for lack of Pongs. A transport with unsent bytes tells the reading
-            # side nothing until it is aborted.
+            # Connection lost, or aiohttp closed it for lack of Pongs. While a transport has unsent bytes the reading
+            # side is not told until it is aborted.
             self._close_code = self._close_code or CloseCode.GOING_AWAY
             self._abort()
         finally:
@@ -193,11 +193,11 @@ class Delivery:
         await self._flush()
         await self._ping_if_due()
         events = await self._follower.read()
-        # What was answered during the read was committed before some of these events, and goes first.
+        # A reply queued during the read was committed before some of these events, and goes first.
         await self._flush()
         for event in events:
             if self._hello is not None:
-                # Version 2 begins with its hello, which says where these events belong.
+                # Version 2 begins with its hello, which tells the client the position of these events.
                 return
             await self._send_event(event)
         if self._follower.erased:

@@ -1,7 +1,7 @@
 """The catalogue of refusals: every error code of the protocol with its HTTP status. Pure.
 
-Two kinds of trouble meet here. A `Refusal` answers a client's command and changes nothing. An `LLMError` ends a run: it
-becomes the `error` of the run's `message` event. Details of either go to the log, never to the client.
+A `Refusal` rejects a client's command and changes nothing. An `LLMError` ends a run: it becomes the `error` of the
+run's `message` event. Details of both go to the log, never to the client.
 """
 
 import enum
@@ -29,7 +29,7 @@ class ErrorCode(enum.StrEnum):
 
 
 class Meaning(NamedTuple):
-    """What a code says to a client: HTTP status, whether trying again can help, and words for a person."""
+    """What a code means to a client: HTTP status, whether retrying can help, and an explanation for a person."""
 
     status: int
     retryable: bool

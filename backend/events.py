@@ -124,7 +124,7 @@ class MessageEnded:
 Event = UserMessage | RunStarted | TextAdded | MessageEnded
 
 
-# What a reader gets who does not follow event by event ----------------------------------------------------------------
+# For readers that do not follow event by event ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

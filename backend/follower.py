@@ -36,7 +36,7 @@ class Follower:
         self._patient_id = patient_id
         self._watch = log.watch(session_id)
         self._waiter = Waiter(self._watch)
-        # Of what happened between `start` and the watch it says nothing.
+        # What happened between `start` and the registration of the watch is unknown.
         self._hint: Hint | None = Hint.ERASED
 
     @property

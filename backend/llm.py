@@ -50,15 +50,14 @@ class OpenAIResponder:
     def __init__(self, settings: Settings, *, api_key: str, base_url: str) -> None:
         self.name = settings.model
         self._settings = settings
-        # `_ask` and `pieces` bound the reading; a timer that the transport sets anew for each packet says nothing more.
+        # `_ask` and `pieces` bound the reading; the transport's timer, restarted by each packet, would add nothing.
         clock = httpx2.Timeout(None, connect=settings.llm_connect_timeout)
-        # How many answers there are at once is for `max_runs` to say; 0 is aiohttp's word for that.
+        # `max_runs` bounds the answers at once; 0 is aiohttp's value for no limit.
         limits = httpx2.Limits(max_connections=0)
         self._client = openai.AsyncOpenAI(
             api_key=api_key,
             base_url=base_url,
-            # A retry of the library's is a second bill for an answer that may be under way, and hides the outage. The
-            # person decides, with `retry`.
+            # A retry by the library would be charged twice and hide the outage; the user decides, with `retry`.
             max_retries=0,
             # aiohttp's parser of HTTP is in C; with httpx's own transport a token costs a third more.
             # A redirect would take the chat to a host that nobody named.
@@ -69,7 +68,7 @@ class OpenAIResponder:
             # Of text in small events nothing is gained by compression, and 2 MiB of gzip can hold 2 GiB.
             default_headers={"Accept-Encoding": "identity"},
         )
-        # OpenAI's newer models refuse `max_tokens`; many other servers know nothing else.
+        # OpenAI's newer models refuse `max_tokens`; many other servers accept nothing else.
         host = urlsplit(base_url).hostname
         self._max_tokens = "max_completion_tokens" if host == urlsplit(_OPENAI).hostname else "max_tokens"
 
@@ -79,7 +78,7 @@ class OpenAIResponder:
             stream = await self._ask(chat)
         except FAILURES as error:
             raise llm_error(error) from error
-        # Entered, so that every way out of this generator closes the provider's connection.
+        # Entered, so that the provider's connection is closed however this generator ends.
         async with (
             stream,
             contextlib.aclosing(pieces(stream.response, timeout=self._settings.llm_read_timeout)) as answer,
@@ -96,7 +95,7 @@ class OpenAIResponder:
         options: dict[str, int | float] = {self._max_tokens: settings.max_tokens}
         if settings.temperature is not None:
             options["temperature"] = settings.temperature
-        # From the dial to the end of the head, also of one that arrives byte by byte.
+        # From connecting to the end of the response's headers, also where they arrive byte by byte.
         async with asyncio.timeout(settings.llm_connect_timeout + settings.llm_read_timeout):
             stream: openai.AsyncStream[ChatCompletionChunk] = await self._client.chat.completions.create(
                 model=settings.model,

@@ -1,4 +1,4 @@
-"""What the model's server or the way to it did wrong, as a code of the protocol and a detail for the log."""
+"""Failures of the provider and of the connection to it, as a code of the protocol and a detail for the log."""
 
 import datetime
 import email.utils
@@ -17,13 +17,13 @@ __all__ = ["FAILURES", "llm_error", "loggable", "retry_after"]
 
 # What the library and the layers of its transport raise for a connection that ends or never begins.
 _CONNECTION = (openai.APIConnectionError, httpx2.RequestError, aiohttp.ClientError, ssl.SSLError)
-#: These, what the library says of statuses and events, and what the JSON decoder raises: for nonsense, and for nonsense
-#: nested 100,000 deep.
+#: These, the library's own for statuses and events, and the JSON decoder's: for malformed data, and for data that is
+#: nested too deep.
 FAILURES = (openai.APIError, *_CONNECTION, TimeoutError, ValueError, RecursionError)
 
-# A `Retry-After` beyond a day is a mistake, or at least no news for a person who waits.
+# A `Retry-After` beyond a day is a mistake, or of no use to a person who waits.
 _LONGEST_RETRY = 86_400.0
-# A request that is refused for one of these is refused for our options, not for what the person wrote.
+# A request rejected for one of these parameters is rejected for the configuration, not for the message.
 _OUR_PARAMETERS = {"model", "temperature", "max_tokens", "max_completion_tokens", "stream", "stream_options"}
 # What an error object within the stream is called, where its status is already spent on 200.
 _CODES = {
@@ -39,11 +39,11 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def llm_error(error: Exception) -> LLMError:
-    """`error` as raised by the library, by its JSON decoder, or by a timeout of ours."""
+    """`error` as raised by the library, by its JSON decoder, or by a timeout."""
     if isinstance(error, openai.APIStatusError):
         wait = retry_after(error.response.headers, time.time())
         return LLMError(_code(error, error.status_code), _detail(error), retry_after=wait)
-    # The library's transport calls most failures of a connection timeouts, so what lies behind them decides.
+    # The library's transport reports most failures of a connection as timeouts, so their cause decides.
     causes = list(_causes(error))
     if any(isinstance(cause, TimeoutError) for cause in causes):
         return LLMError(ErrorCode.LLM_UNAVAILABLE, "no answer in time")
@@ -58,7 +58,7 @@ def llm_error(error: Exception) -> LLMError:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """`error`, and what led to it."""
+    """`error` and its causes."""
     while error is not None:
         yield error
         error = error.__cause__
@@ -75,14 +75,14 @@ def _code(error: openai.APIError, status: int) -> ErrorCode:
         return ErrorCode.LLM_MISCONFIGURED if error.param in _OUR_PARAMETERS else ErrorCode.TOO_LONG
     if status in range(300, 400):
         return ErrorCode.LLM_MISCONFIGURED
-    # 408 and 409 are the server's own trouble, all other 4xx an answer to who asks, for what and whether it is paid.
+    # 408 and 409 are failures of the server; all other 4xx concern the key, the model or the account.
     return (
         ErrorCode.LLM_MISCONFIGURED if 401 <= status < 500 and status not in (408, 409) else ErrorCode.LLM_UNAVAILABLE
     )
 
 
 def _detail(error: openai.APIError) -> str:
-    """What an operator needs. Not the provider's message, which may quote the chat: the codes say enough."""
+    """Facts for the operator. Not the provider's message, which may quote the chat; the codes suffice."""
     facts: dict[str, object] = {"code": error.code, "type": error.type, "param": error.param}
     if isinstance(error, openai.APIStatusError):
         facts = {"status": error.status_code, **facts, "provider_request_id": error.request_id}

@@ -1,8 +1,8 @@
 """An answer as it streams in: bytes of Chat Completions -> pieces of text and the end.
 
 The `openai` package has asked, and has judged the status; what follows is read here. It would build a model of each
-event, with all that an event may hold, where three members are of interest: that costs more than all the rest of a
-token's way from the provider to the browser.
+event with all its members, where three are needed: that costs more than everything else between the provider and the
+browser.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ __all__ = ["bound_error", "pieces"]
 _USAGE_SECONDS = 2.0
 # Behind [DONE] only the end of the body comes. Once that is read, the connection serves the next answer.
 _DRAIN_SECONDS = 0.1
-# No provider counts further; what does is nonsense, and more than a database's integer holds.
+# More is malformed, and more than a database's integer holds.
 _MOST_TOKENS = (1 << 31) - 1
 # Of the body of a refusal. OpenAI's have less than 1 KiB; what is longer quotes the chat.
 _MAX_ERROR = 64 << 10
@@ -111,7 +111,7 @@ class _Answer:
         """The text of an event.
 
         Raises:
-            LLMError, FAILURES: it says that the answer failed, or says nothing that can be understood.
+            LLMError, FAILURES: it reports that the answer failed, or is malformed.
         """
         self._empty = False
         if data.startswith(b"[DONE]"):
@@ -144,7 +144,7 @@ class _Answer:
             raise LLMError(ErrorCode.LLM_UNAVAILABLE, detail)
 
 
-# Reading an event. Nobody has checked what servers send: any member may be missing or of another kind. ----------------
+# Reading an event: any member may be missing or of another type -------------------------------------------------------
 
 
 def _member(value: object, name: str) -> object:
@@ -158,9 +158,9 @@ def _choice(chunk: object) -> object:
 
 def _text(choice: object) -> str:
     delta = _member(choice, "delta")
-    # A model that declines writes its words there instead.
-    words = (_member(delta, name) for name in ("content", "refusal"))
-    return "".join([word for word in words if isinstance(word, str)])
+    # A model that declines writes its text there instead.
+    texts = (_member(delta, name) for name in ("content", "refusal"))
+    return "".join([text for text in texts if isinstance(text, str)])
 
 
 def _finish(choice: object) -> Finish | None:

@@ -1,4 +1,4 @@
-"""The script that answers where no model is configured, and says that it is one."""
+"""The script that answers where no model is configured, and tells so."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ _SCRIPT = (
 
 
 class OfflineResponder:
-    """Streams the same words to everybody. It needs no key, no network and no library."""
+    """Streams the same text to each client. It needs no key, no network and no library."""
 
     name = "none: OPENAI_API_KEY is not set, answers are scripted"
     scripted = True
@@ -38,4 +38,4 @@ class OfflineResponder:
         yield Done(Finish.STOP)
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing to close."""

@@ -55,8 +55,8 @@ def _translate(error: web.HTTPException) -> web.Response:
     default = ErrorCode.INTERNAL if error.status >= 500 else ErrorCode.BAD_REQUEST
     code = _CODES.get(error.status, default)
     # aiohttp's default text is "403: Forbidden"; one of the access middleware or the hook is meant for the client.
-    words = "" if error.text == f"{error.status}: {error.reason}" else error.text or ""
-    response = _problem(error.status, Refusal(code, words))
+    message = "" if error.text == f"{error.status}: {error.reason}" else error.text or ""
+    response = _problem(error.status, Refusal(code, message))
     for name, value in error.headers.items():
         if name not in (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH):
             response.headers.add(name, value)

@@ -38,7 +38,7 @@ Piece = Text | Done
 class Responder(Protocol):
     """A source of answers, shared by all runs of a process."""
 
-    #: For the start line, /readyz and the page: the model's name, or words that say that nobody is there.
+    #: For the start line, /readyz and the page: the model's name, or a text that there is none.
     name: str
     #: No model answers. Clients are told with the hello.
     scripted: bool
@@ -54,4 +54,4 @@ class Responder(Protocol):
         """
 
     async def close(self) -> None:
-        """Let go of connections. Idempotent."""
+        """Close all connections. Idempotent."""

@@ -1,4 +1,4 @@
-"""Which responder answers: a model, or the script when no key is given."""
+"""From the settings and the environment to a responder: a model, or the script where there is no key."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ def create_responder(settings: Settings, environ: Mapping[str, str]) -> Responde
         return OfflineResponder()
     if not key.isascii():
         raise UsageError("OPENAI_API_KEY: holds characters that no key has; copy it again from the provider")
-    # Importing `openai` takes longer than all the rest of the start; who has no key need not wait for it.
+    # Imported here: `openai` takes longer to import than all other modules, and is not needed without a key.
     from moorline.backend.llm import OpenAIResponder, base_url
 
     return OpenAIResponder(settings, api_key=key, base_url=base_url(environ.get("OPENAI_BASE_URL", "")))

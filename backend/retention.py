@@ -1,4 +1,4 @@
-"""`retention`: sessions that nobody has written to for so long are erased, as a DELETE would.
+"""`retention`: sessions without a new message for so long are erased, as by a DELETE.
 
 Every backend sweeps for itself: with several on one database the first to come finds the most to do.
 """

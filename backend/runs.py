@@ -1,8 +1,8 @@
-"""The runs of this process: how many at once, who waits, how they end at shutdown.
+"""The runs of this process: their number is bounded, more wait, and all end at shutdown.
 
-`max_runs` answer, as many again wait for a slot, and the next one is refused with `llm_busy`; what was committed before
-is acknowledged again also then. A run belongs to nobody's socket: its command is carried out in a task of its own, so
-that a client that vanishes between commit and start leaves no run behind that nobody writes.
+`max_runs` are answered at once, as many again wait for a slot, and the next is refused with `llm_busy`; a command that
+was committed before is acknowledged again also then. A run is independent of the socket that started it: its command is
+carried out in a task of its own, so that a client lost between commit and start leaves no run without a writer.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ __all__ = ["Runs"]
 
 logger = logging.getLogger("moorline.backend.runs")
 
-# When to try again after `llm_busy` of our own.
+# `retry_after` of `llm_busy` where this process is full.
 _BUSY_RETRY_SECONDS = 5.0
 # Writing the ends of interrupted runs is one group commit; this is the share of a drain kept for it, and its bound.
 _INTERRUPT_SHARE = 0.2
@@ -58,7 +58,7 @@ class Runs:
         """No model answers: see `Responder`."""
         return self._responder.scripted
 
-    # Commands -------------------------------------------------------------------------------------------------------
+    # Commands ---------------------------------------------------------------------------------------------------------
 
     async def send(
         self,
@@ -126,7 +126,7 @@ class Runs:
                 turn.stop(Finish.INTERRUPTED)
 
     def forget(self, session_id: str) -> None:
-        """The session was erased: let go of its provider's stream at once."""
+        """The session was erased: close its provider's stream at once."""
         for turn in list(self._turns.values()):
             if turn.handle.session_id == session_id:
                 turn.stop(Finish.CANCELLED)
@@ -140,7 +140,7 @@ class Runs:
         refusal = None
         if self._closing.is_set() or len(self._turns) + self._reserved >= self._capacity:
             refusal = Refusal(ErrorCode.LLM_BUSY, retry_after=_BUSY_RETRY_SECONDS)
-        # A command that cannot start anything takes no place: two of them would refuse each other for ever.
+        # A command that cannot start a run reserves nothing: two of them would refuse each other without end.
         place = int(refusal is None)
         self._reserved += place
         try:
@@ -193,10 +193,10 @@ class Runs:
             return
         logger.error("a command or a run failed", exc_info=error)
 
-    # The end --------------------------------------------------------------------------------------------------------
+    # Shutdown ---------------------------------------------------------------------------------------------------------
 
     async def drain(self, seconds: float) -> None:
-        """Give the runs under way `seconds` in all; what is not done by then ends as `interrupted`."""
+        """Let the active runs finish within `seconds`; those that do not end as `interrupted`."""
         self._closing.set()
         reserve = min(_INTERRUPT_SECONDS, seconds * _INTERRUPT_SHARE)
         await self._settle(seconds - reserve)

@@ -107,7 +107,7 @@ def can_replay(head: Position, cursor: Position) -> bool:
 def newest(rows: Iterable[Row], *, count: int, size: int) -> tuple[tuple[Row, ...], bool]:
     """Of `rows`, which come newest first, up to `count` and up to `size` bytes of text, oldest first; are there more?
 
-    The newest is always among them. `rows` is read no further than needed, so that a store need not load the rest.
+    The newest is always among them. `rows` is read no further than needed, so that a store need not load all.
     """
     kept: list[Row] = []
     for row in rows:
@@ -140,7 +140,7 @@ def check_owner(owner: str, patient_id: str) -> None:
 def check_send(
     content: str, *, prior: PriorCommand | None, active_run_id: str | None, refusal: Refusal | None = None
 ) -> PriorCommand | None:
-    """None: go on. A PriorCommand: the same command was committed before, answer with it.
+    """None: a run may begin. A PriorCommand: the same command was committed before, answer with it.
 
     Raises:
         Refusal: `rejected`, `busy`, or `refusal` where nothing new may begin.

@@ -1,6 +1,6 @@
 """Server-sent events: the data of each one, from bytes in whatever pieces. Pure.
 
-The `openai` package has a decoder of its own, which takes as long for one event as all the rest of a token's way here.
+The decoder of the `openai` package takes as long for one event as everything else that a token costs here.
 See https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
 

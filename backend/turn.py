@@ -28,9 +28,9 @@ logger = logging.getLogger("moorline.backend.turn")
 CHAT_ROWS = 100
 #: Text that arrives within this time of an append waits for the next one: 40 events a second look continuous.
 COALESCE_SECONDS = 0.025
-# What the pump may read ahead of a log that is slow or away, in characters; beyond it the provider has to wait.
+# What the pump may read ahead of a log that is slow or unavailable, in characters; then the provider has to wait.
 _READ_AHEAD = 64 << 10
-# Between two attempts to write to a log that is away.
+# Between two attempts to write while the event log is unavailable.
 _LOG_RETRY_SECONDS = 1.0
 
 _TRAILING_HIGH_SURROGATE = re.compile("[\ud800-\udbff]\\Z")
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Turn:
-    """A run in the hands of this process. `run` it once, in a task; `stop` may be called at any time."""
+    """A run that this process owns. `run` it once, in a task; `stop` may be called at any time."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Turn:
         try:
             return await self._write_all(self._pump)
         except RunLost:
-            logger.info("run %s was lost: it ended elsewhere or was erased", hashed(self.handle.run_id))
+            logger.info("run %s lost: ended by another process or erased", hashed(self.handle.run_id))
             return None
         finally:
             self._pump.cancel()
@@ -109,7 +109,7 @@ class Turn:
                 rows = await self._log.rows(self.handle.session_id, before=self._user_seq + 1, limit=CHAT_ROWS)
                 return await self._read_answer(_chat(rows))
         except TimeoutError:
-            # Only our own: a responder's comes as an LLMError.
+            # `run_timeout`: a timeout of the responder's is an LLMError.
             code = ErrorCode.LLM_BUSY if queued else ErrorCode.LLM_UNAVAILABLE
             logger.warning("run %s exceeded run_timeout", hashed(self.handle.run_id))
             return _failure(code)
@@ -124,7 +124,7 @@ class Turn:
 
     async def _read_answer(self, chat: Sequence[Prompt]) -> Outcome:
         pieces = self._responder.answer(chat)
-        # An async generator left behind would keep the provider's connection until the garbage collector comes.
+        # An async generator that is not closed would keep the provider's connection until it is garbage-collected.
         aclose = getattr(pieces, "aclose", None)
         room = self._max_answer
         async with contextlib.AsyncExitStack() as stack:
@@ -176,15 +176,15 @@ class Turn:
             await self._log.add_text(self.handle, text, at=self._kept)
             self._kept += len(text)
         except LogUnavailable as error:
-            # The text goes back in front of what has come since and is tried again.
-            logger.warning("run %s: the log is away: %s", hashed(self.handle.run_id), error)
+            # The text goes before what has arrived since, and is written again.
+            logger.warning("run %s: event log unavailable: %s", hashed(self.handle.run_id), error)
             self._pending.insert(0, text)
             self._pending_size += len(text)
             self._arrived.set()
             await asyncio.wait({pump}, timeout=_LOG_RETRY_SECONDS)
 
     async def _end(self, outcome: Outcome) -> Outcome:
-        """Write the end, however long the log is away: without it the session stays busy. The drain ends the wait."""
+        """Write the end, retrying while the log is unavailable: else the session stays busy. A drain ends the wait."""
         text = self._take(last=True)
         while True:
             try:
@@ -198,7 +198,7 @@ class Turn:
                     usage=outcome.usage,
                 )
             except LogUnavailable as error:
-                logger.warning("run %s: the log is away: %s", hashed(self.handle.run_id), error)
+                logger.warning("run %s: event log unavailable: %s", hashed(self.handle.run_id), error)
                 await asyncio.sleep(_LOG_RETRY_SECONDS)
             else:
                 return outcome
@@ -209,7 +209,7 @@ class Turn:
         return pump.result()
 
     def _take(self, *, last: bool) -> str:
-        """What has gathered. Some servers cut an emoji's escape in two, so half a surrogate pair waits for the rest."""
+        """The pending text. Some servers split the escape of an emoji: half a surrogate pair waits for the other."""
         text = "".join(self._pending)
         held = "" if last else "".join(_TRAILING_HIGH_SURROGATE.findall(text))
         self._pending = [held] if held else []

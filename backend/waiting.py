@@ -1,4 +1,4 @@
-"""Waiting for a session to grow, for a time to come, or for somebody in this process to call: one wait, no task."""
+"""One wait, without a task, for a session to grow, for a point in time, or for a call from this process."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""One socket of a chat: connect, resume, loop, leave.
+"""One socket of a chat: its handshake and the commands that it sends.
 
 The reading side is here, the writing side in `delivery.py`. A socket is only a view: runs go on without it.
 """
@@ -23,9 +23,9 @@ from moorline.backend.protocol.models import (
     ClientPong,
     Hello,
     Retry,
-    Say,
     Send,
     ServerPong,
+    V1Send,
 )
 from moorline.backend.requests import path_id
 from moorline.backend.rights import Right, Rights
@@ -41,14 +41,14 @@ logger = logging.getLogger("moorline.backend.websocket")
 
 #: What clients of version 1 expect.
 V1_PING_SECONDS = 30.0
-# From a Close frame of ours to the peer's answer.
+# From the Close frame sent to the peer's.
 _CLOSE_TIMEOUT = 5.0
 # The third frame that is not understood within this time ends the socket.
 _BAD_FRAMES = 3
 _BAD_FRAMES_SECONDS = 60.0
 # Of JSON around a message's text.
 _ENVELOPE = 4 << 10
-# Frames that wait are received without a turn of the loop: a flood of them would hold up everybody else.
+# Frames that wait are received without yielding to the event loop: many of them would delay all other clients.
 _FRAMES_PER_TURN = 16
 _PONG = encode(ServerPong())
 
@@ -84,7 +84,7 @@ class Sockets:
         self._closing = False
 
     def close_all(self) -> None:
-        """Send every client away: 1012, and before it `goaway`; each socket's own task does it."""
+        """Close every socket with 1012, after `goaway`; each socket's own task does it."""
         self._closing = True
         for delivery in list(self._open):
             delivery.end(CloseCode.SERVICE_RESTART)
@@ -160,13 +160,13 @@ class Sockets:
             await reader.run()
         finally:
             self._open.discard(delivery)
-            # A Close of ours may be under way and waits for its answer, bounded by _CLOSE_TIMEOUT.
+            # It may wait for the answer to its Close frame, bounded by _CLOSE_TIMEOUT.
             if not delivery.ending:
                 writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
             if not writing.cancelled() and (error := writing.exception()) is not None:
                 logger.error("session %s: delivery failed", hashed(info.session_id), exc_info=error)
-            # A transport that is closed waits for its buffer to empty, and a frozen peer never takes it.
+            # A transport that is closed waits for its buffer to empty, and a peer that does not read never empties it.
             if protocol.transport is not None and protocol.transport.get_write_buffer_size():
                 asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, _abort, protocol)
             logger.info("session %s: socket closed with %s", hashed(info.session_id), socket.close_code)
@@ -198,7 +198,7 @@ class _Reader:
         self._bad: deque[float] = deque(maxlen=_BAD_FRAMES)
 
     async def run(self) -> None:
-        """Carry out what the client says until it leaves or is sent away."""
+        """Carry out the client's commands until either side closes."""
         while not self._delivery.ending:
             message = await self._socket.receive()
             if self._delivery.revoked:
@@ -222,7 +222,7 @@ class _Reader:
         try:
             frame = decode_object(text)
             if _overfull(text, frame):
-                raise Refusal(ErrorCode.BAD_REQUEST, "There is too much around the message.")
+                raise Refusal(ErrorCode.BAD_REQUEST, "The frame is much larger than its message.")
             command = parse_frame(frame, version=version, first=self._first, max_bytes=self._max_bytes)
         except Refusal as refusal:
             self._refuse(refusal, frame)
@@ -241,7 +241,7 @@ class _Reader:
         match command:
             case Hello():
                 self._delivery.greet(command)
-            case Say():
+            case V1Send():
                 await self._send(str(uuid.uuid4()), command.message)
             case Send():
                 await self._send(command.client_msg_id, command.message)

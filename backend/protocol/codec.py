@@ -96,7 +96,7 @@ def _explanation(error: ValidationError) -> str:
 
 
 def encode(message: object, model: Any = None) -> bytes:
-    """`message` as compact JSON in UTF-8; `model` where its type does not say what it is, as a list's."""
+    """`message` as compact JSON in UTF-8; `model` where its type is not one, as a list's."""
     return adapter(model or type(message)).dump_json(message, exclude_none=True)
 
 

@@ -26,7 +26,7 @@ _MODELS = list(
 
 
 class _Generate(GenerateJsonSchema):
-    """A member that is None is left out, so no schema says null; names are what the JSON has."""
+    """A member that is None is left out, so no schema has null; a member has no title beside its name."""
 
     def nullable_schema(self, schema: Any) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
@@ -49,7 +49,7 @@ def _schemas() -> tuple[dict[str, JsonSchemaValue], dict[Any, JsonSchemaValue]]:
     )
     schemas = document["$defs"]
     for model in filter(_is_message, _MODELS):
-        # Constants have defaults, so that nobody need write them; in the JSON they are always there.
+        # Constants have defaults, but are always in the JSON.
         required = [each.name for each in dataclasses.fields(model) if each.default is not None]
         schemas[model.__name__]["required"] = required
     return schemas, {model: found[number, mode] for number, model in enumerate(_MODELS)}
@@ -71,7 +71,7 @@ def _members(model: type[Any]) -> Iterable[tuple[str, JsonSchemaValue, bool]]:
 
 @functools.cache
 def openapi_document() -> dict[str, Any]:
-    """OpenAPI 3.1. It has no words for WebSockets: the socket is a GET that switches protocols, with its messages."""
+    """OpenAPI 3.1. It cannot describe WebSockets: the socket is a GET that switches protocols, with its messages."""
     paths: dict[str, dict[str, Any]] = {SOCKET_PATH: {"get": _socket_operation()}}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
@@ -220,8 +220,8 @@ def _meaning(member: JsonSchemaValue) -> str:
 
 
 def _error_rows() -> Iterable[tuple[str, ...]]:
-    for code, (status, retryable, words) in CATALOGUE.items():
-        yield _code(code), str(status), "yes" if retryable else "no", html.escape(words)
+    for code, (status, retryable, message) in CATALOGUE.items():
+        yield _code(code), str(status), "yes" if retryable else "no", html.escape(message)
 
 
 def _table(heads: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:

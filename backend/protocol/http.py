@@ -106,7 +106,7 @@ OPERATIONS = (
         list[MessageRow] | EventPage,
         query=ReadQuery,
     ),
-    Operation("post", _MESSAGES, "Say something; idempotent by client_msg_id.", 202, Accepted, body=SendBody),
+    Operation("post", _MESSAGES, "Send a message; idempotent by client_msg_id.", 202, Accepted, body=SendBody),
     Operation("post", "/api/chat/{session_id}/retry", "A new run for the same message.", 202, Retried, body=RetryBody),
     Operation(
         "post",

@@ -44,7 +44,6 @@ __all__ = [
     "Retry",
     "RetryBody",
     "RunningAnswer",
-    "Say",
     "Send",
     "SendBody",
     "ServerHello",
@@ -55,6 +54,7 @@ __all__ = [
     "UserEvent",
     "V1Error",
     "V1Message",
+    "V1Send",
     "V1Status",
     "is_id",
 ]
@@ -109,7 +109,7 @@ Seq = Annotated[int, Field(description="place in the session's log: gap-free, ne
 Time = Annotated[str, Field(description="time, RFC 3339, UTC")]
 Content = Annotated[str, Field(description="the text")]
 Code = Annotated[ErrorCode, Field(description="see the error codes")]
-Words = Annotated[str, Field(description="explanation for a person")]
+Explanation = Annotated[str, Field(description="explanation for a person")]
 Retryable = Annotated[bool, Field(description="whether trying again can help")]
 RetryAfter = Annotated[float | None, Field(description="seconds")]
 Duplicate = Annotated[bool, Field(description="whether it had been committed before")]
@@ -119,8 +119,8 @@ Duplicate = Annotated[bool, Field(description="whether it had been committed bef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Say:
-    """Say something."""
+class V1Send:
+    """Send a message."""
 
     message: Text
 
@@ -138,7 +138,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
-    """Say something; idempotent. The same id with another text is rejected."""
+    """Send a message; idempotent. The same id with another text is rejected."""
 
     type: Literal["send"] = "send"
     message: Text
@@ -176,7 +176,7 @@ class ClientPong:
     type: Literal["pong"] = "pong"
 
 
-ClientMessage = Say | Hello | Send | Retry | Cancel | ClientPing | ClientPong
+ClientMessage = V1Send | Hello | Send | Retry | Cancel | ClientPing | ClientPong
 
 
 # Server to client, version 1 ------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class V1Error:
 
     type: Literal["error"] = "error"
     code: Code
-    message: Words
+    message: Explanation
 
 
 # Server to client, version 2 ------------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ class ErrorMessage:
 
     type: Literal["error"] = "error"
     code: Code
-    message: Words
+    message: Explanation
     retryable: Retryable
     retry_after: RetryAfter = None
     client_msg_id: Annotated[Id | None, Field(description="of the command")] = None
@@ -382,7 +382,7 @@ class GoAway:
 
 #: Each message of the socket with the versions of the protocol that have it.
 CLIENT: dict[type[ClientMessage], tuple[int, ...]] = {
-    Say: (1,),
+    V1Send: (1,),
     Hello: (2,),
     Send: (2,),
     Retry: (2,),
@@ -480,7 +480,7 @@ class Problem:
     """A refusal, RFC 9457."""
 
     type: Literal["about:blank"] = "about:blank"
-    title: Words
+    title: Explanation
     status: int
     code: Code
     retryable: Retryable

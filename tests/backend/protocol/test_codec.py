@@ -29,11 +29,11 @@ from moorline.backend.protocol.models import (
     DeltaEvent,
     Hello,
     Retry,
-    Say,
     Send,
     ServerHello,
     ServerPing,
     ServerPong,
+    V1Send,
 )
 from moorline.backend.protocol.v1 import Version1
 from moorline.backend.protocol.v2 import Version2, event_model, row_model, snapshot_model
@@ -53,7 +53,7 @@ def refusal(frame: Json, *, version: int = 2, first: bool = False) -> ErrorCode:
 
 
 def test_each_command_is_read() -> None:
-    assert parse({"message": "Hi"}, version=1) == Say(message="Hi")
+    assert parse({"message": "Hi"}, version=1) == V1Send(message="Hi")
     assert parse({"type": "send", "message": "Hi", "client_msg_id": "c"}) == Send(message="Hi", client_msg_id="c")
     assert parse({"type": "retry", "run_id": "r", "client_msg_id": "c"}) == Retry(run_id="r", client_msg_id="c")
     assert parse({"type": "cancel", "run_id": "r"}) == Cancel(run_id="r")
@@ -98,7 +98,7 @@ def test_only_version_2_can_be_greeted(v: object) -> None:
 
 
 def test_length_is_counted_in_bytes_of_utf_8() -> None:
-    assert parse({"message": "ü" * 5}, version=1) == Say(message="ü" * 5)
+    assert parse({"message": "ü" * 5}, version=1) == V1Send(message="ü" * 5)
     assert refusal({"message": "ü" * 6}, version=1) is ErrorCode.TOO_LARGE
 
 
