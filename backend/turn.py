@@ -174,14 +174,17 @@ class Turn:
     async def _append(self, text: str, pump: asyncio.Task[Outcome]) -> None:
         try:
             await self._log.add_text(self.handle, text, at=self._kept)
-            self._kept += len(text)
         except LogUnavailable as error:
             # The text goes before what has arrived since, and is written again.
             logger.warning("run %s: event log unavailable: %s", hashed(self.handle.run_id), error)
             self._pending.insert(0, text)
-            self._pending_size += len(text)
             self._arrived.set()
             await asyncio.wait({pump}, timeout=_LOG_RETRY_SECONDS)
+        else:
+            self._kept += len(text)
+            # Only now: text that the log has not taken counts, however often it is tried.
+            self._pending_size = sum(map(len, self._pending))
+            self._taken.set()
 
     async def _end(self, outcome: Outcome) -> Outcome:
         """Write the end, retrying while the log is unavailable: else the session stays busy. A drain ends the wait."""
@@ -213,8 +216,6 @@ class Turn:
         text = "".join(self._pending)
         held = "" if last else "".join(_TRAILING_HIGH_SURROGATE.findall(text))
         self._pending = [held] if held else []
-        self._pending_size = len(held)
-        self._taken.set()
         return _storable(text.removesuffix(held) if held else text)
 
 

@@ -17,6 +17,7 @@ from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
 
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
+from tests.support.eventlogs import database_at, opened, start
 from tests.support.openai_server import DONE, Fault, OpenAIServer, Status, error, finish, openai_server, says
 
 WHOLE = (says("Good "), says("day."), finish("stop"), DONE)
@@ -189,6 +190,31 @@ async def test_an_answer_that_takes_longer_than_run_timeout_in_all_ends(tmp_path
             await asyncio.wait_for(model.gone.wait(), STEP)
 
 
+# At shutdown ----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_drain_cuts_off_has_its_end_in_the_log_with_its_text(tmp_path: Path) -> None:
+    script = Script("Good ")
+    async with opened(database_at(tmp_path)) as log:
+        runs = Runs(log, script, Settings())
+        await runs.send("s1", "p", client_msg_id="c1", content="Hi")
+        await script.asked.wait()
+        await runs.drain(0.0)
+        end = (await events(log))[-1]
+        assert isinstance(end, MessageEnded)
+        assert (end.content, end.finish) == ("Good ", Finish.INTERRUPTED)
+
+
+async def test_no_run_begins_once_a_drain_has(tmp_path: Path) -> None:
+    async with opened(database_at(tmp_path)) as log:
+        runs = Runs(log, Script(), Settings())
+        await runs.drain(0.0)
+        with pytest.raises(Refusal) as refused:
+            await runs.send("s1", "p", client_msg_id="c1", content="Hi")
+        assert (refused.value.code, refused.value.retry_after) == (ErrorCode.LLM_BUSY, 5.0)
+        assert await log.find_session("s1") is None
+
+
 # How many at once -----------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +243,22 @@ async def test_who_waits_for_a_slot_can_be_cancelled(tmp_path: Path) -> None:
         await say(two, type="cancel", run_id=run_id)
         end = (await receive_until(two, "message"))[-1]
         assert (end["content"], end["finish"]) == ("", "cancelled")
+
+
+@pytest.mark.parametrize(("running", "finish"), [(1, Finish.STOP), (2, Finish.INTERRUPTED)])
+async def test_a_run_that_another_process_left_behind_is_answered_where_there_is_room(
+    tmp_path: Path, running: int, finish: Finish
+) -> None:
+    script = Script()
+    async with opened(database_at(tmp_path)) as log:
+        runs = Runs(log, script, Settings(max_runs=1))
+        for number in range(running):
+            await runs.send(f"other{number}", "p", client_msg_id="c1", content="Hi")
+        runs.adopt_run(await start(log, "s1"))
+        if finish is Finish.STOP:
+            script.put(None, "Good day.", None)
+        assert (await ended(log)).finish is finish
+        await runs.drain(0.0)
 
 
 async def test_a_caller_that_goes_away_in_the_middle_of_a_commit_leaves_a_run_that_ends(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """One run, on a real log."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from moorline.backend.errors import ErrorCode, LLMError
+from moorline.backend.eventlog.base import LogUnavailable, RunHandle
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish, MessageEnded, TextAdded
@@ -164,6 +166,128 @@ class Broken(Cut):
         if chat:
             raise KeyError("bug")
         yield Done(Finish.STOP)
+
+
+class Held(Script):
+    """Somebody else holds on to the generator, so that nothing but `aclose` closes it."""
+
+    def __init__(self, *lines: str | LLMError | None) -> None:
+        super().__init__(*lines)
+        self.generators: list[AsyncIterator[Piece]] = []
+
+    def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
+        self.generators.append(super().answer(chat))
+        return self.generators[-1]
+
+
+async def test_the_stream_is_closed_as_soon_as_the_answer_is_whole(log: EventLog) -> None:
+    script = Held("Hello", None)
+    await (await a_turn(log, script)).run()
+    assert script.closed.is_set()
+
+
+class Plain(Cut):
+    """An iterator that cannot be closed."""
+
+    def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
+        return self
+
+    def __init__(self) -> None:
+        self._pieces: Iterator[Piece] = iter([Text("Hello"), Done(Finish.STOP)])
+
+    def __aiter__(self) -> "Plain":
+        return self
+
+    async def __anext__(self) -> Piece:
+        return next(self._pieces)
+
+
+async def test_an_iterator_without_aclose_is_an_answer_too(log: EventLog) -> None:
+    await (await a_turn(log, Plain())).run()
+    assert ((await end(log)).content, (await end(log)).finish) == ("Hello", Finish.STOP)
+
+
+@pytest.mark.parametrize(("text", "kept"), [("a\0b", "a\ufffdb"), ("ü\0", "ü\ufffd"), ("ü\ud83d.", "ü\ufffd.")])
+async def test_what_no_database_can_hold_is_replaced(log: EventLog, text: str, kept: str) -> None:
+    await (await a_turn(log, Script(text, None))).run()
+    assert (await end(log)).content == kept
+
+
+# While the event log is unavailable -----------------------------------------------------------------------------------
+
+
+class Refusing:
+    """A log that takes text after `before` returned, and refuses it the first `times`."""
+
+    def __init__(self, log: EventLog, times: int, before: Callable[[], Awaitable[object]]) -> None:
+        self._log = log
+        self._times = times
+        self._before = before
+        self.refused = 0
+        self.at = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def add_text(self, run: RunHandle, text: str, *, at: int) -> int:
+        self.at = at
+        await self._before()
+        if self.refused < self._times:
+            self.refused += 1
+            raise LogUnavailable("refused by a test")
+        return await self._log.add_text(run, text, at=at)
+
+
+class Counted(Cut):
+    """Numbered pieces of ten characters, and how many of them were asked for."""
+
+    def __init__(self, pieces: int) -> None:
+        self._pieces = pieces
+        self.asked = 0
+
+    async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
+        for number in range(self._pieces):
+            self.asked += 1
+            yield Text(f"{number:10}")
+        yield Done(Finish.STOP)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moorline.backend.turn._LOG_RETRY_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_text_that_the_log_refused_stands_before_what_came_meanwhile(log: EventLog) -> None:
+    script = Script("one ")
+
+    async def others_come() -> None:
+        script.put("two ", "three", None)
+        await script.closed.wait()
+
+    faulty: Any = Refusing(log, 1, others_come)
+    await (await a_turn(faulty, script)).run()
+    assert faulty.refused == 1
+    assert (await end(log)).content == "one two three"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_the_model_is_read_no_further_ahead_however_slow_the_log_is_and_however_often_it_refuses(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorline.backend.turn._READ_AHEAD", 40)
+    model, ahead = Counted(30), []
+
+    async def a_while() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        ahead.append(10 * model.asked - faulty.at)
+
+    faulty: Any = Refusing(log, 5, a_while)
+    await (await a_turn(faulty, model)).run()
+    assert set(ahead[:5]) == {50}
+    assert max(ahead) == 50
+    assert len((await end(log)).content) == 300
 
 
 async def test_a_stream_that_ends_without_a_word_is_interrupted(log: EventLog) -> None:

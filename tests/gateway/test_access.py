@@ -53,3 +53,22 @@ async def test_an_answer_that_cannot_be_completed_ends_in_a_broken_connection(ca
         await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert await client.ended()
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+async def test_the_line_names_the_route_and_no_id(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response()
+
+    settings = Settings(host="127.0.0.1", port=0, drain=1)
+    app = web.Application(middlewares=[access])
+    app[ACCESS_RULES] = AccessRules.of(settings)
+    app.router.add_get("/api/chat/{session_id}/messages", answer)
+    async with running(app, settings) as server, dial(server.port) as client:
+        for path in ("/api/chat/private/messages", "/private"):
+            await client.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            await client.head()
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("moorline")]
+    assert lines[0].startswith("GET /api/chat/{session_id}/messages 200 ")
+    assert "private" not in caplog.text

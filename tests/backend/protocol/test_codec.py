@@ -60,13 +60,15 @@ def test_each_command_is_read() -> None:
     assert parse({"type": "ping"}, version=1) == ClientPing()
 
 
-def test_a_hello_carries_where_to_resume() -> None:
-    frame = {"type": "hello", "v": 2, "resume": {"epoch": "e", "seq": 4}}
-    assert parse(frame, version=1, first=True) == Hello(v=2, resume=Position("e", 4))
+@pytest.mark.parametrize("seq", [0, 4, MAX_SEQ])
+def test_a_hello_carries_where_to_resume(seq: int) -> None:
+    frame = {"type": "hello", "v": 2, "resume": {"epoch": "e", "seq": seq}}
+    assert parse(frame, version=1, first=True) == Hello(v=2, resume=Position("e", seq))
 
 
 @pytest.mark.parametrize(
-    "resume", [None, 1, {}, {"epoch": "e"}, {"epoch": "e", "seq": True}, {"epoch": "e", "seq": -1}]
+    "resume",
+    [None, 1, {}, {"epoch": "e"}, *({"epoch": "e", "seq": seq} for seq in (True, "1", -1, MAX_SEQ + 1))],
 )
 def test_a_malformed_cursor_is_none_and_no_error(resume: object) -> None:
     assert parse({"type": "hello", "v": 2, "resume": resume}, version=1, first=True) == Hello(v=2)

@@ -1,0 +1,125 @@
+"""The order in which a socket is sent what it gets."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moorline.backend.delivery import OUTBOX_LIMIT, Delivery, Outbox
+from moorline.backend.eventlog.log import EventLog
+
+from tests.support.backends import STEP, Script, backend, hello, receive, say
+from tests.support.eventlogs import exchange
+
+
+class Reading:
+    """Holds one read of a log, so that something can happen meanwhile."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._read = log.read_after
+        self._held = False
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, *args: Any, **options: Any) -> Any:
+        events = await self._read(*args, **options)
+        if events and not self._held:
+            self._held = True
+            self.begun.set()
+            await self.go_on.wait()
+        return events
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], asyncio.Event]:
+    """An event that is set after a method of Delivery was called."""
+
+    def watch(name: str) -> asyncio.Event:
+        event, method = asyncio.Event(), getattr(Delivery, name)
+
+        def told(*args: Any) -> None:
+            method(*args)
+            event.set()
+
+        monkeypatch.setattr(Delivery, name, told)
+        return event
+
+    return watch
+
+
+async def after(event: asyncio.Event) -> None:
+    await asyncio.wait_for(event.wait(), STEP)
+
+
+async def test_a_reply_goes_before_events_that_were_read_while_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: Callable[[str], asyncio.Event]
+) -> None:
+    async with backend(tmp_path, Script()) as server, server.socket() as socket:
+        await hello(socket)
+        reading = Reading(server.log)
+        monkeypatch.setattr(server.log, "read_after", reading)
+        await exchange(server.log, "s1")
+        await after(reading.begun)
+        replied = called("reply")
+        await say(socket, type="ping")
+        await after(replied)
+        reading.go_on.set()
+        assert [(await receive(socket))["type"] for _ in range(2)] == ["pong", "user"]
+
+
+async def test_a_hello_is_answered_before_events_that_were_read_while_it_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, called: Callable[[str], asyncio.Event]
+) -> None:
+    monkeypatch.setattr("moorline.backend.delivery._HELLO_SECONDS", 0.0)
+    async with backend(tmp_path, Script()) as server, server.socket() as socket:
+        reading = Reading(server.log)
+        monkeypatch.setattr(server.log, "read_after", reading)
+        await exchange(server.log, "s1")
+        await after(reading.begun)
+        greeted = called("greet")
+        await say(socket, type="hello", v=2)
+        await after(greeted)
+        reading.go_on.set()
+        assert [(await receive(socket))["type"] for _ in range(2)] == ["hello", "snapshot"]
+
+
+# The outbox -----------------------------------------------------------------------------------------------------------
+
+
+def full() -> Outbox:
+    outbox = Outbox()
+    for _ in range(OUTBOX_LIMIT):
+        outbox.put(b"{}")
+    return outbox
+
+
+async def waits(room: Awaitable[None]) -> "asyncio.Task[None]":
+    async def wait() -> None:
+        await room
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return waiting
+
+
+async def test_the_reader_waits_while_the_outbox_is_full_and_goes_on_when_a_reply_was_taken() -> None:
+    outbox = full()
+    waiting = await waits(outbox.room())
+    assert not waiting.done()
+    assert outbox.take() == b"{}"
+    await asyncio.wait_for(waiting, STEP)
+
+
+async def test_the_reader_does_not_wait_for_room_in_an_outbox_that_has_some() -> None:
+    outbox = full()
+    outbox.take()
+    assert (await waits(outbox.room())).done()
+
+
+async def test_the_reader_waits_no_longer_once_the_outbox_is_closed() -> None:
+    outbox = full()
+    waiting = await waits(outbox.room())
+    outbox.close()
+    await asyncio.wait_for(waiting, STEP)
