@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import hdrs, web
+
 from moorline.backend.audit import Access, Audit
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 
 from aiohttp import web
+
 from moorline.backend.api import Api, answer
 from moorline.backend.audit import Audit
 from moorline.backend.eventlog.base import LogUnavailable

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 
 from aiohttp import web
+
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.gateway.common.errors import UsageError

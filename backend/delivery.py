@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from aiohttp import WSMsgType, web
+
 from moorline.backend.errors import CloseCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.log import EventLog

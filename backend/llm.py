@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import openai
+
 from moorline.backend.llm_errors import FAILURES, llm_error
 from moorline.backend.llm_stream import bound_error, pieces
 from moorline.backend.responder import Piece, Prompt

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 import aiohttp
 import httpx2
 import openai
+
 from moorline.backend.errors import ErrorCode, LLMError
 
 __all__ = ["FAILURES", "llm_error", "loggable", "retry_after"]

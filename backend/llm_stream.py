@@ -13,6 +13,7 @@ from typing import cast
 
 import httpx2
 import openai
+
 from moorline.backend.errors import ErrorCode, LLMError
 from moorline.backend.events import Finish, Usage
 from moorline.backend.llm_errors import FAILURES, llm_error, loggable

@@ -5,6 +5,7 @@ import math
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
+
 from moorline.backend.errors import CATALOGUE, ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.protocol.codec import encode

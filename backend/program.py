@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from aiohttp import web
+
 from moorline.backend.app import RESPONDER, create_app
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.settings import SQLITE, Settings, shown_database

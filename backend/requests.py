@@ -1,6 +1,7 @@
 """What the handlers take from a request: the ids that it names."""
 
 from aiohttp import web
+
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.protocol.models import is_id
 

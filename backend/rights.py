@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
+
 from moorline.gateway.common.access.authorize import Authorize, Principal
 from moorline.gateway.common.logs import hashed
 

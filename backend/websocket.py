@@ -10,6 +10,7 @@ import uuid
 from collections import deque
 
 from aiohttp import WSMsgType, web
+
 from moorline.backend.audit import Audit
 from moorline.backend.delivery import Delivery
 from moorline.backend.errors import CloseCode, ErrorCode, Refusal

@@ -7,6 +7,7 @@ import os
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
+
 from moorline.gateway.common.access.middleware import SECURITY_HEADERS, client_address
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.errors import GatewayError, Malformed, render

@@ -3,6 +3,7 @@
 import logging
 
 from aiohttp import web
+
 from moorline.gateway.access_log import access, bad_request_handler
 from moorline.gateway.common.access.authorize import Authorize, warn_if_open
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers

@@ -1,6 +1,7 @@
 """What the gateway's modules find in the application and in a request, each under a typed key."""
 
 from aiohttp import web
+
 from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import DRAINING

@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from aiohttp import hdrs, web
+
 from moorline.gateway.common.access.middleware import access_middleware
 from moorline.gateway.common.web.listen import address, listen
 from moorline.gateway.keys import METRICS, SETTINGS

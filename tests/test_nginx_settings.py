@@ -4,7 +4,6 @@ import re
 
 from moorline.gateway.common.config.units import parse_duration
 from moorline.gateway.settings import Settings
-
 from tests.support.nginx import SOURCE
 
 _TWIN = re.compile(r"^\s*(\w+)\s+(\S+);\s*# gateway: (\w+)$", re.MULTILINE)

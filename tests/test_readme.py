@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common.config.command import Command
 from moorline.gateway.common.config.options import BOOL, Spec, specs
@@ -16,7 +17,6 @@ from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.run.commands import COMMANDS, CheckSettings, ServeSettings
 from moorline.gateway.settings import Settings
 from moorline.gateway.site.docs import DOCS, PAGES
-
 from tests.support.backends import Script, backend
 
 ROOT = Path(__file__).parents[1]

@@ -5,10 +5,11 @@ import json
 from json.encoder import encode_basestring
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.events import TextAdded
 from moorline.backend.protocol.models import CLIENT, ID, ClientMessage, Hello
-from pydantic import TypeAdapter, ValidationError
 
 __all__ = ["Json", "adapter", "decode_object", "encode", "encode_delta", "parse", "parse_frame", "type_of"]
 

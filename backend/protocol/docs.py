@@ -7,11 +7,12 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
+
 from moorline.backend.errors import CATALOGUE, CloseCode
 from moorline.backend.protocol.codec import adapter, type_of
 from moorline.backend.protocol.http import OPERATIONS, Operation
 from moorline.backend.protocol.models import CLIENT, ID, SERVER, SOCKET_PATH, Id, MessageRow, Problem
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 
 __all__ = ["docs_page", "openapi_document"]
 

@@ -4,6 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
 from moorline.backend.events import MAX_SEQ
 from moorline.backend.protocol.models import (
     Accepted,
@@ -16,8 +19,6 @@ from moorline.backend.protocol.models import (
     SendBody,
     SessionPatient,
 )
-from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
 
 __all__ = ["OPERATIONS", "EraseQuery", "Operation", "ReadQuery"]
 

@@ -10,10 +10,11 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeGuard
 
-from moorline.backend.errors import ErrorCode, Refusal
-from moorline.backend.events import MAX_SEQ, Finish, Position
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
+
+from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.events import MAX_SEQ, Finish, Position
 
 __all__ = [
     "CLIENT",

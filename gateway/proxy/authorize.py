@@ -4,6 +4,7 @@ import re
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+
 from moorline.gateway.common.access.paths import segments
 from moorline.gateway.errors import Malformed
 from moorline.gateway.keys import AUTHORIZE

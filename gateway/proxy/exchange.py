@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from aiohttp import hdrs, web
+
 from moorline.gateway.errors import (
     BadUpstreamResponse,
     ClientBodyTimeout,

@@ -1,6 +1,7 @@
 """Plain HTTP to an upstream: /api, /docs, /openapi.json, and under /ws what asks for no upgrade."""
 
 from aiohttp import hdrs, web
+
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.errors import Malformed
 from moorline.gateway.keys import REQUEST_ID, SETTINGS, TRUSTED

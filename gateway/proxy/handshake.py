@@ -6,10 +6,11 @@ upstream.
 
 from http import HTTPStatus
 
+from multidict import MultiMapping
+
 from moorline.gateway.errors import BadUpstreamResponse, Malformed
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.response import Response
-from multidict import MultiMapping
 
 __all__ = ["asks_for_upgrade", "check_request", "is_switch", "switch_head"]
 

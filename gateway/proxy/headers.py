@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from moorline.gateway.errors import Malformed
 from multidict import CIMultiDict, CIMultiDictProxy, istr
+
+from moorline.gateway.errors import Malformed
 
 __all__ = [
     "UPGRADE",

@@ -3,6 +3,7 @@
 import asyncio
 
 from aiohttp import web
+
 from moorline.gateway.errors import GatewayError
 from moorline.gateway.keys import DRAINING, UPSTREAMS
 from moorline.gateway.proxy.connection import UpstreamConnection

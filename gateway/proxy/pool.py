@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from aiohttp import web
+
 from moorline.gateway.errors import Unavailable
 from moorline.gateway.keys import SETTINGS, UPSTREAMS
 from moorline.gateway.proxy.connection import UpstreamConnection

@@ -13,6 +13,7 @@ from http import HTTPStatus
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
+
 from moorline.gateway.errors import BadUpstreamResponse, GatewayError
 from moorline.gateway.keys import REQUEST_ID, SETTINGS, TRUSTED
 from moorline.gateway.proxy import headers

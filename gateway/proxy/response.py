@@ -13,8 +13,9 @@ import dataclasses
 import enum
 import re
 
-from moorline.gateway.errors import BadUpstreamResponse
 from multidict import CIMultiDict, istr
+
+from moorline.gateway.errors import BadUpstreamResponse
 
 __all__ = ["Response", "ResponseParser"]
 

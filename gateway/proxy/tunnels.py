@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 from aiohttp import web
+
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+
 from moorline.gateway.common.web.aiohttp_private import is_upgraded, take_over
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import Malformed

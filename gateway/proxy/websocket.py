@@ -7,6 +7,7 @@ the switch the handler returns and leaves nothing behind: the tunnel lives on tw
 import asyncio
 
 from aiohttp import web
+
 from moorline.gateway.errors import HandshakeTimeout
 from moorline.gateway.keys import OUTCOME, REQUEST_ID, SETTINGS
 from moorline.gateway.proxy import handshake

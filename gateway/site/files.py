@@ -14,9 +14,10 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from multidict import CIMultiDict
+
 from moorline.gateway.site import assets
 from moorline.gateway.site.folder import Folder, Opened
-from multidict import CIMultiDict
 
 __all__ = ["INDEX", "Asset", "File", "Files"]
 

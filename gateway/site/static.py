@@ -12,13 +12,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.errors import Unavailable, is_shortage
 from moorline.gateway.site import assets
 from moorline.gateway.site.conditions import Unsatisfiable, selected_range, status_by_conditions
 from moorline.gateway.site.files import INDEX, Asset, File, Files
 from moorline.gateway.site.folder import Folder
-from multidict import CIMultiDict
 
 __all__ = ["BUILT_IN", "Frontend"]
 

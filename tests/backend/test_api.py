@@ -10,10 +10,10 @@ import pytest
 from aiohttp import web
 from aiohttp.pytest_plugin import AiohttpClient
 from aiohttp.test_utils import TestClient
+
 from moorline.backend.app import create_app
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal
-
 from tests.support.backends import STEP, Script
 
 URL = "/api/chat/s1/messages"

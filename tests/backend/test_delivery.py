@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from moorline.backend.delivery import OUTBOX_LIMIT, Delivery, Outbox
 from moorline.backend.eventlog.log import EventLog
-
 from tests.support.backends import STEP, Script, backend, hello, receive, say
 from tests.support.eventlogs import exchange
 

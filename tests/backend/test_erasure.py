@@ -7,9 +7,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+
 from moorline.backend.events import Finish
 from moorline.backend.responder import Done, Piece, Prompt, Text
-
 from tests.support.backends import Backend, backend, hello, receive_until, say
 
 OLD, NEW = "the old text", "the new text"

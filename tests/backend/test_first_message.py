@@ -9,10 +9,10 @@ from typing import Any
 
 import aiohttp
 import pytest
-from moorline.backend.eventlog.base import epoch_bucket
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from moorline.backend.eventlog.base import epoch_bucket
 from tests.support.backends import Script, backend, hello, receive, receive_until, say
 from tests.support.eventlogs import exchange, opened, until
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from moorline.backend.events import Finish
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from moorline.backend.events import Finish
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive, receive_until, say
 
 BIG = 64 << 10

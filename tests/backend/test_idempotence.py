@@ -6,9 +6,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from moorline.backend.errors import ErrorCode, LLMError
 from moorline.backend.events import RunStarted, UserMessage
-
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive, receive_until, say
 
 

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from moorline.backend.events import Finish, Usage
 from moorline.backend.llm import OpenAIResponder, base_url
 from moorline.backend.responder import Done, Text
 from moorline.backend.responder_factory import create_responder
 from moorline.backend.settings import Settings
 from moorline.gateway.common.errors import UsageError
-
 from tests.support.models import CHAT, pieces, responder
 from tests.support.openai_server import DONE, Fault, OpenAIServer, error, finish, openai_server, says, usage
 

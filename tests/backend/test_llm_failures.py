@@ -10,11 +10,11 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
+
 from moorline.backend.errors import ErrorCode, LLMError
 from moorline.backend.events import Finish
 from moorline.backend.llm_errors import retry_after
 from moorline.backend.responder import Done, Piece, Text
-
 from tests.support.models import CHAT, pieces, responder
 from tests.support.openai_server import DONE, Fault, OpenAIServer, Status, error, finish, openai_server, says
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from moorline.backend.eventlog.factory import open_log
 from websockets.exceptions import InvalidStatus
 
+from moorline.backend.eventlog.factory import open_log
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
 from tests.support.eventlogs import FaultyLog
 

@@ -11,12 +11,12 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from websockets.exceptions import InvalidStatus
+
 from moorline.backend.audit import Audit
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.logs import hashed
-from websockets.exceptions import InvalidStatus
-
 from tests.support.backend_process import BackendProcess, backend_process
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
 from tests.support.openai_server import DONE, Status, error, finish, openai_server, says

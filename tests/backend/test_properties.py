@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
 from moorline.backend.errors import ErrorCode, LLMError
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.postgres.connection import Timing
 from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.events import Finish
-
 from tests.support import needs
 from tests.support.eventlogs import database_at
 from tests.support.postgres import PostgresServer

@@ -8,8 +8,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from moorline.backend.events import Finish
 
+from moorline.backend.events import Finish
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive, receive_until, say
 from tests.support.eventlogs import NOW, exchange, handle_of
 from tests.support.transcript import Transcript

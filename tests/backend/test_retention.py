@@ -9,11 +9,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from websockets.exceptions import ConnectionClosed
+
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.settings import Settings
 from moorline.gateway.common.errors import UsageError
-from websockets.exceptions import ConnectionClosed
-
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
 from tests.support.eventlogs import database_at, exchange, opened
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
-from moorline.backend.app import close_principal
-from moorline.gateway.common.access.authorize import Principal
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
+from moorline.backend.app import close_principal
+from moorline.gateway.common.access.authorize import Principal
 from tests.support.backends import STEP, Backend, Script, backend, hello, say
 from tests.support.eventlogs import until
 

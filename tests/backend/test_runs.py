@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
@@ -15,7 +16,6 @@ from moorline.backend.events import Event, Finish, MessageEnded, RunStarted
 from moorline.backend.llm import OpenAIResponder
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
-
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
 from tests.support.eventlogs import database_at, opened, start
 from tests.support.openai_server import DONE, Fault, OpenAIServer, Status, error, finish, openai_server, says

@@ -1,6 +1,7 @@
 """The rules of a session: the fold, and which command is legal now."""
 
 import pytest
+
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.events import Finish, MessageEnded, PartialAnswer, Row, RunStarted, TextAdded, UserMessage
 from moorline.backend.session import Gap, PriorCommand, View, check_retry, check_send, fold, newest

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import uvloop
-from moorline.backend import websocket
 
+from moorline.backend import websocket
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
 from tests.support.faulty_upstream import Peer, dial
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moorline.backend.sse import MAX_EVENT, EventData
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from moorline.backend.errors import ErrorCode, LLMError
 from moorline.backend.eventlog.base import LogUnavailable, RunHandle
 from moorline.backend.eventlog.factory import open_log
@@ -13,7 +14,6 @@ from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish, MessageEnded, TextAdded
 from moorline.backend.responder import Done, Piece, Prompt, Responder, Text
 from moorline.backend.turn import Turn
-
 from tests.support.backends import Script
 
 

@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from moorline.backend.errors import ErrorCode, LLMError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from moorline.backend.errors import ErrorCode, LLMError
 from tests.support.backends import STEP, Script, backend, receive, say
 from tests.support.eventlogs import exchange
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 from aiohttp import web
-from moorline.gateway.common.access.authorize import Principal
 from websockets.exceptions import InvalidStatus
 
+from moorline.gateway.common.access.authorize import Principal
 from tests.support.backends import Backend, Script, backend, hello, receive_until, say
 from tests.support.eventlogs import until
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from moorline.gateway.common.loop import run
-
 from tests.bench.processes import commands, raise_file_limit
 from tests.bench.wire import CLOSE, PING, PONG, TEXT, Frames, frame, handshake
 

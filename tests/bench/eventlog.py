@@ -11,7 +11,6 @@ from moorline.backend.eventlog.base import Commit
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.events import Finish
-
 from tests.support.eventlogs import NOW, handle_of, start
 
 

@@ -4,7 +4,6 @@ import asyncio
 from typing import cast
 
 from moorline.gateway.common.loop import run
-
 from tests.bench.http_messages import Messages, request
 from tests.bench.load import Client, Load, exchanges
 from tests.bench.processes import commands, raise_file_limit

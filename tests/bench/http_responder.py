@@ -5,7 +5,6 @@ import re
 from typing import cast
 
 from moorline.gateway.common.loop import run
-
 from tests.bench.http_messages import Messages
 from tests.bench.processes import commands
 

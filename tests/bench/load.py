@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from moorline.gateway.common.loop import run
-
 from tests.bench.processes import commands, raise_file_limit
 from tests.bench.wire import BINARY, CLOSE, PING, PONG, TEXT, Frames, frame, handshake
 

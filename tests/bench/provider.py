@@ -9,7 +9,6 @@ import time
 from typing import cast
 
 from moorline.gateway.common.loop import run
-
 from tests.bench.processes import commands, raise_file_limit
 
 __all__ = ["TOKENS_PER_SECOND"]

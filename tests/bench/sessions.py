@@ -8,7 +8,6 @@ from pathlib import Path
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.events import Finish
-
 from tests.bench.chat_servers import moorline
 from tests.bench.processes import Child
 from tests.bench.usage import cpu_seconds

@@ -13,7 +13,6 @@ from typing import Any
 
 from moorline.gateway.common.config.options import specs
 from moorline.gateway.settings import Settings
-
 from tests.differential.table import Row
 from tests.support.needs import program
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from playwright.async_api import Browser, Page
+
 from moorline.gateway.app import create_app
 from moorline.gateway.common.web.server import running
 from moorline.gateway.settings import Settings
 from moorline.gateway.site.static import BUILT_IN
-from playwright.async_api import Browser, Page
-
 from tests.support.backends import Backend, Script
 from tests.support.backends import backend as running_backend
 from tests.support.browser import Visitor, browser, visitor

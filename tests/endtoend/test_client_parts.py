@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from moorline.gateway.run import server
-from moorline.gateway.settings import Settings
 from playwright.async_api import Browser, Page
 
+from moorline.gateway.run import server
+from moorline.gateway.settings import Settings
 from tests.support import needs
 from tests.support.browser import SHARED, visitor
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from moorline.gateway.run import server
-from moorline.gateway.settings import Settings
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
+from moorline.gateway.run import server
+from moorline.gateway.settings import Settings
 from tests.support.backends import STEP, hello, receive, receive_until, say
 from tests.support.stack import SOCKET, Stack, socket, stack
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from moorline.gateway.site.static import BUILT_IN
 from websockets.exceptions import InvalidStatus
 
+from moorline.gateway.site.static import BUILT_IN
 from tests.support import needs, raw
 from tests.support.backends import hello, receive, receive_until, say
 from tests.support.browser import browser, check_conversation, visitor

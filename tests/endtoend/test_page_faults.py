@@ -9,10 +9,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest_asyncio
-from moorline.gateway.run import server
-from moorline.gateway.settings import Settings
 from playwright.async_api import Browser, Page, expect
 
+from moorline.gateway.run import server
+from moorline.gateway.settings import Settings
 from tests.endtoend.conftest import Site, site
 from tests.support import needs
 from tests.support.browser import CHAT, SHARED, Visitor, answers, questions, say, shows

@@ -11,9 +11,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 import pytest_asyncio
-from moorline.gateway.site.static import BUILT_IN
 from playwright.async_api import expect
 
+from moorline.gateway.site.static import BUILT_IN
 from tests.endtoend.conftest import Site, site
 from tests.support import needs
 from tests.support.browser import SHARED, STEP, Visitor

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
+
 from moorline.gateway.app import create_app
 from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.settings import Settings

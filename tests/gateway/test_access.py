@@ -5,12 +5,12 @@ import logging
 
 import pytest
 from aiohttp import web
+
 from moorline.gateway.access_log import access
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.server import running
 from moorline.gateway.keys import ACCESS_RULES
 from moorline.gateway.settings import Settings
-
 from tests.support.raw import dial
 
 

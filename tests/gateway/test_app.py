@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+
 from moorline.gateway.app import create_app
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.settings import Settings
-
 from tests.gateway.conftest import StartGateway
 from tests.support.raw import answering, dial, listening
 

@@ -1,8 +1,8 @@
 """Odd paths through the gateway, before a foreign backend that records what reaches it."""
 
 from aiohttp import web
-from moorline.gateway.common.access.authorize import Principal
 
+from moorline.gateway.common.access.authorize import Principal
 from tests.gateway.conftest import StartGateway
 from tests.support.odd_paths import AMBIGUOUS, ODD, OUT_OF_API
 from tests.support.raw import answering, dial, listening

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from websockets.asyncio.client import ClientConnection, connect
+
 from moorline.backend.app import LOG, create_app
 from moorline.backend.errors import LLMError
 from moorline.backend.eventlog.log import EventLog
@@ -16,7 +18,6 @@ from moorline.backend.responder import Done, Piece, Prompt, Responder, Text
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.web.server import running
-from websockets.asyncio.client import ClientConnection, connect
 
 __all__ = ["Backend", "Script", "backend", "hello", "receive", "receive_until", "say"]
 

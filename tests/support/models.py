@@ -5,7 +5,6 @@ from typing import Any
 from moorline.backend.responder import Piece, Prompt, Responder
 from moorline.backend.responder_factory import create_responder
 from moorline.backend.settings import Settings
-
 from tests.support.openai_server import OpenAIServer
 
 __all__ = ["CHAT", "pieces", "responder"]

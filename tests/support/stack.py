@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from moorline.gateway.run import server
-from moorline.gateway.settings import Settings
 from websockets.asyncio.client import connect
 
+from moorline.gateway.run import server
+from moorline.gateway.settings import Settings
 from tests.support.backends import Script, backend
 
 __all__ = ["SOCKET", "Stack", "socket", "stack"]

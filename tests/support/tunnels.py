@@ -5,7 +5,6 @@ from typing import Any
 
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits, Tunnel
-
 from tests.support.websocket_frames import parse
 
 __all__ = ["CLIENT", "NOTHING", "UPSTREAM", "close_frames", "opened", "receive"]

@@ -13,10 +13,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish, RunStarted
 from moorline.backend.responder import Done, Piece, Prompt, Text
-
 from tests.support.backends import STEP, Backend, backend
 from tests.support.eventlogs import FaultyLog, everything
 from tests.support.tab import Tab

@@ -5,7 +5,6 @@ from collections import Counter
 
 from moorline.backend.events import Event, Finish, MessageEnded, RunStarted, UserMessage
 from moorline.backend.session import View, fold
-
 from tests.support.backends import STEP
 from tests.support.world import SESSIONS, World
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.settings import shown_database
 from moorline.gateway.common.errors import UsageError
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import TransactionStatus
 
 __all__ = [
     "Connection",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import psycopg
+
 from moorline.backend.eventlog.base import Hint, LogUnavailable, RunHandle, StoreOwner
 from moorline.backend.eventlog.postgres.connection import Connection, Timing, bounded, first_line
 from moorline.backend.eventlog.postgres.notify import Notifier

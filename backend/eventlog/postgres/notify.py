@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import psycopg
+
 from moorline.backend.eventlog.base import Hint
 from moorline.backend.eventlog.postgres.connection import Connection, Timing, bounded, first_line
 from moorline.backend.eventlog.watches import add_hint

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
+
 from moorline.backend.eventlog.base import End, Hint, Piece, RunLost, Start, Started, StoreOwner
 from moorline.backend.eventlog.postgres import read, write
 from moorline.backend.eventlog.postgres.connection import (

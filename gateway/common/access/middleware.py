@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
+
 from moorline.gateway.common.access import paths
 from moorline.gateway.common.access.rules import AccessRules, is_host, is_json
 from moorline.gateway.common.config.settings import CommonSettings

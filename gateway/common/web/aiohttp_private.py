@@ -16,6 +16,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
+
 from moorline.gateway.common.errors import UnsupportedLibrary
 
 __all__ = [

@@ -16,6 +16,7 @@ from typing import Any, cast
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.http_exceptions import LineTooLong
+
 from moorline.gateway.common.web.aiohttp_private import ServerProtocol
 from moorline.gateway.common.web.idle import IdleConnections
 from moorline.gateway.common.web.turns import Pace, Turns

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol, cast
 
 from aiohttp import web
+
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.web.connection import (
     BAD_REQUEST_HANDLER,

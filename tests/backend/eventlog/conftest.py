@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from moorline.backend.eventlog.log import EventLog
 
+from moorline.backend.eventlog.log import EventLog
 from tests.support.eventlogs import opened
 
 

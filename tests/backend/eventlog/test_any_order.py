@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moorline.backend.errors import Refusal
 from moorline.backend.eventlog.base import RunHandle, RunLost
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from moorline.backend.session import View
-
 from tests.support import needs
 from tests.support.eventlogs import NOW, opened, read_view, start
 from tests.support.postgres import PostgresServer

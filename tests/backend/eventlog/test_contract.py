@@ -5,6 +5,7 @@ from collections.abc import Awaitable
 from dataclasses import replace
 
 import pytest
+
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, Hint, LogUnavailable, RunLost
 from moorline.backend.eventlog.log import EventLog
@@ -18,7 +19,6 @@ from moorline.backend.events import (
     Usage,
     UserMessage,
 )
-
 from tests.support.eventlogs import NOW, RecordingOwner, everything, handle_of, opened, read_view, start
 
 

@@ -8,12 +8,12 @@ import sys
 from collections.abc import AsyncIterator
 
 import pytest
+
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.postgres.connection import Timing
 from moorline.backend.eventlog.postgres.lease import MAX_TAKEOVERS
 from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.events import Finish, MessageEnded
-
 from tests.support import needs
 from tests.support.eventlogs import NOW, PATIENCE, RecordingOwner, everything, handle_of, start
 from tests.support.postgres import PostgresServer, holds, relayed

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from moorline.backend.eventlog.base import Hint, LogUnavailable, RunLost
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
@@ -17,7 +18,6 @@ from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.events import Finish, PartialAnswer
 from moorline.backend.settings import has_password
 from moorline.gateway.common.errors import UsageError
-
 from tests.support import needs
 from tests.support.eventlogs import NOW, RecordingOwner, everything, handle_of, opened, read_view, start, until
 from tests.support.postgres import PASSWORD, PostgresServer, holds, relayed

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from moorline.backend.eventlog.base import End, Hint, LogUnavailable, RunLost
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.postgres import lease, write
@@ -16,7 +17,6 @@ from moorline.backend.eventlog.postgres.connection import Pool, Timing, connect,
 from moorline.backend.eventlog.postgres.notify import Notifier
 from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.events import Finish
-
 from tests.support import needs
 from tests.support.backends import STEP
 from tests.support.eventlogs import NOW, everything, exchange, handle_of, read_view, start, until

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from moorline.backend.eventlog.base import Commit, LogUnavailable
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
@@ -27,7 +28,6 @@ from moorline.backend.eventlog.sqlite.schema import FIRST, VERSION
 from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.events import Finish
 from moorline.gateway.common.errors import UsageError
-
 from tests.support.backends import STEP
 from tests.support.eventlogs import database_at, handle_of, opened, read_view, start
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.events import (
     MAX_SEQ,

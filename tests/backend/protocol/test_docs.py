@@ -6,13 +6,13 @@ import re
 from typing import Any
 
 import pytest
+
 from moorline.backend.app import create_app
 from moorline.backend.errors import ErrorCode
 from moorline.backend.protocol.codec import type_of
 from moorline.backend.protocol.docs import docs_page, openapi_document
 from moorline.backend.protocol.models import CLIENT, SERVER, SOCKET_PATH, MessageEvent, Send
 from moorline.backend.settings import Settings
-
 from tests.support.backends import Script
 
 SCHEMAS = openapi_document()["components"]["schemas"]

@@ -6,6 +6,7 @@ import sys
 import uvloop
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
+
 from moorline.gateway.common.logs import setup
 from moorline.gateway.settings import Settings
 

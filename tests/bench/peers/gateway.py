@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moorline.gateway.settings import Settings
-
 from tests.bench.peers.base import HTTP, SITE, WEBSOCKET, Missing, Peer, Probe, connections
 
 __all__ = ["gateway", "with_heartbeats", "with_site"]

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, make_mocked_request
-from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, client_address
-from moorline.gateway.common.config.settings import CommonSettings
 from multidict import CIMultiDict
 
+from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, client_address
+from moorline.gateway.common.config.settings import CommonSettings
 from tests.support.raw import dial
 
 Client = TestClient[web.Request, web.Application]

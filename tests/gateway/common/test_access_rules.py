@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from moorline.gateway.common.access.rules import AccessRules, is_host, is_json
 from moorline.gateway.common.config.settings import CommonSettings
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
-import moorline.backend.app
-import moorline.gateway.app  # noqa: F401 - the classes of both parts exist
 import pytest
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+
+import moorline.backend.app
+import moorline.gateway.app  # noqa: F401 - the classes of both parts exist
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web import aiohttp_private
-
 from tests.test_layers import MODULES, name
 
 # Classes of aiohttp that ours derive from.

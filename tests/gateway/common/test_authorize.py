@@ -2,8 +2,9 @@
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
-from moorline.gateway.common.access.authorize import bearer_token
 from multidict import CIMultiDict
+
+from moorline.gateway.common.access.authorize import bearer_token
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import logging
 from pathlib import Path
 
 import pytest
+
 from moorline.gateway.app import create_app
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.common.web.server import running
 from moorline.gateway.settings import Settings
-
 from tests.support.backends import Script, backend
 from tests.support.faulty_upstream import STEP, Upstream
 from tests.support.raw import Connection, dial

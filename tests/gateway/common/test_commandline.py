@@ -1,6 +1,7 @@
 """What the command line gives each part, and what it warns of."""
 
 import pytest
+
 from moorline.gateway.common.config.command import Command
 from moorline.gateway.common.config.commandline import Config, read
 from moorline.gateway.run.commands import BACKEND, GATEWAY, SERVE, TABLES, BackendSettings, ServeSettings, Settings

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from moorline.gateway.app import create_app
 from moorline.gateway.common.web.server import Running, running
 from moorline.gateway.settings import Settings
-
 from tests.gateway.common.test_server import raw, served
 from tests.support.backends import Script, backend
 from tests.support.raw import Connection, dial

@@ -3,6 +3,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+
 from moorline.gateway.common.logs import hashed, setup
 from moorline.gateway.settings import Settings
 

@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common.config.options import (
     BOOL,

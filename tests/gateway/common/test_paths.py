@@ -1,8 +1,8 @@
 """Paths that one program may read as another path than the next does."""
 
 import pytest
-from moorline.gateway.common.access.paths import refusal, segments
 
+from moorline.gateway.common.access.paths import refusal, segments
 from tests.support.odd_paths import AMBIGUOUS, OUT_OF_API
 
 PLAIN = (

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
+
 from moorline.gateway.app import create_app
 from moorline.gateway.common.web.server import running
 from moorline.gateway.settings import Settings
-
 from tests.support.backends import Script, backend
 from tests.support.raw import dial
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import ClientSession, web
+
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import run
 from moorline.gateway.common.web.connection import CONNECTION_TIMEOUTS, ConnectionTimeouts

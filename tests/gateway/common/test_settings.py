@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from moorline.gateway.common.config.options import load
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.settings import Settings

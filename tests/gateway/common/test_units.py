@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moorline.gateway.common.config.units import format_duration, format_size, parse_duration, parse_size
 
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from moorline.gateway.common.web.connection import Connection
 
+from moorline.gateway.common.web.connection import Connection
 from tests.gateway.common.test_server import raw, served
 from tests.support.faulty_upstream import HANDSHAKE, STEP, dial
 

@@ -8,11 +8,11 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
 from moorline.gateway.errors import ConnectTimeout, UpstreamUnreachable
 from moorline.gateway.keys import UPSTREAMS
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.upstreams import State
-
 from tests.gateway.conftest import StartGateway
 from tests.support.faulty_upstream import Fault, Upstream, dial, faulty_upstream, handshake
 from tests.support.raw import answering, listening

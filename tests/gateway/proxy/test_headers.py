@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 import pytest
+from multidict import CIMultiDict
+
 from moorline.gateway.errors import Malformed
 from moorline.gateway.proxy.headers import end_to_end, location_for, origin_form, request_head, request_id
-from multidict import CIMultiDict
 
 
 def sent(given: Iterable[tuple[str, str]], *, trusted: bool = False) -> CIMultiDict[str]:

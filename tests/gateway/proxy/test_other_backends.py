@@ -10,11 +10,12 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, WebSocket
 from fastapi.responses import StreamingResponse
-from moorline.gateway.run import server
-from moorline.gateway.settings import Settings
 from websockets import Subprotocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from moorline.gateway.run import server
+from moorline.gateway.settings import Settings
 
 STEP = 10.0
 

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
+
 from moorline.gateway.keys import UPSTREAMS
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.pool import POOLS
-
 from tests.gateway.conftest import Client, StartGateway
 from tests.support.faulty_upstream import STEP, Fault, Peer, Upstream, dial, faulty_upstream
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moorline.gateway.errors import BadUpstreamResponse
 from moorline.gateway.proxy.response import ResponseParser
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from moorline.gateway.keys import UPSTREAMS
 
+from moorline.gateway.keys import UPSTREAMS
 from tests.gateway.conftest import Client, StartGateway
 from tests.support.faulty_upstream import Fault, faulty_upstream
 from tests.support.raw import Connection, answering, listening

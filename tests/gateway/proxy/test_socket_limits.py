@@ -1,6 +1,7 @@
 """How many sockets one client may have."""
 
 import pytest
+
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.errors import Unavailable
 from moorline.gateway.proxy.socket_limits import SocketLimits

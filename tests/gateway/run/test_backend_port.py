@@ -7,10 +7,10 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run import backend_port
 from moorline.gateway.run.backend_port import BackendPort
-
 from tests.support.faulty_upstream import dial
 
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import WSCloseCode, web
+
 from moorline.gateway.common.web.server import running
 from moorline.gateway.run.check import check, probe
 from moorline.gateway.run.verdicts import Cause, Failure, Hop, Side, Step, conclusion, verdict

@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
+
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.run.check import check, probe
 

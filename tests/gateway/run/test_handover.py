@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator
 
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
-
 from tests.support.faulty_upstream import Peer, dial
 
 

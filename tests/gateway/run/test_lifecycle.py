@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+
 from moorline.gateway.run.lifecycle import Event, State, after
 
 

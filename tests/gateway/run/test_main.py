@@ -8,12 +8,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common.config.options import specs
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run.cli import main
 from moorline.gateway.settings import Settings
-
 from tests.support.process import PYTHONPATH, refused, run_program, started, started_command
 
 # What the user may get wrong ------------------------------------------------------------------------------------------

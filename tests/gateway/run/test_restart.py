@@ -6,6 +6,9 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common.config.options import changed
 from moorline.gateway.common.web.listen import listen
@@ -13,9 +16,6 @@ from moorline.gateway.run import server
 from moorline.gateway.run.backend_port import BackendPort
 from moorline.gateway.run.supervisor import Child, Supervisor
 from moorline.gateway.settings import Settings
-from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
-
 from tests.support.process import PATIENCE
 
 CLIENTS = 50

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from moorline.gateway.common.web.listen import listen
 
+from moorline.gateway.common.web.listen import listen
 from tests.support.faulty_upstream import HANDSHAKE, dial
 from tests.support.process import PATIENCE, ROOT, Program, children, gone, processes, run_program, started
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from moorline.gateway.common.web.listen import listen
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
+from moorline.gateway.common.web.listen import listen
 from tests.gateway.run.test_serve import ask, serving
 from tests.support.faulty_upstream import HANDSHAKE, dial
 from tests.support.gateway_process import echoing

@@ -3,6 +3,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from moorline.gateway.site.conditions import Unsatisfiable, selected_range, status_by_conditions
 
 MODIFIED = 1_700_000_000

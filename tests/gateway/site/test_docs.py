@@ -4,8 +4,8 @@ import re
 
 import pytest
 from aiohttp import hdrs
-from moorline.gateway.site.docs import PAGES, title_of
 
+from moorline.gateway.site.docs import PAGES, title_of
 from tests.gateway.conftest import StartGateway
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
 from moorline.gateway.site import files as module
 from moorline.gateway.site.files import Asset, Files
 from moorline.gateway.site.folder import Folder, Opened

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientPayloadError, ClientResponse, ClientSession, web
 from aiohttp.test_utils import TestClient
+from yarl import URL
+
 from moorline.gateway.app import create_app
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.server import running
 from moorline.gateway.settings import Settings
 from moorline.gateway.site import assets
 from moorline.gateway.site.static import Frontend
-from yarl import URL
 
 Client = TestClient[web.Request, web.Application]
 Get = Callable[..., Awaitable[ClientResponse]]

@@ -5,10 +5,10 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moorline.gateway.tunnel import frames
 from moorline.gateway.tunnel.direction import Direction
 from moorline.gateway.tunnel.frames import CloseCode, Opcode
-
 from tests.support.websocket_frames import (
     BINARY,
     CLOSE,

@@ -5,8 +5,8 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moorline.gateway.tunnel.frames import Event, Found, FrameParser
 
+from moorline.gateway.tunnel.frames import Event, Found, FrameParser
 from tests.support.websocket_frames import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame
 
 KEY = b"\x01\x02\x03\x04"

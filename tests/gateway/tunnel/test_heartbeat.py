@@ -3,9 +3,9 @@
 import math
 
 import pytest
+
 from moorline.gateway.tunnel.direction import Direction
 from moorline.gateway.tunnel.heartbeat import Beat, Heartbeat
-
 from tests.support.websocket_frames import PONG, TEXT, frame, parse
 
 INTERVAL, TIMEOUT = 20.0, 8.0

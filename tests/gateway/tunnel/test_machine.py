@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from moorline.gateway.tunnel.endings import Outcome, Reason, Side, Teardown
 from moorline.gateway.tunnel.machine import Phase, Tunnel
-
 from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, opened, receive
 from tests.support.websocket_frames import BINARY, PONG, TEXT, close_frame, frame, parse
 

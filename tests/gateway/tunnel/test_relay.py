@@ -5,9 +5,9 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel.relay import Ended, Relay
-
 from tests.support.tunnels import NGINX
 from tests.support.websocket_frames import PING, TEXT, frame
 

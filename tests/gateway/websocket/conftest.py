@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import uvloop
 from aiohttp import web
+
 from moorline.gateway.app import create_app
 from moorline.gateway.common.web import server
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUE
 from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
 from moorline.gateway.settings import Settings
-
 from tests.support.faulty_upstream import HANDSHAKE, STEP, SWITCH, Peer, Upstream, dial
 from tests.support.namespace import permitted
 

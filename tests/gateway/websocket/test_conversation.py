@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Tunnel
-
 from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, opened
 from tests.support.websocket_frames import BINARY, PING, PONG, TEXT, Frame, frame, parse
 

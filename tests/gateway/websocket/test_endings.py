@@ -11,10 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from moorline.gateway.run import server
-from moorline.gateway.settings import Settings
 from websockets.asyncio.client import connect
 
+from moorline.gateway.run import server
+from moorline.gateway.settings import Settings
 from tests.gateway.websocket.conftest import Gateway, Start, ended, tunnel
 from tests.support.faulty_upstream import HANDSHAKE, STEP, SWITCH, Peer, Upstream, dial
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 
 import pytest
+from multidict import CIMultiDict
+
 from moorline.gateway.errors import BadUpstreamResponse, Malformed
 from moorline.gateway.proxy.handshake import asks_for_upgrade, check_request, is_switch, switch_head
 from moorline.gateway.proxy.headers import request_head
 from moorline.gateway.proxy.response import Response, ResponseParser
-from multidict import CIMultiDict
 
 UPGRADE = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from moorline.gateway.keys import UPSTREAMS
 
+from moorline.gateway.keys import UPSTREAMS
 from tests.gateway.websocket.conftest import Start
 from tests.support.faulty_upstream import HANDSHAKE, REFUSAL, SWITCH, Fault, Upstream, dial, faulty_upstream, handshake
 

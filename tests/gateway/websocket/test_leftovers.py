@@ -7,9 +7,9 @@ from pathlib import Path
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.tunnel.relay import Relay
-
 from tests.gateway.websocket.conftest import Gateway, Start
 from tests.support.faulty_upstream import HANDSHAKE, REFUSAL, SWITCH, Upstream, dial
 

@@ -5,11 +5,11 @@ import contextlib
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.metrics import code_label, method_label
-from prometheus_client.parser import text_string_to_metric_families
-
 from tests.gateway.websocket.conftest import Gateway, Start, tunnel
 from tests.support.faulty_upstream import (
     HANDSHAKE,
