@@ -118,10 +118,10 @@ COUNTING = "let asked = 0; window.token = async () => `t${++asked}.x-y_z`;"
 
 
 async def open_with_token(page: Page, url: str, token: str) -> None:
-    await page.goto(url + "/reconnect.js")
+    await page.goto(url + "/client/reconnect.js")
     await page.evaluate(
         f"""async () => {{
-            const {{ MoorlineClient }} = await import('/moorline-client.js');
+            const {{ MoorlineClient }} = await import('/client/moorline-client.js');
             {token}
             const ids = {{ patientId: 'patient:demo', sessionId: 's1' }};
             window.client = new MoorlineClient({{ ...ids, storage: null, token: window.token }});

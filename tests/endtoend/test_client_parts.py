@@ -22,13 +22,15 @@ async def page(chromium: Browser) -> AsyncIterator[Page]:
     """A page that serves as a place to import modules in."""
     settings = Settings(host="127.0.0.1", port=0, upstream=("http://127.0.0.1:9",), drain=0.2, log_level="error")
     async with server.running(settings) as gateway, visitor(chromium) as seen:
-        await seen.page.goto(gateway.addresses[0] + "/reconnect.js")
+        await seen.page.goto(gateway.addresses[0] + "/client/reconnect.js")
         yield seen.page
 
 
 async def run(page: Page, module: str, body: str, argument: Any = None) -> Any:
     """The value of a function body, with `module` imported and `given` the argument."""
-    return await page.evaluate(f"async (given) => {{ const module = await import('/{module}.js'); {body} }}", argument)
+    return await page.evaluate(
+        f"async (given) => {{ const module = await import('/client/{module}.js'); {body} }}", argument
+    )
 
 
 # reconnect.js ---------------------------------------------------------------------------------------------------------

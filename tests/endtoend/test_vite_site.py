@@ -27,7 +27,7 @@ CACHE = Path(tempfile.gettempdir()) / f"moorline-tests-npm-{os.getuid()}"
 
 
 async def npm(*command: str, folder: Path) -> None:
-    environment = {**os.environ, "MOORLINE_CLIENT": str(BUILT_IN)}
+    environment = {**os.environ, "MOORLINE_CLIENT": str(BUILT_IN / "client")}
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=folder,
@@ -49,7 +49,8 @@ async def built(tmp_path: Path) -> AsyncIterator[tuple[Site, Path]]:
     source = tmp_path / "site"
     shutil.copytree(SOURCE, source)
     # The documentation's component, beside a copy of the client as its page says to make it.
-    shutil.copytree(BUILT_IN, source / "moorline")
+    shutil.copytree(BUILT_IN / "client", source / "moorline")
+    shutil.copytree(BUILT_IN, source / "page")
     (block,) = re.findall(
         r"^```jsx\n(.*?)^```$",
         (TESTS.parent / "gateway" / "docs" / "front-end.md").read_text(encoding="utf-8"),
@@ -76,7 +77,7 @@ async def test_a_built_site_chats_over_the_gateways_port(built: tuple[Site, Path
 async def test_the_clients_types_hold(built: tuple[Site, Path]) -> None:
     _, dist = built
     options = ("--noEmit", "--checkJs", "--strict", "--target", "esnext", "--moduleResolution", "bundler")
-    await npm("npx", "tsc", *options, "moorline/moorline-client.js", "moorline/chat.js", folder=dist.parent)
+    await npm("npx", "tsc", *options, "page/client/moorline-client.js", "page/chat.js", folder=dist.parent)
 
 
 @needs.chromium

@@ -123,10 +123,10 @@ async def say(page: Page, text: str) -> None:
 
 async def open_client(page: Page, url: str, **options: Any) -> None:
     """A MoorlineClient as `client` in a page of the server at `url` that does nothing of its own."""
-    await page.goto(url + "/reconnect.js")
+    await page.goto(url + "/client/reconnect.js")
     await page.evaluate(
         """async (options) => {
-            const { MoorlineClient } = await import('/moorline-client.js');
+            const { MoorlineClient } = await import('/client/moorline-client.js');
             window.client = new MoorlineClient({ patientId: 'patient:demo', sessionId: 's1', ...options });
             client.connect();
         }""",

@@ -1,5 +1,5 @@
 /** The built-in page: one patient's chat, drawn from a MoorlineClient. */
-import { MoorlineClient, usableStorage, uuid } from './moorline-client.js';
+import { MoorlineClient, usableStorage, uuid } from './client/moorline-client.js';
 import { BubbleList, plainWords, rowBubble, unsentBubble } from './view.js';
 
 const DEMO = 'patient:demo';
@@ -114,7 +114,7 @@ function thinking() {
   return { id: 'thinking', role: 'assistant', text: '', note: 'Thinking', thinking: true, actions: [] };
 }
 
-/** @param {import('./outbox.js').Entry} entry */
+/** @param {import('./client/outbox.js').Entry} entry */
 function unsentNote(entry) {
   if (entry.failed) return `Not sent. ${plainWords(entry.failed)}`;
   if (entry.acked || entry.clientMsgId === client.sending) return '';
@@ -123,7 +123,7 @@ function unsentNote(entry) {
   return client.state.final ? 'Not sent' : 'Not sent yet. It goes out when the connection is back.';
 }
 
-/** @param {import('./outbox.js').Entry} entry */
+/** @param {import('./client/outbox.js').Entry} entry */
 function unsentActions(entry) {
   if (entry.acked || entry.clientMsgId === client.sending) return [];
   const discard = () => client.discard(entry.clientMsgId);

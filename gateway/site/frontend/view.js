@@ -1,7 +1,7 @@
 /** Rows to elements. Text goes in as text nodes alone, so what people write is shown as text, never run. */
 
-/** @typedef {import('./transcript.js').Row} Row */
-/** @typedef {import('./outbox.js').Entry} Entry */
+/** @typedef {import('./client/transcript.js').Row} Row */
+/** @typedef {import('./client/outbox.js').Entry} Entry */
 /** @typedef {{label: string, act: () => void}} Action */
 /** @typedef {{id: string, role: string, text: string, note: string, bad?: boolean, thinking?: boolean, kind?: string,
  *   actions: Action[]}} Bubble */
