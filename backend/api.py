@@ -91,7 +91,7 @@ class Api:
             most = min(_ROWS_AT_ONCE, limit - len(found))
             rows = await self._log.rows(session_id, before=before, limit=most)
             found += reversed(rows)
-            size += sum(len(row.content.encode()) for row in rows)
+            size += sum(row.size for row in rows)
             if len(rows) < most:
                 break
             before = rows[0].seq

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moorline.backend.errors import ErrorCode
+from moorline.backend.parts import Part, encode_part
 
 __all__ = [
     "MAX_SEQ",
     "Event",
     "Finish",
     "MessageEnded",
+    "PartAdded",
     "PartialAnswer",
     "Position",
     "Row",
@@ -104,10 +106,20 @@ class TextAdded:
 
 
 @dataclass(frozen=True, slots=True)
-class MessageEnded:
-    """The run's end. `content` is authoritative: it replaces what the run's `TextAdded` events built.
+class PartAdded:
+    """The answer gained `part`. May be compacted away as `TextAdded` may."""
 
-    `from_seq` is the first seq that this event stands for: the seq of the run's first `TextAdded`, or its own.
+    seq: int
+    run_id: str
+    message_id: str
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEnded:
+    """The run's end. `content` and `parts` are authoritative: they replace what the events of the run built.
+
+    `from_seq` is the first seq that this event stands for: that of the run's first text or part, or its own.
     """
 
     seq: int
@@ -119,9 +131,10 @@ class MessageEnded:
     at: float
     error: RunError | None = None
     usage: Usage | None = None
+    parts: tuple[Part, ...] = ()
 
 
-Event = UserMessage | RunStarted | TextAdded | MessageEnded
+Event = UserMessage | RunStarted | TextAdded | PartAdded | MessageEnded
 
 
 # For readers that do not follow event by event ------------------------------------------------------------------------
@@ -140,15 +153,23 @@ class Row:
     client_msg_id: str | None = None
     finish: Finish | None = None
     error: RunError | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Its text and parts in bytes of UTF-8."""
+        return len(self.content.encode()) + sum(len(encode_part(part).encode()) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class PartialAnswer:
-    """The run under way and what it has written so far."""
+    """The run under way, what it has written so far, and its status now."""
 
     run_id: str
     message_id: str
     text: str
+    parts: tuple[Part, ...] = ()
+    status: str = ""
 
 
 @dataclass(frozen=True, slots=True)

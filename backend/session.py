@@ -4,7 +4,7 @@ Every store checks commands by `check_send` and `check_retry`, so that all of th
 client does with the events it reads; a snapshot is the same fold done by the store.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from moorline.backend.errors import ErrorCode, Refusal
@@ -12,6 +12,7 @@ from moorline.backend.events import (
     Event,
     Finish,
     MessageEnded,
+    PartAdded,
     PartialAnswer,
     Position,
     Row,
@@ -19,6 +20,7 @@ from moorline.backend.events import (
     TextAdded,
     UserMessage,
 )
+from moorline.backend.parts import Part, Status, kept
 
 __all__ = [
     "REPLAY_LIMIT",
@@ -31,6 +33,7 @@ __all__ = [
     "check_send",
     "fold",
     "newest",
+    "partial_answer",
     "row_of",
 ]
 
@@ -68,11 +71,25 @@ def fold(view: View, event: Event) -> View:
             return replace(view, seq=user.seq, rows=(*view.rows, row_of(user)))
         case RunStarted():
             return replace(view, seq=event.seq, run=PartialAnswer(event.run_id, event.message_id, ""))
-        case TextAdded():
-            before = view.run.text if view.run else ""
-            return replace(view, seq=event.seq, run=PartialAnswer(event.run_id, event.message_id, before + event.text))
+        case TextAdded() | PartAdded():
+            run = view.run or PartialAnswer(event.run_id, event.message_id, "")
+            return replace(view, seq=event.seq, run=_grown(run, event))
         case MessageEnded() as ended:
             return View(ended.seq, (*view.rows, row_of(ended)))
+
+
+def _grown(run: PartialAnswer, event: TextAdded | PartAdded) -> PartialAnswer:
+    if isinstance(event, TextAdded):
+        return replace(run, text=run.text + event.text, status="")
+    if isinstance(event.part, Status):
+        return replace(run, status=event.part.text)
+    return replace(run, parts=(*run.parts, event.part))
+
+
+def partial_answer(run_id: str, message_id: str, text: str, parts: Sequence[Part | None]) -> PartialAnswer:
+    """The run under way as `fold` shows it: its `text`, and its parts in order, None for each piece of text."""
+    last = next((part for part in reversed(parts) if part is None or isinstance(part, Status)), None)
+    return PartialAnswer(run_id, message_id, text, kept(parts), last.text if isinstance(last, Status) else "")
 
 
 def row_of(event: UserMessage | MessageEnded) -> Row:
@@ -96,6 +113,7 @@ def row_of(event: UserMessage | MessageEnded) -> Row:
         run_id=event.run_id,
         finish=event.finish,
         error=event.error,
+        parts=event.parts,
     )
 
 
@@ -105,13 +123,13 @@ def can_replay(head: Position, cursor: Position) -> bool:
 
 
 def newest(rows: Iterable[Row], *, count: int, size: int) -> tuple[tuple[Row, ...], bool]:
-    """Of `rows`, which come newest first, up to `count` and up to `size` bytes of text, oldest first; are there more?
+    """Of `rows`, which come newest first, up to `count` and up to `size` bytes, oldest first; are there more?
 
     The newest is always among them. `rows` is read no further than needed, so that a store need not load all.
     """
     kept: list[Row] = []
     for row in rows:
-        size -= len(row.content.encode())
+        size -= row.size
         if kept and (len(kept) == count or size < 0):
             return tuple(reversed(kept)), True
         kept.append(row)

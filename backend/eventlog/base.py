@@ -8,11 +8,23 @@ import enum
 import secrets
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from moorline.backend.errors import Refusal
-from moorline.backend.events import Event, Finish, Position, Row, RunError, Snapshot, Usage
+from moorline.backend.events import (
+    Event,
+    Finish,
+    MessageEnded,
+    PartAdded,
+    Position,
+    Row,
+    RunError,
+    Snapshot,
+    TextAdded,
+    Usage,
+)
+from moorline.backend.parts import Part
 from moorline.backend.session import PriorCommand, check_owner, check_retry, check_send
 
 __all__ = [
@@ -144,11 +156,35 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of a run's text. `at` is its offset in the answer, in characters; None: at the end, unconditionally."""
+    """A piece of a run's text, or a part. `at` is its offset in the answer; None: at the end, unconditionally.
+
+    Offsets count characters, and a part, which has no text, as one.
+    """
 
     run: RunHandle
     text: str
     at: int | None
+    part: Part | None = None
+
+    @property
+    def size(self) -> int:
+        """By how much it moves the offset of what follows."""
+        return len(self.text) if self.part is None else 1
+
+    def beyond(self, written: int) -> "Piece | None":
+        """What of it is not in a log that has `written` of the answer; None: all of it is. Raises as `unwritten`."""
+        if self.at is None:
+            return self
+        missing = unwritten(self.text, at=self.at, written=written)
+        if self.part is not None:
+            return self if self.at == written else None
+        return replace(self, text=missing, at=written) if missing or not self.text else None
+
+    def as_event(self, seq: int) -> TextAdded | PartAdded:
+        """What readers see of it."""
+        if self.part is not None:
+            return PartAdded(seq, self.run.run_id, self.run.message_id, self.part)
+        return TextAdded(seq, self.run.run_id, self.run.message_id, self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +198,13 @@ class End:
     at: int | None = None
     error: RunError | None = None
     usage: Usage | None = None
+
+    def as_event(self, seq: int, *, from_seq: int, content: str, parts: tuple[Part, ...]) -> MessageEnded:
+        """What readers see of it."""
+        run = self.run
+        return MessageEnded(
+            seq, from_seq, run.run_id, run.message_id, content, self.finish, self.now, self.error, self.usage, parts
+        )
 
 
 class Retried(NamedTuple):
@@ -305,7 +348,7 @@ class Store(Protocol):
         """The seq of each of `pieces`, in this order, or why it has none."""
 
     async def end_run(self, end: End) -> int:
-        """Append `MessageEnded` in the place of the run's `TextAdded`; returns its seq. RunLost: not the owner's."""
+        """Append `MessageEnded` in the place of the run's text and parts; returns its seq. RunLost: not the owner's."""
 
     async def cancel_run(self, session_id: str, run_id: str) -> None:
         """Have the owner of the run stop it, if it is active."""

@@ -34,6 +34,7 @@ from moorline.backend.eventlog.batches import Batches
 from moorline.backend.eventlog.tail import Tail
 from moorline.backend.eventlog.watches import Watch, Watches, hints_of
 from moorline.backend.events import Event, Finish, Row, RunError, Snapshot, Usage
+from moorline.backend.parts import Part
 
 __all__ = ["EventLog"]
 
@@ -165,7 +166,7 @@ class EventLog:
     async def add_text(self, run: RunHandle, text: str, *, at: int | None = None) -> int:
         """Append `TextAdded`; returns its seq.
 
-        `at` is the offset of `text` in the answer, in characters. What is in the log already, because an attempt that
+        `at` is the offset of `text` in the answer, see `Piece`. What is in the log already, because an attempt that
         raised LogUnavailable was committed, is not written again.
 
         Raises:
@@ -177,6 +178,11 @@ class EventLog:
             raise ValueError("text holds NUL")
         self._refuse_when_closed()
         return await self._texts.submit(Piece(run, text, at))
+
+    async def add_part(self, run: RunHandle, part: Part, *, at: int | None = None) -> int:
+        """Append `PartAdded`; returns its seq. `at` and errors as in `add_text`; `part` is as `decode_part` returns."""
+        self._refuse_when_closed()
+        return await self._texts.submit(Piece(run, "", at, part))
 
     async def end_run(
         self,
@@ -192,7 +198,7 @@ class EventLog:
         """Append `MessageEnded`; returns its seq.
 
         Its content is all the text of the run and `text`, the last piece, which gets no event of its own; `at` as in
-        `add_text`. The run's `TextAdded` events may be compacted away.
+        `add_text`. Its parts are those of the run but its status. The run's other events may be compacted away.
 
         Raises:
             RunLost: the run has ended already or has another owner.

@@ -9,7 +9,8 @@ from collections import OrderedDict, deque
 from itertools import islice
 
 from moorline.backend.eventlog.base import Commit
-from moorline.backend.events import Event, MessageEnded, TextAdded, UserMessage
+from moorline.backend.events import Event, MessageEnded, PartAdded, TextAdded, UserMessage
+from moorline.backend.parts import Part, encode_part
 
 __all__ = ["Tail"]
 
@@ -68,6 +69,14 @@ class Tail:
 
 def _size(event: Event) -> int:
     match event:
-        case TextAdded(text=text) | UserMessage(content=text) | MessageEnded(content=text):
+        case TextAdded(text=text) | UserMessage(content=text):
             return EVENT_BYTES + sys.getsizeof(text)
+        case MessageEnded(content=text, parts=parts):
+            return EVENT_BYTES + sys.getsizeof(text) + sum(map(_part_size, parts))
+        case PartAdded(part=part):
+            return EVENT_BYTES + _part_size(part)
     return EVENT_BYTES
+
+
+def _part_size(part: Part) -> int:
+    return sys.getsizeof(encode_part(part))

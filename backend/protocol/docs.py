@@ -10,6 +10,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 
 from moorline.backend.errors import CATALOGUE, CloseCode
+from moorline.backend.parts import Data, Source, Status
 from moorline.backend.protocol.codec import adapter, type_of
 from moorline.backend.protocol.http import OPERATIONS, Operation
 from moorline.backend.protocol.models import CLIENT, ID, SERVER, SOCKET_PATH, Id, MessageRow, Problem
@@ -20,7 +21,7 @@ _VERSION = "2"
 _REF = "#/components/schemas/{model}"
 _MODELS = list(
     dict.fromkeys(
-        [*CLIENT, *SERVER, Id, Problem]
+        [*CLIENT, *SERVER, Source, Status, Data, Id, Problem]
         + [model for each in OPERATIONS for model in (each.query, each.body, each.answer) if model is not None]
     )
 )

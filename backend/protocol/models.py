@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.events import MAX_SEQ, Finish, Position
+from moorline.backend.parts import Data, Source, Status
 
 __all__ = [
     "CLIENT",
@@ -40,6 +41,7 @@ __all__ = [
     "MessageRow",
     "MessageUsage",
     "PageEvent",
+    "PartEvent",
     "Problem",
     "Retried",
     "Retry",
@@ -113,6 +115,9 @@ Code = Annotated[ErrorCode, Field(description="see the error codes")]
 Explanation = Annotated[str, Field(description="explanation for a person")]
 Retryable = Annotated[bool, Field(description="whether trying again can help")]
 RetryAfter = Annotated[float | None, Field(description="seconds")]
+Parts = Annotated[
+    list[Source | Data] | None, Field(description="source {title, url} and data {name, value}, in their order")
+]
 Duplicate = Annotated[bool, Field(description="whether it had been committed before")]
 
 
@@ -242,15 +247,18 @@ class MessageRow:
     client_msg_id: Annotated[Id | None, Field(description="of the message's command")] = None
     finish: Annotated[Finish | None, Field(description="how the run ended")] = None
     error: Annotated[MessageError | None, Field(description="where finish is error")] = None
+    parts: Parts = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningAnswer:
-    """The run under way and its text so far."""
+    """The run under way, its text and parts so far, and its status now."""
 
     run_id: Id
     message_id: Id
     text: str
+    parts: Parts = None
+    status: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,6 +321,23 @@ class DeltaEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartEvent:
+    """Something beside the text: a source, data for the client's own use, or what the responder is doing."""
+
+    type: Literal["part"] = "part"
+    seq: Seq
+    run_id: RunId
+    message_id: MessageId
+    part: Annotated[
+        Source | Status | Data,
+        Field(
+            description="by its kind: source {title, url}; data {name, value}; "
+            "status {text}, which stands until text or another status follows"
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessageEvent:
     """The end of a run."""
 
@@ -323,6 +348,7 @@ class MessageEvent:
     message_id: MessageId
     role: Literal["assistant"] = "assistant"
     content: Annotated[str, Field(description="all of the answer; replaces the deltas")]
+    parts: Parts = None
     finish: Annotated[Finish, Field(description="stop, length, cancelled, interrupted or error")]
     error: Annotated[MessageError | None, Field(description="where finish is error")] = None
     usage: Annotated[MessageUsage | None, Field(description="where the provider told")] = None
@@ -400,6 +426,7 @@ SERVER: dict[type[Any], tuple[int, ...]] = {
     UserEvent: (2,),
     StatusEvent: (2,),
     DeltaEvent: (2,),
+    PartEvent: (2,),
     MessageEvent: (2,),
     Ack: (2,),
     ErrorMessage: (2,),
@@ -463,7 +490,7 @@ class Retried:
     duplicate: Duplicate
 
 
-PageEvent = SnapshotEvent | UserEvent | StatusEvent | DeltaEvent | MessageEvent
+PageEvent = SnapshotEvent | UserEvent | StatusEvent | DeltaEvent | PartEvent | MessageEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

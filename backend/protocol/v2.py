@@ -6,6 +6,7 @@ from moorline.backend.errors import CATALOGUE, Refusal
 from moorline.backend.events import (
     Event,
     MessageEnded,
+    PartAdded,
     PartialAnswer,
     Row,
     RunError,
@@ -15,6 +16,7 @@ from moorline.backend.events import (
     Usage,
     UserMessage,
 )
+from moorline.backend.parts import Data, Part, Source, Status
 from moorline.backend.protocol.codec import encode, encode_delta
 from moorline.backend.protocol.models import (
     Ack,
@@ -26,6 +28,7 @@ from moorline.backend.protocol.models import (
     MessageEvent,
     MessageRow,
     MessageUsage,
+    PartEvent,
     RunningAnswer,
     SnapshotEvent,
     StatusEvent,
@@ -70,7 +73,7 @@ class Version2:
         return encode(GoAway(reconnect_after=reconnect_after))
 
 
-def event_model(event: Event) -> UserEvent | StatusEvent | DeltaEvent | MessageEvent:
+def event_model(event: Event) -> UserEvent | StatusEvent | DeltaEvent | PartEvent | MessageEvent:
     """An event of the log, on the socket and in long polling."""
     match event:
         case UserMessage():
@@ -85,6 +88,8 @@ def event_model(event: Event) -> UserEvent | StatusEvent | DeltaEvent | MessageE
             return StatusEvent(seq=event.seq, run_id=event.run_id)
         case TextAdded():
             return DeltaEvent(seq=event.seq, run_id=event.run_id, message_id=event.message_id, text=event.text)
+        case PartAdded():
+            return PartEvent(seq=event.seq, run_id=event.run_id, message_id=event.message_id, part=event.part)
         case MessageEnded():
             return MessageEvent(
                 seq=event.seq,
@@ -92,6 +97,7 @@ def event_model(event: Event) -> UserEvent | StatusEvent | DeltaEvent | MessageE
                 run_id=event.run_id,
                 message_id=event.message_id,
                 content=event.content,
+                parts=_parts(event.parts),
                 finish=event.finish,
                 error=_error(event.error),
                 usage=_usage(event.usage),
@@ -111,6 +117,7 @@ def row_model(row: Row) -> MessageRow:
         client_msg_id=row.client_msg_id,
         finish=row.finish,
         error=_error(row.error),
+        parts=_parts(row.parts),
     )
 
 
@@ -137,7 +144,14 @@ def _usage(usage: Usage | None) -> MessageUsage | None:
 
 
 def _running(run: PartialAnswer | None) -> RunningAnswer | None:
-    return None if run is None else RunningAnswer(run_id=run.run_id, message_id=run.message_id, text=run.text)
+    if run is None:
+        return None
+    parts, status = _parts(run.parts), run.status or None
+    return RunningAnswer(run_id=run.run_id, message_id=run.message_id, text=run.text, parts=parts, status=status)
+
+
+def _parts(parts: tuple[Part, ...]) -> list[Source | Data] | None:
+    return [part for part in parts if not isinstance(part, Status)] or None
 
 
 def _time(at: float) -> str:

@@ -218,3 +218,34 @@ async def test_rows_that_did_not_change_are_the_same_objects(page: Page) -> None
     """
     )
     assert await run(page, "transcript", body, events) is True
+
+
+# transcript.js --------------------------------------------------------------------------------------------------------
+
+RUN = {"run_id": "r1", "message_id": "m2"}
+LOOKING_UP = {"type": "part", "seq": 3, **RUN, "part": {"kind": "status", "text": "looking up"}}
+SOURCE = {"kind": "source", "title": "Guideline", "url": "https://example.com/"}
+TRANSCRIPT = """
+    const folded = given.reduce(module.fold, module.EMPTY);
+    const { content, parts, status, writing } = folded.rows.at(-1);
+    return [folded.seq, content, parts, status, writing];
+"""
+
+
+async def test_a_status_stands_until_text_follows_and_a_source_stays(page: Page) -> None:
+    begun = [
+        {"type": "status", "seq": 2, "run_id": "r1"},
+        LOOKING_UP,
+        {"type": "part", "seq": 4, **RUN, "part": SOURCE},
+    ]
+    assert await run(page, "transcript", TRANSCRIPT, begun) == [4, "", [SOURCE], "looking up", True]
+    written = [*begun, {"type": "delta", "seq": 5, **RUN, "text": "Good "}]
+    assert await run(page, "transcript", TRANSCRIPT, written) == [5, "Good ", [SOURCE], "", True]
+    ended = [*begun, {"type": "message", "seq": 5, **RUN, "role": "assistant", "content": "Good", "parts": [SOURCE]}]
+    assert await run(page, "transcript", TRANSCRIPT, ended) == [5, "Good", [SOURCE], "", False]
+
+
+async def test_a_snapshot_shows_the_parts_and_the_status_of_the_run_under_way(page: Page) -> None:
+    under_way = {**RUN, "text": "", "parts": [SOURCE], "status": "looking up"}
+    snapshot = {"type": "snapshot", "epoch": "e", "messages": [], "earlier": False, "run": under_way, "through_seq": 4}
+    assert await run(page, "transcript", TRANSCRIPT, [snapshot]) == [4, "", [SOURCE], "looking up", True]

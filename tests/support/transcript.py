@@ -23,6 +23,8 @@ class Row:
     finish: str | None = None
     run_id: str | None = None
     client_msg_id: str | None = None
+    parts: list[Any] = dataclasses.field(default_factory=list)
+    status: str = ""
 
 
 class Transcript:
@@ -60,25 +62,37 @@ class Transcript:
             case "status":
                 self.run_id = frame["run_id"]
             case "delta":
-                row = self.rows.setdefault(frame["message_id"], Row(frame["message_id"], "assistant", ""))
+                row = self._running(frame)
                 row.content += frame["text"]
-                row.run_id = frame["run_id"]
+                row.status = ""
+            case "part" if frame["part"]["kind"] == "status":
+                self._running(frame).status = frame["part"]["text"]
+            case "part":
+                self._running(frame).parts.append(frame["part"])
             case "message":
                 self.run_id = None
                 ended = Row(frame["message_id"], "assistant", frame["content"], frame["finish"], frame["run_id"])
+                ended.parts = frame.get("parts", [])
                 self._put(ended)
         return True
 
     def _replace(self, snapshot: Frame) -> None:
         self.rows = {}
         for row in snapshot["messages"]:
-            members = {field.name: row.get(field.name) for field in dataclasses.fields(Row)}
-            self._put(Row(**members))
+            members = {name: row.get(name) for name in ("message_id", "role", "content", "finish", "run_id")}
+            self._put(Row(**members, client_msg_id=row.get("client_msg_id"), parts=row.get("parts", [])))
         self.run_id = None
         if run := snapshot.get("run"):
             self.run_id = run["run_id"]
-            self._put(Row(run["message_id"], "assistant", run["text"], run_id=run["run_id"]))
+            members = {"parts": run.get("parts", []), "status": run.get("status", "")}
+            self._put(Row(run["message_id"], "assistant", run["text"], run_id=run["run_id"], **members))
         self.seq = snapshot["through_seq"]
+
+    def _running(self, frame: Frame) -> Row:
+        """The row of the run that `frame` adds to."""
+        row = self.rows.setdefault(frame["message_id"], Row(frame["message_id"], "assistant", ""))
+        row.run_id = frame["run_id"]
+        return row
 
     def _put(self, row: Row) -> None:
         self.rows[row.message_id] = row

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQuery, SessionInfo, epoch_bucket
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
-from moorline.backend.events import Event, MessageEnded, PartialAnswer, Position, Row, Snapshot, UserMessage
-from moorline.backend.session import check_owner, newest, row_of
+from moorline.backend.events import Event, MessageEnded, Position, Row, Snapshot, UserMessage
+from moorline.backend.parts import decode_parts
+from moorline.backend.session import check_owner, newest, partial_answer, row_of
 
 __all__ = ["NEXT_EPOCH", "check", "find_session", "heads", "read_after", "rows", "session_for", "snapshot"]
 
@@ -16,7 +17,7 @@ NEXT_EPOCH = """
 substr(encode(sha256(convert_to(seed || ' ' || %(session_id)s || ' ' || %(patient_id)s, 'UTF8')), 'hex'), 1, 32)
 """
 
-# A row of the snapshot's statement that is no event: the position, the active run if there is one, and its text.
+# A row of the snapshot's statement that is no event: the position, the active run if there is one, its text, its parts.
 _RUN = 0
 
 
@@ -96,15 +97,18 @@ WITH s AS (
     SELECT s.id, s.epoch, s.head, r.run_id, r.message_id, r.started_seq
     FROM sessions s LEFT JOIN runs r ON r.run_id = s.active_run_id WHERE s.session_id = %s
 ), newest AS (
-    SELECT e.*, sum(octet_length(e.content)) OVER (ORDER BY e.seq DESC) - octet_length(e.content) AS behind
+    SELECT e.*, sum(e.size) OVER (ORDER BY e.seq DESC) - e.size AS behind
     FROM s CROSS JOIN LATERAL (
-        SELECT {COLUMNS} FROM events WHERE session = s.id AND kind IN ({Kind.USER:d}, {Kind.ENDED:d})
+        SELECT {COLUMNS}, octet_length(content) + coalesce(octet_length(parts), 0) AS size
+        FROM events WHERE session = s.id AND kind IN ({Kind.USER:d}, {Kind.ENDED:d})
         ORDER BY seq DESC LIMIT {SNAPSHOT_ROWS + 1}
     ) e
 )
 SELECT epoch, {_RUN}, head, run_id, message_id,
     (SELECT string_agg(content, '' ORDER BY seq) FROM events WHERE session = s.id AND seq > s.started_seq),
-    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM s
+    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    (SELECT '[' || string_agg(coalesce(parts, 'null'), ',' ORDER BY seq) || ']'
+     FROM events WHERE session = s.id AND seq > s.started_seq) FROM s
 UNION ALL
 SELECT NULL, {COLUMNS} FROM newest WHERE behind <= {SNAPSHOT_BYTES}
 """
@@ -116,9 +120,9 @@ async def snapshot(db: Connection, session_id: str) -> Snapshot | None:
     if not found:
         return None
     found.sort(key=lambda row: (row[1] != _RUN, -row[2]))
-    epoch, _, head, run_id, message_id, text, *_ = found[0]
+    epoch, _, head, run_id, message_id, text, *_, parts = found[0]
     last, earlier = newest((_row(from_record(row[1:])) for row in found[1:]), count=SNAPSHOT_ROWS, size=SNAPSHOT_BYTES)
-    run = None if run_id is None else PartialAnswer(run_id, message_id, text or "")
+    run = None if run_id is None else partial_answer(run_id, message_id, text or "", decode_parts(parts or "[]"))
     return Snapshot(Position(epoch, head), last, earlier, run)
 
 

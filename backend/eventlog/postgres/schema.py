@@ -86,9 +86,12 @@ INSERT INTO epoch_seeds SELECT bucket, gen_random_uuid()::text FROM generate_ser
 DELETE FROM sessions WHERE head = 0;
 """
 
+# As in the SQLite file.
+_THIRD = "ALTER TABLE events ADD COLUMN parts text"
+
 #: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
 #: before, which go on running while a new one starts.
-_MIGRATIONS = (_FIRST, _SECOND)
+_MIGRATIONS = (_FIRST, _SECOND, _THIRD)
 
 #: What this program writes.
 VERSION = len(_MIGRATIONS)

@@ -9,7 +9,6 @@ Any of them may be carried out twice (see `Pool.run`): what the first attempt ha
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from moorline.backend.eventlog.base import (
@@ -30,7 +29,8 @@ from moorline.backend.eventlog.base import (
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.backend.eventlog.postgres.read import NEXT_EPOCH
 from moorline.backend.eventlog.records import Kind
-from moorline.backend.events import Event, MessageEnded, RunStarted, TextAdded, UserMessage
+from moorline.backend.events import Event, RunStarted, UserMessage
+from moorline.backend.parts import STATUS_PREFIX, decode_parts, encode_part
 from moorline.backend.session import PriorCommand
 
 __all__ = ["Written", "add_texts", "delete_session", "end_run", "expire", "request_cancel", "start_run"]
@@ -220,16 +220,17 @@ def _parameters(
 
 _ADD = f"""
 WITH piece AS (
-    SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::text[])
-    AS piece (session_id, run_id, fence, at, size, message_id, content)
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::int[], %s::text[], %s::text[],
+        %s::text[])
+    AS piece (session_id, run_id, fence, at, size, message_id, content, part)
 ), session AS (
     UPDATE sessions s SET head = s.head + 1, written = s.written + piece.size FROM piece
     WHERE s.session_id = piece.session_id AND s.active_run_id = piece.run_id AND s.fence = piece.fence
         AND (piece.at IS NULL OR s.written = piece.at)
-    RETURNING s.id, s.epoch, s.head, piece.run_id, piece.message_id, piece.content
+    RETURNING s.id, s.epoch, s.head, piece.run_id, piece.message_id, piece.content, piece.part
 ), event AS (
-    INSERT INTO events (session, seq, kind, run_id, message_id, content, at)
-    SELECT id, head, {Kind.TEXT:d}, run_id, message_id, content, 0 FROM session
+    INSERT INTO events (session, seq, kind, run_id, message_id, content, at, parts)
+    SELECT id, head, {Kind.TEXT:d}, run_id, message_id, content, 0, part FROM session
 )
 SELECT run_id, epoch, head FROM session
 """
@@ -254,8 +255,7 @@ async def add_texts(db: Connection, pieces: Sequence[Piece], attempt: int) -> Wr
             place = first.pop(run_id)
             piece = left.pop(place)
             outcomes[place] = seq
-            event = TextAdded(seq, run_id, piece.run.message_id, piece.text)
-            commits.append(Commit(piece.run.session_id, epoch, event))
+            commits.append(Commit(piece.run.session_id, epoch, piece.as_event(seq)))
         if first:
             await _look_up(db, first.values(), left, outcomes)
     return outcomes, commits
@@ -267,9 +267,10 @@ async def _add(db: Connection, pieces: Sequence[Piece]) -> list[Any]:
         [piece.run.run_id for piece in pieces],
         [piece.run.fence for piece in pieces],
         [piece.at for piece in pieces],
-        [len(piece.text) for piece in pieces],
+        [piece.size for piece in pieces],
         [piece.run.message_id for piece in pieces],
         [piece.text for piece in pieces],
+        [None if piece.part is None else encode_part(piece.part) for piece in pieces],
     ]
     return await (await db.execute(_ADD, columns)).fetchall()
 
@@ -286,13 +287,13 @@ async def _look_up(
         try:
             if written is None:
                 raise RunLost(piece.run.run_id)
-            missing = unwritten(piece.text, at=piece.at, written=written)
+            missing = piece.beyond(written)
         except RunLost as lost:
             outcomes[place] = lost
             del left[place]
             continue
-        if missing or not piece.text:
-            left[place] = replace(piece, text=missing, at=None if piece.at is None else written)
+        if missing is not None:
+            left[place] = missing
         else:
             outcomes[place] = head
             del left[place]
@@ -309,29 +310,28 @@ WITH session AS (
     UPDATE runs SET finish = %(finish)s FROM session WHERE runs.run_id = %(run_id)s RETURNING started_seq
 ), texts AS (
     DELETE FROM events USING session, run WHERE events.session = session.id AND events.seq > run.started_seq
-    RETURNING events.seq, events.content
+    RETURNING events.seq, events.content, events.parts
 ), event AS (
     INSERT INTO events (session, kind, seq, run_id, message_id, content, at, from_seq,
-        finish, error_code, error_retryable, error_retry_after, input_tokens, output_tokens)
+        finish, error_code, error_retryable, error_retry_after, input_tokens, output_tokens, parts)
     SELECT session.id, {Kind.ENDED:d}, session.head, %(run_id)s, %(message_id)s,
         coalesce((SELECT string_agg(content, '' ORDER BY seq) FROM texts), '') || %(text)s,
         %(now)s, run.started_seq + 1, %(finish)s, %(code)s, %(retryable)s::boolean, %(retry_after)s,
-        %(input_tokens)s, %(output_tokens)s
-    FROM session, run RETURNING seq, from_seq, content
+        %(input_tokens)s, %(output_tokens)s,
+        (SELECT '[' || string_agg(parts, ',' ORDER BY seq) || ']' FROM texts WHERE NOT starts_with(parts, %(status)s))
+    FROM session, run RETURNING seq, from_seq, content, parts
 )
-SELECT session.epoch, event.seq, event.from_seq, event.content FROM session, event
+SELECT session.epoch, event.seq, event.from_seq, event.content, event.parts FROM session, event
 """
 
 
 async def end_run(db: Connection, end: End, attempt: int) -> Written[int]:
-    """Append `MessageEnded` in the place of the run's `TextAdded`; returns its seq."""
+    """Append `MessageEnded` in the place of the run's text and parts; returns its seq."""
     run, text, at = end.run, end.text, end.at
     for _ in range(MAX_ATTEMPTS):
         if at is not None and (found := await _one(db, _END, _end_parameters(end, text, at))) is not None:
-            epoch, seq, from_seq, content = found
-            event = MessageEnded(
-                seq, from_seq, run.run_id, run.message_id, content, end.finish, end.now, end.error, end.usage
-            )
+            epoch, seq, from_seq, content, parts = found
+            event = end.as_event(seq, from_seq=from_seq, content=content, parts=decode_parts(parts or "[]"))
             return seq, [Commit(run.session_id, epoch, event)]
         progress = await _one(
             db,
@@ -361,6 +361,7 @@ def _end_parameters(end: End, text: str, at: int) -> dict[str, object]:
         "retry_after": end.error and end.error.retry_after,
         "input_tokens": end.usage and end.usage.input_tokens,
         "output_tokens": end.usage and end.usage.output_tokens,
+        "status": STATUS_PREFIX,
     }
 
 

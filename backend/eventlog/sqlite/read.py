@@ -8,8 +8,9 @@ from typing import NamedTuple
 from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQuery, SessionInfo, epoch_bucket
 from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
-from moorline.backend.events import Event, MessageEnded, PartialAnswer, Position, Row, Snapshot, UserMessage
-from moorline.backend.session import check_owner, newest, row_of
+from moorline.backend.events import Event, MessageEnded, Position, Row, Snapshot, UserMessage
+from moorline.backend.parts import Part, decode_part
+from moorline.backend.session import check_owner, newest, partial_answer, row_of
 
 __all__ = [
     "SessionRecord",
@@ -18,7 +19,7 @@ __all__ = [
     "next_epoch",
     "read_after",
     "rows",
-    "run_text",
+    "run_answer",
     "session_for",
     "session_record",
     "snapshot",
@@ -103,17 +104,17 @@ def snapshot(tx: Transaction, session_id: str) -> Snapshot | None:
         message_id, started_seq = tx.db.execute(
             "SELECT message_id, started_seq FROM runs WHERE run_id = ?", (session.active_run_id,)
         ).fetchone()
-        run = PartialAnswer(session.active_run_id, message_id, run_text(tx.db, session.id, started_seq))
+        run = partial_answer(session.active_run_id, message_id, *run_answer(tx.db, session.id, started_seq))
     position = Position(session.epoch, session.head)
     return Snapshot(position, last, earlier, run)
 
 
-def run_text(db: sqlite3.Connection, session: int, started_seq: int) -> str:
-    """All the text of the active run that began at `started_seq`: no other event follows that."""
-    texts = db.execute(
-        "SELECT content FROM events WHERE session = ? AND seq > ? ORDER BY seq", (session, started_seq)
+def run_answer(db: sqlite3.Connection, session: int, started_seq: int) -> tuple[str, list[Part | None]]:
+    """The text of the active run that began at `started_seq`, and the part of each event: nothing else follows that."""
+    found = db.execute(
+        "SELECT content, parts FROM events WHERE session = ? AND seq > ? ORDER BY seq", (session, started_seq)
     ).fetchall()
-    return "".join(text for (text,) in texts)
+    return "".join(text for text, _ in found), [None if part is None else decode_part(part) for _, part in found]
 
 
 def _events(db: sqlite3.Connection, query: EventQuery) -> list[Event]:

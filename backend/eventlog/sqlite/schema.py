@@ -1,8 +1,8 @@
 """The SQLite file: its tables, its version, and how an older file is migrated.
 
 A session's active run is in the session's own row, with the fence: so the write that happens forty times a second and
-run, `add_text`, is one UPDATE and one INSERT. `written` counts the characters of its text. During a run nothing but its
-own text is appended to the session's log, so a run's text is exactly the events after its `RunStarted`.
+run, `add_text`, is one UPDATE and one INSERT. `written` is the offset at which its answer goes on. During a run only
+its text and parts are appended to the session's log, so they are exactly the events after its `RunStarted`.
 
 A session has no row before its first message. The epoch that it will have is derived from a seed, its id and its
 patient, so that clients can be told before. An erasure replaces the seed: an id that is used again has another epoch.
@@ -81,8 +81,11 @@ INSERT INTO epoch_seeds SELECT bucket, lower(hex(randomblob(16))) FROM buckets;
 DELETE FROM sessions WHERE head = 0;
 """
 
+# Of a part: itself; of the end of a run: the array of its parts. See `records.py`.
+_FOURTH = "ALTER TABLE events ADD COLUMN parts TEXT"
+
 #: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
-_MIGRATIONS = (FIRST, _SECOND, _THIRD)
+_MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
 VERSION = len(_MIGRATIONS)

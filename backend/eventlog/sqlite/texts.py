@@ -1,4 +1,4 @@
-"""Group commit of text: the pieces of many runs are written by three statements, whatever their number.
+"""Group commit of text and parts: the pieces of many runs are written by three statements, whatever their number.
 
 Python's sqlite3 releases the interpreter's lock for each step of a statement and competes with the event loop for it
 afterwards, for up to `sys.getswitchinterval()` each time. With statements of their own a thousand pieces cost seconds.
@@ -9,10 +9,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moorline.backend.eventlog.base import Commit, Piece, RunLost, unwritten
+from moorline.backend.eventlog.base import Commit, Piece, RunLost
 from moorline.backend.eventlog.records import Kind
 from moorline.backend.eventlog.sqlite.committer import Transaction
-from moorline.backend.events import TextAdded
+from moorline.backend.parts import encode_part
 
 __all__ = ["add_texts"]
 
@@ -27,9 +27,9 @@ FROM json_each(?) AS moved WHERE sessions.id = json_extract(moved.value, '$[0]')
 """
 
 _INSERT = f"""
-INSERT INTO events (session, seq, kind, run_id, message_id, content, at)
+INSERT INTO events (session, seq, kind, run_id, message_id, content, parts, at)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), {Kind.TEXT:d}, json_extract(value, '$[2]'),
-    json_extract(value, '$[3]'), json_extract(value, '$[4]'), 0.0
+    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'), 0.0
 FROM json_each(?)
 """
 
@@ -51,23 +51,23 @@ def add_texts(tx: Transaction, pieces: Sequence[Piece]) -> list[int | Exception]
     """The seq of each of `pieces`, in this order, or why it has none."""
     sessions = _sessions(tx, {piece.run.session_id for piece in pieces})
     outcomes: list[int | Exception] = []
-    added: list[tuple[int, int, str, str, str]] = []
+    added: list[tuple[int, int, str, str, str, str | None]] = []
     commits: list[Commit] = []
     for piece in pieces:
         run, session = piece.run, sessions.get(piece.run.session_id)
         try:
             if session is None or session.run_id != run.run_id or session.fence != run.fence:
                 raise RunLost(run.run_id)
-            text = unwritten(piece.text, at=piece.at, written=session.written)
+            missing = piece.beyond(session.written)
         except RunLost as lost:
             outcomes.append(lost)
             continue
-        if text or not piece.text:
+        if missing is not None:
             session.head += 1
-            session.written += len(text)
-            added.append((session.id, session.head, run.run_id, run.message_id, text))
-            event = TextAdded(session.head, run.run_id, run.message_id, text)
-            commits.append(Commit(run.session_id, session.epoch, event))
+            session.written += missing.size
+            part = None if missing.part is None else encode_part(missing.part)
+            added.append((session.id, session.head, run.run_id, run.message_id, missing.text, part))
+            commits.append(Commit(run.session_id, session.epoch, missing.as_event(session.head)))
         outcomes.append(session.head)
     if added:
         moved = [(session.id, session.head, session.written) for session in sessions.values()]

@@ -17,13 +17,14 @@ from moorline.backend.eventlog.base import (
 )
 from moorline.backend.eventlog.records import COLUMNS, to_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
-from moorline.backend.eventlog.sqlite.read import SessionRecord, next_epoch, run_text, session_record
+from moorline.backend.eventlog.sqlite.read import SessionRecord, next_epoch, run_answer, session_record
 from moorline.backend.events import Finish, MessageEnded, RunStarted, UserMessage
+from moorline.backend.parts import kept
 from moorline.backend.session import PriorCommand
 
 __all__ = ["delete_session", "end_orphans", "end_run", "expire", "start_run"]
 
-_INSERT = f"INSERT INTO events (session, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO events (session, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def delete_session(tx: Transaction, session_id: str) -> bool:
@@ -87,17 +88,15 @@ def start_run(tx: Transaction, start: Start) -> Started:
 
 
 def end_run(tx: Transaction, end: End) -> int:
-    """Append `MessageEnded` in the place of the run's `TextAdded`; returns its seq."""
+    """Append `MessageEnded` in the place of the run's text and parts; returns its seq."""
     run = end.run
     session = _owned(tx.db, run)
     text = unwritten(end.text, at=end.at, written=session.written)
     (started_seq,) = tx.db.execute("SELECT started_seq FROM runs WHERE run_id = ?", (run.run_id,)).fetchone()
-    content = run_text(tx.db, session.id, started_seq) + text
+    written, parts = run_answer(tx.db, session.id, started_seq)
     tx.db.execute("DELETE FROM events WHERE session = ? AND seq > ?", (session.id, started_seq))
     seq = session.head + 1
-    event = MessageEnded(
-        seq, started_seq + 1, run.run_id, run.message_id, content, end.finish, end.now, end.error, end.usage
-    )
+    event = end.as_event(seq, from_seq=started_seq + 1, content=written + text, parts=kept(parts))
     _append(tx, session, event)
     tx.db.execute(
         "UPDATE sessions SET head = ?, active_run_id = NULL, touched_at = ? WHERE id = ?", (seq, end.now, session.id)

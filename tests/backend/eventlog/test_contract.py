@@ -12,6 +12,7 @@ from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import (
     Finish,
     MessageEnded,
+    PartAdded,
     PartialAnswer,
     RunError,
     RunStarted,
@@ -19,6 +20,7 @@ from moorline.backend.events import (
     Usage,
     UserMessage,
 )
+from moorline.backend.parts import Data, Source, Status
 from tests.support.eventlogs import NOW, RecordingOwner, everything, handle_of, opened, read_view, start
 
 
@@ -56,6 +58,56 @@ async def test_a_reader_of_the_pieces_and_a_late_reader_show_the_same(log: Event
     async with opened(database) as again:
         assert live == await read_view(again, "s") == await read_view(again, "s", midway)
         assert [row.content for row in live.rows] == ["Hello", "abc"]
+
+
+async def test_parts_are_read_in_their_place_and_stay_with_the_answer_but_its_status(log: EventLog) -> None:
+    run = handle_of(await start(log, "s"))
+    source, data = Source("Title \U0001f600", "https://example.com/"), Data("vitals", {"nul": "\0", "none": None})
+    for part in (Status("looking up"), source):
+        await log.add_part(run, part)
+    looking_up = await log.snapshot("s")
+    await log.add_text(run, "Good ")
+    await log.add_part(run, data)
+    found = [event.part for event in await everything(log, "s") if isinstance(event, PartAdded)]
+    assert found == [Status("looking up"), source, data]
+    writing = await log.snapshot("s")
+    assert looking_up is not None
+    assert writing is not None
+    assert looking_up.run == PartialAnswer(run.run_id, run.message_id, "", (source,), "looking up")
+    assert writing.run == PartialAnswer(run.run_id, run.message_id, "Good ", (source, data))
+    await log.end_run(run, finish=Finish.STOP, now=NOW, text="day")
+    (_, answer) = await log.rows("s", before=None, limit=2)
+    assert (answer.content, answer.parts) == ("Good day", (source, data))
+
+
+async def test_a_reader_of_the_parts_and_a_late_reader_show_the_same(log: EventLog, database: str) -> None:
+    run = handle_of(await start(log, "s"))
+    await log.add_part(run, Status("looking up"))
+    await log.add_part(run, Source("one"))
+    midway = await read_view(log, "s")
+    snapshot = await log.snapshot("s")
+    assert snapshot is not None
+    assert midway.run == snapshot.run
+    await log.end_run(run, finish=Finish.STOP, now=NOW)
+    live = await read_view(log, "s", midway)
+    await log.close()
+    async with opened(database) as again:
+        assert live == await read_view(again, "s") == await read_view(again, "s", midway)
+        assert [row.parts for row in live.rows] == [(), (Source("one"),)]
+
+
+async def test_a_part_that_was_written_already_is_not_written_again(log: EventLog) -> None:
+    run = handle_of(await start(log, "s"))
+    await log.add_text(run, "ab", at=0)
+    assert await log.add_part(run, Source("one"), at=2) == 4
+    assert await log.add_part(run, Source("one"), at=2) == 4
+    assert await log.add_text(run, "c", at=3) == 5
+    assert await log.add_part(run, Source("one"), at=2) == 5
+    with pytest.raises(RunLost):
+        await log.add_part(run, Source("two"), at=9)
+    await log.end_run(run, finish=Finish.STOP, now=NOW, text="cd", at=3)
+    (_, answer) = await log.rows("s", before=None, limit=2)
+    assert (answer.content, answer.parts) == ("abcd", (Source("one"),))
 
 
 async def test_a_repeated_send_gives_the_first_run_also_while_busy_and_after_the_end(log: EventLog) -> None:
@@ -338,6 +390,17 @@ async def test_a_snapshot_is_bounded_in_bytes(log: EventLog) -> None:
     snapshot = await log.snapshot("s")
     assert snapshot is not None
     assert [len(row.content) for row in snapshot.rows] == [6, SNAPSHOT_BYTES // 5] * 2
+    assert snapshot.earlier
+
+
+async def test_a_snapshot_is_bounded_in_bytes_of_parts_as_well(log: EventLog) -> None:
+    for number in range(3):
+        run = handle_of(await start(log, "s", f"m{number}", f"text {number}"))
+        await log.add_part(run, Data("chart", "ü" * (SNAPSHOT_BYTES // 5)))
+        await log.end_run(run, finish=Finish.STOP, now=NOW)
+    snapshot = await log.snapshot("s")
+    assert snapshot is not None
+    assert [len(row.parts) for row in snapshot.rows] == [0, 1] * 2
     assert snapshot.earlier
 
 

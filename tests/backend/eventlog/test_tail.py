@@ -2,7 +2,8 @@
 
 from moorline.backend.eventlog.base import Commit
 from moorline.backend.eventlog.tail import EVENT_BYTES, Tail
-from moorline.backend.events import TextAdded
+from moorline.backend.events import PartAdded, TextAdded
+from moorline.backend.parts import Data
 
 
 def text(seq: int) -> TextAdded:
@@ -37,6 +38,15 @@ def test_an_erased_session_leaves_nothing() -> None:
     tail.add(Commit("s", "e", text(1)))
     tail.add(Commit("s", "e", None))
     assert tail.read_after("s", 0, 9, "e") is None
+    assert tail.size == 0
+
+
+def test_parts_count_with_their_size() -> None:
+    tail = Tail(max_bytes=3 * EVENT_BYTES)
+    tail.add(Commit("a", "e", text(1)))
+    tail.add(Commit("b", "e", PartAdded(1, "r", "m", Data("chart", "x" * (2 * EVENT_BYTES)))))
+    assert tail.read_after("a", 0, 9, "e") is None
+    tail.add(Commit("b", "e", None))
     assert tail.size == 0
 
 

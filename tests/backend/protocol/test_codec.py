@@ -1,6 +1,7 @@
 """JSON in, messages out; events in, JSON out."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from moorline.backend.events import (
     Event,
     Finish,
     MessageEnded,
+    PartAdded,
     PartialAnswer,
     Position,
     Row,
@@ -22,6 +24,7 @@ from moorline.backend.events import (
     Usage,
     UserMessage,
 )
+from moorline.backend.parts import Data, Source, Status
 from moorline.backend.protocol.codec import Json, decode_object, encode, encode_delta, parse_frame
 from moorline.backend.protocol.models import (
     ID,
@@ -196,6 +199,18 @@ FRAMES = {
         '{"type":"message","seq":5,"from_seq":5,"run_id":"r1","message_id":"m2","role":"assistant","content":"",'
         '"finish":"error","error":{"code":"llm_busy","retryable":true,"retry_after":3.0},'
         '"usage":{"input_tokens":1,"output_tokens":2},"at":"1970-01-01T00:00:00.000Z"}'
+    ),
+    Version2().event(PartAdded(4, "r1", "m2", Source("Guideline", "https://example.com/1"))): (
+        '{"type":"part","seq":4,"run_id":"r1","message_id":"m2",'
+        '"part":{"kind":"source","title":"Guideline","url":"https://example.com/1"}}'
+    ),
+    Version2().event(PartAdded(4, "r1", "m2", Status("looking up"))): (
+        '{"type":"part","seq":4,"run_id":"r1","message_id":"m2","part":{"kind":"status","text":"looking up"}}'
+    ),
+    Version2().event(replace(ENDED, parts=(Data("vitals", {"pulse": None}),))): (
+        '{"type":"message","seq":5,"from_seq":3,"run_id":"r1","message_id":"m2","role":"assistant","content":"Hello",'
+        '"parts":[{"kind":"data","name":"vitals","value":{"pulse":null}}],'
+        '"finish":"stop","at":"1970-01-01T00:00:00.000Z"}'
     ),
     encode(ServerHello(epoch="e", head=1, recovered=True, run_id="r1", heartbeat=20.0, max_bytes=10, scripted=True)): (
         '{"type":"hello","v":2,"epoch":"e","head":1,"recovered":true,"run_id":"r1","heartbeat":20.0,"max_bytes":10,'

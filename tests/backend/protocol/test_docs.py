@@ -53,6 +53,7 @@ def test_openapi_says_which_members_are_always_there_and_none_may_be_null() -> N
     assert SCHEMAS[Send.__name__]["required"] == ["type", "message", "client_msg_id"]
     assert set(SCHEMAS[MessageEvent.__name__]["properties"]) - set(SCHEMAS[MessageEvent.__name__]["required"]) == {
         "error",
+        "parts",
         "usage",
     }
     assert '"null"' not in json.dumps(SCHEMAS)

@@ -6,7 +6,10 @@
  *
  * @typedef {{code: string, retryable: boolean, retry_after?: number}} RunError
  * @typedef {{id: string, role: string, content: string, seq: number, at?: string, runId?: string, clientMsgId?: string,
- *   finish?: string, error?: RunError, writing: boolean}} Row `writing`: the answer is still being written
+ *   finish?: string, error?: RunError, writing: boolean, parts: readonly Part[], status: string}} Row
+ *   `writing`: the answer is still being written; `status`: what the responder is doing meanwhile, or empty
+ * @typedef {{kind: 'source', title: string, url: string} | {kind: 'data', name: string, value?: any}} Part
+ *   Something beside the text. A `url` is http, https or a path, or empty.
  * @typedef {{epoch: string, seq: number, rows: readonly Row[], runId: string | null, earlier: boolean}} Transcript
  * @typedef {{type: string, [field: string]: any}} ServerEvent
  */
@@ -36,7 +39,13 @@ export function fold(transcript, event) {
       return { ...writeTo(transcript, event.run_id, (row) => row), seq: event.seq, runId: event.run_id };
     case 'delta':
       return {
-        ...writeTo(transcript, event.run_id, (row) => ({ ...row, content: row.content + event.text })),
+        ...writeTo(transcript, event.run_id, (row) => ({ ...row, content: row.content + event.text, status: '' })),
+        seq: event.seq,
+        runId: event.run_id,
+      };
+    case 'part':
+      return {
+        ...writeTo(transcript, event.run_id, (row) => withPart(row, event.part)),
         seq: event.seq,
         runId: event.run_id,
       };
@@ -62,21 +71,29 @@ export function prepend(transcript, rows, more) {
 /** @param {ServerEvent} snapshot @returns {Transcript} */
 function fromSnapshot({ epoch, messages, earlier, run, through_seq: seq }) {
   const rows = messages.map(fromRow);
-  if (run) rows.push({ ...openRow(run.run_id, seq), content: run.text });
+  if (run) {
+    const { text: content, parts = [], status = '' } = run;
+    rows.push({ ...openRow(run.run_id, seq), content, parts, status });
+  }
   return { epoch, seq, rows, runId: run?.run_id ?? null, earlier };
 }
 
 /** @param {any} row @returns {Row} */
 function fromRow(row) {
-  const { role, content, seq, at, run_id: runId, client_msg_id: clientMsgId, finish, error } = row;
+  const { role, content, seq, at, run_id: runId, client_msg_id: clientMsgId, finish, error, parts = [] } = row;
   // An answer is keyed by its run: the row exists (as "thinking") before its message id is known.
   const id = role === 'assistant' && runId ? `run:${runId}` : row.message_id;
-  return { id, role, content, seq, at, runId, clientMsgId, finish, error, writing: false };
+  return { id, role, content, seq, at, runId, clientMsgId, finish, error, writing: false, parts, status: '' };
 }
 
 /** @param {string} runId @param {number} seq @returns {Row} */
 function openRow(runId, seq) {
-  return { id: `run:${runId}`, role: 'assistant', content: '', seq, runId, writing: true };
+  return { id: `run:${runId}`, role: 'assistant', content: '', seq, runId, writing: true, parts: [], status: '' };
+}
+
+/** @param {Row} row @param {Part | {kind: 'status', text: string}} part @returns {Row} */
+function withPart(row, part) {
+  return part.kind === 'status' ? { ...row, status: part.text } : { ...row, parts: [...row.parts, part] };
 }
 
 /** Change the run's row, which is nearly always the last, or open it.
