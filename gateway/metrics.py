@@ -14,6 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from moorline.gateway.cause import Cause
+
 __all__ = ["Metrics", "State", "Traffic", "code_label", "method_label"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -69,8 +71,9 @@ class Metrics(Collector):
         )
         self._endings = Counter(
             "moorline_sockets_ended",
-            "WebSockets that were open and ended, by the side that ended them, reason and close code",
-            ["ended_by", "reason", "close_code"],
+            "WebSockets that were open and ended, by the side that ended them, reason, close code and cause, which "
+            "`moorline explain` puts into a sentence",
+            ["ended_by", "reason", "close_code", "cause"],
             registry=self._registry,
         )
         self._lifetimes = Histogram(
@@ -110,8 +113,8 @@ class Metrics(Collector):
     def round_trip(self, hop: str, seconds: float) -> None:
         self._pings.labels(hop).observe(seconds)
 
-    def ended(self, ended_by: str, reason: str, code: int, seconds: float) -> None:
-        self._endings.labels(ended_by, reason, code_label(ended_by, code)).inc()
+    def ended(self, ended_by: str, cause: Cause, code: int, seconds: float) -> None:
+        self._endings.labels(ended_by, cause.reason.value, code_label(ended_by, code), cause.code).inc()
         self._lifetimes.observe(seconds)
 
     # Scrapes ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 from aiohttp import web
 
+from moorline.gateway.cause import Reason
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
@@ -37,6 +38,8 @@ _SPREAD = 0.8
 _STEP_SECONDS = 0.05
 # For tunnels that are left at the end of the drain: their last bytes are sent within this time or discarded.
 _FLUSH_SECONDS = 0.25
+# Ends of which the kernel's view would tell nothing.
+_ORDERLY = (Reason.CLOSED, Reason.SHUTDOWN)
 # Of max_connections.
 _NOTEWORTHY = 0.95
 
@@ -137,7 +140,7 @@ class Tunnels:
         upstream.release()
         self._ended_traffic += _carried(relay)
         if self._metrics is not None:
-            self._metrics.ended(ended.outcome.ended_by, ended.outcome.reason.value, ended.code, ended.seconds)
+            self._metrics.ended(ended.outcome.ended_by, ended.cause, ended.code, ended.seconds)
         _log("WebSocket closed", _facts(ended) | {"request_id": request_id})
 
 
@@ -167,6 +170,23 @@ def _facts(ended: Ended) -> dict[str, object]:
         "frames_from_upstream": ended.frames_from_upstream,
         "client_rtt_ms": _milliseconds(ended.client_rtt),
         "upstream_rtt_ms": _milliseconds(ended.upstream_rtt),
+        "cause": ended.cause.code,
+        "order": ",".join(ended.order),
+        **(_kernel_view(ended) if ended.cause.reason not in _ORDERLY else {}),
+    }
+
+
+def _kernel_view(ended: Ended) -> dict[str, object]:
+    """What the two kernels had to say of a connection that failed."""
+    return {
+        f"{side}_{name}": value
+        for side, tcp in (("client", ended.client_tcp), ("upstream", ended.upstream_tcp))
+        if tcp is not None
+        for name, value in (
+            ("unacked", tcp.unacked),
+            ("retransmits", tcp.total_retransmits),
+            ("since_ack_ms", _milliseconds(tcp.since_ack)),
+        )
     }
 
 

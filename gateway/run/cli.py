@@ -1,4 +1,4 @@
-"""The command line: `moorline [serve | gateway | backend | check]`, and `python -m moorline`.
+"""The command line: `moorline [serve | gateway | backend | check | explain]`, and `python -m moorline`.
 
 Each command imports the libraries that it needs, so that help, `--version` and a mistake are answered at once: aiohttp
 takes a quarter of a second.
@@ -24,6 +24,7 @@ Commands
   gateway   the gateway alone, in front of a backend of yours
   backend   the chat backend alone
   check     what is wrong between here and the answer, hop by hop
+  explain   why a socket ended, by the code in its log line
 
 Examples
   moorline                                the chat page on http://localhost:4321
@@ -125,6 +126,20 @@ def _check(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     return check.main(url, own.backend or settings.upstream[0], backend_is_named=bool(own.backend))
 
 
+def _explain(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    from moorline.gateway.common.config.options import did_you_mean
+    from moorline.gateway.common.errors import UsageError
+    from moorline.gateway.explain import codes, explain
+
+    for code in _config("explain", argv, environ).arguments or codes():
+        found = explain(code)
+        if found is None:
+            raise UsageError(f"{code}: there is no such code{did_you_mean(code, codes())}; moorline explain lists all")
+        print(f"{code}: {found.what}\n  when:        {found.when}")
+        print(f"  usual cause: {found.usual_cause}\n  next step:   {found.next_step}")
+    return 0
+
+
 def _reached_at(host: str) -> str:
     """The host of an address that reaches what listens on `host` of this machine."""
     if host in ("0.0.0.0", "::"):
@@ -137,4 +152,5 @@ _COMMANDS: dict[str, Callable[[Sequence[str], MutableMapping[str, str]], int]] =
     "gateway": _gateway,
     "backend": _backend,
     "check": _check,
+    "explain": _explain,
 }

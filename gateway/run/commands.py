@@ -14,6 +14,7 @@ __all__ = [
     "BACKEND",
     "CHECK",
     "COMMANDS",
+    "EXPLAIN",
     "GATEWAY",
     "SERVE",
     "TABLES",
@@ -104,4 +105,11 @@ CHECK = Command(
         ("moorline check https://chat.example.com", "what a user meets"),
     ),
 )
-COMMANDS: Mapping[str, Command] = {command.name: command for command in (SERVE, GATEWAY, BACKEND, CHECK)}
+EXPLAIN = Command(
+    name="explain",
+    summary="Say what the `cause` of a log line stands for, what usually causes it, and the next step.",
+    sections=(),
+    arguments=(("CODE", "for example UR-idle (default: all of them)"),),
+    examples=(("moorline explain UR-idle", "the upstream reset the connection between two frames"),),
+)
+COMMANDS: Mapping[str, Command] = {command.name: command for command in (SERVE, GATEWAY, BACKEND, CHECK, EXPLAIN)}

@@ -15,6 +15,7 @@ PAGES = (
     "front-end",
     "backend",
     "options",
+    "socket-died",
     "troubleshooting",
     "production",
     "security",

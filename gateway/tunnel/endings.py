@@ -7,9 +7,11 @@ behind a Close frame that has passed, it gets a FIN alone.
 import dataclasses
 import enum
 
+from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.tunnel.frames import CloseCode
+from moorline.gateway.tunnel.tcp_info import TcpInfo
 
-__all__ = ["Outcome", "Reason", "Side", "Teardown", "close_frame_for", "teardown_for"]
+__all__ = ["Outcome", "Side", "Teardown", "cause_of", "close_frame_for", "teardown_for"]
 
 
 class Side(enum.Enum):
@@ -19,22 +21,6 @@ class Side(enum.Enum):
     @property
     def other(self) -> "Side":
         return Side.UPSTREAM if self is Side.CLIENT else Side.CLIENT
-
-
-class Reason(enum.StrEnum):
-    """Why a tunnel ended. A timer is called by its setting."""
-
-    CLOSED = "closed"
-    """A Close frame of one side passed first."""
-    FIN = "fin"
-    RESET = "reset"
-    HEARTBEAT_TIMEOUT = "heartbeat_timeout"
-    MAX_FRAME_SIZE = "max_frame_size"
-    PROXY_READ_TIMEOUT = "proxy_read_timeout"
-    PROXY_SEND_TIMEOUT = "proxy_send_timeout"
-    SEND_TIMEOUT = "send_timeout"
-    CLOSE_TIMEOUT = "close_timeout"
-    SHUTDOWN = "shutdown"
 
 
 class Teardown(enum.Enum):
@@ -63,6 +49,11 @@ class Outcome:
         return self.side.value if self.side is not None else "gateway"
 
 
+# A connection that ended without a Close frame, of which the other side is told in the same way.
+_LOST_BY = (Reason.FIN, Reason.RESET, Reason.UNREACHABLE)
+# A side did not do what it had to: its program hangs, or nothing reaches its host.
+_SILENCE = (Reason.HEARTBEAT_TIMEOUT, Reason.PROXY_SEND_TIMEOUT, Reason.SEND_TIMEOUT, Reason.CLOSE_TIMEOUT)
+_WHO = {Side.CLIENT: Who.CLIENT, Side.UPSTREAM: Who.UPSTREAM}
 _LOST = {
     Side.CLIENT: (CloseCode.GOING_AWAY, "client went away"),
     Side.UPSTREAM: (CloseCode.BAD_GATEWAY, "backend connection lost"),
@@ -79,10 +70,22 @@ _CODES: dict[Reason, tuple[CloseCode | None, CloseCode | None, str]] = {
 _TIMERS = {Reason.PROXY_READ_TIMEOUT, Reason.PROXY_SEND_TIMEOUT, Reason.SEND_TIMEOUT, Reason.HEARTBEAT_TIMEOUT}
 
 
+def cause_of(reason: Reason, culprit: Side | None, moment: Moment, tcp: TcpInfo | None) -> Cause:
+    """What the end of a tunnel is put down to. `culprit`: the side that ended it or failed to do what it had to, None
+    for the gateway; `tcp`: the kernel's view of its connection, where there is one."""
+    if culprit is None:
+        who = Who.GATEWAY
+    elif reason is Reason.UNREACHABLE or (reason in _SILENCE and tcp is not None and tcp.is_unanswered):
+        who = Who.NETWORK
+    else:
+        who = _WHO[culprit]
+    return Cause(who, reason, moment)
+
+
 def close_frame_for(side: Side, outcome: Outcome) -> tuple[CloseCode, str] | None:
     """Code and reason of the Close frame for this side; None if it gets none."""
     reason = outcome.reason
-    if reason in (Reason.FIN, Reason.RESET):
+    if reason in _LOST_BY:
         return _LOST[side.other] if outcome.side is side.other else None
     if reason is Reason.MAX_FRAME_SIZE:
         code = CloseCode.TOO_BIG if outcome.side is side else CloseCode.GOING_AWAY

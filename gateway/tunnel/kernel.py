@@ -5,12 +5,17 @@ import fcntl
 import os
 import socket
 import struct
+import sys
 import termios
 
-__all__ = ["has_unread", "unread", "unsent"]
+from moorline.gateway.tunnel import tcp_info
+
+__all__ = ["has_unread", "info", "unread", "unsent"]
 
 # The most that both loops read at once.
 _ONE_READ = 256 << 10
+# Linux alone has it in this form.
+_TCP_INFO = socket.TCP_INFO if sys.platform == "linux" else None
 
 
 def unsent(transport: asyncio.Transport) -> int:
@@ -33,6 +38,18 @@ def unread(transport: asyncio.Transport) -> bytes:
             return copy.recv(_ONE_READ, socket.MSG_DONTWAIT)
     except OSError:
         return b""
+
+
+def info(transport: asyncio.Transport) -> tcp_info.TcpInfo | None:
+    """The kernel's view of a connection; None where it has none any more, and on systems other than Linux."""
+    if _TCP_INFO is None:
+        return None
+    try:
+        # uvloop's stand-in for the socket leaves getsockopt to the descriptor it was made for.
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as copy:
+            return tcp_info.parse(copy.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, tcp_info.SIZE))
+    except OSError:
+        return None
 
 
 def _waiting(transport: asyncio.Transport, queue: int) -> int:

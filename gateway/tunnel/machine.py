@@ -37,9 +37,10 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from moorline.gateway.cause import Moment, Reason
 from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.direction import Direction
-from moorline.gateway.tunnel.endings import Outcome, Reason, Side, Teardown, close_frame_for, teardown_for
+from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, close_frame_for, teardown_for
 from moorline.gateway.tunnel.frames import CloseCode, close
 from moorline.gateway.tunnel.heartbeat import Beat, Heartbeat
 
@@ -87,6 +88,13 @@ class Phase(enum.Enum):
     OVER = enum.auto()
 
 
+# Behind a Close frame they are its consequence.
+_CONNECTION_ENDS = frozenset({Reason.FIN, Reason.RESET, Reason.UNREACHABLE})
+# The sides that did not read.
+_WAITED_FOR = {Reason.SEND_TIMEOUT: Side.CLIENT, Reason.PROXY_SEND_TIMEOUT: Side.UPSTREAM}
+# Of an end, those that are kept in their order: two sides' Close frames and FINs, or what came instead of them.
+_EVENTS = 4
+
 _NEXT: Mapping[Phase, frozenset[Phase]] = {
     Phase.OPEN: frozenset({Phase.CLOSING, Phase.ENDING, Phase.LINGERING}),
     Phase.CLOSING: frozenset({Phase.ENDING, Phase.LINGERING}),
@@ -123,7 +131,8 @@ class Tunnel:
 
     __slots__ = (
         "_close_by", "_closer", "_event", "_gone", "_heartbeats", "_limits", "_linger_until", "_outputs", "_randbytes",
-        "_stalls", "_teardowns", "client", "code", "ended_at", "outcome", "phase", "upstream",
+        "_stalls", "_teardowns", "client", "code", "culprit", "ended_at", "moment", "order", "outcome", "phase",
+        "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -144,6 +153,12 @@ class Tunnel:
         """When the outcome was known."""
         self.code: int = CloseCode.ABNORMAL
         """Of the Close frame that ended it."""
+        self.culprit: Side | None = None
+        """The side that ended it or failed to do what it had to; None for the gateway."""
+        self.moment = Moment.IDLE
+        """How far it was when it ended."""
+        self.order: tuple[str, ...] = ()
+        """The first events of its end, `_EVENTS` at most, as they came: `upstream:reset`, `gateway:send_timeout`."""
         self._limits = limits
         self._randbytes = randbytes
         self._event = now
@@ -184,6 +199,8 @@ class Tunnel:
         self._event = now
         inbound = self.inbound(side)
         self._outputs.append((side.other, inbound.take()))
+        if inbound.close_code is not None:
+            self._note(side, Reason.CLOSED)
         if inbound.close_code is not None and self.phase is Phase.OPEN:
             self._closer, self.code = side, inbound.close_code
             self._enter(Phase.CLOSING)
@@ -193,19 +210,20 @@ class Tunnel:
     def receive_eof(self, side: Side, now: float) -> None:
         """A FIN. In ENDING and LINGERING it is what the teardown waits for."""
         self._event = now
+        self._note(side, Reason.FIN)
         if self.relaying:
             self._end(Outcome(side, Reason.FIN), ended=side)
         else:
             # Not aborted: a client may have ended its half and still be reading.
             self._teardowns.append((side, Teardown.FLUSH))
 
-    def connection_lost(self, side: Side, now: float) -> None:
-        """This side's connection is gone: by a reset, unless it was being closed."""
+    def connection_lost(self, side: Side, now: float, reason: Reason = Reason.RESET) -> None:
+        """This side's connection is gone: by a reset or for this reason, unless it was being closed."""
         self._event = now
         self._gone |= {side}
         self.writing_resumed(side, now)
         if self.relaying:
-            self._end(Outcome(side, Reason.RESET))
+            self._end(Outcome(side, reason))
         elif len(self._gone) == len(Side):
             self._enter(Phase.OVER)
 
@@ -321,10 +339,11 @@ class Tunnel:
             self._close_by = self._event + self._limits.close_timeout
 
     def _end(self, cause: Outcome, *, ended: Side | None = None) -> None:
-        self.outcome = cause
-        if self._closer is not None and cause.reason in (Reason.FIN, Reason.RESET):
+        self._note(cause.side, cause.reason)
+        self.outcome, self.moment, self.culprit = cause, self._moment(), self._culprit(cause)
+        if self._closer is not None and cause.reason in _CONNECTION_ENDS:
             # The side that sent the first Close frame, not the one that closed its connection first.
-            self.outcome = Outcome(self._closer, Reason.CLOSED)
+            self.outcome, self.culprit = Outcome(self._closer, Reason.CLOSED), self._closer
         self.ended_at = self._event
         self._enter(Phase.ENDING if self._limits.close_frames else Phase.LINGERING)
         for side in Side if cause.side is not Side.UPSTREAM else reversed(Side):
@@ -340,6 +359,26 @@ class Tunnel:
                 self._queue_close(side, cause)
             self._teardowns.append((side, teardown))
         self._begin_lingering(self._event)
+
+    def _note(self, side: Side | None, reason: Reason) -> None:
+        event = f"{side.value if side is not None else 'gateway'}:{reason.value}"
+        if len(self.order) < _EVENTS and event not in self.order:
+            self.order += (event,)
+
+    def _moment(self) -> Moment:
+        if self.phase is Phase.CLOSING:
+            return Moment.CLOSING
+        if self._stalls is not None:
+            return Moment.STALLED
+        whole = self.client.at_boundary and self.upstream.at_boundary
+        return Moment.IDLE if whole else Moment.MID_FRAME
+
+    def _culprit(self, cause: Outcome) -> Side | None:
+        if cause.reason is not Reason.CLOSE_TIMEOUT:
+            return _WAITED_FOR.get(cause.reason, cause.side)
+        # The side whose Close frame is missing; with both, the server closes the connection first (RFC 6455 section
+        # 7.1.1).
+        return Side.CLIENT if self.client.close_code is None else Side.UPSTREAM
 
     def _queue_close(self, side: Side, cause: Outcome) -> None:
         """Send this side the Close frame that says why, if a frame can be sent."""

@@ -17,21 +17,26 @@ others for 2 ms. The timers are the machine's. An idle tunnel has one pending ti
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import os
 import statistics
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import cast
 
+from moorline.gateway.cause import Cause, Reason
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
-from moorline.gateway.tunnel.endings import Outcome, Side, Teardown
+from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, cause_of
 from moorline.gateway.tunnel.machine import Limits, Phase, Tunnel
+from moorline.gateway.tunnel.tcp_info import TcpInfo
 
 __all__ = ["Ended", "Relay"]
 
 # uvloop counts in whole milliseconds, and a timer that fires before its time has to fire again.
 _LATE = 0.001
+# The kernel's reasons that are no reset: no acknowledgement came in time, or a router said that there is no route.
+_UNREACHABLE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +44,12 @@ class Ended:
     """The figures of a tunnel that has ended."""
 
     outcome: Outcome
+    cause: Cause
+    order: Sequence[str]
+    """The first events of the end; see `Tunnel.order`."""
+    client_tcp: TcpInfo | None
+    """The kernel's view of the client's connection when the tunnel ended; None where it had none."""
+    upstream_tcp: TcpInfo | None
     code: int
     """Of the Close frame that ended it; 1006 where there was none, 1005 where it had none."""
     seconds: float
@@ -126,13 +137,14 @@ class _End(asyncio.Protocol):
             self._pass_on(self.receive(unread, monotonic()))
             self._flush_backlog()
         self._relay = None
-        relay.connection_lost(self.side)
+        unreachable = isinstance(exc, OSError) and exc.errno in _UNREACHABLE
+        relay.connection_lost(self.side, Reason.UNREACHABLE if unreachable else Reason.RESET)
 
 
 class Relay:
     """A tunnel at work, from `start` until `on_end` is called."""
 
-    __slots__ = ("_began", "_client", "_due", "_loop", "_on_end", "_timer", "_turns", "_upstream", "tunnel")
+    __slots__ = ("_began", "_client", "_due", "_loop", "_on_end", "_tcp", "_timer", "_turns", "_upstream", "tunnel")
 
     def __init__(
         self,
@@ -152,6 +164,7 @@ class Relay:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._on_end = on_end
+        self._tcp: dict[Side, TcpInfo | None] | None = None
         self._turns = turns
 
     @property
@@ -207,8 +220,8 @@ class Relay:
         self.tunnel.receive_eof(side, monotonic())
         self._transmit()
 
-    def connection_lost(self, side: Side) -> None:
-        self.tunnel.connection_lost(side, monotonic())
+    def connection_lost(self, side: Side, reason: Reason = Reason.RESET) -> None:
+        self.tunnel.connection_lost(side, monotonic(), reason)
         self._transmit()
         if self.tunnel.phase is Phase.OVER:
             self._end()
@@ -242,6 +255,9 @@ class Relay:
 
     def _transmit(self) -> None:
         """Carry out what the machine decided, and set the timer."""
+        if self._tcp is None and self.tunnel.outcome is not None:
+            # Before a connection is closed, and before a Close frame is sent that nothing acknowledges yet.
+            self._tcp = {end.side: kernel.info(end.transport) for end in (self._client, self._upstream)}
         for side, data in self.tunnel.data_to_send():
             transport = self._end_of(side).transport
             if not transport.is_closing():
@@ -292,9 +308,15 @@ class Relay:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        tunnel = self.tunnel
+        tunnel, tcp = self.tunnel, self._tcp or {}
+        outcome = cast("Outcome", tunnel.outcome)
+        culprit_tcp = tcp.get(tunnel.culprit) if tunnel.culprit is not None else None
         ended = Ended(
-            outcome=cast("Outcome", tunnel.outcome),
+            outcome=outcome,
+            cause=cause_of(outcome.reason, tunnel.culprit, tunnel.moment, culprit_tcp),
+            order=tunnel.order,
+            client_tcp=tcp.get(Side.CLIENT),
+            upstream_tcp=tcp.get(Side.UPSTREAM),
             code=tunnel.code,
             seconds=tunnel.ended_at - self._began,
             from_client=tunnel.client.size,

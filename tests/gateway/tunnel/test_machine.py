@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorline.gateway.tunnel.endings import Outcome, Reason, Side, Teardown
+from moorline.gateway.cause import Moment, Reason
+from moorline.gateway.explain import codes
+from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, cause_of
 from moorline.gateway.tunnel.machine import Phase, Tunnel
+from moorline.gateway.tunnel.tcp_info import TcpInfo
 from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, opened, receive
 from tests.support.websocket_frames import BINARY, PONG, TEXT, close_frame, frame, parse
 
@@ -257,6 +260,71 @@ def test_whatever_happens_there_is_a_deadline_until_it_is_over(
         # An upstream's connection that has nothing buffered closes at once.
         closes = tunnel.phase is Phase.LINGERING and CLIENT in gone and not tunnel.stalls(UPSTREAM)
         assert (tunnel.next_timeout() is None) == (closes or tunnel.phase is Phase.OVER)
+
+
+TCP = st.none() | st.builds(TcpInfo, *[st.sampled_from((0, 1))] * 3, since_ack=st.just(1.0), rtt=st.just(0.1))
+
+
+@given(life=LIVES, close_frames=st.booleans(), tcp=TCP)
+def test_however_a_tunnel_ends_its_cause_has_a_sentence(
+    *, life: list[tuple[str, Side]], close_frames: bool, tcp: TcpInfo | None
+) -> None:
+    tunnel, gone = opened(close_frames=close_frames, client_heartbeat=1), set[Side]()
+    for now, (event, side) in enumerate(life, start=101):
+        if event == "connection_lost" and side not in gone:
+            gone.add(side)
+            tunnel.connection_lost(side, now, Reason.UNREACHABLE if now % 2 else Reason.RESET)
+        elif side not in gone:
+            happen(tunnel, event, side, now)
+    if tunnel.outcome is not None:
+        cause = cause_of(tunnel.outcome.reason, tunnel.culprit, tunnel.moment, tcp)
+        assert cause.code in set(codes())
+        assert 1 <= len(tunnel.order) <= 4
+
+
+def test_the_order_of_an_end_is_that_of_its_events() -> None:
+    tunnel = opened(close_frames=True)
+    receive(tunnel, CLIENT, close_frame(1000, key=b"mask"), 101)
+    receive(tunnel, UPSTREAM, close_frame(1000), 102)
+    tunnel.receive_eof(UPSTREAM, 103)
+    tunnel.receive_eof(CLIENT, 104)
+    assert tunnel.order == ("client:closed", "upstream:closed", "upstream:fin", "client:fin")
+
+
+@pytest.mark.parametrize(
+    ("data", "moment"),
+    [
+        (b"", Moment.IDLE),
+        (UNFINISHED["half a header"], Moment.MID_FRAME),
+        (UNFINISHED["half a frame"], Moment.MID_FRAME),
+    ],
+    ids=["no frame", "half a header", "half a frame"],
+)
+def test_an_end_tells_whether_a_frame_was_cut(data: bytes, moment: Moment) -> None:
+    tunnel = opened(close_frames=True)
+    if data:
+        receive(tunnel, CLIENT, data, 101)
+    tunnel.connection_lost(UPSTREAM, 102)
+    assert tunnel.moment is moment
+
+
+@pytest.mark.parametrize(
+    ("answers", "late"), [(False, UPSTREAM), (True, UPSTREAM)], ids=["no Close frame", "no end of TCP"]
+)
+def test_an_upstream_that_does_not_close_in_time_is_the_culprit(*, answers: bool, late: Side) -> None:
+    tunnel = opened(close_frames=True)
+    receive(tunnel, CLIENT, close_frame(1000, key=b"mask"), 101)
+    if answers:
+        receive(tunnel, UPSTREAM, close_frame(1000), 102)
+    tunnel.handle_timeout(104, NOTHING)
+    assert (tunnel.outcome, tunnel.culprit) == (Outcome(None, Reason.CLOSE_TIMEOUT), late)
+
+
+def test_a_client_that_does_not_answer_a_close_frame_is_the_culprit() -> None:
+    tunnel = opened(close_frames=True)
+    receive(tunnel, UPSTREAM, close_frame(1000), 101)
+    tunnel.handle_timeout(104, NOTHING)
+    assert tunnel.culprit is CLIENT
 
 
 # The time after the end -----------------------------------------------------------------------------------------------

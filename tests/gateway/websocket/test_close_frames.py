@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from moorline.gateway.tunnel.endings import Outcome, Reason, Side, Teardown
+from moorline.gateway.cause import Reason
+from moorline.gateway.tunnel.endings import Outcome, Side, Teardown
 from moorline.gateway.tunnel.machine import Tunnel
 from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, close_frames, opened, receive
 from tests.support.websocket_frames import BINARY, PING, TEXT, close_frame, frame, parse

@@ -42,7 +42,9 @@ async def test_a_client_whose_packets_are_lost_is_dead_and_the_upstream_gets_101
         async with measured(0.4 + 1.2 + 1.0):
             assert parse(await backend.rest())[0].close == (1011, "heartbeat timeout")
         backend.close()
-        assert "ended_by=client reason=heartbeat_timeout close_code=1011 " in await ended(gateway, caplog)
+        line = await ended(gateway, caplog)
+        assert "ended_by=client reason=heartbeat_timeout close_code=1011 " in line
+        assert " cause=NH-idle " in line
 
 
 async def test_an_upstream_whose_packets_are_lost_is_dead_and_the_client_gets_1011(
@@ -59,4 +61,6 @@ async def test_an_upstream_whose_packets_are_lost_is_dead_and_the_client_gets_10
             async with measured(0.4 + 1.2 + 1.0):
                 await client.wait_closed()
             assert (client.close_code, client.close_reason) == (1011, "heartbeat timeout")
-        assert "ended_by=upstream reason=heartbeat_timeout close_code=1011 " in await ended(gateway, caplog)
+        line = await ended(gateway, caplog)
+        assert "ended_by=upstream reason=heartbeat_timeout close_code=1011 " in line
+        assert " cause=NH-idle " in line

@@ -85,12 +85,16 @@ async def test_an_end_is_counted_by_who_why_and_code(start: Start, upstream: Ups
         backend.fin()
         await client.end()
         client.close()
-    samples = await until(port, 'moorline_sockets_ended_total{close_code="4504",ended_by="upstream",reason="closed"}')
+    samples = await until(
+        port, 'moorline_sockets_ended_total{cause="UC-closing",close_code="4504",ended_by="upstream",reason="closed"}'
+    )
     async with tunnel(gateway, upstream) as (client, backend):
         client.reset()
         await backend.end()
         backend.close()
-    samples = await until(port, 'moorline_sockets_ended_total{close_code="1001",ended_by="client",reason="reset"}')
+    samples = await until(
+        port, 'moorline_sockets_ended_total{cause="CR-idle",close_code="1001",ended_by="client",reason="reset"}'
+    )
     assert samples["moorline_socket_seconds_count"] == 2
 
 

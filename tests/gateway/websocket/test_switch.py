@@ -222,7 +222,8 @@ async def test_a_line_at_the_open_and_one_at_the_end_without_ids(
     assert lines[0] == "WebSocket opened: client=127.0.0.1 request_id=abc"
     assert lines[1].startswith("WebSocket closed: ended_by=upstream reason=fin close_code=1014 seconds=0.")
     counted = f" from_client={len(FRAME)} from_upstream={len(ANSWER)} frames_from_client=1 frames_from_upstream=1"
-    assert lines[1].endswith(f"{counted} request_id=abc")
+    assert f"{counted} cause=UF-idle order=upstream:fin,client:fin " in lines[1]
+    assert lines[1].endswith(" request_id=abc")
     assert len(lines) == 2
     assert "secret" not in caplog.text
     # In JSON each is a field.

@@ -50,7 +50,9 @@ async def test_a_client_that_is_stopped_is_dead_and_the_upstream_gets_1011(
         backend.close()
         client.send(signal.SIGCONT)
         assert await client.line("closed") == "closed 1011 heartbeat timeout"
-        assert "ended_by=client reason=heartbeat_timeout close_code=1011 " in await ended(gateway, caplog)
+        line = await ended(gateway, caplog)
+        assert "ended_by=client reason=heartbeat_timeout close_code=1011 " in line
+        assert " cause=CH-idle " in line
 
 
 async def test_an_upstream_that_is_stopped_is_dead_and_the_client_gets_1011(
@@ -67,7 +69,9 @@ async def test_an_upstream_that_is_stopped_is_dead_and_the_client_gets_1011(
             assert (client.close_code, client.close_reason) == (1011, "heartbeat timeout")
             backend.send(signal.SIGCONT)
             assert await backend.line("closed") == "closed 1011 heartbeat timeout"
-        assert "ended_by=upstream reason=heartbeat_timeout close_code=1011 " in await ended(gateway, caplog)
+        line = await ended(gateway, caplog)
+        assert "ended_by=upstream reason=heartbeat_timeout close_code=1011 " in line
+        assert " cause=UH-idle " in line
 
 
 async def test_a_side_that_sends_and_answers_no_ping_is_alive(start: Start, upstream: Upstream) -> None:

@@ -1,0 +1,351 @@
+"""For each code of a `Cause`: what happened, what usually causes it, and the next step. Pure."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from moorline.gateway.cause import Moment
+
+__all__ = ["Explanation", "codes", "explain"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a code stands for, in sentences."""
+
+    what: str
+    usual_cause: str
+    next_step: str
+    when: str = ""
+
+
+_OPEN = (Moment.IDLE, Moment.MID_FRAME, Moment.STALLED)
+_SOCKET = (*_OPEN, Moment.CLOSING)
+_LOG_OF_BACKEND = "look at the backend's log at that second: a traceback, a restart by --reload, an out-of-memory kill"
+
+# By who and reason, with the moments that can go with them.
+_TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
+    (
+        "CC",
+        (Moment.CLOSING,),
+        Explanation(
+            "the client sent the first Close frame",
+            "the page called close(), or its tab was closed or reloaded",
+            "none, unless the close code is one that the page should not send",
+        ),
+    ),
+    (
+        "UC",
+        (Moment.CLOSING,),
+        Explanation(
+            "the upstream sent the first Close frame",
+            "the backend closed the socket on purpose; the close code says why",
+            "look up the close code, then the backend's log",
+        ),
+    ),
+    (
+        "CF",
+        _OPEN,
+        Explanation(
+            "the client closed its connection without a Close frame",
+            "a browser or program that ended, or a proxy in front of the gateway with a shorter idle timeout",
+            "compare the socket's seconds with the idle timeouts of the proxies in front",
+        ),
+    ),
+    (
+        "UF",
+        _OPEN,
+        Explanation(
+            "the upstream closed its connection without a Close frame",
+            "the backend's process ended, or its framework drops sockets at shutdown",
+            _LOG_OF_BACKEND,
+        ),
+    ),
+    (
+        "CR",
+        _OPEN,
+        Explanation(
+            "the client reset the connection (ECONNRESET)",
+            "a client that was killed or changed its network, or a proxy in front that dropped the connection",
+            "where many end at the same age, look for an idle timeout in front of the gateway",
+        ),
+    ),
+    (
+        "UR",
+        _OPEN,
+        Explanation(
+            "the upstream reset the connection (ECONNRESET)",
+            "the backend's process was killed or crashed, or it closed a socket that still had unread bytes",
+            _LOG_OF_BACKEND,
+        ),
+    ),
+    (
+        "NU",
+        (*_OPEN, Moment.CONNECT, Moment.RESPONSE, Moment.BODY),
+        Explanation(
+            "the kernel gave the connection up: no acknowledgement came in time, or a router knows no route",
+            "a host that is gone, a cable, a VPN or a wireless network that ended",
+            "ping the host from the gateway's machine, and look at the routes and the firewall's log",
+        ),
+    ),
+    (
+        "CH",
+        _OPEN,
+        Explanation(
+            "the client's kernel acknowledged the Ping, but the client sent no Pong within heartbeat_timeout",
+            "a program that hangs, or a tab or laptop that was suspended",
+            "raise heartbeat_timeout if such clients should keep their sockets; the chat client comes back by itself",
+        ),
+    ),
+    (
+        "UH",
+        _OPEN,
+        Explanation(
+            "the upstream's kernel acknowledged the Ping, but the backend sent no Pong within heartbeat_timeout",
+            "the backend's event loop is blocked: a synchronous call, a breakpoint, a stopped process",
+            "take a stack of the backend's process (py-spy dump) and move the blocking call into a thread",
+        ),
+    ),
+    (
+        "NH",
+        _OPEN,
+        Explanation(
+            "a Ping was sent again and again, and the peer's kernel acknowledged nothing: its packets are lost",
+            "a host that lost its power or network, a firewall that forgot the connection",
+            "`client_unacked` and `upstream_unacked` in the line name the hop; look at that network",
+        ),
+    ),
+    (
+        "CS",
+        _OPEN,
+        Explanation(
+            "the client sent a frame larger than max_frame_size",
+            "an upload within one WebSocket message",
+            "send it in parts or by HTTP, or raise --max-frame-size",
+        ),
+    ),
+    (
+        "US",
+        _OPEN,
+        Explanation(
+            "the upstream sent a frame larger than max_frame_size",
+            "the backend puts a whole history or file into one message",
+            "send it in parts, or raise --max-frame-size",
+        ),
+    ),
+    (
+        "CW",
+        (Moment.STALLED,),
+        Explanation(
+            "the client took none of what was sent to it for send_timeout",
+            "a page that is paused in a debugger, or a client that never reads",
+            "look at the client; a slow network alone does not lead here, since any progress restarts the timer",
+        ),
+    ),
+    (
+        "UW",
+        (Moment.STALLED,),
+        Explanation(
+            "the upstream took none of what was sent to it for proxy_send_timeout",
+            "the backend does not read its sockets: its event loop is blocked or its queue is full",
+            "take a stack of the backend's process (py-spy dump)",
+        ),
+    ),
+    (
+        "NW",
+        (Moment.STALLED,),
+        Explanation(
+            "what was sent to a peer was not acknowledged for its send timeout, though it was sent again",
+            "a host that lost its power or network",
+            "`client_unacked` and `upstream_unacked` in the line name the hop; look at that network",
+        ),
+    ),
+    (
+        "GT",
+        _SOCKET,
+        Explanation(
+            "nothing passed for proxy_read_timeout, and the gateway closed the socket as nginx does",
+            "heartbeats are off or longer than proxy_read_timeout, as they may be for foreign backends",
+            "set client_heartbeat below proxy_read_timeout, or raise proxy_read_timeout",
+        ),
+    ),
+    (
+        "CL",
+        (Moment.CLOSING,),
+        Explanation(
+            "the upstream sent a Close frame, and the client did not answer it within close_timeout",
+            "a client that hangs or does not implement the closing handshake",
+            "none: the gateway closed the connection",
+        ),
+    ),
+    (
+        "UL",
+        (Moment.CLOSING,),
+        Explanation(
+            "a Close frame reached the upstream, and it did not close the connection within close_timeout",
+            "the backend ignores Close frames, or its event loop is blocked",
+            "have the backend's handler end when receive() reports the close",
+        ),
+    ),
+    (
+        "NL",
+        (Moment.CLOSING,),
+        Explanation(
+            "a Close frame was not acknowledged within close_timeout, though it was sent again",
+            "a host that lost its power or network while the socket was closing",
+            "none, unless it happens often: then look at that network",
+        ),
+    ),
+    (
+        "GD",
+        (*_SOCKET, Moment.REQUEST, Moment.HELD),
+        Explanation(
+            "the gateway is shutting down or restarting",
+            "a deploy, Ctrl-C, or SIGTERM",
+            "none: clients come back; raise `drain` where long answers should end before",
+        ),
+    ),
+    (
+        "UX",
+        (Moment.CONNECT, Moment.HELD),
+        Explanation(
+            "nothing listens at the upstream's address (ECONNREFUSED)",
+            "the backend is not running, is restarting, or listens on another port",
+            "start the backend, or compare its port with --upstream",
+        ),
+    ),
+    (
+        "NN",
+        (Moment.CONNECT, Moment.HELD),
+        Explanation(
+            "the upstream's name has no address",
+            "a misspelt name, or a DNS server that does not know it",
+            "check --upstream, or resolve the name on the gateway's machine: getent hosts NAME",
+        ),
+    ),
+    (
+        "NT",
+        (Moment.CONNECT,),
+        Explanation(
+            "the connection to the upstream was not established within proxy_connect_timeout",
+            "a firewall drops the packets, or no host has this address",
+            "connect to the upstream's port from the gateway's machine: nc -vz HOST PORT",
+        ),
+    ),
+    (
+        "UT",
+        (Moment.HELD, Moment.RESPONSE, Moment.BODY),
+        Explanation(
+            "the upstream accepted the connection and sent nothing within proxy_read_timeout or handshake_timeout",
+            "the backend hangs, or waits for something of its own, for example a database",
+            "take a stack of the backend's process (py-spy dump); `moorline check --backend URL` asks it directly",
+        ),
+    ),
+    (
+        "UF",
+        (Moment.RESPONSE, Moment.BODY),
+        Explanation(
+            "the upstream closed the connection before the end of its response",
+            "the backend's process ended or crashed while it handled the request",
+            _LOG_OF_BACKEND,
+        ),
+    ),
+    (
+        "UR",
+        (Moment.RESPONSE, Moment.BODY),
+        Explanation(
+            "the upstream reset the connection before the end of its response (ECONNRESET)",
+            "the backend's process was killed, or it refused to read the request's body",
+            _LOG_OF_BACKEND,
+        ),
+    ),
+    (
+        "UP",
+        (Moment.RESPONSE, Moment.BODY),
+        Explanation(
+            "what the upstream sent is not a valid HTTP/1.1 response, or not one that can be passed on",
+            "another program has this port, it speaks TLS, or the backend builds its responses by hand",
+            "the gateway's log has a line with what is wrong; compare with: curl -v UPSTREAM",
+        ),
+    ),
+    (
+        "UJ",
+        (Moment.RESPONSE,),
+        Explanation(
+            "the upstream answered the handshake with a status other than 101",
+            "a wrong path, an Origin or credentials that the backend refuses, or a backend without WebSockets",
+            "the line has the status: 401 and 403 are the backend's rules, 404 is the path",
+        ),
+    ),
+    (
+        "CP",
+        (Moment.REQUEST, Moment.RESPONSE),
+        Explanation(
+            "the client's request is malformed",
+            "a client that builds requests by hand, or a path with characters that must be percent-encoded",
+            "the response says what is wrong",
+        ),
+    ),
+    (
+        "CT",
+        (Moment.REQUEST, Moment.RESPONSE),
+        Explanation(
+            "the body of the client's request did not come within client_body_timeout",
+            "an upload that stalled, or a Content-Length that is larger than the body",
+            "look at the client, or raise --client-body-timeout",
+        ),
+    ),
+    (
+        "CF",
+        (Moment.RESPONSE,),
+        Explanation(
+            "the client closed its connection before the response was complete",
+            "the page was left, or the client's own timeout is shorter",
+            "none, unless the backend is slower than the client's timeout",
+        ),
+    ),
+    (
+        "GQ",
+        (Moment.REQUEST,),
+        Explanation(
+            "a limit of the gateway is reached",
+            "more sockets or requests than max_connections, max_connections_per_address or upstream_connections",
+            "the response names the limit; raise it, or look for a client that opens sockets and does not close them",
+        ),
+    ),
+    (
+        "GI",
+        (Moment.REQUEST,),
+        Explanation(
+            "a fault in the gateway itself",
+            "a bug",
+            "the gateway's log has a traceback with the same request_id; please report it",
+        ),
+    ),
+)
+_MOMENTS: Mapping[Moment, str] = {
+    Moment.REQUEST: "before anything was sent to an upstream",
+    Moment.CONNECT: "while the connection to the upstream was established",
+    Moment.HELD: "while the handshake was held for an upstream to come back (connect_retry)",
+    Moment.RESPONSE: "before the headers of the response",
+    Moment.BODY: "in the middle of the response's body, which the client sees cut",
+    Moment.IDLE: "between two frames: no message was cut",
+    Moment.MID_FRAME: "in the middle of a frame: that message is lost to its receiver",
+    Moment.STALLED: "while a side did not take what was sent to it",
+    Moment.CLOSING: "after a Close frame",
+}
+_EXPLANATIONS: Mapping[str, Explanation] = {
+    f"{letters}-{moment.value}": dataclasses.replace(explanation, when=_MOMENTS[moment])
+    for letters, moments, explanation in _TABLE
+    for moment in moments
+}
+
+
+def codes() -> Sequence[str]:
+    """Every code that there is, those of one side together."""
+    return sorted(_EXPLANATIONS)
+
+
+def explain(code: str) -> Explanation | None:
+    """What a code stands for; None where it is none. Letters may be of either case."""
+    letters, _, moment = code.partition("-")
+    return _EXPLANATIONS.get(f"{letters.upper()}-{moment.lower()}")
