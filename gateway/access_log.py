@@ -11,9 +11,9 @@ from aiohttp.typedefs import Handler
 from moorline.gateway.common.access.middleware import SECURITY_HEADERS, client_address
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.errors import GatewayError, Malformed, render
-from moorline.gateway.keys import ACCESS_RULES, METRICS, OUTCOME, REQUEST_ID, TRUSTED
+from moorline.gateway.keys import ACCESS_RULES, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED
 from moorline.gateway.proxy import headers
-from moorline.gateway.proxy.handshake import asks_for_upgrade
+from moorline.gateway.proxy.handshake import asks_for_websocket
 
 __all__ = ["access", "bad_request_handler", "describe"]
 
@@ -66,7 +66,7 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
 def _count(request: web.Request, status: int, seconds: float) -> None:
     """Count a handshake by its outcome, any other request by its duration."""
     metrics, route = request.app[METRICS], describe(request)
-    if route.startswith("/ws") and asks_for_upgrade(request.headers):
+    if DESTINATION in request and asks_for_websocket(request.headers):
         metrics.handshake(request.get(OUTCOME) or _OUTCOMES.get(status, "rejected"), seconds)
     else:
         metrics.request(request.method, route, status, seconds)

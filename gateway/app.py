@@ -10,15 +10,15 @@ from moorline.gateway.common.access.middleware import access_middleware, add_cor
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
-from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, DRAINING, METRICS, SETTINGS, UPSTREAMS
+from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, DRAINING, METRICS, ROUTES, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.metrics_port import metrics_port
 from moorline.gateway.proxy import health
 from moorline.gateway.proxy.authorize import authorize_middleware
-from moorline.gateway.proxy.forward import forward
 from moorline.gateway.proxy.pool import pools
+from moorline.gateway.proxy.routes import Owner, Routes, default_routes
+from moorline.gateway.proxy.routing import is_foreign, proxy, route_middleware
 from moorline.gateway.proxy.tunnels import tunnels
-from moorline.gateway.proxy.upstreams import Upstreams
 from moorline.gateway.proxy.websocket import websocket
 from moorline.gateway.settings import Settings
 from moorline.gateway.site.docs import docs
@@ -28,24 +28,20 @@ __all__ = ["create_app"]
 
 log = logging.getLogger("moorline.gateway")
 
-# The narrower ones go the same way; they give their requests a name in the log that has no ids in it.
-_BACKEND = (
+# They go the same way as all of /api; they give their requests a name in the log that has no ids in it.
+_CHAT = (
     "/api/chat/{session_id}/messages",
     "/api/chat/{session_id}/retry",
     "/api/chat/{session_id}/cancel",
     "/api/chat/{session_id}",
-    "/api/{path:.*}",
-    "/docs",
-    "/openapi.json",
 )
-_SOCKETS = ("/ws", "/ws/{path:.*}")
+_PAGE = ("/chat/{patient_id}", "/{path:.*}")
 
 
 def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web.Application:
     """An application that passes sockets and /api on to an upstream and serves the frontend; see `authorize`."""
-    frontend = Frontend(settings.frontend, policy=settings.content_security_policy)
     app = web.Application(
-        middlewares=[access, access_middleware(settings), authorize_middleware],
+        middlewares=[route_middleware, access, access_middleware(settings, is_foreign), authorize_middleware],
         # A client that goes away takes its request with it, at the upstream and at once; an upload is passed on as it
         # is, compressed or not. Here and not in `server`, so that the application has them in tests as well.
         handler_args={"handler_cancellation": True, "auto_decompress": False},
@@ -57,7 +53,12 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
         client_header=settings.client_header_timeout, send=settings.send_timeout
     )
     app[BAD_REQUEST_HANDLER] = bad_request_handler(app)
-    app[UPSTREAMS] = Upstreams(settings.upstream, max_fails=settings.max_fails, fail_timeout=settings.fail_timeout)
+    app[ROUTES] = Routes(
+        default_routes(settings.upstream, frontend=settings.frontend_url),
+        max_fails=settings.max_fails,
+        fail_timeout=settings.fail_timeout,
+    )
+    app[UPSTREAMS] = app[ROUTES].group(settings.upstream)
     if authorize is not None:
         app[AUTHORIZE] = authorize
     warn_if_open(log, settings.host, authorize)
@@ -70,12 +71,24 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
 
     app.router.add_get("/healthz", health.healthz)
     app.router.add_get("/readyz", health.readyz)
-    for path in _BACKEND:
-        app.router.add_route("*", path, forward)
-    for path in _SOCKETS:
-        app.router.add_route("*", path, websocket)
     app.router.add_get("/-/docs", docs)
     app.router.add_get("/-/docs/{page}", docs)
-    app.router.add_get("/chat/{patient_id}", frontend.serve)
-    app.router.add_get("/{path:.*}", frontend.serve)
+    for path in _CHAT:
+        app.router.add_route("*", path, proxy)
+    _add_routes(app)
+    if settings.frontend_url:
+        for path in _PAGE:
+            app.router.add_route("*", path, proxy)
+    else:
+        frontend = Frontend(settings.frontend, policy=settings.content_security_policy)
+        for path in _PAGE:
+            app.router.add_get(path, frontend.serve)
     return app
+
+
+def _add_routes(app: web.Application) -> None:
+    """`Routes` decides; here each route gets its handler and its name in the log."""
+    for route in app[ROUTES]:
+        is_socket = route.owner is Owner.BACKEND and route.path.startswith("/ws")
+        for path in route.templates:
+            app.router.add_route("*", path, websocket if is_socket else proxy)

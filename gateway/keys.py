@@ -6,16 +6,19 @@ from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.metrics import Metrics
+from moorline.gateway.proxy.routes import Destination, Routes
 from moorline.gateway.proxy.upstreams import Upstreams
 from moorline.gateway.settings import Settings
 
 __all__ = [
     "ACCESS_RULES",
     "AUTHORIZE",
+    "DESTINATION",
     "DRAINING",
     "METRICS",
     "OUTCOME",
     "REQUEST_ID",
+    "ROUTES",
     "SETTINGS",
     "TRUSTED",
     "UPSTREAMS",
@@ -23,11 +26,15 @@ __all__ = [
 
 SETTINGS = web.AppKey("settings", Settings)
 ACCESS_RULES = web.AppKey("access_rules", AccessRules)
+ROUTES = web.AppKey("routes", Routes)
 UPSTREAMS = web.AppKey("upstreams", Upstreams)
+"""The chat backend's: the option `upstream`."""
 AUTHORIZE = web.AppKey[Authorize]("authorize")
 METRICS = web.AppKey("metrics", Metrics)
 """Only with `metrics_port`."""
 
+DESTINATION = web.RequestKey("destination", Destination)
+"""Set by `route_middleware`, unless the gateway answers the request itself."""
 REQUEST_ID = web.RequestKey("request_id", str)
 """Set by `access` for every request: its id in the gateway's and the upstream's logs."""
 TRUSTED = web.RequestKey("trusted", bool)

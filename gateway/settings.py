@@ -38,6 +38,16 @@ _ABOVE_ZERO = (
 )
 
 
+def _is_url(text: str) -> bool:
+    return text.startswith(("http:", "https:"))
+
+
+def _parse_frontend(text: str) -> str:
+    if not text:
+        raise ValueError("is empty")
+    return _parse_upstream(text) if _is_url(text) else text
+
+
 def _parse_upstream(text: str) -> str:
     try:
         parts = urlsplit(text)
@@ -53,6 +63,7 @@ def _parse_upstream(text: str) -> str:
 
 
 UPSTREAM = Kind("URL", _parse_upstream)
+FRONTEND = Kind("FOLDER|URL", _parse_frontend)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +80,11 @@ class Settings(CommonSettings):
         "the backend: http://HOST:PORT; of several, the one with the fewest connections is next",
         group="Backend and page",
     )
-    frontend: str = option("", TEXT, "folder of static assets (default: the built-in chat page)")
+    frontend: str = option(
+        "",
+        FRONTEND,
+        "folder of static assets, or a dev server's http://HOST:PORT (default: the built-in chat page)",
+    )
     content_security_policy: str = option(
         "", TEXT, "the page's Content-Security-Policy header (default: the built-in page's; none for your own site)"
     )
@@ -126,6 +141,16 @@ class Settings(CommonSettings):
         can_be_off=True,
         group="Metrics",
     )
+
+    @property
+    def frontend_url(self) -> str:
+        """The address of the dev server; empty where the page comes from a folder."""
+        return self.frontend if _is_url(self.frontend) else ""
+
+    @property
+    def frontend_folder(self) -> str:
+        """The folder of static assets; empty for the built-in page and for a dev server's."""
+        return "" if self.frontend_url else self.frontend
 
     def __post_init__(self) -> None:
         super(Settings, self).__post_init__()

@@ -7,7 +7,8 @@ from aiohttp.typedefs import Handler
 
 from moorline.gateway.common.access.paths import segments
 from moorline.gateway.errors import Malformed
-from moorline.gateway.keys import AUTHORIZE
+from moorline.gateway.keys import AUTHORIZE, DESTINATION
+from moorline.gateway.proxy.routes import Owner
 
 __all__ = ["authorize_middleware"]
 
@@ -33,6 +34,9 @@ def _ids(request: web.Request) -> tuple[str | None, str | None] | None:
     if names[-1:] == [""]:
         del names[-1]
     if not names or names[0].lower() not in ("api", "ws"):
+        return None
+    if names == ["ws"] and request[DESTINATION].route.owner is Owner.FRONTEND:
+        # The dev server's own socket.
         return None
     if "" in names:
         raise Malformed("The path must not hold empty segments.")

@@ -7,6 +7,7 @@ and no error. A request is sent again only where that is the same request (`_rep
 
 import asyncio
 import logging
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -22,12 +23,12 @@ from moorline.gateway.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from moorline.gateway.keys import DRAINING, SETTINGS, UPSTREAMS
+from moorline.gateway.keys import DESTINATION, DRAINING, SETTINGS
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.handshake import is_switch
 from moorline.gateway.proxy.pool import POOLS
 from moorline.gateway.proxy.response import Response
-from moorline.gateway.proxy.retry_queue import RETRY_QUEUE
+from moorline.gateway.proxy.retry_queue import RETRY_QUEUES
 from moorline.gateway.proxy.upstreams import Upstream
 
 __all__ = ["Exchange"]
@@ -45,11 +46,14 @@ _LAST_STATUS = 599
 class Exchange:
     """`async with Exchange(request, head) as exchange: await exchange.response()`, then read `exchange.connection`.
 
+    `head` gives the request line and headers for an upstream.
+
     Leaving it, in whatever way, ends the request at the upstream, unless `detach` was called.
     """
 
-    def __init__(self, request: web.Request, head: bytes, *, upgrade: bool = False) -> None:
+    def __init__(self, request: web.Request, head: Callable[[Upstream], bytes], *, upgrade: bool = False) -> None:
         self._request = request
+        self._upstreams = request[DESTINATION].upstreams
         self._head = head
         self._upgrade = upgrade
         self._app = request.app
@@ -120,7 +124,7 @@ class Exchange:
                 left = until - self._clock()
                 if left <= 0 or not self._repeatable:
                     raise
-            await self._app[RETRY_QUEUE].wait_turn(left)
+            await self._app[RETRY_QUEUES][self._upstreams].wait_turn(left)
             if self._app[DRAINING].is_set():
                 raise Unavailable("The gateway is shutting down.")
 
@@ -133,7 +137,7 @@ class Exchange:
 
     async def _try_each(self) -> Response:
         """Try the upstreams one after the other until one responds."""
-        upstreams = self._app[UPSTREAMS]
+        upstreams = self._upstreams
         failure: GatewayError | None = None
         tried: list[Upstream] = []
         while (upstream := upstreams.choose(self._clock(), besides=tried)) is not None:
@@ -166,17 +170,18 @@ class Exchange:
 
     async def _send(self, upstream: Upstream) -> Response:
         """Send the request and wait for the response's headers."""
+        head = self._head(upstream)
         # An upstream may close an idle connection just when a request is on its way. Only what can be sent again takes
         # that risk.
         repeatable = self._request.method in _IDEMPOTENT and not self._request.body_exists
         connection = await self._connect(upstream, reuse=repeatable)
         try:
-            return await self._send_on(connection)
+            return await self._send_on(connection, head)
         except UpstreamUnreachable:
             if not connection.was_stale:
                 raise
         self._end(upstream, connection)
-        return await self._send_on(await self._connect(upstream, reuse=False))
+        return await self._send_on(await self._connect(upstream, reuse=False), head)
 
     def _check(self, response: Response) -> None:
         if not is_switch(response):
@@ -195,10 +200,10 @@ class Exchange:
         else:
             self._connection, established = await self._app[POOLS][upstream].take(reuse=reuse, seconds=seconds)
         if not established:
-            if self._app[UPSTREAMS].is_down(upstream, self._clock()):
+            if self._upstreams.is_down(upstream, self._clock()):
                 seconds = min(seconds, _DOWN_CONNECT_SECONDS)
             await self._connection.connect(upstream.host, upstream.port, seconds)
-            self._app[RETRY_QUEUE].wake_all()
+            self._app[RETRY_QUEUES][self._upstreams].wake_all()
         return self._connection
 
     def _end(self, upstream: Upstream | None, connection: UpstreamConnection) -> None:
@@ -210,9 +215,9 @@ class Exchange:
 
     # The request ------------------------------------------------------------------------------------------------------
 
-    async def _send_on(self, connection: UpstreamConnection) -> Response:
+    async def _send_on(self, connection: UpstreamConnection, head: bytes) -> Response:
         self._sent = True
-        connection.send(self._request.method, self._head)
+        connection.send(self._request.method, head)
         if not self._request.body_exists:
             return await connection.response(self._settings.proxy_read_timeout)
         self._body_sent = False

@@ -12,7 +12,7 @@ from moorline.gateway.errors import BadUpstreamResponse, Malformed
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.response import Response
 
-__all__ = ["asks_for_upgrade", "check_request", "is_switch", "switch_head"]
+__all__ = ["asks_for_upgrade", "asks_for_websocket", "check_request", "is_switch", "switch_head"]
 
 _PROTOCOL = "websocket"
 # RFC 9110 section 8.6 and RFC 9112 section 6.1: no 101 has a body, whatever it says.
@@ -25,6 +25,11 @@ _OF_A_BODY = ("Content-Length", "Transfer-Encoding")
 def asks_for_upgrade(request: MultiMapping[str]) -> bool:
     """Whether this is a handshake. Upgrade without Connection is none: it was meant for an earlier hop."""
     return "upgrade" in _tokens(request, "Connection") and bool(_tokens(request, "Upgrade"))
+
+
+def asks_for_websocket(request: MultiMapping[str]) -> bool:
+    """Whether this is a handshake for a WebSocket, and for nothing else."""
+    return asks_for_upgrade(request) and _tokens(request, "Upgrade") == [_PROTOCOL]
 
 
 def check_request(request: MultiMapping[str], version: tuple[int, int]) -> None:

@@ -58,6 +58,9 @@ _UPGRADE_LINES = [f"{name}: {value}".encode() for name, value in UPGRADE]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 
 
+_NOTHING: Mapping[bytes, bytes] = {}
+
+
 class _Kind(enum.Enum):
     """What becomes of a request's header."""
 
@@ -126,12 +129,14 @@ def request_head(
     request_id: str,
     trusted: bool,
     upgrade: bool = False,
+    replaced: Mapping[bytes, bytes] = _NOTHING,
     added: Sequence[bytes] = (),
 ) -> bytes:
     """The request line and headers as the upstream gets them, with the names and values as the client wrote them.
 
     `peer` is the address of the TCP connection, `client` that of the client behind trusted proxies. With `trusted` what
-    the peer says of the client is kept and extended, else replaced. `upgrade`: a WebSocket is asked for.
+    the peer says of the client is kept and extended, else replaced. `upgrade`: a WebSocket is asked for. `replaced`
+    holds headers, by their names in lower case, that are sent instead of the client's.
 
     Raises:
         ValueError: a header holds a line break.
@@ -142,6 +147,8 @@ def request_head(
     for name, value in raw_headers:
         kind = _kind(name)
         if kind is _Kind.DROPPED or (nominated and name.decode("latin-1").lower() in nominated):
+            continue
+        if replaced and name.lower() in replaced:
             continue
         if kind is not _Kind.END_TO_END:
             if trusted and kind is _Kind.FORWARDED_FOR:
@@ -155,6 +162,7 @@ def request_head(
         lines.append(b"X-Forwarded-Proto: " + scheme.encode())
     if (host := headers.get(_HOST)) and not (trusted and "X-Forwarded-Host" in headers):
         lines.append(b"X-Forwarded-Host: " + _bytes(host))
+    lines += [b"%b: %b" % (name.title(), value) for name, value in replaced.items()]
     lines += added
     if _TRANSFER_ENCODING in headers:
         lines.append(b"Transfer-Encoding: chunked")

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from moorline.gateway.errors import Unavailable
-from moorline.gateway.keys import SETTINGS, UPSTREAMS
+from moorline.gateway.keys import ROUTES, SETTINGS
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.upstreams import Upstream
 
@@ -133,7 +133,7 @@ async def pools(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     app[POOLS] = {
         upstream: Pool(limit=settings.upstream_connections, keepalive=settings.upstream_keepalive)
-        for upstream in app[UPSTREAMS]
+        for upstream in app[ROUTES].each_upstream()
     }
     yield
     for pool in app[POOLS].values():

@@ -4,7 +4,9 @@ import asyncio
 
 from aiohttp import web
 
-__all__ = ["RETRY_QUEUE", "RetryQueue"]
+from moorline.gateway.proxy.upstreams import Upstreams
+
+__all__ = ["RETRY_QUEUES", "RetryQueue"]
 
 _RETRY_SECONDS = 0.25
 
@@ -55,4 +57,5 @@ class RetryQueue:
         turn.set_result(None)
 
 
-RETRY_QUEUE = web.AppKey("retry_queue", RetryQueue)
+RETRY_QUEUES = web.AppKey("retry_queues", dict[Upstreams, RetryQueue])
+"""One for each group of upstreams: that one of them can be reached says nothing of the others."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import logging
 import math
@@ -16,10 +17,11 @@ from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.idle import Descriptors
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import Unavailable
-from moorline.gateway.keys import ACCESS_RULES, DRAINING, METRICS, REQUEST_ID, SETTINGS, UPSTREAMS
+from moorline.gateway.keys import ACCESS_RULES, DESTINATION, DRAINING, METRICS, REQUEST_ID, ROUTES, SETTINGS
 from moorline.gateway.metrics import Metrics, State, Traffic
 from moorline.gateway.proxy.exchange import Exchange
-from moorline.gateway.proxy.retry_queue import RETRY_QUEUE, RetryQueue
+from moorline.gateway.proxy.retry_queue import RETRY_QUEUES, RetryQueue
+from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.socket_limits import SocketLimits
 from moorline.gateway.proxy.upgrade import switch
 from moorline.gateway.proxy.upstreams import Upstream
@@ -47,11 +49,21 @@ _NOTEWORTHY = 0.95
 class Tunnels:
     """The open tunnels, and the handshakes under way."""
 
-    def __init__(self, settings: Settings, rules: AccessRules, draining: Draining, metrics: Metrics | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rules: AccessRules,
+        draining: Draining,
+        metrics: Metrics | None,
+        *,
+        names_upstream: bool,
+    ) -> None:
         most = _most_sockets(settings.max_connections)
         self._socket_limits = SocketLimits(most, settings.max_connections_per_address, rules.trusts)
         self._limits = Limits.of(settings)
-        self._names_upstream = len(settings.upstream) > 1
+        # A dev server that compiles, or stands at a breakpoint, answers no Ping; its page reloads when the socket ends.
+        self._frontend_limits = Limits.of(dataclasses.replace(settings, client_heartbeat=None, upstream_heartbeat=None))
+        self._names_upstream = names_upstream
         self._draining = draining
         self._metrics = metrics
         self._on_round_trip = None if metrics is None else _round_trips(metrics)
@@ -85,7 +97,9 @@ class Tunnels:
         request_id, upstream, address = request[REQUEST_ID], exchange.upstream, client_address(request)
         ended = functools.partial(self._ended, request_id, upstream, address)
         hand_over = exchange.connection.hand_over
-        relay = switch(request, hand_over, head, self._limits, ended, self._on_round_trip, turns=self._turns)
+        is_frontend = request[DESTINATION].route.owner is Owner.FRONTEND
+        limits = self._frontend_limits if is_frontend else self._limits
+        relay = switch(request, hand_over, head, limits, ended, self._on_round_trip, turns=self._turns)
         self._relays.add(relay)
         exchange.detach()
         self._socket_limits.add(address)
@@ -214,29 +228,34 @@ TUNNELS = web.AppKey("tunnels", Tunnels)
 
 async def tunnels(app: web.Application) -> AsyncIterator[None]:
     """The cleanup context that holds the tunnels and ends those that are left."""
-    app[TUNNELS] = Tunnels(app[SETTINGS], app[ACCESS_RULES], app[DRAINING], app.get(METRICS))
-    app[RETRY_QUEUE] = RetryQueue()
+    several = len(list(app[ROUTES].each_upstream())) > 1
+    app[TUNNELS] = Tunnels(app[SETTINGS], app[ACCESS_RULES], app[DRAINING], app.get(METRICS), names_upstream=several)
+    app[RETRY_QUEUES] = {group: RetryQueue() for group in app[ROUTES].upstreams}
     if METRICS in app:
         app[METRICS].set_state(functools.partial(_state, app))
     draining = asyncio.create_task(_drain(app))
     yield
     draining.cancel()
     await asyncio.gather(draining, return_exceptions=True)
-    app[RETRY_QUEUE].close()
+    for queue in app[RETRY_QUEUES].values():
+        queue.close()
     await app[TUNNELS].close()
 
 
 def _state(app: web.Application) -> State:
-    upstreams, now = app[UPSTREAMS], asyncio.get_running_loop().time()
+    now = asyncio.get_running_loop().time()
     return State(
         open=len(app[TUNNELS]),
-        held=len(app[RETRY_QUEUE]),
+        held=sum(map(len, app[RETRY_QUEUES].values())),
         traffic=app[TUNNELS].traffic(),
-        upstreams=[(each.url, each.connections, upstreams.is_down(each, now)) for each in upstreams],
+        upstreams=[
+            (each.url, each.connections, group.is_down(each, now)) for group in app[ROUTES].upstreams for each in group
+        ],
     )
 
 
 async def _drain(app: web.Application) -> None:
     await app[DRAINING].wait()
-    app[RETRY_QUEUE].wake_all()
+    for queue in app[RETRY_QUEUES].values():
+        queue.wake_all()
     await app[TUNNELS].drain()

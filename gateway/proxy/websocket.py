@@ -5,6 +5,7 @@ the switch the handler returns and leaves nothing behind: the tunnel lives on tw
 """
 
 import asyncio
+import functools
 
 from aiohttp import web
 
@@ -22,13 +23,14 @@ __all__ = ["websocket"]
 
 
 async def websocket(request: web.Request) -> web.StreamResponse:
-    """The handler of everything under /ws; what asks for no upgrade is plain HTTP."""
+    """The handler of the chat's sockets; what asks for no upgrade is plain HTTP."""
     if not handshake.asks_for_upgrade(request.headers):
         return await forward(request)
     handshake.check_request(request.headers, request.version)
     tunnels = request.app[TUNNELS]
     with tunnels.handshake(request):
-        async with Exchange(request, request_head(request, upgrade=True), upgrade=True) as exchange:
+        head = functools.partial(request_head, request, upgrade=True)
+        async with Exchange(request, head, upgrade=True) as exchange:
             response = await _response(exchange, request.app[SETTINGS].handshake_timeout)
             if not handshake.is_switch(response):
                 request[OUTCOME] = "rejected_by_upstream"

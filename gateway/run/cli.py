@@ -73,7 +73,7 @@ def _serve(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
     config = _config("serve", argv, environ)
     settings, backend = config[Settings], config[BackendSettings]
-    check_frontend(settings.frontend, {**config.file, **backend.files()})
+    check_frontend(settings.frontend_folder, {**config.file, **backend.files()})
     from moorline.gateway.run import serve
 
     return serve.main(settings, backend, config[ServeSettings], environ)
@@ -91,7 +91,7 @@ def _gateway(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
     config = _config("gateway", argv, environ)
     settings = config[Settings]
-    check_frontend(settings.frontend, config.file)
+    check_frontend(settings.frontend_folder, config.file)
     from moorline.gateway.run import server, workers
 
     return server.main(settings) if settings.workers == 1 else workers.main(settings, environ)

@@ -33,8 +33,13 @@ SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Polic
 CLIENT = web.RequestKey("client", str)
 
 
-def access_middleware(settings: CommonSettings) -> Middleware:
-    """The middleware that refuses with 400, 403, 405, 415, 421 or 503 what may not be handled."""
+def access_middleware(
+    settings: CommonSettings, is_foreign: Callable[[web.Request], bool] = lambda request: False
+) -> Middleware:
+    """The middleware that refuses with 400, 403, 405, 415, 421 or 503 what may not be handled.
+
+    A request that `is_foreign` is for a server that has rules of its own for bodies and preflights.
+    """
     rules = AccessRules.of(settings)
 
     @web.middleware
@@ -53,6 +58,8 @@ def access_middleware(settings: CommonSettings) -> Middleware:
         if is_reserved(request) and paths.is_for_backend(request.raw_path):
             text = "There are too many connections at the moment."
             raise web.HTTPServiceUnavailable(text=text, headers={hdrs.RETRY_AFTER: "1"})
+        if is_foreign(request):
+            return await handler(request)
         if _is_preflight(request):
             return web.Response(status=204)
         if request.method not in _SAFE_METHODS and request.body_exists and not is_json(_content_type(request)):

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common.web import server
-from moorline.gateway.proxy.retry_queue import RETRY_QUEUE
+from moorline.gateway.proxy.retry_queue import RETRY_QUEUES
 from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
 from moorline.gateway.settings import Settings
 from tests.support.faulty_upstream import HANDSHAKE, STEP, SWITCH, Peer, Upstream, dial
@@ -50,7 +50,7 @@ class Gateway:
     async def holds(self, count: int) -> None:
         """Wait until so many handshakes wait for their backend."""
         async with asyncio.timeout(STEP):
-            while len(self.app[RETRY_QUEUE]) != count:  # noqa: ASYNC110 - as above
+            while sum(map(len, self.app[RETRY_QUEUES].values())) != count:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0)
 
     def drain(self) -> None:

@@ -1,0 +1,128 @@
+"""Which upstreams a request goes to: routes by the beginning of its path, of which the longest wins. Pure.
+
+A path is compared as the client wrote it and in whole segments: `/auth` takes `/auth` and `/auth/x`, but not
+`/authors`; `/auth/` takes only what is below it.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Iterator, Sequence
+
+from moorline.gateway.proxy.upstreams import Upstream, Upstreams
+
+__all__ = ["Destination", "Match", "Owner", "Route", "Routes", "default_routes"]
+
+
+class Match(enum.Enum):
+    """Which paths a route takes."""
+
+    EXACT = "this one alone"
+    SEGMENTS = "this one and those below it"
+
+
+class Owner(enum.Enum):
+    """What is reached by a route."""
+
+    GATEWAY = "the gateway itself"
+    USER = "a server of the user's, named by a route"
+    BACKEND = "the chat backend: the option `upstream`"
+    FRONTEND = "the front end's dev server: the option `frontend`"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One route, as it was configured."""
+
+    path: str
+    upstream: tuple[str, ...] = ()
+    owner: Owner = Owner.USER
+    match: Match = Match.SEGMENTS
+
+    def takes(self, path: str) -> bool:
+        """Whether a request for this path goes there, if no longer route takes it."""
+        if self.match is Match.EXACT:
+            return path == self.path
+        if self.path.endswith("/"):
+            return path.startswith(self.path)
+        return path.startswith(self.path) and path[len(self.path) : len(self.path) + 1] in ("", "/")
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """aiohttp's patterns for the paths that it takes; they are the names of its requests in logs and metrics."""
+        if self.match is Match.EXACT:
+            return (self.path,)
+        below = self.path.rstrip("/") + "/{path:.*}"
+        return (below,) if self.path.endswith("/") else (self.path, below)
+
+
+_GATEWAY = tuple(Route(path=path, owner=Owner.GATEWAY) for path in ("/healthz", "/readyz", "/-"))
+# Of two routes of one length the one whose owner stands first counts: those of the user replace the defaults.
+_PRECEDENCE = tuple(Owner)
+
+
+def default_routes(upstream: Sequence[str], *, frontend: str) -> list[Route]:
+    """Those that need no configuration: of the chat backend and, where `frontend` is an address, of the front end.
+
+    A dev server may use exactly `/ws` for its own socket, as webpack's does; chats are below it.
+    """
+    urls = tuple(upstream)
+    routes = [
+        Route(path="/ws/" if frontend else "/ws", upstream=urls, owner=Owner.BACKEND),
+        Route(path="/api/", upstream=urls, owner=Owner.BACKEND),
+        Route(path="/docs", upstream=urls, owner=Owner.BACKEND, match=Match.EXACT),
+        Route(path="/openapi.json", upstream=urls, owner=Owner.BACKEND, match=Match.EXACT),
+    ]
+    if frontend:
+        routes.append(Route(path="/", upstream=(frontend,), owner=Owner.FRONTEND))
+    return routes
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Destination:
+    """A route at work: with the state of its upstreams."""
+
+    route: Route
+    upstreams: Upstreams
+
+
+class Routes:
+    """All routes of a gateway. Those to the same upstreams share their state."""
+
+    def __init__(self, routes: Sequence[Route], *, max_fails: int, fail_timeout: float) -> None:
+        shared = {
+            route.upstream: Upstreams(route.upstream, max_fails=max_fails, fail_timeout=fail_timeout)
+            for route in routes
+        }
+        self._upstreams = tuple(shared.values())
+        table = [(route, Destination(route, shared[route.upstream])) for route in routes]
+        self._table: list[tuple[Route, Destination | None]] = [*table, *((route, None) for route in _GATEWAY)]
+        self._table.sort(key=lambda entry: _rank(entry[0]))
+
+    def match(self, path: str) -> Destination | None:
+        """Where a request for this path goes; None: the gateway answers it itself."""
+        for route, destination in self._table:
+            if route.takes(path):
+                return destination
+        return None
+
+    def __iter__(self) -> Iterator[Route]:
+        """All that have upstreams, the first to be compared first."""
+        return (route for route, destination in self._table if destination is not None)
+
+    @property
+    def upstreams(self) -> tuple[Upstreams, ...]:
+        """The upstreams of all routes, each group once."""
+        return self._upstreams
+
+    def group(self, upstream: Sequence[str]) -> Upstreams:
+        """Those of the routes with these addresses."""
+        return next(group for group in self._upstreams if tuple(each.url for each in group) == tuple(upstream))
+
+    def each_upstream(self) -> Iterator[Upstream]:
+        return (upstream for group in self._upstreams for upstream in group)
+
+
+def _rank(route: Route) -> tuple[int, int, bool, int]:
+    """The longest first. `/api` and `/api/` are of one length, so that the user's replaces the default."""
+    length = len(route.path.rstrip("/"))
+    return -length, _PRECEDENCE.index(route.owner), route.match is not Match.EXACT, -len(route.path)

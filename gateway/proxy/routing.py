@@ -1,0 +1,34 @@
+"""Finds the route of each request, and handles those that have one: a handshake becomes a tunnel, all else is HTTP."""
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from moorline.gateway.keys import DESTINATION, ROUTES
+from moorline.gateway.proxy.forward import forward
+from moorline.gateway.proxy.handshake import asks_for_websocket
+from moorline.gateway.proxy.routes import Owner
+from moorline.gateway.proxy.websocket import websocket
+
+__all__ = ["is_foreign", "proxy", "route_middleware"]
+
+
+@web.middleware
+async def route_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost one: the others decide by the route."""
+    if (destination := request.app[ROUTES].match(request.rel_url.raw_path)) is not None:
+        request[DESTINATION] = destination
+    return await handler(request)
+
+
+async def proxy(request: web.Request) -> web.StreamResponse:
+    """Pass the request on. One for an upgrade to anything but WebSocket is served without (RFC 9110 section 7.8)."""
+    if DESTINATION not in request:
+        # The gateway's own, though it is below a route for all paths.
+        raise web.HTTPNotFound(text="There is nothing at this address.")
+    return await (websocket if asks_for_websocket(request.headers) else forward)(request)
+
+
+def is_foreign(request: web.Request) -> bool:
+    """Whether it is for a server with rules of its own about bodies and other origins, not for the chat backend."""
+    destination = request.get(DESTINATION)
+    return destination is not None and destination.route.owner in (Owner.USER, Owner.FRONTEND)
