@@ -12,6 +12,7 @@ from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Position, Row, Snapshot
 from moorline.backend.follower import BATCH
+from moorline.backend.history import newest_rows
 from moorline.backend.protocol.codec import decode_object, encode, parse
 from moorline.backend.protocol.http import ReadQuery
 from moorline.backend.protocol.models import (
@@ -29,7 +30,7 @@ from moorline.backend.protocol.v2 import event_model, row_model, snapshot_model
 from moorline.backend.requests import checked_id, path_id
 from moorline.backend.rights import Rights
 from moorline.backend.runs import Runs
-from moorline.backend.session import can_replay, check_owner, newest
+from moorline.backend.session import can_replay, check_owner
 from moorline.backend.settings import Settings
 from moorline.backend.waiting import Waiter
 from moorline.gateway.common.access.authorize import Principal
@@ -42,8 +43,6 @@ MAX_WAIT_SECONDS = 30.0
 _NOWHERE = Position("", 0)
 #: The time for a whole body: one that arrives byte by byte would hold its connection without limit.
 BODY_SECONDS = 30.0
-# Rows fetched at once for a page, which may be full of bytes long before it is full of rows.
-_ROWS_AT_ONCE = 32
 
 T = TypeVar("T")
 
@@ -84,18 +83,7 @@ class Api:
             return answer([row_model(row) for row in rows], list[MessageRow])
 
     async def _page(self, session_id: str, before: int | None, limit: int) -> Sequence[Row]:
-        """The last `limit` rows before `before`, bounded in bytes as a snapshot is."""
-        found: list[Row] = []
-        size = 0
-        while len(found) < limit and size <= SNAPSHOT_BYTES:
-            most = min(_ROWS_AT_ONCE, limit - len(found))
-            rows = await self._log.rows(session_id, before=before, limit=most)
-            found += reversed(rows)
-            size += sum(row.size for row in rows)
-            if len(rows) < most:
-                break
-            before = rows[0].seq
-        return newest(found, count=limit, size=SNAPSHOT_BYTES)[0]
+        return await newest_rows(self._log, session_id, before=before, count=limit, size=SNAPSHOT_BYTES)
 
     async def _poll(
         self, request: web.Request, access: Access, chat: "_Chat", cursor: Position, *, wait: float
@@ -151,7 +139,11 @@ class Api:
         with self._audit.access("send") as access:
             chat = await self._enter(request, access, body.patient_id)
             started = await self._runs.send(
-                chat.session_id, body.patient_id, client_msg_id=body.client_msg_id, content=body.message
+                chat.session_id,
+                body.patient_id,
+                client=self._rights.client(request, chat.principal),
+                client_msg_id=body.client_msg_id,
+                content=body.message,
             )
             access.outcome = "duplicate" if started.duplicate else "ok"
         return answer(Accepted(seq=started.seq, run_id=started.run_id, duplicate=started.duplicate), status=202)
@@ -162,7 +154,12 @@ class Api:
         with self._audit.access("retry") as access:
             chat = await self._enter(request, access, body.patient_id)
             _must_exist(chat)
-            started = await self._runs.retry(chat.session_id, run_id=body.run_id, client_msg_id=body.client_msg_id)
+            started = await self._runs.retry(
+                chat.session_id,
+                client=self._rights.client(request, chat.principal),
+                run_id=body.run_id,
+                client_msg_id=body.client_msg_id,
+            )
             access.outcome = "duplicate" if started.duplicate else "ok"
         return answer(Retried(run_id=started.run_id, duplicate=started.duplicate), status=202)
 

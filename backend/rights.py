@@ -15,7 +15,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
-from moorline.gateway.common.access.authorize import Authorize, Principal
+from moorline.backend.client_limits import Client
+from moorline.gateway.common.access.authorize import Authorize, Principal, allow_all
+from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.logs import hashed
 
 __all__ = ["RIGHTS", "Right", "Rights"]
@@ -42,6 +45,11 @@ class Rights:
         if _seconds_left(principal) <= 0:
             raise web.HTTPForbidden
         return principal
+
+    def client(self, request: web.Request, principal: Principal) -> Client:
+        """Who `request` comes from, for the limits. The default hook gives every client one name, which is none."""
+        named = self._authorize is not allow_all
+        return Client(client_network(client_address(request)), principal.name if named else None)
 
     @contextlib.asynccontextmanager
     async def hold(self, principal: Principal, ask: Callable[[], Awaitable[Principal]]) -> AsyncIterator["Right"]:

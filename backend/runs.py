@@ -1,8 +1,9 @@
 """The runs of this process: their number is bounded, more wait, and all end at shutdown.
 
 `max_runs` are answered at once, as many again wait for a slot, and the next is refused with `llm_busy`; a command that
-was committed before is acknowledged again also then. A run is independent of the socket that started it: its command is
-carried out in a task of its own, so that a client lost between commit and start leaves no run without a writer.
+was committed before is acknowledged again also then. Each client has a share of them (`client_limits.py`). A run is
+independent of the socket that started it: its command is carried out in a task of its own, so that a client lost
+between commit and start leaves no run without a writer.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from moorline.backend.client_limits import Client, ClientLimits, Place
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable, RunHandle, Started
 from moorline.backend.eventlog.log import EventLog
@@ -29,6 +31,11 @@ _BUSY_RETRY_SECONDS = 5.0
 _INTERRUPT_SHARE = 0.2
 _INTERRUPT_SECONDS = 2.0
 
+# Between two lines in the log about clients that are over their limits.
+_WARN_SECONDS = 10.0
+# Of the message that begins a session.
+_FIRST_SEQ = 1
+
 Acknowledge = Callable[[Started], None]
 #: Commits; with a refusal it only acknowledges again what was committed before.
 Command = Callable[[Refusal | None], Awaitable[Started]]
@@ -44,7 +51,10 @@ class Runs:
         self._max_answer = settings.max_answer
         self._slots = asyncio.Semaphore(settings.max_runs)
         self._capacity = 2 * settings.max_runs
+        self._max_prompt = settings.max_prompt
         self._rate_limit = settings.rate_limit
+        self._client_limits = ClientLimits(settings, time.monotonic)
+        self._warned_at = -_WARN_SECONDS
         self._turns: dict[str, Turn] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._reserved = 0
@@ -65,6 +75,7 @@ class Runs:
         session_id: str,
         patient_id: str,
         *,
+        client: Client,
         client_msg_id: str,
         content: str,
         acknowledge: Acknowledge | None = None,
@@ -75,8 +86,13 @@ class Runs:
             Refusal, LogUnavailable: as `EventLog.start_run`, `llm_busy` and `rate_limited`.
         """
 
-        def command(refusal: Refusal | None) -> Awaitable[Started]:
-            return self._log.start_run(
+        async def command(refusal: Refusal | None) -> Started:
+            limited = self._client_limits.session_refusal(client)
+            # The log is asked only where it matters whether the session exists.
+            if refusal is None and limited is not None and await self._log.find_session(session_id) is None:
+                refusal = limited
+                self._warn(limited)
+            started = await self._log.start_run(
                 session_id,
                 patient_id,
                 client_msg_id=client_msg_id,
@@ -84,11 +100,20 @@ class Runs:
                 now=time.time(),
                 refusal=refusal,
             )
+            if started.seq == _FIRST_SEQ and not started.duplicate:
+                self._client_limits.session_begun(client)
+            return started
 
-        return await self._carry_out(session_id, command, acknowledge)
+        return await self._carry_out(session_id, command, client, acknowledge)
 
     async def retry(
-        self, session_id: str, *, run_id: str, client_msg_id: str, acknowledge: Acknowledge | None = None
+        self,
+        session_id: str,
+        *,
+        client: Client,
+        run_id: str,
+        client_msg_id: str,
+        acknowledge: Acknowledge | None = None,
     ) -> Started:
         """Start a new run for the user message of `run_id`; as `send`."""
 
@@ -97,7 +122,7 @@ class Runs:
                 session_id, run_id=run_id, client_msg_id=client_msg_id, now=time.time(), refusal=refusal
             )
 
-        return await self._carry_out(session_id, command, acknowledge)
+        return await self._carry_out(session_id, command, client, acknowledge)
 
     async def cancel(self, session_id: str, run_id: str) -> None:
         """End a run of this session, if it is under way, here or in another process; otherwise nothing.
@@ -121,7 +146,7 @@ class Runs:
         """See RunOwner.adopt_run."""
         if started.handle is not None:
             full = len(self._turns) + self._reserved >= self._capacity
-            turn = self._start(started, started.handle)
+            turn = self._start(started, started.handle, None)
             if full:
                 turn.stop(Finish.INTERRUPTED)
 
@@ -131,31 +156,54 @@ class Runs:
             if turn.handle.session_id == session_id:
                 turn.stop(Finish.CANCELLED)
 
-    async def _carry_out(self, session_id: str, command: Command, acknowledge: Acknowledge | None) -> Started:
-        task = asyncio.create_task(self._begin(session_id, command, acknowledge))
+    async def _carry_out(
+        self, session_id: str, command: Command, client: Client, acknowledge: Acknowledge | None
+    ) -> Started:
+        task = asyncio.create_task(self._begin(session_id, command, client, acknowledge))
         self._keep(task)
         return await asyncio.shield(task)
 
-    async def _begin(self, session_id: str, command: Command, acknowledge: Acknowledge | None) -> Started:
-        refusal = None
+    async def _begin(
+        self, session_id: str, command: Command, client: Client, acknowledge: Acknowledge | None
+    ) -> Started:
+        refusal: Refusal | None = None
+        place: Place | None = None
         if self._closing.is_set() or len(self._turns) + self._reserved >= self._capacity:
             refusal = Refusal(ErrorCode.LLM_BUSY, retry_after=_BUSY_RETRY_SECONDS)
+        else:
+            try:
+                place = self._client_limits.take(client)
+            except Refusal as limited:
+                refusal = limited
+                self._warn(limited)
         # A command that cannot start a run reserves nothing: two of them would refuse each other without end.
-        place = int(refusal is None)
-        self._reserved += place
+        self._reserved += place is not None
         try:
             if refusal is None and self._rate_limit is not None:
                 refusal = await rate_limit_refusal(self._log, session_id, per_minute=self._rate_limit, now=time.time())
             started = await command(refusal)
+        except BaseException:
+            if place is not None:
+                place.give_back()
+            raise
         finally:
-            self._reserved -= place
+            self._reserved -= place is not None
         if acknowledge is not None:
             acknowledge(started)
         if started.handle is not None:
-            self._start(started, started.handle)
+            self._start(started, started.handle, place)
+        elif place is not None:
+            place.give_back()
         return started
 
-    def _start(self, started: Started, handle: RunHandle) -> Turn:
+    def _warn(self, refusal: Refusal) -> None:
+        """A limit that is too low for the clients behind one address is the operator's to raise."""
+        now = time.monotonic()
+        if now - self._warned_at >= _WARN_SECONDS:
+            self._warned_at = now
+            logger.warning("a message was refused: %s", refusal.message)
+
+    def _start(self, started: Started, handle: RunHandle, place: Place | None) -> Turn:
         turn = Turn(
             self._log,
             self._responder,
@@ -164,18 +212,21 @@ class Runs:
             slots=self._slots,
             timeout=self._timeout,
             max_answer=self._max_answer,
+            max_prompt=self._max_prompt,
         )
         self._turns[started.run_id] = turn
-        self._keep(asyncio.create_task(self._run(turn)))
+        self._keep(asyncio.create_task(self._run(turn, place)))
         if self._closing.is_set():
             turn.stop(Finish.INTERRUPTED)
         return turn
 
-    async def _run(self, turn: Turn) -> None:
+    async def _run(self, turn: Turn, place: Place | None) -> None:
         try:
             outcome = await turn.run()
         finally:
             del self._turns[turn.handle.run_id]
+            if place is not None:
+                place.release()
         self._note(outcome)
 
     def _note(self, outcome: Outcome | None) -> None:

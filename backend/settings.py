@@ -25,6 +25,16 @@ _ABOVE_ZERO = (
     "max_tokens",
     "max_answer",
     "max_bytes",
+    "max_prompt",
+)
+# Limits that are given as a number, or off.
+_ONE_OR_OFF = (
+    "rate_limit",
+    "rate_limit_per_principal",
+    "rate_limit_per_address",
+    "max_runs_per_principal",
+    "max_runs_per_address",
+    "new_sessions_per_address",
 )
 
 
@@ -108,6 +118,24 @@ class Settings(CommonSettings):
     run_timeout: float = option(600.0, DURATION, "time for a whole answer")
     max_runs: int = option(2000, INT, "answers at once in this process; as many again wait", group="Limits")
     rate_limit: int | None = option(None, INT, "messages per minute and session", can_be_off=True)
+    rate_limit_per_principal: int | None = option(
+        60, INT, "messages per minute of one principal, as the authorize hook names it", can_be_off=True
+    )
+    rate_limit_per_address: int | None = option(
+        300, INT, "messages per minute of one client address (IPv6: of a /64)", can_be_off=True
+    )
+    max_runs_per_principal: int | None = option(
+        10, INT, "answers at once of one principal, at most max_runs", can_be_off=True
+    )
+    max_runs_per_address: int | None = option(
+        100, INT, "answers at once of one client address, at most max_runs", can_be_off=True
+    )
+    new_sessions_per_address: int | None = option(
+        60, INT, "sessions that begin per minute, of one client address", can_be_off=True
+    )
+    max_prompt: int = option(
+        256 << 10, SIZE, "limit of what the model is shown of a session: its newest messages, as UTF-8"
+    )
     heartbeat: float = option(20.0, DURATION, "between two pings to a client (version 1: 30s)")
     send_timeout: float = option(30.0, DURATION, "time for a client to read what is sent to it")
     max_bytes: int = option(64 << 10, SIZE, "limit of a message, as UTF-8")
@@ -149,5 +177,6 @@ class Settings(CommonSettings):
             raise UsageError("database_pool: 0 would reach no database; write 1 or more")
         if self.authorize_again == 0:
             raise UsageError("authorize_again: 0 would ask without end; write for example 60s, or off")
-        if self.rate_limit == 0:
-            raise UsageError("rate_limit: 0 would answer no message; write 1 or more, or off")
+        for name in _ONE_OR_OFF:
+            if getattr(self, name) == 0:
+                raise UsageError(f"{name}: 0 would answer no message; write 1 or more, or off")

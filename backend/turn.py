@@ -16,6 +16,7 @@ from moorline.backend.errors import CATALOGUE, ErrorCode, LLMError
 from moorline.backend.eventlog.base import LogUnavailable, RunHandle, RunLost
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish, Row, RunError, Usage
+from moorline.backend.history import newest_rows
 from moorline.backend.responder import Done, Prompt, Responder
 from moorline.gateway.common.logs import hashed
 
@@ -23,8 +24,8 @@ __all__ = ["CHAT_ROWS", "COALESCE_SECONDS", "Turn"]
 
 logger = logging.getLogger("moorline.backend.turn")
 
-#: How much of a session the model is shown: its last rows up to the message to answer. Longer memory costs more with
-#: every message; 100 rows are some fifty exchanges.
+#: How much of a session the model is shown: its last rows up to the message to answer, and of these up to `max_prompt`
+#: bytes. Longer memory costs more with every message; 100 rows are some fifty exchanges.
 CHAT_ROWS = 100
 #: Text that arrives within this time of an append waits for the next one: 40 events a second look continuous.
 COALESCE_SECONDS = 0.025
@@ -58,6 +59,7 @@ class Turn:
         slots: asyncio.Semaphore,
         timeout: float,
         max_answer: int,
+        max_prompt: int = 256 << 10,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.handle = handle
@@ -67,6 +69,7 @@ class Turn:
         self._slots = slots
         self._timeout = timeout
         self._max_answer = max_answer
+        self._max_prompt = max_prompt
         self._clock = clock
         self._pending: list[str] = []
         self._pending_size = 0
@@ -106,7 +109,13 @@ class Turn:
         try:
             async with asyncio.timeout(self._timeout), self._slots:
                 queued = False
-                rows = await self._log.rows(self.handle.session_id, before=self._user_seq + 1, limit=CHAT_ROWS)
+                rows = await newest_rows(
+                    self._log,
+                    self.handle.session_id,
+                    before=self._user_seq + 1,
+                    count=CHAT_ROWS,
+                    size=self._max_prompt,
+                )
                 return await self._read_answer(_chat(rows))
         except TimeoutError:
             # `run_timeout`: a timeout of the responder's is an LLMError.

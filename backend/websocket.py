@@ -12,6 +12,7 @@ from collections import deque
 from aiohttp import WSMsgType, web
 
 from moorline.backend.audit import Audit
+from moorline.backend.client_limits import Client
 from moorline.backend.delivery import Delivery
 from moorline.backend.errors import CloseCode, ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable, SessionInfo, Started
@@ -157,6 +158,7 @@ class Sockets:
                 max_bytes=self._settings.max_bytes,
                 info=info,
                 who=right.principal.name,
+                client=self._rights.client(request, right.principal),
             )
             await reader.run()
         finally:
@@ -186,6 +188,7 @@ class _Reader:
         max_bytes: int,
         info: SessionInfo,
         who: str,
+        client: Client,
     ) -> None:
         self._socket = socket
         self._delivery = delivery
@@ -194,6 +197,7 @@ class _Reader:
         self._max_bytes = max_bytes
         self._info = info
         self._who = who
+        self._client = client
         self._first = True
         self._frames = 0
         self._bad: deque[float] = deque(maxlen=_BAD_FRAMES)
@@ -250,6 +254,7 @@ class _Reader:
                 with self._audit.access("retry", session_id, self._who) as access:
                     started = await self._runs.retry(
                         session_id,
+                        client=self._client,
                         run_id=command.run_id,
                         client_msg_id=command.client_msg_id,
                         acknowledge=lambda started: self._acknowledge(command.client_msg_id, started),
@@ -269,6 +274,7 @@ class _Reader:
             started = await self._runs.send(
                 session_id,
                 self._info.patient_id,
+                client=self._client,
                 client_msg_id=client_msg_id,
                 content=content,
                 acknowledge=lambda started: self._acknowledge(client_msg_id, started),

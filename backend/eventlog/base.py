@@ -54,8 +54,9 @@ __all__ = [
 
 #: Rows of a snapshot and of a plain GET.
 SNAPSHOT_ROWS = 500
-#: Text of a snapshot, as UTF-8: 500 rows of the longest message would be one frame of 32 MiB.
-SNAPSHOT_BYTES = 1 << 20
+#: Text of a snapshot and of a plain GET, as UTF-8, but always one row. It is what a client that does not read can make
+#: a process hold: with a MiB, 4,000 requests of 80 bytes held 4 GiB.
+SNAPSHOT_BYTES = 64 << 10
 
 
 class LogUnavailable(Exception):

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from moorline.backend.client_limits import Client
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
@@ -20,6 +21,7 @@ from tests.support.backends import STEP, Backend, Script, backend, hello, receiv
 from tests.support.eventlogs import database_at, opened, start
 from tests.support.openai_server import DONE, Fault, OpenAIServer, Status, error, finish, openai_server, says
 
+CLIENT = Client("192.0.2.7")
 WHOLE = (says("Good "), says("day."), finish("stop"), DONE)
 
 
@@ -197,7 +199,7 @@ async def test_what_a_drain_cuts_off_has_its_end_in_the_log_with_its_text(tmp_pa
     script = Script("Good ")
     async with opened(database_at(tmp_path)) as log:
         runs = Runs(log, script, Settings())
-        await runs.send("s1", "p", client_msg_id="c1", content="Hi")
+        await runs.send("s1", "p", client=CLIENT, client_msg_id="c1", content="Hi")
         await script.asked.wait()
         await runs.drain(0.0)
         end = (await events(log))[-1]
@@ -210,7 +212,7 @@ async def test_no_run_begins_once_a_drain_has(tmp_path: Path) -> None:
         runs = Runs(log, Script(), Settings())
         await runs.drain(0.0)
         with pytest.raises(Refusal) as refused:
-            await runs.send("s1", "p", client_msg_id="c1", content="Hi")
+            await runs.send("s1", "p", client=CLIENT, client_msg_id="c1", content="Hi")
         assert (refused.value.code, refused.value.retry_after) == (ErrorCode.LLM_BUSY, 5.0)
         assert await log.find_session("s1") is None
 
@@ -253,7 +255,7 @@ async def test_a_run_that_another_process_left_behind_is_answered_where_there_is
     async with opened(database_at(tmp_path)) as log:
         runs = Runs(log, script, Settings(max_runs=1))
         for number in range(running):
-            await runs.send(f"other{number}", "p", client_msg_id="c1", content="Hi")
+            await runs.send(f"other{number}", "p", client=CLIENT, client_msg_id="c1", content="Hi")
         runs.adopt_run(await start(log, "s1"))
         if finish is Finish.STOP:
             script.put(None, "Good day.", None)
@@ -266,7 +268,7 @@ async def test_a_caller_that_goes_away_in_the_middle_of_a_commit_leaves_a_run_th
     await log.open()
     try:
         runs = Runs(log, Script("whole", None), Settings())
-        caller = asyncio.create_task(runs.send("s1", "p", client_msg_id="c1", content="Hi"))
+        caller = asyncio.create_task(runs.send("s1", "p", client=CLIENT, client_msg_id="c1", content="Hi"))
         await asyncio.sleep(0)
         caller.cancel()
         end = await ended(log)
@@ -303,7 +305,7 @@ async def test_commands_that_can_start_nothing_keep_no_place_from_others(
         return await start_run(*args, client_msg_id=client_msg_id, **options)
 
     def send(session: str, name: str) -> "asyncio.Task[Any]":
-        return asyncio.create_task(runs.send(session, "p", client_msg_id=name, content="Hi"))
+        return asyncio.create_task(runs.send(session, "p", client=CLIENT, client_msg_id=name, content="Hi"))
 
     monkeypatch.setattr(log, "start_run", slow)
     try:

@@ -21,6 +21,7 @@ from typing import Any
 import aiohttp
 from websockets.asyncio.client import connect
 
+from tests.bench.chat_servers import NO_CLIENT_LIMITS
 from tests.bench.services import Service
 from tests.bench.verdict import Verdict, judge
 from tests.support.chat_client import ChatClient
@@ -221,7 +222,7 @@ async def _services(
     store: str, folder: Path, database: str, provider: OpenAIServer
 ) -> AsyncIterator[list[list[Service]]]:
     env = {"OPENAI_API_KEY": "any", "OPENAI_BASE_URL": provider.base_url, "MOORLINE_LOG_LEVEL": "warning"}
-    options = ["--database", database, "--heartbeat", "2s", "--drain", "2s"]
+    options = ["--database", database, "--heartbeat", "2s", "--drain", "2s", *NO_CLIENT_LIMITS]
     backends = [
         Service(f"backend{number}", folder, "backend", options, env) for number in range(1 if store == "sqlite" else 2)
     ]

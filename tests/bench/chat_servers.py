@@ -11,8 +11,10 @@ from pathlib import Path
 from tests.bench.counted import COMMITS
 from tests.bench.processes import free_port, spawned
 
-__all__ = ["ChatServer", "moorline", "plain"]
+__all__ = ["NO_CLIENT_LIMITS", "ChatServer", "moorline", "plain"]
 
+#: One address stands for all clients of a measurement.
+NO_CLIENT_LIMITS = ("--rate-limit-per-address=off", "--max-runs-per-address=off", "--new-sessions-per-address=off")
 _START_SECONDS = 30.0
 
 
@@ -38,7 +40,7 @@ async def moorline(
 ) -> AsyncIterator[ChatServer]:
     """The backend as it comes, with room for all streams, on this SQLite file."""
     port = free_port()
-    options = [f"--port={port}", f"--database=sqlite:///{database}", "--max-runs=10000"]
+    options = [f"--port={port}", f"--database=sqlite:///{database}", "--max-runs=10000", *NO_CLIENT_LIMITS]
     command = [sys.executable, "-m", "tests.bench.counted", *options]
     async with _serving("moorline", command, folder, port, provider_port, cores=cores, has_log=True) as server:
         yield server
