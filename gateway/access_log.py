@@ -8,10 +8,11 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 
+from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.access.middleware import SECURITY_HEADERS, client_address
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.errors import GatewayError, Malformed, render
-from moorline.gateway.keys import ACCESS_RULES, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED
+from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.handshake import asks_for_websocket
 
@@ -21,6 +22,7 @@ log = logging.getLogger("moorline.gateway.access")
 
 # nginx's own, for a client that closed before its response was complete.
 CLIENT_CLOSED_REQUEST = 499
+_CLIENT_CLOSED = Cause(Who.CLIENT, Reason.FIN, Moment.RESPONSE)
 _SWITCHING_PROTOCOLS = 101
 _ID_BYTES = 16
 # Of a handshake; any other status is the access middleware's or the authorize hook's.
@@ -53,19 +55,22 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
         # A socket has its own line, with the same facts.
         if status != _SWITCHING_PROTOCOLS and log.isEnabledFor(logging.INFO):
             log.info(
-                "%s %s %d %.3fs client=%s request_id=%s",
+                "%s %s %d %.3fs client=%s request_id=%s%s",
                 request.method,
                 describe(request),
                 status,
                 seconds,
                 client_address(request),
                 request[REQUEST_ID],
+                f" cause={request[CAUSE].code}" if CAUSE in request else "",
             )
 
 
 def _count(request: web.Request, status: int, seconds: float) -> None:
-    """Count a handshake by its outcome, any other request by its duration."""
+    """Count a handshake by its outcome, any other request by its duration, and a failure by its cause."""
     metrics, route = request.app[METRICS], describe(request)
+    if CAUSE in request:
+        metrics.failed(request[CAUSE])
     if DESTINATION in request and asks_for_websocket(request.headers):
         metrics.handshake(request.get(OUTCOME) or _OUTCOMES.get(status, "rejected"), seconds)
     else:
@@ -81,15 +86,21 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         kept = {str(name): exception.headers[name] for name in _KEPT if name in exception.headers}
         return _problem(request, exception.status, exception.text or exception.reason, kept)
     except GatewayError as error:
-        request[OUTCOME] = error.outcome
+        request[OUTCOME], request[CAUSE] = error.outcome, error.cause
         if error.detail:
             log.warning("%s: %s request_id=%s", type(error).__name__, error.detail, request[REQUEST_ID])
         retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         return _problem(request, error.status, error.message, retry)
     except ConnectionError:
+        request[CAUSE] = _CLIENT_CLOSED
         return _Gone(request)
+    except asyncio.CancelledError:
+        # aiohttp cancels the handler of a client that closes its connection.
+        request[CAUSE] = _CLIENT_CLOSED
+        raise
     except Exception:
         log.exception("a request failed in the gateway: request_id=%s", request[REQUEST_ID])
+        request[CAUSE] = GatewayError.cause
         return _problem(request, GatewayError.status, GatewayError.message, {})
 
 
@@ -135,7 +146,11 @@ def describe(request: web.Request) -> str:
 
 def _problem(request: web.BaseRequest, status: int, message: str, extra: dict[str, str]) -> web.Response:
     content_type, body = render(
-        status, message, accept=request.headers.get(hdrs.ACCEPT, ""), request_id=request[REQUEST_ID]
+        status,
+        message,
+        accept=request.headers.get(hdrs.ACCEPT, ""),
+        request_id=request[REQUEST_ID],
+        cause=request.get(CAUSE),
     )
     fixed = {"Content-Type": content_type, "Cache-Control": "no-store", "X-Request-ID": request[REQUEST_ID]}
     return web.Response(status=status, body=body.encode(), headers=SECURITY_HEADERS | fixed | extra)

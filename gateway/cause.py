@@ -7,9 +7,13 @@ next step for each code.
 
 import dataclasses
 import enum
+import errno
 from collections.abc import Mapping
 
-__all__ = ["Cause", "Moment", "Reason", "Who"]
+__all__ = ["NO_ROUTE", "Cause", "Moment", "Reason", "Who"]
+
+#: The kernel's errors that are no reset: no acknowledgement came in time, or a router said that there is no route.
+NO_ROUTE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 
 
 class Who(enum.StrEnum):

@@ -5,6 +5,8 @@ import html
 import http
 import json
 
+from moorline.gateway.cause import Cause, Moment, Reason, Who
+
 __all__ = [
     "BadUpstreamResponse",
     "ClientBodyTimeout",
@@ -12,6 +14,7 @@ __all__ = [
     "GatewayError",
     "HandshakeTimeout",
     "Malformed",
+    "ShuttingDown",
     "Unavailable",
     "UpstreamTimeout",
     "UpstreamUnreachable",
@@ -28,9 +31,13 @@ class GatewayError(Exception):
     outcome = "internal_error"
     """Label of a failed handshake in the metrics."""
     retry_after: int | None = None
+    cause = Cause(Who.GATEWAY, Reason.INTERNAL, Moment.REQUEST)
+    """Who is at fault, and why; its code is in the log and in the response."""
 
-    def __init__(self, detail: str = "") -> None:
+    def __init__(self, detail: str = "", cause: Cause | None = None) -> None:
         self.detail = detail
+        if cause is not None:
+            self.cause = cause
         super().__init__(detail or self.message)
 
 
@@ -39,6 +46,7 @@ class Malformed(GatewayError):
 
     status = 400
     outcome = "bad_request"
+    cause = Cause(Who.CLIENT, Reason.INVALID, Moment.REQUEST)
     message = "The request is malformed."
 
     def __init__(self, message: str) -> None:
@@ -51,19 +59,31 @@ class ClientBodyTimeout(GatewayError):
 
     status = 408
     outcome = "client_body_timeout"
+    cause = Cause(Who.CLIENT, Reason.CLIENT_BODY_TIMEOUT, Moment.RESPONSE)
     message = "The body of the request did not come in time (client_body_timeout)."
 
 
 class Unavailable(GatewayError):
-    """A limit is reached, or the gateway shuts down: a retry may reach another gateway or find a free place."""
+    """A limit is reached: a retry may reach another gateway or find a free place."""
 
     status = 503
     outcome = "unavailable"
     retry_after = 1
+    cause = Cause(Who.GATEWAY, Reason.LIMIT, Moment.REQUEST)
 
     def __init__(self, message: str) -> None:
         self.message = message
         super().__init__()
+
+
+class ShuttingDown(GatewayError):
+    """The gateway drains."""
+
+    status = 503
+    outcome = "unavailable"
+    retry_after = 1
+    cause = Cause(Who.GATEWAY, Reason.SHUTDOWN, Moment.REQUEST)
+    message = "The gateway is shutting down."
 
 
 class UpstreamUnreachable(GatewayError):
@@ -71,6 +91,7 @@ class UpstreamUnreachable(GatewayError):
 
     status = 502
     outcome = "upstream_unreachable"
+    cause = Cause(Who.UPSTREAM, Reason.FIN, Moment.RESPONSE)
     message = "The backend cannot be reached. It may be restarting; please try again in a moment."
 
 
@@ -79,6 +100,7 @@ class BadUpstreamResponse(GatewayError):
 
     status = 502
     outcome = "bad_upstream_response"
+    cause = Cause(Who.UPSTREAM, Reason.INVALID, Moment.RESPONSE)
     message = "The backend's response is not valid HTTP."
 
 
@@ -87,6 +109,7 @@ class ConnectTimeout(GatewayError):
 
     status = 504
     outcome = "connect_timeout"
+    cause = Cause(Who.NETWORK, Reason.PROXY_CONNECT_TIMEOUT, Moment.CONNECT)
     message = "The connection to the backend was not established in time (proxy_connect_timeout)."
 
 
@@ -95,6 +118,7 @@ class UpstreamTimeout(GatewayError):
 
     status = 504
     outcome = "upstream_timeout"
+    cause = Cause(Who.UPSTREAM, Reason.PROXY_READ_TIMEOUT, Moment.RESPONSE)
     message = "The backend did not answer in time (proxy_read_timeout)."
 
 
@@ -103,6 +127,7 @@ class HandshakeTimeout(GatewayError):
 
     status = 504
     outcome = "handshake_timeout"
+    cause = Cause(Who.UPSTREAM, Reason.HANDSHAKE_TIMEOUT, Moment.RESPONSE)
     retry_after = 1
     message = "The backend did not open the socket in time (handshake_timeout)."
 
@@ -119,12 +144,16 @@ def is_shortage(error: OSError) -> bool:
 _CODES = {403: "forbidden", 404: "not_found", 413: "too_large", 429: "rate_limited"}
 
 
-def render(status: int, message: str, *, accept: str, request_id: str) -> tuple[str, str]:
+def render(status: int, message: str, *, accept: str, request_id: str, cause: Cause | None = None) -> tuple[str, str]:
     """Content type and body of an error: a page for a browser's address bar, else a problem document (RFC 9457)."""
     title = http.HTTPStatus(status).phrase if status in _KNOWN else "Error"
     if "text/html" in accept.lower():
         page = _PAGE.format(
-            status=status, title=title, message=html.escape(message), request_id=html.escape(request_id)
+            status=status,
+            title=title,
+            message=html.escape(message),
+            request_id=html.escape(request_id),
+            cause="" if cause is None else _CAUSE.format(code=cause.code),
         )
         return "text/html; charset=utf-8", page
     problem = {
@@ -135,6 +164,8 @@ def render(status: int, message: str, *, accept: str, request_id: str) -> tuple[
         "code": _CODES.get(status, "bad_request" if status < 500 else "internal"),
         "request_id": request_id,
     }
+    if cause is not None:
+        problem["cause"] = cause.code
     return "application/problem+json", json.dumps(problem)
 
 
@@ -147,6 +178,7 @@ _PAGE = """<!doctype html>
 <title>{status} {title}</title>
 <h1>{status} {title}</h1>
 <p>{message}</p>
-<p>Request id: <code>{request_id}</code></p>
+{cause}<p>Request id: <code>{request_id}</code></p>
 </html>
 """
+_CAUSE = "<p>Cause: <code>{code}</code>, see <code>moorline explain {code}</code></p>\n"

@@ -80,7 +80,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
     ),
     (
         "NU",
-        (*_OPEN, Moment.CONNECT, Moment.RESPONSE, Moment.BODY),
+        (*_OPEN, Moment.CONNECT, Moment.HELD, Moment.RESPONSE, Moment.BODY),
         Explanation(
             "the kernel gave the connection up: no acknowledgement came in time, or a router knows no route",
             "a host that is gone, a cable, a VPN or a wireless network that ended",
@@ -134,7 +134,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
     ),
     (
         "CW",
-        (Moment.STALLED,),
+        (Moment.STALLED, Moment.BODY),
         Explanation(
             "the client took none of what was sent to it for send_timeout",
             "a page that is paused in a debugger, or a client that never reads",
@@ -224,7 +224,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
     ),
     (
         "NT",
-        (Moment.CONNECT,),
+        (Moment.CONNECT, Moment.HELD),
         Explanation(
             "the connection to the upstream was not established within proxy_connect_timeout",
             "a firewall drops the packets, or no host has this address",
@@ -242,7 +242,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
     ),
     (
         "UF",
-        (Moment.RESPONSE, Moment.BODY),
+        (Moment.HELD, Moment.RESPONSE, Moment.BODY),
         Explanation(
             "the upstream closed the connection before the end of its response",
             "the backend's process ended or crashed while it handled the request",
@@ -251,7 +251,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
     ),
     (
         "UR",
-        (Moment.RESPONSE, Moment.BODY),
+        (Moment.HELD, Moment.RESPONSE, Moment.BODY),
         Explanation(
             "the upstream reset the connection before the end of its response (ECONNRESET)",
             "the backend's process was killed, or it refused to read the request's body",

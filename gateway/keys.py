@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from moorline.gateway.cause import Cause
 from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import DRAINING
@@ -13,6 +14,7 @@ from moorline.gateway.settings import Settings
 __all__ = [
     "ACCESS_RULES",
     "AUTHORIZE",
+    "CAUSE",
     "DESTINATION",
     "DRAINING",
     "METRICS",
@@ -39,5 +41,7 @@ REQUEST_ID = web.RequestKey("request_id", str)
 """Set by `access` for every request: its id in the gateway's and the upstream's logs."""
 TRUSTED = web.RequestKey("trusted", bool)
 """Set by `access`: whether the peer is one of `trusted_proxies`, and believed about the client."""
+CAUSE = web.RequestKey("cause", Cause)
+"""Why the request failed, where the gateway knows it."""
 OUTCOME = web.RequestKey("outcome", str)
 """What became of a handshake, where its status does not say it."""

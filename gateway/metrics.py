@@ -76,6 +76,12 @@ class Metrics(Collector):
             ["ended_by", "reason", "close_code", "cause"],
             registry=self._registry,
         )
+        self._failures = Counter(
+            "moorline_requests_failed",
+            "Requests and handshakes that failed, by cause, which `moorline explain` puts into a sentence",
+            ["cause"],
+            registry=self._registry,
+        )
         self._lifetimes = Histogram(
             "moorline_socket_seconds",
             "From the opening of a socket to its end",
@@ -109,6 +115,9 @@ class Metrics(Collector):
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         self._requests.labels(method_label(method), route, str(status)).observe(seconds)
+
+    def failed(self, cause: Cause) -> None:
+        self._failures.labels(cause.code).inc()
 
     def round_trip(self, hop: str, seconds: float) -> None:
         self._pings.labels(hop).observe(seconds)

@@ -6,9 +6,11 @@ before its time is set again, which costs less than setting it for each wait.
 
 import asyncio
 import math
+import socket
 from collections.abc import Callable
 from typing import cast
 
+from moorline.gateway.cause import NO_ROUTE, Cause, Moment, Reason, Who
 from moorline.gateway.errors import (
     BadUpstreamResponse,
     ConnectTimeout,
@@ -82,7 +84,8 @@ class UpstreamConnection(asyncio.Protocol):
         except OSError as error:
             if is_shortage(error):
                 raise Unavailable("The gateway has no file descriptor left for another connection.") from error
-            raise UpstreamUnreachable(f"{type(error).__name__} {error.strerror or ''}".rstrip()) from error
+            detail = f"{type(error).__name__} {error.strerror or ''}".rstrip()
+            raise UpstreamUnreachable(detail, _unreachable_by(error)) from error
 
     # One request and its response -------------------------------------------------------------------------------------
 
@@ -265,7 +268,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         how = "closed" if exc is None else type(exc).__name__
-        self._end(UpstreamUnreachable(f"{how} before the end of the response"))
+        self._end(UpstreamUnreachable(f"{how} before the end of the response", _lost_by(exc)))
         self._transport = None
         self.resume_writing()
 
@@ -345,3 +348,19 @@ class UpstreamConnection(asyncio.Protocol):
             self._set_timer()
         else:
             self._end(UpstreamTimeout("proxy_read_timeout"))
+
+
+def _unreachable_by(error: OSError) -> Cause:
+    """Why no connection to an upstream could be established."""
+    if isinstance(error, socket.gaierror):
+        return Cause(Who.NETWORK, Reason.UNKNOWN_NAME, Moment.CONNECT)
+    if error.errno in NO_ROUTE:
+        return Cause(Who.NETWORK, Reason.UNREACHABLE, Moment.CONNECT)
+    return Cause(Who.UPSTREAM, Reason.REFUSED, Moment.CONNECT)
+
+
+def _lost_by(error: Exception | None) -> Cause:
+    """Why an upstream's connection ended before its response; None is a FIN."""
+    if isinstance(error, OSError) and error.errno in NO_ROUTE:
+        return Cause(Who.NETWORK, Reason.UNREACHABLE, Moment.RESPONSE)
+    return Cause(Who.UPSTREAM, Reason.FIN if error is None else Reason.RESET, Moment.RESPONSE)

@@ -6,6 +6,7 @@ and no error. A request is sent again only where that is the same request (`_rep
 """
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable
 from types import TracebackType
@@ -13,13 +14,14 @@ from typing import Self
 
 from aiohttp import hdrs, web
 
+from moorline.gateway.cause import Moment
 from moorline.gateway.errors import (
     BadUpstreamResponse,
     ClientBodyTimeout,
     ConnectTimeout,
     GatewayError,
     Malformed,
-    Unavailable,
+    ShuttingDown,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
@@ -56,6 +58,8 @@ class Exchange:
         self._upstreams = request[DESTINATION].upstreams
         self._head = head
         self._upgrade = upgrade
+        self.held = False
+        """Whether it waits in the queue, since no upstream can be reached."""
         self._app = request.app
         self._settings = self._app[SETTINGS]
         self._clock = asyncio.get_running_loop().time
@@ -113,6 +117,7 @@ class Exchange:
         Raises:
             GatewayError: no upstream sent one in time, or the client's request is at fault.
         """
+        was_held = False
         until = self._clock() + ((self._settings.connect_retry or 0.0) if self._upgrade else 0.0)
         while True:
             try:
@@ -123,10 +128,14 @@ class Exchange:
                 error.retry_after = 1
                 left = until - self._clock()
                 if left <= 0 or not self._repeatable:
+                    if was_held:
+                        error.cause = dataclasses.replace(error.cause, moment=Moment.HELD)
                     raise
+            self.held = was_held = True
             await self._app[RETRY_QUEUES][self._upstreams].wait_turn(left)
+            self.held = False
             if self._app[DRAINING].is_set():
-                raise Unavailable("The gateway is shutting down.")
+                raise ShuttingDown(cause=dataclasses.replace(ShuttingDown.cause, moment=Moment.HELD))
 
     @property
     def _repeatable(self) -> bool:

@@ -5,6 +5,7 @@ is none and a Server of its own, and take a copy of each header.
 """
 
 import asyncio
+import dataclasses
 import logging
 import socket
 import struct
@@ -14,8 +15,9 @@ from http import HTTPStatus
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
+from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.errors import BadUpstreamResponse, GatewayError
-from moorline.gateway.keys import REQUEST_ID, SETTINGS, TRUSTED
+from moorline.gateway.keys import CAUSE, REQUEST_ID, SETTINGS, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.response import Response
@@ -24,6 +26,7 @@ __all__ = ["ProxiedResponse", "pass_on"]
 
 log = logging.getLogger("moorline.gateway.upstream")
 
+_CLIENT_STALLED = Cause(Who.CLIENT, Reason.SEND_TIMEOUT, Moment.BODY)
 # RFC 9110 section 6.4.1
 _WITHOUT_BODY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
@@ -79,6 +82,8 @@ class ProxiedResponse(web.StreamResponse):
         try:
             await self._stream(head)
         except (GatewayError, TimeoutError) as error:
+            cause = getattr(error, "cause", _CLIENT_STALLED)
+            self._request[CAUSE] = dataclasses.replace(cause, moment=Moment.BODY)
             detail = getattr(error, "detail", "send_timeout")
             log.warning("upstream response truncated: %s request_id=%s", detail, self._request[REQUEST_ID])
             self._break_off()

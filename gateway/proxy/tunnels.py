@@ -16,7 +16,7 @@ from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.idle import Descriptors
 from moorline.gateway.common.web.turns import Turns
-from moorline.gateway.errors import Unavailable
+from moorline.gateway.errors import ShuttingDown
 from moorline.gateway.keys import ACCESS_RULES, DESTINATION, DRAINING, METRICS, REQUEST_ID, ROUTES, SETTINGS
 from moorline.gateway.metrics import Metrics, State, Traffic
 from moorline.gateway.proxy.exchange import Exchange
@@ -137,7 +137,7 @@ class Tunnels:
 
     def _refuse_when_draining(self) -> None:
         if self._draining.is_set():
-            raise Unavailable("The gateway is shutting down.")
+            raise ShuttingDown
 
     async def _emptied(self) -> None:
         self._none_left.clear()

@@ -5,12 +5,14 @@ the switch the handler returns and leaves nothing behind: the tunnel lives on tw
 """
 
 import asyncio
+import dataclasses
 import functools
 
 from aiohttp import web
 
+from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.errors import HandshakeTimeout
-from moorline.gateway.keys import OUTCOME, REQUEST_ID, SETTINGS
+from moorline.gateway.keys import CAUSE, OUTCOME, REQUEST_ID, SETTINGS
 from moorline.gateway.proxy import handshake
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.forward import forward, request_head
@@ -20,6 +22,8 @@ from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.proxy.upgrade import Switched
 
 __all__ = ["websocket"]
+
+_REJECTED = Cause(Who.UPSTREAM, Reason.REJECTED, Moment.RESPONSE)
 
 
 async def websocket(request: web.Request) -> web.StreamResponse:
@@ -33,7 +37,7 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         async with Exchange(request, head, upgrade=True) as exchange:
             response = await _response(exchange, request.app[SETTINGS].handshake_timeout)
             if not handshake.is_switch(response):
-                request[OUTCOME] = "rejected_by_upstream"
+                request[OUTCOME], request[CAUSE] = "rejected_by_upstream", _REJECTED
                 return await pass_on(request, response, exchange)
             tunnels.open(request, exchange, handshake.switch_head(response, request_id=request[REQUEST_ID]))
             return Switched()
@@ -44,4 +48,5 @@ async def _response(exchange: Exchange, handshake_timeout: float | None) -> Resp
         async with asyncio.timeout(handshake_timeout):
             return await exchange.response()
     except TimeoutError:
-        raise HandshakeTimeout from None
+        held = dataclasses.replace(HandshakeTimeout.cause, moment=Moment.HELD)
+        raise HandshakeTimeout(cause=held if exchange.held else None) from None

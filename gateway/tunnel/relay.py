@@ -17,14 +17,13 @@ others for 2 ms. The timers are the machine's. An idle tunnel has one pending ti
 import asyncio
 import contextlib
 import dataclasses
-import errno
 import os
 import statistics
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import cast
 
-from moorline.gateway.cause import Cause, Reason
+from moorline.gateway.cause import NO_ROUTE, Cause, Reason
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
 from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, cause_of
@@ -35,8 +34,6 @@ __all__ = ["Ended", "Relay"]
 
 # uvloop counts in whole milliseconds, and a timer that fires before its time has to fire again.
 _LATE = 0.001
-# The kernel's reasons that are no reset: no acknowledgement came in time, or a router said that there is no route.
-_UNREACHABLE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -137,7 +134,7 @@ class _End(asyncio.Protocol):
             self._pass_on(self.receive(unread, monotonic()))
             self._flush_backlog()
         self._relay = None
-        unreachable = isinstance(exc, OSError) and exc.errno in _UNREACHABLE
+        unreachable = isinstance(exc, OSError) and exc.errno in NO_ROUTE
         relay.connection_lost(self.side, Reason.UNREACHABLE if unreachable else Reason.RESET)
 
 
