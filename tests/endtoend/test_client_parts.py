@@ -249,3 +249,30 @@ async def test_a_snapshot_shows_the_parts_and_the_status_of_the_run_under_way(pa
     under_way = {**RUN, "text": "", "parts": [SOURCE], "status": "looking up"}
     snapshot = {"type": "snapshot", "epoch": "e", "messages": [], "earlier": False, "run": under_way, "through_seq": 4}
     assert await run(page, "transcript", TRANSCRIPT, [snapshot]) == [4, "", [SOURCE], "looking up", True]
+
+
+# version1.js ----------------------------------------------------------------------------------------------------------
+
+TRANSLATE = "return module.translate(given[0], given[1], given[2]).map(({ type, seq }) => [type, seq ?? null])"
+
+
+@pytest.mark.parametrize(
+    ("run_id", "frame", "sent", "events"),
+    [
+        (None, {"type": "status", "status": "thinking"}, "Hello", [["ack", None], ["user", 5], ["status", 6]]),
+        (None, {"type": "message", "content": "Hi"}, "Hello", [["ack", None], ["user", 5], ["message", 6]]),
+        (None, {"type": "message", "role": "user", "content": "Hello"}, "Hello", [["ack", None], ["user", 5]]),
+        (None, {"type": "message", "role": "user", "content": "of another tab"}, None, [["user", 5]]),
+        (None, {"type": "message", "content": "Welcome."}, None, [["message", 5]]),
+        ("v1:4", {"type": "status", "status": "thinking"}, None, []),
+        ("v1:4", {"type": "error", "message": "no"}, None, [["message", 5]]),
+        (None, {"type": "error"}, "Hello", [["error", None]]),
+        (None, {"type": "ping"}, "Hello", []),
+        (None, {"hello": 1}, "Hello", []),
+    ],
+)
+async def test_a_frame_of_version_1_stands_for_events(
+    page: Page, run_id: str | None, frame: dict[str, str], sent: str | None, events: list[list[Any]]
+) -> None:
+    command = sent and {"client_msg_id": "c1", "message": sent}
+    assert await run(page, "version1", TRANSLATE, [{"seq": 4, "runId": run_id}, frame, command]) == events

@@ -102,7 +102,10 @@ class Played:
 
     async def messages(self, request: web.Request) -> web.Response:
         self.authorizations.append(request.headers.get("Authorization"))
-        return web.json_response([] if self.status == 200 else {"code": "forbidden"}, status=self.status)
+        if self.status != 200:
+            return web.json_response({"code": "forbidden"}, status=self.status)
+        snapshot = {"type": "snapshot", "messages": [], "earlier": False, "through_seq": 0}
+        return web.json_response({"epoch": "", "head": 0, "recovered": False, "events": [snapshot]})
 
     async def post(self, request: web.Request) -> web.Response:
         self.authorizations.append(request.headers.get("Authorization"))

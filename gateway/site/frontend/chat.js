@@ -10,6 +10,9 @@ const NOTICE_TIME = 8_000;
 /** "in 0 s" is of no use. */
 const COUNTED = 1_000;
 
+/** Of a server of version 1. */
+const NO_RESUME = 'This server cannot resume: an answer that is under way when the connection drops is lost.';
+
 const STATUS = {
   connecting: 'Connecting',
   connected: 'Connected',
@@ -62,13 +65,17 @@ function open(sessionId) {
 // Drawing -------------------------------------------------------------------------------------------------------------
 
 function showState() {
-  const { status, retryAt, final, reason, transport, offline, scripted } = client.state;
+  const { status, retryAt, final, reason, transport, version, offline, scripted } = client.state;
   find('scripted').hidden = !scripted;
   find('status').dataset.status = status;
   const text = find('status-text');
   // A live region speaks at each change: the word changes seldom, the countdown beside it is for the eye.
   const word = offline && status !== 'connected' ? 'Offline' : STATUS[status];
   if (text.textContent !== word) text.textContent = word;
+  const outage = status === 'disconnected' && !final ? reason : '';
+  const remark = outage || (version === 1 && status === 'connected' ? NO_RESUME : '');
+  find('remark').textContent = remark;
+  find('remark').hidden = !remark;
   find('status').title = transport === 'polling' ? 'Connected without a WebSocket' : '';
   if (final) notify(reason, Infinity);
   countDown(retryAt);
@@ -94,7 +101,8 @@ function draw() {
   if (client.unsent.some((entry) => entry.clientMsgId === client.sending || entry.acked)) unsent.push(thinking());
   find('empty').hidden = bubbles.length + unsent.length > 0 || client.state.status !== 'connected';
   find('earlier').hidden = !earlier;
-  find('stop').hidden = !runId;
+  // Version 1 has no command for it.
+  find('stop').hidden = !runId || client.state.version === 1;
   find('stop').textContent = runId && client.stopping === runId ? 'Stopping' : 'Stop';
   // While an answer grows the log is busy: a screen reader reads it once, whole, instead of word by word.
   find('log').setAttribute('aria-busy', String(Boolean(runId)));
@@ -116,6 +124,7 @@ function thinking() {
 
 /** @param {import('./client/outbox.js').Entry} entry */
 function unsentNote(entry) {
+  if (entry.failed === 'unconfirmed') return plainWords(entry.failed);
   if (entry.failed) return `Not sent. ${plainWords(entry.failed)}`;
   if (entry.acked || entry.clientMsgId === client.sending) return '';
   if (entry.deferred) return `Not sent yet. ${plainWords(entry.deferred)}`;
@@ -133,7 +142,9 @@ function unsentActions(entry) {
     box.focus();
     fit();
   };
+  const again = { label: 'Send again', act: () => client.resend(entry.clientMsgId) };
   return [
+    ...(entry.failed === 'unconfirmed' ? [again] : []),
     { label: 'Edit', act: edit },
     { label: 'Discard', act: discard },
   ];

@@ -20,6 +20,9 @@ const ERRORS = new Map([
   ['forbidden', 'This chat is not open to you.'],
   ['not_found', 'This is no longer there.'],
   ['bad_request', 'The server did not understand this.'],
+  ['lost', 'The connection was lost before the answer came, and this server cannot repeat it.'],
+  ['unconfirmed', 'The connection was lost before the server confirmed it. It may have been received or not.'],
+  ['unsupported', 'This server cannot do that.'],
   ['expired', 'It was written more than a day ago.'],
 ]);
 

@@ -5,18 +5,23 @@
  * @typedef {import('./transcript.js').ServerEvent} ServerEvent
  * @typedef {import('./sender.js').Channel} Channel
  * @typedef {'connecting' | 'connected' | 'reconnecting' | 'disconnected'} Status
- * @typedef {{status: Status, transport: 'socket' | 'polling' | null, retryAt: number | null, offline: boolean,
- *   reason: string, final: boolean, scripted: boolean}} State
- *   `retryAt`: when the next try starts (Date.now()); `offline`: the browser says that there is no network; `final`:
- *   only `connect()` tries again, and `reason` says why; `scripted`: the server has no model, a script answers
- * @typedef {{position: () => {epoch: string, seq: number}, up: (channel: Channel, recovered: boolean) => void,
+ * @typedef {{status: Status, transport: 'socket' | 'polling' | null, version: 1 | 2 | null, retryAt: number | null,
+ *   offline: boolean, reason: string, final: boolean, scripted: boolean}} State
+ *   `version`: of the protocol, the last that the server spoke; `retryAt`: when the next try starts (Date.now());
+ *   `offline`: the browser says that there is no network; `final`: only `connect()` tries again; `reason`: why there is
+ *   no connection, where that is known; `scripted`: the server has no model, a script answers
+ * @typedef {{position: () => import('./transcript.js').Transcript, up: (channel: Channel, recovered: boolean) => void,
  *   down: () => void, receive: (event: ServerEvent) => boolean, state: (change: Partial<State>) => void}} Session
  *   What a connection serves. `up`: commands go here from now on, and without `recovered` a snapshot comes first;
  *   `receive` takes an event, a snapshot with its epoch, and says false where something before it was missed.
  */
 import { HttpError, Poller, within } from './polling.js';
-import { delay, finalReason, refusalReason } from './reconnect.js';
+import { NO_SOCKET_REASON, delay, finalReason, outageReason, refusalReason } from './reconnect.js';
 import { ChatSocket } from './socket.js';
+import { Version1 } from './version1.js';
+
+/** What a server of version 2 selects. A server of version 1 does not know it, and so never gets a `hello`. */
+const SUBPROTOCOL = 'moorline';
 
 /** A socket that held for this long makes the next outage a new one. */
 const STABLE = 5_000;
@@ -36,13 +41,18 @@ export class Connection {
   #reconnectAfter = 0;
   #timer = 0;
   #epoch = '';
+  #reason = '';
+  /** @type {1 | 2} */ #version = 2;
+  /** Whether the server selects the subprotocol; one of version 2 may not. */
+  #selects = true;
+  /** The socket, where it is of version 1. @type {Version1 | null} */ #version1 = null;
   /** The life in which a token is being waited for. @type {AbortController | null} */ #asking = null;
   #url;
   #token;
   #polling;
   #session;
 
-  /** @param {string} url the socket's @param {(() => string | Promise<string>) | null} token
+  /** @param {() => string} url the socket's @param {(() => string | Promise<string>) | null} token
    * @param {import('./polling.js').Polling} polling @param {Session} session */
   constructor(url, token, polling, session) {
     this.#url = url;
@@ -63,6 +73,9 @@ export class Connection {
     addEventListener('online', () => this.#networkChanged(), { signal });
     addEventListener('offline', () => this.#networkChanged(), { signal });
     this.#failures = this.#unopened = this.#reconnectAfter = 0;
+    this.#version = 2;
+    this.#selects = true;
+    this.#reason = '';
     const offline = !navigator.onLine;
     this.#session.state({ status: 'connecting', transport: null, retryAt: null, offline, reason: '', final: false });
     this.reconnect();
@@ -76,6 +89,7 @@ export class Connection {
     this.#socket?.drop(1000);
     this.#socket = null;
     this.#session.down();
+    this.#endVersion1();
   }
 
   /** Try now instead of at `retryAt`. */
@@ -87,8 +101,10 @@ export class Connection {
 
   #dial() {
     clearTimeout(this.#timer);
-    if (this.#token) this.#dialWith(this.#token);
-    else this.#open([]);
+    // A server of version 1 selects no subprotocol, the only place for a token; a cookie reaches it all the same.
+    if (this.#version === 1) this.#open([]);
+    else if (this.#token) this.#dialWith(this.#token);
+    else this.#open(this.#selects ? [SUBPROTOCOL] : []);
   }
 
   /** @param {() => string | Promise<string>} token */
@@ -96,7 +112,7 @@ export class Connection {
     const life = (this.#asking = this.#life);
     try {
       const signal = AbortSignal.any([life.signal, AbortSignal.timeout(TOKEN_TIMEOUT)]);
-      const protocols = ['moorline', `moorline.jwt.${await within(token(), signal)}`];
+      const protocols = [SUBPROTOCOL, `${SUBPROTOCOL}.jwt.${await within(token(), signal)}`];
       if (!life.signal.aborted) this.#open(protocols);
     } catch {
       if (!life.signal.aborted) this.#lost(1006, false);
@@ -108,15 +124,13 @@ export class Connection {
   /** @param {string[]} protocols */
   #open(protocols) {
     const { epoch, seq } = this.#session.position();
-    const hello = { type: 'hello', v: 2, ...(epoch && { resume: { epoch, seq } }) };
+    const hello = this.#version === 1 ? null : { type: 'hello', v: 2, ...(epoch && { resume: { epoch, seq } }) };
     try {
-      this.#socket = new ChatSocket(
-        this.#url,
-        protocols,
-        hello,
-        (frame) => this.#receive(frame),
-        (code, greeted) => this.#lost(code, greeted),
-      );
+      this.#socket = new ChatSocket(this.#url(), protocols, hello, {
+        opened: () => this.#beginVersion1(),
+        frame: (frame) => (this.#version1 ? this.#version1.receive(frame) : this.#receive(frame)),
+        ended: (code, greeted) => this.#lost(code, greeted),
+      });
     } catch {
       // A content security policy without ws: makes some browsers throw where others report a socket that failed.
       return this.#lost(1006, false);
@@ -135,15 +149,36 @@ export class Connection {
 
   /** @param {ServerEvent} hello */
   #welcome(hello) {
+    this.#epoch = hello.epoch;
     const socket = /** @type {ChatSocket} */ (this.#socket);
+    this.#connected(socket, hello.recovered === true, { version: 2, scripted: hello.scripted === true });
+  }
+
+  async #beginVersion1() {
+    const socket = /** @type {ChatSocket} */ (this.#socket);
+    const version1 = (this.#version1 = new Version1(socket, this.#session));
+    const history = await this.#polling.history(this.#life.signal);
+    if (this.#version1 !== version1) return;
+    version1.begin(history);
+    this.#connected(version1, true, { version: 1, scripted: false });
+  }
+
+  #endVersion1() {
+    const version1 = this.#version1;
+    this.#version1 = null;
+    version1?.end();
+  }
+
+  /** @param {Channel} channel @param {boolean} recovered @param {{version: 1 | 2, scripted: boolean}} server */
+  #connected(channel, recovered, server) {
+    const socket = this.#socket;
     this.#poller?.stop();
     this.#poller = null;
     this.#unopened = 0;
-    this.#epoch = hello.epoch;
-    const scripted = hello.scripted === true;
-    this.#session.state({ status: 'connected', transport: 'socket', retryAt: null, reason: '', scripted });
+    this.#reason = '';
+    this.#session.state({ status: 'connected', transport: 'socket', retryAt: null, reason: '', ...server });
     // A listener of the state may have closed the connection.
-    if (this.#socket === socket) this.#session.up(socket, hello.recovered === true);
+    if (this.#socket === socket) this.#session.up(channel, recovered);
   }
 
   /** @param {number} code @param {boolean} greeted */
@@ -151,6 +186,7 @@ export class Connection {
     if (greeted && this.#socket && this.#socket.age > STABLE) this.#failures = 0;
     this.#socket = null;
     if (!this.#poller) this.#session.down();
+    this.#endVersion1();
     const final = finalReason(code);
     if (final) return this.#end(final);
     this.#failures += 1;
@@ -160,28 +196,54 @@ export class Connection {
     this.#timer = setTimeout(() => this.#dial(), wait);
     const status = this.#unopened >= BLOCKED ? 'disconnected' : 'reconnecting';
     const retryAt = Date.now() + wait;
-    if (!this.#poller) this.#session.state({ status, transport: null, retryAt, reason: '' });
+    if (greeted) this.#reason = '';
+    if (!this.#poller) this.#session.state({ status, transport: null, retryAt, reason: this.#reason });
     if (!greeted) this.#askWhy();
   }
 
   /** A browser hides why an upgrade was refused; the polling address says it, and serves where sockets are blocked. */
   async #askWhy() {
     const { signal } = this.#life;
+    let version;
     try {
-      await this.#polling.ask(signal);
+      version = await this.#polling.version(this.#session.position(), signal);
     } catch (error) {
       if (!signal.aborted && !this.#socket?.ready) this.#refused(error);
       return;
     }
-    if (signal.aborted || this.#unopened < BLOCKED || this.#poller) return;
+    if (signal.aborted || this.#socket?.ready || this.#poller) return;
+    if (version !== this.#version) return this.#speak(version);
+    if (version === 2) this.#selects = false;
+    if (this.#unopened < BLOCKED) return;
+    if (version === 1) return this.#explain(NO_SOCKET_REASON);
     this.#poller = new Poller(this.#polling, this.#session, (error) => this.#refused(error));
     await this.#poller.run();
   }
 
+  /** Dial for the version that the server has turned out to speak: at once, but with back-off where that changes again
+   * and again, as with two kinds of servers at one address. @param {1 | 2} version */
+  #speak(version) {
+    this.#version = version;
+    this.#selects = true;
+    this.#unopened = 0;
+    if (this.#failures > 1) return;
+    this.#socket?.drop();
+    this.#socket = null;
+    this.#dial();
+  }
+
   /** @param {unknown} error */
   #refused(error) {
-    const reason = error instanceof HttpError ? refusalReason(error.status) : null;
+    const status = error instanceof HttpError ? error.status : 0;
+    const reason = refusalReason(status);
     if (reason) this.#end(reason);
+    else this.#explain(outageReason(status));
+  }
+
+  /** @param {string} reason */
+  #explain(reason) {
+    this.#reason = reason;
+    this.#session.state({ reason });
   }
 
   /** @param {string} reason */
@@ -196,14 +258,20 @@ export class Connection {
     const offline = !navigator.onLine;
     this.#session.state({ offline });
     // Without a network the socket is not lost yet, but soon nothing else will say so.
-    if (offline) this.#socket?.probe();
-    else this.#wake();
+    if (offline) return this.#probe();
+    // There is no asking a socket of version 1, and nothing is lost with it.
+    if (this.#version1?.idle) this.#socket?.end();
+    this.#wake();
+  }
+
+  #probe() {
+    (this.#version1 ?? this.#socket)?.probe();
   }
 
   /** The machine woke up, the network is back or the page is looked at again: do not wait for a timer. */
   #wake() {
     this.#poller?.wake();
-    if (this.#socket?.ready) this.#socket.probe();
+    if (this.#socket?.ready) this.#probe();
     else if (this.#socket && this.#socket.age > FRESH) {
       this.#socket.drop();
       this.#socket = null;

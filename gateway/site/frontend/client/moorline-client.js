@@ -24,7 +24,7 @@ import { Connection } from './connection.js';
 import { Outbox, usableStorage, uuid } from './outbox.js';
 import { Polling } from './polling.js';
 import { Sender } from './sender.js';
-import { EMPTY, fold, place, prepend } from './transcript.js';
+import { EMPTY, fold, place, prepend, questionOf } from './transcript.js';
 
 export { usableStorage, uuid };
 
@@ -35,6 +35,7 @@ export class MoorlineClient extends EventTarget {
   /** @type {State} */ #state = {
     status: 'connecting',
     transport: null,
+    version: null,
     retryAt: null,
     offline: false,
     reason: '',
@@ -49,25 +50,31 @@ export class MoorlineClient extends EventTarget {
   #sender;
   #connection;
 
-  /** @param {{patientId: string, sessionId: string, origin?: string, storage?: Storage | null,
-   *   credentials?: RequestCredentials, token?: (() => string | Promise<string>) | null}} options
+  /** Touches nothing of the browser but its storage, so that a server may construct one to render a page.
+   *
+   * @param {{patientId: string, sessionId: string, origin?: string, storage?: Storage | null,
+   *   credentials?: RequestCredentials, token?: (() => string | Promise<string>) | null,
+   *   headers?: import('./polling.js').HeadersSource}} options
    * `origin`: where the gateway is, if not where the page is; `storage` keeps unsent messages over a reload for a day
    * at most, null in memory alone; `credentials`: fetch's, for polling: with another `origin` and a sign-in by cookie,
    * 'include'; `token`: asked before each socket and request for a bearer token, so that a new one takes the place of
    * one that has expired. It never stands in a URL: requests have it in `Authorization`, sockets, where a browser sets
-   * no header, as the subprotocol `moorline.jwt.TOKEN`. So it may hold the characters of an HTTP token alone */
-  constructor({ patientId, sessionId, origin = location.origin, storage = usableStorage(), credentials, token }) {
+   * no header, as the subprotocol `moorline.jwt.TOKEN`. So it may hold the characters of an HTTP token alone;
+   * `headers`: of HTTP requests, or what returns them */
+  constructor({ patientId, sessionId, origin, storage = usableStorage(), credentials, token, headers }) {
     super();
     const path = [patientId, sessionId].map(encodeURIComponent).join('/').replaceAll('%3A', ':');
-    const base = new URL(origin).origin;
-    this.#polling = new Polling(base, patientId, sessionId, credentials ?? 'same-origin', token ?? null);
+    const given = origin && new URL(origin).origin;
+    const base = () => given || location.origin;
+    const how = { credentials: credentials ?? 'same-origin', token: token ?? null, headers: headers ?? {} };
+    this.#polling = new Polling(base, patientId, sessionId, how);
     this.#outbox = new Outbox(sessionId, storage);
     this.#sender = new Sender(
       this.#outbox,
       () => this.#emit('change'),
       ({ code, message = '' }) => this.#emit('refused', { code, message }),
     );
-    const url = `${base.replace(/^http/, 'ws')}/ws/chat/${path}`;
+    const url = () => `${base().replace(/^http/, 'ws')}/ws/chat/${path}`;
     this.#connection = new Connection(url, token ?? null, this.#polling, {
       position: () => this.#transcript,
       up: (channel, recovered) => this.#up(channel, recovered),
@@ -145,15 +152,23 @@ export class MoorlineClient extends EventTarget {
     return this.#enqueue({ text });
   }
 
-  /** Ask for a new answer where one did not end well. @param {string} runId @returns {string} the command's id */
+  /** Ask for a new answer where one did not end well. Version 1 has no such command: there the question is sent once
+   * more. @param {string} runId @returns {string | null} the command's id; null: the question is not known */
   retry(runId) {
     // A second click wants no second answer.
-    return this.#outbox.retryOf(runId)?.clientMsgId ?? this.#enqueue({ runId });
+    const waiting = this.#outbox.retryOf(runId);
+    if (waiting) return waiting.clientMsgId;
+    if (this.#state.version !== 1) return this.#enqueue({ runId });
+    const text = questionOf(this.#transcript, runId);
+    if (text) return this.#enqueue({ text, runId });
+    this.#emit('refused', { code: 'unsupported', message: '' });
+    return null;
   }
 
   /** Stop the answer being written. @param {string | null} [runId] */
   async cancel(runId = this.#transcript.runId) {
     if (!runId) return;
+    if (this.#state.version === 1) return this.#emit('refused', { code: 'unsupported', message: '' });
     this.#sender.stop(runId);
     this.#emit('change');
     if (this.#sender.open) return;
@@ -164,10 +179,25 @@ export class MoorlineClient extends EventTarget {
     }
   }
 
-  /** Take back a message that was not sent. @param {string} clientMsgId */
-  discard(clientMsgId) {
-    this.#outbox.remove(clientMsgId);
+  /** Send a message again that has failed. @param {string} clientMsgId */
+  resend(clientMsgId) {
+    this.#outbox.revive(clientMsgId);
+    this.#sender.flush();
     this.#emit('change');
+  }
+
+  /** Take back a message that was not sent, or all of them; they leave the browser's storage, too.
+   * @param {string} [clientMsgId] */
+  discard(clientMsgId) {
+    if (clientMsgId !== undefined) this.#outbox.remove(clientMsgId);
+    else for (const entry of this.#outbox.entries) this.#outbox.remove(entry.clientMsgId);
+    this.#emit('change');
+  }
+
+  /** Erase the chat: on the server, and what this browser keeps of it. Rejects where the server did not do so. */
+  async erase() {
+    await this.#polling.erase();
+    this.#outbox.forget();
   }
 
   /** Load rows from before the transcript's first. */
@@ -235,7 +265,7 @@ export class MoorlineClient extends EventTarget {
     else this.#emit('refused', { code, message });
   }
 
-  /** @param {{text: string} | {runId: string}} command */
+  /** @param {{text?: string, runId?: string}} command */
   #enqueue(command) {
     const { clientMsgId } = this.#outbox.add(command);
     this.#sender.flush();

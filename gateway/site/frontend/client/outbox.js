@@ -4,8 +4,8 @@
  *
  * @typedef {{clientMsgId: string, order: number, text?: string, runId?: string, acked?: boolean, deferred?: string,
  *   failed?: string}} Entry
- *   `text`: a message to send; `runId`: a run to try again. `deferred`: why it was refused the last time; it is sent
- *   again by itself. `failed`: why it was refused for good; it waits for the person.
+ *   `text`: a message to send; `runId`: a run to try again, with `text` by a message of its own. `deferred`: why it was
+ *   refused the last time; it is sent again by itself. `failed`: why it is not; it waits for the person.
  */
 
 /** A UUID, version 4. `crypto.randomUUID` exists on https and localhost alone; a ward's test server may be neither. */
@@ -17,10 +17,11 @@ export function uuid() {
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }
 
-/** Browsers that block cookies throw at the mere mention of localStorage. @returns {Storage | null} */
+/** Browsers that block cookies throw at the mere mention of localStorage. A server that renders pages may have one, too,
+ * and would share it among all people. @returns {Storage | null} */
 export function usableStorage() {
   try {
-    return localStorage;
+    return typeof document === 'undefined' ? null : localStorage;
   } catch {
     return null;
   }
@@ -29,10 +30,14 @@ export function usableStorage() {
 /** For how long the browser's storage keeps what was not sent, in milliseconds: several people may use one machine. */
 export const KEPT = 24 * 60 * 60 * 1000;
 const ROOT = 'moorline:unsent:';
+/** The server may have the message or not, and would not notice that it is sent again. */
+export const UNCONFIRMED = 'unconfirmed';
 
 export class Outbox {
   #prefix;
   #storage;
+  /** Ids of what was written on this page, not by another tab or before a reload. @type {Set<string>} */
+  #written = new Set();
 
   /** Oldest first. A new array at each change, so that `===` tells whether there was one. @type {readonly Entry[]} */
   entries = [];
@@ -61,14 +66,23 @@ export class Outbox {
     return entry.text === undefined ? null : { ...entry, failed: 'expired' };
   }
 
-  /** @param {{text: string} | {runId: string}} command @returns {Entry} */
-  add(command) {
+  /** @param {{text?: string, runId?: string}} command @param {string} [clientMsgId] @returns {Entry} */
+  add(command, clientMsgId = uuid()) {
     // Several may be added within one millisecond, and clocks are set back.
     const order = Math.max(Date.now(), (this.entries.at(-1)?.order ?? 0) + 1);
-    const entry = { clientMsgId: uuid(), order, ...command };
+    const entry = { clientMsgId, order, ...command };
+    this.#written.add(clientMsgId);
     this.#set([...this.entries, entry]);
     this.#save(entry);
     return entry;
+  }
+
+  /** Send a message again that has failed. @param {string} clientMsgId */
+  revive(clientMsgId) {
+    const { text, runId, failed } = this.#find(clientMsgId) ?? {};
+    if (!failed) return;
+    this.remove(clientMsgId);
+    this.add({ text, runId }, clientMsgId);
   }
 
   /** The one to send next. @returns {Entry | undefined} */
@@ -78,7 +92,27 @@ export class Outbox {
 
   /** The wish to try this run again, if it is waiting. @param {string} runId @returns {Entry | undefined} */
   retryOf(runId) {
-    return this.entries.find((entry) => entry.runId === runId);
+    return this.entries.find((entry) => entry.runId === runId && !entry.failed);
+  }
+
+  /** Before a message goes to a server that would take it twice, note so in storage, where a reload and other tabs find
+   * it as failed. False: another tab has done so before. @param {string} clientMsgId */
+  claim(clientMsgId) {
+    const entry = /** @type {Entry} */ (this.#find(clientMsgId));
+    const stored = parse(this.#storage?.getItem(this.#prefix + clientMsgId));
+    const failed = stored?.failed;
+    if (failed) this.#replace({ ...entry, failed });
+    else this.#save({ ...entry, failed: UNCONFIRMED });
+    return !failed;
+  }
+
+  /** With such a server, what comes from storage waits for the person: the tab where it was written may send it, too. And
+   * it has no command to try a run again. */
+  hold() {
+    for (const entry of this.entries) {
+      if (entry.text === undefined) this.remove(entry.clientMsgId);
+      else if (!entry.failed && !this.#written.has(entry.clientMsgId)) this.#replace({ ...entry, failed: UNCONFIRMED });
+    }
   }
 
   /** Committed: no need to keep it over a reload. A message stays in view until the log shows it.

@@ -1,4 +1,8 @@
-/** The session over plain HTTP: for networks that let no WebSocket through, and for the reason that a socket hides. */
+/**
+ * The session over plain HTTP: for networks that let no WebSocket through, and for the reason that a socket hides.
+ *
+ * @typedef {HeadersInit | (() => HeadersInit | Promise<HeadersInit>)} HeadersSource
+ */
 import { delay } from './reconnect.js';
 
 /** How long the server may hold a poll; the page gives up on it a little later. */
@@ -9,7 +13,7 @@ const PACE = 1_000;
 
 /** An answer that is not the one asked for. */
 export class HttpError extends Error {
-  /** @param {number} status @param {string} code of the problem document @param {number} [retryAfter] seconds */
+  /** @param {number} status @param {string} code of the problem document, "" where there is none @param {number} [retryAfter] seconds */
   constructor(status, code, retryAfter) {
     super(`${status} ${code}`);
     this.status = status;
@@ -20,63 +24,92 @@ export class HttpError extends Error {
   /** As an `error` frame of the socket would say it. */
   get refusal() {
     const retryable = this.status >= 500 || this.status === 429 || this.code === 'busy';
-    return { code: this.code, retryable, retry_after: this.retryAfter };
+    return { code: this.code || 'internal', retryable, retry_after: this.retryAfter };
   }
 }
 
 export class Polling {
-  #base;
+  #origin;
+  #path;
   #patientId;
-  #credentials;
-  #token;
+  #how;
 
-  /** @param {string} origin @param {string} patientId @param {string} sessionId
-   * @param {RequestCredentials} credentials @param {(() => string | Promise<string>) | null} token */
-  constructor(origin, patientId, sessionId, credentials, token) {
-    this.#credentials = credentials;
-    this.#token = token;
-    this.#base = `${origin}/api/chat/${encodeURIComponent(sessionId)}/`;
+  /** @param {() => string} origin @param {string} patientId @param {string} sessionId
+   * @param {{credentials: RequestCredentials, token: (() => string | Promise<string>) | null, headers: HeadersSource}} how
+   */
+  constructor(origin, patientId, sessionId, how) {
+    this.#origin = origin;
+    this.#path = `/api/chat/${encodeURIComponent(sessionId)}`;
     this.#patientId = patientId;
+    this.#how = how;
   }
 
-  /** What the server says to this session. Throws HttpError when it refuses, TypeError when it cannot be reached.
-   * @param {AbortSignal} signal */
-  async ask(signal) {
-    await this.#request('messages', { limit: '1' }, { signal });
+  /** Which version of the protocol the server speaks: one of version 1 ignores the position and sends a list of rows, or
+   * has no such address. Throws HttpError when it refuses, TypeError when it cannot be reached.
+   * @param {{epoch: string, seq: number}} position @param {AbortSignal} signal @returns {Promise<1 | 2>} */
+  async version(position, signal) {
+    try {
+      return Array.isArray(await this.#after(position, { signal, hold: false })) ? 1 : 2;
+    } catch (error) {
+      if (error instanceof HttpError && error.status === 404 && !error.code) return 1;
+      throw error;
+    }
+  }
+
+  /** The rows that a server of version 1 has, if it keeps any. @param {AbortSignal} signal @returns {Promise<unknown>} */
+  async history(signal) {
+    try {
+      return await this.#request('/messages', {}, { signal });
+    } catch {
+      return [];
+    }
   }
 
   /** The events after a position; with `hold` the server waits until there are some.
    * @param {{epoch: string, seq: number}} position @param {{signal: AbortSignal, hold: boolean}} how
    * @returns {Promise<{epoch: string, recovered: boolean, events: any[]}>} */
-  async events({ epoch, seq }, { signal, hold }) {
-    // A session that does not exist yet has the epoch "", as has a transcript that holds nothing yet.
-    const query = { after: String(seq), epoch, wait: String(hold ? WAIT / 1000 : 0) };
-    return this.#request('messages', query, { signal }, hold ? WAIT + GRACE : GRACE);
+  async events(position, how) {
+    const said = await this.#after(position, how);
+    if (!Array.isArray(said?.events)) throw new TypeError('not an answer of version 2');
+    return said;
   }
 
   /** Older rows, oldest first. @param {number} before @param {number} limit @returns {Promise<any[]>} */
   async earlier(before, limit) {
-    return this.#request('messages', { before: String(before), limit: String(limit) }, {});
+    return this.#request('/messages', { before: String(before), limit: String(limit) }, {});
   }
 
   /** `messages`, `retry` or `cancel`. @param {string} command @param {object} fields @param {AbortSignal} signal
    * @returns {Promise<any>} */
   async post(command, fields, signal) {
     const body = JSON.stringify({ patient_id: this.#patientId, ...fields });
-    const headers = { 'Content-Type': 'application/json' };
-    return this.#request(command, {}, { method: 'POST', headers, body, signal });
+    return this.#request(`/${command}`, {}, { method: 'POST', body, signal });
+  }
+
+  /** Erase the session. */
+  async erase() {
+    await this.#request('', {}, { method: 'DELETE' });
+  }
+
+  /** @param {{epoch: string, seq: number}} position @param {{signal: AbortSignal, hold: boolean}} how */
+  #after({ epoch, seq }, { signal, hold }) {
+    // A session that does not exist yet has the epoch "", as has a transcript that holds nothing yet.
+    const query = { after: String(seq), epoch, wait: String(hold ? WAIT / 1000 : 0) };
+    return this.#request('/messages', query, { signal }, hold ? WAIT + GRACE : GRACE);
   }
 
   /** @param {string} path @param {Record<string, string>} query @param {RequestInit} init @returns {Promise<any>} */
   async #request(path, query, init, timeout = GRACE) {
+    const { credentials, token, headers: given } = this.#how;
     const get = init.method !== 'POST';
     const search = get ? `?${new URLSearchParams({ patient_id: this.#patientId, ...query })}` : '';
     const limit = AbortSignal.timeout(timeout);
     const signal = init.signal ? AbortSignal.any([init.signal, limit]) : limit;
-    const headers = new Headers(init.headers);
-    if (this.#token) headers.set('Authorization', `Bearer ${await within(this.#token(), signal)}`);
-    const how = { ...init, headers, signal, credentials: this.#credentials, cache: /** @type {const} */ ('no-store') };
-    const response = await fetch(this.#base + path + search, how);
+    const headers = new Headers(typeof given === 'function' ? await within(given(), signal) : given);
+    if (token) headers.set('Authorization', `Bearer ${await within(token(), signal)}`);
+    if (init.body) headers.set('Content-Type', 'application/json');
+    const how = { ...init, headers, signal, credentials, cache: /** @type {const} */ ('no-store') };
+    const response = await fetch(this.#origin() + this.#path + path + search, how);
     const text = await response.text();
     if (response.ok) return text ? JSON.parse(text) : null;
     const retryAfter = Number(response.headers.get('Retry-After')) || undefined;
@@ -98,9 +131,9 @@ export function within(value, signal) {
 /** @param {string} text */
 function codeOf(text) {
   try {
-    return String(JSON.parse(text).code ?? 'internal');
+    return String(JSON.parse(text).code ?? '');
   } catch {
-    return 'internal';
+    return '';
   }
 }
 
@@ -141,8 +174,8 @@ export class Poller {
         const said = await this.#polling.events(this.#session.position(), { signal, hold });
         if (life.aborted) return;
         if (!hold) this.#arrive(said.recovered);
-        failures = 0;
         this.#take(said);
+        failures = 0;
         // A server that does not hold a poll, though asked to, is not polled in a tight loop.
         if (hold && !said.events.length) await pause(PACE - (Date.now() - began), signal);
         hold = true;

@@ -25,6 +25,9 @@ const REFUSALS = new Map([
   [421, 'The server does not serve this address.'],
 ]);
 
+/** A server of version 1 cannot be polled. */
+export const NO_SOCKET_REASON = 'No WebSocket reaches the server, and it has no other way to chat.';
+
 /** Why a close code is final, or null where the client should come back.
  * @param {number} code @returns {string | null} */
 export function finalReason(code) {
@@ -34,6 +37,11 @@ export function finalReason(code) {
 /** Why an HTTP status is final, or null. @param {number} status @returns {string | null} */
 export function refusalReason(status) {
   return REFUSALS.get(status) ?? null;
+}
+
+/** Why there is no connection for now. @param {number} status of HTTP; 0: there was no answer @returns {string} */
+export function outageReason(status) {
+  return status ? `The server answers with an error (${status}).` : 'The server cannot be reached.';
 }
 
 /** Milliseconds until the next try: full jitter, so that clients of a server that was lost do not return in step.

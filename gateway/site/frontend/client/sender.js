@@ -2,10 +2,12 @@
  * Sends what the outbox holds: oldest first, one command at a time, again under its old id until it is acknowledged.
  * And the wish to stop an answer, which is said again on each new way to the server until the answer has ended.
  *
- * @typedef {{ask: (command: object) => void, probe: () => void}
+ * @typedef {{ask: (command: object) => void, probe: () => void, once?: boolean}
  *   | {post: (path: string, fields: object) => Promise<any>}} Channel
+ *   `once`: the server would take a message twice that is sent twice
  * @typedef {{code: string, message?: string, retryable: boolean, retry_after?: number}} Refusal
  */
+import { UNCONFIRMED } from './outbox.js';
 import { HttpError } from './polling.js';
 
 /** A retryable refusal without `retry_after`, in seconds. */
@@ -46,20 +48,24 @@ export class Sender {
   /** Whether the server would say `busy`. */
   blocked = false;
 
-  /** Send through `channel` from now on; null: nothing can be sent. What was under way is sent again.
-   * @param {Channel | null} channel */
+  /** Send through `channel` from now on; null: nothing can be sent. What was under way is sent again, unless it went to
+   * a channel that takes it `once`. @param {Channel | null} channel */
   use(channel) {
     clearTimeout(this.#timer);
+    if (this.#inFlight && isOnce(this.#channel)) this.#outbox.fail(this.#inFlight, UNCONFIRMED);
+    if (isOnce(channel)) this.#outbox.hold();
     this.#channel = channel;
     this.#inFlight = null;
     if (this.#stopping) this.#cancel(this.#stopping);
   }
 
+  /** Send the next command, if one can be sent. @returns {void} */
   flush() {
     if (this.#inFlight || this.blocked || !this.#channel) return;
     const entry = this.#outbox.next();
     if (!entry) return;
     const { clientMsgId, text, runId } = entry;
+    if (isOnce(this.#channel) && !this.#outbox.claim(clientMsgId)) return this.flush();
     const retry = text === undefined;
     const fields = { client_msg_id: clientMsgId, ...(retry ? { run_id: runId } : { message: text }) };
     this.#inFlight = clientMsgId;
@@ -128,6 +134,11 @@ export class Sender {
       if (channel === this.#channel) this.refused(fields.client_msg_id, refusalOf(error));
     }
   }
+}
+
+/** @param {Channel | null} channel */
+function isOnce(channel) {
+  return channel !== null && 'once' in channel && channel.once === true;
 }
 
 /** @param {unknown} error @returns {Refusal} */

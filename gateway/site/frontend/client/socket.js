@@ -23,13 +23,21 @@ export class ChatSocket {
   #watchdog;
 
   /** Throws where the page may open no WebSocket at all.
-   * @param {string} url @param {string[]} protocols @param {object} hello the first frame
-   * @param {(frame: any) => void} onFrame
-   * @param {(code: number, greeted: boolean) => void} onEnd called once; `greeted`: the server had said hello */
-  constructor(url, protocols, hello, onFrame, onEnd) {
-    this.#onEnd = onEnd;
+   * @param {string} url @param {string[]} protocols the server must select the first, if there is any
+   * @param {object | null} hello the first frame; null in version 1, which has none
+   * @param {{opened: () => void, frame: (frame: any) => void, ended: (code: number, greeted: boolean) => void}} owner
+   * `opened`: a socket of version 1 takes messages; `ended` is called once, `greeted`: it was ready before */
+  constructor(url, protocols, hello, { opened, frame: onFrame, ended }) {
+    this.#onEnd = ended;
     this.#socket = new WebSocket(url, protocols);
-    this.#socket.onopen = () => this.#write(hello);
+    this.#socket.onopen = () => {
+      // Most browsers fail such a handshake themselves, as the HTML standard has it; RFC 6455 leaves it to the client.
+      if (this.#socket.protocol !== (protocols[0] ?? '')) return this.end();
+      if (hello) return this.#write(hello);
+      this.#greet(Infinity);
+      this.#deadline = Infinity;
+      opened();
+    };
     this.#socket.onmessage = ({ data }) => {
       const frame = parse(data);
       // A server that sends anything else does not speak this protocol.
@@ -43,7 +51,7 @@ export class ChatSocket {
     this.#watchdog = setInterval(() => this.#watch(), TICK);
   }
 
-  /** Whether the server has said hello: from here on it takes commands. */
+  /** Whether the server takes commands: it has said hello, or its version has none. */
   get ready() {
     return this.#greetedAt > 0;
   }
@@ -53,10 +61,15 @@ export class ChatSocket {
     return Date.now() - (this.#greetedAt || this.#bornAt);
   }
 
-  /** Say something that the server answers. @param {object} command */
-  ask(command) {
+  /** Say something that the server answers. @param {object} command @param {number} [time] for the answer */
+  ask(command, time = REPLY_TIMEOUT) {
     this.#write(command);
-    this.#expect(REPLY_TIMEOUT);
+    this.expect(time);
+  }
+
+  /** The next frame must come within this time, or the connection is dead. @param {number} time */
+  expect(time) {
+    this.#deadline = Math.min(this.#deadline, Date.now() + time);
   }
 
   /** Find out soon whether anybody is still there: after a sleep, or on another network, nothing says so by itself. */
@@ -64,7 +77,7 @@ export class ChatSocket {
     this.#watch();
     if (this.#socket.readyState !== WebSocket.OPEN) return;
     this.#write({ type: 'ping' });
-    this.#expect(PROBE_TIMEOUT);
+    this.expect(PROBE_TIMEOUT);
   }
 
   /** Close it without a call of `onEnd`. @param {number} [code] */
@@ -89,11 +102,6 @@ export class ChatSocket {
   #greet(seconds) {
     this.#silence = SILENT_HEARTBEATS * (Number(seconds) || HEARTBEAT) * 1000;
     this.#greetedAt = Date.now();
-  }
-
-  /** @param {number} time */
-  #expect(time) {
-    this.#deadline = Math.min(this.#deadline, Date.now() + time);
   }
 
   #watch() {

@@ -60,6 +60,13 @@ export function fold(transcript, event) {
   }
 }
 
+/** What a person asked before a run. @param {Transcript} transcript @param {string} runId
+ * @returns {string | undefined} */
+export function questionOf({ rows }, runId) {
+  const answer = rows.findIndex((row) => row.id === `run:${runId}`);
+  return rows.slice(0, Math.max(answer, 0)).findLast((row) => row.role === 'user')?.content;
+}
+
 /** The transcript with older rows put before its own. `more`: whether there are still older ones.
  * @param {Transcript} transcript @param {any[]} rows @param {boolean} more @returns {Transcript} */
 export function prepend(transcript, rows, more) {
