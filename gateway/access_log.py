@@ -54,7 +54,7 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
             _count(request, status, seconds)
         # A socket has its own line, with the same facts.
         if status != _SWITCHING_PROTOCOLS and log.isEnabledFor(logging.INFO):
-            log.info(
+            _log(
                 "%s %s %d %.3fs client=%s request_id=%s%s",
                 request.method,
                 describe(request),
@@ -64,6 +64,11 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
                 request[REQUEST_ID],
                 f" cause={request[CAUSE].code}" if CAUSE in request else "",
             )
+
+
+def _log(message: str, *values: object) -> None:
+    """`log.info` without the search for the caller's file and line, which no format names: a fifth of a line's cost."""
+    log.handle(log.makeRecord(log.name, logging.INFO, "", 0, message, values, None))
 
 
 def _count(request: web.Request, status: int, seconds: float) -> None:

@@ -4,14 +4,16 @@ A patient's or a session's id is not for a log. `hashed` gives a short keyed has
 throughout one log, and without the key it cannot be found by trying ids.
 """
 
-import datetime
+import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import re
 import secrets
 import sys
-from typing import Any
+import time
+from typing import Any, TextIO
 
 from moorline.gateway.common.config.settings import CommonSettings
 
@@ -25,6 +27,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
+# Of lines that wait for the end of an iteration of the event loop.
+_MOST_WAITING = 64
+
+
 class _Key:
     value = secrets.token_bytes(32)
 
@@ -36,7 +42,7 @@ def setup(settings: CommonSettings, *, worker: int | None = None) -> None:
     if settings.log_key:
         # blake2b takes at most 64 bytes of key; a longer secret counts in full.
         _Key.value = hashlib.sha256(settings.log_key.encode()).digest()
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines(sys.stderr)
     handler.set_name("moorline")
     handler.setFormatter(_Json(worker) if settings.log_format == "json" else _Text(worker))
     root = logging.getLogger()
@@ -55,12 +61,63 @@ def hashed(identifier: str) -> str:
     return hashlib.blake2b(identifier.encode(), key=_Key.value, digest_size=_HASH_BYTES).hexdigest()
 
 
-def _moment(record: logging.LogRecord) -> str:
-    moment = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes the lines of one iteration of the event loop together: with one write for each, a tenth of the time of a
+    small request would be spent on its line. Warnings are written at once, with what waits, and so is every line of
+    another thread.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+        self._flushing: asyncio.AbstractEventLoop | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+        except Exception:
+            self.handleError(record)
+            return
+        if record.levelno >= logging.WARNING or len(self._lines) >= _MOST_WAITING:
+            self.flush()
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if loop is not self._flushing:
+            self._flushing = loop
+            loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write the lines that wait. The end of the process calls this, too (`logging.shutdown`)."""
+        with self.lock or contextlib.nullcontext():
+            lines, self._lines, self._flushing = self._lines, [], None
+            # Where stderr is gone, no place is left to report it.
+            with contextlib.suppress(OSError, ValueError):
+                if lines:
+                    self.stream.write("".join(lines))
+                super().flush()
 
 
-class _Text(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """What both formats begin with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = 0
+        self._prefix = ""
+
+    def moment(self, record: logging.LogRecord) -> str:
+        """`2026-01-31T12:00:00.000Z`"""
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._prefix = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._prefix}.{int(record.msecs):03d}Z"
+
+
+class _Text(_Formatter):
     """`2026-01-31T12:00:00.000Z warning gateway: what happened`, and `gateway[2]` of worker 2."""
 
     def __init__(self, worker: int | None) -> None:
@@ -70,11 +127,11 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         message = _CONTROL.sub(lambda found: repr(found[0])[1:-1], record.getMessage())
         name = record.name.removeprefix("moorline.")
-        line = f"{_moment(record)} {record.levelname.lower()} {name}{self._worker}: {message}"
+        line = f"{self.moment(record)} {record.levelname.lower()} {name}{self._worker}: {message}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-class _Json(logging.Formatter):
+class _Json(_Formatter):
     """One object a line; `extra=` adds its fields."""
 
     def __init__(self, worker: int | None) -> None:
@@ -83,7 +140,7 @@ class _Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
-            "time": _moment(record),
+            "time": self.moment(record),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

@@ -44,11 +44,7 @@ def access_middleware(
 
     @web.middleware
     async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[CLIENT] = rules.client_address(
-            request.remote or "",
-            request.headers.getall("X-Forwarded-For", ()),
-            request.headers.get("X-Real-IP"),
-        )
+        request[CLIENT] = _client(rules, request)
         if request.method in _NEVER:
             raise web.HTTPMethodNotAllowed(request.method, _ALLOWED)
         _check_origin(rules, request)
@@ -101,6 +97,14 @@ async def add_security_headers(_: web.Request, response: web.StreamResponse) -> 
 def client_address(request: web.Request) -> str:
     """The client's address behind trusted proxies; the peer's where the access middleware did not see the request."""
     return request.get(CLIENT) or request.remote or ""
+
+
+def _client(rules: AccessRules, request: web.Request) -> str:
+    peer = request.remote or ""
+    if not rules.trusts(peer):
+        return peer
+    headers = request.headers
+    return rules.client_address(peer, headers.getall("X-Forwarded-For", ()), headers.get("X-Real-IP"))
 
 
 def _check_origin(rules: AccessRules, request: web.Request) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from moorline.gateway.common.config.settings import CommonSettings
 
@@ -32,6 +32,11 @@ class AccessRules:
     origins: frozenset[str]
     hosts: frozenset[str]
     proxies: tuple[Network, ...]
+    trusts: Callable[[str], bool] = dataclasses.field(init=False, repr=False, compare=False)
+    """Whether forwarding headers from this address are trusted. Each request asks, mostly about the same few."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trusts", functools.lru_cache(maxsize=1024)(self._trusts))
 
     @classmethod
     def of(cls, settings: CommonSettings) -> "AccessRules":
@@ -76,8 +81,7 @@ class AccessRules:
             return {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true"}
         return {"Access-Control-Allow-Origin": "*"} if self.any_origin else {}
 
-    def trusts(self, peer: str) -> bool:
-        """Whether forwarding headers from this address are trusted."""
+    def _trusts(self, peer: str) -> bool:
         address = _address(peer)
         return address is not None and any(address in network for network in self.proxies)
 
@@ -104,7 +108,7 @@ class AccessRules:
 
 def is_host(host: str) -> bool:
     """Whether this is well formed as a Host header."""
-    return _HOST.fullmatch(host.lower()) is not None
+    return _parts(host) is not None
 
 
 def client_network(address: str) -> str:
@@ -121,17 +125,25 @@ def is_json(content_type: str) -> bool:
 
 
 def _without_default_port(host: str) -> str:
-    match = _HOST.fullmatch(host.lower())
-    if match is None:
+    parts = _parts(host)
+    if parts is None:
         return host
-    name, port = match[1], match[2] or ""
+    name, port = parts
     return name if port in _DEFAULT_PORTS else f"{name}:{port}"
 
 
 def _name(host: str) -> str:
     """The name alone, without port, brackets and the final dot of a fully qualified one."""
+    parts = _parts(host)
+    return host if parts is None else parts[0].strip("[]").removesuffix(".")
+
+
+# Twice per request, of the few names that a server has.
+@functools.lru_cache(maxsize=256)
+def _parts(host: str) -> tuple[str, str] | None:
+    """Name and port of a well formed Host."""
     match = _HOST.fullmatch(host.lower())
-    return match[1].strip("[]").removesuffix(".") if match else host
+    return None if match is None else (match[1], match[2] or "")
 
 
 def _normal_origin(origin: str) -> str:

@@ -9,6 +9,8 @@ parsed in turns, see `turns`.
 
 import asyncio
 import dataclasses
+import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -73,7 +75,8 @@ def reject_status(request: web.BaseRequest) -> int | None:
     """The status for a request that aiohttp accepted and that must not be handled: its headers are too large, or two
     programs on its way could disagree about where it ends.
     """
-    if len(request.path_qs) + sum(len(name) + len(value) + 4 for name, value in request.raw_headers) > MAX_HEADERS:
+    raw = request.raw_headers
+    if len(request.raw_path) + sum(map(len, itertools.chain.from_iterable(raw))) + 4 * len(raw) > MAX_HEADERS:
         return 431
     if request.version not in (HttpVersion10, HttpVersion11):
         return 505
@@ -112,6 +115,7 @@ class Connection(ServerProtocol):
         "_header_timer",
         "_idle_connections",
         "_idle_timer",
+        "_idle_until",
         "_pace",
         "_parsed",
         "_send_timer",
@@ -148,6 +152,7 @@ class Connection(ServerProtocol):
         self._bad_request_handler = bad_request_handler
         self._header_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
+        self._idle_until = math.inf
         self._idle_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
 
@@ -197,6 +202,8 @@ class Connection(ServerProtocol):
         self._idle_connections.remove(self)
         self._unparsed, self._parsed = b"", 0
         self._idle_ends()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         self._headers_end()
         self._is_read()
         super().connection_lost(exc)
@@ -230,8 +237,9 @@ class Connection(ServerProtocol):
             # Also where the response was under way already: the descriptor is for the next client.
             self.close()
         if self.transport is not None:
-            self._idle_connections.add(self, self._event_loop.time())
-            self._idle_begins()
+            now = self._event_loop.time()
+            self._idle_connections.add(self, now)
+            self._idle_begins(now)
         return finished
 
     def handle_error(
@@ -326,19 +334,24 @@ class Connection(ServerProtocol):
 
     # The keep-alive timer -------------------------------------------------------------------------------------------
 
-    def _idle_begins(self) -> None:
-        self._idle_ends()
+    def _idle_begins(self, now: float) -> None:
         if self._header_timer is None:
-            self._idle_timer = self._event_loop.call_later(self._timeouts.keepalive, self._idle_timed_out)
+            self._idle_until = now + self._timeouts.keepalive
+            if self._idle_timer is None:
+                self._idle_timer = self._event_loop.call_at(self._idle_until, self._idle_timer_fired)
 
-    def _idle_timed_out(self) -> None:
-        if self.awaits_request:
+    def _idle_timer_fired(self) -> None:
+        # One that fires before its time is set again, which costs less than to set it for each request.
+        self._idle_timer = None
+        if self._idle_until == math.inf:
+            return
+        if self._event_loop.time() < self._idle_until:
+            self._idle_timer = self._event_loop.call_at(self._idle_until, self._idle_timer_fired)
+        elif self.awaits_request:
             self.force_close()
 
     def _idle_ends(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
+        self._idle_until = math.inf
 
     # The timer of a client that does not read -------------------------------------------------------------------------
 

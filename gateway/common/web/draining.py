@@ -21,22 +21,28 @@ class Draining:
         self._event = asyncio.Event()
         self._deadline = 0.0
         self._held = 0
-        self._released = asyncio.Event()
-        self._released.set()
+        self._waiting: list[asyncio.Future[None]] = []
 
     def hold(self) -> None:
         """Something is under way, a request or a socket that has outlived its handler; `release` says that it ended."""
         self._held += 1
-        self._released.clear()
 
     def release(self) -> None:
         self._held -= 1
-        if self._held == 0:
-            self._released.set()
+        if self._waiting and self._held == 0:
+            for waiter in self._waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     async def released(self) -> None:
         """Return when nothing is under way."""
-        await self._released.wait()
+        while self._held:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiting.remove(waiter)
 
     def begin(self, seconds: float) -> None:
         """Ask everybody to end within `seconds`; a second call can only shorten it."""

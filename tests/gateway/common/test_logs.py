@@ -1,3 +1,4 @@
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -63,6 +64,49 @@ def test_a_second_setup_replaces_the_first(capsys: pytest.CaptureFixture[str]) -
     setup(Settings())
     logging.getLogger("moorline.gateway").info("once")
     assert capsys.readouterr().err.count("once") == 1
+
+
+async def test_lines_of_one_iteration_of_the_event_loop_are_written_together(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    setup(Settings())
+    logging.getLogger("moorline.gateway").info("first")
+    logging.getLogger("moorline.gateway").info("second")
+    assert capsys.readouterr().err == ""
+    await asyncio.sleep(0)
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["first", "second"]
+
+
+async def test_a_warning_is_written_at_once_behind_the_lines_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings())
+    logging.getLogger("moorline.gateway").info("first")
+    logging.getLogger("moorline.gateway").warning("second")
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["first", "second"]
+
+
+async def test_a_line_of_another_thread_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings())
+    await asyncio.to_thread(logging.getLogger("moorline.gateway").info, "committed")
+    assert "committed" in capsys.readouterr().err
+
+
+async def test_the_lines_that_wait_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings())
+    for number in range(100):
+        logging.getLogger("moorline.gateway").info("line %d", number)
+    assert capsys.readouterr().err.count("\n") == 64
+
+
+def test_lines_that_a_loop_left_behind_are_written_by_the_next_one(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings())
+    for _ in range(2):
+        loop = asyncio.new_event_loop()
+        loop.call_soon(logging.getLogger("moorline.gateway").info, "left")
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        loop.close()
+    logging.shutdown()
+    assert capsys.readouterr().err.count("left") == 2
 
 
 def test_an_id_is_the_same_word_everywhere_under_one_key_and_another_under_another() -> None:

@@ -1,5 +1,7 @@
 """Paths that one program may read as another path than the next does."""
 
+import itertools
+
 import pytest
 
 from moorline.gateway.common.access.paths import refusal, segments
@@ -34,6 +36,14 @@ def test_a_path_with_one_reading_passes(target: str) -> None:
 @pytest.mark.parametrize("target", OUT_OF_API)
 def test_dot_segments_in_any_spelling_are_refused(target: str) -> None:
     assert refusal(target)
+
+
+def test_a_path_that_is_plain_at_a_glance_is_so_by_all_rules() -> None:
+    segments_of_paths = ("", "api", "ws", "chat", "a.b", ".", "..", "...", "a;b", "a%2e", "a\\b", "..\x7f", "é", "a b")
+    for names in itertools.product(segments_of_paths, repeat=3):
+        target = "/" + "/".join(names)
+        # Only the rules read an absolute target.
+        assert refusal(target) == refusal("http://localhost" + target), target
 
 
 @pytest.mark.parametrize("target", AMBIGUOUS)

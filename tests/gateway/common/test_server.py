@@ -23,12 +23,14 @@ async def answer(request: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def served(handler: Handler = answer, *, host: str = "127.0.0.1", **options: float) -> AsyncIterator[Running]:
+async def served(
+    handler: Handler = answer, *, host: str = "127.0.0.1", keepalive: float = 75.0, **options: float
+) -> AsyncIterator[Running]:
     app = web.Application()
     app.router.add_route("*", "/", handler)
     settings = Settings(**{"host": host, "port": 0, "drain": 5, "client_header_timeout": 30, **options})  # type: ignore[arg-type]
     app[CONNECTION_TIMEOUTS] = ConnectionTimeouts(
-        client_header=settings.client_header_timeout, send=settings.send_timeout
+        client_header=settings.client_header_timeout, send=settings.send_timeout, keepalive=keepalive
     )
     async with running(app, settings) as server:
         yield server
@@ -101,6 +103,24 @@ async def test_a_dribbled_head_ends_at_the_timeout_without_a_byte() -> None:
         # A byte that crossed the end has it answered with a reset.
         with contextlib.suppress(ConnectionResetError):
             assert ended.result() == b""
+
+
+async def test_an_idle_connection_ends_when_its_keepalive_time_is_over_behind_its_last_response() -> None:
+    loop = asyncio.get_running_loop()
+    finished = 0.0
+
+    async def slow(request: web.Request) -> web.Response:
+        nonlocal finished
+        await asyncio.sleep(float(request.query["seconds"]))
+        finished = loop.time()
+        return web.Response(text="a")
+
+    async with served(slow, keepalive=0.2) as server, raw(server) as (reader, writer):
+        for seconds in ("0", "0.3"):
+            writer.write(f"GET /?seconds={seconds} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            await reader.readuntil(b"\r\n\r\na")
+        assert await reader.read() == b""
+        assert loop.time() - finished >= 0.19
 
 
 async def test_a_later_head_gets_the_same_time() -> None:
