@@ -1,18 +1,19 @@
 """The chat over plain HTTP, for clients that no WebSocket reaches."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from moorline.backend.audit import Access, Audit
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.events import Position, Row, Snapshot
-from moorline.backend.follower import BATCH
-from moorline.backend.history import newest_rows
+from moorline.backend.events import Position, Snapshot
+from moorline.backend.gate import Gate
+from moorline.backend.history import newest_rows, next_events
 from moorline.backend.protocol.codec import decode_object, encode, parse
 from moorline.backend.protocol.http import ReadQuery
 from moorline.backend.protocol.models import (
@@ -34,8 +35,10 @@ from moorline.backend.session import can_replay, check_owner
 from moorline.backend.settings import Settings
 from moorline.backend.waiting import Waiter
 from moorline.gateway.common.access.authorize import Principal
+from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.web.request_limits import RequestLimits, taken
 
-__all__ = ["Api", "answer"]
+__all__ = ["Api", "answer", "limited"]
 
 #: Longest time for which a poll is held; proxies in between end requests that are idle for 60 s.
 MAX_WAIT_SECONDS = 30.0
@@ -43,6 +46,11 @@ MAX_WAIT_SECONDS = 30.0
 _NOWHERE = Position("", 0)
 #: The time for a whole body: one that arrives byte by byte would hold its connection without limit.
 BODY_SECONDS = 30.0
+
+# What is prepared before the middleware sees it.
+_UNCACHED = {hdrs.CACHE_CONTROL: "no-store"}
+# Pages and snapshots that are built at once: each may hold some hundred KiB until it is encoded.
+_BUILT_AT_ONCE = 8
 
 T = TypeVar("T")
 
@@ -56,6 +64,7 @@ class Api:
         self._audit = audit
         self._rights = rights
         self._settings = settings
+        self._gate = Gate(_BUILT_AT_ONCE)
         self._polls: set[Waiter] = set()
         self._closing = False
 
@@ -78,12 +87,15 @@ class Api:
                 # A poll that comes back with nothing is no access; otherwise each client would leave three a minute.
                 access.outcome = "ok" if page.events else None
                 return answer(page)
-            limit = min(query.limit or SNAPSHOT_ROWS, SNAPSHOT_ROWS)
-            rows = await self._page(chat.session_id, query.before, limit) if chat.exists else ()
-            return answer([row_model(row) for row in rows], list[MessageRow])
+            if not chat.exists:
+                return answer([])
+            async with self._gate.turn(client_address(request)):
+                return await self._page(chat.session_id, query)
 
-    async def _page(self, session_id: str, before: int | None, limit: int) -> Sequence[Row]:
-        return await newest_rows(self._log, session_id, before=before, count=limit, size=SNAPSHOT_BYTES)
+    async def _page(self, session_id: str, query: ReadQuery) -> web.Response:
+        count = min(query.limit or SNAPSHOT_ROWS, SNAPSHOT_ROWS)
+        rows = await newest_rows(self._log, session_id, before=query.before, count=count, size=SNAPSHOT_BYTES)
+        return answer([row_model(row) for row in rows], list[MessageRow])
 
     async def _poll(
         self, request: web.Request, access: Access, chat: "_Chat", cursor: Position, *, wait: float
@@ -97,7 +109,8 @@ class Api:
             async with asking as right:
                 right.on_end(waiter.wake)
                 while True:
-                    page = await self._events_after(chat, cursor)
+                    async with self._gate.turn(client_address(request)):
+                        page = await self._events_after(chat, cursor)
                     if right.ended:
                         raise Refusal(ErrorCode.FORBIDDEN)
                     if page.events or self._closing or asyncio.get_running_loop().time() >= deadline:
@@ -118,7 +131,7 @@ class Api:
         return (await self._log.session_for(chat.session_id, chat.patient_id)).head
 
     async def _events_after(self, chat: "_Chat", cursor: Position) -> EventPage:
-        events = await self._log.read_after(chat.session_id, max(cursor.seq, 0), limit=BATCH, epoch=cursor.epoch)
+        events, _ = await next_events(self._log, chat.session_id, cursor)
         head = await self._head(chat)
         if can_replay(head, cursor):
             # `head` is where the client goes on from: not the log's, where there is more than fits in one answer.
@@ -180,7 +193,7 @@ class Api:
             if chat.exists:
                 await self._log.delete_session(chat.session_id)
                 self._runs.forget(chat.session_id)
-        return web.Response(status=204)
+        return web.Response(status=204, headers=_UNCACHED)
 
     async def _body(self, request: web.Request, model: type[T], *, may_be_empty: bool = False) -> T:
         text = await _text(request)
@@ -235,11 +248,24 @@ class _Chat(NamedTuple):
     exists: bool
 
 
+def limited(handler: Callable[[web.Request], Awaitable[web.Response]], limits: RequestLimits) -> Handler:
+    """`handler`, whose requests are counted until the client has taken the response."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        with limits.place(request):
+            response = await handler(request)
+            await response.prepare(request)
+            await response.write_eof()
+            await taken(request)
+            return response
+
+    return handle
+
+
 def answer(body: object, model: Any = None, *, status: int = 200) -> web.Response:
     """A JSON response that no cache keeps; `model` as in `encode`."""
-    headers = {"Cache-Control": "no-store"}
     return web.Response(
-        status=status, body=encode(body, model), content_type="application/json", charset="utf-8", headers=headers
+        status=status, body=encode(body, model), content_type="application/json", charset="utf-8", headers=_UNCACHED
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from moorline.backend.api import Api, answer
+from moorline.backend.api import Api, answer, limited
 from moorline.backend.audit import Audit
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.factory import open_log
@@ -25,6 +25,7 @@ from moorline.gateway.common.access.authorize import Authorize, allow_all, warn_
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, add_security_headers
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING, Draining
+from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
 
 __all__ = ["LOG", "RESPONDER", "RUNS", "SETTINGS", "close_principal", "create_app"]
 
@@ -66,6 +67,7 @@ def create_app(
     app[AUDIT] = Audit(settings.audit_log)
     app[API] = Api(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings)
     app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings, v1_ping=v1_ping)
+    app[REQUEST_LIMITS] = RequestLimits(settings)
     app[DRAINING] = Draining()
     app[CONNECTION_TIMEOUTS] = ConnectionTimeouts(send=settings.send_timeout)
     app[BAD_REQUEST_HANDLER] = bad_request_handler
@@ -90,14 +92,14 @@ def _responder(settings: Settings) -> Responder:
 
 
 def _add_routes(app: web.Application) -> None:
-    api = app[API]
+    api, limits = app[API], app[REQUEST_LIMITS]
     # A HEAD has no 101 for an answer.
     app.router.add_get("/ws/chat/{patient_id}/{session_id}", app[SOCKETS].handle, allow_head=False)
-    app.router.add_get("/api/chat/{session_id}/messages", api.read)
-    app.router.add_post("/api/chat/{session_id}/messages", api.send)
-    app.router.add_post("/api/chat/{session_id}/retry", api.retry)
-    app.router.add_post("/api/chat/{session_id}/cancel", api.cancel)
-    app.router.add_delete("/api/chat/{session_id}", api.erase)
+    app.router.add_get("/api/chat/{session_id}/messages", limited(api.read, limits))
+    app.router.add_post("/api/chat/{session_id}/messages", limited(api.send, limits))
+    app.router.add_post("/api/chat/{session_id}/retry", limited(api.retry, limits))
+    app.router.add_post("/api/chat/{session_id}/cancel", limited(api.cancel, limits))
+    app.router.add_delete("/api/chat/{session_id}", limited(api.erase, limits))
     app.router.add_get("/docs", _docs)
     app.router.add_get("/openapi.json", _openapi)
     app.router.add_get("/healthz", _healthz)

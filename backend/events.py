@@ -5,6 +5,7 @@ sees has a `seq`: gap-free within the session, starting at 1, never reset. `at` 
 """
 
 import enum
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,8 @@ __all__ = [
     "TextAdded",
     "Usage",
     "UserMessage",
+    "event_size",
+    "fitting",
 ]
 
 #: What both databases can hold.
@@ -137,6 +140,35 @@ class MessageEnded:
 Event = UserMessage | RunStarted | TextAdded | PartAdded | MessageEnded
 
 
+def event_size(event: Event) -> int:
+    """The text and parts of an event in bytes of UTF-8."""
+    match event:
+        case TextAdded(text=text) | UserMessage(content=text):
+            return _text_size(text)
+        case MessageEnded(content=text, parts=parts):
+            return _text_size(text) + _parts_size(parts)
+        case PartAdded(part=part):
+            return _parts_size((part,))
+    return 0
+
+
+def fitting(events: Iterable[Event], size: int) -> Iterator[Event]:
+    """The first of `events`, until `size` bytes are reached; the one that reaches it is the last."""
+    for event in events:
+        yield event
+        size -= event_size(event)
+        if size <= 0:
+            return
+
+
+def _text_size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _parts_size(parts: Iterable[Part]) -> int:
+    return sum(_text_size(encode_part(part)) for part in parts)
+
+
 # For readers that do not follow event by event ------------------------------------------------------------------------
 
 
@@ -158,7 +190,7 @@ class Row:
     @property
     def size(self) -> int:
         """Its text and parts in bytes of UTF-8."""
-        return len(self.content.encode()) + sum(len(encode_part(part).encode()) for part in self.parts)
+        return _text_size(self.content) + _parts_size(self.parts)
 
 
 @dataclass(frozen=True, slots=True)

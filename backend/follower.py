@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from moorline.backend.eventlog.base import Hint, SessionInfo
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Position, Snapshot
+from moorline.backend.history import next_events
 from moorline.backend.session import can_replay
 from moorline.backend.waiting import Waiter
 
-__all__ = ["BATCH", "Follower", "Resumed"]
-
-#: Events read from the log at once.
-BATCH = 256
+__all__ = ["Follower", "Resumed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +43,15 @@ class Follower:
         return self._hint is not None
 
     async def read(self) -> Sequence[Event]:
-        """Up to BATCH events behind the position, which the caller moves on.
+        """The next events behind the position, which the caller moves on.
 
         Raises:
             Refusal: `forbidden`, the session's first message was another patient's.
         """
         if self._hint is None:
             return ()
-        events = await self._log.read_after(self._session_id, self.position.seq, limit=BATCH, epoch=self.position.epoch)
-        if len(events) == BATCH:
+        events, full = await next_events(self._log, self._session_id, self.position)
+        if full:
             return events
         # The epoch of a session that has not begun is not final, see EventLog.session_for.
         not_begun = self.position.seq == 0 and not events

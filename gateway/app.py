@@ -10,6 +10,7 @@ from moorline.gateway.common.access.middleware import access_middleware, add_cor
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
+from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
 from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, DRAINING, METRICS, ROUTES, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.metrics_port import metrics_port
@@ -48,6 +49,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     )
     app[SETTINGS] = settings
     app[ACCESS_RULES] = AccessRules.of(settings)
+    app[REQUEST_LIMITS] = RequestLimits(settings)
     app[DRAINING] = Draining()
     app[CONNECTION_TIMEOUTS] = ConnectionTimeouts(
         client_header=settings.client_header_timeout, send=settings.send_timeout

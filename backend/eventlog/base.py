@@ -222,6 +222,8 @@ class EventQuery(NamedTuple):
     seq: int
     limit: int
     epoch: str | None
+    size: int | None = None
+    """Events until so many bytes are reached; None: `limit` alone counts."""
 
 
 def check_start(

@@ -215,18 +215,22 @@ class EventLog:
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    async def read_after(self, session_id: str, seq: int, *, limit: int, epoch: str | None = None) -> Sequence[Event]:
+    async def read_after(
+        self, session_id: str, seq: int, *, limit: int, epoch: str | None = None, size: int | None = None
+    ) -> Sequence[Event]:
         """Up to `limit` committed events with a seq above `seq`, in order; empty when there are none.
+
+        With `size` no more than until so many bytes of text are reached (`events.fitting`).
 
         With `epoch` only those of the log of that epoch: none when the session was erased, and perhaps begun again.
         A compacted range is missing; the `MessageEnded` after it closes the gap by its `from_seq`.
         """
         # Where other processes write too the tail may lag behind, but what it holds is committed, and of this epoch.
-        events = None if epoch is None else self._tail.read_after(session_id, seq, limit, epoch)
+        events = None if epoch is None else self._tail.read_after(session_id, seq, limit, epoch, size)
         if events or (events is not None and self._store.exclusive):
             return events
         self._refuse_when_closed()
-        return await self._queries.submit(EventQuery(session_id, seq, limit, epoch))
+        return await self._queries.submit(EventQuery(session_id, seq, limit, epoch, size))
 
     async def snapshot(self, session_id: str, *, epoch: str | None = None) -> Snapshot | None:
         """The newest rows, the active run and their position, read in one transaction.

@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from itertools import islice
 
 from moorline.backend.eventlog.base import Commit
-from moorline.backend.events import Event, MessageEnded, PartAdded, TextAdded, UserMessage
+from moorline.backend.events import Event, MessageEnded, PartAdded, TextAdded, UserMessage, fitting
 from moorline.backend.parts import Part, encode_part
 
 __all__ = ["Tail"]
@@ -51,14 +51,17 @@ class Tail:
         while self.size > self._max_bytes:
             self.drop(next(iter(self._sessions)))
 
-    def read_after(self, session_id: str, seq: int, limit: int, epoch: str) -> list[Event] | None:
-        """Up to `limit` events above `seq`; None when they may be in the database only."""
+    def read_after(
+        self, session_id: str, seq: int, limit: int, epoch: str, size: int | None = None
+    ) -> list[Event] | None:
+        """Up to `limit` events above `seq`, until `size` is reached; None when they may be in the database only."""
         known, events = self._sessions.get(session_id, ("", None))
         if not events or seq < events[0].seq - 1 or epoch != known:
             return None
         # The events in here have no gaps, so the index of a seq is known: no search for readers that keep up.
         start = seq - events[0].seq + 1
-        return list(islice(events, start, start + limit))
+        found = islice(events, start, start + limit)
+        return list(found if size is None else fitting(found, size))
 
     def drop(self, session_id: str) -> None:
         """Forget a session."""

@@ -5,6 +5,7 @@ import functools
 from aiohttp import hdrs, web
 
 from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, taken
 from moorline.gateway.errors import Malformed
 from moorline.gateway.keys import ACCESS_RULES, DESTINATION, REQUEST_ID, SETTINGS, TRUSTED
 from moorline.gateway.proxy import headers
@@ -18,8 +19,11 @@ __all__ = ["forward", "request_head"]
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Pass the request on and its response back, both as they come."""
-    async with Exchange(request, functools.partial(request_head, request)) as exchange:
-        return await pass_on(request, await exchange.response(), exchange)
+    with request.app[REQUEST_LIMITS].place(request):
+        async with Exchange(request, functools.partial(request_head, request)) as exchange:
+            response = await pass_on(request, await exchange.response(), exchange)
+        await taken(request)
+        return response
 
 
 def request_head(request: web.Request, upstream: Upstream, *, upgrade: bool = False) -> bytes:

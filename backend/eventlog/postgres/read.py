@@ -62,11 +62,17 @@ async def heads(db: Connection, session_ids: Sequence[str]) -> dict[str, tuple[s
 
 _READ = f"""
 SELECT query.place, event.* FROM
-    unnest(%s::int[], %s::text[], %s::bigint[], %s::int[], %s::text[])
-    AS query (place, session_id, seq, most, epoch)
+    unnest(%s::int[], %s::text[], %s::bigint[], %s::int[], %s::text[], %s::bigint[])
+    AS query (place, session_id, seq, most, epoch, size)
 JOIN sessions s ON s.session_id = query.session_id AND (query.epoch IS NULL OR s.epoch = query.epoch)
 CROSS JOIN LATERAL (
-    SELECT {COLUMNS} FROM events e WHERE e.session = s.id AND e.seq > query.seq ORDER BY e.seq LIMIT query.most
+    SELECT {COLUMNS} FROM (
+        SELECT e.*, sum(e.bytes) OVER (ORDER BY e.seq) - e.bytes AS before FROM (
+            SELECT {COLUMNS}, octet_length(content) + coalesce(octet_length(parts), 0) AS bytes
+            FROM events WHERE session = s.id AND seq > query.seq ORDER BY seq LIMIT query.most
+        ) e
+    ) e
+    WHERE query.size IS NULL OR e.before < query.size
 ) event
 ORDER BY query.place, event.seq
 """

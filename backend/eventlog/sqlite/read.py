@@ -8,7 +8,7 @@ from typing import NamedTuple
 from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQuery, SessionInfo, epoch_bucket
 from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
-from moorline.backend.events import Event, MessageEnded, Position, Row, Snapshot, UserMessage
+from moorline.backend.events import Event, MessageEnded, Position, Row, Snapshot, UserMessage, fitting
 from moorline.backend.parts import Part, decode_part
 from moorline.backend.session import check_owner, newest, partial_answer, row_of
 
@@ -124,7 +124,9 @@ def _events(db: sqlite3.Connection, query: EventQuery) -> list[Event]:
         " ORDER BY seq LIMIT ?4",
         (query.session_id, query.epoch, query.seq, query.limit),
     )
-    return [from_record(record) for record in records]
+    events = map(from_record, records)
+    # What is over the size is not even fetched.
+    return list(events if query.size is None else fitting(events, query.size))
 
 
 def _newest_first(db: sqlite3.Connection, session: SessionRecord, before: int, limit: int) -> Iterator[Row]:

@@ -4,7 +4,7 @@ import dataclasses
 import ipaddress
 import re
 
-from moorline.gateway.common.config.options import DURATION, PORT, SECRET, TEXT, Kind, choice, option
+from moorline.gateway.common.config.options import DURATION, INT, PORT, SECRET, TEXT, Kind, choice, option
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["CommonSettings"]
@@ -54,6 +54,12 @@ class CommonSettings:
     trusted_proxies: tuple[str, ...] = option(
         ("127.0.0.0/8", "::1/128"), NETWORK, "addresses whose X-Forwarded-* headers are trusted"
     )
+    max_requests: int = option(
+        1000, INT, "requests to the backend at once, held polls too, in each process; more get 503", group="Requests"
+    )
+    max_requests_per_address: int | None = option(
+        500, INT, "of them, requests of one client address (IPv6: of a /64), at most half", can_be_off=True
+    )
     drain: float = option(
         10.0, DURATION, "time for sockets and responses to end after SIGTERM, SIGINT or SIGHUP", group="Running"
     )
@@ -68,3 +74,7 @@ class CommonSettings:
     def __post_init__(self) -> None:
         if self.drain <= 0:
             raise UsageError(f"drain: {self.drain:g} must be above 0")
+        if self.max_requests == 0:
+            raise UsageError("max_requests: 0 would answer no request; write 1 or more")
+        if self.max_requests_per_address == 0:
+            raise UsageError("max_requests_per_address: 0 would answer no request; write 1 or more, or off")

@@ -1,0 +1,61 @@
+"""Counts of what many clients share, in all and for each client address. Pure."""
+
+import enum
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable
+
+from moorline.gateway.common.access.rules import client_network
+
+__all__ = ["Full", "Places"]
+
+_network = functools.lru_cache(maxsize=1024)(client_network)
+
+
+class Full(enum.Enum):
+    """Why there is no place."""
+
+    ALL = enum.auto()
+    CLIENT = enum.auto()
+    """The client has its share."""
+
+
+class Places:
+    """So many places in all, and `most_per_address` of them for one client address (IPv6: a /64), at most half: one
+    client must not take all there are, also where few are configured. An exempt address stands for many clients.
+    """
+
+    def __init__(
+        self, most: int, most_per_address: int | None, is_exempt: Callable[[str], bool] = lambda address: False
+    ) -> None:
+        self._most = most
+        self._most_per_address = most if most_per_address is None else min(most_per_address, math.ceil(most / 2))
+        self._is_exempt = is_exempt
+        self._total = 0
+        self._by_network = Counter[str]()
+
+    def __len__(self) -> int:
+        return self._total
+
+    def full(self, address: str) -> Full | None:
+        """Why there is no place for one more of this address; None where there is one."""
+        if self._total >= self._most:
+            return Full.ALL
+        if self._by_network[_network(address)] >= self._most_per_address and not self._is_exempt(address):
+            return Full.CLIENT
+        return None
+
+    def add(self, address: str) -> None:
+        """One more is taken; `remove` it with the same address."""
+        self._total += 1
+        self._by_network[_network(address)] += 1
+
+    def remove(self, address: str) -> None:
+        """One less is taken."""
+        self._total -= 1
+        network = _network(address)
+        self._by_network[network] -= 1
+        if not self._by_network[network]:
+            # As many addresses come and go as the clients have.
+            del self._by_network[network]

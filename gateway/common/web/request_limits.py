@@ -1,0 +1,67 @@
+"""How many requests may be under way, in all and of one client address. A request is under way until the client has
+taken its response: one that is not read holds memory as one that is being handled does.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+from aiohttp import hdrs, web
+
+from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.places import Full, Places
+from moorline.gateway.common.config.settings import CommonSettings
+
+__all__ = ["REQUEST_LIMITS", "RequestLimits", "taken"]
+
+_FULL = {
+    Full.ALL: "There are too many requests at the moment (max_requests).",
+    Full.CLIENT: "There are too many requests of your address (max_requests_per_address).",
+}
+_RETRY_AFTER_SECONDS = "1"
+# To wait for fewer bytes would cost each small response an iteration of the event loop.
+_SMALL = 8 << 10
+
+
+class RequestLimits:
+    """Counts the requests of one process."""
+
+    def __init__(self, settings: CommonSettings) -> None:
+        self._places = Places(settings.max_requests, settings.max_requests_per_address)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @contextlib.contextmanager
+    def place(self, request: web.Request) -> Iterator[None]:
+        """Count the request within this block.
+
+        Raises:
+            web.HTTPServiceUnavailable: there are too many.
+        """
+        address = client_address(request)
+        if (full := self._places.full(address)) is not None:
+            raise web.HTTPServiceUnavailable(text=_FULL[full], headers={hdrs.RETRY_AFTER: _RETRY_AFTER_SECONDS})
+        self._places.add(address)
+        try:
+            yield
+        finally:
+            self._places.remove(address)
+
+
+REQUEST_LIMITS = web.AppKey("request_limits", RequestLimits)
+
+
+async def taken(request: web.Request) -> None:
+    """Return when the kernel has what was sent to the client; `send_timeout` bounds it. asyncio itself waits only for
+    what is over 64 KiB, which thousands of connections could hold each.
+
+    Raises:
+        ConnectionError: the client is gone.
+    """
+    transport = request.transport
+    if transport is None or transport.is_closing() or transport.get_write_buffer_size() <= _SMALL:
+        return
+    transport.set_write_buffer_limits(high=0)
+    await request.writer.drain()
+    if not transport.is_closing():
+        transport.set_write_buffer_limits()
