@@ -1,6 +1,7 @@
 """What a request for a static asset may mean: its path, type, caching and encodings. Pure."""
 
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
@@ -42,11 +43,21 @@ _TYPES = {
 # Best first. The names that the folder's build wrote beside the file, and the coding each stands for.
 SIBLINGS = ((".br", "br"), (".gz", "gzip"))
 
-_ASSET_FOLDERS = frozenset({"assets", "static", "_next", "_app"})
+# What builds name their folders: Vite; webpack; and with an underscore Astro, Next, Nuxt, SvelteKit and Expo.
+_BUILD_FOLDER = re.compile(r"assets|static|_[a-z]+")
 _EXTENSION = re.compile(r"[^.].*\.([A-Za-z0-9]{1,11})")
-# `index-BxY3k2_a.js` as Vite names it, `main.3f2a9c1b.chunk.css` as webpack does.
-_VITE_HASH = re.compile(r".+-([A-Za-z0-9_-]{8})\.[a-z0-9.]+")
-_HEX_HASH = re.compile(r".+\.([0-9a-f]{8,64})\.[a-z0-9.]+")
+_SUFFIX = r"(?:\.[a-z0-9]+)*\.[a-z0-9]+"
+# Hexadecimal digits: `main.3f2a9c1b.chunk.css` of webpack, `4bd1b696-182b6b13bdad92e3.js` of Next; as the whole name
+# they have to be more, as in `f4dd5a5a1c7d1a3d.css` and `4cf2300e9c8272f7-s.p.woff2`.
+_HEX_HASH = re.compile(rf"(?:.+[-.]([0-9a-f]{{8,64}})|([0-9a-f]{{16,64}}))(?:-[a-z]{{1,2}})?{_SUFFIX}")
+# base64url: `index-BxY3k2_a.js` of Vite, `Chat.D8sU4xQK.js` of Astro, whose images have a second hash behind it, and
+# `BxY3k2_a.js` of SvelteKit and Nuxt.
+_BASE64_HASH = re.compile(rf"(.+[-.])?([A-Za-z0-9_-]{{8}})(?:_[A-Za-z0-9]{{4,8}})?{_SUFFIX}")
+# Base 32: `main-5INURTSO.js` of Angular and esbuild, beside the page.
+_BASE32_HASH = re.compile(r"[a-z-]+-(?=[A-Z]*[2-7])([A-Z2-7]{8})\.(?:js|css)")
+# Half of all hashes of eight characters change that often between small letters, capitals and digits; `MacBook2` and
+# `IMG_2041` do not.
+_LEAST_CHANGES = 5
 
 # Databases (SQLite's journals beside them) and moorline's configuration, with the endings of backups and of compressed
 # siblings. In any case: macOS and Windows open moorline.db as MOORLINE.DB, too.
@@ -89,7 +100,7 @@ def is_asset(names: Sequence[str]) -> bool:
 
     Under /chat/ the last name is a patient's id, which may have a dot in it; there the extension must be a known one.
     """
-    if _ASSET_FOLDERS.intersection(names[:-1]):
+    if _is_built(names):
         return True
     match = _EXTENSION.fullmatch(names[-1])
     if match is None:
@@ -108,13 +119,7 @@ def cache_control(names: Sequence[str]) -> str:
     name = names[-1]
     if name.endswith((".html", ".htm")):
         return _REVALIDATE
-    vite = _VITE_HASH.fullmatch(name) if _ASSET_FOLDERS.intersection(names[:-1]) else None
-    if vite is not None and _looks_random(vite[1]):
-        return _IMMUTABLE
-    hexadecimal = _HEX_HASH.fullmatch(name)
-    if hexadecimal is not None and _looks_random(hexadecimal[1]) and not hexadecimal[1].isdigit():
-        return _IMMUTABLE
-    return _REVALIDATE
+    return _IMMUTABLE if _has_hash(name, is_built=_is_built(names)) else _REVALIDATE
 
 
 # Browsers have a handful of values; the limit is for clients that invent them.
@@ -130,6 +135,30 @@ def encodings(accept_encoding: str) -> Sequence[tuple[str, str]]:
     return tuple((extension, coding) for extension, coding in SIBLINGS if taken.get(coding, anything))
 
 
-def _looks_random(text: str) -> bool:
-    """A hash, not a word: it has a digit, or capitals among small letters."""
-    return any(c.isdigit() for c in text) or (text != text.lower() and text != text.upper())
+def _is_built(names: Sequence[str]) -> bool:
+    """Whether it is in a folder that holds nothing but what a build wrote."""
+    return any(map(_BUILD_FOLDER.fullmatch, names[:-1]))
+
+
+def _has_hash(name: str, *, is_built: bool) -> bool:
+    """Whether the name holds a hash of the content. Beside files that were built there may be any others, where a word
+    or a date must not be taken for one: a browser would keep the file for a year.
+    """
+    hexadecimal = _HEX_HASH.fullmatch(name)
+    if hexadecimal is not None and _is_mixed(hexadecimal[1] or hexadecimal[2]):
+        return True
+    base64 = _BASE64_HASH.fullmatch(name)
+    if base64 is not None and (_is_random(base64[2]) or (is_built and base64[1] and _is_mixed(base64[2]))):
+        return True
+    return _BASE32_HASH.fullmatch(name) is not None
+
+
+def _is_mixed(text: str) -> bool:
+    """Neither a word nor a date: it has digits among letters, or capitals among small letters."""
+    return not text.isdigit() and (any(map(str.isdigit, text)) or text not in (text.lower(), text.upper()))
+
+
+def _is_random(text: str) -> bool:
+    """A hash, and neither a word nor a name with a number."""
+    kinds = [(c.islower(), c.isupper(), c.isdigit()) for c in text]
+    return sum(one != other for one, other in itertools.pairwise(kinds)) >= _LEAST_CHANGES

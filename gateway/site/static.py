@@ -27,6 +27,10 @@ BUILT_IN = Path(__file__).parent / "frontend"
 # Of a file that is not in memory, read in a thread while the client takes it.
 _PIECE = 256 << 10
 _NOT_MODIFIED = 304
+# Of a site that has one, as Astro's 404.astro becomes.
+_ERROR_PAGE = ("404.html",)
+# Where Prometheus asks by default. The page would pass for an exposition without a sample.
+_METRICS = ("metrics",)
 
 
 _CSP = "Content-Security-Policy"
@@ -62,9 +66,9 @@ class Frontend:
             raise _not_found()
         asset = await self._at(names)
         if asset is None and not assets.is_asset(names):
-            asset = await self._at((INDEX,))
+            asset = await self._page(request, names)
         if asset is None:
-            raise _not_found()
+            return await self._error_page(request)
         if asset.is_folder:
             return _redirect(request, names)
         file = asset.best(assets.encodings(request.headers.get(hdrs.ACCEPT_ENCODING, "")))
@@ -72,6 +76,27 @@ class Frontend:
             return await self._from_disk(request, file)
         reply = self._reply(request, file)
         return web.Response(status=reply.status, headers=reply.headers, body=file.body[reply.start : reply.end])
+
+    async def _page(self, request: web.Request, names: tuple[str, ...]) -> Asset | None:
+        """The page of a path without a file: `about.html` for `/about`, else the one whose script knows the path. A
+        site with an error page of its own has a file for each path that it knows.
+        """
+        if names[-1] and (page := await self._at((*names[:-1], names[-1] + ".html"))) is not None:
+            return page
+        if names == _METRICS and not _accepts_page(request):
+            raise _not_found("Metrics have a port of their own; see metrics_port.")
+        return None if await self._at(_ERROR_PAGE) is not None else await self._at((INDEX,))
+
+    async def _error_page(self, request: web.Request) -> web.StreamResponse:
+        """404, with the site's own page where a page was asked for."""
+        asset = await self._at(_ERROR_PAGE) if _accepts_page(request) else None
+        if asset is None or (body := asset.files[""].body) is None:
+            raise _not_found()
+        headers = self._headers(request, asset.files[""])
+        for validator in (hdrs.ETAG, hdrs.LAST_MODIFIED, hdrs.ACCEPT_RANGES, hdrs.VARY):
+            del headers[validator]
+        headers[hdrs.CACHE_CONTROL] = "no-store"
+        return web.Response(status=404, headers=headers, body=body)
 
     async def _at(self, names: tuple[str, ...]) -> Asset | None:
         if names[-1] == "":
@@ -86,7 +111,7 @@ class Frontend:
 
     # Answering --------------------------------------------------------------------------------------------------------
 
-    def _reply(self, request: web.Request, file: File) -> _Reply:
+    def _headers(self, request: web.Request, file: File) -> CIMultiDict[str]:
         headers = file.headers.copy()
         if self._built_in:
             # A site of its own may need inline scripts or other hosts; the built-in page needs neither.
@@ -94,6 +119,10 @@ class Frontend:
             headers["Referrer-Policy"] = "no-referrer"
         if self._policy:
             headers[_CSP] = self._policy
+        return headers
+
+    def _reply(self, request: web.Request, file: File) -> _Reply:
+        headers = self._headers(request, file)
         status = status_by_conditions(request.headers, etag=file.etag, modified=file.modified)
         if status == _NOT_MODIFIED:
             return _Reply(_NOT_MODIFIED, headers)
@@ -162,9 +191,14 @@ def _policy(host: str) -> str:
     )
 
 
-def _not_found() -> web.HTTPNotFound:
+def _accepts_page(request: web.Request) -> bool:
+    """Whether a browser opens the address; what a page fetches, and other programs, do not ask for HTML."""
+    return "text/html" in request.headers.get(hdrs.ACCEPT, "").lower()
+
+
+def _not_found(text: str = "There is nothing at this address.") -> web.HTTPNotFound:
     # A deployment may be under way: no cache may keep the 404.
-    return web.HTTPNotFound(text="There is nothing at this address.", headers={hdrs.CACHE_CONTROL: "no-store"})
+    return web.HTTPNotFound(text=text, headers={hdrs.CACHE_CONTROL: "no-store"})
 
 
 def _unreadable(error: OSError) -> Exception:

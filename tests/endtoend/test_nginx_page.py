@@ -65,12 +65,17 @@ async def test_hashed_files_are_kept_and_missing_ones_are_no_page(
     parts: Stack, nginx_folder: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "dist"
-    (root / "assets").mkdir(parents=True)
+    for folder in ("assets", "_astro"):
+        (root / folder).mkdir(parents=True)
     (root / "index.html").write_text("<title>page</title>", encoding="utf-8")
-    for name in ("index-BxY3k2_a.js", "my-document.js"):
-        (root / "assets" / name).write_text("//", encoding="utf-8")
+    for name in ("assets/index-BxY3k2_a.js", "assets/my-document.js", "_astro/Chat.D8sU4xQK.js", "main-5INURTSO.js"):
+        (root / name).write_text("//", encoding="utf-8")
     async with nginx(nginx_folder, parts.backend, root=root) as front, aiohttp.ClientSession(front.plain) as session:
         async with session.get("/assets/index-BxY3k2_a.js") as hashed:
+            assert hashed.headers["Cache-Control"] == "max-age=315360000"
+        async with session.get("/_astro/Chat.D8sU4xQK.js") as hashed:
+            assert hashed.headers["Cache-Control"] == "max-age=315360000"
+        async with session.get("/main-5INURTSO.js") as hashed:
             assert hashed.headers["Cache-Control"] == "max-age=315360000"
         async with session.get("/assets/my-document.js") as named:
             assert named.headers["Cache-Control"] == "no-cache"
@@ -79,6 +84,21 @@ async def test_hashed_files_are_kept_and_missing_ones_are_no_page(
         for path in ("/assets/index-00000000.js", "/assets/none", "/none.js", "/.env"):
             async with session.get(path) as missing:
                 assert missing.status == 404
+
+
+async def test_a_sites_own_error_page_is_sent_for_a_missing_file(
+    parts: Stack, nginx_folder: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "dist"
+    root.mkdir()
+    (root / "index.html").write_text("<title>page</title>", encoding="utf-8")
+    (root / "404.html").write_text("<title>nothing here</title>", encoding="utf-8")
+    async with (
+        nginx(nginx_folder, parts.backend, root=root) as front,
+        aiohttp.ClientSession(front.plain) as session,
+        session.get("/none.js") as missing,
+    ):
+        assert (missing.status, await missing.text()) == (404, "<title>nothing here</title>")
 
 
 async def test_no_log_of_nginx_names_a_patient_or_a_session(front: Nginx, parts: Stack) -> None:

@@ -172,14 +172,64 @@ async def test_a_pipe_in_the_folder_is_missing(get: Get, site: Path) -> None:
         (("assets", "logo-DhKkWzPq.svg"), True),
         (("main.3f2a9c1b.chunk.css",), True),
         (("assets", "date-picker-firebase.js"), False),
-        (("index-BxY3k2_a.js",), False),
+        (("index-BxY3k2_a.js",), True),
+        (("_astro", "Chat.D8sU4xQK.js"), True),
+        (("_astro", "logo.DhKkWzPq_Z1a2b3.webp"), True),
+        (("_next", "static", "chunks", "4bd1b696-182b6b13bdad92e3.js"), True),
+        (("_next", "static", "css", "f4dd5a5a1c7d1a3d.css"), True),
+        (("_next", "static", "media", "4cf2300e9c8272f7-s.p.woff2"), True),
+        (("_nuxt", "BxY3k2_a.js"), True),
+        (("main-5INURTSO.js",), True),
         (("report.20260101.pdf",), False),
+        (("assets", "main.20260101.js"), False),
+        (("assets", "logo2024.png"), False),
+        (("photo-MacBook2.jpg",), False),
+        (("photo-IMG_2041.jpg",), False),
+        (("readme-TEMPLATE.js",), False),
+        (("jquery-3.7.1.min.js",), False),
         (("assets", "page-BxY3k2_a.html"), False),
         (("style.css",), False),
     ],
 )
 def test_only_a_name_with_a_hash_is_kept_for_ever(names: tuple[str, ...], *, immutable: bool) -> None:
     assert ("immutable" in assets.cache_control(names)) is immutable
+
+
+@pytest.fixture
+def error_page(site: Path) -> str:
+    """A site of many pages, which says itself what is not there."""
+    (site / "404.html").write_text("<title>nothing here</title>", encoding="utf-8")
+    (site / "about.html").write_text("<title>about</title>", encoding="utf-8")
+    return "<title>nothing here</title>"
+
+
+@pytest.mark.parametrize("path", ["/orders/7", "/logo.png", "/guide/x"])
+async def test_a_sites_own_error_page_is_sent_with_the_404(get: Get, error_page: str, path: str) -> None:
+    answer = await get(path, Accept="text/html,*/*;q=0.8")
+    assert (answer.status, await answer.text()) == (404, error_page)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "ETag" not in answer.headers
+
+
+async def test_what_a_page_fetches_gets_no_error_page(get: Get, error_page: str) -> None:
+    answer = await get("/logo.png", Accept="image/*")
+    assert (answer.status, error_page in await answer.text()) == (404, False)
+
+
+async def test_a_page_is_found_without_its_extension(get: Get, error_page: str) -> None:
+    answer = await get("/about")
+    assert (answer.status, await answer.text()) == (200, "<title>about</title>")
+
+
+async def test_metrics_are_not_the_page(get: Get) -> None:
+    answer = await get("/metrics", Accept="text/plain;version=0.0.4;q=0.5,*/*;q=0.1")
+    assert (answer.status, await answer.text()) == (404, "Metrics have a port of their own; see metrics_port.")
+
+
+async def test_a_person_may_open_a_page_of_that_name(get: Get) -> None:
+    answer = await get("/metrics", Accept="text/html")
+    assert (answer.status, await answer.text()) == (200, "<title>index</title>")
 
 
 async def test_an_unchanged_file_is_a_304_with_the_same_headers(get: Get) -> None:
