@@ -13,7 +13,7 @@ from moorline.backend.settings import SQLITE, Settings, shown_database
 from moorline.gateway.common import logs
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import run, stop_signals
-from moorline.gateway.common.program import start_block
+from moorline.gateway.common.start import print_start
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.server import Running, SocketListener, running
 
@@ -51,7 +51,7 @@ async def _run(settings: Settings, parent: Parent | None, listener: SocketListen
             async with running(app, settings, listener=listener) as started:
                 facts = _facts(app, settings, started)
                 if parent is None:
-                    print(start_block(facts), flush=True)
+                    print_start(settings, facts)
                     await stop.wait()
                 else:
                     await parent.wait(facts, stop, lambda: started.draining.begin(0))

@@ -15,6 +15,7 @@ from moorline.gateway.errors import GatewayError, Malformed, render
 from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.handshake import asks_for_websocket
+from moorline.gateway.site.unreachable import stand_in
 
 __all__ = ["access", "bad_request_handler", "describe"]
 
@@ -94,6 +95,8 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         request[OUTCOME], request[CAUSE] = error.outcome, error.cause
         if error.detail:
             log.warning("%s: %s request_id=%s", type(error).__name__, error.detail, request[REQUEST_ID])
+        if (page := stand_in(request, error)) is not None:
+            return page
         retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         return _problem(request, error.status, error.message, retry)
     except ConnectionError:

@@ -17,6 +17,7 @@ __all__ = [
     "CAUSE",
     "DESTINATION",
     "DRAINING",
+    "FRONTEND_COMMAND",
     "METRICS",
     "OUTCOME",
     "REQUEST_ID",
@@ -32,6 +33,8 @@ ROUTES = web.AppKey("routes", Routes)
 UPSTREAMS = web.AppKey("upstreams", Upstreams)
 """The chat backend's: the option `upstream`."""
 AUTHORIZE = web.AppKey[Authorize]("authorize")
+FRONTEND_COMMAND = web.AppKey("frontend_command", str)
+"""Only where `serve` runs one."""
 METRICS = web.AppKey("metrics", Metrics)
 """Only with `metrics_port`."""
 

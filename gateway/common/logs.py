@@ -13,11 +13,12 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from moorline.gateway.common.config.settings import CommonSettings
 
-__all__ = ["hashed", "setup"]
+__all__ = ["hashed", "json_line", "setup"]
 
 # 48 bits: two of a million ids share a word with a chance of one in five hundred, which a reader of logs can bear.
 _HASH_BYTES = 6
@@ -59,6 +60,13 @@ def setup(settings: CommonSettings, *, worker: int | None = None) -> None:
 def hashed(identifier: str) -> str:
     """A short word that stands for `identifier` in log lines."""
     return hashlib.blake2b(identifier.encode(), key=_Key.value, digest_size=_HASH_BYTES).hexdigest()
+
+
+def json_line(message: str, facts: Mapping[str, str]) -> str:
+    """What is printed beside the log, in the form of its lines with `log_format=json`."""
+    record = logging.LogRecord("moorline", logging.INFO, "", 0, message, None, None)
+    vars(record).update(facts)
+    return _Json(None).format(record)
 
 
 class _Lines(logging.StreamHandler[TextIO]):

@@ -1,12 +1,12 @@
-"""What every program of moorline prints when it has started, and how it exits."""
+"""How every program of moorline exits, and its version."""
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["USAGE_ERROR", "run_cli", "start_block", "version"]
+__all__ = ["USAGE_ERROR", "run_cli", "version"]
 
 #: Exit status for an error that the user can correct.
 USAGE_ERROR = 2
@@ -37,11 +37,3 @@ def version() -> str:
         return importlib.metadata.version("moorline")
     except importlib.metadata.PackageNotFoundError:
         return "(not installed)"
-
-
-def start_block(facts: Mapping[str, str]) -> str:
-    """What a program prints once it accepts connections."""
-    width = max(map(len, facts))
-    return "\n".join(
-        [f"moorline {version()}", "", *(f"  {name.ljust(width)}  {fact}" for name, fact in facts.items()), ""]
-    )

@@ -1,24 +1,25 @@
 """A process that another process of moorline started and keeps alive: see `gateway/run/supervisor.py`.
 
 Both are joined by a socket pair. The parent sends one message, the settings; the child answers with one line of JSON
-once it is ready. Settings do not come as arguments or variables: those can be read by others, and a database's address
-may hold a password. The message is pickled, as `multiprocessing` does it: both ends are one installation, and no other
-process has the socket.
+once it is ready, and with another when what it reported has changed. Settings do not come as arguments or variables:
+those can be read by others, and a database's address may hold a password. The message is pickled, as `multiprocessing`
+does it: both ends are one installation, and no other process has the socket.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import pickle
 import socket
 import stat
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from typing import Any
 
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["SUPERVISOR", "Parent", "packed"]
+__all__ = ["SUPERVISOR", "Parent", "ParentConnection", "packed"]
 
 log = logging.getLogger("moorline.supervised")
 
@@ -71,17 +72,24 @@ class Parent:
         `end_now` is called, and this returns, when the parent closes its end, or ends: no process is left behind that
         holds the port and the database.
         """
-        reader, writer = await asyncio.open_connection(sock=self._sock)
-        try:
-            writer.write(json.dumps(facts).encode() + b"\n")
-            stopped, gone = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(_end_of_file(reader))
-            await asyncio.wait([stopped, gone], return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():
+        async with self.connected() as connection:
+            connection.report(facts)
+            stopped = asyncio.ensure_future(stop.wait())
+            await asyncio.wait([stopped, connection.closed], return_when=asyncio.FIRST_COMPLETED)
+            if connection.closed.done():
                 log.info("the parent process has closed the connection: ending at once")
                 end_now()
-            for future in (stopped, gone):
-                future.cancel()
+            stopped.cancel()
+
+    @contextlib.asynccontextmanager
+    async def connected(self) -> AsyncIterator["ParentConnection"]:
+        """The connection to it, once its message was received. It is closed at the end."""
+        reader, writer = await asyncio.open_connection(sock=self._sock)
+        closed = asyncio.create_task(_end_of_file(reader))
+        try:
+            yield ParentConnection(writer, closed)
         finally:
+            closed.cancel()
             writer.close()
 
     def _read(self, size: int) -> bytes:
@@ -91,6 +99,19 @@ class Parent:
                 raise UsageError("the parent process ended before it had sent the settings")
             data += piece
         return bytes(data)
+
+
+class ParentConnection:
+    """What a child tells its parent, and when the parent has ended."""
+
+    def __init__(self, writer: asyncio.StreamWriter, closed: "asyncio.Task[None]") -> None:
+        self._writer = writer
+        self.closed = closed
+        """Done when the parent has closed its end, or has ended."""
+
+    def report(self, facts: Mapping[str, str]) -> None:
+        """This process is ready, or what it reported has changed."""
+        self._writer.write(json.dumps(facts).encode() + b"\n")
 
 
 async def _end_of_file(reader: asyncio.StreamReader) -> None:

@@ -2,7 +2,8 @@
 
 The request goes to the upstream that is to be next. Where that one cannot be reached, the next is tried; where none
 can, a handshake is held for up to `connect_retry` and tried again: an upstream that restarts costs its clients a moment
-and no error. A request is sent again only where that is the same request (`_repeatable`).
+and no error. So is each request for the front end's dev server, which may restart at every save. A request is sent
+again only where that is the same request (`_repeatable`).
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from moorline.gateway.proxy.handshake import is_switch
 from moorline.gateway.proxy.pool import POOLS
 from moorline.gateway.proxy.response import Response
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES
+from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.upstreams import Upstream
 
 __all__ = ["Exchange"]
@@ -58,6 +60,7 @@ class Exchange:
         self._upstreams = request[DESTINATION].upstreams
         self._head = head
         self._upgrade = upgrade
+        self._may_be_held = upgrade or request[DESTINATION].route.owner is Owner.FRONTEND
         self.held = False
         """Whether it waits in the queue, since no upstream can be reached."""
         self._app = request.app
@@ -118,12 +121,12 @@ class Exchange:
             GatewayError: no upstream sent one in time, or the client's request is at fault.
         """
         was_held = False
-        until = self._clock() + ((self._settings.connect_retry or 0.0) if self._upgrade else 0.0)
+        until = self._clock() + ((self._settings.connect_retry or 0.0) if self._may_be_held else 0.0)
         while True:
             try:
                 return await self._try_each()
             except (UpstreamUnreachable, ConnectTimeout) as error:
-                if not self._upgrade:
+                if not self._may_be_held:
                     raise
                 error.retry_after = 1
                 left = until - self._clock()

@@ -118,6 +118,13 @@ class Routes:
         """Those of the routes with these addresses."""
         return next(group for group in self._upstreams if tuple(each.url for each in group) == tuple(upstream))
 
+    def move_frontend(self, url: str) -> None:
+        """The dev server serves at this address from now on."""
+        for route, destination in self._table:
+            if destination is not None and route.owner is Owner.FRONTEND:
+                for upstream in destination.upstreams:
+                    upstream.move(url)
+
     def each_upstream(self) -> Iterator[Upstream]:
         return (upstream for group in self._upstreams for upstream in group)
 

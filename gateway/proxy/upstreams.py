@@ -56,18 +56,22 @@ class Upstream:
     )
 
     def __init__(self, url: str) -> None:
-        address = urlsplit(url)
-        self.url = url
-        self.authority = address.netloc.encode()
-        """Host and port as a Host header has them."""
-        self.host = str(address.hostname)
-        self.port = address.port or 80
+        self.move(url)
         self.state = State.UP
         self.connections = 0
         """Requests and sockets that it has at the moment."""
         self._fails = 0
         self._failed_at = self._checked_at = -math.inf
         self._chosen = 0
+
+    def move(self, url: str) -> None:
+        """Have the next connection made to this address: a dev server takes another port where its own is taken."""
+        address = urlsplit(url)
+        self.url = url
+        self.authority = address.netloc.encode()
+        """Host and port as a Host header has them."""
+        self.host = str(address.hostname)
+        self.port = address.port or 80
 
     def take(self) -> None:
         """Count a request that is about to go there; `release` when it has ended or was never sent."""

@@ -53,11 +53,12 @@ def _main(argv: list[str]) -> int:
         print(f"moorline {version()}")
         return 0
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "serve"
-    if name not in _COMMANDS:
+    command = (_COMMANDS | _INTERNAL).get(name)
+    if command is None:
         from moorline.gateway.common.config.options import did_you_mean
 
         raise UsageError(f"{name}: there is no such command{did_you_mean(name, _COMMANDS)}")
-    return _COMMANDS[name](argv, os.environ)
+    return command(argv, os.environ)
 
 
 def _config(name: str, argv: Sequence[str], environ: Mapping[str, str]) -> "Config":
@@ -112,6 +113,18 @@ def _backend(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     return program.run_backend(settings)
 
 
+def _command(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    """For `serve` alone: see `gateway/run/command.py`."""
+    from moorline.gateway.common.errors import UsageError
+    from moorline.gateway.common.supervised import Parent
+
+    if (parent := Parent.of(environ)) is None:
+        raise UsageError("command: there is no such command")
+    from moorline.gateway.run import command
+
+    return command.run_command(parent)
+
+
 def _check(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     from moorline.gateway.run.commands import CheckSettings, Settings
 
@@ -147,10 +160,12 @@ def _reached_at(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str], MutableMapping[str, str]], int]] = {
+_Command = Callable[[Sequence[str], MutableMapping[str, str]], int]
+_COMMANDS: dict[str, _Command] = {
     "serve": _serve,
     "gateway": _gateway,
     "backend": _backend,
     "check": _check,
     "explain": _explain,
 }
+_INTERNAL: dict[str, _Command] = {"command": _command}

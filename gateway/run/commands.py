@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moorline.backend.settings import Settings as BackendSettings
-from moorline.gateway.common.config.command import Command, Section
+from moorline.gateway.common.config.command import Command, Refusal, Section
 from moorline.gateway.common.config.options import BOOL, PORT, TEXT, option, specs
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.settings import Settings
@@ -33,6 +33,14 @@ class ServeSettings:
         None, PORT, "the backend's port (default: 8000, or a free one if that is taken)", group="Backend and page"
     )
     reload: bool = option(False, BOOL, "restart the backend when its sources change")
+    frontend_command: str = option(
+        "",
+        TEXT,
+        'start your dev server, as "npm run dev", and keep it running; its address is read from its output',
+    )
+    backend_command: str = option(
+        "", TEXT, 'start your backend, as "uvicorn app:app --reload --port 8000", in place of moorline\'s own'
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +64,7 @@ SERVE = Command(
     summary="Start everything: the page, the gateway, and a supervised backend process behind it.",
     sections=(
         Section("serve", ServeSettings),
-        Section("gateway", Settings, ignored=("upstream",)),
+        Section("gateway", Settings),
         # An origin that may use the gateway may use the backend behind it.
         Section(
             "backend",
@@ -66,10 +74,15 @@ SERVE = Command(
             fallback_names=specs(CommonSettings).keys(),
         ),
     ),
-    refused={"upstream": "serve starts a backend of its own; `moorline gateway` takes yours"},
+    refused={
+        "upstream": Refusal(
+            "serve starts a backend of its own; `moorline gateway` takes yours", unless="backend_command"
+        )
+    },
     examples=(
         ("moorline", "the chat page on http://localhost:4321"),
         ("moorline serve --frontend dist/", "your own page"),
+        ('moorline serve --frontend-command "npm run dev"', "your own page under development, with hot reload"),
         ("OPENAI_API_KEY=... moorline serve --model gpt-5-mini", "with a model that answers"),
     ),
 )

@@ -20,7 +20,7 @@ class State(enum.Enum):
 class Event(enum.Enum):
     """What happens to a process, or is asked of it."""
 
-    READY = "it reports that it is ready"
+    READY = "it reports that it is ready, or what has changed since"
     ENDED = "it has ended"
     BROKEN = "it has ended at its start, and only a changed source can help"
     REFUSED = "it has ended because of its options, before it was ever ready"
@@ -39,6 +39,7 @@ _NEXT: dict[State, dict[Event, State]] = {
         Event.STOP: State.STOPPING,
     },
     State.UP: {
+        Event.READY: State.UP,
         Event.ENDED: State.BACKOFF,
         Event.RESTART: State.RESTARTING,
         Event.STOP: State.STOPPING,

@@ -1,4 +1,4 @@
-"""`moorline serve`: the gateway, in this process or in workers of it, and the backend in another.
+"""`moorline serve`: the gateway, in this process or in workers of it, and the backend and the front end in others.
 
 The backend's process is started before this one imports what the gateway needs: each takes a third of a second.
 """
@@ -18,14 +18,21 @@ from moorline.gateway.common import logs
 from moorline.gateway.common.config.options import PREFIX, changed
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import run, stop_signals
-from moorline.gateway.common.program import start_block
+from moorline.gateway.common.program import USAGE_ERROR
+from moorline.gateway.common.start import print_start
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run.backend_port import BackendPort
+from moorline.gateway.run.command import NOT_FOUND
 from moorline.gateway.run.commands import ServeSettings
+from moorline.gateway.run.parts import Parts
+from moorline.gateway.run.reports import Reports
 from moorline.gateway.run.supervisor import Child, Supervisor
+from moorline.gateway.run.user_commands import backend_command, free_port, frontend_command
 from moorline.gateway.settings import Settings
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from moorline.gateway.common.web.server import Running
     from moorline.gateway.run.workers import Workers
 
@@ -36,20 +43,44 @@ log = logging.getLogger("moorline.serve")
 _BACKEND_PORT = 8000
 # For the gateway, of whose sockets the backend has closed all by then, where the backend took all of `drain`.
 _LEAST_DRAIN = 1.0
-# Printed where the first start fails: the page's address is of use to the person who mends the source, too.
-_FAILED: Mapping[str, str] = {"backend": "it did not start; its own lines say why"}
 
 
 def main(settings: Settings, backend: BackendSettings, own: ServeSettings, environ: Mapping[str, str]) -> int:
-    """Run gateway and backend until a signal ends them; the exit status."""
-    sock = _backend_socket(own.backend_port)
-    host, port = sock.getsockname()[:2]
+    """Run gateway, backend and front end until a signal ends them; the exit status."""
+    _check(settings, own)
     # Without a key of the user's, one for both: a chat has the same hash in both parts' lines.
-    log_key = settings.log_key or secrets.token_hex()
-    settings = dataclasses.replace(settings, upstream=(f"http://{host}:{port}",), log_key=log_key)
-    backend = dataclasses.replace(backend, port=port, drain=settings.drain, log_key=log_key)
+    settings = dataclasses.replace(settings, log_key=settings.log_key or secrets.token_hex())
+    sock = None
+    if own.backend_command:
+        if own.backend_port is not None:
+            settings = dataclasses.replace(settings, upstream=(f"http://127.0.0.1:{own.backend_port}",))
+    else:
+        sock = _backend_socket(own.backend_port)
+        host, port = sock.getsockname()[:2]
+        settings = dataclasses.replace(settings, upstream=(f"http://{host}:{port}",))
+        backend = dataclasses.replace(backend, port=port, drain=settings.drain, log_key=settings.log_key)
+    follows_output = bool(own.frontend_command) and not settings.frontend
+    if follows_output:
+        # Until the dev server names another one.
+        settings = dataclasses.replace(settings, frontend=f"http://localhost:{free_port()}")
     logs.setup(settings)
-    return run(_serve(settings, backend, sock, environ, reload=own.reload))
+    return run(_Serve(settings, own, backend, sock, environ, follows_output=follows_output).run())
+
+
+def _check(settings: Settings, own: ServeSettings) -> None:
+    """Refuse options that contradict each other."""
+    if own.backend_command and own.reload:
+        raise UsageError("reload: it restarts moorline's own backend; give backend_command an option of its own")
+    if own.frontend_command and settings.frontend_folder:
+        raise UsageError(
+            f'frontend_command: frontend is the folder "{settings.frontend}"; leave one of them out, '
+            "or name the address of the dev server"
+        )
+    if own.frontend_command and settings.workers > 1 and not settings.frontend:
+        raise UsageError(
+            "frontend_command: several workers do not follow the address in its output; "
+            "name it, for example --frontend http://localhost:5173"
+        )
 
 
 def _backend_socket(wanted: int | None) -> socket.socket:
@@ -63,115 +94,153 @@ def _backend_socket(wanted: int | None) -> socket.socket:
     return sock
 
 
-async def _serve(
-    settings: Settings,
-    backend_settings: BackendSettings,
-    sock: socket.socket,
-    environ: Mapping[str, str],
-    *,
-    reload: bool,
-) -> int:
-    reports: asyncio.Queue[Mapping[str, str]] = asyncio.Queue()
-    port = BackendPort(sock, settings.connect_retry or 0.0)
-    backend = Supervisor(_backend(backend_settings, port, environ, reports, reload=reload))
-    pool: Workers | None = None
+class _Serve:
+    """One run of `moorline serve`."""
 
-    def kill() -> None:
-        backend.kill()
-        if pool is not None:
-            pool.kill()
+    def __init__(
+        self,
+        settings: Settings,
+        own: ServeSettings,
+        backend: BackendSettings,
+        sock: socket.socket | None,
+        environ: Mapping[str, str],
+        *,
+        follows_output: bool,
+    ) -> None:
+        self._settings = settings
+        self._own = own
+        self._environ = environ
+        self._follows_output = follows_output
+        self._parts = Parts()
+        self._reports = Reports(["frontend", "backend"] if own.frontend_command else ["backend"])
+        self._port = BackendPort(sock, settings.connect_retry or 0.0) if sock is not None else None
+        self._backend = Supervisor(self._backend_child(backend))
+        self._app: web.Application | None = None
+        self._pool: Workers | None = None
 
-    with stop_signals(log, settings.drain, before_exit=kill) as stop:
-        supervising = asyncio.create_task(backend.run())
-        try:
-            # In a thread, so that the loop can start the backend meanwhile.
-            await asyncio.to_thread(importlib.import_module, "moorline.gateway.run.workers")
-            from moorline.gateway.run import workers
+    async def run(self) -> int:
+        with stop_signals(log, self._settings.drain, before_exit=self._kill) as stop:
+            self._parts.start(self._backend)
+            try:
+                await self._run(stop)
+            finally:
+                status = await self._parts.stop()
+                if self._port is not None:
+                    await self._port.close()
+        status = USAGE_ERROR if status in NOT_FOUND else status
+        return status or (self._pool.status if self._pool is not None else 0)
 
-            pool = workers.Workers(settings, environ) if settings.workers > 1 else None
-            async with _gateway(settings, pool, stop) as gateway, asyncio.TaskGroup() as tasks:
-                stopped = tasks.create_task(stop.wait())
-                # Before the start block is printed: a change from then on must not be missed.
-                beside = [tasks.create_task(_reload(backend))] if reload else []
-                beside.append(tasks.create_task(_announce(settings, gateway, reports)))
-                await asyncio.wait([stopped, supervising], return_when=asyncio.FIRST_COMPLETED)
-                for task in (stopped, *beside):
-                    task.cancel()
-                # The backend first, so that it ends its sockets itself, with its own Close frames, through a gateway
-                # that still relays. What is left drains as this block is left, in what is left of the time.
-                began = asyncio.get_running_loop().time()
-                backend.stop()
-                await supervising
-                left = settings.drain - (asyncio.get_running_loop().time() - began)
-                gateway.drain(max(left, _LEAST_DRAIN))
-                # Connections that wait in its queue are reset, so that the gateway's drain does not wait for them.
-                await port.close()
-        finally:
-            backend.stop()
-            status = await supervising
-            await port.close()
-    return status or (pool.status if pool is not None else 0)
+    async def _run(self, stop: asyncio.Event) -> None:
+        # In a thread, so that the loop can start the backend meanwhile.
+        await asyncio.to_thread(importlib.import_module, "moorline.gateway.run.workers")
+        async with self._gateway(stop) as gateway, asyncio.TaskGroup() as tasks:
+            # Not earlier: a dev server whose usual port is the gateway's takes another one.
+            self._start_frontend()
+            stopped, ended = tasks.create_task(stop.wait()), tasks.create_task(self._parts.wait())
+            # Before the start block is printed: a change from then on must not be missed.
+            beside = [tasks.create_task(self._reload())] if self._own.reload else []
+            beside.append(tasks.create_task(self._announce(gateway)))
+            await asyncio.wait([stopped, ended], return_when=asyncio.FIRST_COMPLETED)
+            for task in (stopped, ended, *beside):
+                task.cancel()
+            # The backend first, so that it ends its sockets itself, with its own Close frames, through a gateway
+            # that still relays. What is left drains as this block is left, in what is left of the time.
+            began = asyncio.get_running_loop().time()
+            await self._parts.stop()
+            left = self._settings.drain - (asyncio.get_running_loop().time() - began)
+            gateway.drain(max(left, _LEAST_DRAIN))
+            # Connections that wait in its queue are reset, so that the gateway's drain does not wait for them.
+            if self._port is not None:
+                await self._port.close()
 
+    def _kill(self) -> None:
+        self._parts.kill()
+        if self._pool is not None:
+            self._pool.kill()
 
-def _backend(
-    settings: BackendSettings,
-    port: BackendPort,
-    environ: Mapping[str, str],
-    reports: asyncio.Queue[Mapping[str, str]],
-    *,
-    reload: bool,
-) -> Child:
-    def on_ready(facts: Mapping[str, str]) -> None:
-        port.up()
-        reports.put_nowait(facts)
+    # The backend -----------------------------------------------------------------------------------------------------
 
-    return Child(
-        name="the backend",
-        command="backend",
-        message={"settings": changed(settings)},
-        # Options reach it as settings. The rest is for the provider's and the database's libraries.
-        environ={name: value for name, value in environ.items() if not name.startswith(PREFIX)},
-        drain=settings.drain,
-        on_ready=on_ready,
-        on_failed_start=lambda: reports.put_nowait(_FAILED),
-        spawn_context=port.life,
-        waits_for_changes=reload,
-    )
+    def _backend_child(self, settings: BackendSettings) -> Child:
+        if self._port is None:
+            return backend_command(
+                self._own.backend_command,
+                self._settings,
+                self._environ,
+                on_ready=lambda address: self._reports.ready("backend", {"backend": address}),
+                on_failed_start=lambda: self._reports.failed("backend"),
+            )
+        port = self._port
 
+        def on_ready(facts: Mapping[str, str]) -> None:
+            port.up()
+            self._reports.ready("backend", facts)
 
-@contextlib.asynccontextmanager
-async def _gateway(
-    settings: Settings, pool: "Workers | None", stop: asyncio.Event
-) -> AsyncIterator["Running | Workers"]:
-    from moorline.gateway.run import server
+        return Child(
+            name="the backend",
+            command="backend",
+            message={"settings": changed(settings)},
+            # Options reach it as settings. The rest is for the provider's and the database's libraries.
+            environ={name: value for name, value in self._environ.items() if not name.startswith(PREFIX)},
+            drain=settings.drain,
+            on_ready=on_ready,
+            on_failed_start=lambda: self._reports.failed("backend"),
+            spawn_context=port.life,
+            waits_for_changes=self._own.reload,
+        )
 
-    if pool is None:
-        async with server.running(settings) as started:
-            yield started
-    else:
-        async with pool.running(stop):
-            yield pool
+    async def _reload(self) -> None:
+        from moorline.gateway.run.reload import changes
 
+        async for path in changes():
+            log.info("%s changed; starting the backend again", path)
+            self._backend.restart()
 
-async def _announce(
-    settings: Settings, gateway: "Running | Workers", reports: asyncio.Queue[Mapping[str, str]]
-) -> None:
-    """Print the start block, and once more when the backend is up if its first start failed."""
-    from moorline.gateway.run import server, workers
+    # The front end ---------------------------------------------------------------------------------------------------
 
-    if isinstance(gateway, workers.Workers):
-        await gateway.ready()
-    printed: Mapping[str, str] | None = None
-    while printed is None or printed is _FAILED:
-        facts = await reports.get()
-        if facts is not printed:
-            print(start_block({"page": server.page(settings, gateway.addresses), **facts}), flush=True)
-            printed = facts
+    def _start_frontend(self) -> None:
+        if not self._own.frontend_command:
+            return
+        from moorline.gateway.keys import ROUTES
 
+        def on_ready(address: str) -> None:
+            if self._app is not None:
+                self._app[ROUTES].move_frontend(address)
+            self._reports.ready("frontend", {"frontend": address})
 
-async def _reload(backend: Supervisor) -> None:
-    from moorline.gateway.run.reload import changes
+        child = frontend_command(
+            self._own.frontend_command,
+            self._settings,
+            self._environ,
+            follows_output=self._follows_output,
+            on_ready=on_ready,
+            on_failed_start=lambda: self._reports.failed("frontend"),
+        )
+        self._parts.start(Supervisor(child))
 
-    async for path in changes():
-        log.info("%s changed; starting the backend again", path)
-        backend.restart()
+    # The gateway -----------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _gateway(self, stop: asyncio.Event) -> AsyncIterator["Running | Workers"]:
+        from moorline.gateway.app import create_app
+        from moorline.gateway.common.web import server
+        from moorline.gateway.keys import FRONTEND_COMMAND
+        from moorline.gateway.run import workers
+
+        if self._settings.workers == 1:
+            self._app = create_app(self._settings)
+            self._app[FRONTEND_COMMAND] = self._own.frontend_command
+            async with server.running(self._app, self._settings) as started:
+                yield started
+        else:
+            self._pool = workers.Workers(self._settings, self._environ)
+            async with self._pool.running(stop):
+                yield self._pool
+
+    async def _announce(self, gateway: "Running | Workers") -> None:
+        """Print the start block, and once more where a part that had failed is ready."""
+        from moorline.gateway.run import server
+
+        if self._pool is not None:
+            await self._pool.ready()
+        async for facts in self._reports.facts():
+            print_start(self._settings, {"page": server.page(self._settings, gateway.addresses), **facts})

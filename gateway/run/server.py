@@ -8,7 +8,7 @@ from moorline.gateway.app import create_app
 from moorline.gateway.common import logs
 from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.loop import run, stop_signals
-from moorline.gateway.common.program import start_block
+from moorline.gateway.common.start import print_start
 from moorline.gateway.common.web import server
 from moorline.gateway.settings import Settings
 
@@ -45,6 +45,6 @@ def main(settings: Settings) -> int:
 async def _run(settings: Settings) -> int:
     with stop_signals(log, settings.drain) as stop:
         async with running(settings) as started:
-            print(start_block({"page": page(settings, started.addresses), "backend": settings.upstream[0]}), flush=True)
+            print_start(settings, {"page": page(settings, started.addresses), "backend": settings.upstream[0]})
             await stop.wait()
     return 0

@@ -2,7 +2,8 @@
 
 Parent and child are joined by a socket pair, see `gateway/common/supervised.py`. Its end of file tells the child to
 end at once: at a restart, and when this process was killed, so that no orphan keeps the port and the database. SIGTERM
-tells it to drain. The child is in a session of its own: Ctrl-C in a terminal reaches it through the parent, once.
+tells it to drain. The child is in a session and a process group of its own: Ctrl-C in a terminal reaches it through the
+parent, once, and what is left of the group is killed when the child has ended.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 
 from moorline.gateway.common.program import USAGE_ERROR
 from moorline.gateway.common.supervised import SUPERVISOR, packed
@@ -58,13 +59,15 @@ class Child:
     environ: Mapping[str, str]
     drain: float
     on_ready: Callable[[Mapping[str, str]], None]
-    """Called in each life, once it is ready, with what it reports."""
+    """Called in each life with what it reports: once it is ready, and when that has changed."""
     on_failed_start: Callable[[], None] = lambda: None
     """Called when a life ends that was not asked to, and none has been ready yet."""
     spawn_context: Callable[[], contextlib.AbstractContextManager[SpawnExtras]] = _no_extras
     """Held around each life."""
     waits_for_changes: bool = False
     """After a start that failed the next waits for `restart`."""
+    refusals: Container[int] = (USAGE_ERROR,)
+    """Statuses of a process that was never ready, and that another start cannot help."""
 
 
 def module_command(command: str) -> list[str]:
@@ -104,8 +107,9 @@ class Supervisor:
             self._tell()
 
     def kill(self) -> None:
-        """End the process now."""
-        self._signal(signal.SIGKILL)
+        """End the process now, and what it has started."""
+        if self._process is not None:
+            _kill_group(self._process)
 
     # Lives ------------------------------------------------------------------------------------------------------------
 
@@ -130,7 +134,7 @@ class Supervisor:
         return status if self._refused(status) else 0
 
     def _refused(self, status: int) -> bool:
-        return status == USAGE_ERROR and not self._was_ready
+        return status in self._child.refusals and not self._was_ready
 
     def _ended(self, status: int) -> None:
         if self._refused(status):
@@ -167,9 +171,8 @@ class Supervisor:
                     return await self._attend(ours, process, extras)
                 finally:
                     self._forget()
-                    if process.returncode is None:
-                        process.kill()
-                        await process.wait()
+                    _kill_group(process)
+                    await process.wait()
         except OSError as error:
             # The system has no process or descriptor left.
             log.error("%s: %s", self._child.name, error)
@@ -201,13 +204,12 @@ class Supervisor:
         self._tell()
         # Reset, not end of file, where it ended without having read the message.
         with contextlib.suppress(ConnectionError):
-            if line := await reader.readline():
+            async for line in reader:
                 self._report(json.loads(line))
         return await process.wait()
 
     def _report(self, facts: Mapping[str, str]) -> None:
-        self._apply(Event.READY)
-        if self._was_ready:
+        if self._apply(Event.READY) and self._was_ready:
             log.info("%s is up again", self._child.name)
         self._was_ready = True
         self._child.on_ready(facts)
@@ -240,3 +242,10 @@ class Supervisor:
             # The process may have ended and its end not been noticed here yet.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
+
+
+def _kill_group(process: Process) -> None:
+    """A process that has ended was the leader of its group, whose id is not given again while a member lives."""
+    # PermissionError is macOS's, for a group of which only the ended leader is left.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -26,7 +26,7 @@ from moorline.gateway.app import create_app
 from moorline.gateway.common import logs
 from moorline.gateway.common.config.options import changed
 from moorline.gateway.common.loop import run, stop_signals
-from moorline.gateway.common.program import start_block
+from moorline.gateway.common.start import print_start
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.server import running
@@ -161,7 +161,7 @@ async def _run(settings: Settings, environ: Mapping[str, str]) -> int:
             await asyncio.wait([stopped, ready], return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
                 facts = {"page": server.page(settings, workers.addresses), "backend": settings.upstream[0]}
-                print(start_block(facts), flush=True)
+                print_start(settings, facts)
             await stopped
             ready.cancel()
     return workers.status

@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common.access.authorize import Authorize
+from moorline.gateway.keys import FRONTEND_COMMAND
 from moorline.gateway.settings import Settings
 
 Client = TestClient[web.Request, web.Application]
@@ -28,8 +29,10 @@ def page(tmp_path: Path) -> str:
 def start_gateway(page: str, aiohttp_client: Callable[..., Awaitable[Client]]) -> StartGateway:
     """`await start_gateway(port_of_the_backend, option=value, …)` gives a client of a gateway."""
 
-    async def start(backend: int, *, authorize: Authorize | None = None, **options: Any) -> Client:
+    async def start(backend: int, *, authorize: Authorize | None = None, command: str = "", **options: Any) -> Client:
         settings = Settings(**{"upstream": (f"http://127.0.0.1:{backend}",), "frontend": page, **options})
-        return await aiohttp_client(create_app(settings, authorize=authorize))
+        app = create_app(settings, authorize=authorize)
+        app[FRONTEND_COMMAND] = command
+        return await aiohttp_client(app)
 
     return start

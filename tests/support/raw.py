@@ -47,7 +47,7 @@ class Connection:
 
 
 @contextlib.asynccontextmanager
-async def listening(serve: Callable[[Connection], Awaitable[None]]) -> AsyncIterator[int]:
+async def listening(serve: Callable[[Connection], Awaitable[None]], *, port: int = 0) -> AsyncIterator[int]:
     """A server that hands each connection to `serve`; yields its port."""
 
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,7 +58,7 @@ async def listening(serve: Callable[[Connection], Awaitable[None]]) -> AsyncIter
         finally:
             writer.close()
 
-    server = await asyncio.start_server(accepted, "127.0.0.1", 0)
+    server = await asyncio.start_server(accepted, "127.0.0.1", port)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

@@ -6,7 +6,7 @@ from typing import Any
 
 from moorline.gateway.common.config.options import Spec, specs
 
-__all__ = ["Command", "Section"]
+__all__ = ["Command", "Refusal", "Section"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,6 +23,15 @@ class Section:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the flag of an option is an error, and what to do instead."""
+
+    reason: str
+    unless: str
+    """An option beside which it has a meaning."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Command:
     """One command, as its help shows it. A flag or a variable reaches every section that has its option."""
 
@@ -32,8 +41,7 @@ class Command:
     """Of two with an option of one name the first is shown."""
     arguments: Sequence[tuple[str, str]] = ()
     """Positional arguments in order, each with its meaning; all may be left out."""
-    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Options whose flag is an error, with what to do instead."""
+    refused: Mapping[str, Refusal] = dataclasses.field(default_factory=dict)
     examples: Sequence[tuple[str, str]] = ()
 
     def specs(self) -> dict[str, Spec]:

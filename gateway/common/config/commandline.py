@@ -70,11 +70,11 @@ def read(
         raise SystemExit(0)
     if len(args.arguments) > len(command.arguments):
         raise UsageError(f"{args.arguments[len(command.arguments)]}: {command.name} takes no such argument")
-    for name in args.flags:
-        if name in command.refused:
-            raise UsageError(f"{everywhere[name].flag}: {command.refused[name]}")
     document = _read_file(args.config, tables)
     loaded = {section.settings: _load(section, args, environ, document) for section in command.sections}
+    for name, refusal in command.refused.items():
+        if name in args.flags and not any(getattr(settings, refusal.unless, None) for settings in loaded.values()):
+            raise UsageError(f"{everywhere[name].flag}: {refusal.reason}")
     warnings = [
         *(
             f"{everywhere[name].flag}: an option of the other part, it is ignored here"

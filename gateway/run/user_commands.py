@@ -1,0 +1,98 @@
+"""What `serve` runs for `--frontend-command` and `--backend-command`, as children of its supervisor.
+
+`PORT` is what most servers listen at without an option. Those that do not know it announce their own address: the
+front end's is followed; the backend's has to be `upstream`.
+"""
+
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+from moorline.gateway.run.command import NOT_FOUND, UserCommand
+from moorline.gateway.run.supervisor import Child
+from moorline.gateway.settings import Settings
+
+__all__ = ["backend_command", "free_port", "frontend_command"]
+
+# A dev server has nothing to complete; an editor's save may have it busy.
+_FRONTEND_STOP_SECONDS = 2.0
+
+
+def frontend_command(
+    line: str,
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    follows_output: bool,
+    on_ready: Callable[[str], None],
+    on_failed_start: Callable[[], None],
+) -> Child:
+    """The front end's dev server, which serves at `frontend` or, with `follows_output`, where it says that it does.
+    `on_ready` is called with that address.
+    """
+    command = UserCommand(
+        option="frontend_command",
+        label="frontend",
+        line=line,
+        address=settings.frontend,
+        follows_output=follows_output,
+        log_format=settings.log_format,
+    )
+    drain = min(settings.drain, _FRONTEND_STOP_SECONDS)
+    return _child("the front end", command, environ, drain, on_ready, on_failed_start)
+
+
+def backend_command(
+    line: str,
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    on_ready: Callable[[str], None],
+    on_failed_start: Callable[[], None],
+) -> Child:
+    """A backend of the user's, which serves at the first `upstream`."""
+    command = UserCommand(
+        option="backend_command",
+        label="backend",
+        line=line,
+        address=settings.upstream[0],
+        follows_output=False,
+        log_format=settings.log_format,
+    )
+    return _child("the backend", command, environ, settings.drain, on_ready, on_failed_start)
+
+
+def free_port() -> int:
+    """A port of this machine that no program has at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _child(
+    name: str,
+    command: UserCommand,
+    environ: Mapping[str, str],
+    drain: float,
+    on_ready: Callable[[str], None],
+    on_failed_start: Callable[[], None],
+) -> Child:
+    return Child(
+        name=name,
+        command="command",
+        message={"command": command},
+        environ=_environ(environ, urlsplit(command.address).port or 80),
+        drain=drain,
+        on_ready=lambda facts: on_ready(facts["address"]),
+        on_failed_start=on_failed_start,
+        refusals=NOT_FOUND,
+    )
+
+
+def _environ(environ: Mapping[str, str], port: int) -> dict[str, str]:
+    """Programs see a pipe in place of the terminal: they would keep lines back, and leave colours out."""
+    added = {"PORT": str(port), "PYTHONUNBUFFERED": "1"}
+    if sys.stderr.isatty() and "NO_COLOR" not in environ:
+        added["FORCE_COLOR"] = environ.get("FORCE_COLOR", "1")
+    return {**environ, **added}
