@@ -17,6 +17,9 @@ from tests.support.browser import (
     shows,
     visitor,
 )
+from tests.support.played import Played
+
+SOURCES = (("Guideline", "/guidelines/1.pdf"), ("On paper", ""), ("Bad", "javascript:alert(1)"))
 
 pytestmark = [needs.chromium, SHARED]
 
@@ -55,6 +58,35 @@ async def test_markup_is_shown_as_text_and_keeps_its_whitespace(chat: Site, tab:
     assert await questions(tab.page).inner_text() == markup
     assert await answers(tab.page).inner_text() == markup
     assert await tab.page.title() == "patient:demo · Moorline"
+
+
+async def test_an_answer_is_shown_as_markdown_while_it_is_written(chat: Site, tab: Visitor) -> None:
+    await tab.page.goto(chat.url + CHAT)
+    chat.script.put("Bring:\n\n- your **card**\n- [the form](https://a.exa")
+    await say(tab.page, "What do I *need*?")
+    await expect(answers(tab.page).locator("strong")).to_have_text("card")
+    chat.script.put("mple)\n", None)
+    await expect(answers(tab.page).get_by_role("link")).to_have_attribute("href", "https://a.example/")
+    await expect(answers(tab.page).get_by_role("listitem")).to_have_text(["your card", "the form"])
+    await expect(questions(tab.page)).to_have_text("What do I *need*?")
+
+
+async def test_what_the_responder_does_and_its_sources_are_shown(backend: Played, url: str, tab: Visitor) -> None:
+    await tab.page.goto(url + CHAT)
+    socket = await backend.socket()
+    await socket.welcome(recovered=False)
+    await socket.snapshot(0)
+    await socket.say("status", seq=1, run_id="r1", status="thinking")
+    await socket.say("part", seq=2, run_id="r1", part={"kind": "status", "text": "Reading the guideline"})
+    await expect(tab.page.get_by_text("Reading the guideline")).to_be_visible()
+    for seq, (title, address) in enumerate(SOURCES, 3):
+        await socket.say("part", seq=seq, run_id="r1", part={"kind": "source", "title": title, "url": address})
+    await socket.say("delta", seq=6, run_id="r1", message_id="m1", text="As it says.")
+    await expect(tab.page.get_by_text("Reading the guideline")).to_be_hidden()
+    sources = tab.page.get_by_role("list", name="Sources")
+    await expect(sources.get_by_role("listitem")).to_have_text(["Guideline", "On paper", "Bad"])
+    await expect(sources.get_by_role("link")).to_have_count(1)
+    await expect(sources.get_by_role("link")).to_have_attribute("href", url + "/guidelines/1.pdf")
 
 
 async def test_a_backend_that_returns_is_found_by_itself_with_the_same_conversation(chat: Site, tab: Visitor) -> None:

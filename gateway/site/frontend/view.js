@@ -1,10 +1,14 @@
-/** Rows to elements. Text goes in as text nodes alone, so what people write is shown as text, never run. */
+/** Rows to elements. What people write is shown as it is, what a model writes as Markdown; nothing is parsed as HTML. */
+import { make, quietButton } from './elements.js';
+import { safeLink } from './markdown-inline.js';
+import { MarkdownView, linkTo } from './markdown-view.js';
 
 /** @typedef {import('./client/transcript.js').Row} Row */
 /** @typedef {import('./client/outbox.js').Entry} Entry */
 /** @typedef {{label: string, act: () => void}} Action */
 /** @typedef {{id: string, role: string, text: string, note: string, bad?: boolean, thinking?: boolean, kind?: string,
- *   actions: Action[]}} Bubble */
+ *   actions: Action[], sources?: readonly Source[]}} Bubble */
+/** @typedef {Extract<import('./client/transcript.js').Part, {kind: 'source'}>} Source */
 
 /** What a person is told for an error code of the protocol. */
 const ERRORS = new Map([
@@ -45,13 +49,15 @@ export function rowBubble(row, retry) {
   const end = failed ? plainWords(row.error?.code ?? '') : (FINISHES.get(row.finish ?? '') ?? '');
   const again = end && (!failed || row.error?.retryable) ? retry : null;
   const note = typeof again === 'string' ? `${end} ${again}` : end;
+  const busy = row.writing && (!row.content || row.status !== '');
   return {
     id: row.id,
     role: row.role,
     text: row.content,
-    note: row.writing && !row.content ? 'Thinking' : note,
+    note: busy ? row.status || 'Thinking' : note,
     bad: failed,
-    thinking: row.writing && !row.content,
+    thinking: busy,
+    sources: /** @type {Source[]} */ (row.parts.filter((part) => part.kind === 'source')),
     actions: again && typeof again !== 'string' ? [again] : [],
   };
 }
@@ -63,11 +69,10 @@ export function unsentBubble(entry, note, actions) {
   return { id: entry.clientMsgId, role: 'user', text: entry.text ?? '', note, kind, actions };
 }
 
-/** Keeps the elements of a list of bubbles in step with it, touching what changed alone. */
+/** Keeps the elements of a list of bubbles in step with it, changing only what differs. */
 export class BubbleList {
   #root;
-  /** @type {Map<string, {bubble: Bubble, element: HTMLElement}>} */
-  #drawn = new Map();
+  /** @type {Map<string, BubbleView>} */ #drawn = new Map();
 
   /** @param {HTMLElement} root */
   constructor(root) {
@@ -84,59 +89,70 @@ export class BubbleList {
     }
     let place = this.#root.firstElementChild;
     for (const bubble of bubbles) {
-      const element = this.#element(bubble);
+      const { element } = this.#view(bubble);
       if (element === place) place = place.nextElementSibling;
       else this.#root.insertBefore(element, place);
     }
   }
 
   /** @param {Bubble} bubble */
-  #element(bubble) {
-    const drawn = this.#drawn.get(bubble.id);
-    const element = drawn?.element ?? frame(bubble.role);
-    if (!drawn || !same(drawn.bubble, bubble)) fill(element, bubble);
-    this.#drawn.set(bubble.id, { bubble, element });
-    return element;
+  #view(bubble) {
+    const view = this.#drawn.get(bubble.id) ?? new BubbleView(bubble.role);
+    this.#drawn.set(bubble.id, view);
+    view.show(bubble);
+    return view;
   }
 }
 
+/** One bubble: who, the text, and below it its sources, a note and what can be done. */
+class BubbleView {
+  element = make('article');
+  #text = make('div', { className: 'text', dir: 'auto' });
+  #sources = make('ul', { className: 'sources', ariaLabel: 'Sources' });
+  #meta = make('div', { className: 'meta' });
+  /** @type {MarkdownView | null} */ #markdown;
+  /** @type {Bubble | null} */ #bubble = null;
+
+  /** @param {string} role */
+  constructor(role) {
+    const who = make('span', { className: 'hidden', textContent: role === 'user' ? 'You: ' : 'Assistant: ' });
+    this.element.append(who, this.#text, this.#sources, this.#meta);
+    this.#markdown = role === 'user' ? null : new MarkdownView(this.#text);
+  }
+
+  /** @param {Bubble} bubble */
+  show(bubble) {
+    const before = this.#bubble;
+    this.#bubble = bubble;
+    if (before?.text !== bubble.text) this.#showText(bubble.text);
+    const sources = bubble.sources ?? [];
+    if (before?.sources?.length !== sources.length) this.#sources.replaceChildren(...sources.map(source));
+    if (before && sameMeta(before, bubble)) return;
+    const { role, kind, bad, thinking, note, actions } = bubble;
+    this.element.className = `message ${role} ${kind ?? ''}`.trim();
+    this.#meta.className = `meta${bad ? ' bad' : ''}${thinking ? ' thinking' : ''}`;
+    const buttons = actions.map(({ label, act }) => quietButton(label, act));
+    this.#meta.replaceChildren(...(note ? [make('span', { textContent: note })] : []), ...buttons);
+  }
+
+  /** @param {string} text */
+  #showText(text) {
+    if (this.#markdown) this.#markdown.show(text);
+    else this.#text.textContent = text;
+  }
+}
+
+/** A source as a link, or as its title where it has no address. @param {Source} source */
+function source({ title, url }) {
+  const item = make('li');
+  // The address may be a path on this host.
+  const href = url && safeLink(url, location.origin);
+  if (href) item.append(linkTo(href));
+  (item.firstElementChild ?? item).textContent = title || url;
+  return item;
+}
+
 /** @param {Bubble} a @param {Bubble} b */
-function same(a, b) {
-  return a.text === b.text && a.note === b.note && a.kind === b.kind && a.actions.length === b.actions.length;
-}
-
-/** @param {string} role */
-function frame(role) {
-  const element = make('article', `message ${role}`);
-  element.append(make('span', 'hidden', role === 'user' ? 'You: ' : 'Assistant: '));
-  element.append(make('div', 'text'), make('div', 'meta'));
-  return element;
-}
-
-/** @param {HTMLElement} element @param {Bubble} bubble */
-function fill(element, { role, text, note, bad, thinking, kind, actions }) {
-  element.className = `message ${role} ${kind ?? ''}`.trim();
-  const [, body, meta] = /** @type {HTMLElement[]} */ ([...element.children]);
-  const shown = body.firstChild;
-  // Appending to the text node keeps a selection in a growing answer.
-  if (shown instanceof Text && text.startsWith(shown.data)) shown.appendData(text.slice(shown.data.length));
-  else body.textContent = text;
-  meta.className = `meta${bad ? ' bad' : ''}${thinking ? ' thinking' : ''}`;
-  meta.replaceChildren(...(note ? [make('span', '', note)] : []), ...actions.map(button));
-}
-
-/** @param {Action} action */
-function button({ label, act }) {
-  const element = /** @type {HTMLButtonElement} */ (make('button', 'quiet', label));
-  element.type = 'button';
-  element.addEventListener('click', act);
-  return element;
-}
-
-/** @param {string} tag @param {string} [className] @param {string} [text] */
-function make(tag, className = '', text = '') {
-  const element = document.createElement(tag);
-  element.className = className;
-  element.textContent = text;
-  return element;
+function sameMeta(a, b) {
+  return a.note === b.note && a.kind === b.kind && a.bad === b.bad && a.actions.length === b.actions.length;
 }
