@@ -155,6 +155,7 @@ class Api:
                 chat.session_id,
                 body.patient_id,
                 client=self._rights.client(request, chat.principal),
+                by=chat.principal,
                 client_msg_id=body.client_msg_id,
                 content=body.message,
             )
@@ -170,6 +171,7 @@ class Api:
             started = await self._runs.retry(
                 chat.session_id,
                 client=self._rights.client(request, chat.principal),
+                by=chat.principal,
                 run_id=body.run_id,
                 client_msg_id=body.client_msg_id,
             )

@@ -15,10 +15,11 @@ from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.problems import bad_request_handler, problem_middleware
 from moorline.backend.protocol.docs import docs_page, openapi_document
-from moorline.backend.responder import Responder
+from moorline.backend.responder import Answer, Responder
 from moorline.backend.retention import run_retention
 from moorline.backend.rights import RIGHTS, Rights
 from moorline.backend.runs import Runs
+from moorline.backend.service import Service, as_service
 from moorline.backend.settings import Settings
 from moorline.backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
 from moorline.gateway.common.access.authorize import Authorize, allow_all, warn_if_open
@@ -27,13 +28,13 @@ from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTI
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
 
-__all__ = ["LOG", "RESPONDER", "RUNS", "SETTINGS", "close_principal", "create_app"]
+__all__ = ["LOG", "RUNS", "SERVICE", "SETTINGS", "close_principal", "create_app"]
 
 logger = logging.getLogger("moorline.backend")
 
 SETTINGS = web.AppKey("settings", Settings)
 LOG: web.AppKey[EventLog] = web.AppKey("log")
-RESPONDER: web.AppKey[Responder] = web.AppKey("responder")
+SERVICE = web.AppKey("service", Service)
 RUNS = web.AppKey("runs", Runs)
 AUDIT = web.AppKey("audit", Audit)
 API = web.AppKey("api", Api)
@@ -48,10 +49,14 @@ def create_app(
     settings: Settings,
     *,
     authorize: Authorize | None = None,
-    responder: Responder | None = None,
+    responder: Responder | Answer | None = None,
     v1_ping: float = V1_PING_SECONDS,
 ) -> web.Application:
-    """The backend. `responder` is what answers instead of the model that the environment names."""
+    """The backend. `responder`, a function or a `Responder`, answers instead of the model that the environment names.
+
+    Raises:
+        UsageError: the responder cannot answer, see `as_service`.
+    """
     warn_if_open(logger, settings.host, authorize)
     app = web.Application(
         middlewares=[problem_middleware, access_middleware(settings)], client_max_size=frame_limit(settings.max_bytes)
@@ -61,9 +66,9 @@ def create_app(
     app[SETTINGS] = settings
     # The default allows every request each time, so it is not asked again.
     app[RIGHTS] = Rights(authorize or allow_all, again=settings.authorize_again if authorize else None)
-    app[RESPONDER] = responder or _responder(settings)
+    app[SERVICE] = as_service(_responder(settings) if responder is None else responder)
     app[LOG] = open_log(settings.database, pool_size=settings.database_pool)
-    app[RUNS] = Runs(app[LOG], app[RESPONDER], settings)
+    app[RUNS] = Runs(app[LOG], app[SERVICE], settings)
     app[AUDIT] = Audit(settings.audit_log)
     app[API] = Api(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings)
     app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings, v1_ping=v1_ping)
@@ -107,13 +112,16 @@ def _add_routes(app: web.Application) -> None:
 
 
 async def _resources(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SETTINGS]
     app[AUDIT].open()
     try:
+        # First: as the log opens, runs may be taken over from a process that is gone.
+        await app[SERVICE].startup(settings.run_timeout)
         await app[LOG].open()
         yield
     finally:
         await app[LOG].close()
-        await app[RESPONDER].close()
+        await app[SERVICE].shutdown(settings.drain)
         app[AUDIT].close()
 
 
@@ -178,5 +186,5 @@ async def _readyz(request: web.Request) -> web.Response:
             await app[LOG].check()
     except TimeoutError:
         raise LogUnavailable(f"no answer within {_READY_TIMEOUT:g} s") from None
-    model = {"name": app[RESPONDER].name, "state": app[RUNS].model_state}
+    model = {"name": app[SERVICE].name, "state": app[RUNS].model_state}
     return answer({"status": "ready", "database": "ok", "model": model})

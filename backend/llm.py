@@ -4,7 +4,7 @@ become the codes of the protocol in `llm_errors.py`, and what streams in is read
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -13,7 +13,7 @@ import openai
 
 from moorline.backend.llm_errors import FAILURES, llm_error
 from moorline.backend.llm_stream import bound_error, pieces
-from moorline.backend.responder import Piece, Prompt
+from moorline.backend.responder import Piece, Prompt, Turn
 from moorline.backend.settings import Settings, shown_url
 from moorline.gateway.common.errors import UsageError
 
@@ -73,10 +73,10 @@ class OpenAIResponder:
         host = urlsplit(base_url).hostname
         self._max_tokens = "max_completion_tokens" if host == urlsplit(_OPENAI).hostname else "max_tokens"
 
-    async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
-        """See `Responder.answer`."""
+    async def answer(self, turn: Turn) -> AsyncIterator[Piece]:
+        """See `Responder.answer`. A responder of yours may call it, and yield what it yields: text, then `Done`."""
         try:
-            stream = await self._ask(chat)
+            stream = await self._ask(turn)
         except FAILURES as error:
             raise llm_error(error) from error
         # Entered, so that the provider's connection is closed however this generator ends.
@@ -87,12 +87,13 @@ class OpenAIResponder:
             async for piece in answer:
                 yield piece
 
-    async def close(self) -> None:
+    async def shutdown(self) -> None:
         """Close all connections."""
         await self._client.close()
 
-    async def _ask(self, chat: Sequence[Prompt]) -> "openai.AsyncStream[ChatCompletionChunk]":
+    async def _ask(self, turn: Turn) -> "openai.AsyncStream[ChatCompletionChunk]":
         settings = self._settings
+        system = settings.system_prompt if turn.system is None else turn.system
         options: dict[str, int | float] = {self._max_tokens: settings.max_tokens}
         if settings.temperature is not None:
             options["temperature"] = settings.temperature
@@ -100,7 +101,7 @@ class OpenAIResponder:
         async with asyncio.timeout(settings.llm_connect_timeout + settings.llm_read_timeout):
             stream: openai.AsyncStream[ChatCompletionChunk] = await self._client.chat.completions.create(
                 model=settings.model,
-                messages=_messages(settings.system_prompt, chat),
+                messages=_messages(system, turn.prompts),
                 stream=True,
                 stream_options={"include_usage": True},
                 **cast("Any", options),

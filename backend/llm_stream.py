@@ -91,8 +91,8 @@ async def pieces(response: httpx2.Response, *, timeout: float) -> AsyncGenerator
             if failed is not None:
                 raise failed
     answer.check()
-    if answer.finish is not None:
-        yield Done(answer.finish, answer.usage)
+    # Without a reason the provider's connection ended in the middle.
+    yield Done(answer.finish or Finish.INTERRUPTED, answer.usage)
 
 
 class _Answer:

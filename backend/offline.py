@@ -2,10 +2,10 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from moorline.backend.events import Finish
-from moorline.backend.responder import Done, Piece, Prompt, Text
+from moorline.backend.responder import Done, Piece, Text, Turn
 
 __all__ = ["OfflineResponder"]
 
@@ -28,14 +28,11 @@ class OfflineResponder:
     def __init__(self, *, piece_seconds: float = _PIECE_SECONDS) -> None:
         self._piece_seconds = piece_seconds
 
-    async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
+    async def answer(self, turn: Turn) -> AsyncIterator[Piece]:
         """One word after the other; the number and the length show that messages arrive once and whole."""
-        said = [prompt.content for prompt in chat if prompt.role == "user"]
-        text = _SCRIPT.format(number=len(said), size=len(said[-1]) if said else 0)
+        said = [prompt for prompt in turn.prompts if prompt.role == "user"]
+        text = _SCRIPT.format(number=len(said), size=len(turn.message))
         for piece in re.findall(r"\S+\s*", text):
             yield Text(piece)
             await asyncio.sleep(self._piece_seconds)
         yield Done(Finish.STOP)
-
-    async def close(self) -> None:
-        """Nothing to close."""

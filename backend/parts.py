@@ -72,6 +72,9 @@ def encode_part(part: Part) -> str:
         ValueError, TypeError: its `value` is not JSON.
     """
     members = {name: getattr(part, name) for name in part.__slots__}
+    for name in members.keys() - {"value"}:
+        if not isinstance(members[name], str):
+            raise TypeError(f"{name} must be str, not {type(members[name]).__name__}")
     return storable(json.dumps(members, separators=(",", ":"), ensure_ascii=False, allow_nan=False))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from moorline.backend.app import RESPONDER, create_app
+from moorline.backend.app import SERVICE, create_app
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.settings import SQLITE, Settings, shown_database
 from moorline.gateway.common import logs
@@ -64,4 +64,4 @@ def _facts(app: web.Application, settings: Settings, started: Running) -> dict[s
     """What a person wants to know at the start. No password: a database's address may hold one."""
     path = settings.database.removeprefix(SQLITE)
     database = shown_database(path) if path == settings.database else str(Path(path).absolute())
-    return {"backend": started.addresses[0], "model": app[RESPONDER].name, "database": database}
+    return {"backend": started.addresses[0], "model": app[SERVICE].name, "database": database}

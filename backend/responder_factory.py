@@ -1,16 +1,19 @@
 """From the settings and the environment to a responder: a model, or the script where there is no key."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from moorline.backend.offline import OfflineResponder
-from moorline.backend.responder import Responder
 from moorline.backend.settings import Settings
 from moorline.gateway.common.errors import UsageError
+
+if TYPE_CHECKING:
+    from moorline.backend.llm import OpenAIResponder
 
 __all__ = ["create_responder"]
 
 
-def create_responder(settings: Settings, environ: Mapping[str, str]) -> Responder:
+def create_responder(settings: Settings, environ: Mapping[str, str]) -> "OpenAIResponder | OfflineResponder":
     """The model behind `OPENAI_API_KEY` and `OPENAI_BASE_URL` of `environ`; without a key the script.
 
     Raises:

@@ -17,9 +17,10 @@ from moorline.backend.eventlog.base import LogUnavailable, RunHandle, Started
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from moorline.backend.ratelimit import rate_limit_refusal
-from moorline.backend.responder import Responder
+from moorline.backend.run import Outcome, Run
+from moorline.backend.service import Service
 from moorline.backend.settings import Settings
-from moorline.backend.turn import Outcome, Turn
+from moorline.gateway.common.access.authorize import Principal
 
 __all__ = ["Runs"]
 
@@ -44,9 +45,9 @@ Command = Callable[[Refusal | None], Awaitable[Started]]
 class Runs:
     """Starts, finds and ends runs."""
 
-    def __init__(self, log: EventLog, responder: Responder, settings: Settings) -> None:
+    def __init__(self, log: EventLog, service: Service, settings: Settings) -> None:
         self._log = log
-        self._responder = responder
+        self._service = service
         self._timeout = settings.run_timeout
         self._max_answer = settings.max_answer
         self._slots = asyncio.Semaphore(settings.max_runs)
@@ -55,7 +56,7 @@ class Runs:
         self._rate_limit = settings.rate_limit
         self._client_limits = ClientLimits(settings, time.monotonic)
         self._warned_at = -_WARN_SECONDS
-        self._turns: dict[str, Turn] = {}
+        self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._reserved = 0
         self._closing = asyncio.Event()
@@ -65,8 +66,8 @@ class Runs:
 
     @property
     def scripted(self) -> bool:
-        """No model answers: see `Responder`."""
-        return self._responder.scripted
+        """No model answers: see `moorline.backend.responder.Responder`."""
+        return self._service.scripted
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -78,9 +79,12 @@ class Runs:
         client: Client,
         client_msg_id: str,
         content: str,
+        by: Principal,
         acknowledge: Acknowledge | None = None,
     ) -> Started:
-        """Commit a message and start its run. `acknowledge` is called after the commit, before the run's first step.
+        """Commit a message that `by` has sent, and start its run.
+
+        `acknowledge` is called after the commit, before the run's first step.
 
         Raises:
             Refusal, LogUnavailable: as `EventLog.start_run`, `llm_busy` and `rate_limited`.
@@ -98,19 +102,21 @@ class Runs:
                 client_msg_id=client_msg_id,
                 content=content,
                 now=time.time(),
+                principal=by.name,
                 refusal=refusal,
             )
             if started.seq == _FIRST_SEQ and not started.duplicate:
                 self._client_limits.session_begun(client)
             return started
 
-        return await self._carry_out(session_id, command, client, acknowledge)
+        return await self._carry_out(session_id, command, client, by, acknowledge)
 
     async def retry(
         self,
         session_id: str,
         *,
         client: Client,
+        by: Principal,
         run_id: str,
         client_msg_id: str,
         acknowledge: Acknowledge | None = None,
@@ -119,10 +125,15 @@ class Runs:
 
         def command(refusal: Refusal | None) -> Awaitable[Started]:
             return self._log.retry_run(
-                session_id, run_id=run_id, client_msg_id=client_msg_id, now=time.time(), refusal=refusal
+                session_id,
+                run_id=run_id,
+                client_msg_id=client_msg_id,
+                now=time.time(),
+                principal=by.name,
+                refusal=refusal,
             )
 
-        return await self._carry_out(session_id, command, client, acknowledge)
+        return await self._carry_out(session_id, command, client, by, acknowledge)
 
     async def cancel(self, session_id: str, run_id: str) -> None:
         """End a run of this session, if it is under way, here or in another process; otherwise nothing.
@@ -130,45 +141,45 @@ class Runs:
         Raises:
             LogUnavailable: it is not under way here.
         """
-        turn = self._turns.get(run_id)
-        if turn is None:
+        run = self._runs.get(run_id)
+        if run is None:
             await self._log.cancel_run(session_id, run_id)
-        elif turn.handle.session_id == session_id:
-            turn.stop(Finish.CANCELLED)
+        elif run.handle.session_id == session_id:
+            run.stop(Finish.CANCELLED)
 
     def stop_run(self, run_id: str) -> None:
         """See RunOwner.stop_run."""
-        turn = self._turns.get(run_id)
-        if turn is not None:
-            turn.stop(Finish.CANCELLED)
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.stop(Finish.CANCELLED)
 
     def adopt_run(self, started: Started) -> None:
         """See RunOwner.adopt_run."""
         if started.handle is not None:
-            full = len(self._turns) + self._reserved >= self._capacity
-            turn = self._start(started, started.handle, None)
+            full = len(self._runs) + self._reserved >= self._capacity
+            run = self._start(started, started.handle)
             if full:
-                turn.stop(Finish.INTERRUPTED)
+                run.stop(Finish.INTERRUPTED)
 
     def forget(self, session_id: str) -> None:
         """The session was erased: close its provider's stream at once."""
-        for turn in list(self._turns.values()):
-            if turn.handle.session_id == session_id:
-                turn.stop(Finish.CANCELLED)
+        for run in list(self._runs.values()):
+            if run.handle.session_id == session_id:
+                run.stop(Finish.CANCELLED)
 
     async def _carry_out(
-        self, session_id: str, command: Command, client: Client, acknowledge: Acknowledge | None
+        self, session_id: str, command: Command, client: Client, by: Principal, acknowledge: Acknowledge | None
     ) -> Started:
-        task = asyncio.create_task(self._begin(session_id, command, client, acknowledge))
+        task = asyncio.create_task(self._begin(session_id, command, client, by, acknowledge))
         self._keep(task)
         return await asyncio.shield(task)
 
     async def _begin(
-        self, session_id: str, command: Command, client: Client, acknowledge: Acknowledge | None
+        self, session_id: str, command: Command, client: Client, by: Principal, acknowledge: Acknowledge | None
     ) -> Started:
         refusal: Refusal | None = None
         place: Place | None = None
-        if self._closing.is_set() or len(self._turns) + self._reserved >= self._capacity:
+        if self._closing.is_set() or len(self._runs) + self._reserved >= self._capacity:
             refusal = Refusal(ErrorCode.LLM_BUSY, retry_after=_BUSY_RETRY_SECONDS)
         else:
             try:
@@ -191,7 +202,7 @@ class Runs:
         if acknowledge is not None:
             acknowledge(started)
         if started.handle is not None:
-            self._start(started, started.handle, place)
+            self._start(started, started.handle, place, by)
         elif place is not None:
             place.give_back()
         return started
@@ -203,28 +214,31 @@ class Runs:
             self._warned_at = now
             logger.warning("a message was refused: %s", refusal.message)
 
-    def _start(self, started: Started, handle: RunHandle, place: Place | None) -> Turn:
-        turn = Turn(
+    def _start(
+        self, started: Started, handle: RunHandle, place: Place | None = None, by: Principal | None = None
+    ) -> Run:
+        run = Run(
             self._log,
-            self._responder,
+            self._service,
             handle,
             user_seq=started.seq,
             slots=self._slots,
             timeout=self._timeout,
             max_answer=self._max_answer,
             max_prompt=self._max_prompt,
+            by=by,
         )
-        self._turns[started.run_id] = turn
-        self._keep(asyncio.create_task(self._run(turn, place)))
+        self._runs[started.run_id] = run
+        self._keep(asyncio.create_task(self._run(run, place)))
         if self._closing.is_set():
-            turn.stop(Finish.INTERRUPTED)
-        return turn
+            run.stop(Finish.INTERRUPTED)
+        return run
 
-    async def _run(self, turn: Turn, place: Place | None) -> None:
+    async def _run(self, run: Run, place: Place | None) -> None:
         try:
-            outcome = await turn.run()
+            outcome = await run.carry_out()
         finally:
-            del self._turns[turn.handle.run_id]
+            del self._runs[run.handle.run_id]
             if place is not None:
                 place.release()
         self._note(outcome)
@@ -251,8 +265,8 @@ class Runs:
         self._closing.set()
         reserve = min(_INTERRUPT_SECONDS, seconds * _INTERRUPT_SHARE)
         await self._settle(seconds - reserve)
-        for turn in list(self._turns.values()):
-            turn.stop(Finish.INTERRUPTED)
+        for run in list(self._runs.values()):
+            run.stop(Finish.INTERRUPTED)
         # With no time given the commits still get theirs: they are what the next start would have to repair.
         await self._settle(max(reserve, _INTERRUPT_SECONDS))
         for task in self._tasks:

@@ -157,7 +157,7 @@ class Sockets:
                 self._audit,
                 max_bytes=self._settings.max_bytes,
                 info=info,
-                who=right.principal.name,
+                right=right,
                 client=self._rights.client(request, right.principal),
             )
             await reader.run()
@@ -187,7 +187,7 @@ class _Reader:
         *,
         max_bytes: int,
         info: SessionInfo,
-        who: str,
+        right: Right,
         client: Client,
     ) -> None:
         self._socket = socket
@@ -196,11 +196,15 @@ class _Reader:
         self._audit = audit
         self._max_bytes = max_bytes
         self._info = info
-        self._who = who
+        self._right = right
         self._client = client
         self._first = True
         self._frames = 0
         self._bad: deque[float] = deque(maxlen=_BAD_FRAMES)
+
+    @property
+    def _who(self) -> str:
+        return self._right.principal.name
 
     async def run(self) -> None:
         """Carry out the client's commands until either side closes."""
@@ -257,6 +261,7 @@ class _Reader:
                         client=self._client,
                         run_id=command.run_id,
                         client_msg_id=command.client_msg_id,
+                        by=self._right.principal,
                         acknowledge=lambda started: self._acknowledge(command.client_msg_id, started),
                     )
                     access.outcome = "duplicate" if started.duplicate else "ok"
@@ -277,6 +282,7 @@ class _Reader:
                 client=self._client,
                 client_msg_id=client_msg_id,
                 content=content,
+                by=self._right.principal,
                 acknowledge=lambda started: self._acknowledge(client_msg_id, started),
             )
             access.outcome = "duplicate" if started.duplicate else "ok"

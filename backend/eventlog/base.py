@@ -28,6 +28,7 @@ from moorline.backend.parts import Part
 from moorline.backend.session import PriorCommand, check_owner, check_retry, check_send
 
 __all__ = [
+    "ANONYMOUS",
     "EPOCH_BUCKETS",
     "SNAPSHOT_BYTES",
     "SNAPSHOT_ROWS",
@@ -38,6 +39,7 @@ __all__ = [
     "LogUnavailable",
     "Piece",
     "Retried",
+    "RunFacts",
     "RunHandle",
     "RunLost",
     "RunOwner",
@@ -57,6 +59,10 @@ SNAPSHOT_ROWS = 500
 #: Text of a snapshot and of a plain GET, as UTF-8, but always one row. It is what a client that does not read can make
 #: a process hold: with a MiB, 4,000 requests of 80 bytes held 4 GiB.
 SNAPSHOT_BYTES = 64 << 10
+
+
+#: The principal where no `authorize` hook names one.
+ANONYMOUS = "anonymous"
 
 
 class LogUnavailable(Exception):
@@ -98,6 +104,13 @@ class RunHandle:
     run_id: str
     message_id: str
     fence: int
+
+
+class RunFacts(NamedTuple):
+    """Whose chat a run belongs to, and who sent its command (`anonymous`: written by a version that did not say)."""
+
+    patient_id: str
+    principal: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +162,7 @@ class Start:
     refusal: Refusal | None
     patient_id: str = ""
     content: str = ""
+    principal: str = ANONYMOUS
     retry_of: str | None = None
     run_id: str = field(default_factory=new_id)
     message_id: str = field(default_factory=new_id)
@@ -343,6 +357,9 @@ class Store(Protocol):
 
     async def expire(self, before: float, limit: int) -> Sequence[str]:
         """Erase up to `limit` idle sessions, the oldest first; returns their ids."""
+
+    async def run_facts(self, run: RunHandle) -> RunFacts | None:
+        """About the run; None where its session was erased."""
 
     async def start_run(self, start: Start) -> Started:
         """Append `UserMessage` (of a send) and `RunStarted`, as `check_start` allows."""

@@ -17,12 +17,14 @@ from typing import Any, TypeVar
 
 from moorline.backend.errors import Refusal
 from moorline.backend.eventlog.base import (
+    ANONYMOUS,
     Commit,
     End,
     EventQuery,
     Hint,
     LogUnavailable,
     Piece,
+    RunFacts,
     RunHandle,
     RunOwner,
     SessionInfo,
@@ -138,6 +140,7 @@ class EventLog:
         client_msg_id: str,
         content: str,
         now: float,
+        principal: str = ANONYMOUS,
         refusal: Refusal | None = None,
     ) -> Started:
         """Append `UserMessage` and `RunStarted` in one transaction; the first ones begin the session.
@@ -149,10 +152,20 @@ class EventLog:
             Refusal: `forbidden` (another patient's), `rejected` (the id was used for another text), `busy` (a run is
                 active; a duplicate is answered before this is asked).
         """
-        return await self._start(Start(session_id, client_msg_id, now, refusal, patient_id=patient_id, content=content))
+        start = Start(
+            session_id, client_msg_id, now, refusal, patient_id=patient_id, content=content, principal=principal
+        )
+        return await self._start(start)
 
     async def retry_run(
-        self, session_id: str, *, run_id: str, client_msg_id: str, now: float, refusal: Refusal | None = None
+        self,
+        session_id: str,
+        *,
+        run_id: str,
+        client_msg_id: str,
+        now: float,
+        principal: str = ANONYMOUS,
+        refusal: Refusal | None = None,
     ) -> Started:
         """Append `RunStarted` for the user message of `run_id`, which must have ended otherwise than with `stop`.
 
@@ -161,7 +174,11 @@ class EventLog:
         Raises:
             Refusal: `not_found` (no such run), `rejected` (it ended with `stop`, or the id was used otherwise), `busy`.
         """
-        return await self._start(Start(session_id, client_msg_id, now, refusal, retry_of=run_id))
+        return await self._start(Start(session_id, client_msg_id, now, refusal, principal=principal, retry_of=run_id))
+
+    async def run_facts(self, run: RunHandle) -> RunFacts | None:
+        """The patient and the sender of a run; None where its session was erased."""
+        return await self._carry_out(self._store.run_facts(run))
 
     async def add_text(self, run: RunHandle, text: str, *, at: int | None = None) -> int:
         """Append `TextAdded`; returns its seq.

@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from moorline.backend.events import Finish
-from moorline.backend.responder import Done, Piece, Prompt, Text
+from moorline.backend.responder import Done, Piece, Text, Turn
 from tests.support.backends import Backend, backend, hello, receive_until, say
 
 OLD, NEW = "the old text", "the new text"
@@ -24,13 +24,10 @@ class Echo:
     def __init__(self) -> None:
         self.chats: list[list[str]] = []
 
-    async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
-        self.chats.append([prompt.content for prompt in chat])
-        yield Text(f"{chat[-1].content}, echoed")
+    async def answer(self, turn: Turn) -> AsyncIterator[Piece]:
+        self.chats.append([prompt.content for prompt in turn.prompts])
+        yield Text(f"{turn.message}, echoed")
         yield Done(Finish.STOP)
-
-    async def close(self) -> None:
-        pass
 
 
 async def erase_by_http(server: Backend, session: str) -> None:

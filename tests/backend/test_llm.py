@@ -60,7 +60,7 @@ async def test_openai_itself_gets_the_limit_under_its_new_name() -> None:
     model = create_responder(Settings(), {"OPENAI_API_KEY": "sk-secret"})
     assert isinstance(model, OpenAIResponder)
     assert model._max_tokens == "max_completion_tokens"
-    await model.close()
+    await model.shutdown()
 
 
 @pytest.mark.parametrize("text", ["localhost:11434", "ftp://x/v1", "http://", "http://[::1", "http://x:99999/"])
@@ -96,7 +96,7 @@ async def test_text_is_there_before_the_answer_ends(server: OpenAIServer) -> Non
     assert await anext(stream) == Text("Good")
     gate.set()
     assert await anext(stream) == Done(Finish.STOP)
-    await model.close()
+    await model.shutdown()
 
 
 async def test_an_answer_without_usage_is_whole(server: OpenAIServer) -> None:
@@ -118,11 +118,11 @@ async def test_a_model_that_declines_is_heard(server: OpenAIServer) -> None:
 
 
 async def test_an_end_without_finish_reason_is_not_done(server: OpenAIServer) -> None:
-    assert await pieces(server, says("Good "), DONE) == [Text("Good ")]
+    assert await pieces(server, says("Good "), DONE) == [Text("Good "), Done(Finish.INTERRUPTED)]
 
 
 async def test_a_stream_that_just_ends_is_not_done(server: OpenAIServer) -> None:
-    assert await pieces(server, says("Good ")) == [Text("Good ")]
+    assert await pieces(server, says("Good ")) == [Text("Good "), Done(Finish.INTERRUPTED)]
 
 
 @pytest.mark.parametrize("after", [Fault.RESET, "data: {broken\n\n", error("server_error")])

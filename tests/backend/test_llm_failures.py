@@ -123,7 +123,7 @@ async def test_trouble_in_the_middle_comes_after_the_text(server: OpenAIServer, 
         await anext(stream)
     assert caught.value.code == code
     assert "quotes" not in str(caught.value)
-    await model.close()
+    await model.shutdown()
 
 
 async def test_comments_alone_do_not_count_as_an_answer(server: OpenAIServer) -> None:
@@ -197,7 +197,7 @@ async def test_closing_the_iterator_closes_the_providers_connection(server: Open
     assert await anext(stream) == Text("Good ")
     await stream.aclose()  # type: ignore[attr-defined]
     await asyncio.wait_for(server.gone.wait(), 5)
-    await model.close()
+    await model.shutdown()
 
 
 async def test_cancelling_while_the_answer_has_not_begun_closes_it_too(server: OpenAIServer) -> None:
@@ -208,7 +208,7 @@ async def test_cancelling_while_the_answer_has_not_begun_closes_it_too(server: O
     asking.cancel()
     await asyncio.wait_for(server.gone.wait(), 5)
     await asyncio.gather(asking, return_exceptions=True)
-    await model.close()
+    await model.shutdown()
 
 
 @pytest.mark.parametrize(
@@ -242,4 +242,4 @@ async def test_many_answers_at_once_do_not_wait_for_each_other(server: OpenAISer
     await server.has(150)
     gate.set()
     assert all(answer == [Text("Hi"), Done(Finish.STOP)] for answer in await asyncio.gather(*began))
-    await model.close()
+    await model.shutdown()

@@ -2,14 +2,16 @@
 
 from moorline.backend.events import Finish
 from moorline.backend.offline import OfflineResponder
-from moorline.backend.responder import Done, Piece, Prompt, Text
+from moorline.backend.responder import Done, Piece, Prompt, Text, Turn
 from moorline.backend.responder_factory import create_responder
 from moorline.backend.settings import Settings
 
 
 async def answer(*said: str) -> list[Piece]:
     responder = OfflineResponder(piece_seconds=0)
-    return [piece async for piece in responder.answer([Prompt("user", text) for text in said])]
+    *before, message = said
+    turn = Turn(message=message, history=[Prompt("user", text) for text in before])
+    return [piece async for piece in responder.answer(turn)]
 
 
 async def test_it_streams_and_says_what_it_is() -> None:
@@ -28,4 +30,3 @@ async def test_it_answers_where_the_key_is_missing_or_empty() -> None:
         responder = create_responder(Settings(), environ)
         assert responder.scripted
         assert "OPENAI_API_KEY" in responder.name
-        await responder.close()

@@ -16,7 +16,9 @@ from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish, MessageEnded, RunStarted
 from moorline.backend.llm import OpenAIResponder
 from moorline.backend.runs import Runs
+from moorline.backend.service import as_service
 from moorline.backend.settings import Settings
+from moorline.gateway.common.access.authorize import Principal
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
 from tests.support.eventlogs import database_at, opened, start
 from tests.support.openai_server import DONE, Fault, OpenAIServer, Status, error, finish, openai_server, says
@@ -198,8 +200,8 @@ async def test_an_answer_that_takes_longer_than_run_timeout_in_all_ends(tmp_path
 async def test_what_a_drain_cuts_off_has_its_end_in_the_log_with_its_text(tmp_path: Path) -> None:
     script = Script("Good ")
     async with opened(database_at(tmp_path)) as log:
-        runs = Runs(log, script, Settings())
-        await runs.send("s1", "p", client=CLIENT, client_msg_id="c1", content="Hi")
+        runs = Runs(log, as_service(script), Settings())
+        await runs.send("s1", "p", client=CLIENT, client_msg_id="c1", content="Hi", by=Principal("anonymous"))
         await script.asked.wait()
         await runs.drain(0.0)
         end = (await events(log))[-1]
@@ -209,10 +211,10 @@ async def test_what_a_drain_cuts_off_has_its_end_in_the_log_with_its_text(tmp_pa
 
 async def test_no_run_begins_once_a_drain_has(tmp_path: Path) -> None:
     async with opened(database_at(tmp_path)) as log:
-        runs = Runs(log, Script(), Settings())
+        runs = Runs(log, as_service(Script()), Settings())
         await runs.drain(0.0)
         with pytest.raises(Refusal) as refused:
-            await runs.send("s1", "p", client=CLIENT, client_msg_id="c1", content="Hi")
+            await runs.send("s1", "p", client=CLIENT, client_msg_id="c1", content="Hi", by=Principal("anonymous"))
         assert (refused.value.code, refused.value.retry_after) == (ErrorCode.LLM_BUSY, 5.0)
         assert await log.find_session("s1") is None
 
@@ -253,9 +255,11 @@ async def test_a_run_that_another_process_left_behind_is_answered_where_there_is
 ) -> None:
     script = Script()
     async with opened(database_at(tmp_path)) as log:
-        runs = Runs(log, script, Settings(max_runs=1))
+        runs = Runs(log, as_service(script), Settings(max_runs=1))
         for number in range(running):
-            await runs.send(f"other{number}", "p", client=CLIENT, client_msg_id="c1", content="Hi")
+            await runs.send(
+                f"other{number}", "p", client=CLIENT, client_msg_id="c1", content="Hi", by=Principal("anonymous")
+            )
         runs.adopt_run(await start(log, "s1"))
         if finish is Finish.STOP:
             script.put(None, "Good day.", None)
@@ -267,8 +271,10 @@ async def test_a_caller_that_goes_away_in_the_middle_of_a_commit_leaves_a_run_th
     log = open_log(f"sqlite:///{tmp_path}/chat.db")
     await log.open()
     try:
-        runs = Runs(log, Script("whole", None), Settings())
-        caller = asyncio.create_task(runs.send("s1", "p", client=CLIENT, client_msg_id="c1", content="Hi"))
+        runs = Runs(log, as_service(Script("whole", None)), Settings())
+        caller = asyncio.create_task(
+            runs.send("s1", "p", client=CLIENT, client_msg_id="c1", content="Hi", by=Principal("anonymous"))
+        )
         await asyncio.sleep(0)
         caller.cancel()
         end = await ended(log)
@@ -296,7 +302,7 @@ async def test_commands_that_can_start_nothing_keep_no_place_from_others(
 ) -> None:
     log = open_log(f"sqlite:///{tmp_path}/chat.db")
     await log.open()
-    runs, go_on = Runs(log, Script(), Settings(max_runs=1)), asyncio.Event()
+    runs, go_on = Runs(log, as_service(Script()), Settings(max_runs=1)), asyncio.Event()
     start_run, held = log.start_run, {"refused 1", "refused 2"}
 
     async def slow(*args: Any, client_msg_id: str, **options: Any) -> Any:
@@ -305,7 +311,9 @@ async def test_commands_that_can_start_nothing_keep_no_place_from_others(
         return await start_run(*args, client_msg_id=client_msg_id, **options)
 
     def send(session: str, name: str) -> "asyncio.Task[Any]":
-        return asyncio.create_task(runs.send(session, "p", client=CLIENT, client_msg_id=name, content="Hi"))
+        return asyncio.create_task(
+            runs.send(session, "p", client=CLIENT, client_msg_id=name, content="Hi", by=Principal("anonymous"))
+        )
 
     monkeypatch.setattr(log, "start_run", slow)
     try:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from moorline.backend.app import LOG, create_app
 from moorline.backend.errors import LLMError
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
-from moorline.backend.responder import Done, Piece, Prompt, Responder, Text
+from moorline.backend.responder import Answer, Done, Piece, Prompt, Responder, Text, Turn
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.web.server import running
@@ -42,8 +42,8 @@ class Script:
         for line in lines:
             self._lines.put_nowait(line)
 
-    async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
-        self.chats.append(list(chat))
+    async def answer(self, turn: Turn) -> AsyncIterator[Piece]:
+        self.chats.append(turn.prompts)
         self.asked.set()
         self.closed.clear()
         try:
@@ -54,9 +54,6 @@ class Script:
             yield Done(Finish.STOP)
         finally:
             self.closed.set()
-
-    async def close(self) -> None:
-        pass
 
 
 class Backend:
@@ -76,7 +73,12 @@ class Backend:
 
 @contextlib.asynccontextmanager
 async def backend(
-    path: Path, responder: Responder, *, authorize: Authorize | None = None, v1_ping: float = 30.0, **options: Any
+    path: Path,
+    responder: Responder | Answer,
+    *,
+    authorize: Authorize | None = None,
+    v1_ping: float = 30.0,
+    **options: Any,
 ) -> AsyncIterator[Backend]:
     """A backend with its database at `path`/chat.db."""
     settings = Settings(**{"port": 0, "database": f"sqlite:///{path}/chat.db", "drain": 1.0, **options})

@@ -7,7 +7,7 @@ answer still on its way. `settle` waits, and `finish` does what clients do in th
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish, RunStarted
-from moorline.backend.responder import Done, Piece, Prompt, Text
+from moorline.backend.responder import Done, Piece, Text, Turn
 from tests.support.backends import STEP, Backend, backend
 from tests.support.eventlogs import FaultyLog, everything
 from tests.support.tab import Tab
@@ -51,7 +51,7 @@ class Model:
         self.dead = False
         """Of a process that was killed: its calls get no answer."""
 
-    async def answer(self, chat: Sequence[Prompt]) -> AsyncIterator[Piece]:
+    async def answer(self, turn: Turn) -> AsyncIterator[Piece]:
         if self.dead:
             await asyncio.Event().wait()
         call = Call(len(self.calls))
@@ -67,11 +67,9 @@ class Model:
                     raise line
                 call.said.append(line)
                 yield Text(line)
+            yield Done(Finish.INTERRUPTED)
         finally:
             call.open = False
-
-    async def close(self) -> None:
-        pass
 
 
 class Process:

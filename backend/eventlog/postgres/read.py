@@ -3,14 +3,23 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQuery, SessionInfo, epoch_bucket
+from moorline.backend.eventlog.base import (
+    ANONYMOUS,
+    SNAPSHOT_BYTES,
+    SNAPSHOT_ROWS,
+    EventQuery,
+    RunFacts,
+    RunHandle,
+    SessionInfo,
+    epoch_bucket,
+)
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
 from moorline.backend.events import Event, MessageEnded, Position, Row, Snapshot, UserMessage
 from moorline.backend.parts import decode_parts
 from moorline.backend.session import check_owner, newest, partial_answer, row_of
 
-__all__ = ["NEXT_EPOCH", "check", "find_session", "heads", "read_after", "rows", "session_for", "snapshot"]
+__all__ = ["NEXT_EPOCH", "check", "find_session", "heads", "read_after", "rows", "run_facts", "session_for", "snapshot"]
 
 #: The epoch of the session %(session_id)s of %(patient_id)s if it begins now, from `epoch_seeds`; see `schema.py`.
 NEXT_EPOCH = """
@@ -50,6 +59,17 @@ async def session_for(db: Connection, session_id: str, patient_id: str) -> Sessi
     if owner is not None:
         check_owner(owner, patient_id)
     return SessionInfo(session_id, patient_id, Position(epoch, head), active_run_id)
+
+
+async def run_facts(db: Connection, run: RunHandle) -> RunFacts | None:
+    """The patient and the sender of a run."""
+    found = await db.execute(
+        "SELECT s.patient_id, coalesce(r.principal, %s) FROM runs r JOIN sessions s ON s.id = r.session"
+        " WHERE r.run_id = %s",
+        (ANONYMOUS, run.run_id),
+    )
+    row = await found.fetchone()
+    return None if row is None else RunFacts(*row)
 
 
 async def heads(db: Connection, session_ids: Sequence[str]) -> dict[str, tuple[str, int]]:

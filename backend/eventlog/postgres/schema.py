@@ -89,9 +89,11 @@ DELETE FROM sessions WHERE head = 0;
 # As in the SQLite file.
 _THIRD = "ALTER TABLE events ADD COLUMN parts text"
 
+_FOURTH = "ALTER TABLE runs ADD COLUMN principal text"
+
 #: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
 #: before, which go on running while a new one starts.
-_MIGRATIONS = (_FIRST, _SECOND, _THIRD)
+_MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 
 #: What this program writes.
 VERSION = len(_MIGRATIONS)

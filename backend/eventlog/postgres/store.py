@@ -116,6 +116,7 @@ class PostgresStore:
     read_after = _read(read.read_after)
     snapshot = _read(read.snapshot)
     rows = _read(read.rows)
+    run_facts = _read(read.run_facts)
     delete_session = _write(write.delete_session)
     expire = _write(write.expire)
 

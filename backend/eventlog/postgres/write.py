@@ -119,8 +119,8 @@ _APPEND = f"""
     INSERT INTO events (session, seq, kind, run_id, message_id, content, at)
     SELECT id, %(started_seq)s, {Kind.STARTED:d}, %(run_id)s, %(message_id)s, '', %(now)s FROM session
 ), run AS (
-    INSERT INTO runs (run_id, session, message_id, user_seq, started_seq)
-    SELECT %(run_id)s, id, %(message_id)s, %(user_seq)s, %(started_seq)s FROM session
+    INSERT INTO runs (run_id, session, message_id, user_seq, started_seq, principal)
+    SELECT %(run_id)s, id, %(message_id)s, %(user_seq)s, %(started_seq)s, %(principal)s FROM session
 ), command AS (
     INSERT INTO commands (session, client_msg_id, run_id, user_seq, retry_of)
     SELECT id, %(client_msg_id)s, %(run_id)s, %(user_seq)s, %(retry_of)s FROM session
@@ -211,6 +211,7 @@ def _parameters(
         "user_message_id": start.user_message_id,
         "client_msg_id": start.client_msg_id,
         "content": start.content,
+        "principal": start.principal,
         "retry_of": start.retry_of,
         "now": start.now,
     }

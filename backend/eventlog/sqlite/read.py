@@ -5,7 +5,16 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, EventQuery, SessionInfo, epoch_bucket
+from moorline.backend.eventlog.base import (
+    ANONYMOUS,
+    SNAPSHOT_BYTES,
+    SNAPSHOT_ROWS,
+    EventQuery,
+    RunFacts,
+    RunHandle,
+    SessionInfo,
+    epoch_bucket,
+)
 from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.events import Event, MessageEnded, Position, Row, Snapshot, UserMessage, fitting
@@ -20,6 +29,7 @@ __all__ = [
     "read_after",
     "rows",
     "run_answer",
+    "run_facts",
     "session_for",
     "session_record",
     "snapshot",
@@ -77,6 +87,16 @@ def next_epoch(db: sqlite3.Connection, session_id: str, patient_id: str) -> str:
     """The epoch of the session if it begins now; see `schema.py`."""
     (seed,) = db.execute("SELECT seed FROM epoch_seeds WHERE bucket = ?", (epoch_bucket(session_id),)).fetchone()
     return hashlib.sha256(f"{seed} {session_id} {patient_id}".encode()).hexdigest()[:32]
+
+
+def run_facts(tx: Transaction, run: RunHandle) -> RunFacts | None:
+    """The patient and the sender of a run."""
+    found = tx.db.execute(
+        "SELECT s.patient_id, coalesce(r.principal, ?) FROM runs r JOIN sessions s ON s.id = r.session"
+        " WHERE r.run_id = ?",
+        (ANONYMOUS, run.run_id),
+    ).fetchone()
+    return None if found is None else RunFacts(*found)
 
 
 def read_after(tx: Transaction, queries: Sequence[EventQuery]) -> list[list[Event]]:

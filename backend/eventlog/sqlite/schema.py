@@ -84,8 +84,11 @@ DELETE FROM sessions WHERE head = 0;
 # Of a part: itself; of the end of a run: the array of its parts. See `records.py`.
 _FOURTH = "ALTER TABLE events ADD COLUMN parts TEXT"
 
+# Who sent the command; a run may be answered by a process that did not receive it.
+_FIFTH = "ALTER TABLE runs ADD COLUMN principal TEXT"
+
 #: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
-_MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH)
+_MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
 VERSION = len(_MIGRATIONS)

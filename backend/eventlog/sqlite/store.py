@@ -71,6 +71,7 @@ class SQLiteStore:
     read_after = _command(read.read_after)
     snapshot = _command(read.snapshot)
     rows = _command(read.rows)
+    run_facts = _command(read.run_facts)
     delete_session = _command(write.delete_session)
     expire = _command(write.expire)
     start_run = _command(write.start_run)

@@ -72,8 +72,8 @@ def start_run(tx: Transaction, start: Start) -> Started:
         user_seq, seq = retried.user_seq, session.head + 1
     _append(tx, session, RunStarted(seq, start.run_id, start.message_id, start.now))
     tx.db.execute(
-        "INSERT INTO runs (run_id, session, message_id, user_seq, started_seq) VALUES (?, ?, ?, ?, ?)",
-        (start.run_id, session.id, start.message_id, user_seq, seq),
+        "INSERT INTO runs (run_id, session, message_id, user_seq, started_seq, principal) VALUES (?, ?, ?, ?, ?, ?)",
+        (start.run_id, session.id, start.message_id, user_seq, seq, start.principal),
     )
     tx.db.execute(
         "INSERT INTO commands (session, client_msg_id, run_id, user_seq, retry_of) VALUES (?, ?, ?, ?, ?)",

@@ -3,7 +3,8 @@
 import dataclasses
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from aiohttp import hdrs, web
 
@@ -20,6 +21,8 @@ class Principal:
     name: str
     expires: float | None = None
     """When its right ends, as `time.time()` counts (the `exp` of a JWT); None: it does not."""
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Whatever a responder of yours needs to know about it: a role, a language. The backend passes it on as it is."""
 
 
 Authorize = Callable[[web.Request, str | None, str | None], Awaitable[Principal]]

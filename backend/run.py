@@ -1,0 +1,332 @@
+"""One run: the responder's stream of text and parts -> events -> the log.
+
+Two tasks: the pump reads the stream into a backlog as fast as it comes, the writer takes what has gathered and appends
+it. So a commit never holds up the provider, and the text of 25 ms becomes one event. Nothing here knows of sockets.
+
+The responder is code of the user's. It may raise anything, never yield, and ignore its cancellation: then the run ends
+without it, and its task is left behind.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from moorline.backend.backlog import Backlog, Room
+from moorline.backend.errors import CATALOGUE, ErrorCode, LLMError
+from moorline.backend.eventlog.base import LogUnavailable, RunHandle, RunLost
+from moorline.backend.eventlog.log import EventLog
+from moorline.backend.events import Finish, Row, RunError, Usage
+from moorline.backend.history import newest_rows
+from moorline.backend.parts import Part, decode_part, encode_part
+from moorline.backend.responder import Done, Piece, Prompt, Turn
+from moorline.backend.service import Service, WrongPiece
+from moorline.gateway.common.access.authorize import Principal
+from moorline.gateway.common.config.named import failure
+from moorline.gateway.common.logs import hashed
+
+__all__ = ["CHAT_ROWS", "COALESCE_SECONDS", "LEFT_BEHIND", "Run"]
+
+logger = logging.getLogger("moorline.backend.run")
+
+#: How much of a session the model is shown: its last rows up to the message to answer, and of these up to `max_prompt`
+#: bytes. Longer memory costs more with every message; 100 rows are some fifty exchanges.
+CHAT_ROWS = 100
+#: Text that arrives within this time of an append waits for the next one: 40 events a second look continuous.
+COALESCE_SECONDS = 0.025
+# What the pump may read ahead of a log that is slow or unavailable, in characters; then the provider has to wait.
+_READ_AHEAD = 64 << 10
+# Between two attempts to write while the event log is unavailable.
+_LOG_RETRY_SECONDS = 1.0
+# From the cancellation of the responder to the end of the run without it; below the time that a drain has for the ends.
+_CANCEL_SECONDS = 1.0
+
+#: The tasks of responders that ignore their cancellation: the event loop itself keeps no task alive.
+LEFT_BEHIND: set["asyncio.Task[Outcome]"] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    finish: Finish
+    error: RunError | None = None
+    usage: Usage | None = None
+
+
+class Run:
+    """A run that this process owns. `carry_out` it once, in a task; `stop` may be called at any time.
+
+    `by` is who sent the message; None where the run was taken over from another process.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        service: Service,
+        handle: RunHandle,
+        *,
+        user_seq: int,
+        slots: asyncio.Semaphore,
+        timeout: float,
+        max_answer: int,
+        max_prompt: int,
+        by: Principal | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.handle = handle
+        self._log = log
+        self._service = service
+        self._user_seq = user_seq
+        self._slots = slots
+        self._timeout = timeout
+        self._room = Room(max_answer)
+        self._max_prompt = max_prompt
+        self._by = by
+        self._clock = clock
+        self._backlog = Backlog()
+        self._kept = 0
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._queued = True
+        self._pump: asyncio.Task[Outcome] | None = None
+        self._stopped: Outcome | None = None
+        self._abandoned = False
+
+    async def carry_out(self) -> Outcome | None:
+        """Write the answer and its end; None when the run was lost to another owner or erased."""
+        self._pump = pump = asyncio.create_task(self._read_stream())
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._timeout, self._time_out)
+        if self._stopped is not None:
+            self._cancel(pump)
+        # Also a pump that was cancelled before its first step has to wake the writer.
+        pump.add_done_callback(lambda _: self._arrived.set())
+        try:
+            return await self._write_all(pump)
+        except RunLost:
+            logger.info("run %s lost: ended by another process or erased", hashed(self.handle.run_id))
+            return None
+        finally:
+            timer.cancel()
+            pump.cancel()
+            await asyncio.wait({pump}, timeout=0.0 if self._abandoned else _CANCEL_SECONDS)
+            if not pump.done():
+                self._leave_behind(pump)
+
+    def stop(self, finish: Finish) -> None:
+        """End the run now as CANCELLED or INTERRUPTED; the responder's stream is closed and what came is kept."""
+        self._end_as(Outcome(finish))
+
+    def _time_out(self) -> None:
+        logger.warning("run %s exceeded run_timeout", hashed(self.handle.run_id))
+        self._end_as(_failed(ErrorCode.LLM_BUSY if self._queued else ErrorCode.LLM_UNAVAILABLE))
+
+    def _end_as(self, outcome: Outcome) -> None:
+        if self._stopped is not None or (self._pump is not None and self._pump.done()):
+            return
+        self._stopped = outcome
+        if self._pump is not None:
+            self._cancel(self._pump)
+
+    def _cancel(self, pump: "asyncio.Task[Outcome]") -> None:
+        pump.cancel()
+        asyncio.get_running_loop().call_later(_CANCEL_SECONDS, self._abandon)
+
+    def _abandon(self) -> None:
+        self._abandoned = True
+        self._arrived.set()
+
+    def _leave_behind(self, pump: "asyncio.Task[Outcome]") -> None:
+        logger.error(
+            "run %s: %s has not ended %gs after its cancellation: the run ends without it",
+            hashed(self.handle.run_id),
+            self._service.place,
+            _CANCEL_SECONDS,
+        )
+        LEFT_BEHIND.add(pump)
+        pump.add_done_callback(LEFT_BEHIND.discard)
+
+    # Reading the stream -----------------------------------------------------------------------------------------------
+
+    async def _read_stream(self) -> Outcome:
+        try:
+            async with self._slots:
+                self._queued = False
+                turn = await self._turn()
+                return Outcome(Finish.INTERRUPTED) if turn is None else await self._read_answer(turn)
+        except LLMError as error:
+            logger.warning("run %s failed: %s", hashed(self.handle.run_id), error)
+            return _failed(error.code, error.retry_after)
+        except LogUnavailable:
+            return _failed(ErrorCode.INTERNAL)
+        except WrongPiece as error:
+            logger.error("run %s failed: %s", hashed(self.handle.run_id), error)
+            return _failed(ErrorCode.INTERNAL)
+        except (Exception, SystemExit) as error:
+            # Its message may quote the chat.
+            facts = hashed(self.handle.run_id), failure(error, private=True)
+            logger.error("run %s failed: %s; its message is logged with log_level=debug", *facts)
+            logger.debug("run %s failed", facts[0], exc_info=error)
+            return _failed(ErrorCode.LLM_UNAVAILABLE if isinstance(error, TimeoutError) else ErrorCode.INTERNAL)
+
+    async def _turn(self) -> Turn | None:
+        """What the responder is asked; None where the session was erased meanwhile."""
+        handle = self.handle
+        facts = await self._log.run_facts(handle)
+        before = self._user_seq + 1
+        rows = await newest_rows(self._log, handle.session_id, before=before, count=CHAT_ROWS, size=self._max_prompt)
+        if facts is None or not rows:
+            return None
+        *history, message = rows
+        return Turn(
+            message=message.content,
+            history=_chat(history),
+            patient_id=facts.patient_id,
+            session_id=handle.session_id,
+            run_id=handle.run_id,
+            principal=facts.principal,
+            metadata=self._by.metadata if self._by else {},
+        )
+
+    async def _read_answer(self, turn: Turn) -> Outcome:
+        outcome = Outcome(Finish.STOP)
+        async with _closing(self._service.answer(turn)) as pieces:
+            async for given in pieces:
+                if self._stopped is not None:
+                    break  # its cancellation was caught
+                piece = self._service.checked(given)
+                if isinstance(piece, Done):
+                    outcome = Outcome(piece.finish, usage=_sum(outcome.usage, piece.usage))
+                elif not await self._put(piece):
+                    logger.warning("run %s exceeded max_answer", hashed(self.handle.run_id))
+                    return Outcome(Finish.LENGTH, usage=outcome.usage)
+        return outcome
+
+    async def _put(self, piece: str | Part) -> bool:
+        """Add a piece to the backlog, or as much of it as there is room for, and then return False."""
+        whole = True
+        if isinstance(piece, str):
+            kept = self._room.fitting(piece)
+            whole = len(kept) == len(piece)
+            self._backlog.put(kept)
+        elif whole := self._room.fits(encoded := encode_part(piece)):
+            # A copy: the responder may go on to change what it has yielded.
+            self._backlog.put(decode_part(encoded))
+        self._arrived.set()
+        while self._backlog.size > _READ_AHEAD:
+            self._taken.clear()
+            await self._taken.wait()
+        return whole
+
+    # Writing the log --------------------------------------------------------------------------------------------------
+
+    async def _write_all(self, pump: "asyncio.Task[Outcome]") -> Outcome:
+        try:
+            return await self._write(pump)
+        except RunLost:
+            raise
+        except Exception:
+            # A bug, or a text that the log cannot take. What is committed stays, and the session must not stay busy.
+            logger.exception("run %s failed", hashed(self.handle.run_id))
+            self._backlog.clear()
+            return await self._end(_failed(ErrorCode.INTERNAL))
+
+    async def _write(self, pump: "asyncio.Task[Outcome]") -> Outcome:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            if pump.done() or self._abandoned:
+                return await self._end(self._outcome(pump))
+            await self._write_waiting(pump)
+
+    async def _write_waiting(self, pump: "asyncio.Task[Outcome]") -> None:
+        while not pump.done() and (piece := self._backlog.take()) is not None:
+            if not await self._append(piece):
+                self._arrived.set()
+                await asyncio.wait({pump}, timeout=_LOG_RETRY_SECONDS)
+                return
+            if not self._backlog.has_part:
+                await asyncio.wait({pump}, timeout=COALESCE_SECONDS)
+                return
+
+    async def _append(self, piece: str | Part) -> bool:
+        """Whether the log has taken the piece; otherwise it goes before what has arrived since."""
+        try:
+            if isinstance(piece, str):
+                await self._log.add_text(self.handle, piece, at=self._kept)
+            else:
+                await self._log.add_part(self.handle, piece, at=self._kept)
+        except LogUnavailable as error:
+            logger.warning("run %s: event log unavailable: %s", hashed(self.handle.run_id), error)
+            self._backlog.put_back(piece)
+            return False
+        self._kept += len(piece) if isinstance(piece, str) else 1
+        # Only now: what the log has not taken counts, however often it is tried.
+        self._backlog.written()
+        self._taken.set()
+        return True
+
+    async def _end(self, outcome: Outcome) -> Outcome:
+        """Write the end, retrying while the log is unavailable: else the session stays busy. A drain ends the wait."""
+        text = await self._write_rest()
+        while True:
+            try:
+                await self._log.end_run(
+                    self.handle,
+                    finish=outcome.finish,
+                    now=self._clock(),
+                    text=text,
+                    at=self._kept,
+                    error=outcome.error,
+                    usage=outcome.usage,
+                )
+            except LogUnavailable as error:
+                logger.warning("run %s: event log unavailable: %s", hashed(self.handle.run_id), error)
+                await asyncio.sleep(_LOG_RETRY_SECONDS)
+            else:
+                return outcome
+
+    async def _write_rest(self) -> str:
+        """Append what waits but the text behind it, which is written with the end."""
+        while (piece := self._backlog.take(last=True)) is not None:
+            if isinstance(piece, str) and self._backlog.empty:
+                return piece
+            if not await self._append(piece):
+                await asyncio.sleep(_LOG_RETRY_SECONDS)
+        return ""
+
+    def _outcome(self, pump: "asyncio.Task[Outcome]") -> Outcome:
+        # Where its stream was closed it does not matter what it made of that.
+        return self._stopped or (Outcome(Finish.INTERRUPTED) if pump.cancelled() else pump.result())
+
+
+@contextlib.asynccontextmanager
+async def _closing(pieces: AsyncIterator[Piece]) -> AsyncIterator[AsyncIterator[Piece]]:
+    """Close the stream at the end: one that is not would keep the provider's connection until it is collected."""
+    try:
+        yield pieces
+    finally:
+        if (aclose := getattr(pieces, "aclose", None)) is not None:
+            await aclose()
+
+
+def _chat(rows: Sequence[Row]) -> list[Prompt]:
+    """The session as the model sees it.
+
+    Answers that were cut off are part of it: the person has read them, and "go on" refers to them. Those without any
+    text are not, as some providers refuse an empty message.
+    """
+    return [Prompt("user" if row.role == "user" else "assistant", row.content) for row in rows if row.content]
+
+
+def _failed(code: ErrorCode, retry_after: float | None = None) -> Outcome:
+    return Outcome(Finish.ERROR, RunError(code, CATALOGUE[code].retryable, retry_after))
+
+
+def _sum(one: Usage | None, other: Usage | None) -> Usage | None:
+    if one is None or other is None:
+        return one or other
+    return Usage(one.input_tokens + other.input_tokens, one.output_tokens + other.output_tokens)
