@@ -56,6 +56,11 @@ class Program:
                     raise AssertionError(f"ended without a line with {words}:\n{self.out}\n{self.err}")
                 await self._printed.wait()
 
+    async def lines(self, words: str, count: int) -> None:
+        """Return when these words were printed so many times."""
+        async with asyncio.timeout(PATIENCE), self._printed:
+            await self._printed.wait_for(lambda: (self.out + self.err).count(words) >= count)
+
     def send(self, number: int) -> None:
         """Send a signal to this process alone."""
         self._process.send_signal(number)

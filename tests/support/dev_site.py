@@ -1,0 +1,110 @@
+"""A project of a real front-end tool, as `npm install` leaves it: the sources in `devsites/` and the packages.
+
+The packages are kept between runs: fetching them takes longer than all that is tested with them.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+__all__ = ["SITES", "DevSite", "Project", "dev_site"]
+
+_SOURCES = Path(__file__).parent / "devsites"
+_CACHE = Path(tempfile.gettempdir()) / f"moorline-tests-devsites-{os.getuid()}"
+_KEPT = ("node_modules",)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DevSite:
+    """Which page it has, and which of its files holds the text `edit 0` that this page shows."""
+
+    name: str
+    page: str
+    edited: str
+    environ: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+SITES = {
+    site.name: site
+    for site in (
+        DevSite("vite", "/", "text.js"),
+        DevSite("react", "/", "src/App.tsx"),
+        DevSite("astro", "/chat/patient:demo", "src/scripts/text.ts", {"ASTRO_TELEMETRY_DISABLED": "1"}),
+        DevSite("next", "/", "app/title.js", {"NEXT_TELEMETRY_DISABLED": "1"}),
+    )
+}
+
+
+@dataclasses.dataclass(slots=True)
+class Project:
+    """A site in a folder of its own."""
+
+    site: DevSite
+    folder: Path
+    edits: int = 0
+
+    def edit(self) -> str:
+        """Change the page's text in one step, as editors do; what it has to show."""
+        file = self.folder / self.site.edited
+        source = file.read_text(encoding="utf-8")
+        before, self.edits = f"edit {self.edits}", self.edits + 1
+        after = f"edit {self.edits}"
+        assert before in source
+        beside = file.with_name(f".{file.name}.new")
+        beside.write_text(source.replace(before, after), encoding="utf-8")
+        beside.replace(file)
+        return after
+
+
+@contextlib.asynccontextmanager
+async def dev_site(name: str) -> AsyncIterator[Project]:
+    """The project, for one test at a time."""
+    _CACHE.mkdir(mode=0o700, exist_ok=True)
+    folder = _CACHE / name
+    with (_CACHE / f"{name}.lock").open("w") as lock:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        await _install(name, folder)
+        yield Project(SITES[name], folder)
+
+
+async def _install(name: str, folder: Path) -> None:
+    """Take the sources anew, and the packages unless they are there already."""
+    sources = _SOURCES / name
+    packages = (sources / "package.json").read_bytes()
+    installed = folder / "node_modules" / ".installed.json"
+    if not installed.exists() or installed.read_bytes() != packages:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        _empty(folder)
+    shutil.copytree(sources, folder, dirs_exist_ok=True)
+    if not installed.exists():
+        await _npm_install(folder)
+        installed.write_bytes(packages)
+
+
+def _empty(folder: Path) -> None:
+    """Remove what an earlier run left, but not the packages."""
+    for entry in folder.iterdir():
+        if entry.name in _KEPT:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+async def _npm_install(folder: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("npm", "install", "--no-audit", "--no-fund", "--no-package-lock"),
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
