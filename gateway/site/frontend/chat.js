@@ -1,11 +1,13 @@
 /** The built-in page: one patient's chat, drawn from a MoorlineClient. */
+import { ChatsDialog } from './chats.js';
 import { MoorlineClient, usableStorage, uuid } from './client/moorline-client.js';
+import { Following } from './following.js';
+import { Keeping, tabStorage } from './keeping.js';
+import { Unfinished, unsentOf } from './unfinished.js';
 import { BubbleList, plainWords, rowBubble, unsentBubble } from './view.js';
 
 const DEMO = 'patient:demo';
 const ID = /^(?!\.{1,2}$)[A-Za-z0-9:._-]{1,128}$/;
-/** Closer than this to the end counts as being at the end, in pixels: the page follows the answer. */
-const NEAR_END = 80;
 const NOTICE_TIME = 8_000;
 /** "in 0 s" is of no use. */
 const COUNTED = 1_000;
@@ -23,43 +25,101 @@ const STATUS = {
 /** @template {HTMLElement} [T=HTMLElement] @param {string} id @returns {T} */
 const find = (id) => /** @type {T} */ (document.getElementById(id));
 const box = /** @type {HTMLTextAreaElement} */ (find('message'));
-const scroller = find('scroller');
 const list = new BubbleList(find('log'));
-const storage = usableStorage();
+const following = new Following(find('scroller'), find('column'), (atEnd) => (find('newest').hidden = atEnd));
+const keeping = new Keeping(usableStorage(), tabStorage());
+const unfinished = new Unfinished(showUnfinished);
 const patientId = patientOfPage();
 let noticeTimer = 0;
-let client = open(storedSession());
+let sessionId = '';
+/** Of the listeners of the client that is shown. */
+let shown = new AbortController();
+/** The client keeps what is unsent elsewhere than the person has chosen since; changed once nothing is unsent. */
+let outdated = false;
+/** @type {MoorlineClient} */ let client;
 
+/** The patient that the address names; empty where it names none. */
 function patientOfPage() {
   const [, patient] = location.pathname.match(/^\/chat\/([^/]+)/) ?? [];
   if (!patient) history.replaceState(null, '', `/chat/${DEMO}`);
-  return patient ? decodeURIComponent(patient) : DEMO;
+  try {
+    return patient ? decodeURIComponent(patient) : DEMO;
+  } catch {
+    // "%zz" is no character.
+    return '';
+  }
 }
 
 // Sessions ------------------------------------------------------------------------------------------------------------
 
-function storedSession() {
-  const stored = storage?.getItem(`moorline:session:${patientId}`) ?? '';
-  return ID.test(stored) ? stored : newSession();
-}
-
-function newSession() {
-  const sessionId = uuid();
-  try {
-    storage?.setItem(`moorline:session:${patientId}`, sessionId);
-  } catch {
-    // Storage is full: this chat works, and a reload starts another.
-  }
-  return sessionId;
-}
-
-/** @param {string} sessionId */
-function open(sessionId) {
-  const opened = new MoorlineClient({ patientId, sessionId, storage });
-  opened.addEventListener('state', showState);
-  opened.addEventListener('change', draw);
-  opened.addEventListener('refused', (event) => notify(plainWords(/** @type {CustomEvent} */ (event).detail.code)));
+/** @param {string} session @returns {MoorlineClient} */
+function connected(session) {
+  const opened = new MoorlineClient({ patientId, sessionId: session, storage: keeping.storage });
+  opened.connect();
   return opened;
+}
+
+/** Show a session instead of the one that is shown. @param {string} session @param {string} draft */
+function show(session, draft) {
+  if (client) unfinished.leave(sessionId, client);
+  sessionId = session;
+  keeping.setSession(patientId, session);
+  listen(unfinished.take(session) ?? connected(session));
+  notify('', Infinity);
+  box.value = draft;
+  fit();
+  following.follow();
+  showState();
+}
+
+/** @param {MoorlineClient} opened */
+function listen(opened) {
+  shown.abort();
+  shown = new AbortController();
+  const { signal } = shown;
+  client = opened;
+  client.addEventListener('state', showState, { signal });
+  client.addEventListener('change', draw, { signal });
+  const refused = (/** @type {any} */ event) => notify(plainWords(event.detail.code));
+  client.addEventListener('refused', refused, { signal });
+}
+
+/** A draft goes along: it is in view, and would not be in a chat that is left. */
+function newChat() {
+  const draft = box.value;
+  keeping.setDraft(sessionId, '');
+  const session = uuid();
+  keeping.setDraft(session, draft);
+  show(session, draft);
+  box.focus();
+}
+
+/** @param {string} session */
+async function erase(session) {
+  const erased = session === sessionId ? client : new MoorlineClient({ patientId, sessionId: session, storage: keeping.storage });
+  await erased.erase();
+  unfinished.take(session)?.close();
+  keeping.forget(session);
+  if (session !== sessionId) return;
+  client.discard();
+  newChat();
+}
+
+/** The person has chosen, here or in another tab, what the browser keeps. */
+function keepAsChosen() {
+  outdated = unsentOf(client).length > 0;
+  if (outdated) return;
+  client.close();
+  keeping.setSession(patientId, sessionId);
+  keeping.setDraft(sessionId, box.value);
+  record();
+  listen(connected(sessionId));
+}
+
+/** Put the session into the list of chats once there is something in it. */
+function record() {
+  const last = client.transcript.rows.at(-1);
+  if (last && !keeping.knows(sessionId)) keeping.wrote(patientId, sessionId, Date.parse(last.at ?? '') || Date.now());
 }
 
 // Drawing -------------------------------------------------------------------------------------------------------------
@@ -88,12 +148,18 @@ function countDown(retryAt) {
   const left = (retryAt ?? 0) - Date.now();
   const counting = left >= COUNTED && status !== 'connected';
   const goesOn = status === 'reconnecting' && !offline;
+  keepFocus(() => (find('try-now').hidden = !counting || offline));
   const when = counting ? ` in ${Math.round(left / 1000)} s` : goesOn ? '…' : '';
   find('status-detail').textContent = counting && !goesOn ? `, next try${when}` : when;
 }
 
 function draw() {
-  const atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_END;
+  keepFocus(redraw);
+  record();
+  if (outdated) keepAsChosen();
+}
+
+function redraw() {
   const { rows, runId, earlier } = client.transcript;
   const last = rows.at(-1);
   const bubbles = rows.map((row) => rowBubble(row, row === last && !runId ? retry(row.runId) : null));
@@ -107,7 +173,25 @@ function draw() {
   // While an answer grows the log is busy: a screen reader reads it once, whole, instead of word by word.
   find('log').setAttribute('aria-busy', String(Boolean(runId)));
   list.draw([...bubbles, ...unsent]);
-  if (atEnd) scroller.scrollTop = scroller.scrollHeight;
+}
+
+/** Make a change, and give the focus to the box if it hides what has it, as Stop at the end of an answer: a keyboard
+ * would begin at the top of the page again. Not on a touch screen, where that opens the keyboard.
+ * @param {() => void} change */
+function keepFocus(change) {
+  const focused = document.activeElement;
+  const follows = focused?.matches(':focus-visible') || matchMedia('(pointer: fine)').matches;
+  change();
+  if (follows && focused instanceof HTMLElement && focused !== document.body && !focused.checkVisibility()) box.focus();
+}
+
+function showUnfinished() {
+  const { count, failed, sessionId: session } = unfinished.summary;
+  const messages = count === 1 ? '1 message' : `${count} messages`;
+  const said = failed ? 'not sent' : 'not sent yet, sent when the connection allows it';
+  find('unfinished').hidden = !count;
+  find('unfinished-text').textContent = count ? `${messages} of an earlier chat: ${said}.` : '';
+  find('unfinished-open').onclick = () => session && show(session, keeping.draft(session));
 }
 
 /** @param {string | undefined} runId @returns {import('./view.js').Action | string | null} what to offer, or to say */
@@ -140,7 +224,7 @@ function unsentActions(entry) {
     discard();
     box.value = [entry.text, box.value].filter(Boolean).join('\n');
     box.focus();
-    fit();
+    wrote();
   };
   const again = { label: 'Send again', act: () => client.resend(entry.clientMsgId) };
   return [
@@ -167,39 +251,80 @@ function fit() {
 
 // What a person does --------------------------------------------------------------------------------------------------
 
+/** The text in the box has changed. */
+function wrote() {
+  fit();
+  keeping.setDraft(sessionId, box.value);
+}
+
 /** @param {Event} event */
 function submit(event) {
   event.preventDefault();
   const text = box.value;
   if (!text.trim()) return;
-  box.value = '';
-  fit();
   client.send(text);
-  scroller.scrollTop = scroller.scrollHeight;
+  box.value = '';
+  wrote();
+  keeping.wrote(patientId, sessionId, Date.now());
+  following.follow();
 }
 
-find('composer').addEventListener('submit', submit);
-box.addEventListener('input', fit);
-box.addEventListener('keydown', (event) => {
-  // isComposing: Enter picks a candidate of an input method, it does not send.
-  if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) submit(event);
-});
-find('stop').addEventListener('click', () => client.cancel());
-find('earlier').addEventListener('click', () =>
-  client.loadEarlier().catch(() => notify('Earlier messages could not be loaded. Please try again.')),
-);
-find('new-chat').addEventListener('click', () => {
-  client.close();
-  notify('', Infinity);
-  client = open(newSession());
-  client.connect();
-  draw();
-  box.focus();
-});
+/** Whether closing the page would lose what a person has written. @returns {boolean} */
+function losesText() {
+  return !keeping.on && (box.value.trim() !== '' || unsentOf(client).length + unfinished.summary.count > 0);
+}
 
-setInterval(() => countDown(client.state.retryAt), 250);
+function start() {
+  const chats = new ChatsDialog(/** @type {HTMLDialogElement} */ (find('chats')), {
+    chats: () => keeping.chats(patientId),
+    current: () => sessionId,
+    keeps: () => keeping.on,
+    // What is unsent would have to move from one place to the other, in all tabs at once.
+    mayChange: () => keeping.possible && !keeping.holdsUnsent && !unsentOf(client).length && !unfinished.summary.count,
+    open: (session) => show(session, keeping.draft(session)),
+    erase,
+    keep: (on) => {
+      keeping.set(on);
+      keepAsChosen();
+    },
+  });
+  find('composer').addEventListener('submit', submit);
+  box.addEventListener('input', wrote);
+  box.addEventListener('keydown', (event) => {
+    // isComposing: Enter picks a candidate of an input method, it does not send.
+    if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) submit(event);
+  });
+  find('stop').addEventListener('click', () => client.cancel());
+  find('try-now').addEventListener('click', () => client.reconnect());
+  find('newest').addEventListener('click', () => keepFocus(() => following.follow()));
+  find('earlier').addEventListener('click', () =>
+    client.loadEarlier().catch(() => notify('Earlier messages could not be loaded. Please try again.')),
+  );
+  find('new-chat').addEventListener('click', newChat);
+  find('show-chats').addEventListener('click', () => chats.show());
+  find('log').addEventListener('copied', (event) => {
+    find('said').textContent = /** @type {CustomEvent} */ (event).detail ? 'Copied' : 'The code is selected';
+  });
+  addEventListener('storage', (event) => keeping.chosen(event) && keepAsChosen());
+  addEventListener('beforeunload', (event) => losesText() && event.preventDefault());
+  setInterval(() => countDown(client.state.retryAt), 250);
+
+  const stored = keeping.session(patientId);
+  const session = ID.test(stored) ? stored : uuid();
+  show(session, keeping.draft(session));
+  for (const other of keeping.unsent(patientId)) if (other !== session) unfinished.leave(other, connected(other));
+  box.focus();
+}
+
+/** The address names no patient: nothing can be sent, and why is said. */
+function refuse() {
+  find('status').dataset.status = 'disconnected';
+  find('status-text').textContent = STATUS.disconnected;
+  notify(`The address of this chat is not valid: ${location.pathname}`, Infinity);
+  for (const control of document.querySelectorAll('button, textarea')) control.setAttribute('disabled', '');
+}
+
 find('patient').textContent = patientId;
-document.title = `${patientId} · Moorline`;
-client.connect();
-draw();
-box.focus();
+document.title = `${patientId || 'No chat'} · Moorline`;
+if (patientId) start();
+else refuse();

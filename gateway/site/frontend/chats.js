@@ -1,0 +1,83 @@
+/** The dialog with the patient's chats in this browser, and the choice to keep nothing here. */
+import { make, quietButton } from './elements.js';
+
+const TIME = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
+
+/** @typedef {{chats: () => import('./keeping.js').Chat[], current: () => string, keeps: () => boolean,
+ *   mayChange: () => boolean, open: (sessionId: string) => void, erase: (sessionId: string) => Promise<void>,
+ *   keep: (on: boolean) => void}} Page what the dialog shows, and what it can do */
+
+export class ChatsDialog {
+  #dialog;
+  #list;
+  #keep;
+  #why;
+  #page;
+
+  /** @param {HTMLDialogElement} dialog @param {Page} page */
+  constructor(dialog, page) {
+    this.#dialog = dialog;
+    this.#page = page;
+    this.#list = /** @type {HTMLElement} */ (dialog.querySelector('ul'));
+    this.#keep = /** @type {HTMLInputElement} */ (dialog.querySelector('input'));
+    this.#why = /** @type {HTMLElement} */ (dialog.querySelector('[data-why]'));
+    this.#keep.addEventListener('change', () => {
+      page.keep(this.#keep.checked);
+      this.draw();
+    });
+    dialog.querySelector('[data-close]')?.addEventListener('click', () => dialog.close());
+  }
+
+  show() {
+    this.draw();
+    this.#dialog.showModal();
+  }
+
+  draw() {
+    const chats = this.#page.chats();
+    this.#keep.checked = this.#page.keeps();
+    this.#keep.disabled = !this.#page.mayChange();
+    this.#why.hidden = !this.#keep.disabled;
+    const none = make('li', { textContent: 'None yet.' });
+    this.#list.replaceChildren(...(chats.length ? chats.map((chat) => this.#row(chat)) : [none]));
+  }
+
+  /** @param {import('./keeping.js').Chat} chat */
+  #row({ sessionId, at }) {
+    const time = TIME.format(at);
+    const shown = sessionId === this.#page.current();
+    const row = make('li');
+    const open = quietButton('Open', () => this.#open(sessionId), { ariaLabel: `Open the chat of ${time}` });
+    const erase = quietButton('Erase', () => this.#ask(row, sessionId, time), { ariaLabel: `Erase the chat of ${time}` });
+    row.append(make('span', { textContent: shown ? `${time} (this chat)` : time }), ...(shown ? [] : [open]), erase);
+    return row;
+  }
+
+  /** @param {string} sessionId */
+  #open(sessionId) {
+    this.#dialog.close();
+    this.#page.open(sessionId);
+  }
+
+  /** Erasing cannot be undone, so it takes a second click. @param {HTMLElement} row @param {string} sessionId
+   * @param {string} time */
+  #ask(row, sessionId, time) {
+    const erase = quietButton('Erase', () => this.#erase(row, sessionId), { className: 'quiet danger' });
+    const keep = quietButton('Keep', () => this.draw());
+    row.replaceChildren(make('span', { textContent: `Erase the chat of ${time} for everyone, for good?` }), erase, keep);
+    keep.focus();
+  }
+
+  /** @param {HTMLElement} row @param {string} sessionId */
+  async #erase(row, sessionId) {
+    row.replaceChildren(make('span', { textContent: 'Erasing' }));
+    try {
+      await this.#page.erase(sessionId);
+      this.draw();
+    } catch {
+      const again = quietButton('Try again', () => this.#erase(row, sessionId));
+      row.replaceChildren(make('span', { textContent: 'The server has not erased this chat.' }), again);
+    }
+    this.#dialog.focus();
+  }
+}

@@ -1,0 +1,238 @@
+"""What the built-in page keeps: drafts, unsent messages, the chats of this browser, or nothing at all."""
+
+import json
+import re
+
+from playwright.async_api import Dialog, Locator, Page, expect
+
+from tests.endtoend.conftest import Site
+from tests.support import needs
+from tests.support.browser import CHAT, SHARED, STEP, Visitor, answers, box, questions, say, shows
+
+pytestmark = [needs.chromium, SHARED]
+
+STORED = "JSON.stringify([localStorage, sessionStorage])"
+
+
+async def connected(page: Page, chat: Site) -> None:
+    await page.goto(chat.url + CHAT)
+    await shows(page, "Connected")
+
+
+async def new_chat(page: Page) -> None:
+    await page.get_by_role("button", name="New chat").click()
+
+
+async def converse(page: Page, chat: Site, question: str, answer: str) -> None:
+    chat.script.put(answer, None)
+    await say(page, question)
+    await expect(answers(page)).to_have_text([answer])
+    await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+
+
+async def chats(page: Page) -> Locator:
+    await page.get_by_role("button", name="Chats").click()
+    return page.get_by_role("dialog").get_by_role("listitem")
+
+
+def keeps(page: Page) -> Locator:
+    return page.get_by_role("checkbox", name=re.compile("^Keep this list"))
+
+
+# New chat -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_message_that_is_unsent_at_new_chat_is_still_sent_once(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await chat.stop_backend()
+    await say(tab.page, "Keep this")
+    await new_chat(tab.page)
+    await expect(questions(tab.page)).to_have_count(0)
+    waiting = tab.page.get_by_text("1 message of an earlier chat: not sent yet")
+    await expect(waiting).to_be_visible()
+    chat.script.put("Kept.", None)
+    await chat.start_backend()
+    await expect(waiting).to_be_hidden(timeout=2 * STEP)
+    await shows(tab.page, "Connected")
+    await expect(questions(tab.page)).to_have_count(0)
+    assert [str(asked[-1].content) for asked in chat.script.chats] == ["Keep this"]
+    assert "Keep this" not in await tab.page.evaluate(STORED)
+
+
+async def test_a_reload_after_new_chat_does_not_lose_the_message(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await chat.stop_backend()
+    await say(tab.page, "Keep this")
+    await new_chat(tab.page)
+    await tab.page.reload()
+    await expect(tab.page.get_by_text("1 message of an earlier chat: not sent yet")).to_be_visible()
+    chat.script.put("Kept.", None)
+    await chat.start_backend()
+    await tab.page.get_by_role("button", name="Open that chat").click()
+    await expect(answers(tab.page)).to_have_text(["Kept."], timeout=2 * STEP)
+    await expect(questions(tab.page)).to_have_text(["Keep this"])
+    assert len(chat.script.chats) == 1
+
+
+async def test_a_message_that_was_refused_can_still_be_edited_after_new_chat(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await say(tab.page, "x" * 70_000)
+    await expect(tab.page.get_by_text("This message is too long.")).to_be_visible()
+    await new_chat(tab.page)
+    await expect(tab.page.get_by_text("1 message of an earlier chat: not sent.")).to_be_visible()
+    await tab.page.get_by_role("button", name="Open that chat").click()
+    await tab.page.get_by_role("button", name="Edit").click()
+    await expect(box(tab.page)).to_have_value("x" * 70_000)
+    await expect(tab.page.get_by_text("1 message of an earlier chat")).to_be_hidden()
+
+
+# Drafts ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_draft_survives_a_reload_and_is_erased_when_it_is_sent(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await box(tab.page).fill("Half a thought")
+    await tab.page.reload()
+    await expect(box(tab.page)).to_have_value("Half a thought")
+    chat.script.put("Whole.", None)
+    await box(tab.page).press("Enter")
+    await expect(answers(tab.page)).to_have_text(["Whole."])
+    assert "Half a thought" not in await tab.page.evaluate(STORED)
+
+
+async def test_a_draft_goes_along_to_a_new_chat(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await converse(tab.page, chat, "Hello", "Good morning.")
+    await box(tab.page).fill("Half a thought")
+    await new_chat(tab.page)
+    await tab.page.reload()
+    await expect(box(tab.page)).to_have_value("Half a thought")
+    await expect(questions(tab.page)).to_have_count(0)
+    assert (await tab.page.evaluate(STORED)).count("Half a thought") == 1
+
+
+# The chats of this browser --------------------------------------------------------------------------------------------
+
+
+async def test_an_earlier_chat_is_found_again(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await converse(tab.page, chat, "Hello", "Good morning.")
+    await new_chat(tab.page)
+    await converse(tab.page, chat, "Again", "Good evening.")
+    listed = await chats(tab.page)
+    await expect(listed).to_have_count(2)
+    await expect(listed.first).to_contain_text("(this chat)")
+    await listed.last.get_by_role("button", name="Open").click()
+    await expect(questions(tab.page)).to_have_text(["Hello"])
+    await expect(answers(tab.page)).to_have_text(["Good morning."])
+
+
+async def test_the_list_holds_no_text_and_no_chat_without_a_message(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await converse(tab.page, chat, "A secret", "Another one.")
+    await new_chat(tab.page)
+    await expect(await chats(tab.page)).to_have_count(1)
+    stored = await tab.page.evaluate(STORED)
+    assert "A secret" not in stored
+    assert "Another one" not in stored
+
+
+async def test_an_earlier_chat_is_erased_on_the_server_and_here(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await converse(tab.page, chat, "Hello", "Good morning.")
+    session = await tab.page.evaluate("localStorage['moorline:session:patient:demo']")
+    await new_chat(tab.page)
+    listed = await chats(tab.page)
+    await listed.get_by_role("button", name="Erase").click()
+    await expect(listed.get_by_role("button", name="Keep")).to_be_focused()
+    async with tab.page.expect_response(lambda response: response.request.method == "DELETE") as erased:
+        await listed.get_by_role("button", name="Erase").click()
+    assert (await erased.value).status == 204
+    await expect(listed).to_have_text(["None yet."])
+    assert session not in await tab.page.evaluate(STORED)
+
+
+async def test_erasing_the_chat_that_is_shown_begins_a_new_one(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await converse(tab.page, chat, "Hello", "Good morning.")
+    listed = await chats(tab.page)
+    await listed.get_by_role("button", name="Erase").click()
+    await listed.get_by_role("button", name="Erase").click()
+    await tab.page.get_by_role("button", name="Close").click()
+    await expect(questions(tab.page)).to_have_count(0)
+    await shows(tab.page, "Connected")
+    await converse(tab.page, chat, "Again", "Good evening.")
+
+
+async def test_a_chat_that_the_server_did_not_erase_stays_in_the_list(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await converse(tab.page, chat, "Hello", "Good morning.")
+    await new_chat(tab.page)
+    await chat.stop_backend()
+    listed = await chats(tab.page)
+    await listed.get_by_role("button", name="Erase").click()
+    await listed.get_by_role("button", name="Erase").click()
+    await expect(listed).to_contain_text("The server has not erased this chat.")
+    await chat.start_backend()
+    await listed.get_by_role("button", name="Try again").click()
+    await expect(listed).to_have_text(["None yet."])
+
+
+# Keeping nothing ------------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_kept_once_it_is_switched_off(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await converse(tab.page, chat, "Hello", "Good morning.")
+    await box(tab.page).fill("A draft")
+    await chats(tab.page)
+    await keeps(tab.page).uncheck()
+    await tab.page.get_by_role("button", name="Close").click()
+    await expect(answers(tab.page)).to_have_text(["Good morning."])
+    await expect(box(tab.page)).to_have_value("A draft")
+    chat.script.put("Good evening.", None)
+    await box(tab.page).press("Enter")
+    await expect(answers(tab.page)).to_have_text(["Good morning.", "Good evening."])
+    assert json.loads(await tab.page.evaluate(STORED)) == [{"moorline:keep": "off"}, {}]
+    await tab.page.reload()
+    await shows(tab.page, "Connected")
+    await expect(questions(tab.page)).to_have_count(0)
+
+
+async def test_the_choice_reaches_the_other_tabs(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    other = await tab.page.context.new_page()
+    await connected(other, chat)
+    await chats(tab.page)
+    await keeps(tab.page).uncheck()
+    await converse(other, chat, "Hello", "Good morning.")
+    assert json.loads(await other.evaluate(STORED)) == [{"moorline:keep": "off"}, {}]
+
+
+async def test_the_choice_waits_for_unsent_messages(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await chat.stop_backend()
+    await say(tab.page, "Keep this")
+    await chats(tab.page)
+    await expect(keeps(tab.page)).to_be_disabled()
+    await expect(tab.page.get_by_text("once no message is unsent")).to_be_visible()
+
+
+async def test_where_nothing_is_kept_closing_the_page_with_unsent_text_asks_first(chat: Site, tab: Visitor) -> None:
+    await connected(tab.page, chat)
+    await chats(tab.page)
+    await keeps(tab.page).uncheck()
+    await tab.page.get_by_role("button", name="Close").click()
+    await box(tab.page).press_sequentially("Half a thought")
+    asked: list[str] = []
+
+    async def stay(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        await dialog.dismiss()
+
+    tab.page.on("dialog", stay)
+    await tab.page.close(run_before_unload=True)
+    await expect(box(tab.page)).to_have_value("Half a thought")
+    while not asked:
+        await tab.page.wait_for_event("dialog")
+    assert asked == ["beforeunload"]
