@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
 
 from aiohttp import WSMsgType, web
 
@@ -38,8 +37,6 @@ _LOG_RETRY_SECONDS = 1.0
 _HELLO_SECONDS = 1.0
 # When a client may come back after a restart; it adds jitter of its own.
 _RECONNECT_AFTER_SECONDS = 1.0
-# A frame of up to so many bytes never waits where the buffer is empty: the transports pause at four times as much.
-_NEVER_WAITS = 16 << 10
 _PING = encode(ServerPing())
 
 
@@ -88,7 +85,6 @@ class Delivery:
         start: Position,
         v1_ping: float,
         scripted: bool,
-        unsent: Callable[[], int],
         abort: Callable[[], None],
     ) -> None:
         self.version: Version = Version1()
@@ -96,14 +92,11 @@ class Delivery:
         self._settings = settings
         self._scripted = scripted
         self._session_id = session_id
-        # How many bytes wait for the peer.
-        self._unsent = unsent
         self._abort = abort
         self._follower = Follower(log, session_id, patient_id, start)
         self._outbox = Outbox()
         self._close_code: CloseCode | None = None
         self._revoked = False
-        self._ping: bytes | None = None
         self._first_frame_read = False
         #: The client's, until it is answered.
         self._hello: Hello | None = None
@@ -122,12 +115,6 @@ class Delivery:
         if frame is not None:
             self._outbox.put(frame)
             self._follower.wake()
-
-    def answer_ping(self, payload: bytes) -> None:
-        """Send a Pong for a Ping with this payload. Of several that wait only the last is answered (RFC 6455 section
-        5.5.3), so that any number of them costs one frame in an iteration of the event loop."""
-        self._ping = payload
-        self._follower.wake()
 
     def frame_read(self) -> None:
         """The client has sent a frame, so its version is known."""
@@ -199,7 +186,6 @@ class Delivery:
         deadline = min(loop.time() + _HELLO_SECONDS, self._ping_at)
         while not (self._first_frame_read or self.ending) and loop.time() < deadline:
             await self._follower.wait(deadline)
-            await self._pong_if_due()
 
     async def _round(self) -> None:
         """Send all there is, then wait."""
@@ -253,26 +239,16 @@ class Delivery:
             self._ping_at = now + self._ping_every
             await self._send(_PING)
 
-    async def _pong_if_due(self) -> None:
-        if self._ping is not None:
-            payload, self._ping = self._ping, None
-            await self._send(payload, WSMsgType.PONG)
-
     async def _flush(self) -> None:
-        await self._pong_if_due()
         while self._hello is None and (frame := self._outbox.take()) is not None:
             await self._send(frame)
 
-    async def _send(self, frame: bytes, kind: Literal[WSMsgType.TEXT, WSMsgType.PONG] = WSMsgType.TEXT) -> None:
+    async def _send(self, frame: bytes) -> None:
         if self._revoked:
-            return
-        if len(frame) <= _NEVER_WAITS and self._unsent() == 0:
-            # A timer for each event would cost as much as writing it.
-            await self._socket.send_frame(frame, WSMsgType.TEXT)
             return
         try:
             async with asyncio.timeout(self._settings.send_timeout):
-                await self._socket.send_frame(frame, kind)
+                await self._socket.send_frame(frame, WSMsgType.TEXT)
         except TimeoutError:
             raise _Stalled from None
 

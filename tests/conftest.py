@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.postgres import PostgresServer, running_postgres
 
-pytest_plugins = ["tests.support.time_limit"]
+pytest_plugins = ["tests.support.time_limit", "moorline.testing"]
 
 
 def pytest_configure() -> None:

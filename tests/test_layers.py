@@ -14,7 +14,7 @@ PURE = [
 ]
 IMPURE = {"asyncio", "aiohttp", "time", "os", "socket", "threading", "logging", "uvloop"}
 # The order in which a byte meets the gateway's rooms; `common`, below all of them, is both parts' ground.
-ROOMS = ("run", "site", "proxy", "tunnel", "common")
+ROOMS = ("testing", "run", "site", "proxy", "faults", "tunnel", "common")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -90,6 +90,12 @@ def test_no_room_imports_one_above_it() -> None:
         above = {f"gateway.{other}" for other in ROOMS[: ROOMS.index(own)]} - {"gateway.site"}
         climbs = {room(OURS[imported]) for imported in imports(path) if imported in OURS} & above
         assert not climbs, f"{name(path)} imports {climbs}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_pytest_is_imported_by_the_plugin_alone(path: Path) -> None:
+    if name(path) != "gateway/testing/plugin.py":
+        assert not {"pytest", "moorline.gateway.testing.plugin"} & set(imports(path))
 
 
 @pytest.mark.parametrize("path", PURE, ids=name)

@@ -24,7 +24,6 @@ from moorline.gateway.errors import (
     Malformed,
     ShuttingDown,
     UpstreamTimeout,
-    UpstreamTlsError,
     UpstreamUnreachable,
 )
 from moorline.gateway.keys import DESTINATION, DRAINING, SETTINGS
@@ -34,7 +33,6 @@ from moorline.gateway.proxy.pool import POOLS
 from moorline.gateway.proxy.response import Response
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES
 from moorline.gateway.proxy.routes import Owner
-from moorline.gateway.proxy.tls import tls_for
 from moorline.gateway.proxy.upstreams import Upstream
 
 __all__ = ["Exchange"]
@@ -47,7 +45,6 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 # does not answer an attempt would last for all of proxy_connect_timeout.
 _DOWN_CONNECT_SECONDS = 1.0
 _LAST_STATUS = 599
-_UPSTREAM_FAILED = (BadUpstreamResponse, ConnectTimeout, UpstreamTimeout, UpstreamTlsError, UpstreamUnreachable)
 
 
 class Exchange:
@@ -159,7 +156,7 @@ class Exchange:
             tried.append(upstream)
             try:
                 response = await self._try(upstream)
-            except _UPSTREAM_FAILED as error:
+            except (BadUpstreamResponse, ConnectTimeout, UpstreamTimeout, UpstreamUnreachable) as error:
                 if upstreams.failed(upstream, self._clock()):
                     log.warning("upstream %s marked down for %gs", upstream.url, self._settings.fail_timeout)
                 if isinstance(error, BadUpstreamResponse) or not self._repeatable:
@@ -217,8 +214,7 @@ class Exchange:
         if not established:
             if self._upstreams.is_down(upstream, self._clock()):
                 seconds = min(seconds, _DOWN_CONNECT_SECONDS)
-            tls = tls_for(self._app, upstream)
-            await self._connection.connect(upstream.host, upstream.port, seconds, tls=tls)
+            await self._connection.connect(upstream.host, upstream.port, seconds)
             self._app[RETRY_QUEUES][self._upstreams].wake_all()
         return self._connection
 

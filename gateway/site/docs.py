@@ -14,7 +14,6 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (
     "front-end",
     "backend",
-    "routes",
     "options",
     "socket-died",
     "troubleshooting",

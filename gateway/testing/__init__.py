@@ -1,0 +1,1 @@
+"""A gateway in other people's tests: `pytest_plugins = ["moorline.testing"]`."""
