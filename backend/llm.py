@@ -14,7 +14,8 @@ import openai
 from moorline.backend.llm_errors import FAILURES, llm_error
 from moorline.backend.llm_stream import bound_error, pieces
 from moorline.backend.responder import Piece, Prompt, Turn
-from moorline.backend.settings import Settings, shown_url
+from moorline.backend.settings import Settings
+from moorline.gateway.common.config.urls import shown_url
 from moorline.gateway.common.errors import UsageError
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ import dataclasses
 
 from moorline.gateway.common.config.options import DURATION, INT, NUMBER, PORT, SIZE, TEXT, Kind, option
 from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.config.urls import shown_url
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["POSTGRES", "SQLITE", "Settings", "has_password", "shown_database", "shown_url"]
+__all__ = ["POSTGRES", "SQLITE", "Settings", "has_password", "shown_database"]
 
 SQLITE = "sqlite:///"
 #: libpq knows both names.
@@ -41,14 +42,6 @@ _ONE_OR_OFF = (
 def shown_database(text: str) -> str:
     """A database's address as it may be printed: without user, password and parameters."""
     return text if text.startswith(SQLITE) else shown_url(text)
-
-
-def shown_url(text: str) -> str:
-    """A URL, or what was given for one, as it may be printed: without user, password and parameters."""
-    scheme, _, rest = text.partition("://")
-    # The last @: one that stands in the password must not show the rest of it.
-    shown = (rest or text).rpartition("@")[2].partition("?")[0]
-    return f"{scheme}://{shown}" if rest else shown
 
 
 def has_password(text: str) -> bool:

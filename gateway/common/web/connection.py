@@ -19,6 +19,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.http_exceptions import LineTooLong
 
+from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.aiohttp_private import ServerProtocol
 from moorline.gateway.common.web.idle import IdleConnections
 from moorline.gateway.common.web.turns import Pace, Turns
@@ -174,7 +175,9 @@ class Connection(ServerProtocol):
         super().connection_made(transport)
         now, descriptor = self._event_loop.time(), transport.get_extra_info("socket").fileno()
         self._headers_begin()
-        if not self._idle_connections.admit(self, descriptor, now):
+        peer = transport.get_extra_info("peername")
+        address = client_network(peer[0]) if isinstance(peer, tuple) else ""
+        if not self._idle_connections.admit(self, descriptor, now, address):
             self.force_close()
         elif self._idle_connections.is_reserved(descriptor):
             self.reserved = True

@@ -25,6 +25,10 @@ _RESERVED_CONNECTIONS = 32
 _ENOUGH = 1 << 16
 # From the accept to the first request a client needs a round trip or two.
 _SILENT_SECONDS = 1.0
+# So many connections of one address may have sent nothing for longer than this: a browser opens a few ahead of need,
+# and some hundred browsers may have one address. After a restart all connect before the first request is read.
+_SILENT_PER_ADDRESS = 256
+_SILENT_LONG_SECONDS = 5.0
 # Between two lines in the log.
 _WARN_SECONDS = 10.0
 
@@ -81,12 +85,16 @@ class IdleConnections:
         # Each by the time since when, the earliest first.
         self._silent: dict[Connection, float] = {}
         self._idle: dict[Connection, float] = {}
+        # Those in `_silent` again, by address.
+        self._silent_of: dict[str, dict[Connection, float]] = {}
+        self._address_of: dict[Connection, str] = {}
         # Closed, but their descriptors are not free yet.
         self._closing: set[Connection] = set()
         self._warned = -_WARN_SECONDS
 
-    def admit(self, connection: Connection, descriptor: int, now: float) -> bool:
-        """Whether a new connection with this number is accepted. Idle ones are closed for it."""
+    def admit(self, connection: Connection, descriptor: int, now: float, address: str = "") -> bool:
+        """Whether a new connection with this number is accepted. Idle ones are closed for it, and of those that never
+        sent a request the oldest of its address, where they are too many."""
         # Each that waits, this one too, may need a second descriptor, for the backend; open sockets have theirs.
         shed = False
         while descriptor + 2 - len(self._closing) + len(self._silent) + len(self._idle) > self._full:
@@ -98,6 +106,7 @@ class IdleConnections:
             self._warn(now)
         if not full:
             self.add(connection, now)
+            self._count_silent(connection, address, now)
         return not full
 
     def is_reserved(self, descriptor: int) -> bool:
@@ -113,11 +122,28 @@ class IdleConnections:
         """It has sent a request and waits no more."""
         self._silent.pop(connection, None)
         self._idle.pop(connection, None)
+        address = self._address_of.pop(connection, None)
+        if address is not None:
+            del self._silent_of[address][connection]
+            if not self._silent_of[address]:
+                del self._silent_of[address]
 
     def remove(self, connection: Connection) -> None:
         """Its descriptor is free again."""
         self.set_busy(connection)
         self._closing.discard(connection)
+
+    def _count_silent(self, connection: Connection, address: str, now: float) -> None:
+        self._address_of[connection] = address
+        silent = self._silent_of.setdefault(address, {})
+        silent[connection] = now
+        while len(silent) > _SILENT_PER_ADDRESS:
+            oldest, since = next(iter(silent.items()))
+            if now - since <= _SILENT_LONG_SECONDS:
+                break
+            self.set_busy(oldest)
+            self._closing.add(oldest)
+            oldest.force_close()
 
     def _shed(self, now: float) -> bool:
         """Close one: first one that never sent a request and had the time to, then the one that is idle for longest."""

@@ -81,5 +81,30 @@ def test_the_last_connections_are_reserved_and_sockets_leave_them_free() -> None
     assert idle.is_reserved(descriptors.accepted - 1)
 
 
+def test_one_address_keeps_so_many_silent_connections_and_its_oldest_goes_first() -> None:
+    idle, clients = idle_connections(), [Client(asked=False) for _ in range(257)]
+    other = Client(asked=False)
+    idle.admit(other, 9, NOW, "192.0.2.9")
+    for client in clients[:256]:
+        assert idle.admit(client, 10, NOW, "192.0.2.1")
+    assert idle.admit(clients[256], 10, NOW + 6, "192.0.2.1")
+    assert [client.closed for client in (other, *clients[:2])] == [False, True, False]
+
+
+def test_connections_that_had_no_time_to_ask_yet_stay_however_many_they_are() -> None:
+    idle, clients = idle_connections(), [Client(asked=False) for _ in range(400)]
+    for client in clients:
+        assert idle.admit(client, 10, NOW, "192.0.2.1")
+    assert not any(client.closed for client in clients)
+
+
+def test_a_connection_that_has_asked_does_not_count_as_silent() -> None:
+    idle, clients = idle_connections(), [Client(asked=False) for _ in range(300)]
+    for number, client in enumerate(clients):
+        assert idle.admit(client, 10, NOW + number, "192.0.2.1")
+        idle.set_busy(client)
+    assert not any(client.closed for client in clients)
+
+
 def test_even_few_descriptors_carry_a_socket() -> None:
     assert Descriptors(16, taken=12).sockets == 1

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -134,3 +135,18 @@ def test_every_option_has_a_heading_a_meaning_and_a_default_that_can_be_written(
         assert spec.meaning, spec.name
         if text := spec.show(spec.default):
             assert spec.parse(text, spec.flag) == spec.default
+
+
+@pytest.mark.parametrize("name", ["upstream", "allowed_origins", "allowed_hosts", "trusted_proxies"])
+@pytest.mark.parametrize(
+    "value", ["ftp://me:secret@host/?password=secret", "me:secret@host:99999", "http://a:se@cret@h/x"]
+)
+@pytest.mark.parametrize("source", ["flags", "environ", "table"])
+def test_a_password_in_a_bad_address_is_not_printed(name: str, value: str, source: str) -> None:
+    given = {"flags": {name: [value]}, "environ": {f"MOORLINE_{name.upper()}": value}, "table": {name: [value]}}
+    sources: dict[str, Any] = {"flags": {}, "environ": {}, "table": {}, source: given[source]}
+    with pytest.raises(UsageError) as refused:
+        load(Settings, **sources, table_name="gateway")
+    assert name in str(refused.value).replace("-", "_").lower()
+    assert "secret" not in str(refused.value)
+    assert "cret" not in str(refused.value)
