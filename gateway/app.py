@@ -11,6 +11,7 @@ from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
+from moorline.gateway.inspector.handlers import add_inspector
 from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, DRAINING, METRICS, ROUTES, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.metrics_port import metrics_port
@@ -73,6 +74,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
 
     app.router.add_get("/healthz", health.healthz)
     app.router.add_get("/readyz", health.readyz)
+    add_inspector(app)
     app.router.add_get("/-/docs", docs)
     app.router.add_get("/-/docs/{page}", docs)
     for path in _CHAT:

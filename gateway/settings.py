@@ -7,7 +7,7 @@ import dataclasses
 import re
 from urllib.parse import urlsplit
 
-from moorline.gateway.common.config.options import BOOL, DURATION, INT, PORT, SIZE, TEXT, Kind, option, specs
+from moorline.gateway.common.config.options import BOOL, DURATION, INT, PORT, SECRET, SIZE, TEXT, Kind, option, specs
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.errors import UsageError
 
@@ -151,6 +151,13 @@ class Settings(CommonSettings):
     def frontend_folder(self) -> str:
         """The folder of static assets; empty for the built-in page and for a dev server's."""
         return "" if self.frontend_url else self.frontend
+
+    inspector_token: str = option(
+        "",
+        SECRET,
+        "who sends it may see /-/moorline from elsewhere (default: programs on this machine alone)",
+        group="Inspector",
+    )
 
     def __post_init__(self) -> None:
         super(Settings, self).__post_init__()

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
 from aiohttp import web
 
@@ -23,11 +23,12 @@ from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES, RetryQueue
 from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.socket_limits import SocketLimits
+from moorline.gateway.proxy.sockets import Ends, Socket
 from moorline.gateway.proxy.upgrade import switch
 from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.endings import Side
-from moorline.gateway.tunnel.machine import Limits
+from moorline.gateway.tunnel.machine import Limits, Tunnel
 from moorline.gateway.tunnel.relay import Ended, Relay
 
 __all__ = ["TUNNELS", "Tunnels", "tunnels"]
@@ -68,12 +69,17 @@ class Tunnels:
         self._metrics = metrics
         self._on_round_trip = None if metrics is None else _round_trips(metrics)
         self._ended_traffic = Traffic()
-        self._relays: set[Relay] = set()
+        self._sockets: dict[Relay, Socket] = {}
+        self.ends = Ends()
         self._turns = Turns(asyncio.get_running_loop())
         self._none_left = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._relays)
+        return len(self._sockets)
+
+    def open_sockets(self) -> Iterable[tuple[Socket, Tunnel]]:
+        """Each open socket with its state."""
+        return ((socket, relay.tunnel) for relay, socket in self._sockets.items())
 
     @contextlib.contextmanager
     def handshake(self, request: web.Request) -> Iterator[None]:
@@ -94,44 +100,45 @@ class Tunnels:
     def open(self, request: web.Request, exchange: Exchange, head: bytes) -> None:
         """Answer the client with `head` and relay from now on. The exchange's upstream is released at the end."""
         self._refuse_when_draining()
-        request_id, upstream, address = request[REQUEST_ID], exchange.upstream, client_address(request)
-        ended = functools.partial(self._ended, request_id, upstream, address)
+        route, upstream, address = request[DESTINATION].route, exchange.upstream, client_address(request)
+        opened = asyncio.get_running_loop().time()
+        socket = Socket(request[REQUEST_ID], route.path, address, upstream.url, opened)
+        ended = functools.partial(self._ended, upstream)
         hand_over = exchange.connection.hand_over
-        is_frontend = request[DESTINATION].route.owner is Owner.FRONTEND
-        limits = self._frontend_limits if is_frontend else self._limits
+        limits = self._frontend_limits if route.owner is Owner.FRONTEND else self._limits
         relay = switch(request, hand_over, head, limits, ended, self._on_round_trip, turns=self._turns)
-        self._relays.add(relay)
+        self._sockets[relay] = socket
         exchange.detach()
         self._socket_limits.add(address)
         # The drain waits for requests, and this one is about to end.
         self._draining.hold()
         name = upstream.url if self._names_upstream else None
-        facts = {"upstream": name, "client": address, "request_id": request_id}
+        facts = {"upstream": name, "client": address, "request_id": socket.request_id}
         _log("WebSocket opened", facts)
 
     def traffic(self) -> Traffic:
         """What all tunnels have carried since the start."""
-        return sum(map(_carried, self._relays), self._ended_traffic)
+        return sum(map(_carried, self._sockets), self._ended_traffic)
 
     async def drain(self) -> None:
         """End all of them with a Close frame to both sides. Many are ended over most of the drain: their clients
         reconnect at once, and to a gateway that has others to serve.
         """
-        relays = list(self._relays)
+        relays = list(self._sockets)
         seconds = self._draining.remaining() * _SPREAD if len(relays) > _AT_ONCE else 0.0
         size = math.ceil(len(relays) / (1 + int(seconds / _STEP_SECONDS)))
         for start in range(0, len(relays), max(1, size)):
             for relay in relays[start : start + size]:
-                if relay in self._relays:
+                if relay in self._sockets:
                     relay.shut_down()
             await asyncio.sleep(_STEP_SECONDS)
 
     async def close(self) -> None:
         """End all of them; bytes that are buffered get `_FLUSH_SECONDS` to be sent."""
-        for relay in list(self._relays):
+        for relay in list(self._sockets):
             relay.shut_down()
         await self._emptied()
-        for relay in list(self._relays):
+        for relay in list(self._sockets):
             relay.abort()
         await self._emptied()
 
@@ -141,21 +148,22 @@ class Tunnels:
 
     async def _emptied(self) -> None:
         self._none_left.clear()
-        if self._relays:
+        if self._sockets:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._none_left.wait(), _FLUSH_SECONDS)
 
-    def _ended(self, request_id: str, upstream: Upstream, address: str, relay: Relay, ended: Ended) -> None:
-        self._relays.remove(relay)
-        self._socket_limits.remove(address)
+    def _ended(self, upstream: Upstream, relay: Relay, ended: Ended) -> None:
+        socket = self._sockets.pop(relay)
+        self._socket_limits.remove(socket.client)
         self._draining.release()
-        if not self._relays:
+        if not self._sockets:
             self._none_left.set()
+        self.ends.add(socket, ended)
         upstream.release()
         self._ended_traffic += _carried(relay)
         if self._metrics is not None:
             self._metrics.ended(ended.outcome.ended_by, ended.cause, ended.code, ended.seconds)
-        _log("WebSocket closed", _facts(ended) | {"request_id": request_id})
+        _log("WebSocket closed", _facts(ended) | {"request_id": socket.request_id})
 
 
 def _most_sockets(wanted: int) -> int:

@@ -128,7 +128,7 @@ async def test_silence_is_1001_with_the_timers_name_to_both(start: Start, upstre
 async def test_a_drain_is_1001_to_both(start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture) -> None:
     gateway = await start(upstream.port)
     async with tunnel(gateway, upstream) as (client, backend):
-        for relay in list(gateway.tunnels._relays):
+        for relay in list(gateway.tunnels._sockets):
             relay.shut_down()
         for peer in (client, backend):
             assert parse(await peer.rest())[0].close == (1001, "gateway restarting")

@@ -1,0 +1,1 @@
+"""/-/moorline: the sockets of this gateway as they are, and why the last ones ended."""

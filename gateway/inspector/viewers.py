@@ -1,0 +1,50 @@
+"""Which requests may see the inspector, and how many at once."""
+
+import hmac
+from ipaddress import ip_address
+
+from aiohttp import hdrs, web
+
+from moorline.gateway.common.access.authorize import bearer_token
+from moorline.gateway.keys import SETTINGS
+
+__all__ = ["check", "is_local"]
+
+# What a proxy in front adds: its own address is this machine's, and that of its client is not.
+_FORWARDED = (
+    hdrs.FORWARDED,
+    hdrs.X_FORWARDED_FOR,
+    hdrs.X_FORWARDED_HOST,
+    hdrs.X_FORWARDED_PROTO,
+    hdrs.VIA,
+    "X-Real-IP",
+)
+
+
+def check(request: web.Request) -> None:
+    """Refuse a request that may not see the inspector.
+
+    Raises:
+        web.HTTPForbidden, web.HTTPUnauthorized
+    """
+    if is_local(request):
+        return
+    token = request.app[SETTINGS].inspector_token
+    if not token:
+        raise web.HTTPForbidden(
+            text="The inspector is for programs on the gateway's own machine; elsewhere it needs inspector_token."
+        )
+    given = bearer_token(request) or ""
+    if not hmac.compare_digest(given.encode(), token.encode()):
+        raise web.HTTPUnauthorized(text="The inspector's token is needed.", headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
+
+
+def is_local(request: web.Request) -> bool:
+    """Whether it comes from this machine and through no proxy. That its Host is one of this gateway's, and not a name
+    that another site has pointed at this machine, the access middleware has seen to."""
+    if any(name in request.headers for name in _FORWARDED):
+        return False
+    try:
+        return ip_address((request.remote or "").partition("%")[0]).is_loopback
+    except ValueError:
+        return False
