@@ -144,9 +144,12 @@ def _problem_response() -> dict[str, Any]:
 
 _STYLE = """
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color-scheme: light dark }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem }
+table { border-collapse: collapse; display: block; overflow-x: auto; margin: .5rem 0 1.5rem }
 th, td { border: 1px solid #8888; padding: .3rem .6rem; text-align: left; vertical-align: top }
-code { font-family: ui-monospace, monospace; overflow-wrap: anywhere }
+code { font-family: ui-monospace, monospace }
+p code, h2 code { overflow-wrap: anywhere }
+td:first-child code { white-space: nowrap }
+td:nth-child(n+3) { min-width: 12rem }
 """
 
 

@@ -90,7 +90,9 @@ pre {{ overflow-x: auto; padding: .75rem; background: #8881; border-radius: .25r
 code {{ font: .9em ui-monospace, monospace; }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
 th, td {{ padding: .3rem .6rem; border: 1px solid #8884; text-align: left; vertical-align: top; }}
-td code {{ white-space: nowrap; }}
+p code, li code {{ overflow-wrap: anywhere; }}
+td:first-child code {{ white-space: nowrap; }}
+td:last-child {{ min-width: 12rem; }}
 </style>
 </head>
 <body>

@@ -52,9 +52,14 @@ function patientOfPage() {
 
 // Sessions ------------------------------------------------------------------------------------------------------------
 
-/** @param {string} session @returns {MoorlineClient} */
+/** @param {string} session */
+function clientOf(session) {
+  return new MoorlineClient({ patientId, sessionId: session, storage: keeping.storage });
+}
+
+/** @param {string} session */
 function connected(session) {
-  const opened = new MoorlineClient({ patientId, sessionId: session, storage: keeping.storage });
+  const opened = clientOf(session);
   opened.connect();
   return opened;
 }
@@ -96,8 +101,7 @@ function newChat() {
 
 /** @param {string} session */
 async function erase(session) {
-  const erased = session === sessionId ? client : new MoorlineClient({ patientId, sessionId: session, storage: keeping.storage });
-  await erased.erase();
+  await (session === sessionId ? client : clientOf(session)).erase();
   unfinished.take(session)?.close();
   keeping.forget(session);
   if (session !== sessionId) return;

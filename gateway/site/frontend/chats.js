@@ -48,7 +48,8 @@ export class ChatsDialog {
     const shown = sessionId === this.#page.current();
     const row = make('li');
     const open = quietButton('Open', () => this.#open(sessionId), { ariaLabel: `Open the chat of ${time}` });
-    const erase = quietButton('Erase', () => this.#ask(row, sessionId, time), { ariaLabel: `Erase the chat of ${time}` });
+    const ask = () => this.#ask(row, sessionId, time);
+    const erase = quietButton('Erase', ask, { ariaLabel: `Erase the chat of ${time}` });
     row.append(make('span', { textContent: shown ? `${time} (this chat)` : time }), ...(shown ? [] : [open]), erase);
     return row;
   }
@@ -64,7 +65,8 @@ export class ChatsDialog {
   #ask(row, sessionId, time) {
     const erase = quietButton('Erase', () => this.#erase(row, sessionId), { className: 'quiet danger' });
     const keep = quietButton('Keep', () => this.draw());
-    row.replaceChildren(make('span', { textContent: `Erase the chat of ${time} for everyone, for good?` }), erase, keep);
+    const question = make('span', { textContent: `Erase the chat of ${time} for everyone, for good?` });
+    row.replaceChildren(question, erase, keep);
     keep.focus();
   }
 

@@ -2,8 +2,9 @@
  * What the page keeps in the browser, and the person's choice to keep nothing.
  *
  * In localStorage: the session that a patient's page shows, and when each session was last written to. No text but what
- * was not sent yet, which the client's outbox keeps under `moorline:unsent:`. In sessionStorage, which ends with the tab:
- * the draft of each session. Without storage, or where the person has switched it off, all of it lasts as long as the page.
+ * was not sent yet, which the client's outbox keeps under `moorline:unsent:`. In sessionStorage, which ends with the
+ * tab: the draft of each session. Without storage, or where the person has switched it off, all lasts as long as the
+ * page.
  *
  * @typedef {{sessionId: string, at: number}} Chat `at`: when it was last written to
  */

@@ -15,7 +15,7 @@
  *   blank lines), `item` (checked: of a task), `table` of `row`s of `header`s or `cell`s (align), `rule`, and the
  *   tokens of markdown-inline.js
  * @typedef {{text: string, blocks: readonly Token[], starts: readonly number[], known: Map<string, any>}} Document
- *   `starts`: where each block begins; `known`: the items and rows of the blocks that were read last, by their source
+ *   `starts`: where each block begins; `known`: items and rows of the blocks that were read last, by their source
  * @typedef {[block: Token, end: number]} Read a block, and the line behind it
  */
 import { inlines, shown } from './markdown-inline.js';
@@ -185,9 +185,10 @@ function readList(lines, at, depth, memory) {
     while (next < lines.length && !lines[next].trim()) next += 1;
     const more = next < lines.length && continues(lines[next].trimStart(), marker);
     loose ||= last.loose || (blank && more);
-    if (!more) return [{ type: 'list', start: number === undefined ? undefined : Number(number), loose, children }, end];
+    if (!more) break;
     end = next;
   }
+  return [{ type: 'list', start: number === undefined ? undefined : Number(number), loose, children }, end];
 }
 
 /** Whether a line begins another item of the same list. @param {string} line @param {string} marker of the first */

@@ -1,4 +1,4 @@
-/** Rows to elements. What people write is shown as it is, what a model writes as Markdown; nothing is parsed as HTML. */
+/** Rows to elements. What people write is shown as it is, what a model writes as Markdown; nothing is read as HTML. */
 import { make, quietButton } from './elements.js';
 import { safeLink } from './markdown-inline.js';
 import { MarkdownView, linkTo } from './markdown-view.js';
