@@ -14,7 +14,7 @@ from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Position, Snapshot
 from moorline.backend.gate import Gate
 from moorline.backend.history import newest_rows, next_events
-from moorline.backend.protocol.codec import decode_object, encode, parse
+from moorline.backend.protocol.codec import decode_object, encode, frame_limit, parse
 from moorline.backend.protocol.http import ReadQuery
 from moorline.backend.protocol.models import (
     Accepted,
@@ -28,7 +28,7 @@ from moorline.backend.protocol.models import (
     SendBody,
 )
 from moorline.backend.protocol.v2 import event_model, row_model, snapshot_model
-from moorline.backend.requests import checked_id, path_id
+from moorline.backend.requests import checked_id, path_id, read_body
 from moorline.backend.rights import Rights
 from moorline.backend.runs import Runs
 from moorline.backend.session import can_replay, check_owner
@@ -44,8 +44,6 @@ __all__ = ["Api", "answer", "limited"]
 MAX_WAIT_SECONDS = 30.0
 # The head of a session that does not exist. No real epoch is empty, so its first event changes the epoch.
 _NOWHERE = Position("", 0)
-#: The time for a whole body: one that arrives byte by byte would hold its connection without limit.
-BODY_SECONDS = 30.0
 
 # What is prepared before the middleware sees it.
 _UNCACHED = {hdrs.CACHE_CONTROL: "no-store"}
@@ -198,7 +196,7 @@ class Api:
         return web.Response(status=204, headers=_UNCACHED)
 
     async def _body(self, request: web.Request, model: type[T], *, may_be_empty: bool = False) -> T:
-        text = await _text(request)
+        text = await _text(request, most=frame_limit(self._settings.max_bytes))
         members = {} if may_be_empty and not text else decode_object(text)
         return parse(model, members, max_bytes=self._settings.max_bytes)
 
@@ -276,14 +274,11 @@ def _must_exist(chat: _Chat) -> None:
         raise Refusal(ErrorCode.NOT_FOUND)
 
 
-async def _text(request: web.Request) -> str:
+async def _text(request: web.Request, *, most: int) -> str:
     # What is compressed is not decompressed: a small body could become gigabytes.
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
         raise web.HTTPUnsupportedMediaType(text="The body must be sent as it is, without Content-Encoding.")
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return (await request.read()).decode()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text="The body took too long.") from None
+        return (await read_body(request, most=most)).decode()
     except UnicodeDecodeError:
         raise Refusal(ErrorCode.BAD_REQUEST, "The body is not UTF-8.") from None

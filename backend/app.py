@@ -14,6 +14,7 @@ from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.problems import bad_request_handler, problem_middleware
+from moorline.backend.protocol.codec import frame_limit
 from moorline.backend.protocol.docs import docs_page, openapi_document
 from moorline.backend.responder import Answer, Responder
 from moorline.backend.retention import run_retention
@@ -21,11 +22,12 @@ from moorline.backend.rights import RIGHTS, Rights
 from moorline.backend.runs import Runs
 from moorline.backend.service import Service, as_service
 from moorline.backend.settings import Settings
-from moorline.backend.websocket import V1_PING_SECONDS, Sockets, frame_limit
+from moorline.backend.websocket import V1_PING_SECONDS, Sockets
 from moorline.gateway.common.access.authorize import Authorize, allow_all, warn_if_open
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, add_security_headers
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING, Draining
+from moorline.gateway.common.web.messages import MESSAGE_LIMITS, MessageLimits
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
 
 __all__ = ["LOG", "RUNS", "SERVICE", "SETTINGS", "close_principal", "create_app"]
@@ -73,6 +75,7 @@ def create_app(
     app[API] = Api(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings)
     app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings, v1_ping=v1_ping)
     app[REQUEST_LIMITS] = RequestLimits(settings)
+    app[MESSAGE_LIMITS] = MessageLimits(timeout=settings.message_timeout, most=settings.max_unfinished)
     app[DRAINING] = Draining()
     app[CONNECTION_TIMEOUTS] = ConnectionTimeouts(send=settings.send_timeout)
     app[BAD_REQUEST_HANDLER] = bad_request_handler

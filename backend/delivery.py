@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Literal
 
 from aiohttp import WSMsgType, web
 
@@ -97,6 +98,7 @@ class Delivery:
         self._outbox = Outbox()
         self._close_code: CloseCode | None = None
         self._revoked = False
+        self._ping: bytes | None = None
         self._first_frame_read = False
         #: The client's, until it is answered.
         self._hello: Hello | None = None
@@ -115,6 +117,12 @@ class Delivery:
         if frame is not None:
             self._outbox.put(frame)
             self._follower.wake()
+
+    def answer_ping(self, payload: bytes) -> None:
+        """Send a Pong for a Ping with this payload. Of several that wait only the last is answered (RFC 6455 section
+        5.5.3), so that any number of them costs one frame in an iteration of the event loop."""
+        self._ping = payload
+        self._follower.wake()
 
     def frame_read(self) -> None:
         """The client has sent a frame, so its version is known."""
@@ -186,6 +194,7 @@ class Delivery:
         deadline = min(loop.time() + _HELLO_SECONDS, self._ping_at)
         while not (self._first_frame_read or self.ending) and loop.time() < deadline:
             await self._follower.wait(deadline)
+            await self._pong_if_due()
 
     async def _round(self) -> None:
         """Send all there is, then wait."""
@@ -239,16 +248,22 @@ class Delivery:
             self._ping_at = now + self._ping_every
             await self._send(_PING)
 
+    async def _pong_if_due(self) -> None:
+        if self._ping is not None:
+            payload, self._ping = self._ping, None
+            await self._send(payload, WSMsgType.PONG)
+
     async def _flush(self) -> None:
+        await self._pong_if_due()
         while self._hello is None and (frame := self._outbox.take()) is not None:
             await self._send(frame)
 
-    async def _send(self, frame: bytes) -> None:
+    async def _send(self, frame: bytes, kind: Literal[WSMsgType.TEXT, WSMsgType.PONG] = WSMsgType.TEXT) -> None:
         if self._revoked:
             return
         try:
             async with asyncio.timeout(self._settings.send_timeout):
-                await self._socket.send_frame(frame, WSMsgType.TEXT)
+                await self._socket.send_frame(frame, kind)
         except TimeoutError:
             raise _Stalled from None
 

@@ -27,6 +27,7 @@ _ABOVE_ZERO = (
     "max_answer",
     "max_bytes",
     "max_prompt",
+    "max_unfinished",
 )
 # Limits that are given as a number, or off.
 _ONE_OR_OFF = (
@@ -132,6 +133,9 @@ class Settings(CommonSettings):
     heartbeat: float = option(20.0, DURATION, "between two pings to a client (version 1: 30s)")
     send_timeout: float = option(30.0, DURATION, "time for a client to read what is sent to it")
     max_bytes: int = option(64 << 10, SIZE, "limit of a message, as UTF-8")
+    max_unfinished: int = option(
+        64 << 20, SIZE, "messages and bodies that have come in part, in all but for 4KiB of each; more get 1013 or 503"
+    )
 
     retention: float | None = option(
         None, DURATION, "erase sessions without a message for this long", can_be_off=True, group="Privacy"

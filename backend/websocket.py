@@ -17,7 +17,7 @@ from moorline.backend.delivery import Delivery
 from moorline.backend.errors import CloseCode, ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable, SessionInfo, Started
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.protocol.codec import Json, decode_object, encode, parse_frame
+from moorline.backend.protocol.codec import ENVELOPE, Json, decode_object, encode, frame_limit, parse_frame
 from moorline.backend.protocol.models import (
     Cancel,
     ClientMessage,
@@ -36,8 +36,9 @@ from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import SUBPROTOCOL
 from moorline.gateway.common.logs import hashed
 from moorline.gateway.common.web.connection import Connection
+from moorline.gateway.common.web.messages import Excess
 
-__all__ = ["V1_PING_SECONDS", "Sockets", "frame_limit"]
+__all__ = ["V1_PING_SECONDS", "Sockets"]
 
 logger = logging.getLogger("moorline.backend.websocket")
 
@@ -48,19 +49,10 @@ _CLOSE_TIMEOUT = 5.0
 # The third frame that is not understood within this time ends the socket.
 _BAD_FRAMES = 3
 _BAD_FRAMES_SECONDS = 60.0
-# Of JSON around a message's text.
-_ENVELOPE = 4 << 10
 # Frames that wait are received without yielding to the event loop: many of them would delay all other clients.
 _FRAMES_PER_TURN = 16
 _PONG = encode(ServerPong())
-
-
-def frame_limit(max_bytes: int) -> int:
-    """The largest frame or body that is read at all: JSON may write each byte as `\\u00xx`; then comes what it is in.
-
-    A text over max_bytes is answered with `too_large`; a frame over this ends the socket with 1009.
-    """
-    return 6 * max_bytes + _ENVELOPE
+_EXCESS_CODES = {Excess.TIME: CloseCode.TOO_SLOW, Excess.SIZE: CloseCode.TRY_AGAIN_LATER}
 
 
 class Sockets:
@@ -113,6 +105,8 @@ class Sockets:
             heartbeat=self._settings.heartbeat,
             compress=False,
             max_msg_size=frame_limit(self._settings.max_bytes),
+            # aiohttp answers all the Pings that wait before it returns, while all other clients wait.
+            autoping=False,
             timeout=_CLOSE_TIMEOUT,
             # A client that offers its token as a subprotocol offers this one beside it: a browser wants one named.
             protocols=(SUBPROTOCOL,),
@@ -148,6 +142,8 @@ class Sockets:
         if self._closing:
             delivery.end(CloseCode.SERVICE_RESTART)
         right.on_end(delivery.revoke)
+        if isinstance(protocol, Connection):
+            protocol.on_excess(lambda excess: delivery.end(_EXCESS_CODES[excess]))
         logger.info("session %s: socket opened", hashed(info.session_id))
         try:
             reader = _Reader(
@@ -216,6 +212,10 @@ class _Reader:
                 self._delivery.frame_read()
                 await self._take(message.data)
                 self._first = False
+            elif message.type is WSMsgType.PING:
+                self._delivery.answer_ping(message.data)
+            elif message.type is WSMsgType.PONG:
+                pass  # aiohttp has noted that the client lives
             elif message.type is WSMsgType.BINARY:
                 self._delivery.end(CloseCode.UNSUPPORTED_DATA)
             else:
@@ -312,7 +312,7 @@ def _abort(protocol: web.RequestHandler) -> None:
 
 def _overfull(text: str, frame: Json) -> bool:
     """Whether a frame is long without a message that is: decoding it costs all clients time, so it counts as bad."""
-    if len(text) <= _ENVELOPE:
+    if len(text) <= ENVELOPE:
         return False
     message = frame.get("message")
     size = len(message.encode(errors="surrogatepass")) if isinstance(message, str) else 0

@@ -11,7 +11,18 @@ from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.events import TextAdded
 from moorline.backend.protocol.models import CLIENT, ID, ClientMessage, Hello
 
-__all__ = ["Json", "adapter", "decode_object", "encode", "encode_delta", "parse", "parse_frame", "type_of"]
+__all__ = [
+    "ENVELOPE",
+    "Json",
+    "adapter",
+    "decode_object",
+    "encode",
+    "encode_delta",
+    "frame_limit",
+    "parse",
+    "parse_frame",
+    "type_of",
+]
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -34,6 +45,18 @@ def type_of(model: type[Any]) -> str:
 
 
 _BY_TYPE = {type_of(model): model for model in CLIENT}
+
+
+#: Of JSON around a message's text.
+ENVELOPE = 4 << 10
+
+
+def frame_limit(max_bytes: int) -> int:
+    """The largest frame or body that is read at all: JSON may write each byte as `\\u00xx`; then comes what it is in.
+
+    A text over max_bytes is answered with `too_large`; a frame over this ends the socket with 1009.
+    """
+    return 6 * max_bytes + ENVELOPE
 
 
 # Parsing --------------------------------------------------------------------------------------------------------------

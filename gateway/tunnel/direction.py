@@ -7,11 +7,10 @@ frames, and removes only the Pongs that answer its own Pings. To do that it has 
 
 from collections.abc import Callable, Sequence
 
-from moorline.gateway.tunnel.frames import CloseCode, Event, Found, FrameParser, Opcode
+from moorline.gateway.common.web.frames import WHOLE, CloseCode, Event, Found, FrameParser, Opcode
 
 __all__ = ["Direction"]
 
-_CONTROL = 0x08
 _PONG = bytes((0x80 | Opcode.PONG,))
 
 
@@ -55,6 +54,11 @@ class Direction:
         return self._parser.lost
 
     @property
+    def message(self) -> int | None:
+        """A number for the message that has come in part; see `FrameParser`."""
+        return self._parser.message
+
+    @property
     def at_boundary(self) -> bool:
         """Whether the last byte that was passed on ended a frame."""
         return self._parser.left == 0 or self._held != b""
@@ -81,7 +85,7 @@ class Direction:
             parser.left = left - size
             self.size += size
             return data
-        if left == 0 and 3 < size <= parser.max_payload and not data[0] & _CONTROL:
+        if left == 0 and 3 < size <= parser.max_payload and WHOLE[data[0]]:
             whole = parser.sizes[data[1]]
             if whole == size or (whole < 0 and (data[2] << 8 | data[3]) - whole == size):
                 parser.frames += 1

@@ -8,7 +8,7 @@ import dataclasses
 import enum
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
-from moorline.gateway.tunnel.frames import CloseCode
+from moorline.gateway.common.web.frames import CloseCode
 from moorline.gateway.tunnel.tcp_info import TcpInfo
 
 __all__ = ["Outcome", "Side", "Teardown", "cause_of", "close_frame_for", "teardown_for"]

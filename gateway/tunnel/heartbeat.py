@@ -14,8 +14,8 @@ import enum
 import math
 from collections.abc import Callable
 
+from moorline.gateway.common.web.frames import Opcode, control
 from moorline.gateway.tunnel.direction import Direction
-from moorline.gateway.tunnel.frames import Opcode, control
 
 __all__ = ["Beat", "Heartbeat"]
 

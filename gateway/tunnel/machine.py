@@ -38,10 +38,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from moorline.gateway.cause import Moment, Reason
+from moorline.gateway.common.web.frames import CloseCode, close
 from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.direction import Direction
 from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, close_frame_for, teardown_for
-from moorline.gateway.tunnel.frames import CloseCode, close
 from moorline.gateway.tunnel.heartbeat import Beat, Heartbeat
 
 __all__ = ["Limits", "Phase", "Tunnel"]

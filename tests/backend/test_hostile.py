@@ -81,9 +81,8 @@ async def test_a_body_with_a_content_encoding_is_not_read(tmp_path: Path) -> Non
         assert (await raw(server, post("Content-Encoding: identity\n"), b"{}")).split()[1] == "400"
 
 
-async def test_a_body_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moorline.backend.api.BODY_SECONDS", 0.1)
-    async with backend(tmp_path, Script()) as server:
+async def test_a_body_that_never_ends_is_given_up(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), message_timeout=0.1) as server:
         assert (await raw(server, post(length=100), b"{")).split()[1] == "408"
 
 

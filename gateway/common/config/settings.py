@@ -60,6 +60,12 @@ class CommonSettings:
     max_requests_per_address: int | None = option(
         500, INT, "of them, requests of one client address (IPv6: of a /64), at most half", can_be_off=True
     )
+    message_timeout: float | None = option(
+        60.0,
+        DURATION,
+        "time for a client to complete a WebSocket message or a request's body, and 1s more for each 4KiB of it",
+        can_be_off=True,
+    )
     drain: float = option(
         10.0, DURATION, "time for sockets and responses to end after SIGTERM, SIGINT or SIGHUP", group="Running"
     )
@@ -74,6 +80,8 @@ class CommonSettings:
     def __post_init__(self) -> None:
         if self.drain <= 0:
             raise UsageError(f"drain: {self.drain:g} must be above 0")
+        if self.message_timeout == 0:
+            raise UsageError("message_timeout: 0 would end every message; write more than 0, or off")
         if self.max_requests == 0:
             raise UsageError("max_requests: 0 would answer no request; write 1 or more")
         if self.max_requests_per_address == 0:

@@ -30,7 +30,19 @@ __all__ = [
 _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (web_protocol, ("_ErrInfo",)),
     (BaseProtocol, ("_buffer_paused", "_reading_paused", "_upgraded", "transport", "writing_paused")),
-    (RequestHandler, ("_message_tail", "_messages", "_waiter", "finish_response", "handle_error", "start")),
+    (
+        RequestHandler,
+        (
+            "_message_tail",
+            "_messages",
+            "_payload_parser",
+            "_waiter",
+            "finish_response",
+            "handle_error",
+            "set_parser",
+            "start",
+        ),
+    ),
 )
 
 
@@ -72,6 +84,16 @@ class ServerProtocol(RequestHandler):
     def upgraded(self) -> bool:
         """Whether aiohttp stopped parsing behind a request, as after a WebSocket handshake."""
         return self._upgraded
+
+    @property
+    def has_message_parser(self) -> bool:
+        """Whether a WebSocket's handler receives messages here."""
+        return self._payload_parser is not None
+
+    @property
+    def early(self) -> bytes:
+        """What has come behind a handshake, before its handler has set a parser for it."""
+        return self._message_tail
 
     @property
     def last_queued_ends(self) -> bool:

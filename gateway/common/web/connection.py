@@ -4,7 +4,7 @@ aiohttp bounds a request's headers by lines and their number, a megabyte in all,
 that are not complete within `client_header_timeout` end the connection without a response, as in nginx: the time of the
 first ones begins with the accept, of later ones with their first byte. Between requests the keep-alive timer runs. A
 client that reads nothing for `send_timeout` is nginx's end of the connection, too. Input that is costly to parse is
-parsed in turns, see `turns`.
+parsed in turns, see `turns`. A WebSocket's message that is not complete has limits, see `messages`.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from aiohttp.http_exceptions import LineTooLong
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.aiohttp_private import ServerProtocol
 from moorline.gateway.common.web.idle import IdleConnections
+from moorline.gateway.common.web.messages import Excess, MessageLimits, UnfinishedMessage
 from moorline.gateway.common.web.turns import Pace, Turns
 
 __all__ = [
@@ -122,6 +123,7 @@ class Connection(ServerProtocol):
         "_send_timer",
         "_timeouts",
         "_turns",
+        "_unfinished",
         "_unparsed",
         "reserved",
     )
@@ -135,6 +137,7 @@ class Connection(ServerProtocol):
         turns: Turns,
         timeouts: ConnectionTimeouts,
         bad_request_handler: BadRequestHandler,
+        message_limits: MessageLimits | None = None,
         **arguments: Any,
     ) -> None:
         # aiohttp's own timer would cut headers that begin shortly before it fires.
@@ -151,6 +154,8 @@ class Connection(ServerProtocol):
         self._parsed = 0
         self._timeouts = timeouts
         self._bad_request_handler = bad_request_handler
+        # Of a WebSocket whose messages are parsed here; a tunnel takes the transport instead.
+        self._unfinished = None if message_limits is None else UnfinishedMessage(message_limits, loop)
         self._header_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._idle_until = math.inf
@@ -169,6 +174,11 @@ class Connection(ServerProtocol):
         """Until the handler returns it bounds each send itself, and ends the connection with a Close frame."""
         self._handler_bounds_sends = True
 
+    def on_excess(self, callback: Callable[[Excess], None]) -> None:
+        """Call `callback` when the client's message exceeds a limit; nothing more of it is read then."""
+        if self._unfinished is not None:
+            self._unfinished.on_excess(callback)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # `transport` is forgotten as soon as it is to be closed.
         self._client = cast("asyncio.Transport", transport)
@@ -183,7 +193,7 @@ class Connection(ServerProtocol):
             self.reserved = True
 
     def data_received(self, data: bytes) -> None:
-        if not data or self.upgraded:
+        if not data or (self.upgraded and not self.has_message_parser):
             # aiohttp goes on with what its parser has, or keeps it for the tunnel, which must find all of it there.
             super().data_received(data)
         elif self._unparsed or self._pace.is_slow:
@@ -198,8 +208,15 @@ class Connection(ServerProtocol):
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
         super().resume_reading(resume_parser)
-        if self._unparsed:
+        if self._unparsed or self._has_exceeded():
             self._client.pause_reading()
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        # What came behind the handshake begins the stream of frames.
+        early = self.early
+        super().set_parser(parser, data_received_cb)
+        if self._unfinished is not None:
+            self._unfinished.receive_data(early)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._idle_connections.remove(self)
@@ -209,6 +226,8 @@ class Connection(ServerProtocol):
             self._idle_timer.cancel()
         self._headers_end()
         self._is_read()
+        if self._unfinished is not None:
+            self._unfinished.close()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -273,7 +292,8 @@ class Connection(ServerProtocol):
             self._parse(self._take_unparsed(len(self._unparsed)))
         if self._unparsed:
             return True
-        self.resume_if_unpaused()
+        if not self._has_exceeded():
+            self.resume_if_unpaused()
         return False
 
     def _take_unparsed(self, size: int) -> bytes:
@@ -292,7 +312,22 @@ class Connection(ServerProtocol):
             self._turns.add(self)
         self._unparsed, self._parsed = self._unparsed[self._parsed :] + data, 0
 
+    def _has_exceeded(self) -> bool:
+        return self._unfinished is not None and self._unfinished.exceeded
+
+    def _parse_messages(self, data: bytes) -> None:
+        if self._unfinished is not None and not self._unfinished.exceeded:
+            self._unfinished.receive_data(data)
+        if self._has_exceeded():
+            self._unparsed, self._parsed = b"", 0
+            self._client.pause_reading()
+        else:
+            super().data_received(data)
+
     def _parse(self, data: bytes) -> None:
+        if self.has_message_parser:
+            self._parse_messages(data)
+            return
         queued = self.queued
         super().data_received(data)
         if self.queued > queued:

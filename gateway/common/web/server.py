@@ -28,6 +28,7 @@ from moorline.gateway.common.web.connection import (
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.idle import Descriptors, IdleConnections
 from moorline.gateway.common.web.listen import BACKLOG, address, listen
+from moorline.gateway.common.web.messages import MESSAGE_LIMITS
 from moorline.gateway.common.web.turns import Turns
 
 __all__ = ["Listener", "Running", "SocketListener", "running"]
@@ -147,6 +148,7 @@ def _connections(app: web.Application, server: web.Server) -> Callable[[], Conne
     idle_connections, turns = IdleConnections(Descriptors.of_process()), Turns(loop)
     timeouts = app.get(CONNECTION_TIMEOUTS, ConnectionTimeouts())
     bad_request_handler = app.get(BAD_REQUEST_HANDLER, default_bad_request)
+    message_limits = app.get(MESSAGE_LIMITS)
 
     def connection() -> Connection:
         return Connection(
@@ -156,6 +158,7 @@ def _connections(app: web.Application, server: web.Server) -> Callable[[], Conne
             turns=turns,
             timeouts=timeouts,
             bad_request_handler=bad_request_handler,
+            message_limits=message_limits,
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,
             # The parts log requests themselves; a line with the path of each would hold the ids of patients.

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorline.gateway.tunnel import frames
+from moorline.gateway.common.web import frames
+from moorline.gateway.common.web.frames import CloseCode, Opcode
 from moorline.gateway.tunnel.direction import Direction
-from moorline.gateway.tunnel.frames import CloseCode, Opcode
 from tests.support.websocket_frames import (
     BINARY,
     CLOSE,

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["CloseCode", "Event", "Found", "FrameParser", "Opcode", "close", "control", "frame_sizes", "mask"]
+__all__ = ["WHOLE", "CloseCode", "Event", "Found", "FrameParser", "Opcode", "close", "control", "frame_sizes", "mask"]
 
 
 class Opcode(enum.IntEnum):
@@ -35,6 +35,7 @@ class CloseCode(enum.IntEnum):
 
 
 _FIN = 0x80
+_OPCODE = 0x0F
 _CONTROL = 0x08
 _MASKED = 0x80
 _LENGTH = 0x7F
@@ -102,10 +103,17 @@ _REPORTED: Mapping[int, Event] = {_CLOSE: Event.CLOSE}
 _REPORTED_WITH_PONGS: Mapping[int, Event] = {**_REPORTED, _PONG: Event.PONG}
 
 
+#: By first byte: whether the frame is a whole message of data, and no part of a fragmented one (section 5.4).
+WHOLE: Sequence[bool] = tuple(first & _FIN > 0 and not first & _CONTROL and first & _OPCODE > 0 for first in range(256))
+
+
 def _skipped(reported: Mapping[int, Event]) -> Sequence[bool]:
-    """By first byte: whether the payload of a small frame is nobody's concern. A control frame without FIN is an error
-    (section 5.4)."""
-    return tuple(not first & _CONTROL or (first & _FIN > 0 and first not in reported) for first in range(256))
+    """By first byte: whether a small frame need not be looked at: it is a whole message, or a control frame that is not
+    reported. One without FIN is an error (section 5.4)."""
+    return tuple(
+        whole or (first & (_FIN | _CONTROL) == _FIN | _CONTROL and first not in reported)
+        for first, whole in enumerate(WHOLE)
+    )
 
 
 _SKIPPED = _skipped(_REPORTED)
@@ -137,7 +145,7 @@ class FrameParser:
     opcodes, RSV bits and a mask in the wrong direction do not keep it from being followed.
     """
 
-    __slots__ = ("_reported", "_skipped", "frames", "left", "lost", "max_payload", "partial", "sizes")
+    __slots__ = ("_fragmented", "_reported", "_skipped", "frames", "left", "lost", "max_payload", "partial", "sizes")
 
     def __init__(self, max_payload: int | None = None) -> None:
         self.max_payload = _ENDLESS if max_payload is None else max_payload
@@ -149,7 +157,20 @@ class FrameParser:
         self.partial = b""
         """What has come of a header, or of a control frame that will be reported."""
         self.lost = False
+        # The number of the frame that began a fragmented message.
+        self._fragmented: int | None = None
         self.report_pongs(on=False)
+
+    @property
+    def message(self) -> int | None:
+        """A number for the message or frame that has come in part; None between two messages, and in a stream that is
+        lost. It may change while a message goes on, but not again and again.
+        """
+        if self.lost:
+            return None
+        if self._fragmented is not None:
+            return self._fragmented
+        return self.frames if self.left else None
 
     def report_pongs(self, *, on: bool) -> None:
         """Whether Pongs are reported from now on, beside Close frames; others are followed faster."""
@@ -176,7 +197,7 @@ class FrameParser:
         sizes, skipped, end, left = self.sizes, self._skipped, len(data), None
         last = end - 1
         found: list[Found] = []
-        for frames in _TURN:  # noqa: B007 - it counts those that are complete
+        for frames in _TURN:
             # A token stream is made of small frames, hundreds in one read.
             if at < last and (size := sizes[data[at + 1]]) > 0 and skipped[data[at]]:
                 at += size
@@ -197,6 +218,8 @@ class FrameParser:
                 break
             if event is not None:
                 found.append(Found(event, at - before, after - before, _unmasked(data[at:after], header)))
+            elif not data[at] & _CONTROL:
+                self._follow_message(data[at], self.frames + frames + 1)
             at = after
         else:
             frames += 1
@@ -205,6 +228,12 @@ class FrameParser:
             left, end = (at - end, end) if at > end else (0, at)
         self.left = left
         return end - before, found
+
+    def _follow_message(self, first: int, number: int) -> None:
+        if first & _FIN:
+            self._fragmented = None
+        elif self._fragmented is None:
+            self._fragmented = number
 
 
 def _header(data: bytes, at: int) -> tuple[int, int]:

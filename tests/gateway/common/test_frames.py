@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorline.gateway.tunnel.frames import Event, Found, FrameParser
+from moorline.gateway.common.web.frames import Event, Found, FrameParser
 from tests.support.websocket_frames import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame
 
 KEY = b"\x01\x02\x03\x04"
@@ -102,3 +102,42 @@ def test_one_call_follows_at_most_64_frames_that_are_reported() -> None:
     parser.report_pongs(on=True)
     followed, found = parser.feed(pong * 100)
     assert (followed, len(found), parser.frames) == (64 * len(pong), 64, 64)
+
+
+# The message that has come in part ------------------------------------------------------------------------------------
+
+FRAGMENT, CONTINUED = b"\x01\x01a", b"\x00\x01b"
+LAST = b"\x80\x01c"
+
+
+@given(st.lists(FRAMES, max_size=12), st.integers(0, 600))
+def test_no_message_is_under_way_exactly_between_two_frames(stream: list[bytes], cut: int) -> None:
+    parser, whole = FrameParser(), b"".join(stream)
+    feed(parser, whole[:cut])
+    boundaries = {0, *itertools.accumulate(map(len, stream))}
+    assert (parser.message is None) is (min(cut, len(whole)) in boundaries)
+
+
+def test_a_fragmented_message_is_under_way_until_its_last_frame_whatever_comes_between() -> None:
+    parser, numbers = FrameParser(), []
+    for piece in (FRAGMENT, CONTINUED, frame(PING, b"p"), CONTINUED):
+        feed(parser, piece)
+        numbers.append(parser.message)
+    assert (len(set(numbers)), None in numbers) == (1, False)
+    feed(parser, LAST)
+    assert parser.message is None
+
+
+def test_each_message_has_another_number() -> None:
+    parser, numbers = FrameParser(), []
+    for message in (frame(BINARY, bytes(300)), FRAGMENT + LAST, frame(BINARY, bytes(300))):
+        feed(parser, message[:-1])
+        numbers.append(parser.message)
+        feed(parser, message[-1:])
+    assert len(set(numbers)) == 3
+
+
+def test_no_message_is_under_way_in_a_stream_that_is_lost() -> None:
+    parser = FrameParser()
+    feed(parser, b"\x09\x01p")
+    assert (parser.lost, parser.message) == (True, None)

@@ -1,0 +1,141 @@
+"""What a client sends in part: how long a WebSocket message or a request's body may take, and the bytes of all that are
+not complete. Frames and chunks that keep coming, one byte at a time, would hold a connection and memory for ever.
+
+A message has `message_timeout`, and a second more for each 4 KiB of it, so that a slow line is not taken for an attack.
+"""
+
+import asyncio
+import enum
+from collections.abc import Callable
+
+from aiohttp import web
+
+from moorline.gateway.common.web.frames import FrameParser
+
+__all__ = ["MESSAGE_LIMITS", "Excess", "MessageLimits", "Unfinished", "UnfinishedMessage", "latest_end"]
+
+_BYTES_PER_SECOND = 4 << 10
+# Of each message so much is not counted: a short one that comes in two segments passes while others use up the total.
+_FREE = 4 << 10
+
+
+def latest_end(began: float, size: int, timeout: float) -> float:
+    """When a message has to be complete of which `size` bytes have come."""
+    return began + timeout + size / _BYTES_PER_SECOND
+
+
+class Unfinished:
+    """The bytes of all messages and bodies of one process that are not complete, and how many they may be."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.size = 0
+
+    def grow(self, before: int, after: int) -> bool:
+        """A message has grown from `before` to `after` bytes; whether there is room for it, else it is not counted."""
+        more = max(0, after - _FREE) - max(0, before - _FREE)
+        if more > 0 and self.size + more > self._most:
+            return False
+        self.size += more
+        return True
+
+
+class Excess(enum.Enum):
+    """Why a client may not finish its message."""
+
+    TIME = enum.auto()
+    """It took longer than `message_timeout`."""
+    SIZE = enum.auto()
+    """There is no room for it beside those of others (`max_unfinished`)."""
+
+
+class MessageLimits:
+    """What bounds the unfinished messages of one process; an application whose handlers receive messages sets it."""
+
+    def __init__(self, *, timeout: float | None, most: int) -> None:
+        self.timeout = timeout
+        self.unfinished = Unfinished(most)
+
+
+MESSAGE_LIMITS = web.AppKey("message_limits", MessageLimits)
+
+
+class UnfinishedMessage:
+    """Follows what one client sends behind its WebSocket handshake. `on_excess` is called once, for the first limit."""
+
+    __slots__ = ("_began", "_excess", "_limits", "_loop", "_number", "_on_excess", "_parser", "_size", "_timer")
+
+    def __init__(self, limits: MessageLimits, loop: asyncio.AbstractEventLoop) -> None:
+        self._limits = limits
+        self._loop = loop
+        self._parser = FrameParser()
+        self._number: int | None = None
+        self._began = 0.0
+        self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._excess: Excess | None = None
+        self._on_excess: Callable[[Excess], None] | None = None
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether nothing more of this client is wanted."""
+        return self._excess is not None
+
+    def on_excess(self, callback: Callable[[Excess], None]) -> None:
+        """Call `callback` when a limit is exceeded; at once where one is."""
+        self._on_excess = callback
+        if self._excess is not None:
+            callback(self._excess)
+
+    def receive_data(self, data: bytes) -> None:
+        """The next bytes."""
+        left = data
+        while left:
+            followed, _ = self._parser.feed(left)
+            left = left[followed:]
+        number = self._parser.message
+        if number is None:
+            self._count(0)
+        elif number == self._number:
+            self._count(self._size + len(data))
+        else:
+            self._began = self._loop.time()
+            self._count(len(data))
+            self._watch()
+        self._number = number
+
+    def close(self) -> None:
+        """The connection is gone."""
+        self._count(0)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _count(self, size: int) -> None:
+        if self._limits.unfinished.grow(self._size, size):
+            self._size = size
+        else:
+            self._exceed(Excess.SIZE)
+
+    def _watch(self) -> None:
+        # One that fires early is set again: cheaper than to set it for each message.
+        if self._timer is None and self._limits.timeout is not None:
+            self._timer = self._loop.call_at(self._latest_end(self._limits.timeout), self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        if self._number is None or self._limits.timeout is None:
+            return
+        if self._loop.time() < self._latest_end(self._limits.timeout):
+            self._watch()
+        else:
+            self._exceed(Excess.TIME)
+
+    def _latest_end(self, timeout: float) -> float:
+        return latest_end(self._began, self._size, timeout)
+
+    def _exceed(self, excess: Excess) -> None:
+        if self._excess is None:
+            self._excess = excess
+            if self._on_excess is not None:
+                self._on_excess(excess)
