@@ -1,6 +1,7 @@
 """The gateway's application: what is served where. No logic."""
 
 import logging
+import secrets
 
 from aiohttp import web
 
@@ -12,7 +13,7 @@ from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTI
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
 from moorline.gateway.inspector.handlers import add_inspector
-from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, DRAINING, METRICS, ROUTES, SETTINGS, UPSTREAMS
+from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, DRAINING, GATEWAY_ID, METRICS, ROUTES, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.metrics_port import metrics_port
 from moorline.gateway.proxy import health
@@ -20,6 +21,7 @@ from moorline.gateway.proxy.authorize import authorize_middleware
 from moorline.gateway.proxy.pool import pools
 from moorline.gateway.proxy.routes import Owner, Routes, default_routes
 from moorline.gateway.proxy.routing import is_foreign, proxy, route_middleware
+from moorline.gateway.proxy.tls import add_tls
 from moorline.gateway.proxy.tunnels import tunnels
 from moorline.gateway.proxy.websocket import websocket
 from moorline.gateway.settings import Settings
@@ -37,6 +39,8 @@ _CHAT = (
     "/api/chat/{session_id}/cancel",
     "/api/chat/{session_id}",
 )
+# A foreign backend may have all of them.
+_CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _PAGE = ("/chat/{patient_id}", "/{path:.*}")
 
 
@@ -57,16 +61,18 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     )
     app[BAD_REQUEST_HANDLER] = bad_request_handler(app)
     app[ROUTES] = Routes(
-        default_routes(settings.upstream, frontend=settings.frontend_url),
+        [*settings.route, *default_routes(settings.upstream, frontend=settings.frontend_url)],
         max_fails=settings.max_fails,
         fail_timeout=settings.fail_timeout,
     )
     app[UPSTREAMS] = app[ROUTES].group(settings.upstream)
+    app[GATEWAY_ID] = secrets.token_hex(8)
+    add_tls(app)
     if authorize is not None:
         app[AUTHORIZE] = authorize
     warn_if_open(log, settings.host, authorize)
 
-    app.on_response_prepare.append(add_cors_headers(settings))
+    app.on_response_prepare.append(add_cors_headers(settings, _CORS_METHODS, is_foreign=is_foreign))
     if settings.metrics_port is not None:
         app[METRICS] = Metrics()
         app.cleanup_ctx.append(metrics_port)

@@ -13,10 +13,12 @@ __all__ = [
     "ConnectTimeout",
     "GatewayError",
     "HandshakeTimeout",
+    "Loop",
     "Malformed",
     "ShuttingDown",
     "Unavailable",
     "UpstreamTimeout",
+    "UpstreamTlsError",
     "UpstreamUnreachable",
     "is_shortage",
     "render",
@@ -95,6 +97,15 @@ class UpstreamUnreachable(GatewayError):
     message = "The backend cannot be reached. It may be restarting; please try again in a moment."
 
 
+class UpstreamTlsError(GatewayError):
+    """The upstream speaks no TLS, or its certificate is not valid for its name; a retry finds the same."""
+
+    status = 502
+    outcome = "upstream_tls_error"
+    cause = Cause(Who.UPSTREAM, Reason.INVALID, Moment.CONNECT)
+    message = "The connection to the backend is not secure: its certificate is not valid, or it does not speak TLS."
+
+
 class BadUpstreamResponse(GatewayError):
     """What the upstream sent is not an HTTP/1.1 response, or not one that can be passed on."""
 
@@ -120,6 +131,18 @@ class UpstreamTimeout(GatewayError):
     outcome = "upstream_timeout"
     cause = Cause(Who.UPSTREAM, Reason.PROXY_READ_TIMEOUT, Moment.RESPONSE)
     message = "The backend did not answer in time (proxy_read_timeout)."
+
+
+class Loop(GatewayError):
+    """A request has come back to the gateway that passed it on."""
+
+    status = 508
+    outcome = "loop"
+    cause = Cause(Who.GATEWAY, Reason.INVALID, Moment.REQUEST)
+
+    def __init__(self, route: str, upstream: str) -> None:
+        self.message = f"The route {route} leads back to this gateway."
+        super().__init__(f"the route {route} to {upstream} leads back to this gateway")
 
 
 class HandshakeTimeout(GatewayError):

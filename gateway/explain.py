@@ -268,6 +268,15 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
         ),
     ),
     (
+        "UP",
+        (Moment.CONNECT,),
+        Explanation(
+            "the upstream speaks no TLS, or its certificate is not valid for its name",
+            "an https:// address of a server that speaks http://, or a certificate of an authority of your own",
+            "the gateway's log says what is wrong; name the authority with upstream_ca",
+        ),
+    ),
+    (
         "UJ",
         (Moment.RESPONSE,),
         Explanation(
@@ -301,6 +310,15 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
             "the client closed its connection before the response was complete",
             "the page was left, or the client's own timeout is shorter",
             "none, unless the backend is slower than the client's timeout",
+        ),
+    ),
+    (
+        "GP",
+        (Moment.REQUEST,),
+        Explanation(
+            "the request has come back to the gateway that passed it on",
+            "a route, `upstream` or `frontend` that names the gateway's own address, or a proxy that leads to it",
+            "the response names the route; correct its upstream",
         ),
     ),
     (

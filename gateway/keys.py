@@ -18,6 +18,7 @@ __all__ = [
     "DESTINATION",
     "DRAINING",
     "FRONTEND_COMMAND",
+    "GATEWAY_ID",
     "METRICS",
     "OUTCOME",
     "REQUEST_ID",
@@ -30,6 +31,8 @@ __all__ = [
 SETTINGS = web.AppKey("settings", Settings)
 ACCESS_RULES = web.AppKey("access_rules", AccessRules)
 ROUTES = web.AppKey("routes", Routes)
+GATEWAY_ID = web.AppKey("gateway_id", str)
+"""Sent to upstreams, to know a request that comes back; new at each start."""
 UPSTREAMS = web.AppKey("upstreams", Upstreams)
 """The chat backend's: the option `upstream`."""
 AUTHORIZE = web.AppKey[Authorize]("authorize")

@@ -4,18 +4,17 @@ Times are seconds, sizes bytes; None stands for `off`. Names that nginx has are 
 """
 
 import dataclasses
-import re
-from urllib.parse import urlsplit
 
 from moorline.gateway.common.config.options import BOOL, DURATION, INT, PORT, SECRET, SIZE, TEXT, Kind, option, specs
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.proxy.route_option import check_routes, parse_route, parse_upstream, route_of_table, show_route
+from moorline.gateway.proxy.routes import Route
 
 __all__ = ["Settings"]
 
 
 _LAST_PORT = 65535
-_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]+)(:\d*)?")
 # Limits that would stop all traffic at 0, which some programs take for no limit.
 _ABOVE_ZERO = (
     "proxy_connect_timeout",
@@ -45,25 +44,12 @@ def _is_url(text: str) -> bool:
 def _parse_frontend(text: str) -> str:
     if not text:
         raise ValueError("is empty")
-    return _parse_upstream(text) if _is_url(text) else text
+    return parse_upstream(text) if _is_url(text) else text
 
 
-def _parse_upstream(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        valid = parts.scheme == "http" and _AUTHORITY.fullmatch(parts.netloc) is not None and parts.port != 0
-    except ValueError:
-        # A bracket that is not closed, or a port beyond 65535.
-        valid = False
-    if not valid:
-        raise ValueError("is not an upstream; write for example http://127.0.0.1:8000")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("has a path; an upstream is scheme, host and port alone")
-    return f"http://{parts.netloc}"
-
-
-UPSTREAM = Kind("URL", _parse_upstream)
+UPSTREAM = Kind("URL", parse_upstream)
 FRONTEND = Kind("FOLDER|URL", _parse_frontend)
+ROUTE = Kind("PATH=URL", parse_route, show_route, parse_table=route_of_table)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +65,15 @@ class Settings(CommonSettings):
         UPSTREAM,
         "the backend: http://HOST:PORT; of several, the one with the fewest connections is next",
         group="Backend and page",
+    )
+    route: tuple[Route, ...] = option(
+        (), ROUTE, "another server for the paths below PATH; moorline.toml says more of it as [[gateway.route]]"
+    )
+    upstream_ca: str = option(
+        "", TEXT, "PEM file of the authorities that https upstreams are verified by (default: the system's)"
+    )
+    upstream_tls_verify: bool = option(
+        True, BOOL, "verify the certificates of https upstreams; false: any certificate is accepted"
     )
     frontend: str = option(
         "",
@@ -165,6 +160,10 @@ class Settings(CommonSettings):
             raise UsageError("upstream: it is empty; write for example --upstream http://127.0.0.1:8000")
         if twice := {url for url in self.upstream if self.upstream.count(url) > 1}:
             raise UsageError(f"upstream: {min(twice)} is given twice")
+        try:
+            check_routes(self.route)
+        except ValueError as error:
+            raise UsageError(f"route: {error}") from None
         if self.metrics_port is not None and self.metrics_port + self.workers - 1 > _LAST_PORT:
             raise UsageError(f"metrics_port: {self.metrics_port} leaves no port for {self.workers} workers")
         if not (self.content_security_policy.isascii() and self.content_security_policy.isprintable()):

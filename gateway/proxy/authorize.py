@@ -1,4 +1,6 @@
-"""Asks the `authorize` hook about every request under /api and /ws, before a handler sees it."""
+"""Asks the `authorize` hook about every request that leaves the gateway, but for the front end's, and about all under
+/api and /ws, before a handler sees it.
+"""
 
 import re
 
@@ -33,9 +35,11 @@ def _ids(request: web.Request) -> tuple[str | None, str | None] | None:
     names = segments(request.raw_path)
     if names[-1:] == [""]:
         del names[-1]
+    destination = request.get(DESTINATION)
+    owner = Owner.GATEWAY if destination is None else destination.route.owner
     if not names or names[0].lower() not in ("api", "ws"):
-        return None
-    if names == ["ws"] and request[DESTINATION].route.owner is Owner.FRONTEND:
+        return (None, None) if owner is Owner.USER else None
+    if names == ["ws"] and owner is Owner.FRONTEND:
         # The dev server's own socket.
         return None
     if "" in names:

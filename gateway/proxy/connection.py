@@ -7,6 +7,7 @@ before its time is set again, which costs less than setting it for each wait.
 import asyncio
 import math
 import socket
+import ssl
 from collections.abc import Callable
 from typing import cast
 
@@ -17,6 +18,7 @@ from moorline.gateway.errors import (
     GatewayError,
     Unavailable,
     UpstreamTimeout,
+    UpstreamTlsError,
     UpstreamUnreachable,
     is_shortage,
 )
@@ -69,18 +71,22 @@ class UpstreamConnection(asyncio.Protocol):
         self._due = self._deadline = math.inf
         self._on_end: Callable[[UpstreamConnection], None] | None = None
 
-    async def connect(self, host: str, port: int, seconds: float) -> None:
-        """Establish it; the host's name is resolved anew.
+    async def connect(self, host: str, port: int, seconds: float, *, tls: ssl.SSLContext | None = None) -> None:
+        """Establish it, with TLS where there is a context; the host's name is resolved anew.
 
         Raises:
             GatewayError: it cannot be established, or not in time.
         """
         try:
             async with asyncio.timeout(seconds):
-                await self._loop.create_connection(lambda: self, host, port)
+                # asyncio's own limit of a TLS handshake is a minute; the one here may be longer.
+                limit = None if tls is None else seconds
+                await self._loop.create_connection(lambda: self, host, port, ssl=tls, ssl_handshake_timeout=limit)
         except TimeoutError as error:
             # The operating system's own limit may be the shorter one.
             raise ConnectTimeout(f"{host}:{port}") from error
+        except ssl.SSLError as error:
+            raise UpstreamTlsError(_tls_problem(error)) from error
         except OSError as error:
             if is_shortage(error):
                 raise Unavailable("The gateway has no file descriptor left for another connection.") from error
@@ -161,13 +167,16 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether another request may be sent: the response ended by its own framing, with nothing behind it."""
+        """Whether another request may be sent: the response ended by its own framing, with nothing behind it, and was
+        read: what is left of its body would be taken for the next one's.
+        """
         parser, transport = self._parser, self._transport
         return (
             parser is not None
             and parser.complete
             and parser.persistent
             and not parser.excess
+            and not self._body
             and self._error is None
             and transport is not None
             and not transport.is_closing()
@@ -348,6 +357,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._set_timer()
         else:
             self._end(UpstreamTimeout("proxy_read_timeout"))
+
+
+def _tls_problem(error: ssl.SSLError) -> str:
+    """`certificate verify failed: self-signed certificate`, `wrong version number`"""
+    reason = (error.reason or "TLS handshake failed").replace("_", " ").lower()
+    return f"{reason}: {error.verify_message}" if isinstance(error, ssl.SSLCertVerificationError) else reason
 
 
 def _unreachable_by(error: OSError) -> Cause:

@@ -24,6 +24,7 @@ from moorline.gateway.errors import (
     Malformed,
     ShuttingDown,
     UpstreamTimeout,
+    UpstreamTlsError,
     UpstreamUnreachable,
 )
 from moorline.gateway.keys import DESTINATION, DRAINING, SETTINGS
@@ -33,6 +34,7 @@ from moorline.gateway.proxy.pool import POOLS
 from moorline.gateway.proxy.response import Response
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES
 from moorline.gateway.proxy.routes import Owner
+from moorline.gateway.proxy.tls import tls_for
 from moorline.gateway.proxy.upstreams import Upstream
 
 __all__ = ["Exchange"]
@@ -45,6 +47,7 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 # does not answer an attempt would last for all of proxy_connect_timeout.
 _DOWN_CONNECT_SECONDS = 1.0
 _LAST_STATUS = 599
+_UPSTREAM_FAILED = (BadUpstreamResponse, ConnectTimeout, UpstreamTimeout, UpstreamTlsError, UpstreamUnreachable)
 
 
 class Exchange:
@@ -156,7 +159,7 @@ class Exchange:
             tried.append(upstream)
             try:
                 response = await self._try(upstream)
-            except (BadUpstreamResponse, ConnectTimeout, UpstreamTimeout, UpstreamUnreachable) as error:
+            except _UPSTREAM_FAILED as error:
                 if upstreams.failed(upstream, self._clock()):
                     log.warning("upstream %s marked down for %gs", upstream.url, self._settings.fail_timeout)
                 if isinstance(error, BadUpstreamResponse) or not self._repeatable:
@@ -214,7 +217,8 @@ class Exchange:
         if not established:
             if self._upstreams.is_down(upstream, self._clock()):
                 seconds = min(seconds, _DOWN_CONNECT_SECONDS)
-            await self._connection.connect(upstream.host, upstream.port, seconds)
+            tls = tls_for(self._app, upstream)
+            await self._connection.connect(upstream.host, upstream.port, seconds, tls=tls)
             self._app[RETRY_QUEUES][self._upstreams].wake_all()
         return self._connection
 

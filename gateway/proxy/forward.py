@@ -3,42 +3,61 @@
 import functools
 
 from aiohttp import hdrs, web
+from multidict import istr
 
-from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.middleware import client_address, is_preflight
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, taken
-from moorline.gateway.errors import Malformed
-from moorline.gateway.keys import ACCESS_RULES, DESTINATION, REQUEST_ID, SETTINGS, TRUSTED
+from moorline.gateway.errors import Loop, Malformed
+from moorline.gateway.keys import ACCESS_RULES, DESTINATION, GATEWAY_ID, REQUEST_ID, SETTINGS, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.proxied import pass_on
-from moorline.gateway.proxy.routes import Owner
+from moorline.gateway.proxy.response import Response
+from moorline.gateway.proxy.routes import Host, Owner
 from moorline.gateway.proxy.upstreams import Upstream
 
 __all__ = ["forward", "request_head"]
+
+# Not Via (RFC 9110 section 7.6.3), for which servers change what they send: nginx does not compress then.
+_PASSED_BY = istr("X-Moorline-Gateway")
 
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Pass the request on and its response back, both as they come."""
     with request.app[REQUEST_LIMITS].place(request):
         async with Exchange(request, functools.partial(request_head, request)) as exchange:
-            response = await pass_on(request, await exchange.response(), exchange)
+            response = await exchange.response()
+            if is_preflight(request) and _leaves_cors_to_gateway(request, response):
+                # `add_cors_headers` adds the rest.
+                return web.Response(status=204)
+            proxied = await pass_on(request, response, exchange)
         await taken(request)
-        return response
+        return proxied
 
 
 def request_head(request: web.Request, upstream: Upstream, *, upgrade: bool = False) -> bytes:
-    """The request line and headers for this upstream."""
+    """The request line and headers for this upstream.
+
+    Raises:
+        Malformed: they cannot be passed on.
+        Loop: this gateway has passed the request on before.
+    """
+    route, gateway_id = request[DESTINATION].route, request.app[GATEWAY_ID]
+    if _PASSED_BY in request.headers and gateway_id in request.headers.getall(_PASSED_BY):
+        raise Loop(route.path, upstream.url)
     replaced = {}
-    if hdrs.HOST not in request.headers:
-        # A client of HTTP/1.0 may leave it out; HTTP/1.1 asks for one.
+    # A client of HTTP/1.0 may leave Host out; HTTP/1.1 asks for one.
+    if route.host is Host.UPSTREAM or hdrs.HOST not in request.headers:
         replaced[b"host"] = upstream.authority
-    if request[DESTINATION].route.owner is Owner.FRONTEND:
-        replaced = _as_on_its_own_port(request, upstream)
-    added = [b"Connection: close"] if request.app[SETTINGS].upstream_keepalive is None and not upgrade else []
+    if route.owner is Owner.FRONTEND and _is_own_origin(request):
+        replaced[b"origin"] = upstream.url.encode()
+    added = [f"{_PASSED_BY}: {gateway_id}".encode()]
+    if request.app[SETTINGS].upstream_keepalive is None and not upgrade:
+        added.append(b"Connection: close")
     try:
         return headers.request_head(
             request.method,
-            headers.origin_form(request.raw_path),
+            route.sent(headers.origin_form(request.raw_path)),
             request.headers,
             request.raw_headers,
             peer=request.remote or "",
@@ -54,12 +73,18 @@ def request_head(request: web.Request, upstream: Upstream, *, upgrade: bool = Fa
         raise Malformed("A header holds a line break.") from error
 
 
-def _as_on_its_own_port(request: web.Request, upstream: Upstream) -> dict[bytes, bytes]:
-    """The headers by which a dev server tells its own page from that of another site, as it gets them at its own
-    address: it needs no configuration for the gateway's. An origin that the gateway does not accept stays as it is.
+def _leaves_cors_to_gateway(request: web.Request, response: Response) -> bool:
+    """Whether the server of a route says nothing of an origin that the gateway allows."""
+    return (
+        request[DESTINATION].route.owner is Owner.USER
+        and hdrs.ACCESS_CONTROL_ALLOW_ORIGIN not in response.headers
+        and bool(request.app[ACCESS_RULES].cors_headers(request.headers.get(hdrs.ORIGIN)))
+    )
+
+
+def _is_own_origin(request: web.Request) -> bool:
+    """Whether Origin names the gateway. A dev server tells its own page from another site's by Host and Origin; it gets
+    both as at its own address, and needs no configuration for the gateway's.
     """
-    replaced = {b"host": upstream.authority}
     origin = request.headers.get(hdrs.ORIGIN)
-    if origin and request.app[ACCESS_RULES].allows_origin(origin, request.headers.get(hdrs.HOST, "")):
-        replaced[b"origin"] = upstream.url.encode()
-    return replaced
+    return bool(origin) and request.app[ACCESS_RULES].allows_origin(origin, request.headers.get(hdrs.HOST, ""))

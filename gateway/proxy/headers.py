@@ -3,8 +3,8 @@
 import enum
 import functools
 import re
-from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import SplitResult, urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
@@ -12,6 +12,7 @@ from moorline.gateway.errors import Malformed
 
 __all__ = [
     "UPGRADE",
+    "cookie_for",
     "encoded",
     "end_to_end",
     "location_for",
@@ -43,6 +44,7 @@ HOP_BY_HOP = tuple(
 _CONNECTION = istr("Connection")
 _HOST = istr("Host")
 _LOCATION = istr("Location")
+_SET_COOKIE = istr("Set-Cookie")
 _TRANSFER_ENCODING = istr("Transfer-Encoding")
 _X_REQUEST_ID = istr("X-Request-ID")
 # What says where a request goes and where it ends cannot be withdrawn by its sender: without its Content-Length a
@@ -175,13 +177,30 @@ def request_head(
     return head
 
 
-def response_headers(headers: Headers, *, request_id: str, upstream: str, scheme: str, host: str) -> CIMultiDict[str]:
-    """The response's headers as the client gets them. `scheme` and `host` are those by which the client knows us."""
+def response_headers(
+    headers: Headers,
+    *,
+    request_id: str,
+    upstream: str,
+    scheme: str,
+    host: str,
+    returned: Callable[[str], str] | None = None,
+) -> CIMultiDict[str]:
+    """The response's headers as the client gets them. `scheme` and `host` are those by which the client knows us.
+
+    `returned` gives the client's name of an upstream's path; with it the paths and domains of cookies are mapped, too.
+    """
     passed = end_to_end(headers)
     if _X_REQUEST_ID not in passed:
         passed[_X_REQUEST_ID] = request_id
     if location := passed.get(_LOCATION):
-        passed[_LOCATION] = location_for(location, upstream=upstream, scheme=scheme, host=host)
+        passed[_LOCATION] = location_for(
+            location, upstream=upstream, scheme=scheme, host=host, returned=returned or str
+        )
+    if returned is not None and _SET_COOKIE in passed:
+        upstream_host = urlsplit(upstream).hostname or ""
+        for cookie in passed.popall(_SET_COOKIE):
+            passed.add(_SET_COOKIE, cookie_for(cookie, upstream_host=upstream_host, returned=returned))
     return passed
 
 
@@ -208,13 +227,41 @@ def request_id(headers: Mapping[str, str], *, trusted: bool, fresh: str) -> str:
     return given if trusted and _REQUEST_ID.fullmatch(given) else fresh
 
 
-def location_for(location: str, *, upstream: str, scheme: str, host: str) -> str:
-    """A redirect to the upstream's own origin, turned into one to the client's; any other as it is."""
+def location_for(location: str, *, upstream: str, scheme: str, host: str, returned: Callable[[str], str] = str) -> str:
+    """A redirect to the upstream's own origin, turned into one to the client's; any other as it is. `returned` gives
+    the client's name of an upstream's path.
+    """
     try:
         target, own = urlsplit(location), urlsplit(upstream)
-        same = target.scheme == own.scheme and (target.hostname, target.port or 80) == (own.hostname, own.port or 80)
+        is_upstream = target.scheme == own.scheme and (target.hostname, _port(target)) == (own.hostname, _port(own))
     except ValueError:
         return location
-    if not same or not host:
-        return location
-    return f"{scheme}://{host}{location[len(target.scheme) + len('://') + len(target.netloc) :]}"
+    if not target.netloc:
+        return returned(location) if location.startswith("/") else location
+    path = location[location.index("//") + 2 + len(target.netloc) :]
+    if is_upstream and host:
+        return f"{scheme}://{host}{returned(path)}"
+    # An upstream that is sent the client's Host names itself by it.
+    return location[: len(location) - len(path)] + returned(path) if target.netloc == host else location
+
+
+def cookie_for(cookie: str, *, upstream_host: str, returned: Callable[[str], str]) -> str:
+    """A Set-Cookie of the upstream as the client's browser takes it: its Path is the client's, and a Domain that the
+    upstream belongs to is left out, so that the cookie is the gateway's host's.
+    """
+    value, *attributes = cookie.split(";")
+    kept = [value]
+    for attribute in attributes:
+        name, _, given = attribute.partition("=")
+        match name.strip().lower():
+            case "path":
+                kept.append(f" Path={returned(given.strip())}")
+            case "domain" if f".{upstream_host}".endswith("." + given.strip().lower().removeprefix(".")):
+                pass
+            case _:
+                kept.append(attribute)
+    return ";".join(kept)
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)

@@ -1,12 +1,14 @@
 """/healthz: this process answers. /readyz: an upstream is ready, too."""
 
 import asyncio
+import ssl
 
 from aiohttp import web
 
 from moorline.gateway.errors import GatewayError
 from moorline.gateway.keys import DRAINING, UPSTREAMS
 from moorline.gateway.proxy.connection import UpstreamConnection
+from moorline.gateway.proxy.tls import tls_for
 from moorline.gateway.proxy.upstreams import Upstream
 
 __all__ = ["healthz", "readyz"]
@@ -24,7 +26,8 @@ async def readyz(request: web.Request) -> web.Response:
     """200 where a new request would be served: not draining, and an upstream says the same of itself."""
     if request.app[DRAINING].is_set():
         return _said(503, "draining")
-    probes = [asyncio.create_task(_probe(each)) for each in request.app[UPSTREAMS]]
+    app = request.app
+    probes = [asyncio.create_task(_probe(each, tls_for(app, each))) for each in app[UPSTREAMS]]
     try:
         for probe in asyncio.as_completed(probes):
             if await probe:
@@ -36,11 +39,11 @@ async def readyz(request: web.Request) -> web.Response:
     return _said(503, "the backend is not ready" if False in found else "the backend cannot be reached")
 
 
-async def _probe(upstream: Upstream) -> bool | None:
+async def _probe(upstream: Upstream, tls: ssl.SSLContext | None) -> bool | None:
     """What this upstream says of itself; None where it says nothing."""
     connection = UpstreamConnection()
     try:
-        await connection.connect(upstream.host, upstream.port, _PROBE_SECONDS)
+        await connection.connect(upstream.host, upstream.port, _PROBE_SECONDS, tls=tls)
         connection.send("GET", b"GET /readyz HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % upstream.authority)
         return (await connection.response(_PROBE_SECONDS)).status == 200
     except GatewayError:

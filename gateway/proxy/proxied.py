@@ -17,10 +17,11 @@ from aiohttp.abc import AbstractStreamWriter
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.errors import BadUpstreamResponse, GatewayError
-from moorline.gateway.keys import CAUSE, REQUEST_ID, SETTINGS, TRUSTED
+from moorline.gateway.keys import CAUSE, DESTINATION, REQUEST_ID, SETTINGS, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.response import Response
+from moorline.gateway.proxy.routes import Owner
 
 __all__ = ["ProxiedResponse", "pass_on"]
 
@@ -45,12 +46,14 @@ class ProxiedResponse(web.StreamResponse):
     """What the handler returns: aiohttp has nothing left to send then."""
 
     def __init__(self, request: web.Request, response: Response, exchange: Exchange) -> None:
+        route = request[DESTINATION].route
         passed = headers.response_headers(
             response.headers,
             request_id=request[REQUEST_ID],
             upstream=exchange.upstream.url,
             scheme=_scheme(request),
             host=request.headers.get(hdrs.HOST, ""),
+            returned=None if route.owner is Owner.BACKEND else route.returned,
         )
         super().__init__(status=response.status, reason=response.reason, headers=passed)
         self._request = request

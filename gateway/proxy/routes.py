@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from moorline.gateway.proxy.upstreams import Upstream, Upstreams
 
-__all__ = ["Destination", "Match", "Owner", "Route", "Routes", "default_routes"]
+__all__ = ["GATEWAY_PATHS", "Destination", "Host", "Match", "Owner", "Route", "Routes", "default_routes"]
 
 
 class Match(enum.Enum):
@@ -18,6 +18,13 @@ class Match(enum.Enum):
 
     EXACT = "this one alone"
     SEGMENTS = "this one and those below it"
+
+
+class Host(enum.Enum):
+    """Which Host the upstream is sent; the client's is in X-Forwarded-Host."""
+
+    CLIENT = "client"
+    UPSTREAM = "upstream"
 
 
 class Owner(enum.Enum):
@@ -37,6 +44,9 @@ class Route:
     upstream: tuple[str, ...] = ()
     owner: Owner = Owner.USER
     match: Match = Match.SEGMENTS
+    rewrite: str | None = None
+    """What the upstream gets in place of `path`."""
+    host: Host = Host.CLIENT
 
     def takes(self, path: str) -> bool:
         """Whether a request for this path goes there, if no longer route takes it."""
@@ -45,6 +55,21 @@ class Route:
         if self.path.endswith("/"):
             return path.startswith(self.path)
         return path.startswith(self.path) and path[len(self.path) : len(self.path) + 1] in ("", "/")
+
+    def sent(self, target: str) -> str:
+        """A request's target as the upstream gets it."""
+        if self.rewrite is None:
+            return target
+        path, question_mark, query = target.partition("?")
+        return _below(self.rewrite, path[len(self.path.rstrip("/")) :]) + question_mark + query
+
+    def returned(self, path: str) -> str:
+        """The client's name of a path that the upstream names. One that the route does not reach stays as it is."""
+        if self.rewrite is None:
+            return path
+        prefix = self.rewrite.rstrip("/")
+        is_below = path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/", "?", "#")
+        return _below(self.path, path[len(prefix) :]) if is_below else path
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -55,7 +80,11 @@ class Route:
         return (below,) if self.path.endswith("/") else (self.path, below)
 
 
-_GATEWAY = tuple(Route(path=path, owner=Owner.GATEWAY) for path in ("/healthz", "/readyz", "/-"))
+def _below(prefix: str, rest: str) -> str:
+    return (prefix.rstrip("/") + rest) or "/"
+
+
+GATEWAY_PATHS = tuple(Route(path=path, owner=Owner.GATEWAY) for path in ("/healthz", "/readyz", "/-"))
 # Of two routes of one length the one whose owner stands first counts: those of the user replace the defaults.
 _PRECEDENCE = tuple(Owner)
 
@@ -73,7 +102,7 @@ def default_routes(upstream: Sequence[str], *, frontend: str) -> list[Route]:
         Route(path="/openapi.json", upstream=urls, owner=Owner.BACKEND, match=Match.EXACT),
     ]
     if frontend:
-        routes.append(Route(path="/", upstream=(frontend,), owner=Owner.FRONTEND))
+        routes.append(Route(path="/", upstream=(frontend,), owner=Owner.FRONTEND, host=Host.UPSTREAM))
     return routes
 
 
@@ -95,7 +124,7 @@ class Routes:
         }
         self._upstreams = tuple(shared.values())
         table = [(route, Destination(route, shared[route.upstream])) for route in routes]
-        self._table: list[tuple[Route, Destination | None]] = [*table, *((route, None) for route in _GATEWAY)]
+        self._table: list[tuple[Route, Destination | None]] = [*table, *((route, None) for route in GATEWAY_PATHS)]
         self._table.sort(key=lambda entry: _rank(entry[0]))
 
     def match(self, path: str) -> Destination | None:

@@ -3,6 +3,8 @@
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from moorline.gateway.common.access.paths import dots
+from moorline.gateway.errors import Malformed
 from moorline.gateway.keys import DESTINATION, ROUTES
 from moorline.gateway.proxy.forward import forward
 from moorline.gateway.proxy.handshake import asks_for_websocket
@@ -25,6 +27,9 @@ async def proxy(request: web.Request) -> web.StreamResponse:
     if DESTINATION not in request:
         # The gateway's own, though it is below a route for all paths.
         raise web.HTTPNotFound(text="There is nothing at this address.")
+    if request[DESTINATION].route.owner is Owner.USER and (reason := dots(request.raw_path)) is not None:
+        # It would leave the route, at a server that has more than what the route names.
+        raise Malformed(reason)
     return await (websocket if asks_for_websocket(request.headers) else forward)(request)
 
 

@@ -52,6 +52,7 @@ class Upstream:
         "host",
         "port",
         "state",
+        "tls",
         "url",
     )
 
@@ -71,7 +72,8 @@ class Upstream:
         self.authority = address.netloc.encode()
         """Host and port as a Host header has them."""
         self.host = str(address.hostname)
-        self.port = address.port or 80
+        self.tls = address.scheme == "https"
+        self.port = address.port or (443 if self.tls else 80)
 
     def take(self) -> None:
         """Count a request that is about to go there; `release` when it has ended or was never sent."""

@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (
     "front-end",
     "backend",
+    "routes",
     "options",
     "socket-died",
     "troubleshooting",

@@ -1,6 +1,7 @@
 """What the kernel knows of a connection and the event loops do not report."""
 
 import asyncio
+import errno
 import fcntl
 import os
 import socket
@@ -19,7 +20,9 @@ _TCP_INFO = socket.TCP_INFO if sys.platform == "linux" else None
 
 
 def unsent(transport: asyncio.Transport) -> int:
-    """How many bytes the peer has not taken yet, those in the kernel's queue included."""
+    """How many bytes the peer has not taken yet, those in the kernel's queue included. Of a TLS connection those are
+    missing that the loop holds between the two; they are at most its high-water mark of 64 KiB, and one write.
+    """
     return transport.get_write_buffer_size() + _waiting(transport, termios.TIOCOUTQ)
 
 
@@ -31,10 +34,12 @@ def has_unread(transport: asyncio.Transport) -> bool:
 def unread(transport: asyncio.Transport) -> bytes:
     """What a peer had sent before its reset. A loop whose write fails does not read it any more; the common case is a
     peer that sends a Close frame and closes while it is being written to. The loop closes the socket only after
-    `connection_lost`.
+    `connection_lost`. Nothing of a TLS connection: what the kernel has of it is encrypted.
     """
+    if transport.get_extra_info("ssl_object") is not None:
+        return b""
     try:
-        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as copy:
+        with socket.socket(fileno=os.dup(_descriptor(transport))) as copy:
             return copy.recv(_ONE_READ, socket.MSG_DONTWAIT)
     except OSError:
         return b""
@@ -46,17 +51,25 @@ def info(transport: asyncio.Transport) -> tcp_info.TcpInfo | None:
         return None
     try:
         # uvloop's stand-in for the socket leaves getsockopt to the descriptor it was made for.
-        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as copy:
+        with socket.socket(fileno=os.dup(_descriptor(transport))) as copy:
             return tcp_info.parse(copy.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, tcp_info.SIZE))
     except OSError:
         return None
+
+
+def _descriptor(transport: asyncio.Transport) -> int:
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        # uvloop forgets the socket of a TLS connection that has ended.
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return int(sock.fileno())
 
 
 def _waiting(transport: asyncio.Transport, queue: int) -> int:
     """How many bytes are in one of the two queues; 0 where the system does not report it, as macOS does not for the
     outgoing one."""
     try:
-        count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), queue, bytes(4))
+        count = fcntl.ioctl(_descriptor(transport), queue, bytes(4))
     except (OSError, ValueError):
         return 0
     return int(struct.unpack("i", count)[0])

@@ -114,8 +114,8 @@ class _End(asyncio.Protocol):
         self._flush_backlog()
         if self._relay is not None:
             self._relay.eof_received(self.side)
-        # The machine decides how to close.
-        return True
+        # The machine decides how to close; TLS knows no half-closed connection in asyncio.
+        return self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
         if self._relay is not None:
@@ -181,8 +181,10 @@ class Relay:
         """
         client, upstream = self._client, self._upstream
         for end in (client, upstream):
-            # Any byte that does not leave at once pauses the other side's reading.
-            end.transport.set_write_buffer_limits(high=0)
+            # Any byte that does not leave at once pauses the other side's reading. TCP pauses beyond its mark, TLS at
+            # it: at 0 that would be with nothing to send, and for ever.
+            is_tls = end.transport.get_extra_info("ssl_object") is not None
+            end.transport.set_write_buffer_limits(high=int(is_tls), low=0)
         if client_stalls:
             self.pause_writing(Side.CLIENT)
         client.transport.write(head)

@@ -27,12 +27,20 @@ def page(tmp_path: Path) -> str:
 
 @pytest.fixture
 def start_gateway(page: str, aiohttp_client: Callable[..., Awaitable[Client]]) -> StartGateway:
-    """`await start_gateway(port_of_the_backend, option=value, …)` gives a client of a gateway."""
+    """`await start_gateway(port_of_the_backend, option=value, …)` gives a client of a gateway, at a port if named."""
 
-    async def start(backend: int, *, authorize: Authorize | None = None, command: str = "", **options: Any) -> Client:
+    async def start(
+        backend: int,
+        *,
+        authorize: Authorize | None = None,
+        command: str = "",
+        listen_at: int | None = None,
+        **options: Any,
+    ) -> Client:
         settings = Settings(**{"upstream": (f"http://127.0.0.1:{backend}",), "frontend": page, **options})
         app = create_app(settings, authorize=authorize)
         app[FRONTEND_COMMAND] = command
-        return await aiohttp_client(app)
+        server = {} if listen_at is None else {"server_kwargs": {"port": listen_at}}
+        return await aiohttp_client(app, **server)
 
     return start

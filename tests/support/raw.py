@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 __all__ = ["Connection", "answering", "dial", "listening"]
@@ -47,7 +48,9 @@ class Connection:
 
 
 @contextlib.asynccontextmanager
-async def listening(serve: Callable[[Connection], Awaitable[None]], *, port: int = 0) -> AsyncIterator[int]:
+async def listening(
+    serve: Callable[[Connection], Awaitable[None]], *, port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     """A server that hands each connection to `serve`; yields its port."""
 
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,7 +61,7 @@ async def listening(serve: Callable[[Connection], Awaitable[None]], *, port: int
         finally:
             writer.close()
 
-    server = await asyncio.start_server(accepted, "127.0.0.1", port)
+    server = await asyncio.start_server(accepted, "127.0.0.1", port, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

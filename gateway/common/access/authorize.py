@@ -31,7 +31,8 @@ Authorize = Callable[[web.Request, str | None, str | None], Awaitable[Principal]
 It refuses by raising `web.HTTPForbidden` or another `web.HTTPException`. The backend passes the patient whose chat it
 is, also where the request does not name one; `patient_id` is None there for a session that does not exist. In the
 gateway it is None where neither path nor query names it: a body is read by the backend alone. `session_id` is None
-in the gateway alone, which asks about every path under `/api` and `/ws`, for those that name no session.
+in the gateway alone, which asks about every path under `/api` and `/ws`, and about those of routes to other servers,
+where the path names no session.
 """
 
 

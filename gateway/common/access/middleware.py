@@ -17,14 +17,20 @@ from moorline.gateway.common.access.rules import AccessRules, is_host, is_json
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.web.connection import is_reserved
 
-__all__ = ["SECURITY_HEADERS", "access_middleware", "add_cors_headers", "add_security_headers", "client_address"]
+__all__ = [
+    "SECURITY_HEADERS",
+    "access_middleware",
+    "add_cors_headers",
+    "add_security_headers",
+    "client_address",
+    "is_preflight",
+]
 
 # RFC 9110 section 9.2.1.
 _SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 # As nginx: CONNECT opens a tunnel to any host, TRACE returns headers that a page must not read.
 _NEVER = frozenset({hdrs.METH_CONNECT, hdrs.METH_TRACE})
 _ALLOWED = sorted(hdrs.METH_ALL - _NEVER)
-_CORS_METHODS = "GET, POST, DELETE"
 # How long a browser may keep the response to a preflight.
 _CORS_MAX_AGE_SECONDS = "600"
 
@@ -56,7 +62,7 @@ def access_middleware(
             raise web.HTTPServiceUnavailable(text=text, headers={hdrs.RETRY_AFTER: "1"})
         if is_foreign(request):
             return await handler(request)
-        if _is_preflight(request):
+        if _is_api(request) and is_preflight(request):
             return web.Response(status=204)
         if request.method not in _SAFE_METHODS and request.body_exists and not is_json(_content_type(request)):
             raise web.HTTPUnsupportedMediaType(text="The body must be sent as application/json.")
@@ -65,20 +71,33 @@ def access_middleware(
     return check_access
 
 
-def add_cors_headers(settings: CommonSettings) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """The on_response_prepare handler that lets pages of `allowed_origins` read responses of /api, errors as well."""
+def add_cors_headers(
+    settings: CommonSettings,
+    methods: str = "GET, POST, DELETE",
+    *,
+    is_foreign: Callable[[web.Request], bool] = lambda request: False,
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """The on_response_prepare handler that lets pages of `allowed_origins` read responses of /api, errors as well.
+
+    Of a server that `is_foreign` they may read what it says nothing else about. `methods` are those that they may use.
+    """
     rules = AccessRules.of(settings)
 
     async def prepare(request: web.Request, response: web.StreamResponse) -> None:
-        if not _is_api(request) or not (rules.origins or rules.any_origin):
+        if not (rules.origins or rules.any_origin):
+            return
+        if is_foreign(request):
+            if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN in response.headers:
+                return
+        elif not _is_api(request):
             return
         headers = rules.cors_headers(request.headers.get(hdrs.ORIGIN))
         response.headers.update(headers)
         if rules.origins:
             # Also where there was no Origin: a cache must not give this response to a page that has one.
             _add_vary(response)
-        if headers and _is_preflight(request):
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = _CORS_METHODS
+        if headers and is_preflight(request):
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = methods
             response.headers[hdrs.ACCESS_CONTROL_MAX_AGE] = _CORS_MAX_AGE_SECONDS
             if asked := request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS):
                 response.headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = asked
@@ -109,7 +128,8 @@ def _client(rules: AccessRules, request: web.Request) -> str:
 
 def _check_origin(rules: AccessRules, request: web.Request) -> None:
     """Refuse a page of another site before the request has any effect."""
-    if request.method in _SAFE_METHODS and hdrs.UPGRADE not in request.headers and not _is_preflight(request):
+    is_safe = request.method in _SAFE_METHODS and hdrs.UPGRADE not in request.headers
+    if is_safe and not (_is_api(request) and is_preflight(request)):
         return
     # No browser sends two Origin headers; joined they equal no origin.
     origins = request.headers.getall(hdrs.ORIGIN, ())
@@ -128,10 +148,10 @@ def _check_host(rules: AccessRules, request: web.Request) -> None:
         raise web.HTTPMisdirectedRequest(text="This server does not answer for this name; see allowed_hosts.")
 
 
-def _is_preflight(request: web.Request) -> bool:
+def is_preflight(request: web.Request) -> bool:
+    """Whether a browser asks for leave to send a request to another origin."""
     return (
         request.method == hdrs.METH_OPTIONS
-        and _is_api(request)
         and hdrs.ORIGIN in request.headers
         and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
     )

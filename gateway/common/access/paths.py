@@ -9,7 +9,7 @@ thing here and as another thing there would get past the decision, so that it is
 import re
 from urllib.parse import unquote
 
-__all__ = ["is_for_backend", "refusal", "segments"]
+__all__ = ["dots", "is_for_backend", "refusal", "segments"]
 
 # The first segments of the paths that go to the backend.
 _BACKENDS = ("api", "ws")
@@ -49,6 +49,11 @@ def refusal(target: str) -> str | None:
     is_chat = _plain(names[1:2]) == "chat"
     if any(map(_AMBIGUOUS.search, names[: _CHAT_SEGMENTS if is_chat else _ROUTE_SEGMENTS])):
         return "The first segments of the path must not hold ; or \\ or an encoded % or control characters."
+    return dots(target)
+
+
+def dots(target: str) -> str | None:
+    """Why a path with `.` or `..` segments is refused; None where it has none in any spelling."""
     decoded = _decoded(_path(target))
     if decoded is None:
         return f"The path is percent-encoded more than {_DECODINGS} times."

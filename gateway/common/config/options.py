@@ -50,6 +50,8 @@ class Kind:
     show: Callable[[Any], str] = str
     is_secret: Callable[[str], bool] = lambda text: False
     """Whether this text must not be seen by others, as arguments are in a list of processes."""
+    parse_table: Callable[[Mapping[str, object]], Any] | None = None
+    """How an item of a list is read that is a table of moorline.toml. `parse` words, after the table's name."""
     secret_place: str = ""
     """Where such a secret can be kept, beside the option's variable and moorline.toml: `~/.pgpass, `."""
 
@@ -234,8 +236,27 @@ def load(
         elif spec.variable in environ:
             values[name] = spec.parse(environ[spec.variable], spec.variable)
         elif name in table:
-            values[name] = spec.parse(_as_text(table[name], f"[{table_name}] {name}"), f"[{table_name}] {name}")
+            values[name] = _from_file(spec, table[name], table_name)
     return settings(**values)
+
+
+def _from_file(spec: Spec, value: object, table_name: str) -> Any:
+    source = f"[{table_name}] {spec.name}"
+    if spec.kind.parse_table is None or not isinstance(value, list):
+        return spec.parse(_as_text(value, source), source)
+    return tuple(
+        _from_table(spec.kind.parse_table, item, f"[[{table_name}.{spec.name}]]")
+        if isinstance(item, dict)
+        else spec.parse([cast("str", _as_text(item, source))], source)[0]
+        for item in value
+    )
+
+
+def _from_table(parse: Callable[[Mapping[str, object]], Any], table: Mapping[str, object], source: str) -> Any:
+    try:
+        return parse(table)
+    except ValueError as error:
+        raise UsageError(f"{source} {error}") from None
 
 
 def unknown_variables(environ: Mapping[str, str], known: Iterable[str]) -> list[str]:

@@ -77,7 +77,7 @@ async def test_headers_pass_but_for_those_of_the_connection(start_gateway: Start
     passed = fields(heads[0])
     assert {name.lower() for name, _ in passed} == {
         "host", "connection", "cookie", "x-dup", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto",
-        "x-real-ip", "x-request-id",
+        "x-moorline-gateway", "x-real-ip", "x-request-id",
     }  # fmt: skip
     assert [value for name, value in passed if name == "X-Dup"] == ["1", "2"]
     assert ("Host", "localhost:4321") in passed

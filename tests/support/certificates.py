@@ -1,0 +1,34 @@
+"""Certificates made by openssl, for servers of this machine."""
+
+import dataclasses
+import ssl
+from pathlib import Path
+
+from tests.support.needs import program
+from tests.support.nginx import run
+
+__all__ = ["Certificate", "certificate"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Certificate:
+    """A self-signed one, which is its own authority."""
+
+    file: Path
+    key: Path
+
+    def server(self) -> ssl.SSLContext:
+        """What a server speaks TLS with."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.file, self.key)
+        return context
+
+
+async def certificate(folder: Path, name: str = "localhost") -> Certificate:
+    """One for this name, and for 127.0.0.1 where the name is localhost."""
+    made = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
+    names = f"subjectAltName=DNS:{name}" + ",IP:127.0.0.1" * (name == "localhost")
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(made.key))
+    subject = ("-subj", f"/CN={name}", "-addext", names)
+    await run(program("openssl"), "req", "-x509", *key, "-days", "2", *subject, "-out", str(made.file))
+    return made
