@@ -135,6 +135,7 @@ class Sockets:
             start=info.head,
             v1_ping=self._v1_ping,
             scripted=self._runs.scripted,
+            unsent=lambda: _unsent(protocol),
             abort=lambda: _abort(protocol),
         )
         writing = asyncio.create_task(delivery.run())
@@ -308,6 +309,10 @@ def _abort(protocol: web.RequestHandler) -> None:
     """Abort the connection, if it is not lost already: asyncio's own transport then raises AttributeError."""
     if protocol.transport is not None:
         protocol.transport.abort()
+
+
+def _unsent(protocol: web.RequestHandler) -> int:
+    return 0 if protocol.transport is None else protocol.transport.get_write_buffer_size()
 
 
 def _overfull(text: str, frame: Json) -> bool:

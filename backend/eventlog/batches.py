@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -20,13 +21,24 @@ class Batches(Generic[Item, Result]):
     """Passes items to `carry_out`, up to `size` at a time; it returns a result or an exception for each, in order.
 
     A submitted item is carried out, whether or not its caller still waits.
+
+    `spacing` is the time from the beginning of a batch to that of the next, for each item of the first one, and
+    `longest` the most it may be: where items are rare each is carried out at once, and where they are many they gather.
     """
 
     def __init__(
-        self, carry_out: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]], *, size: int
+        self,
+        carry_out: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        size: int,
+        spacing: float = 0.0,
+        longest: float = 0.0,
     ) -> None:
         self._carry_out = carry_out
         self._size = size
+        self._spacing = spacing
+        self._longest = longest
+        self._next_at = -math.inf
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -51,9 +63,14 @@ class Batches(Generic[Item, Result]):
                 await asyncio.shield(self._task)
 
     async def _work(self) -> None:
+        clock = asyncio.get_running_loop().time
         try:
             while self._waiting:
+                if (early := self._next_at - clock()) > 0:
+                    await asyncio.sleep(early)
+                began = clock()
                 batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
+                self._next_at = began + min(self._longest, len(batch) * self._spacing)
                 results: Sequence[Result | Exception]
                 try:
                     results = await self._carry_out([item for item, _ in batch])

@@ -45,6 +45,12 @@ log = logging.getLogger("moorline.backend")
 #: Pieces of text that the store writes at once, and queries for events that it answers at once.
 TEXTS = 1000
 QUERIES = 64
+# Seconds between two commits of text, for each piece of the first one, and the most there are. A commit takes the event
+# loop and a thread through several changes, whatever is in it: at 100 answers of 20 tokens a second this saves 15 to
+# 35 % of the log's CPU time; at 500 nothing, because the disk makes them gather. A single answer, a piece at a time,
+# does not wait.
+_TEXT_SPACING = 0.001
+_LONGEST_TEXT_SPACING = 0.010
 
 T = TypeVar("T")
 
@@ -57,7 +63,9 @@ class EventLog:
         self._store = store
         self._tail = Tail()
         self._watches = Watches()
-        self._texts: Batches[Piece, int] = Batches(self._add_texts, size=TEXTS)
+        self._texts: Batches[Piece, int] = Batches(
+            self._add_texts, size=TEXTS, spacing=_TEXT_SPACING, longest=_LONGEST_TEXT_SPACING
+        )
         self._queries: Batches[EventQuery, list[Event]] = Batches(store.read_after, size=QUERIES)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
