@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from moorline.gateway.tunnel.frames import Event, FrameParser
+from moorline.gateway.common.web.frames import Event, FrameParser
 
 __all__ = ["Dialogue", "Follower", "Head"]
 

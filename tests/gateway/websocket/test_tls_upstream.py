@@ -159,8 +159,8 @@ async def test_a_connection_by_tls_serves_one_request_after_another(
 async def test_heartbeats_pass_by_tls(start: Start, upstream: str, localhost: Certificate) -> None:
     gateway = await start_tls(start, upstream, upstream_ca=str(localhost.file), upstream_heartbeat=0.02)
     async with connect(f"ws://127.0.0.1:{gateway.port}/ws/x", proxy=None) as client:
-        (relay,) = gateway.tunnels._relays
-        while not relay.tunnel.round_trips(Side.UPSTREAM):  # noqa: ASYNC110 - the product needs no event for it
+        ((_, tunnel),) = gateway.tunnels.open_sockets()
+        while not tunnel.round_trips(Side.UPSTREAM):  # noqa: ASYNC110 - the product needs no event for it
             await asyncio.sleep(0)
         await client.send("still there")
         assert await client.recv() == "still there"
