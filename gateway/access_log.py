@@ -9,10 +9,12 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
+from moorline.gateway.common import logs
 from moorline.gateway.common.access.middleware import SECURITY_HEADERS, client_address
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.errors import GatewayError, Malformed, render
 from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED
+from moorline.gateway.metrics import Metrics
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.handshake import asks_for_websocket
 from moorline.gateway.site.unreachable import stand_in
@@ -41,7 +43,8 @@ _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE
 @web.middleware
 async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Handle the request and log its result in one line."""
-    trusted = request[TRUSTED] = request.app[ACCESS_RULES].trusts(request.remote or "")
+    app = request.app
+    trusted = request[TRUSTED] = app[ACCESS_RULES].trusts(request.remote or "")
     request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=_fresh_id())
     clock = asyncio.get_running_loop().time
     began, status = clock(), CLIENT_CLOSED_REQUEST
@@ -51,11 +54,12 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
         return response
     finally:
         seconds = clock() - began
-        if METRICS in request.app:
-            _count(request, status, seconds)
+        if (metrics := app.get(METRICS)) is not None:
+            _count(metrics, request, status, seconds)
         # A socket has its own line, with the same facts.
         if status != _SWITCHING_PROTOCOLS and log.isEnabledFor(logging.INFO):
-            _log(
+            logs.info(
+                log,
                 "%s %s %d %.3fs client=%s request_id=%s%s",
                 request.method,
                 describe(request),
@@ -67,20 +71,14 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
             )
 
 
-def _log(message: str, *values: object) -> None:
-    """`log.info` without the search for the caller's file and line, which no format names: a fifth of a line's cost."""
-    log.handle(log.makeRecord(log.name, logging.INFO, "", 0, message, values, None))
-
-
-def _count(request: web.Request, status: int, seconds: float) -> None:
+def _count(metrics: Metrics, request: web.Request, status: int, seconds: float) -> None:
     """Count a handshake by its outcome, any other request by its duration, and a failure by its cause."""
-    metrics, route = request.app[METRICS], describe(request)
     if CAUSE in request:
         metrics.failed(request[CAUSE])
     if DESTINATION in request and asks_for_websocket(request.headers):
         metrics.handshake(request.get(OUTCOME) or _OUTCOMES.get(status, "rejected"), seconds)
     else:
-        metrics.request(request.method, route, status, seconds)
+        metrics.request(request.method, describe(request), status, seconds)
 
 
 async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:

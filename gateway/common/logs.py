@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from moorline.gateway.common.config.settings import CommonSettings
 
-__all__ = ["hashed", "json_line", "setup"]
+__all__ = ["hashed", "info", "json_line", "setup"]
 
 # 48 bits: two of a million ids share a word with a chance of one in five hundred, which a reader of logs can bear.
 _HASH_BYTES = 6
@@ -55,6 +55,13 @@ def setup(settings: CommonSettings, *, worker: int | None = None) -> None:
     # It warns with what a client offers as subprotocols, and some clients send their token there.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     logging.getLogger("moorline").setLevel(settings.log_level.upper())
+
+
+def info(logger: logging.Logger, message: str, *values: object, extra: Mapping[str, object] | None = None) -> None:
+    """`logger.info` without the search for the caller's file and line, which no format names: a fifth of the cost of a
+    line. For those that each request and each socket has; ask `isEnabledFor` before the values are computed.
+    """
+    logger.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, message, values, None, extra=extra))
 
 
 def hashed(identifier: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from aiohttp import web
 
 from moorline.gateway.cause import Reason
+from moorline.gateway.common import logs
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
@@ -112,9 +113,9 @@ class Tunnels:
         self._socket_limits.add(address)
         # The drain waits for requests, and this one is about to end.
         self._draining.hold()
-        name = upstream.url if self._names_upstream else None
-        facts = {"upstream": name, "client": address, "request_id": socket.request_id}
-        _log("WebSocket opened", facts)
+        if log.isEnabledFor(logging.INFO):
+            name = upstream.url if self._names_upstream else None
+            _log("WebSocket opened", {"upstream": name, "client": address, "request_id": socket.request_id})
 
     def traffic(self) -> Traffic:
         """What all tunnels have carried since the start."""
@@ -163,7 +164,8 @@ class Tunnels:
         self._ended_traffic += _carried(relay)
         if self._metrics is not None:
             self._metrics.ended(ended.outcome.ended_by, ended.cause, ended.code, ended.seconds)
-        _log("WebSocket closed", _facts(ended) | {"request_id": socket.request_id})
+        if log.isEnabledFor(logging.INFO):
+            _log("WebSocket closed", _facts(ended) | {"request_id": socket.request_id})
 
 
 def _most_sockets(wanted: int) -> int:
@@ -228,7 +230,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 def _log(event: str, facts: Mapping[str, object]) -> None:
     """One line, as text and, in JSON, with each fact as a field."""
     facts = {name: fact for name, fact in facts.items() if fact is not None}
-    log.info("%s: %s", event, " ".join(f"{name}={fact}" for name, fact in facts.items()), extra=facts)
+    logs.info(log, "%s: %s", event, " ".join([f"{name}={fact}" for name, fact in facts.items()]), extra=facts)
 
 
 TUNNELS = web.AppKey("tunnels", Tunnels)

@@ -50,11 +50,17 @@ def info(transport: asyncio.Transport) -> tcp_info.TcpInfo | None:
     if _TCP_INFO is None:
         return None
     try:
-        # uvloop's stand-in for the socket leaves getsockopt to the descriptor it was made for.
-        with socket.socket(fileno=os.dup(_descriptor(transport))) as copy:
-            return tcp_info.parse(copy.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, tcp_info.SIZE))
+        # uvloop's stand-in for the socket leaves getsockopt to the descriptor it was made for. Each end asks,
+        # and a duplicate of the descriptor would be five more calls of the system.
+        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=_descriptor(transport))
+    except (OSError, ValueError):
+        return None
+    try:
+        return tcp_info.parse(borrowed.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, tcp_info.SIZE))
     except OSError:
         return None
+    finally:
+        borrowed.detach()
 
 
 def _descriptor(transport: asyncio.Transport) -> int:
