@@ -6,6 +6,8 @@ import sys
 _BENCHMARKS = {
     "tunnel": "what the gateway costs beside nginx",
     "http": "what a request costs, proxied or answered, beside other servers",
+    "reconnect": "what clients that come back at once wait for",
+    "start": "how long the commands take to start",
     "chat": "what a chat costs beside a plain server without a log",
     "chaos": "what is lost while everything breaks: nothing may be",
     "log": "appends per second of the SQLite log",
@@ -20,7 +22,7 @@ def main(arguments: list[str]) -> int:
     if name not in _BENCHMARKS:
         print("Usage: python -m tests.bench NAME [OPTIONS]\n")
         for known, meaning in _BENCHMARKS.items():
-            print(f"  {known:8}{meaning}")
+            print(f"  {known:11}{meaning}")
         return 0 if name in ("", "-h", "--help") else 2
     # One at a time: each needs much that the others do not.
     module = importlib.import_module(f"tests.bench.{_MODULES.get(name, name)}")

@@ -20,6 +20,7 @@ _START_OR_STOP = frame(TEXT, b"", masked=True)
 # Handshakes under way at once, below every peer's backlog.
 _AT_ONCE = 32
 _PATIENCE = 30.0
+_RETURN_PATIENCE = 120.0
 # Messages before the first that counts.
 _WARM_UP = 200
 # With less there is no 99th percentile.
@@ -119,6 +120,23 @@ class Load:
         self.clients += await asyncio.gather(*(one() for _ in range(count)))
         return len(self.clients)
 
+    async def come_back(self, port: int, count: int) -> list[float]:
+        """Open so many at once: seconds until all are open, and of one the median and the 99th percentile."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        async def one() -> tuple[Client, float]:
+            dialled = loop.time()
+            client = (await loop.create_connection(self._client, "127.0.0.1", port))[1]
+            await client.opened
+            return client, loop.time() - dialled
+
+        async with asyncio.timeout(_RETURN_PATIENCE):
+            came = await asyncio.gather(*(one() for _ in range(count)))
+        self.clients += [client for client, _ in came]
+        quantiles = statistics.quantiles([seconds for _, seconds in came], n=100)
+        return [loop.time() - began, quantiles[49], quantiles[98]]
+
     async def close(self) -> int:
         """End all of them as their protocol has it; how many ended by it."""
         for client in self.clients:
@@ -188,7 +206,7 @@ class Load:
 async def main() -> None:
     raise_file_limit(1 << 16)
     load = Load()
-    table = (load.open, load.close, load.alive, load.round_trips, load.listen, load.latency)
+    table = (load.open, load.come_back, load.close, load.alive, load.round_trips, load.listen, load.latency)
     await commands(0, {command.__name__: command for command in table})
 
 

@@ -5,7 +5,23 @@ from collections.abc import Mapping, Sequence
 
 from tests.bench.table import columns, number
 
-__all__ = ["API_LARGE", "API_SMALL", "ASSET", "HTTP_MARKS", "MARKS", "NO_WORK", "Mark", "marks_table", "verdicts"]
+__all__ = [
+    "API_LARGE",
+    "API_SMALL",
+    "ASSET",
+    "CHECK",
+    "HTTP_MARKS",
+    "MARKS",
+    "NO_WORK",
+    "READY",
+    "RECONNECT_CPU",
+    "RECONNECT_MARKS",
+    "START_MARKS",
+    "VERSION",
+    "Mark",
+    "marks_table",
+    "verdicts",
+]
 
 Medians = Mapping[str, Mapping[str, float]]
 
@@ -27,6 +43,9 @@ class Mark:
 API_SMALL, API_LARGE = "GET /api, 400 B", "GET /api, 64 KiB"
 ASSET = "asset, 4 KiB"
 NO_WORK = "GET /healthz"
+RECONNECT_CPU = "CPU per handshake, all at once"
+VERSION, CHECK = "moorline --version", "moorline check, without a server"
+READY = "moorline serve, until it is ready"
 
 _ROUND_TRIP = "CPU per round trip, 128 B, 32 connections"
 _LARGE = ("CPU per round trip, 16 KiB, 32 connections", "CPU per round trip, 1 MiB, 4 connections")
@@ -39,11 +58,19 @@ MARKS = (
     Mark("CPU per message of a stream, 60 B", 1.2, "nginx"),
     Mark("memory per idle tunnel", 1, "nginx"),
     Mark("CPU of idle tunnels with heartbeats", 5),
-    Mark("CPU per handshake", 3, "nginx"),
+    Mark("CPU per handshake", 1, "caddy"),
     Mark("added latency, median", 1.2, "nginx"),
     Mark("added latency, 99th percentile", 1.2, "nginx"),
     Mark("two workers: round trips per second, x one", 1.8, at_least=True),
     Mark("two workers: round trips per CPU second of the busier, x one", 1.8, at_least=True),
+)
+
+RECONNECT_MARKS = (Mark(RECONNECT_CPU, 1, "caddy"),)
+
+START_MARKS = (
+    Mark(VERSION, 150, subject="moorline"),
+    Mark(CHECK, 150, subject="moorline"),
+    Mark(READY, 1000, subject="moorline"),
 )
 
 HTTP_MARKS = (
