@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from moorline.backend.audit import Audit
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
+from moorline.backend.metrics import Metrics, State
 from moorline.backend.problems import bad_request_handler, problem_middleware
 from moorline.backend.protocol.codec import frame_limit
 from moorline.backend.protocol.docs import docs_page, openapi_document
@@ -28,6 +30,7 @@ from moorline.gateway.common.access.middleware import access_middleware, add_cor
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.messages import MESSAGE_LIMITS, MessageLimits
+from moorline.gateway.common.web.metrics_port import metrics_port
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
 
 __all__ = ["LOG", "RUNS", "SERVICE", "SETTINGS", "close_principal", "create_app"]
@@ -38,6 +41,7 @@ SETTINGS = web.AppKey("settings", Settings)
 LOG: web.AppKey[EventLog] = web.AppKey("log")
 SERVICE = web.AppKey("service", Service)
 RUNS = web.AppKey("runs", Runs)
+METRICS = web.AppKey("metrics", Metrics)
 AUDIT = web.AppKey("audit", Audit)
 API = web.AppKey("api", Api)
 SOCKETS = web.AppKey("sockets", Sockets)
@@ -70,7 +74,8 @@ def create_app(
     app[RIGHTS] = Rights(authorize or allow_all, again=settings.authorize_again if authorize else None)
     app[SERVICE] = as_service(_responder(settings) if responder is None else responder)
     app[LOG] = open_log(settings.database, pool_size=settings.database_pool)
-    app[RUNS] = Runs(app[LOG], app[SERVICE], settings)
+    app[METRICS] = metrics = Metrics(functools.partial(_state, app))
+    app[RUNS] = Runs(app[LOG], app[SERVICE], settings, metrics.run_ended)
     app[AUDIT] = Audit(settings.audit_log)
     app[API] = Api(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings)
     app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings, v1_ping=v1_ping)
@@ -81,6 +86,7 @@ def create_app(
     app[BAD_REQUEST_HANDLER] = bad_request_handler
     app.cleanup_ctx.append(_resources)
     app.cleanup_ctx.append(_retention)
+    app.cleanup_ctx.append(_metrics)
     app.on_startup.append(_watch_for_drain)
     app.on_shutdown.append(_drained)
     _add_routes(app)
@@ -140,6 +146,33 @@ async def _retention(app: web.Application) -> AsyncIterator[None]:
         sweeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sweeping
+
+
+async def _metrics(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SETTINGS]
+    if settings.metrics_port is None:
+        yield
+        return
+
+    async def render(accept: str) -> tuple[str, bytes]:
+        return app[METRICS].render(accept, database_is_up=await _is_up(app[LOG]))
+
+    async with metrics_port(settings, settings.metrics_port, render, logger):
+        yield
+
+
+def _state(app: web.Application) -> State:
+    answering, waiting = app[RUNS].count()
+    return State(answering, waiting, len(app[LOG].watched()), app[LOG].commits)
+
+
+async def _is_up(log: EventLog) -> bool:
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT):
+            await log.check()
+    except (LogUnavailable, TimeoutError):
+        return False
+    return True
 
 
 # Draining -------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.config.named import failure
 from moorline.gateway.common.logs import hashed
 
-__all__ = ["CHAT_ROWS", "COALESCE_SECONDS", "LEFT_BEHIND", "Run"]
+__all__ = ["CHAT_ROWS", "COALESCE_SECONDS", "LEFT_BEHIND", "Figures", "Outcome", "Run"]
 
 logger = logging.getLogger("moorline.backend.run")
 
@@ -54,6 +54,17 @@ class Outcome:
     finish: Finish
     error: RunError | None = None
     usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a run took, in seconds since its message was committed."""
+
+    first: float | None = None
+    """To the first piece of its answer; None where there was none."""
+    seconds: float = 0.0
+    """To its end."""
+    characters: int = 0
 
 
 class Run:
@@ -86,11 +97,13 @@ class Run:
         self._max_prompt = max_prompt
         self._by = by
         self._clock = clock
+        self.figures = Figures()
+        self._began = time.monotonic()
         self._backlog = Backlog()
         self._kept = 0
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
-        self._queued = True
+        self.is_queued = True
         self._pump: asyncio.Task[Outcome] | None = None
         self._stopped: Outcome | None = None
         self._abandoned = False
@@ -110,6 +123,7 @@ class Run:
             logger.info("run %s lost: ended by another process or erased", hashed(self.handle.run_id))
             return None
         finally:
+            self.figures.seconds = time.monotonic() - self._began
             timer.cancel()
             pump.cancel()
             await asyncio.wait({pump}, timeout=0.0 if self._abandoned else _CANCEL_SECONDS)
@@ -122,7 +136,7 @@ class Run:
 
     def _time_out(self) -> None:
         logger.warning("run %s exceeded run_timeout", hashed(self.handle.run_id))
-        self._end_as(_failed(ErrorCode.LLM_BUSY if self._queued else ErrorCode.LLM_UNAVAILABLE))
+        self._end_as(_failed(ErrorCode.LLM_BUSY if self.is_queued else ErrorCode.LLM_UNAVAILABLE))
 
     def _end_as(self, outcome: Outcome) -> None:
         if self._stopped is not None or (self._pump is not None and self._pump.done()):
@@ -154,7 +168,7 @@ class Run:
     async def _read_stream(self) -> Outcome:
         try:
             async with self._slots:
-                self._queued = False
+                self.is_queued = False
                 turn = await self._turn()
                 return Outcome(Finish.INTERRUPTED) if turn is None else await self._read_answer(turn)
         except LLMError as error:
@@ -208,10 +222,13 @@ class Run:
     async def _put(self, piece: str | Part) -> bool:
         """Add a piece to the backlog, or as much of it as there is room for, and then return False."""
         whole = True
+        if self.figures.first is None:
+            self.figures.first = time.monotonic() - self._began
         if isinstance(piece, str):
             kept = self._room.fitting(piece)
             whole = len(kept) == len(piece)
             self._backlog.put(kept)
+            self.figures.characters += len(kept)
         elif whole := self._room.fits(encoded := encode_part(piece)):
             # A copy: the responder may go on to change what it has yielded.
             self._backlog.put(decode_part(encoded))

@@ -17,7 +17,7 @@ from moorline.backend.eventlog.base import LogUnavailable, RunHandle, Started
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from moorline.backend.ratelimit import rate_limit_refusal
-from moorline.backend.run import Outcome, Run
+from moorline.backend.run import Figures, Outcome, Run
 from moorline.backend.service import Service
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal
@@ -45,9 +45,16 @@ Command = Callable[[Refusal | None], Awaitable[Started]]
 class Runs:
     """Starts, finds and ends runs."""
 
-    def __init__(self, log: EventLog, service: Service, settings: Settings) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        service: Service,
+        settings: Settings,
+        on_end: Callable[[Outcome | None, Figures], None] = lambda outcome, figures: None,
+    ) -> None:
         self._log = log
         self._service = service
+        self._on_end = on_end
         self._timeout = settings.run_timeout
         self._max_answer = settings.max_answer
         self._slots = asyncio.Semaphore(settings.max_runs)
@@ -68,6 +75,11 @@ class Runs:
     def scripted(self) -> bool:
         """No model answers: see `moorline.backend.responder.Responder`."""
         return self._service.scripted
+
+    def count(self) -> tuple[int, int]:
+        """How many are being answered, and how many wait for a slot."""
+        waiting = sum(run.is_queued for run in self._runs.values())
+        return len(self._runs) - waiting, waiting
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -242,6 +254,7 @@ class Runs:
             if place is not None:
                 place.release()
         self._note(outcome)
+        self._on_end(outcome, run.figures)
 
     def _note(self, outcome: Outcome | None) -> None:
         if outcome is None or outcome.finish is Finish.CANCELLED:

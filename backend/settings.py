@@ -130,6 +130,12 @@ class Settings(CommonSettings):
     max_prompt: int = option(
         256 << 10, SIZE, "limit of what the model is shown of a session: its newest messages, as UTF-8"
     )
+    metrics_port: int | None = option(
+        None,
+        PORT,
+        "Prometheus: /metrics on 127.0.0.1 at this port; under serve behind the gateway's ports",
+        can_be_off=True,
+    )
     heartbeat: float = option(20.0, DURATION, "between two pings to a client (version 1: 30s)")
     send_timeout: float = option(30.0, DURATION, "time for a client to read what is sent to it")
     max_bytes: int = option(64 << 10, SIZE, "limit of a message, as UTF-8")

@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -11,11 +12,11 @@ from moorline.gateway.common.access.middleware import access_middleware, add_cor
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
+from moorline.gateway.common.web.metrics_port import metrics_port
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
 from moorline.gateway.inspector.handlers import add_inspector
 from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, DRAINING, GATEWAY_ID, METRICS, ROUTES, SETTINGS, UPSTREAMS
 from moorline.gateway.metrics import Metrics
-from moorline.gateway.metrics_port import metrics_port
 from moorline.gateway.proxy import health
 from moorline.gateway.proxy.authorize import authorize_middleware
 from moorline.gateway.proxy.pool import pools
@@ -75,7 +76,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app.on_response_prepare.append(add_cors_headers(settings, _CORS_METHODS, is_foreign=is_foreign))
     if settings.metrics_port is not None:
         app[METRICS] = Metrics()
-        app.cleanup_ctx.append(metrics_port)
+        app.cleanup_ctx.append(_metrics)
     app.cleanup_ctx.extend((pools, tunnels))
 
     app.router.add_get("/healthz", health.healthz)
@@ -94,6 +95,16 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
         for path in _PAGE:
             app.router.add_get(path, frontend.serve)
     return app
+
+
+async def _metrics(app: web.Application) -> AsyncIterator[None]:
+    async def render(accept: str) -> tuple[str, bytes]:
+        return app[METRICS].render(accept)
+
+    port = app[SETTINGS].metrics_port
+    assert port is not None, "create_app asks for this only with a port"
+    async with metrics_port(app[SETTINGS], port, render, log):
+        yield
 
 
 def _add_routes(app: web.Application) -> None:

@@ -132,7 +132,7 @@ class Settings(CommonSettings):
     metrics_port: int | None = option(
         None,
         PORT,
-        "Prometheus: /metrics on 127.0.0.1 at this port, of each further worker at the next",
+        "Prometheus: /metrics on 127.0.0.1 at this port; each further worker, and the backend of serve, has the next",
         can_be_off=True,
         group="Metrics",
     )

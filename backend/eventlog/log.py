@@ -63,6 +63,8 @@ class EventLog:
         self._store = store
         self._tail = Tail()
         self._watches = Watches()
+        self.commits = 0
+        """Transactions of this process that added something."""
         self._texts: Batches[Piece, int] = Batches(
             self._add_texts, size=TEXTS, spacing=_TEXT_SPACING, longest=_LONGEST_TEXT_SPACING
         )
@@ -280,6 +282,7 @@ class EventLog:
 
     def committed(self, commits: Sequence[Commit]) -> None:
         """See StoreOwner.committed."""
+        self.commits += 1
         for commit in commits:
             self._tail.add(commit)
         self._watches.notify(hints_of(commits))

@@ -69,7 +69,7 @@ SERVE = Command(
         Section(
             "backend",
             BackendSettings,
-            ignored=("host", "port"),
+            ignored=("host", "port", "metrics_port"),
             fallback="gateway",
             fallback_names=specs(CommonSettings).keys(),
         ),

@@ -58,7 +58,13 @@ def main(settings: Settings, backend: BackendSettings, own: ServeSettings, envir
         sock = _backend_socket(own.backend_port)
         host, port = sock.getsockname()[:2]
         settings = dataclasses.replace(settings, upstream=(f"http://{host}:{port}",))
-        backend = dataclasses.replace(backend, port=port, drain=settings.drain, log_key=settings.log_key)
+        backend = dataclasses.replace(
+            backend,
+            port=port,
+            drain=settings.drain,
+            log_key=settings.log_key,
+            metrics_port=_backend_metrics_port(settings),
+        )
     follows_output = bool(own.frontend_command) and not settings.frontend
     if follows_output:
         # Until the dev server names another one.
@@ -81,6 +87,11 @@ def _check(settings: Settings, own: ServeSettings) -> None:
             "frontend_command: several workers do not follow the address in its output; "
             "name it, for example --frontend http://localhost:5173"
         )
+
+
+def _backend_metrics_port(settings: Settings) -> int | None:
+    """The one behind those of the gateway's workers."""
+    return settings.metrics_port and settings.metrics_port + settings.workers
 
 
 def _backend_socket(wanted: int | None) -> socket.socket:
