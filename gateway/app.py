@@ -26,6 +26,7 @@ from moorline.gateway.proxy.tls import add_tls
 from moorline.gateway.proxy.tunnels import tunnels
 from moorline.gateway.proxy.websocket import websocket
 from moorline.gateway.settings import Settings
+from moorline.gateway.site.client_package import client_package
 from moorline.gateway.site.docs import docs
 from moorline.gateway.site.static import Frontend
 
@@ -82,6 +83,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app.router.add_get("/healthz", health.healthz)
     app.router.add_get("/readyz", health.readyz)
     add_inspector(app)
+    app.router.add_get("/moorline-client.tgz", client_package)
     app.router.add_get("/-/docs", docs)
     app.router.add_get("/-/docs/{page}", docs)
     for path in _CHAT:

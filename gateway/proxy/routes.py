@@ -89,7 +89,9 @@ def _below(prefix: str, rest: str) -> str:
     return (prefix.rstrip("/") + rest) or "/"
 
 
-GATEWAY_PATHS = tuple(Route(path=path, owner=Owner.GATEWAY) for path in ("/healthz", "/readyz", "/-"))
+GATEWAY_PATHS = tuple(
+    Route(path=path, owner=Owner.GATEWAY) for path in ("/healthz", "/readyz", "/moorline-client.tgz", "/-")
+)
 # Of two routes of one length the one whose owner stands first counts: those of the user replace the defaults.
 _PRECEDENCE = tuple(Owner)
 

@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-__all__ = ["SITES", "DevSite", "Project", "dev_site"]
+__all__ = ["SITES", "DevSite", "Project", "dev_site", "npm", "packages", "run", "temporary_folder"]
 
 _SOURCES = Path(__file__).parent / "devsites"
 _CACHE = Path(tempfile.gettempdir()) / f"moorline-tests-devsites-{os.getuid()}"
 _KEPT = ("node_modules",)
+_INSTALLED = Path("node_modules") / ".installed.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,6 +64,17 @@ class Project:
 
 
 @contextlib.asynccontextmanager
+async def temporary_folder() -> AsyncIterator[Path]:
+    """A folder beside the projects. Next takes no packages from outside the folder that its configuration names."""
+    _CACHE.mkdir(mode=0o700, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=_CACHE))
+    try:
+        yield folder
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder)
+
+
+@contextlib.asynccontextmanager
 async def dev_site(name: str) -> AsyncIterator[Project]:
     """The project, for one test at a time."""
     _CACHE.mkdir(mode=0o700, exist_ok=True)
@@ -73,19 +85,30 @@ async def dev_site(name: str) -> AsyncIterator[Project]:
         yield Project(SITES[name], folder)
 
 
+async def packages(name: str) -> Path:
+    """The `node_modules` of a project, for others that the same tool builds."""
+    if not _is_installed(name):
+        async with dev_site(name):
+            pass
+    return _CACHE / name / "node_modules"
+
+
+def _is_installed(name: str) -> bool:
+    installed = _CACHE / name / _INSTALLED
+    return installed.exists() and installed.read_bytes() == (_SOURCES / name / "package.json").read_bytes()
+
+
 async def _install(name: str, folder: Path) -> None:
     """Take the sources anew, and the packages unless they are there already."""
-    sources = _SOURCES / name
-    packages = (sources / "package.json").read_bytes()
-    installed = folder / "node_modules" / ".installed.json"
-    if not installed.exists() or installed.read_bytes() != packages:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
+    kept = _is_installed(name)
+    if kept:
         _empty(folder)
-    shutil.copytree(sources, folder, dirs_exist_ok=True)
-    if not installed.exists():
-        await _npm_install(folder)
-        installed.write_bytes(packages)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(_SOURCES / name, folder, dirs_exist_ok=True)
+    if not kept:
+        await npm("install", "--no-package-lock", folder=folder)
+        shutil.copy(folder / "package.json", folder / _INSTALLED)
 
 
 def _empty(folder: Path) -> None:
@@ -99,10 +122,17 @@ def _empty(folder: Path) -> None:
             entry.unlink()
 
 
-async def _npm_install(folder: Path) -> None:
+async def npm(*arguments: str, folder: Path) -> None:
+    """Run a command of npm that must succeed."""
+    await run("npm", *arguments, "--no-audit", "--no-fund", folder=folder)
+
+
+async def run(*command: str, folder: Path, **environ: str) -> None:
+    """Run a command that must succeed."""
     process = await asyncio.create_subprocess_exec(
-        *("npm", "install", "--no-audit", "--no-fund", "--no-package-lock"),
+        *command,
         cwd=folder,
+        env={**os.environ, **environ},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -210,7 +210,7 @@ function thinking() {
   return { id: 'thinking', role: 'assistant', text: '', note: 'Thinking', thinking: true, actions: [] };
 }
 
-/** @param {import('./client/outbox.js').Entry} entry */
+/** @param {import('./client/types.js').UnsentMessage} entry */
 function unsentNote(entry) {
   if (entry.failed === 'unconfirmed') return plainWords(entry.failed);
   if (entry.failed) return `Not sent. ${plainWords(entry.failed)}`;
@@ -220,7 +220,7 @@ function unsentNote(entry) {
   return client.state.final ? 'Not sent' : 'Not sent yet. It goes out when the connection is back.';
 }
 
-/** @param {import('./client/outbox.js').Entry} entry */
+/** @param {import('./client/types.js').UnsentMessage} entry */
 function unsentActions(entry) {
   if (entry.acked || entry.clientMsgId === client.sending) return [];
   const discard = () => client.discard(entry.clientMsgId);

@@ -3,8 +3,8 @@ import { make, quietButton } from './elements.js';
 import { safeLink } from './markdown-inline.js';
 import { MarkdownView, linkTo } from './markdown-view.js';
 
-/** @typedef {import('./client/transcript.js').Row} Row */
-/** @typedef {import('./client/outbox.js').Entry} Entry */
+/** @typedef {import('./client/types.js').Row} Row */
+/** @typedef {import('./client/types.js').UnsentMessage} Entry */
 /** @typedef {{label: string, act: () => void}} Action */
 /** @typedef {{id: string, role: string, text: string, note: string, bad?: boolean, thinking?: boolean, kind?: string,
  *   actions: Action[], sources?: readonly Source[]}} Bubble */

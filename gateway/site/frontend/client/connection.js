@@ -4,13 +4,8 @@
  *
  * @typedef {import('./transcript.js').ServerEvent} ServerEvent
  * @typedef {import('./sender.js').Channel} Channel
- * @typedef {'connecting' | 'connected' | 'reconnecting' | 'disconnected'} Status
- * @typedef {{status: Status, transport: 'socket' | 'polling' | null, version: 1 | 2 | null, retryAt: number | null,
- *   offline: boolean, reason: string, final: boolean, scripted: boolean}} State
- *   `version`: of the protocol, the last that the server spoke; `retryAt`: when the next try starts (Date.now());
- *   `offline`: the browser says that there is no network; `final`: only `connect()` tries again; `reason`: why there is
- *   no connection, where that is known; `scripted`: the server has no model, a script answers
- * @typedef {{position: () => import('./transcript.js').Transcript, up: (channel: Channel, recovered: boolean) => void,
+ * @typedef {import('./types.js').State} State
+ * @typedef {{position: () => import('./types.js').Transcript, up: (channel: Channel, recovered: boolean) => void,
  *   down: () => void, receive: (event: ServerEvent) => boolean, state: (change: Partial<State>) => void}} Session
  *   What a connection serves. `up`: commands go here from now on, and without `recovered` a snapshot comes first;
  *   `receive` takes an event, a snapshot with its epoch, and says false where something before it was missed.
@@ -32,6 +27,18 @@ const FRESH = 2_000;
 /** A token that takes longer than this to get fails the dial, as a server that does not answer would. */
 const TOKEN_TIMEOUT = 20_000;
 
+/** @type {State} */
+export const INITIAL = Object.freeze({
+  status: 'connecting',
+  transport: null,
+  version: null,
+  retryAt: null,
+  offline: false,
+  reason: '',
+  final: false,
+  scripted: false,
+});
+
 export class Connection {
   /** @type {ChatSocket | null} */ #socket = null;
   /** @type {Poller | null} */ #poller = null;
@@ -52,7 +59,7 @@ export class Connection {
   #polling;
   #session;
 
-  /** @param {() => string} url the socket's @param {(() => string | Promise<string>) | null} token
+  /** @param {() => string} url the socket's @param {import('./types.js').TokenSource | null} token
    * @param {import('./polling.js').Polling} polling @param {Session} session */
   constructor(url, token, polling, session) {
     this.#url = url;
@@ -107,7 +114,7 @@ export class Connection {
     else this.#open(this.#selects ? [SUBPROTOCOL] : []);
   }
 
-  /** @param {() => string | Promise<string>} token */
+  /** @param {import('./types.js').TokenSource} token */
   async #dialWith(token) {
     const life = (this.#asking = this.#life);
     try {

@@ -14,13 +14,11 @@
  * `transcript`, `state` and `unsent` are new objects at each change and the same ones otherwise. Events: `state`,
  * `change`, and `refused` (detail: {code, message}) for a command that is no unsent message.
  *
- * @typedef {import('./transcript.js').Transcript} Transcript
  * @typedef {import('./transcript.js').ServerEvent} ServerEvent
- * @typedef {import('./outbox.js').Entry} Entry
- * @typedef {import('./connection.js').State} State
- * @typedef {import('./connection.js').Status} Status
+ * @typedef {import('./types.js').State} State
+ * @typedef {import('./types.js').Transcript} Transcript
  */
-import { Connection } from './connection.js';
+import { Connection, INITIAL } from './connection.js';
 import { Outbox, usableStorage, uuid } from './outbox.js';
 import { Polling } from './polling.js';
 import { Sender } from './sender.js';
@@ -32,16 +30,7 @@ const EARLIER_ROWS = 100;
 
 export class MoorlineClient extends EventTarget {
   /** @type {Transcript} */ #transcript = EMPTY;
-  /** @type {State} */ #state = {
-    status: 'connecting',
-    transport: null,
-    version: null,
-    retryAt: null,
-    offline: false,
-    reason: '',
-    final: false,
-    scripted: false,
-  };
+  /** @type {State} */ #state = INITIAL;
   /** Where something was missed the last time. */
   #gapAt = -1;
   #life = new AbortController();
@@ -52,15 +41,7 @@ export class MoorlineClient extends EventTarget {
 
   /** Touches nothing of the browser but its storage, so that a server may construct one to render a page.
    *
-   * @param {{patientId: string, sessionId: string, origin?: string, storage?: Storage | null,
-   *   credentials?: RequestCredentials, token?: (() => string | Promise<string>) | null,
-   *   headers?: import('./polling.js').HeadersSource}} options
-   * `origin`: where the gateway is, if not where the page is; `storage` keeps unsent messages over a reload for a day
-   * at most, null in memory alone; `credentials`: fetch's, for polling: with another `origin` and a sign-in by cookie,
-   * 'include'; `token`: asked before each socket and request for a bearer token, so that a new one takes the place of
-   * one that has expired. It never stands in a URL: requests have it in `Authorization`, sockets, where a browser sets
-   * no header, as the subprotocol `moorline.jwt.TOKEN`. So it may hold the characters of an HTTP token alone;
-   * `headers`: of HTTP requests, or what returns them */
+   * @param {import('./types.js').MoorlineClientOptions} options */
   constructor({ patientId, sessionId, origin, storage = usableStorage(), credentials, token, headers }) {
     super();
     const path = [patientId, sessionId].map(encodeURIComponent).join('/').replaceAll('%3A', ':');

@@ -2,10 +2,7 @@
  * Commands that the server has not acknowledged yet, kept over a reload for a day at most. Each has a `clientMsgId`,
  * under which it may be sent any number of times and is carried out once.
  *
- * @typedef {{clientMsgId: string, order: number, text?: string, runId?: string, acked?: boolean, deferred?: string,
- *   failed?: string}} Entry
- *   `text`: a message to send; `runId`: a run to try again, with `text` by a message of its own. `deferred`: why it was
- *   refused the last time; it is sent again by itself. `failed`: why it is not; it waits for the person.
+ * @typedef {import('./types.js').Entry} Entry
  */
 
 /** A UUID, version 4. `crypto.randomUUID` exists on https and localhost alone; a ward's test server may be neither. */
@@ -41,7 +38,7 @@ export class Outbox {
 
   /** Oldest first. A new array at each change, so that `===` tells whether there was one. @type {readonly Entry[]} */
   entries = [];
-  /** Those that are messages. @type {readonly Entry[]} */
+  /** Those that are messages. @type {readonly import('./types.js').UnsentMessage[]} */
   messages = [];
 
   /** One storage key per entry: two tabs on one session cannot overwrite each other's.
@@ -176,7 +173,7 @@ export class Outbox {
   /** @param {readonly Entry[]} entries */
   #set(entries) {
     this.entries = entries;
-    this.messages = entries.filter((entry) => entry.text !== undefined);
+    this.messages = /** @type {import('./types.js').UnsentMessage[]} */ (entries.filter((entry) => entry.text !== undefined));
   }
 
   /** @param {Entry} entry */

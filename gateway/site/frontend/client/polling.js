@@ -1,8 +1,4 @@
-/**
- * The session over plain HTTP: for networks that let no WebSocket through, and for the reason that a socket hides.
- *
- * @typedef {HeadersInit | (() => HeadersInit | Promise<HeadersInit>)} HeadersSource
- */
+/** The session over plain HTTP: for networks that let no WebSocket through, and for the reason that a socket hides. */
 import { delay } from './reconnect.js';
 
 /** How long the server may hold a poll; the page gives up on it a little later. */
@@ -35,7 +31,8 @@ export class Polling {
   #how;
 
   /** @param {() => string} origin @param {string} patientId @param {string} sessionId
-   * @param {{credentials: RequestCredentials, token: (() => string | Promise<string>) | null, headers: HeadersSource}} how
+   * @param {{credentials: RequestCredentials, token: import('./types.js').TokenSource | null,
+   *   headers: import('./types.js').HeadersSource}} how
    */
   constructor(origin, patientId, sessionId, how) {
     this.#origin = origin;

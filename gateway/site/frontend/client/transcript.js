@@ -4,13 +4,9 @@
  * The log is one gap-free sequence per session, so a transcript and a position determine each other: an event with a
  * known `seq` is dropped, one that skips a `seq` means that something was missed.
  *
- * @typedef {{code: string, retryable: boolean, retry_after?: number}} RunError
- * @typedef {{id: string, role: string, content: string, seq: number, at?: string, runId?: string, clientMsgId?: string,
- *   finish?: string, error?: RunError, writing: boolean, parts: readonly Part[], status: string}} Row
- *   `writing`: the answer is still being written; `status`: what the responder is doing meanwhile, or empty
- * @typedef {{kind: 'source', title: string, url: string} | {kind: 'data', name: string, value?: any}} Part
- *   Something beside the text. A `url` is http, https or a path, or empty.
- * @typedef {{epoch: string, seq: number, rows: readonly Row[], runId: string | null, earlier: boolean}} Transcript
+ * @typedef {import('./types.js').Row} Row
+ * @typedef {import('./types.js').Part} Part
+ * @typedef {import('./types.js').Transcript} Transcript
  * @typedef {{type: string, [field: string]: any}} ServerEvent
  */
 

@@ -1,5 +1,5 @@
 /** The least that a front end needs: moorline's client, bundled, and its socket on the page's own port. */
-import { MoorlineClient } from '@moorline/moorline-client.js';
+import { MoorlineClient } from 'moorline-client';
 import './main.css';
 
 const client = new MoorlineClient({ patientId: 'patient:site', sessionId: crypto.randomUUID(), storage: null });

@@ -1,7 +1,6 @@
 import { defineConfig } from 'vite';
 
 export default defineConfig({
-  resolve: { alias: { '@moorline': process.env.MOORLINE_CLIENT } },
   // React's development build: it mounts everything twice, and complains about what is wrong.
   define: { 'process.env.NODE_ENV': '"development"' },
   esbuild: { jsx: 'automatic' },
