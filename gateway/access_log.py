@@ -8,18 +8,18 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 
+from moorline.gateway.access_line import describe, log_request
 from moorline.gateway.cause import Cause, Moment, Reason, Who
-from moorline.gateway.common import logs
-from moorline.gateway.common.access.middleware import SECURITY_HEADERS, client_address
+from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.errors import GatewayError, Malformed, render
-from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED
+from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED, UPSTREAM
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.handshake import asks_for_websocket
 from moorline.gateway.site.unreachable import stand_in
 
-__all__ = ["access", "bad_request_handler", "describe"]
+__all__ = ["access", "bad_request_handler"]
 
 log = logging.getLogger("moorline.gateway.access")
 
@@ -57,18 +57,8 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
         if (metrics := app.get(METRICS)) is not None:
             _count(metrics, request, status, seconds)
         # A socket has its own line, with the same facts.
-        if status != _SWITCHING_PROTOCOLS and log.isEnabledFor(logging.INFO):
-            logs.info(
-                log,
-                "%s %s %d %.3fs client=%s request_id=%s%s",
-                request.method,
-                describe(request),
-                status,
-                seconds,
-                client_address(request),
-                request[REQUEST_ID],
-                f" cause={request[CAUSE].code}" if CAUSE in request else "",
-            )
+        if status != _SWITCHING_PROTOCOLS:
+            log_request(request, status, seconds)
 
 
 def _count(metrics: Metrics, request: web.Request, status: int, seconds: float) -> None:
@@ -91,8 +81,9 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         return _problem(request, exception.status, exception.text or exception.reason, kept)
     except GatewayError as error:
         request[OUTCOME], request[CAUSE] = error.outcome, error.cause
+        request[REFUSAL] = error.message
         if error.detail:
-            log.warning("%s: %s request_id=%s", type(error).__name__, error.detail, request[REQUEST_ID])
+            _warn(request, error)
         if (page := stand_in(request, error)) is not None:
             return page
         retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
@@ -108,6 +99,12 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         log.exception("a request failed in the gateway: request_id=%s", request[REQUEST_ID])
         request[CAUSE] = GatewayError.cause
         return _problem(request, GatewayError.status, GatewayError.message, {})
+
+
+def _warn(request: web.Request, error: GatewayError) -> None:
+    facts = {"upstream": request.get(UPSTREAM, "-"), "request_id": request[REQUEST_ID]}
+    named = " ".join(f"{name}={fact}" for name, fact in facts.items())
+    log.warning("%s: %s %s", type(error).__name__, error.detail, named, extra=facts)
 
 
 class _Gone(web.StreamResponse):
@@ -133,8 +130,11 @@ def bad_request_handler(app: web.Application) -> BadRequestHandler:
         request[REQUEST_ID] = _fresh_id()
         if METRICS in app:
             app[METRICS].request("", _NOT_A_REQUEST, status, 0.0)
-        log.info("- %s %d client=%s request_id=%s", _NOT_A_REQUEST, status, request.remote or "", request[REQUEST_ID])
-        return _problem(request, status, _WORDS.get(status, Malformed.message), {})
+        reason, client = _WORDS.get(status, Malformed.message), request.remote or ""
+        facts = {"status": status, "client": client, "request_id": request[REQUEST_ID], "refused": reason}
+        text = '- %s %d client=%s request_id=%s refused="%s"'
+        log.info(text, _NOT_A_REQUEST, status, client, request[REQUEST_ID], reason, extra=facts)
+        return _problem(request, status, reason, {})
 
     return respond
 
@@ -142,12 +142,6 @@ def bad_request_handler(app: web.Application) -> BadRequestHandler:
 def _fresh_id() -> str:
     # A sixth of what `uuid4` costs, and as random.
     return os.urandom(_ID_BYTES).hex()
-
-
-def describe(request: web.Request) -> str:
-    """The route of a request, for a log that must not name patients and sessions: `/api/chat/{session_id}/messages`."""
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "(no route)"
 
 
 def _problem(request: web.BaseRequest, status: int, message: str, extra: dict[str, str]) -> web.Response:

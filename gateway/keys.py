@@ -25,6 +25,7 @@ __all__ = [
     "ROUTES",
     "SETTINGS",
     "TRUSTED",
+    "UPSTREAM",
     "UPSTREAMS",
 ]
 
@@ -51,3 +52,5 @@ CAUSE = web.RequestKey("cause", Cause)
 """Why the request failed, where the gateway knows it."""
 OUTCOME = web.RequestKey("outcome", str)
 """What became of a handshake, where its status does not say it."""
+UPSTREAM = web.RequestKey("upstream", str)
+"""The address of the upstream that failed, for the log."""

@@ -7,6 +7,7 @@ import re
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from moorline.gateway.common.access.middleware import REFUSAL
 from moorline.gateway.common.access.paths import segments
 from moorline.gateway.errors import Malformed
 from moorline.gateway.keys import AUTHORIZE, DESTINATION
@@ -22,7 +23,12 @@ async def authorize_middleware(request: web.Request, handler: Handler) -> web.St
     """Handle what the hook allows; without a hook, everything."""
     authorize = request.app.get(AUTHORIZE)
     if authorize is not None and (ids := _ids(request)) is not None:
-        await authorize(request, *ids)
+        try:
+            await authorize(request, *ids)
+        except web.HTTPException:
+            # Its own words may name the patient.
+            request[REFUSAL] = "authorize"
+            raise
     return await handler(request)
 
 

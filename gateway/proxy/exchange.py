@@ -27,7 +27,7 @@ from moorline.gateway.errors import (
     UpstreamTlsError,
     UpstreamUnreachable,
 )
-from moorline.gateway.keys import DESTINATION, DRAINING, SETTINGS
+from moorline.gateway.keys import DESTINATION, DRAINING, SETTINGS, UPSTREAM
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.handshake import is_switch
 from moorline.gateway.proxy.pool import POOLS
@@ -161,13 +161,18 @@ class Exchange:
                 response = await self._try(upstream)
             except _UPSTREAM_FAILED as error:
                 if upstreams.failed(upstream, self._clock()):
-                    log.warning("upstream %s marked down for %gs", upstream.url, self._settings.fail_timeout)
+                    log.warning(
+                        "upstream %s marked down for %gs",
+                        upstream.url,
+                        self._settings.fail_timeout,
+                        extra={"upstream": upstream.url},
+                    )
                 if isinstance(error, BadUpstreamResponse) or not self._repeatable:
                     raise
                 failure = error
             else:
                 if upstreams.responded(upstream):
-                    log.info("upstream %s is up again", upstream.url)
+                    log.info("upstream %s is up again", upstream.url, extra={"upstream": upstream.url})
                 return response
         assert failure is not None, "there is at least one upstream"
         raise failure
@@ -179,6 +184,7 @@ class Exchange:
             response = await self._send(upstream)
             self._check(response)
         except BaseException:
+            self._request[UPSTREAM] = upstream.url
             self.close()
             raise
         return response

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -12,6 +13,7 @@ from moorline.gateway.app import create_app
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.draining import DRAINING
+from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.settings import Settings
 from tests.gateway.conftest import StartGateway
 from tests.support.raw import answering, dial, listening
@@ -176,6 +178,87 @@ async def test_a_line_names_the_route_and_the_client_and_no_ids(
     assert lines[0].endswith(" client=9.9.9.9 request_id=abc")
     assert lines[1].startswith("GET /chat/{patient_id} 200 ")
     assert "secret" not in caplog.text
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[logging.LogRecord]]:
+    """The lines of requests so far."""
+    caplog.set_level(logging.INFO, "moorline")
+    return lambda: [record for record in caplog.records if record.name == "moorline.gateway.access"]
+
+
+Lines = Callable[[], list[logging.LogRecord]]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "refused"),
+    [
+        ({"Origin": "http://evil.example"}, 403, "Origin http://evil.example is none of allowed_origins"),
+        ({"Host": "evil.example"}, 421, "Host evil.example is none of allowed_hosts"),
+        ({"Content-Type": "text/plain"}, 415, "Content-Type text/plain"),
+    ],
+)
+async def test_a_refusal_of_the_gateway_says_why(
+    start_gateway: StartGateway, lines: Lines, sent: dict[str, str], status: int, refused: str
+) -> None:
+    gateway = await start_gateway(9)
+    await gateway.post("/api/chat/s1/messages", data=b"x", headers=sent)
+    await gateway.close()
+    (line,) = lines()
+    assert vars(line)["status"] == status
+    assert vars(line)["refused"] == refused
+    assert f'refused="{refused}"' in line.getMessage()
+
+
+async def test_the_limit_of_sockets_is_named(start_gateway: StartGateway, lines: Lines) -> None:
+    gateway = await start_gateway(9, max_connections=1, connect_retry=None)
+    gateway.app[TUNNELS]._socket_limits.add("127.0.0.1")
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
+        await gateway.ws_connect("/ws/chat/p/s")
+    await gateway.close()
+    assert "max_connections" in vars(lines()[0])["refused"]
+
+
+async def test_an_upstream_that_fails_is_named(start_gateway: StartGateway, lines: Lines) -> None:
+    gateway = await start_gateway(9)
+    await gateway.get("/api/chat/s1")
+    await gateway.close()
+    facts = vars(lines()[-1])
+    assert (facts["status"], facts["upstream"]) == (502, "http://127.0.0.1:9")
+    assert "cannot be reached" in facts["refused"]
+
+
+async def test_a_refusal_of_the_backend_is_told_apart(start_gateway: StartGateway, lines: Lines) -> None:
+    async with listening(answering(OK.replace(b"200 OK", b"403 Forbidden"), [])) as backend:
+        gateway = await start_gateway(backend)
+        await gateway.get("/api/chat/s1")
+        await gateway.close()
+    (line,) = lines()
+    assert (vars(line)["status"], "refused" in vars(line)) == (403, False)
+
+
+async def test_the_words_of_the_hook_are_not_logged(start_gateway: StartGateway, lines: Lines) -> None:
+    async def authorize(*_: object) -> Principal:
+        raise web.HTTPForbidden(text="John Doe may not read about Jane Doe")
+
+    gateway = await start_gateway(9, authorize=authorize)
+    await gateway.get("/api/chat/s1")
+    await gateway.close()
+    (line,) = lines()
+    assert vars(line)["refused"] == "authorize"
+    assert "Doe" not in line.getMessage()
+
+
+async def test_a_browser_on_this_machine_shows_the_pages_of_a_dev_server(
+    start_gateway: StartGateway, lines: Lines
+) -> None:
+    async with listening(answering(OK, [])) as port:
+        gateway = await start_gateway(9, frontend=f"http://127.0.0.1:{port}", upstream_keepalive=None)
+        await gateway.get("/orders/7?t=1")
+        await gateway.get("/orders/7", headers={"X-Forwarded-For": "9.9.9.9"})
+        await gateway.get("/chat/secret-patient")
+        await gateway.close()
+    assert [vars(line)["path"] for line in lines()] == ["/orders/7", "/{path}", "/chat/{patient_id}"]
 
 
 async def test_an_error_in_the_gateway_is_a_500_that_says_nothing(

@@ -18,6 +18,7 @@ from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.web.connection import is_reserved
 
 __all__ = [
+    "REFUSAL",
     "SECURITY_HEADERS",
     "access_middleware",
     "add_cors_headers",
@@ -37,6 +38,11 @@ _CORS_MAX_AGE_SECONDS = "600"
 SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "frame-ancestors 'none'"}
 
 CLIENT = web.RequestKey("client", str)
+REFUSAL = web.RequestKey("refusal", str)
+"""Why a request was refused here, for the log; one that another server refused has none."""
+
+# Of a header in the log.
+_LONGEST_SHOWN = 100
 
 
 def access_middleware(
@@ -52,19 +58,22 @@ def access_middleware(
     async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[CLIENT] = _client(rules, request)
         if request.method in _NEVER:
+            request[REFUSAL] = "method"
             raise web.HTTPMethodNotAllowed(request.method, _ALLOWED)
         _check_origin(rules, request)
         _check_host(rules, request)
         if (reason := paths.refusal(request.raw_path)) is not None:
+            request[REFUSAL] = reason
             raise web.HTTPBadRequest(text=reason)
         if is_reserved(request) and paths.is_for_backend(request.raw_path):
-            text = "There are too many connections at the moment."
+            text = request[REFUSAL] = "There are too many connections at the moment."
             raise web.HTTPServiceUnavailable(text=text, headers={hdrs.RETRY_AFTER: "1"})
         if is_foreign(request):
             return await handler(request)
         if _is_api(request) and is_preflight(request):
             return web.Response(status=204)
         if request.method not in _SAFE_METHODS and request.body_exists and not is_json(_content_type(request)):
+            request[REFUSAL] = f"Content-Type {_shown(_content_type(request))}"
             raise web.HTTPUnsupportedMediaType(text="The body must be sent as application/json.")
         return await handler(request)
 
@@ -135,6 +144,7 @@ def _check_origin(rules: AccessRules, request: web.Request) -> None:
     origins = request.headers.getall(hdrs.ORIGIN, ())
     origin = ", ".join(origins) if origins else None
     if not rules.allows_origin(origin, request.headers.get(hdrs.HOST, "")):
+        request[REFUSAL] = f"Origin {_shown(origin or '')} is none of allowed_origins"
         raise web.HTTPForbidden(text="Pages of this origin may not use this server; see allowed_origins.")
 
 
@@ -143,9 +153,16 @@ def _check_host(rules: AccessRules, request: web.Request) -> None:
     if not hosts and request.version < (1, 1):
         return
     if len(hosts) != 1 or not is_host(hosts[0]):
+        request[REFUSAL] = f"Host {_shown(', '.join(hosts))} is not one host"
         raise web.HTTPBadRequest(text="The request must name one host in its Host header.")
     if not rules.allows_host(hosts[0]):
+        request[REFUSAL] = f"Host {_shown(hosts[0])} is none of allowed_hosts"
         raise web.HTTPMisdirectedRequest(text="This server does not answer for this name; see allowed_hosts.")
+
+
+def _shown(value: str) -> str:
+    """A header's value in a line of the log."""
+    return value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "..."
 
 
 def is_preflight(request: web.Request) -> bool:

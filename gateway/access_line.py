@@ -1,0 +1,69 @@
+"""The line that each request leaves in the log: as text, and with `log_format=json` each fact as a field."""
+
+import ipaddress
+import logging
+
+from aiohttp import web
+
+from moorline.gateway.common import logs
+from moorline.gateway.common.access.middleware import REFUSAL, client_address
+from moorline.gateway.keys import CAUSE, DESTINATION, REQUEST_ID, UPSTREAM
+from moorline.gateway.logged_path import logged_path
+from moorline.gateway.proxy.routes import Owner
+
+__all__ = ["describe", "log_request"]
+
+log = logging.getLogger("moorline.gateway.access")
+
+# aiohttp's pattern for all paths of the front end.
+_FRONTEND_ROUTE = "/{path}"
+
+
+def log_request(request: web.Request, status: int, seconds: float) -> None:
+    """Log the result of a request."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    path, client = _path(request), client_address(request)
+    facts: dict[str, object] = {
+        "method": request.method,
+        "path": path,
+        "status": status,
+        "seconds": round(seconds, 4),
+        "client": client,
+        "request_id": request[REQUEST_ID],
+    }
+    text = f"{request.method} {path} {status} {seconds:.3f}s client={client} request_id={request[REQUEST_ID]}"
+    if CAUSE in request:
+        facts["cause"] = request[CAUSE].code
+        text += f" cause={request[CAUSE].code}"
+    if REFUSAL in request:
+        facts["refused"] = request[REFUSAL]
+        text += f' refused="{request[REFUSAL]}"'
+    if UPSTREAM in request:
+        facts["upstream"] = request[UPSTREAM]
+        text += f" upstream={request[UPSTREAM]}"
+    # Without values: what looks like a placeholder in a path is none.
+    logs.info(log, text, extra=facts)
+
+
+def describe(request: web.Request) -> str:
+    """The route of a request, for a log that must not name patients and sessions: `/api/chat/{session_id}/messages`."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "(no route)"
+
+
+def _path(request: web.Request) -> str:
+    route = describe(request)
+    if route != _FRONTEND_ROUTE:
+        return route
+    destination = request.get(DESTINATION)
+    is_dev_server = destination is not None and destination.route.owner is Owner.FRONTEND
+    in_development = is_dev_server and _is_local(client_address(request))
+    return logged_path(request.raw_path, in_development=in_development) or route
+
+
+def _is_local(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
