@@ -6,7 +6,8 @@ from aiohttp import hdrs, web
 
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.protocol.models import is_id
-from moorline.gateway.common.web.messages import MESSAGE_LIMITS, latest_end
+from moorline.gateway.common.web.deadline import latest_end
+from moorline.gateway.common.web.messages import MESSAGE_LIMITS
 
 __all__ = ["checked_id", "path_id", "read_body"]
 

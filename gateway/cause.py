@@ -60,6 +60,7 @@ class Reason(enum.StrEnum):
     """The kernel gave the connection up: nothing was acknowledged in time, or a router knows no route."""
     HEARTBEAT_TIMEOUT = "heartbeat_timeout"
     MAX_FRAME_SIZE = "max_frame_size"
+    MESSAGE_TIMEOUT = "message_timeout"
     PROXY_READ_TIMEOUT = "proxy_read_timeout"
     PROXY_SEND_TIMEOUT = "proxy_send_timeout"
     SEND_TIMEOUT = "send_timeout"
@@ -87,6 +88,7 @@ _REASONS: Mapping[Reason, str] = {
     Reason.UNREACHABLE: "U",
     Reason.HEARTBEAT_TIMEOUT: "H",
     Reason.MAX_FRAME_SIZE: "S",
+    Reason.MESSAGE_TIMEOUT: "M",
     # One letter for both: which side does not read is the first letter.
     Reason.PROXY_SEND_TIMEOUT: "W",
     Reason.SEND_TIMEOUT: "W",

@@ -62,7 +62,7 @@ class ClientBodyTimeout(GatewayError):
     status = 408
     outcome = "client_body_timeout"
     cause = Cause(Who.CLIENT, Reason.CLIENT_BODY_TIMEOUT, Moment.RESPONSE)
-    message = "The body of the request did not come in time (client_body_timeout)."
+    message = "The body of the request did not come in time (client_body_timeout, message_timeout)."
 
 
 class Unavailable(GatewayError):

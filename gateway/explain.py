@@ -115,8 +115,17 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
         ),
     ),
     (
-        "CS",
+        "CM",
         _OPEN,
+        Explanation(
+            "the client did not complete a WebSocket message within message_timeout",
+            "a very slow line, a program that never ends a fragmented message, or an attack that holds memory",
+            "nothing for an attack; else send smaller messages, or raise --message-timeout",
+        ),
+    ),
+    (
+        "CS",
+        _SOCKET,
         Explanation(
             "the client sent a frame larger than max_frame_size",
             "an upload within one WebSocket message",
@@ -125,7 +134,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
     ),
     (
         "US",
-        _OPEN,
+        _SOCKET,
         Explanation(
             "the upstream sent a frame larger than max_frame_size",
             "the backend puts a whole history or file into one message",

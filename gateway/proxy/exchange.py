@@ -16,6 +16,7 @@ from typing import Self
 from aiohttp import hdrs, web
 
 from moorline.gateway.cause import Moment
+from moorline.gateway.common.web.deadline import latest_end
 from moorline.gateway.errors import (
     BadUpstreamResponse,
     ClientBodyTimeout,
@@ -250,10 +251,15 @@ class Exchange:
     async def _send_body(self, connection: UpstreamConnection) -> None:
         """Send the client's body as it comes, beside the wait for the response, which may come before its end."""
         chunked = hdrs.TRANSFER_ENCODING in self._request.headers
+        began, size = self._clock(), 0
         try:
-            while data := await self._read_body():
+            while data := await self._read_body(began, size):
+                size += len(data)
                 connection.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+                drained = self._clock()
                 await connection.drain(self._settings.proxy_send_timeout)
+                # The time that the upstream takes is not the client's.
+                began += self._clock() - drained
         except GatewayError as error:
             connection.fail(error)
             return
@@ -262,9 +268,13 @@ class Exchange:
         self._body_sent = True
         connection.request_sent(self._settings.proxy_read_timeout)
 
-    async def _read_body(self) -> bytes:
+    async def _read_body(self, began: float, size: int) -> bytes:
+        """The next part of a body of which `size` bytes have come since `began`."""
+        until = self._clock() + self._settings.client_body_timeout
+        if self._settings.message_timeout is not None:
+            until = min(until, latest_end(began, size, self._settings.message_timeout))
         try:
-            async with asyncio.timeout(self._settings.client_body_timeout):
+            async with asyncio.timeout_at(until):
                 return await self._request.content.readany()
         except TimeoutError:
             raise ClientBodyTimeout from None

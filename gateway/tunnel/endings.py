@@ -65,9 +65,16 @@ _CODES: dict[Reason, tuple[CloseCode | None, CloseCode | None, str]] = {
     # The side that does not read is aborted: a Close frame would wait behind all the bytes that it does not take.
     Reason.PROXY_SEND_TIMEOUT: (CloseCode.TRY_AGAIN_LATER, None, "proxy_send_timeout"),
     Reason.SEND_TIMEOUT: (None, CloseCode.GOING_AWAY, "send_timeout"),
+    Reason.MESSAGE_TIMEOUT: (CloseCode.TRY_AGAIN_LATER, CloseCode.GOING_AWAY, "message_timeout"),
     Reason.SHUTDOWN: (CloseCode.GOING_AWAY, CloseCode.GOING_AWAY, "gateway restarting"),
 }
-_TIMERS = {Reason.PROXY_READ_TIMEOUT, Reason.PROXY_SEND_TIMEOUT, Reason.SEND_TIMEOUT, Reason.HEARTBEAT_TIMEOUT}
+_TIMERS = {
+    Reason.PROXY_READ_TIMEOUT,
+    Reason.PROXY_SEND_TIMEOUT,
+    Reason.SEND_TIMEOUT,
+    Reason.HEARTBEAT_TIMEOUT,
+    Reason.MESSAGE_TIMEOUT,
+}
 
 
 def cause_of(reason: Reason, culprit: Side | None, moment: Moment, tcp: TcpInfo | None) -> Cause:

@@ -11,6 +11,7 @@
 Bytes pass in OPEN and CLOSING; what arrives later is discarded. Each timer runs in the phases that name it in
 `Tunnel._TIMERS`:
 
+    message_timeout     OPEN                       the client does not complete a message
     heartbeats          OPEN                       a Ping to each silent side; no Pong in time: heartbeat_timeout
     proxy_read_timeout  OPEN, CLOSING              nothing happens; off while the client stalls, since nginx then does
                                                    not read from the upstream either
@@ -25,7 +26,8 @@ close_timeout. Heartbeats stop while either side stalls: one side is not read fr
 the other is bounded by its send timer.
 
 Nothing but a timer bounds an unfinished frame or message. It costs no memory: bytes pass as they come. A side that is
-silent in the middle of one is found by its heartbeat, without heartbeats by proxy_read_timeout.
+silent in the middle of one is found by its heartbeat, without heartbeats by proxy_read_timeout; a client that sends the
+rest of it byte by byte, for ever, by message_timeout.
 
 An event costs a few comparisons, and a tunnel has no timer of its own: `next_timeout` is the earliest deadline, and a
 byte, which may put it off, does not call it.
@@ -43,6 +45,7 @@ from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.direction import Direction
 from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, close_frame_for, teardown_for
 from moorline.gateway.tunnel.heartbeat import Beat, Heartbeat
+from moorline.gateway.tunnel.message_timer import MessageTimer
 
 __all__ = ["Limits", "Phase", "Tunnel"]
 
@@ -69,6 +72,7 @@ class Limits:
     close_frames: bool
     close_timeout: float
     max_frame_size: int | None
+    message_timeout: float | None
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
@@ -130,9 +134,9 @@ class Tunnel:
     longer. The bytes themselves go through `client` and `upstream`, which are what comes from each side."""
 
     __slots__ = (
-        "_close_by", "_closer", "_event", "_gone", "_heartbeats", "_limits", "_linger_until", "_outputs", "_randbytes",
-        "_stalls", "_teardowns", "client", "code", "culprit", "ended_at", "moment", "order", "outcome", "phase",
-        "upstream",
+        "_close_by", "_closer", "_event", "_gone", "_heartbeats", "_limits", "_linger_until", "_message_timer",
+        "_outputs", "_randbytes", "_stalls", "_teardowns", "client", "code", "culprit", "ended_at", "moment",
+        "order", "outcome", "phase", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -163,6 +167,8 @@ class Tunnel:
         self._randbytes = randbytes
         self._event = now
         self._heartbeats = tuple(self._make_heartbeats(on_round_trip))
+        timeout = limits.message_timeout
+        self._message_timer = None if timeout is None else MessageTimer(self.client, timeout, now)
         self._stalls: dict[Side, _Stall] | None = None
         self._outputs: list[tuple[Side, bytes]] = []
         self._teardowns: list[tuple[Side, Teardown]] = []
@@ -272,6 +278,8 @@ class Tunnel:
             return None
         checks = [stall.next_check for stall in self._bounded_stalls()]
         pings = [heartbeat.next_timeout() for _, heartbeat in self._heartbeats] if self._beating else []
+        if self._message_timer is not None and self.phase is Phase.OPEN:
+            checks.append(self._message_timer.next_check)
         return min([due[0], *checks, *pings])
 
     def handle_timeout(self, now: float, unsent: Callable[[Side], int]) -> None:
@@ -282,6 +290,8 @@ class Tunnel:
         for side, heartbeat in self._heartbeats:
             if self._beating:
                 self._beat(side, heartbeat, now, functools.partial(unsent, side))
+        if self._message_timer is not None and self.phase is Phase.OPEN:
+            self._check_message(self._message_timer, now)
         due = self._due()
         if due is None or now < due[0]:
             return
@@ -329,6 +339,14 @@ class Tunnel:
             else:
                 heartbeat.defer(now)
                 outbound.pending = heartbeat.ping
+
+    def _check_message(self, timer: MessageTimer, now: float) -> None:
+        if self.stalls(Side.UPSTREAM):
+            # The client is not read from.
+            timer.restart(now)
+        elif now >= timer.next_check and timer.expired(now):
+            self._event = now
+            self._end(Outcome(Side.CLIENT, Reason.MESSAGE_TIMEOUT))
 
     # The end ----------------------------------------------------------------------------------------------------------
 

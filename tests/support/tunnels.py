@@ -27,6 +27,7 @@ NGINX = Limits(
     close_frames=False,
     close_timeout=3,
     max_frame_size=1000,
+    message_timeout=None,
 )
 
 

@@ -10,18 +10,13 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from moorline.gateway.common.web.deadline import latest_end
 from moorline.gateway.common.web.frames import FrameParser
 
-__all__ = ["MESSAGE_LIMITS", "Excess", "MessageLimits", "Unfinished", "UnfinishedMessage", "latest_end"]
+__all__ = ["MESSAGE_LIMITS", "Excess", "MessageLimits", "Unfinished", "UnfinishedMessage"]
 
-_BYTES_PER_SECOND = 4 << 10
 # Of each message so much is not counted: a short one that comes in two segments passes while others use up the total.
 _FREE = 4 << 10
-
-
-def latest_end(began: float, size: int, timeout: float) -> float:
-    """When a message has to be complete of which `size` bytes have come."""
-    return began + timeout + size / _BYTES_PER_SECOND
 
 
 class Unfinished:

@@ -420,6 +420,24 @@ async def test_a_body_that_stalls_is_a_408_after_client_body_timeout(start_gatew
             assert (await client.head()).startswith(b"HTTP/1.1 408 ")
 
 
+async def test_a_body_that_comes_byte_by_byte_is_a_408_after_message_timeout(start_gateway: StartGateway) -> None:
+    async def serve(connection: Connection) -> None:
+        await connection.ended()
+
+    async with listening(serve) as backend:
+        gateway = await start_gateway(backend, message_timeout=0.3)
+        async with dial(port_of(gateway)) as client:
+            await client.send(
+                b"POST /api/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 100000\r\n\r\n{"
+            )
+            answered = asyncio.create_task(client.head())
+            while not answered.done():
+                await client.send(b" ")
+                await asyncio.wait({answered}, timeout=0.02)
+            assert answered.result().startswith(b"HTTP/1.1 408 ")
+
+
 # Between users --------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,36 @@
+"""The time that a client has for one message. Pure.
+
+The gateway holds none of it, but the upstream holds all of it. A look at intervals costs nothing where bytes pass: the
+first one that finds a message in part is where its time begins, so that it ends between one and two timeouts later.
+"""
+
+from moorline.gateway.common.web.deadline import latest_end
+from moorline.gateway.tunnel.direction import Direction
+
+__all__ = ["MessageTimer"]
+
+
+class MessageTimer:
+    """Call `expired` at `next_check`."""
+
+    __slots__ = ("_began", "_inbound", "_number", "_size", "_timeout", "next_check")
+
+    def __init__(self, inbound: Direction, timeout: float, now: float) -> None:
+        self._inbound = inbound
+        self._timeout = timeout
+        self.restart(now)
+
+    def restart(self, now: float) -> None:
+        """A message that has come in part has all of its time again: it was not read."""
+        self._number: int | None = None
+        self._began = now
+        self._size = 0
+        self.next_check = now + self._timeout
+
+    def expired(self, now: float) -> bool:
+        """Whether a message was to be complete by now."""
+        number, size = self._inbound.message, self._inbound.size
+        if number is None or number != self._number:
+            self._number, self._began, self._size = number, now, size
+        self.next_check = latest_end(self._began, size - self._size, self._timeout)
+        return now >= self.next_check
