@@ -4,7 +4,7 @@ A client counts under two names: as a principal, where an authorize hook names i
 are those of a process and not of the log, so that erasing a session gives nothing back.
 
 Rates are those of nginx's limit_req with a burst: as many at once as a minute holds, then one for each part of a minute
-that passes (the generic cell rate algorithm, ITU-T I.371). A client that was not heard of for a minute costs no memory.
+that passes (the generic cell rate algorithm, ITU-T I.371). A client that has sent nothing for a minute takes no memory.
 """
 
 from collections import Counter

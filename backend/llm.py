@@ -62,7 +62,7 @@ class OpenAIResponder:
             # A retry by the library would be charged twice and hide the outage; the user decides, with `retry`.
             max_retries=0,
             # aiohttp's parser of HTTP is in C; with httpx's own transport a token costs a third more.
-            # A redirect would take the chat to a host that nobody named.
+            # A redirect would send the chat to a host that is not configured.
             http_client=openai.DefaultAioHttpClient(
                 timeout=clock, limits=limits, follow_redirects=False, event_hooks={"response": [bound_error]}
             ),

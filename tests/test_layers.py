@@ -18,7 +18,7 @@ ROOMS = ("testing", "run", "inspector", "site", "proxy", "faults", "tunnel", "co
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module of ours or others' that this one imports, wherever the import stands, and what it takes of it."""
+    """Every module that this one imports, wherever the import stands, and the names that it takes."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -101,7 +101,7 @@ class EventLog:
         await self._texts.settled()
         await self._queries.settled()
         await self._store.close()
-        # A reader that waits would wait for ever; it finds the log closed.
+        # A waiting reader would never be woken; it finds the log closed.
         self._watches.notify_all()
 
     async def check(self) -> None:

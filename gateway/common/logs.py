@@ -1,6 +1,6 @@
 """Log lines on stderr, as text for people or as JSON for machines, and ids made unreadable in them.
 
-A patient's or a session's id is not for a log. `hashed` gives a short keyed hash instead: the same id is the same word
+A patient's or a session's id is not for a log. `hashed` gives a short keyed hash instead: the same id has the same hash
 throughout one log, and without the key it cannot be found by trying ids.
 """
 
@@ -20,9 +20,9 @@ from moorline.gateway.common.config.settings import CommonSettings
 
 __all__ = ["hashed", "info", "json_line", "setup"]
 
-# 48 bits: two of a million ids share a word with a chance of one in five hundred, which a reader of logs can bear.
+# 48 bits: two of a million ids have the same hash with a probability of 1/500, which is acceptable in a log.
 _HASH_BYTES = 6
-# Bytes of a peer that end up in a message must not be able to forge a line or talk to the terminal.
+# Bytes of a peer that end up in a message must not be able to forge a line or control the terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # What every record has; anything else was handed in with `extra=` and is a field of the JSON line.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -50,7 +50,7 @@ def setup(settings: CommonSettings, *, worker: int | None = None) -> None:
     for previous in [each for each in root.handlers if each.get_name() == "moorline"]:
         root.removeHandler(previous)
     root.addHandler(handler)
-    # Libraries speak only when something is wrong: their chatter may quote what users wrote.
+    # Libraries log warnings and errors only: their informational lines may quote what users wrote.
     root.setLevel(logging.WARNING)
     # It warns with what a client offers as subprotocols, and some clients send their token there.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
@@ -65,7 +65,7 @@ def info(logger: logging.Logger, message: str, *values: object, extra: Mapping[s
 
 
 def hashed(identifier: str) -> str:
-    """A short word that stands for `identifier` in log lines."""
+    """The short hash that stands for `identifier` in log lines."""
     return hashlib.blake2b(identifier.encode(), key=_Key.value, digest_size=_HASH_BYTES).hexdigest()
 
 

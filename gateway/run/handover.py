@@ -218,7 +218,7 @@ class WorkerListener:
             # Before a byte of it is read: from here on no other worker can serve it.
             self._send(_TAKEN)
             if not descriptors:
-                # No file can be opened any more. Those who have one are served on, and this client hears a reset.
+                # No descriptor is left. Open connections are served on, and this client gets a reset.
                 self._send(_CLOSED)
                 continue
             task = self._loop.create_task(self._accept(_Connection(descriptors[0], self._send)))

@@ -115,7 +115,7 @@ def content_type(name: str) -> str:
 
 
 def cache_control(names: Sequence[str]) -> str:
-    """How long a browser may keep a file: for ever where its name changes with its content, else until it asks."""
+    """How long a browser may keep a file: a year where its name changes with its content, else until it asks."""
     name = names[-1]
     if name.endswith((".html", ".htm")):
         return _REVALIDATE

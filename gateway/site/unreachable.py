@@ -56,7 +56,7 @@ _PAGE = """<!doctype html>
 <h1>The front end cannot be reached</h1>
 <p>There is no response at <code>{address}</code>.</p>
 {advice}
-<p role="status">This page loads itself again when the front end is back.</p>
+<p role="status">This page loads itself again when the front end answers again.</p>
 <p>Request id: <code>{request_id}</code></p>
 <script type="module">
 const unreachable = [502, 503, 504];

@@ -1,4 +1,4 @@
-"""What a killed process leaves behind, and what its clients find when it is back."""
+"""What a killed process leaves behind, and what its clients find after its restart."""
 
 import json
 import signal

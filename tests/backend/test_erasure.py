@@ -1,4 +1,4 @@
-"""A session that is erased while somebody writes to it."""
+"""A session that is erased while a client writes to it."""
 
 import asyncio
 import json
@@ -53,7 +53,7 @@ async def test_a_message_on_its_way_while_its_session_is_erased_brings_nothing_o
                 await say(socket, type="send", message=OLD, client_msg_id="c1")
                 await receive_until(socket, "message")
                 await asyncio.gather(erase(server, session), say(socket, type="send", message=NEW, client_msg_id="c2"))
-                # Whatever became of the message, its sender hears that the session is another one now.
+                # Whatever became of the message, its sender is told that the session is another one now.
                 await receive_until(socket, "deleted")
             async with server.socket(session) as socket:
                 rows = (await hello(socket))[-1]["messages"]

@@ -1,4 +1,4 @@
-"""Clients that mean no good: what they send is refused, and nobody else waits for it."""
+"""Hostile clients: what they send is refused, and no other client waits for it."""
 
 import asyncio
 import contextlib

@@ -167,7 +167,7 @@ async def test_every_access_is_a_line_with_who_what_and_how_it_went(tmp_path: Pa
     assert os.stat(audit_path).st_mode & 0o077 == 0
 
 
-class Heard(logging.Handler):
+class Captured(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
@@ -178,11 +178,11 @@ class Heard(logging.Handler):
 
 @pytest.fixture
 def log_lines() -> Iterator[list[str]]:
-    logger, heard = logging.getLogger("moorline.audit"), Heard()
+    logger, captured = logging.getLogger("moorline.audit"), Captured()
     logger.setLevel(logging.INFO)
-    logger.addHandler(heard)
-    yield heard.lines
-    logger.removeHandler(heard)
+    logger.addHandler(captured)
+    yield captured.lines
+    logger.removeHandler(captured)
     logger.setLevel(logging.NOTSET)
 
 

@@ -137,7 +137,7 @@ class Chat:
             await self.tab(tab).retry(name, ended[-1].run_id)
 
     async def cancel(self, tab: int, _: int) -> None:
-        await self.tab(tab).cancel(self.tab(tab).seen.run_id or "nobody")
+        await self.tab(tab).cancel(self.tab(tab).seen.run_id or "no-run")
 
     async def erase(self, session: int, _: int) -> None:
         await self.world.erase(SESSIONS[session % len(SESSIONS)])

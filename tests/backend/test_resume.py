@@ -188,7 +188,7 @@ async def test_a_socket_never_takes_the_log_of_a_new_session_for_that_of_an_eras
     async with backend(tmp_path, Script(), drain=0.1) as server, server.socket() as socket:
         await exchange(server.log, "s1")
         await hello(socket)
-        # One batch: the socket hears of both at once.
+        # One batch: the socket is told of both at once.
         await asyncio.gather(
             server.log.delete_session("s1"),
             server.log.start_run("s1", "patient:demo", client_msg_id="c1", content="another log", now=NOW),

@@ -1,4 +1,4 @@
-"""Sessions that nobody writes to any more, and sessions that are erased while somebody looks at them."""
+"""Sessions without new messages, and sessions that are erased while a client follows them."""
 
 import asyncio
 import contextlib

@@ -177,7 +177,7 @@ class Broken(Cut):
 
 
 class Held(Script):
-    """Somebody else holds on to the generator, so that nothing but `aclose` closes it."""
+    """Another reference to the generator is kept, so that only `aclose` closes it."""
 
     def __init__(self, *lines: str | LLMError | None) -> None:
         super().__init__(*lines)

@@ -70,7 +70,7 @@ async def test_a_cancel_from_another_tab_closes_the_providers_connection_and_kee
             assert (end["content"], end["finish"]) == ("Good ", "cancelled")
             await asyncio.wait_for(model.gone.wait(), STEP)
             await say(two, type="cancel", run_id=run_id)
-            await say(two, type="cancel", run_id="nobody")
+            await say(two, type="cancel", run_id="no-run")
             model.reply(*WHOLE)
             await say(two, type="retry", run_id=run_id, client_msg_id="c2")
             again = (await receive_until(one, "message"))[-1]

@@ -33,7 +33,7 @@ async def test_a_peer_that_answers_no_ping_is_let_go_of(tmp_path: Path) -> None:
         writer.close()
 
 
-class Heard(logging.Handler):
+class Captured(logging.Handler):
     """Tells when a line with `words` was logged."""
 
     def __init__(self, words: str) -> None:
@@ -47,26 +47,26 @@ class Heard(logging.Handler):
 
 
 @contextlib.contextmanager
-def logged(name: str, words: str) -> Iterator[Heard]:
-    heard, logger = Heard(words), logging.getLogger(name)
+def logged(name: str, words: str) -> Iterator[Captured]:
+    captured, logger = Captured(words), logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.INFO)
-    logger.addHandler(heard)
+    logger.addHandler(captured)
     try:
-        yield heard
+        yield captured
     finally:
-        logger.removeHandler(heard)
+        logger.removeHandler(captured)
         logger.setLevel(before)
 
 
 @pytest.fixture
-def stalled() -> Iterator[Heard]:
-    with logged("moorline.backend.delivery", "does not read") as heard:
-        yield heard
+def stalled() -> Iterator[Captured]:
+    with logged("moorline.backend.delivery", "does not read") as captured:
+        yield captured
 
 
 async def test_a_client_that_does_not_read_is_closed_with_4408_and_holds_nobody_up(
-    tmp_path: Path, stalled: Heard
+    tmp_path: Path, stalled: Captured
 ) -> None:
     script = Script(*["x" * 30_000] * 10, None)
     async with (
@@ -162,7 +162,7 @@ async def test_nothing_queues_for_clients_that_do_not_read(tmp_path: Path) -> No
         assert grown < 10 * pieces * size < clients * pieces * size / 2
 
 
-async def test_who_was_too_slow_comes_back_to_all_that_was_missed(tmp_path: Path, stalled: Heard) -> None:
+async def test_who_was_too_slow_comes_back_to_all_that_was_missed(tmp_path: Path, stalled: Captured) -> None:
     script = Script()
     started = backend(tmp_path, script, send_timeout=1, max_answer=1 << 30)
     async with started as server, server.socket(max_size=None) as socket:

@@ -121,7 +121,7 @@ async def test_a_poll_at_the_other_backend_is_answered_when_the_answer_comes(
 async def test_a_backend_that_goes_leaves_its_run_to_the_other(
     tmp_path: Path, postgres_database: str, words: tuple[str, ...]
 ) -> None:
-    """A drain ends its runs; one that nobody drained, as its process died, is found by the other."""
+    """A drain ends its runs; one that was not drained, as its process died, is found by the other."""
     heir = Script("Good day", None)
     async with backend(tmp_path, heir, database=postgres_database) as other, other.socket() as socket:
         await hello(socket)

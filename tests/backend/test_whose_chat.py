@@ -15,7 +15,7 @@ from moorline.gateway.common.access.authorize import Principal
 from tests.support.backends import Backend, Script, backend, hello, receive_until, say
 from tests.support.eventlogs import until
 
-SECRET = "what nobody else may read"
+SECRET = "what no other principal may read"
 PATIENTS = {"alice": "p1", "bob": "p2"}
 
 

@@ -218,10 +218,10 @@ async def hs_reject_dribbled_body(stage: Stage) -> None:
     await backend.send(_head("403 Forbidden", "Content-Length: 7"))
     stage.mark()
 
-    async def dribble() -> None:
+    async def send_slowly() -> None:
         for byte in b"dribble":
             await asyncio.sleep(3.0 / 7)  # its pace, in all one and a half times the timeout
             await backend.send(bytes([byte]))
 
-    stage.aside(dribble())
+    stage.aside(send_slowly())
     stage.see("body", (await stage.answer(client)).body.decode())

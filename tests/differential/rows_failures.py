@@ -90,13 +90,13 @@ async def hs_header_dribble(stage: Stage) -> None:
     client, backend = await stage.ask()
     stage.mark()
 
-    async def dribble() -> None:
+    async def send_slowly() -> None:
         await backend.send(b"HTTP/1.1 101 Switching Protocols\r\n")
         for number in range(100):
             await backend.send(b"X-Field-%d: x\r\n" % number)
             await asyncio.sleep(0.2)  # its pace
 
-    stage.aside(dribble())
+    stage.aside(send_slowly())
     await stage.answer(client)
 
 
@@ -197,13 +197,13 @@ async def client_header_timeout(stage: Stage) -> None:
     client = await stage.client()
     stage.mark()
 
-    async def dribble() -> None:
+    async def send_slowly() -> None:
         with contextlib.suppress(ConnectionError):
             for byte in HANDSHAKE[:60]:
                 await client.send(bytes([byte]))
                 await asyncio.sleep(0.3)  # its pace, and no byte at the very end
 
-    stage.aside(dribble())
+    stage.aside(send_slowly())
     await stage.gone("client", client)
 
 

@@ -12,14 +12,16 @@ pytestmark = [needs.chromium, SHARED]
 
 async def start_answer(socket: PlayedSocket, run_id: str = "r1", seq: int = 0) -> None:
     """A question of another tab, and the beginning of its answer."""
-    await socket.say("user", seq=seq + 1, message_id=f"m{seq + 1}", client_msg_id=f"c{seq + 1}", content="Hello", at="")
-    await socket.say("status", seq=seq + 2, run_id=run_id, status="thinking")
-    await socket.say("delta", seq=seq + 3, run_id=run_id, message_id=f"a{seq}", text="Half")
+    await socket.send(
+        "user", seq=seq + 1, message_id=f"m{seq + 1}", client_msg_id=f"c{seq + 1}", content="Hello", at=""
+    )
+    await socket.send("status", seq=seq + 2, run_id=run_id, status="thinking")
+    await socket.send("delta", seq=seq + 3, run_id=run_id, message_id=f"a{seq}", text="Half")
 
 
 async def end_answer(socket: PlayedSocket, seq: int, finish: str = "stop", run_id: str = "r1") -> None:
     row = {"run_id": run_id, "message_id": "a0", "role": "assistant", "content": "Half", "finish": finish, "at": ""}
-    await socket.say("message", seq=seq, from_seq=seq, **row)
+    await socket.send("message", seq=seq, from_seq=seq, **row)
 
 
 # A socket that says nothing -------------------------------------------------------------------------------------------
@@ -40,24 +42,24 @@ async def test_pings_keep_a_socket(backend: Played, url: str, page: Page) -> Non
     socket = await connected(page, url, backend)
     for seq in (1, 2, 3):
         await page.clock.fast_forward(30_000)
-        await socket.say("ping")
-        await socket.say("status", seq=seq, run_id="r1", status="thinking")
+        await socket.send("ping")
+        await socket.send("status", seq=seq, run_id="r1", status="thinking")
         await until(page, f"client.transcript.seq === {seq}")
-    assert backend.undialled()
+    assert backend.no_socket_waits()
 
 
 async def test_a_machine_that_wakes_up_with_a_dead_socket_asks_at_once(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
     socket.alive = False
     await page.clock.fast_forward(600_000)
-    await (await again(page, backend)).welcome()
+    await (await again(page, backend)).send_hello()
     await until(page, "client.state.status === 'connected'")
 
 
 async def test_a_socket_that_is_heard_of_after_a_wake_is_kept(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
     await page.evaluate("dispatchEvent(new Event('pageshow'))")
-    await socket.say("status", seq=1, run_id="r1", status="thinking")
+    await socket.send("status", seq=1, run_id="r1", status="thinking")
     await until(page, "client.transcript.seq === 1")
     await page.clock.fast_forward(7_000)
     assert await page.evaluate("client.state.status") == "connected"
@@ -74,11 +76,11 @@ async def test_a_socket_that_does_not_answer_after_a_wake_is_replaced(backend: P
 async def test_a_message_that_nobody_answers_is_sent_again_elsewhere(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
     await page.evaluate("client.send('Hello')")
-    sent = await socket.heard("send")
+    sent = await socket.receive("send")
     await page.clock.fast_forward(11_000)
     returned = await again(page, backend)
-    await returned.welcome()
-    assert await returned.heard("send") == sent
+    await returned.send_hello()
+    assert await returned.receive("send") == sent
 
 
 async def test_a_server_that_accepts_and_says_nothing_is_given_up(backend: Played, url: str, page: Page) -> None:
@@ -90,7 +92,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(backend: Playe
 
 async def test_a_server_that_speaks_something_else_is_left(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
-    await socket.say_text("<html>")
+    await socket.send_text("<html>")
     await again(page, backend)
 
 
@@ -100,15 +102,15 @@ async def test_a_server_that_speaks_something_else_is_left(backend: Played, url:
 async def test_a_missing_seq_is_asked_for_and_the_second_time_everything(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
     await start_answer(socket)
-    await socket.say("delta", seq=5, run_id="r1", message_id="a0", text="lost")
+    await socket.send("delta", seq=5, run_id="r1", message_id="a0", text="lost")
     returned = await again(page, backend)
     assert returned.hello["resume"] == {"epoch": "e1", "seq": 3}
-    await returned.welcome()
-    await returned.say("delta", seq=5, run_id="r1", message_id="a0", text="lost")
+    await returned.send_hello()
+    await returned.send("delta", seq=5, run_id="r1", message_id="a0", text="lost")
     returned = await again(page, backend)
     assert "resume" not in returned.hello
-    await returned.welcome(recovered=False)
-    await returned.snapshot(5, run={"run_id": "r1", "message_id": "a0", "text": "Half found"})
+    await returned.send_hello(recovered=False)
+    await returned.send_snapshot(5, run={"run_id": "r1", "message_id": "a0", "text": "Half found"})
     await until(page, "client.transcript.rows.at(-1).content === 'Half found'")
 
 
@@ -116,16 +118,16 @@ async def test_a_message_that_stands_for_the_missing_ones_is_no_gap(backend: Pla
     socket = await connected(page, url, backend)
     await start_answer(socket)
     row = {"run_id": "r1", "message_id": "a0", "role": "assistant", "content": "Whole", "finish": "stop", "at": ""}
-    await socket.say("message", seq=9, from_seq=4, **row)
+    await socket.send("message", seq=9, from_seq=4, **row)
     await until(page, "client.transcript.seq === 9 && client.transcript.rows.at(-1).content === 'Whole'")
-    assert backend.undialled()
+    assert backend.no_socket_waits()
 
 
 async def test_events_that_are_known_change_nothing(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
     await start_answer(socket)
     await start_answer(socket)
-    await socket.say("delta", seq=4, run_id="r1", message_id="a0", text=".")
+    await socket.send("delta", seq=4, run_id="r1", message_id="a0", text=".")
     await until(page, "client.transcript.seq === 4")
     assert await page.evaluate("client.transcript.rows.map((row) => row.content)") == ["Hello", "Half."]
 
@@ -136,13 +138,13 @@ async def test_another_epoch_holds_from_its_snapshot_on(backend: Played, url: st
     await until(page, "client.transcript.seq === 3")
     await socket.close(1012)
     other = await again(page, backend)
-    await other.welcome(epoch="e2", recovered=False)
+    await other.send_hello(epoch="e2", recovered=False)
     await other.close(1011)
     last = await again(page, backend)
     # Position 3 of the log e2 would be something else.
     assert last.hello["resume"] == {"epoch": "e1", "seq": 3}
-    await last.welcome(epoch="e2", recovered=False)
-    await last.snapshot(1)
+    await last.send_hello(epoch="e2", recovered=False)
+    await last.send_snapshot(1)
     await until(page, "client.transcript.epoch === 'e2' && client.transcript.seq === 1")
 
 
@@ -152,51 +154,51 @@ async def test_another_epoch_holds_from_its_snapshot_on(backend: Played, url: st
 async def test_what_was_not_acknowledged_is_sent_again_under_its_id(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
     await page.evaluate("client.send('one'), client.send('two')")
-    first = await socket.heard("send")
+    first = await socket.receive("send")
     await socket.close(1011)
     returned = await again(page, backend)
-    await returned.welcome()
-    assert await returned.heard("send") == first
+    await returned.send_hello()
+    assert await returned.receive("send") == first
     # Its answer was given long ago; the next one need not wait for it.
-    await returned.say("ack", client_msg_id=first["client_msg_id"], seq=1, run_id="r1", duplicate=True)
-    assert (await returned.heard("send"))["message"] == "two"
+    await returned.send("ack", client_msg_id=first["client_msg_id"], seq=1, run_id="r1", duplicate=True)
+    assert (await returned.receive("send"))["message"] == "two"
 
 
 async def test_the_next_message_waits_for_the_answer(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
     await page.evaluate("client.send('one'), client.send('two')")
-    sent = await socket.heard("send")
-    await socket.say("ack", client_msg_id=sent["client_msg_id"], seq=1, run_id="r1", duplicate=False)
+    sent = await socket.receive("send")
+    await socket.send("ack", client_msg_id=sent["client_msg_id"], seq=1, run_id="r1", duplicate=False)
     await start_answer(socket)
     await until(page, "client.transcript.seq === 3")
-    assert socket.heard_nothing()
+    assert socket.received_nothing()
     await end_answer(socket, 4)
-    assert (await socket.heard("send"))["message"] == "two"
+    assert (await socket.receive("send"))["message"] == "two"
 
 
 async def test_a_message_refused_for_now_goes_again_by_itself(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
     await page.evaluate("client.send('Hello')")
-    sent = await socket.heard("send")
+    sent = await socket.receive("send")
     refusal = {"code": "rate_limited", "message": "", "retryable": True, "retry_after": 30}
-    await socket.say("error", client_msg_id=sent["client_msg_id"], **refusal)
+    await socket.send("error", client_msg_id=sent["client_msg_id"], **refusal)
     await until(page, "client.unsent[0].deferred === 'rate_limited'")
     await page.clock.fast_forward(20_000)
-    await socket.say("ping")
-    assert socket.heard_nothing()
+    await socket.send("ping")
+    assert socket.received_nothing()
     await page.clock.fast_forward(11_000)
-    assert await socket.heard("send") == sent
+    assert await socket.receive("send") == sent
 
 
 async def test_a_message_refused_for_good_waits_for_the_person(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
     await page.evaluate("client.send('long'), client.send('short')")
-    sent = await socket.heard("send")
+    sent = await socket.receive("send")
     refusal = {"code": "too_large", "message": "", "retryable": False}
-    await socket.say("error", client_msg_id=sent["client_msg_id"], **refusal)
+    await socket.send("error", client_msg_id=sent["client_msg_id"], **refusal)
     await until(page, "client.unsent[0].failed === 'too_large'")
     await page.clock.fast_forward(1)
-    assert (await socket.heard("send"))["message"] == "short"
+    assert (await socket.receive("send"))["message"] == "short"
     assert await page.evaluate("client.unsent.map((entry) => entry.failed ?? null)") == ["too_large", None]
 
 
@@ -204,10 +206,10 @@ async def test_trying_again_twice_is_once_and_a_refusal_is_told(backend: Played,
     socket = await connected(page, url, backend)
     await page.evaluate("client.addEventListener('refused', (event) => (window.refused = event.detail.code))")
     assert await page.evaluate("client.retry('r1') === client.retry('r1') && client.retrying('r1')") is True
-    sent = await socket.heard("retry")
-    await socket.say("error", client_msg_id=sent["client_msg_id"], code="not_found", message="", retryable=False)
+    sent = await socket.receive("retry")
+    await socket.send("error", client_msg_id=sent["client_msg_id"], code="not_found", message="", retryable=False)
     await until(page, "window.refused === 'not_found' && !client.retrying('r1')")
-    assert socket.heard_nothing()
+    assert socket.received_nothing()
 
 
 async def test_stop_is_said_again_until_the_answer_has_ended(backend: Played, url: str, page: Page) -> None:
@@ -215,18 +217,18 @@ async def test_stop_is_said_again_until_the_answer_has_ended(backend: Played, ur
     await start_answer(socket)
     await until(page, "client.transcript.runId === 'r1'")
     await page.evaluate("void client.cancel()")
-    assert await socket.heard("cancel") == {"type": "cancel", "run_id": "r1"}
+    assert await socket.receive("cancel") == {"type": "cancel", "run_id": "r1"}
     await socket.close(1011)
     returned = await again(page, backend)
-    await returned.welcome()
-    await returned.heard("cancel")
+    await returned.send_hello()
+    await returned.receive("cancel")
     await end_answer(returned, 4, "cancelled")
     await until(page, "client.transcript.runId === null && client.stopping === null")
     await returned.close(1011)
     last = await again(page, backend)
-    await last.welcome()
+    await last.send_hello()
     await page.evaluate("client.send('Hello')")
-    assert (await last.heard("send"))["message"] == "Hello"
+    assert (await last.receive("send"))["message"] == "Hello"
 
 
 async def test_without_a_socket_stop_goes_over_http(backend: Played, url: str, page: Page) -> None:

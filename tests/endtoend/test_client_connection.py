@@ -19,10 +19,10 @@ async def test_after_a_final_code_only_connect_comes_back(backend: Played, url: 
         await until(page, "client.state.status === 'disconnected' && client.state.final && client.state.reason")
         await page.clock.fast_forward(600_000)
         await page.evaluate("dispatchEvent(new Event('online')), client.reconnect()")
-        assert backend.undialled()
+        assert backend.no_socket_waits()
         await page.evaluate("client.connect()")
         socket = await backend.socket()
-        await socket.welcome()
+        await socket.send_hello()
         await until(page, "client.state.status === 'connected' && !client.state.final && !client.state.reason")
 
 
@@ -31,7 +31,7 @@ async def test_after_other_codes_it_comes_back(backend: Played, url: str, page: 
     for code in (1001, 1011, 1012, 1013, 1014, 4401, 4408, 4429):
         await socket.close(code)
         socket = await again(page, backend)
-        await socket.welcome()
+        await socket.send_hello()
         await until(page, "client.state.status === 'connected' && client.state.transport === 'socket'")
 
 
@@ -41,7 +41,7 @@ async def test_close_ends_it_all(backend: Played, url: str, page: Page) -> None:
     assert await page.evaluate("client.state.status") == "disconnected"
     await page.evaluate("dispatchEvent(new Event('online'))")
     await page.clock.fast_forward(600_000)
-    assert backend.undialled()
+    assert backend.no_socket_waits()
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])
@@ -59,7 +59,7 @@ async def test_a_server_error_is_no_refusal(backend: Played, url: str, page: Pag
         await page.clock.fast_forward(60_000)
     await until(page, "client.state.status === 'disconnected' && client.state.retryAt !== null && !client.state.final")
     backend.status = 200
-    await (await again(page, backend)).welcome(recovered=False)
+    await (await again(page, backend)).send_hello(recovered=False)
     await until(page, "client.state.status === 'connected'")
 
 
@@ -71,12 +71,12 @@ async def test_who_was_told_to_wait_comes_at_once_when_there_is_reason(backend: 
         "document.dispatchEvent(new Event('visibilitychange'))",
         "client.reconnect()",
     ):
-        await socket.say("goaway", reconnect_after=3600)
+        await socket.send("goaway", reconnect_after=3600)
         await socket.close(1012)
         await until(page, "client.state.retryAt - Date.now() > 3500_000")
         await page.evaluate(reason)
         socket = await backend.socket()
-        await socket.welcome()
+        await socket.send_hello()
         await until(page, "client.state.status === 'connected' && client.state.retryAt === null")
 
 
@@ -87,7 +87,7 @@ async def test_the_browser_says_offline_and_the_socket_is_asked(backend: Played,
     await page.clock.fast_forward(7_000)
     await until(page, "client.state.status === 'reconnecting'")
     await page.context.set_offline(False)
-    await (await backend.socket()).welcome()
+    await (await backend.socket()).send_hello()
     await until(page, "client.state.status === 'connected' && !client.state.offline")
 
 
@@ -106,7 +106,7 @@ async def test_whoever_hears_of_a_state_may_close_the_client(backend: Played, ur
     # Playwright calls what an expression evaluates to, if that is a function.
     await page.evaluate("void client.subscribe(() => client.state.status === 'connected' && client.close())")
     await page.evaluate("client.connect()")
-    await (await backend.socket()).welcome()
+    await (await backend.socket()).send_hello()
     await until(page, "client.state.status === 'disconnected'")
     await page.evaluate("client.send('Hello')")
     assert await page.evaluate("[client.sending, client.unsent.length]") == [None, 1]
@@ -134,7 +134,7 @@ async def test_each_socket_and_request_has_a_token_of_its_own(backend: Played, u
     await open_with_token(page, url, COUNTING)
     socket = await backend.socket()
     assert socket.offered == "moorline, moorline.jwt.t1.x-y_z"
-    await socket.welcome()
+    await socket.send_hello()
     await socket.close(4401)
     socket = await again(page, backend)
     assert socket.offered == "moorline, moorline.jwt.t2.x-y_z"
@@ -159,7 +159,7 @@ async def test_a_token_that_cannot_be_had_is_asked_for_again(
         page, url, f"window.fails = {failing}; window.token = () => window.fails ? window.fails() : 'good';"
     )
     await until(page, "client.state.status === 'reconnecting' && client.state.retryAt !== null")
-    assert backend.undialled()
+    assert backend.no_socket_waits()
     await page.evaluate("window.fails = null")
     await page.clock.fast_forward(60_000)
     assert (await backend.socket()).offered == "moorline, moorline.jwt.good"
@@ -172,4 +172,4 @@ async def test_a_token_that_never_comes_holds_one_dial_and_close_ends_it(backend
     assert await page.evaluate("client.state.status") == "disconnected"
     await page.evaluate("client.connect()")
     assert await page.evaluate("client.state.status") == "connecting"
-    assert backend.undialled()
+    assert backend.no_socket_waits()

@@ -71,7 +71,7 @@ async def test_the_page_chats_through_nginx(parts: Stack, either: Nginx, scheme:
         assert tab.complaints == []
 
 
-# Who is let in --------------------------------------------------------------------------------------------------------
+# Access control -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_page_of_another_site_gets_no_socket(either: Nginx) -> None:

@@ -74,14 +74,14 @@ async def test_an_answer_is_shown_as_markdown_while_it_is_written(chat: Site, ta
 async def test_what_the_responder_does_and_its_sources_are_shown(backend: Played, url: str, tab: Visitor) -> None:
     await tab.page.goto(url + CHAT)
     socket = await backend.socket()
-    await socket.welcome(recovered=False)
-    await socket.snapshot(0)
-    await socket.say("status", seq=1, run_id="r1", status="thinking")
-    await socket.say("part", seq=2, run_id="r1", part={"kind": "status", "text": "Reading the guideline"})
+    await socket.send_hello(recovered=False)
+    await socket.send_snapshot(0)
+    await socket.send("status", seq=1, run_id="r1", status="thinking")
+    await socket.send("part", seq=2, run_id="r1", part={"kind": "status", "text": "Reading the guideline"})
     await expect(tab.page.get_by_text("Reading the guideline")).to_be_visible()
     for seq, (title, address) in enumerate(SOURCES, 3):
-        await socket.say("part", seq=seq, run_id="r1", part={"kind": "source", "title": title, "url": address})
-    await socket.say("delta", seq=6, run_id="r1", message_id="m1", text="As it says.")
+        await socket.send("part", seq=seq, run_id="r1", part={"kind": "source", "title": title, "url": address})
+    await socket.send("delta", seq=6, run_id="r1", message_id="m1", text="As it says.")
     await expect(tab.page.get_by_text("Reading the guideline")).to_be_hidden()
     sources = tab.page.get_by_role("list", name="Sources")
     await expect(sources.get_by_role("listitem")).to_have_text(["Guideline", "On paper", "Bad"])
@@ -109,7 +109,9 @@ async def test_the_page_says_when_no_model_is_configured(chat: Site, tab: Visito
     await tab.page.goto(chat.url + CHAT)
     await shows(tab.page, "Connected")
     await expect(words).to_be_hidden()
+    await chat.stop_backend()
     chat.script.scripted = True
+    await chat.start_backend()
     await tab.page.reload()
     await expect(words).to_be_visible()
 

@@ -19,7 +19,7 @@ async def test_a_client_that_is_gone_before_its_answer_is_a_499_and_no_error(cap
     handled = asyncio.Event()
 
     async def vanish(request: web.Request) -> web.StreamResponse:
-        # As the switch finds it: the transport is closing, and the end is not told to anybody yet.
+        # As the switch finds it: the transport is closing, and no handler has been told yet.
         assert request.transport is not None
         request.transport.abort()
         handled.set()

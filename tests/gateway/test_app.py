@@ -97,7 +97,7 @@ async def test_readyz_is_the_backends_until_the_gateway_drains(start_gateway: St
         assert (await gateway.get("/readyz")).status == 503
 
 
-# Who is let in --------------------------------------------------------------------------------------------------------
+# Access control -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_page_of_another_site_reaches_no_backend(start_gateway: StartGateway) -> None:
@@ -156,7 +156,7 @@ async def test_no_spelling_of_a_path_goes_past_the_hook(start_gateway: StartGate
 
 async def test_an_open_gateway_says_so_at_start(page: str, caplog: pytest.LogCaptureFixture) -> None:
     create_app(Settings(frontend=page, host="0.0.0.0"))
-    assert "every chat is open to whoever reaches 0.0.0.0" in caplog.text
+    assert "every chat is open to any client that reaches 0.0.0.0" in caplog.text
 
 
 # The log --------------------------------------------------------------------------------------------------------------

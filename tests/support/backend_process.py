@@ -1,6 +1,7 @@
 """A backend as a process of its own, which a test may kill, on a database that stays."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -31,5 +32,6 @@ async def backend_process(folder: Path, model: OpenAIServer, *arguments: str) ->
     """`moorline backend` with its database in `folder`, asking `model`."""
     environ = {"OPENAI_API_KEY": "sk-secret", "OPENAI_BASE_URL": model.base_url}
     async with started("moorline", "backend", "--port", "0", *arguments, cwd=folder, env=environ) as program:
-        http = (await program.line("backend", "http://")).split()[1]
-        yield BackendProcess(http, program)
+        address = re.search(r"http://[\d.]+:\d+", await program.line("backend", "http://"))
+        assert address is not None
+        yield BackendProcess(address[0], program)

@@ -19,8 +19,8 @@ async def connected(page: Page, url: str, backend: Played, **options: Any) -> Pl
     await open_client(page, url, **options)
     socket = await backend.socket()
     assert "resume" not in socket.hello
-    await socket.welcome(recovered=False)
-    await socket.snapshot(0)
+    await socket.send_hello(recovered=False)
+    await socket.send_snapshot(0)
     await until(page, "client.state.status === 'connected' && client.transcript.epoch === 'e1'")
     return socket
 

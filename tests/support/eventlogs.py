@@ -90,11 +90,11 @@ async def until(true: Callable[[], object]) -> None:
 
 
 class FaultyLog:
-    """A log whose database is `away` whenever a test says so: everything but watching then fails."""
+    """A log whose database a test makes `unavailable`: everything but watching then fails."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self.away = False
+        self.unavailable = False
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._log, name)
@@ -102,7 +102,7 @@ class FaultyLog:
             return method
 
         async def attempt(*args: Any, **options: Any) -> Any:
-            if self.away:
+            if self.unavailable:
                 raise LogUnavailable("pulled out by a test")
             return await method(*args, **options)
 

@@ -1,9 +1,9 @@
-"""A backend whose sockets a test plays by hand, frame by frame, for a client of version 2.
+"""A backend whose sockets a test controls, frame by frame, for a client of version 2.
 
 async with played() as server:
-    socket = await server.socket()            # a client has dialled and said hello
-    await socket.welcome()
-    sent = await socket.heard("send")
+    socket = await server.socket()            # a client has connected and sent its hello
+    await socket.send_hello()
+    sent = await socket.receive("send")
     await socket.close(4503)
 """
 
@@ -21,7 +21,7 @@ STEP = 15.0
 
 
 class PlayedSocket:
-    """One socket. Pings are answered, as long as it is `alive`."""
+    """One socket. It answers pings while it is `alive`."""
 
     def __init__(self, socket: web.WebSocketResponse, hello: dict[str, Any], offered: str) -> None:
         self.hello = hello
@@ -31,33 +31,33 @@ class PlayedSocket:
         self._socket = socket
         self._frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
-    async def welcome(self, *, epoch: str = "e1", recovered: bool = True, heartbeat: float = 20.0) -> None:
-        await self.say("hello", v=2, epoch=epoch, head=0, recovered=recovered, heartbeat=heartbeat, max_bytes=1000)
+    async def send_hello(self, *, epoch: str = "e1", recovered: bool = True, heartbeat: float = 20.0) -> None:
+        await self.send("hello", v=2, epoch=epoch, head=0, recovered=recovered, heartbeat=heartbeat, max_bytes=1000)
 
-    async def snapshot(self, through_seq: int, *messages: dict[str, Any], **members: Any) -> None:
-        await self.say("snapshot", messages=list(messages), earlier=False, through_seq=through_seq, **members)
+    async def send_snapshot(self, through_seq: int, *messages: dict[str, Any], **members: Any) -> None:
+        await self.send("snapshot", messages=list(messages), earlier=False, through_seq=through_seq, **members)
 
-    async def say(self, kind: str, **members: Any) -> None:
+    async def send(self, kind: str, **members: Any) -> None:
         await self._socket.send_json({"type": kind, **members})
 
-    async def say_text(self, text: str) -> None:
+    async def send_text(self, text: str) -> None:
         await self._socket.send_str(text)
 
-    async def heard(self, kind: str) -> dict[str, Any]:
+    async def receive(self, kind: str) -> dict[str, Any]:
         """The next frame of the client, which must be of this type."""
         async with asyncio.timeout(STEP):
             frame = await self._frames.get()
         assert frame["type"] == kind, frame
         return frame
 
-    def heard_nothing(self) -> bool:
+    def received_nothing(self) -> bool:
         return self._frames.empty()
 
     async def close(self, code: int = 1000) -> None:
         await self._socket.close(code=code)
 
     async def listen(self) -> None:
-        """Take what the client says until it leaves."""
+        """Read the client's frames until the socket is closed."""
         async for message in self._socket:
             if message.type is not WSMsgType.TEXT:
                 continue
@@ -65,11 +65,11 @@ class PlayedSocket:
             if frame["type"] != "ping":
                 self._frames.put_nowait(frame)
             elif self.alive:
-                await self.say("pong")
+                await self.send("pong")
 
 
 class Played:
-    """The sockets that were dialled, and what HTTP answers."""
+    """The sockets that clients opened, and what HTTP answers."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -81,11 +81,11 @@ class Played:
         self._sockets: asyncio.Queue[PlayedSocket] = asyncio.Queue()
 
     async def socket(self) -> PlayedSocket:
-        """The next socket that has said hello."""
+        """The next socket whose client has sent a hello."""
         async with asyncio.timeout(STEP):
             return await self._sockets.get()
 
-    def undialled(self) -> bool:
+    def no_socket_waits(self) -> bool:
         return self._sockets.empty()
 
     async def chat(self, request: web.Request) -> web.StreamResponse:

@@ -173,7 +173,7 @@ def children(pid: int, words: str = "") -> list[int]:
 
 
 async def gone(pid: int) -> None:
-    """Return when no process has this id: nothing tells anybody but its parent, so it is asked for."""
+    """Return when no process has this id: only its parent is notified, so it is polled."""
     async with asyncio.timeout(PATIENCE):
         while True:
             try:

@@ -143,7 +143,7 @@ class World:
     async def restart(self, which: int) -> None:
         """An orderly end and a new start."""
         process = self.processes.pop(which % len(self.processes))
-        process.log.away = False
+        process.log.unavailable = False
         await process.stop()
         for tab in self.tabs:
             if tab.process is process:
@@ -160,12 +160,12 @@ class World:
         if self._count == 1:
             self._crashes += 1
             self.database = copied(self.database, self.folder / f"crash{self._crashes}.db")
-            process.log.away = False
+            process.log.unavailable = False
             await self._start()
             await process.stop()
         else:
             # It writes nothing more; it releases its lease, which would otherwise expire.
-            process.log.away = True
+            process.log.unavailable = True
             await process.stop()
             await self._start()
 
@@ -174,15 +174,15 @@ class World:
         for tab in self.tabs:
             await tab.drop()
         for process in self.processes:
-            process.log.away = False
+            process.log.unavailable = False
             await process.stop()
 
     def log_is(self, which: int, *, away: bool) -> None:
-        self.processes[which % len(self.processes)].log.away = away
+        self.processes[which % len(self.processes)].log.unavailable = away
 
     def logs_are_back(self) -> None:
         for process in self.processes:
-            process.log.away = False
+            process.log.unavailable = False
 
     async def _start(self) -> None:
         process = Process(self)

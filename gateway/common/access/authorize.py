@@ -63,7 +63,7 @@ async def allow_all(request: web.Request, patient_id: str | None, session_id: st
 def warn_if_open(logger: logging.Logger, host: str, authorize: Authorize | None) -> None:
     """Log at start that other machines can use every chat, where no hook decides about them."""
     if authorize is None and not _is_loopback(host):
-        logger.warning("every chat is open to whoever reaches %s: no authorize hook is set", host)
+        logger.warning("every chat is open to any client that reaches %s: no authorize hook is set", host)
 
 
 def _is_loopback(host: str) -> bool:

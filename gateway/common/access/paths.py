@@ -18,7 +18,7 @@ _CHAT_SEGMENTS = 4
 # Of other paths only these choose; what follows may be any text, a per cent sign included.
 _ROUTE_SEGMENTS = 2
 _AMBIGUOUS = re.compile(r"[;\\%\x00-\x1f\x7f]")
-# Nobody encodes more often in earnest; each round costs time in the length of the path.
+# No client encodes more often for a reason; each round costs time in the length of the path.
 _DECODINGS = 3
 # Of the overlong UTF-8 of a dot and a slash, which decoders accepted before RFC 3629, as Latin-1.
 _OVERLONG = {"\xc0\xae": ".", "\xc0\xaf": "/"}

@@ -1,4 +1,4 @@
-"""The word that the server is about to end, for handlers that take part in an orderly end.
+"""The signal that the server is about to stop, for handlers that end in an orderly way.
 
 `create_app` puts one into the application; `server.running` gives it its deadline when the signal comes.
 
@@ -24,7 +24,7 @@ class Draining:
         self._waiting: list[asyncio.Future[None]] = []
 
     def hold(self) -> None:
-        """Something is under way, a request or a socket that has outlived its handler; `release` says that it ended."""
+        """Count a request, or a socket that has outlived its handler, as under way until `release`."""
         self._held += 1
 
     def release(self) -> None:
@@ -35,7 +35,7 @@ class Draining:
                     waiter.set_result(None)
 
     async def released(self) -> None:
-        """Return when nothing is under way."""
+        """Wait until nothing is under way."""
         while self._held:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
@@ -45,21 +45,21 @@ class Draining:
                 self._waiting.remove(waiter)
 
     def begin(self, seconds: float) -> None:
-        """Ask everybody to end within `seconds`; a second call can only shorten it."""
+        """Ask all handlers to end within `seconds`; a second call can only shorten it."""
         deadline = asyncio.get_running_loop().time() + seconds
         self._deadline = min(self._deadline, deadline) if self.is_set() else deadline
         self._event.set()
 
     def is_set(self) -> bool:
-        """Whether the end has been called for."""
+        """Whether the drain has begun."""
         return self._event.is_set()
 
     async def wait(self) -> None:
-        """Return when the end has been called for."""
+        """Wait until the drain has begun."""
         await self._event.wait()
 
     def remaining(self) -> float:
-        """Seconds left, never below 0. Only once set."""
+        """Seconds until the deadline, never below 0. Only valid once the drain has begun."""
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
 
 

@@ -14,7 +14,7 @@ from moorline.gateway.common.errors import UsageError
 __all__ = ["BACKLOG", "address", "listen"]
 
 BACKLOG = 1024
-# A free port of one address may be taken on the other; a few draws find one that is free on both.
+# A port that is free on one address may be in use on the other; a few attempts find one that is free on both.
 _DRAWS = 20
 _LOOPBACK = ("127.0.0.1", "::1")
 
@@ -62,10 +62,10 @@ def _bind_all(addresses: Sequence[str], port: int) -> list[socket.socket]:
         for host in addresses:
             try:
                 sock = undo.enter_context(_bind(host, sockets[0].getsockname()[1] if sockets else port))
-                # Already here: with SO_REUSEADDR two sockets can be bound to one port, but only one can listen.
+                # Listen at once: with SO_REUSEADDR two sockets can be bound to one port, but only one can listen.
                 sock.listen(BACKLOG)
             except OSError as error:
-                # Containers without IPv6 have no ::1; what is left of localhost serves.
+                # Containers without IPv6 have no ::1; the other address of localhost serves.
                 if sockets and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     continue
                 raise
@@ -77,7 +77,7 @@ def _bind_all(addresses: Sequence[str], port: int) -> list[socket.socket]:
 def _bind(host: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        # Connections of a program that just ended, still in TIME_WAIT, must not keep the next one from starting.
+        # Connections in TIME_WAIT, of a process that has just ended, must not prevent the next one from binding.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -1,4 +1,4 @@
-"""An application on real listeners: what `create_app` alone cannot set, from the sockets to the orderly end.
+"""An application on real listeners: what `create_app` alone cannot set, from the listening sockets to the drain.
 
 At the end the server goes on listening while it drains, so that health checks and late requests get an answer instead
 of a refusal. It is over when no request and no socket is left, at the latest at the deadline.
@@ -35,9 +35,9 @@ __all__ = ["Listener", "Running", "SocketListener", "running"]
 
 # nginx's 8 kB for one line of a head.
 _MAX_LINE = 8190
-# For handlers whose time is up to say so to their peers, taken out of the drain where that is long enough.
+# For handlers whose deadline has passed to send their close frames, taken out of `drain` where that is long enough.
 _FAREWELL = 0.5
-# For handlers that are cancelled after that to clean up after themselves.
+# For handlers that are cancelled after that to release what they hold.
 _CANCEL_TIMEOUT = 0.25
 
 
@@ -69,7 +69,7 @@ class Listener(Protocol):
         """Accept them, each with a protocol of its own."""
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
 
 
 class SocketListener:
@@ -84,7 +84,7 @@ class SocketListener:
     async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
-            # asyncio takes so many connections at a time before it tells anybody of the first, and logs a traceback for
+            # asyncio accepts so many connections at a time before it reports the first one, and logs a traceback for
             # each that it had no descriptor for.
             self._listeners.append(await loop.create_server(connection, sock=sock, backlog=1))
             sock.listen(BACKLOG)
@@ -97,7 +97,7 @@ class SocketListener:
 
 
 def _count_requests(server: web.Server, draining: Draining, bad_request_handler: BadRequestHandler) -> None:
-    """Have the drain wait for requests that are being handled."""
+    """Make the drain wait for requests that are being handled."""
     handle = server.request_handler
 
     async def counted(request: web.BaseRequest) -> web.StreamResponse:

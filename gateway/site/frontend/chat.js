@@ -202,7 +202,7 @@ function showUnfinished() {
 function retry(runId) {
   if (!runId) return null;
   if (!client.retrying(runId)) return { label: 'Try again', act: () => client.retry(runId) };
-  return client.state.status === 'connected' ? 'Trying again' : 'It is tried again when the connection is back.';
+  return client.state.status === 'connected' ? 'Trying again' : 'It is tried again once connected.';
 }
 
 /** Before the server has said so: it got the message within milliseconds, or the status says otherwise. */

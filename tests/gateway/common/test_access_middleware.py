@@ -1,4 +1,4 @@
-"""The guard in front of a handler that counts whoever gets through."""
+"""The access rules before a handler that counts the requests it gets."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

@@ -395,7 +395,7 @@ async def test_a_backend_that_takes_no_connection_is_a_504_after_proxy_connect_t
     with socket.socket() as full, contextlib.ExitStack() as waiting:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        # The queue of connections that nobody accepts is full; the kernel drops what comes after.
+        # The queue of connections that are not accepted is full; the kernel drops what comes after.
         for _ in range(4):
             filler = waiting.enter_context(socket.socket())
             filler.setblocking(False)

@@ -23,7 +23,7 @@ Get = Callable[..., Awaitable[ClientResponse]]
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """A folder as a build leaves it, with things beside it that nobody may have."""
+    """A folder as a build leaves it, with files beside it that must not be served."""
     root = tmp_path / "dist"
     (root / "assets").mkdir(parents=True)
     (root / "guide").mkdir()
@@ -140,7 +140,7 @@ async def test_an_unreadable_file_is_missing(get: Get, site: Path) -> None:
 
 @contextlib.contextmanager
 def _not_root(folder: Path) -> Iterator[None]:
-    """Root may read everything: be somebody else, who may read the folders, for a while."""
+    """Root may read everything: become another user, who may read the folders, for a while."""
     if os.geteuid() != 0:
         yield
         return

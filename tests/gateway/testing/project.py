@@ -1,4 +1,4 @@
-"""A project of somebody who tests with moorline: a folder, and pytest as they run it."""
+"""A project that is tested with moorline: a folder, and pytest as its developers run it."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Handshakes that wait for a backend that is away."""
+"""Handshakes that wait for a backend that does not accept connections."""
 
 import contextlib
 import itertools
@@ -172,7 +172,7 @@ async def test_another_upstream_is_asked_before_the_client_hears_of_it(
                 await client.send(HANDSHAKE)
                 await (await upstream.accept()).send(SWITCH)
                 assert (await client.head()).startswith(b"HTTP/1.1 101 ")
-    # It rests after its first failure, and was not asked again.
+    # It is marked down after its first failure, and was not tried again.
     assert caplog.messages.count(f"upstream {down} marked down for 10s") == 1
     assert sum(f"WebSocket opened: upstream={up} " in message for message in caplog.messages) == 3
 

@@ -275,7 +275,7 @@ export class Connection {
     (this.#version1 ?? this.#socket)?.probe();
   }
 
-  /** The machine woke up, the network is back or the page is looked at again: do not wait for a timer. */
+  /** The machine woke up, the network returned or the page became visible: do not wait for a timer. */
   #wake() {
     this.#poller?.wake();
     if (this.#socket?.ready) this.#probe();

@@ -118,7 +118,7 @@ export class MoorlineClient extends EventTarget {
 
   close() {
     this.#life.abort();
-    // First what is so, then what follows from it: a listener that closes the client would be called again for ever.
+    // The state first, then what follows from it: a listener that closes the client would be called without end.
     this.#setState({ status: 'disconnected', transport: null, retryAt: null });
     this.#connection.stop();
   }

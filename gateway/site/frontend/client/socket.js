@@ -47,7 +47,7 @@ export class ChatSocket {
       onFrame(frame);
     };
     this.#socket.onclose = ({ code }) => this.#end(code);
-    // A dead connection may take minutes to close; what counts is that nothing was heard.
+    // A dead connection may take minutes to close; what counts is that nothing was received.
     this.#watchdog = setInterval(() => this.#watch(), TICK);
   }
 
@@ -72,7 +72,7 @@ export class ChatSocket {
     this.#deadline = Math.min(this.#deadline, Date.now() + time);
   }
 
-  /** Find out soon whether anybody is still there: after a sleep, or on another network, nothing says so by itself. */
+  /** Find out soon whether the server still answers: after a sleep, or on another network, no event says so. */
   probe() {
     this.#watch();
     if (this.#socket.readyState !== WebSocket.OPEN) return;

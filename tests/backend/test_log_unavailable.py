@@ -35,7 +35,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FaultyLog]]:
 async def test_reads_and_sends_fail_and_may_be_tried_again(tmp_path: Path, log: list[FaultyLog]) -> None:
     async with backend(tmp_path, Script("hi", None)) as server, server.socket() as socket:
         await hello(socket)
-        log[0].away = True
+        log[0].unavailable = True
         await say(socket, type="send", message="Hi", client_msg_id="c1")
         refused = await receive(socket)
         assert (refused["code"], refused["retryable"], refused["client_msg_id"]) == ("internal", True, "c1")
@@ -57,7 +57,7 @@ async def test_reads_and_sends_fail_and_may_be_tried_again(tmp_path: Path, log: 
         with pytest.raises(InvalidStatus) as late:
             await server.socket()
         assert late.value.response.status_code == 503
-        log[0].away = False
+        log[0].unavailable = False
         await say(socket, type="send", message="Hi", client_msg_id="c1")
         assert (await receive_until(socket, "message"))[-1]["content"] == "hi"
 
@@ -68,13 +68,13 @@ async def test_an_answer_and_its_readers_go_on_where_they_were(tmp_path: Path, l
         await hello(socket)
         await say(socket, type="send", message="Hi", client_msg_id="c1")
         frames = await receive_until(socket, "delta")
-        log[0].away = True
+        log[0].unavailable = True
         script.put("two ", "three")
         # The socket lives: pings come, and are answered.
         await receive_until(socket, "ping")
         await say(socket, type="ping")
         await receive_until(socket, "pong")
-        log[0].away = False
+        log[0].unavailable = False
         script.put(None)
         frames += await receive_until(socket, "message")
         assert (frames[-1]["content"], frames[-1]["finish"]) == ("one two three", "stop")
@@ -88,35 +88,35 @@ async def test_the_end_of_an_answer_is_written_when_the_log_is_back(tmp_path: Pa
         await hello(socket)
         await say(socket, type="send", message="Hi", client_msg_id="c1")
         await receive_until(socket, "delta")
-        log[0].away = True
+        log[0].unavailable = True
         script.put("two", None)
         await asyncio.wait_for(script.closed.wait(), STEP)
-        log[0].away = False
+        log[0].unavailable = False
         end = (await receive_until(socket, "message"))[-1]
         assert (end["content"], end["finish"]) == ("one two", "stop")
 
 
-async def test_a_cancel_while_the_log_is_away_is_kept(tmp_path: Path, log: list[FaultyLog]) -> None:
+async def test_a_cancel_while_the_log_is_unavailable_is_kept(tmp_path: Path, log: list[FaultyLog]) -> None:
     script = Script("one ")
     async with backend(tmp_path, script) as server, server.socket() as socket:
         await hello(socket)
         await say(socket, type="send", message="Hi", client_msg_id="c1")
         run_id = (await receive_until(socket, "delta"))[-1]["run_id"]
-        log[0].away = True
+        log[0].unavailable = True
         await say(socket, type="cancel", run_id=run_id)
         await asyncio.wait_for(script.closed.wait(), STEP)
-        log[0].away = False
+        log[0].unavailable = False
         end = (await receive_until(socket, "message"))[-1]
         assert (end["content"], end["finish"]) == ("one ", "cancelled")
 
 
 async def test_a_hello_is_answered_when_the_log_is_back(tmp_path: Path, log: list[FaultyLog]) -> None:
     async with backend(tmp_path, Script(), v1_ping=0.05) as server, server.socket() as socket:
-        log[0].away = True
+        log[0].unavailable = True
         await say(socket, type="hello", v=2)
         async with aiohttp.ClientSession() as http, http.get(f"{server.http}/readyz") as answer:
             assert answer.status == 503
-        log[0].away = False
+        log[0].unavailable = False
         frames = await receive_until(socket, "snapshot")
         assert [frame["type"] for frame in frames][-2:] == ["hello", "snapshot"]
 
@@ -128,12 +128,12 @@ async def test_a_run_that_finds_no_history_ends_and_can_be_retried(tmp_path: Pat
             await hello(socket)
             await say(socket, type="send", message="Hi", client_msg_id="c1")
             run_id = (await receive_until(socket, "ack"))[-1]["run_id"]
-        # The second waits for its turn, which comes while the log is away.
-        log[0].away = True
+        # The second waits for its turn, which comes while the log is unavailable.
+        log[0].unavailable = True
         script.put(None)
         await asyncio.wait_for(script.closed.wait(), STEP)
         script.put("whole", None)
-        log[0].away = False
+        log[0].unavailable = False
         end = (await receive_until(two, "message"))[-1]
         if end["finish"] == "error":
             assert end["error"] == {"code": "internal", "retryable": True}
