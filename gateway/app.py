@@ -4,7 +4,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from moorline.gateway.access_log import access, bad_request_handler
 from moorline.gateway.common.access.authorize import Authorize, warn_if_open
@@ -15,12 +15,24 @@ from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.metrics_port import metrics_port
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
 from moorline.gateway.inspector.handlers import add_inspector
-from moorline.gateway.keys import ACCESS_RULES, AUTHORIZE, DRAINING, GATEWAY_ID, METRICS, ROUTES, SETTINGS, UPSTREAMS
+from moorline.gateway.keys import (
+    ACCESS_RULES,
+    AUTHORIZE,
+    DESTINATION,
+    DRAINING,
+    GATEWAY_ID,
+    METRICS,
+    ROUTES,
+    SETTINGS,
+    UPSTREAMS,
+)
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.proxy import health
 from moorline.gateway.proxy.authorize import authorize_middleware
+from moorline.gateway.proxy.configured import configured_routes
+from moorline.gateway.proxy.locations import LocationRoutes
 from moorline.gateway.proxy.pool import pools
-from moorline.gateway.proxy.routes import Owner, Routes, default_routes
+from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.routing import is_foreign, proxy, route_middleware
 from moorline.gateway.proxy.tls import add_tls
 from moorline.gateway.proxy.tunnels import tunnels
@@ -43,6 +55,7 @@ _CHAT = (
 )
 # A foreign backend may have all of them.
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
+_READING = (hdrs.METH_GET, hdrs.METH_HEAD)
 _PAGE = ("/chat/{patient_id}", "/{path:.*}")
 
 
@@ -62,11 +75,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
         client_header=settings.client_header_timeout, send=settings.send_timeout
     )
     app[BAD_REQUEST_HANDLER] = bad_request_handler(app)
-    app[ROUTES] = Routes(
-        [*settings.route, *default_routes(settings.upstream, frontend=settings.frontend_url)],
-        max_fails=settings.max_fails,
-        fail_timeout=settings.fail_timeout,
-    )
+    app[ROUTES] = configured_routes(settings)
     app[UPSTREAMS] = app[ROUTES].group(settings.upstream)
     app[GATEWAY_ID] = secrets.token_hex(8)
     add_tls(app)
@@ -86,16 +95,13 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app.router.add_get("/moorline-client.tgz", client_package)
     app.router.add_get("/-/docs", docs)
     app.router.add_get("/-/docs/{page}", docs)
-    for path in _CHAT:
-        app.router.add_route("*", path, proxy)
-    _add_routes(app)
-    if settings.frontend_url:
-        for path in _PAGE:
-            app.router.add_route("*", path, proxy)
-    else:
+    frontend = None
+    if not settings.frontend_url:
         frontend = Frontend(settings.frontend, policy=settings.content_security_policy)
-        for path in _PAGE:
-            app.router.add_get(path, frontend.serve)
+    if settings.nginx_conf:
+        _add_locations(app, frontend)
+    else:
+        _add_routes(app, frontend)
     return app
 
 
@@ -109,9 +115,35 @@ async def _metrics(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def _add_routes(app: web.Application) -> None:
+def _add_routes(app: web.Application, frontend: Frontend | None) -> None:
     """`Routes` decides; here each route gets its handler and its name in the log."""
+    for path in _CHAT:
+        app.router.add_route("*", path, proxy)
     for route in app[ROUTES]:
         is_socket = route.owner is Owner.BACKEND and route.path.startswith("/ws")
         for path in route.templates:
             app.router.add_route("*", path, websocket if is_socket else proxy)
+    for path in _PAGE:
+        if frontend is None:
+            app.router.add_route("*", path, proxy)
+        else:
+            app.router.add_get(path, frontend.serve)
+
+
+def _add_locations(app: web.Application, frontend: Frontend | None) -> None:
+    """The same where nginx's locations decide, by rules that aiohttp's router has not."""
+    routes = app[ROUTES]
+    assert isinstance(routes, LocationRoutes), "there is an nginx configuration"
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        if routes.is_folder(path := request.rel_url.raw_path):
+            query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
+            return web.Response(status=301, headers={hdrs.LOCATION: f"{path}/{query}"})
+        if frontend is None or DESTINATION in request:
+            return await proxy(request)
+        if request.method not in _READING:
+            raise web.HTTPMethodNotAllowed(request.method, _READING)
+        return await frontend.serve(request)
+
+    for path in dict.fromkeys((*_CHAT, *routes.templates, *_PAGE)):
+        app.router.add_route("*", path, serve)

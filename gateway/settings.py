@@ -69,6 +69,12 @@ class Settings(CommonSettings):
     route: tuple[Route, ...] = option(
         (), ROUTE, "another server for the paths below PATH; moorline.toml says more of it as [[gateway.route]]"
     )
+    nginx_conf: str = option(
+        "", TEXT, "an nginx configuration, whose locations with a proxy_pass are routes, with their time limits"
+    )
+    nginx_conf_lenient: bool = option(
+        False, BOOL, "leave out what of nginx_conf would change routes and is not followed; false: refuse to start"
+    )
     upstream_ca: str = option(
         "", TEXT, "PEM file of the authorities that https upstreams are verified by (default: the system's)"
     )

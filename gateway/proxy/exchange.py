@@ -62,6 +62,7 @@ class Exchange:
     def __init__(self, request: web.Request, head: Callable[[Upstream], bytes], *, upgrade: bool = False) -> None:
         self._request = request
         self._upstreams = request[DESTINATION].upstreams
+        self._timeouts = request[DESTINATION].timeouts
         self._head = head
         self._upgrade = upgrade
         self._may_be_held = upgrade or request[DESTINATION].route.owner is Owner.FRONTEND
@@ -216,7 +217,7 @@ class Exchange:
 
     async def _connect(self, upstream: Upstream, *, reuse: bool) -> UpstreamConnection:
         """One of the pool's for plain HTTP, one of its own for a handshake."""
-        seconds = self._settings.proxy_connect_timeout
+        seconds = self._timeouts.proxy_connect_timeout
         if self._upgrade:
             self._connection, established = UpstreamConnection(), False
         else:
@@ -242,7 +243,7 @@ class Exchange:
         self._sent = True
         connection.send(self._request.method, head)
         if not self._request.body_exists:
-            return await connection.response(self._settings.proxy_read_timeout)
+            return await connection.response(self._timeouts.proxy_read_timeout)
         self._body_sent = False
         self._upload = asyncio.create_task(self._send_body(connection))
         # The timer of the response begins when the body was sent; until then the upload has its own.
@@ -257,7 +258,7 @@ class Exchange:
                 size += len(data)
                 connection.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
                 drained = self._clock()
-                await connection.drain(self._settings.proxy_send_timeout)
+                await connection.drain(self._timeouts.proxy_send_timeout)
                 # The time that the upstream takes is not the client's.
                 began += self._clock() - drained
         except GatewayError as error:
@@ -266,11 +267,11 @@ class Exchange:
         if chunked:
             connection.write(b"0\r\n\r\n")
         self._body_sent = True
-        connection.request_sent(self._settings.proxy_read_timeout)
+        connection.request_sent(self._timeouts.proxy_read_timeout)
 
     async def _read_body(self, began: float, size: int) -> bytes:
         """The next part of a body of which `size` bytes have come since `began`."""
-        until = self._clock() + self._settings.client_body_timeout
+        until = self._clock() + self._timeouts.client_body_timeout
         if self._settings.message_timeout is not None:
             until = min(until, latest_end(began, size, self._settings.message_timeout))
         try:

@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.errors import BadUpstreamResponse, GatewayError
-from moorline.gateway.keys import CAUSE, DESTINATION, REQUEST_ID, SETTINGS, TRUSTED
+from moorline.gateway.keys import CAUSE, DESTINATION, REQUEST_ID, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.response import Response
@@ -58,7 +58,7 @@ class ProxiedResponse(web.StreamResponse):
         super().__init__(status=response.status, reason=response.reason, headers=passed)
         self._request = request
         self._exchange = exchange
-        self._settings = request.app[SETTINGS]
+        self._timeouts = request[DESTINATION].timeouts
         self._has_body = request.method != hdrs.METH_HEAD and response.status not in _WITHOUT_BODY
         self._is_sized = hdrs.CONTENT_LENGTH in passed or not self._has_body
         self._is_chunked = not self._is_sized and request.version >= HttpVersion11
@@ -117,7 +117,7 @@ class ProxiedResponse(web.StreamResponse):
 
     async def _stream(self, head: bytes) -> None:
         # As it comes: a server-sent event must not wait for the next one.
-        connection, seconds = self._exchange.connection, self._settings.proxy_read_timeout
+        connection, seconds = self._exchange.connection, self._timeouts.proxy_read_timeout
         parts = [head]
         data = connection.read_nowait()
         while True:
@@ -147,7 +147,7 @@ class ProxiedResponse(web.StreamResponse):
 
     async def _drain(self) -> None:
         if self._request.protocol.writing_paused:
-            async with asyncio.timeout(self._settings.send_timeout):
+            async with asyncio.timeout(self._timeouts.send_timeout):
                 await self._request.writer.drain()
 
     def _break_off(self) -> None:

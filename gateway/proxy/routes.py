@@ -8,10 +8,23 @@ import dataclasses
 import enum
 import re
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote, unquote
 
+from moorline.gateway.proxy.timeouts import Timeouts
 from moorline.gateway.proxy.upstreams import Upstream, Upstreams
 
-__all__ = ["GATEWAY_PATHS", "Destination", "Host", "Match", "Owner", "Route", "Routes", "default_routes"]
+__all__ = [
+    "GATEWAY_PATHS",
+    "Destination",
+    "Host",
+    "Match",
+    "Owner",
+    "Route",
+    "Routes",
+    "decoded",
+    "default_routes",
+    "is_gateways_own",
+]
 
 
 class Match(enum.Enum):
@@ -19,6 +32,7 @@ class Match(enum.Enum):
 
     EXACT = "this one alone"
     SEGMENTS = "this one and those below it"
+    TEXT = "all that begin with its letters, as nginx compares and replaces them"
 
 
 class Host(enum.Enum):
@@ -59,19 +73,26 @@ class Route:
         path = re.escape(self.path)
         if self.match is Match.EXACT:
             return rf"{path}\Z"
-        return path if self.path.endswith("/") else rf"{path}(?=/|\Z)"
+        if self.match is Match.TEXT or self.path.endswith("/"):
+            return path
+        return rf"{path}(?=/|\Z)"
 
     def sent(self, target: str) -> str:
         """A request's target as the upstream gets it."""
         if self.rewrite is None:
             return target
         path, question_mark, query = target.partition("?")
+        if self.match is Match.TEXT:
+            below = decoded(path)[len(self.path) :]
+            return self.rewrite + quote(below, safe=_SAFE, encoding="latin-1") + question_mark + query
         return _below(self.rewrite, path[len(self.path.rstrip("/")) :]) + question_mark + query
 
     def returned(self, path: str) -> str:
         """The client's name of a path that the upstream names. One that the route does not reach stays as it is."""
         if self.rewrite is None:
             return path
+        if self.match is Match.TEXT:
+            return self.path + path[len(self.rewrite) :] if path.startswith(self.rewrite) else path
         prefix = self.rewrite.rstrip("/")
         is_below = path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/", "?", "#")
         return _below(self.path, path[len(prefix) :]) if is_below else path
@@ -81,8 +102,22 @@ class Route:
         """aiohttp's patterns for the paths that it takes; they are the names of its requests in logs and metrics."""
         if self.match is Match.EXACT:
             return (self.path,)
+        if self.match is Match.TEXT:
+            return (self.path + "{path:.*}",) if _PLAIN.fullmatch(self.path) else ()
         below = self.path.rstrip("/") + "/{path:.*}"
         return (below,) if self.path.endswith("/") else (self.path, below)
+
+
+# nginx writes a path anew where it replaces a part of it; these are what a path may hold (RFC 3986 section 3.3).
+_SAFE = "/:@!$&'()*+,;=~"
+_SLASHES = re.compile("/{2,}")
+# What a pattern of aiohttp's may hold as it is.
+_PLAIN = re.compile(r"/[A-Za-z0-9._~/-]*")
+
+
+def decoded(path: str) -> str:
+    """A path as nginx compares it: without percent-encoding, and with repeated slashes merged."""
+    return _SLASHES.sub("/", unquote(path, "latin-1"))
 
 
 def _below(prefix: str, rest: str) -> str:
@@ -92,6 +127,13 @@ def _below(prefix: str, rest: str) -> str:
 GATEWAY_PATHS = tuple(
     Route(path=path, owner=Owner.GATEWAY) for path in ("/healthz", "/readyz", "/moorline-client.tgz", "/-")
 )
+
+
+def is_gateways_own(path: str) -> bool:
+    """Whether the gateway answers a request for this path itself, whatever the routes."""
+    return any(route.takes(path) for route in GATEWAY_PATHS)
+
+
 # Of two routes of one length the one whose owner stands first counts: those of the user replace the defaults.
 _PRECEDENCE = tuple(Owner)
 
@@ -119,27 +161,52 @@ class Destination:
 
     route: Route
     upstreams: Upstreams
+    timeouts: Timeouts
+    upgrades: bool = True
+    """Whether handshakes are passed on as such."""
 
 
 class Routes:
-    """All routes of a gateway. Those to the same upstreams share their state."""
+    """All routes of a gateway. Those to the same upstreams share their state. `match` does not find those `beside`."""
 
-    def __init__(self, routes: Sequence[Route], *, max_fails: int, fail_timeout: float) -> None:
-        shared = {
+    def __init__(
+        self,
+        routes: Sequence[Route],
+        *,
+        beside: Sequence[Route] = (),
+        timeouts: Timeouts,
+        max_fails: int,
+        fail_timeout: float,
+    ) -> None:
+        self._shared = {
             route.upstream: Upstreams(route.upstream, max_fails=max_fails, fail_timeout=fail_timeout)
-            for route in routes
+            for route in (*routes, *beside)
         }
-        self._upstreams = tuple(shared.values())
-        table = [(route, Destination(route, shared[route.upstream])) for route in routes]
+        self._upstreams = tuple(self._shared.values())
+        table = [(route, self.destination(route, timeouts=timeouts)) for route in routes]
         self._table: list[tuple[Route, Destination | None]] = [*table, *((route, None) for route in GATEWAY_PATHS)]
         self._table.sort(key=lambda entry: _rank(entry[0]))
         # One search instead of a comparison for each route: every request is matched.
         self._expression = re.compile("|".join(f"({route.expression})" for route, _ in self._table))
 
+    def destination(self, route: Route, *, timeouts: Timeouts, upgrades: bool = True) -> Destination:
+        """A route with the state of its upstreams."""
+        return Destination(route, self._shared[route.upstream], timeouts, upgrades)
+
+    @property
+    def frontend(self) -> Destination | None:
+        """The dev server's; None where the page comes from a folder."""
+        return next((each for route, each in self._table if route.owner is Owner.FRONTEND), None)
+
     def match(self, path: str) -> Destination | None:
         """Where a request for this path goes; None: the gateway answers it itself."""
         found = self._expression.match(path)
         return None if found is None or found.lastindex is None else self._table[found.lastindex - 1][1]
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Those of all routes, the first to be compared first."""
+        return tuple(template for route in self for template in route.templates)
 
     def __iter__(self) -> Iterator[Route]:
         """All that have upstreams, the first to be compared first."""

@@ -30,7 +30,8 @@ async def proxy(request: web.Request) -> web.StreamResponse:
     if request[DESTINATION].route.owner is Owner.USER and (reason := dots(request.raw_path)) is not None:
         # It would leave the route, at a server that has more than what the route names.
         raise Malformed(reason)
-    return await (websocket if asks_for_websocket(request.headers) else forward)(request)
+    upgrades = request[DESTINATION].upgrades and asks_for_websocket(request.headers)
+    return await (websocket if upgrades else forward)(request)
 
 
 def is_foreign(request: web.Request) -> bool:

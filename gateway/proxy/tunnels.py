@@ -22,7 +22,7 @@ from moorline.gateway.keys import ACCESS_RULES, DESTINATION, DRAINING, METRICS, 
 from moorline.gateway.metrics import Metrics, State, Traffic
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES, RetryQueue
-from moorline.gateway.proxy.routes import Owner
+from moorline.gateway.proxy.routes import Destination, Owner
 from moorline.gateway.proxy.socket_limits import SocketLimits
 from moorline.gateway.proxy.sockets import Ends, Socket
 from moorline.gateway.proxy.upgrade import switch
@@ -44,6 +44,7 @@ _STEP_SECONDS = 0.05
 _FLUSH_SECONDS = 0.25
 # Ends of which the kernel's view would tell nothing.
 _ORDERLY = (Reason.CLOSED, Reason.SHUTDOWN)
+_OF_A_ROUTE = ("proxy_read_timeout", "proxy_send_timeout", "send_timeout")
 # Of max_connections.
 _NOTEWORTHY = 0.95
 
@@ -63,8 +64,7 @@ class Tunnels:
         most = _most_sockets(settings.max_connections)
         self._socket_limits = SocketLimits(most, settings.max_connections_per_address, rules.trusts)
         self._limits = Limits.of(settings)
-        # A dev server that compiles, or stands at a breakpoint, answers no Ping; its page reloads when the socket ends.
-        self._frontend_limits = Limits.of(dataclasses.replace(settings, client_heartbeat=None, upstream_heartbeat=None))
+        self._limits_by_destination: dict[Destination, Limits] = {}
         self._names_upstream = names_upstream
         self._draining = draining
         self._metrics = metrics
@@ -106,7 +106,7 @@ class Tunnels:
         socket = Socket(request[REQUEST_ID], route.path, address, upstream.url, opened)
         ended = functools.partial(self._ended, upstream)
         hand_over = exchange.connection.hand_over
-        limits = self._frontend_limits if route.owner is Owner.FRONTEND else self._limits
+        limits = self._limits_for(request[DESTINATION])
         relay = switch(request, hand_over, head, limits, ended, self._on_round_trip, turns=self._turns)
         self._sockets[relay] = socket
         exchange.detach()
@@ -116,6 +116,17 @@ class Tunnels:
         if log.isEnabledFor(logging.INFO):
             name = upstream.url if self._names_upstream else None
             _log("WebSocket opened", {"upstream": name, "client": address, "request_id": socket.request_id})
+
+    def _limits_for(self, destination: Destination) -> Limits:
+        """The settings' limits, with those of its route."""
+        if (known := self._limits_by_destination.get(destination)) is None:
+            own = {name: getattr(destination.timeouts, name) for name in _OF_A_ROUTE}
+            if destination.route.owner is Owner.FRONTEND:
+                # A dev server that compiles, or stands at a breakpoint, answers no Ping; its page reloads when the
+                # socket ends.
+                own |= {"client_heartbeat": None, "upstream_heartbeat": None}
+            known = self._limits_by_destination[destination] = dataclasses.replace(self._limits, **own)
+        return known
 
     def traffic(self) -> Traffic:
         """What all tunnels have carried since the start."""

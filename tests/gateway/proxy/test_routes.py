@@ -3,12 +3,15 @@
 import pytest
 
 from moorline.gateway.proxy.routes import Match, Route, Routes, default_routes
+from moorline.gateway.proxy.timeouts import Timeouts
 
 BACKEND, DEV_SERVER = "http://127.0.0.1:8000", "http://127.0.0.1:5173"
 
 
 def table(*routes: Route, frontend: str = "") -> Routes:
-    return Routes([*routes, *default_routes((BACKEND,), frontend=frontend)], max_fails=1, fail_timeout=10)
+    return Routes(
+        [*routes, *default_routes((BACKEND,), frontend=frontend)], timeouts=Timeouts(), max_fails=1, fail_timeout=10
+    )
 
 
 def upstream(routes: Routes, path: str) -> str | None:
