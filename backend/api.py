@@ -120,6 +120,7 @@ class Api:
                         chat = await self._enter(request, access)
         finally:
             self._polls.discard(waiter)
+            waiter.close()
             watch.close()
 
     async def _head(self, chat: "_Chat") -> Position:

@@ -87,6 +87,7 @@ class Follower:
 
     def close(self) -> None:
         """Stop watching; idempotent."""
+        self._waiter.close()
         self._watch.close()
 
     async def _session(self) -> SessionInfo:

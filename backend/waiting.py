@@ -1,6 +1,7 @@
 """One wait, without a task, for a session to grow, for a point in time, or for a call from this process."""
 
 import asyncio
+import math
 
 from moorline.backend.eventlog.base import Hint
 from moorline.backend.eventlog.watches import Watch
@@ -11,33 +12,67 @@ __all__ = ["Waiter"]
 class Waiter:
     """Belongs to one task, which waits; any other may `wake` it.
 
-    To wake means to let the wait's own timeout expire now. A second task or future per socket would do the same and
-    cost its memory thousands of times over.
+    A second task per socket would do the same and cost its memory thousands of times over. There is one timer: one that
+    fires before its time is set again, which costs less than to set it for each event of an answer.
     """
 
-    __slots__ = ("_called", "_timeout", "_watch")
+    __slots__ = ("_called", "_due", "_future", "_timer", "_watch", "_when")
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self._timeout: asyncio.Timeout | None = None
         self._called = False
+        self._future: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        # When the timer fires, and when the wait under way ends.
+        self._due = self._when = math.inf
 
     def wake(self) -> None:
         """End the wait under way, or the next one at once."""
         self._called = True
-        if self._timeout is not None and not self._timeout.expired():
-            self._timeout.reschedule(0)
+        self._end_wait()
 
     async def until(self, when: float) -> Hint | None:
         """Return at a hint of the watch; None at loop time `when` and when `wake` has been called."""
         hint = None
-        if not self._called:
-            try:
-                async with asyncio.timeout_at(when) as self._timeout:
-                    hint = await self._watch.wait()
-            except TimeoutError:
-                pass
-            finally:
-                self._timeout = None
+        if not self._called and (hint := self._watch.take()) is None:
+            await self._wait(when)
+            hint = self._watch.take()
         self._called = False
         return hint
+
+    def close(self) -> None:
+        """Stop the timer, which refers to this. No wait is under way."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _wait(self, when: float) -> None:
+        loop = asyncio.get_running_loop()
+        future = self._future = loop.create_future()
+        self._when = when
+        self._watch.add(future)
+        if self._timer is None or when < self._due:
+            self._set_timer(loop)
+        try:
+            await future
+        finally:
+            self._future = None
+            self._watch.discard(future)
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.close()
+        self._due = self._when
+        self._timer = loop.call_at(self._due, self._timer_fired, loop)
+
+    def _timer_fired(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._future is None:
+            return
+        if loop.time() < self._when:
+            self._set_timer(loop)
+        else:
+            self._end_wait()
+
+    def _end_wait(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)

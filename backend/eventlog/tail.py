@@ -60,6 +60,9 @@ class Tail:
             return None
         # The events in here have no gaps, so the index of a seq is known: no search for readers that keep up.
         start = seq - events[0].seq + 1
+        if start == len(events) - 1:
+            # The reader of an answer under way: to walk to the last one would cost time in the length of the answer.
+            return [events[-1]]
         found = islice(events, start, start + limit)
         return list(found if size is None else fitting(found, size))
 

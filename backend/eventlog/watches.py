@@ -59,19 +59,35 @@ class Watch:
 
         Returns at once when closed.
         """
-        signal = self._signal
-        if signal is None:
-            return Hint.GROWN
-        while self._seen == signal.count and self._signal is not None:
+        while (hint := self.take()) is None:
             waiter = asyncio.get_running_loop().create_future()
-            signal.waiters.add(waiter)
+            self.add(waiter)
             try:
                 await waiter
             finally:
-                signal.waiters.discard(waiter)
+                self.discard(waiter)
+        return hint
+
+    def take(self) -> Hint | None:
+        """What `wait` would return at once, if it would."""
+        signal = self._signal
+        if signal is None:
+            return Hint.GROWN
+        if self._seen == signal.count:
+            return None
         hint = Hint.GROWN if self._erasures == signal.erasures else Hint.ERASED
         self._seen, self._erasures = signal.count, signal.erasures
         return hint
+
+    def add(self, waiter: "asyncio.Future[None]") -> None:
+        """Have this future answered at the next hint; `discard` it afterwards."""
+        if self._signal is not None:
+            self._signal.waiters.add(waiter)
+
+    def discard(self, waiter: "asyncio.Future[None]") -> None:
+        """Answer it no more."""
+        if self._signal is not None:
+            self._signal.waiters.discard(waiter)
 
     def close(self) -> None:
         """Stop watching; idempotent."""
