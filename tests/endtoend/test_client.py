@@ -1,5 +1,6 @@
 """moorline-client.js against a server that a test plays frame by frame, and a clock that it turns."""
 
+import pytest
 from playwright.async_api import Page
 
 from tests.support import needs
@@ -250,3 +251,65 @@ async def test_a_message_taken_back_in_one_tab_is_sent_by_none(backend: Played, 
     await page.evaluate("client.discard(taken)")
     await until(other, "client.unsent.length === 1")
     assert await other.evaluate("client.unsent[0].text") == "keep"
+
+
+STORED = "Object.keys(localStorage).filter((key) => key.startsWith('moorline:unsent:')).length"
+
+
+async def test_all_that_is_unsent_can_be_taken_back_and_leaves_the_storage(
+    backend: Played, url: str, page: Page
+) -> None:
+    await open_client(page, url)
+    await page.evaluate("client.close(), client.send('one'), client.send('two')")
+    assert await page.evaluate(STORED) == 2
+    await page.evaluate("client.discard()")
+    assert await page.evaluate(f"[client.unsent.length, {STORED}]") == [0, 0]
+
+
+async def test_nothing_is_stored_where_there_is_no_storage(backend: Played, url: str, page: Page) -> None:
+    await open_client(page, url, storage=None)
+    await page.evaluate("client.close(), client.send('one')")
+    assert await page.evaluate(f"[client.unsent.length, {STORED}]") == [1, 0]
+
+
+async def test_a_message_that_failed_goes_again_under_its_id_when_the_person_says_so(
+    backend: Played, url: str, page: Page
+) -> None:
+    socket = await connected(page, url, backend)
+    await page.evaluate("client.send('Hello')")
+    sent = await socket.receive("send")
+    refusal = {"code": "forbidden", "message": "", "retryable": False}
+    await socket.send("error", client_msg_id=sent["client_msg_id"], **refusal)
+    await until(page, "client.unsent[0].failed === 'forbidden'")
+    await page.evaluate("client.resend(client.unsent[0].clientMsgId)")
+    assert await socket.receive("send") == sent
+
+
+async def test_an_erased_chat_leaves_the_server_and_the_storage(backend: Played, url: str, page: Page) -> None:
+    await open_client(page, url)
+    await page.evaluate("client.close(), client.send('one')")
+    await page.evaluate("client.erase()")
+    assert backend.erased == ["/api/chat/s1 patient:demo"]
+    assert await page.evaluate(STORED) == 0
+
+
+async def test_a_chat_that_the_server_did_not_erase_is_kept(backend: Played, url: str, page: Page) -> None:
+    await open_client(page, url)
+    await page.evaluate("client.close(), client.send('one')")
+    backend.status = 503
+    assert await page.evaluate("client.erase().catch((error) => error.status)") == 503
+    assert await page.evaluate(STORED) == 1
+
+
+@pytest.mark.parametrize("headers", ["{ 'X-Ward': '7' }", "async () => ({ 'X-Ward': '7' })"])
+async def test_requests_carry_the_headers_that_were_asked_for(
+    backend: Played, url: str, page: Page, headers: str
+) -> None:
+    await page.goto(url + "/client/reconnect.js")
+    await page.evaluate(
+        f"""async () => {{
+            const {{ MoorlineClient }} = await import('/client/moorline-client.js');
+            await new MoorlineClient({{ patientId: 'p', sessionId: 's1', headers: {headers} }}).erase();
+        }}"""
+    )
+    assert backend.headers[-1]["X-Ward"] == "7"

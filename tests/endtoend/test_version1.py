@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest_asyncio
 from playwright.async_api import Page, expect
@@ -10,6 +11,7 @@ from moorline.gateway.app import create_app
 from moorline.gateway.common.web.server import running
 from moorline.gateway.settings import Settings
 from tests.support import needs
+from tests.support.backends import Script, backend
 from tests.support.browser import CHAT, SHARED, Visitor, answers, questions, say, shows
 from tests.support.version1 import Version1Server, version1
 
@@ -194,3 +196,28 @@ async def test_a_server_without_a_history_is_spoken_to(chat: Outage, tab: Visito
     page = await opened(chat, tab)
     await say(page, "Hello")
     await expect(answers(page)).to_have_text(["Good morning."])
+
+
+async def test_a_browser_that_opens_sockets_without_the_subprotocol_sends_no_hello(chat: Outage, tab: Visitor) -> None:
+    # RFC 6455 allows it, and the HTML standard forbids it.
+    await tab.page.add_init_script(
+        "const Real = WebSocket; window.WebSocket = class extends Real { constructor(url) { super(url); } }"
+    )
+    page = await opened(chat, tab)
+    chat.backend.answers.put_nowait("Good morning.")
+    await say(page, "Hello")
+    await expect(answers(page)).to_have_text(["Good morning."])
+    assert chat.backend.frames == [{"message": "Hello"}]
+
+
+async def test_a_backend_of_version_2_that_takes_its_place_is_found(chat: Outage, tab: Visitor, tmp_path: Path) -> None:
+    page = await opened(chat, tab)
+    await chat.begin()
+    await shows(page, "Reconnecting")
+    script = Script()
+    async with backend(tmp_path, script, port=int(chat.backend.url.rpartition(":")[2]), drain=0.2):
+        await shows(page, "Connected")
+        await expect(page.get_by_text("This server cannot resume")).to_be_hidden()
+        script.put("Good morning.", None)
+        await say(page, "Hello")
+        await expect(answers(page)).to_have_text(["Good morning."])

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from aiohttp import WSMsgType, web
+from multidict import CIMultiDictProxy
 
 __all__ = ["STEP", "Played", "PlayedSocket", "played"]
 
@@ -77,6 +78,10 @@ class Played:
         """Of everything, upgrades included; 200 serves."""
         self.authorizations: list[str | None] = []
         """Of the HTTP requests so far."""
+        self.headers: list[CIMultiDictProxy[str]] = []
+        """Of the HTTP requests so far."""
+        self.erased: list[str] = []
+        """What was asked to be erased."""
         self.posts: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
         self._sockets: asyncio.Queue[PlayedSocket] = asyncio.Queue()
 
@@ -102,6 +107,7 @@ class Played:
 
     async def messages(self, request: web.Request) -> web.Response:
         self.authorizations.append(request.headers.get("Authorization"))
+        self.headers.append(request.headers)
         if self.status != 200:
             return web.json_response({"code": "forbidden"}, status=self.status)
         snapshot = {"type": "snapshot", "messages": [], "earlier": False, "through_seq": 0}
@@ -109,8 +115,14 @@ class Played:
 
     async def post(self, request: web.Request) -> web.Response:
         self.authorizations.append(request.headers.get("Authorization"))
+        self.headers.append(request.headers)
         self.posts.put_nowait((request.path.rpartition("/")[2], await request.json()))
         return web.json_response({}, status=202)
+
+    async def erase(self, request: web.Request) -> web.Response:
+        self.headers.append(request.headers)
+        self.erased.append(f"{request.path} {request.query['patient_id']}")
+        return web.Response(status=204 if self.status == 200 else self.status)
 
 
 @contextlib.asynccontextmanager
@@ -120,6 +132,7 @@ async def played() -> AsyncIterator[Played]:
     app.router.add_get("/ws/chat/{patient}/{session}", server.chat)
     app.router.add_get("/api/chat/{session}/messages", server.messages)
     app.router.add_post("/api/chat/{session}/{command}", server.post)
+    app.router.add_delete("/api/chat/{session}", server.erase)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -120,7 +120,8 @@ export class Connection {
     try {
       const signal = AbortSignal.any([life.signal, AbortSignal.timeout(TOKEN_TIMEOUT)]);
       const protocols = [SUBPROTOCOL, `${SUBPROTOCOL}.jwt.${await within(token(), signal)}`];
-      if (!life.signal.aborted) this.#open(protocols);
+      // Meanwhile the server may have turned out to be of version 1.
+      if (!life.signal.aborted && !this.#socket) this.#open(protocols);
     } catch {
       if (!life.signal.aborted) this.#lost(1006, false);
     } finally {
@@ -164,16 +165,22 @@ export class Connection {
   async #beginVersion1() {
     const socket = /** @type {ChatSocket} */ (this.#socket);
     const version1 = (this.#version1 = new Version1(socket, this.#session));
-    const history = await this.#polling.history(this.#life.signal);
+    version1.endRun();
+    const history = await this.#polling.history(this.#session.position(), this.#life.signal);
     if (this.#version1 !== version1) return;
-    version1.begin(history);
+    if (!Array.isArray(history)) {
+      // A server of version 2 has taken the place of the other. It speaks version 1, too, but cannot resume in it.
+      this.#version = 2;
+      return socket.end();
+    }
+    version1.recall(history);
     this.#connected(version1, true, { version: 1, scripted: false });
   }
 
   #endVersion1() {
     const version1 = this.#version1;
     this.#version1 = null;
-    version1?.end();
+    version1?.endRun();
   }
 
   /** @param {Channel} channel @param {boolean} recovered @param {{version: 1 | 2, scripted: boolean}} server */
@@ -218,10 +225,10 @@ export class Connection {
       if (!signal.aborted && !this.#socket?.ready) this.#refused(error);
       return;
     }
-    if (signal.aborted || this.#socket?.ready || this.#poller) return;
+    if (signal.aborted || this.#socket?.ready) return;
     if (version !== this.#version) return this.#speak(version);
     if (version === 2) this.#selects = false;
-    if (this.#unopened < BLOCKED) return;
+    if (this.#unopened < BLOCKED || this.#poller) return;
     if (version === 1) return this.#explain(NO_SOCKET_REASON);
     this.#poller = new Poller(this.#polling, this.#session, (error) => this.#refused(error));
     await this.#poller.run();
@@ -233,6 +240,9 @@ export class Connection {
     this.#version = version;
     this.#selects = true;
     this.#unopened = 0;
+    if (this.#poller) this.#session.down();
+    this.#poller?.stop();
+    this.#poller = null;
     if (this.#failures > 1) return;
     this.#socket?.drop();
     this.#socket = null;

@@ -1,5 +1,6 @@
 /**
- * A chat session that holds: protocol version 2 over a WebSocket, HTTP polling where no WebSocket passes.
+ * A chat session that holds: protocol version 2 over a WebSocket, HTTP polling where no WebSocket passes, and what is
+ * possible with servers that know version 1 alone (version1.js).
  *
  *     const client = new MoorlineClient({ patientId: 'patient:demo', sessionId: 'a1' });
  *     client.addEventListener('change', () => draw(client.transcript, client.unsent));

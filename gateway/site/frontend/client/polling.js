@@ -53,10 +53,11 @@ export class Polling {
     }
   }
 
-  /** The rows that a server of version 1 has, if it keeps any. @param {AbortSignal} signal @returns {Promise<unknown>} */
-  async history(signal) {
+  /** The rows that a server of version 1 has, if it keeps any; a server of version 2 does not answer with a list.
+   * @param {{epoch: string, seq: number}} position @param {AbortSignal} signal @returns {Promise<unknown>} */
+  async history(position, signal) {
     try {
-      return await this.#request('/messages', {}, { signal });
+      return await this.#after(position, { signal, hold: false });
     } catch {
       return [];
     }

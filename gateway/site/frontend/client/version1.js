@@ -44,11 +44,12 @@ export function lost({ seq, runId }) {
   return runId ? [answer(seq + 1, runId, { content: '', finish: 'error', error: { code: 'lost', retryable: true } })] : [];
 }
 
-/** The server's history as a snapshot, if it holds no less than what is shown: many servers keep none. Pure.
- * @param {Transcript} transcript @param {unknown} history @returns {ServerEvent[]} */
-export function snapshotOf({ rows: shown }, history) {
-  const rows = (Array.isArray(history) ? history : []).filter((row) => row && typeof row === 'object').slice(-MOST_ROWS);
-  if (!rows.length || rows.length < shown.length) return [];
+/** The server's history as a snapshot, if it holds no less than what is shown, as many servers keep none, and no answer
+ * is under way. Pure.
+ * @param {Transcript} transcript @param {any[]} history @returns {ServerEvent[]} */
+export function snapshotOf({ rows: shown, runId }, history) {
+  const rows = history.filter((row) => row && typeof row === 'object').slice(-MOST_ROWS);
+  if (runId || !rows.length || rows.length < shown.length) return [];
   const messages = rows.map((row, index) => {
     const role = row.role === 'user' ? 'user' : 'assistant';
     return { message_id: `v1:${role}:${index}`, role, content: String(row.content ?? ''), seq: index + 1, at: row.at };
@@ -104,9 +105,13 @@ export class Version1 {
   /** There is nothing that the server would answer without taking it for a message. */
   probe() {}
 
-  /** @param {unknown} history */
-  begin(history) {
+  /** An answer of another socket will not come on this one, nor one of this socket once it has ended. */
+  endRun() {
     this.#tell(lost(this.#session.position()));
+  }
+
+  /** Show what the server has kept. @param {any[]} history */
+  recall(history) {
     this.#tell(snapshotOf(this.#session.position(), history));
   }
 
@@ -117,11 +122,6 @@ export class Version1 {
     if (events.some((event) => event.type === 'ack' || event.client_msg_id)) this.#sent = null;
     this.#tell(events);
     if (!this.idle) this.#socket.expect(ANSWER_TIMEOUT);
-  }
-
-  /** The socket has ended. */
-  end() {
-    this.#tell(lost(this.#session.position()));
   }
 
   /** @param {ServerEvent[]} events */
