@@ -25,8 +25,9 @@ from moorline.backend.runs import Runs
 from moorline.backend.service import Service, as_service
 from moorline.backend.settings import Settings
 from moorline.backend.websocket import V1_PING_SECONDS, Sockets
-from moorline.gateway.common.access.authorize import Authorize, allow_all, warn_if_open
+from moorline.gateway.common.access.authorize import Authorize, allow_all, hook_of, warn_if_open
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, add_security_headers
+from moorline.gateway.common.config.named import load_named
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.messages import MESSAGE_LIMITS, MessageLimits
@@ -58,11 +59,13 @@ def create_app(
     responder: Responder | Answer | None = None,
     v1_ping: float = V1_PING_SECONDS,
 ) -> web.Application:
-    """The backend. `responder`, a function or a `Responder`, answers instead of the model that the environment names.
+    """The backend. `responder`, a function or a `Responder`, answers instead of the model that the environment names,
+    and `authorize` decides who may use a chat; otherwise what the options of these names say.
 
     Raises:
-        UsageError: the responder cannot answer, see `as_service`.
+        UsageError: one of them cannot work, see `as_service` and `as_authorize`.
     """
+    authorize = hook_of(settings, authorize)
     warn_if_open(logger, settings.host, authorize)
     app = web.Application(
         middlewares=[problem_middleware, access_middleware(settings)], client_max_size=frame_limit(settings.max_bytes)
@@ -84,6 +87,8 @@ def create_app(
     app[DRAINING] = Draining()
     app[CONNECTION_TIMEOUTS] = ConnectionTimeouts(send=settings.send_timeout)
     app[BAD_REQUEST_HANDLER] = bad_request_handler
+    # Before the log opens: it may take runs over from a process that is gone.
+    app.cleanup_ctx.append(_service)
     app.cleanup_ctx.append(_resources)
     app.cleanup_ctx.append(_retention)
     app.cleanup_ctx.append(_metrics)
@@ -98,10 +103,13 @@ def close_principal(app: web.Application, name: str) -> None:
     app[RIGHTS].close(name)
 
 
-def _responder(settings: Settings) -> Responder:
+def _responder(settings: Settings) -> Responder | Answer:
     # Imported here: `openai` takes longer to import than all other modules, and a given responder does not need it.
     from moorline.backend.responder_factory import create_responder
 
+    if settings.responder:
+        found: Responder | Answer = load_named(settings.responder, "responder")
+        return found
     return create_responder(settings, os.environ)
 
 
@@ -120,17 +128,19 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_get("/readyz", _readyz)
 
 
+async def _service(app: web.Application) -> AsyncIterator[None]:
+    await app[SERVICE].startup(app[SETTINGS].run_timeout)
+    yield
+    await app[SERVICE].shutdown(app[SETTINGS].drain)
+
+
 async def _resources(app: web.Application) -> AsyncIterator[None]:
-    settings = app[SETTINGS]
     app[AUDIT].open()
     try:
-        # First: as the log opens, runs may be taken over from a process that is gone.
-        await app[SERVICE].startup(settings.run_timeout)
         await app[LOG].open()
         yield
     finally:
         await app[LOG].close()
-        await app[SERVICE].shutdown(settings.drain)
         app[AUDIT].close()
 
 

@@ -4,6 +4,7 @@ become the codes of the protocol in `llm_errors.py`, and what streams in is read
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -11,37 +12,17 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
+from moorline.backend import provider
 from moorline.backend.llm_errors import FAILURES, llm_error
 from moorline.backend.llm_stream import bound_error, pieces
 from moorline.backend.responder import Piece, Prompt, Turn
 from moorline.backend.settings import Settings
-from moorline.gateway.common.config.urls import shown_url
 from moorline.gateway.common.errors import UsageError
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
-__all__ = ["OpenAIResponder", "base_url"]
-
-_OPENAI = "https://api.openai.com/v1"
-
-
-def base_url(text: str) -> str:
-    """The provider's address as `OPENAI_BASE_URL` has it; empty stands for OpenAI's own.
-
-    Raises:
-        UsageError: no http(s) address.
-    """
-    try:
-        parts = urlsplit(text.strip())
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if text.strip() and not valid:
-        raise UsageError(
-            f'OPENAI_BASE_URL: "{shown_url(text)}" is no http(s) address; write for example http://localhost:11434/v1'
-        )
-    return text.strip() or _OPENAI
+__all__ = ["OpenAIResponder"]
 
 
 class OpenAIResponder:
@@ -49,7 +30,17 @@ class OpenAIResponder:
 
     scripted = False
 
-    def __init__(self, settings: Settings, *, api_key: str, base_url: str) -> None:
+    def __init__(self, settings: Settings | None = None, *, api_key: str = "", base_url: str = "") -> None:
+        """`api_key` and `base_url` are those of the environment where they are not given.
+
+        Raises:
+            UsageError: there is no key, or the address is none.
+        """
+        settings = settings or Settings()
+        api_key = api_key or provider.api_key(os.environ)
+        if not api_key:
+            raise UsageError("OPENAI_API_KEY: it is not set; a server that needs none takes any")
+        base_url = provider.base_url(base_url or os.environ.get("OPENAI_BASE_URL", ""))
         self.name = settings.model
         self._settings = settings
         # `_ask` and `pieces` bound the reading; the transport's timer, restarted by each packet, would add nothing.
@@ -72,7 +63,7 @@ class OpenAIResponder:
         )
         # OpenAI's newer models refuse `max_tokens`; many other servers accept nothing else.
         host = urlsplit(base_url).hostname
-        self._max_tokens = "max_completion_tokens" if host == urlsplit(_OPENAI).hostname else "max_tokens"
+        self._max_tokens = "max_completion_tokens" if host == urlsplit(provider.OPENAI).hostname else "max_tokens"
 
     async def answer(self, turn: Turn) -> AsyncIterator[Piece]:
         """See `Responder.answer`. A responder of yours may call it, and yield what it yields: text, then `Done`."""

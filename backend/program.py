@@ -64,4 +64,8 @@ def _facts(app: web.Application, settings: Settings, started: Running) -> dict[s
     """What a person wants to know at the start. No password: a database's address may hold one."""
     path = settings.database.removeprefix(SQLITE)
     database = shown_database(path) if path == settings.database else str(Path(path).absolute())
-    return {"backend": started.addresses[0], "model": app[SERVICE].name, "database": database}
+    return {
+        "backend": started.addresses[0],
+        "responder" if settings.responder else "model": app[SERVICE].name,
+        "database": database,
+    }

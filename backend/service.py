@@ -10,7 +10,7 @@ from typing import Any, cast
 from moorline.backend.events import Finish
 from moorline.backend.parts import Part, encode_part
 from moorline.backend.responder import Answer, Done, Responder, Text
-from moorline.gateway.common.config.named import described, failure, required_arguments
+from moorline.gateway.common.config.named import described, failure, takes
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["Service", "WrongPiece", "as_service"]
@@ -115,7 +115,7 @@ def as_service(responder: Responder | Answer) -> Service:
 
 def _check(answer: Any) -> None:
     function = inspect.unwrap(answer)
-    if not required_arguments(answer, 1):
+    if not takes(answer, 1):
         raise UsageError(f"responder: {described(answer)} must take one argument, the turn; {_EXAMPLE}")
     if inspect.isasyncgenfunction(function):
         return
@@ -130,7 +130,7 @@ def _hook(responder: object, name: str) -> Hook | None:
     hook = getattr(responder, name, None)
     if hook is None:
         return None
-    if not inspect.iscoroutinefunction(hook) or not required_arguments(hook, 0):
+    if not inspect.iscoroutinefunction(hook) or not takes(hook, 0):
         raise UsageError(f"responder: {described(hook)} must be `async def {name}(self)`")
     return cast("Hook", hook)
 

@@ -1,11 +1,12 @@
 """Every option of the backend: flag, MOORLINE_ variable, moorline.toml key, unit, default and meaning. Pure.
 
-Times are seconds, sizes bytes; None stands for `off`. `OPENAI_API_KEY` and `OPENAI_BASE_URL` are the `openai`
-library's own and are read by it.
+Times are seconds, sizes bytes; None stands for `off`. `OPENAI_API_KEY` and `OPENAI_BASE_URL` are those of the `openai`
+library, see `provider.py`.
 """
 
 import dataclasses
 
+from moorline.gateway.common.config.named import REFERENCE
 from moorline.gateway.common.config.options import DURATION, INT, NUMBER, PORT, SIZE, TEXT, Kind, option
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.config.urls import shown_url
@@ -94,7 +95,14 @@ class Settings(CommonSettings):
         group="Chats",
     )
     database_pool: int = option(10, INT, "connections to PostgreSQL for statements; a process has three more")
-    model: str = option("gpt-5-mini", TEXT, "the model that answers, in the provider's spelling", group="Model")
+    responder: str = option(
+        "",
+        REFERENCE,
+        "your async generator function `answer(turn)`, or an object with it, which answers in place of the model; its "
+        "module is installed, or in the current folder",
+        group="Model",
+    )
+    model: str = option("gpt-5-mini", TEXT, "the model that answers, in the provider's spelling")
     system_prompt: str = option(
         "You are a helpful assistant. Answer clearly and briefly.",
         TEXT,
@@ -152,9 +160,6 @@ class Settings(CommonSettings):
         "file for a line of JSON per access: principal, action, session (hashed with log_key), outcome",
         can_be_off=True,
     )
-    authorize_again: float | None = option(
-        60.0, DURATION, "until the authorize hook is asked again about an open socket or a held poll", can_be_off=True
-    )
 
     def files(self) -> dict[str, str]:
         """The paths of the files with chats or accesses in them, by the option and value that name each."""
@@ -178,8 +183,6 @@ class Settings(CommonSettings):
             raise UsageError("retention: 0 would keep nothing; write for example 90d, or off")
         if self.database_pool < 1:
             raise UsageError("database_pool: 0 would reach no database; write 1 or more")
-        if self.authorize_again == 0:
-            raise UsageError("authorize_again: 0 would ask without end; write for example 60s, or off")
         for name in _ONE_OR_OFF:
             if getattr(self, name) == 0:
                 raise UsageError(f"{name}: 0 would answer no message; write 1 or more, or off")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from aiohttp import hdrs, web
 
 from moorline.gateway.access_log import access, bad_request_handler
-from moorline.gateway.common.access.authorize import Authorize, warn_if_open
+from moorline.gateway.common.access.authorize import Authorize, hook_of, warn_if_open
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
@@ -60,7 +60,10 @@ _PAGE = ("/chat/{patient_id}", "/{path:.*}")
 
 
 def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web.Application:
-    """An application that passes sockets and /api on to an upstream and serves the frontend; see `authorize`."""
+    """An application that passes sockets and /api on to an upstream and serves the frontend.
+
+    `authorize` decides who may; without it the hook that the option of this name names.
+    """
     app = web.Application(
         middlewares=[route_middleware, access, access_middleware(settings, is_foreign), authorize_middleware],
         # A client that goes away takes its request with it, at the upstream and at once; an upload is passed on as it
@@ -79,9 +82,9 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app[UPSTREAMS] = app[ROUTES].group(settings.upstream)
     app[GATEWAY_ID] = secrets.token_hex(8)
     add_tls(app)
-    if authorize is not None:
-        app[AUTHORIZE] = authorize
-    warn_if_open(log, settings.host, authorize)
+    if (hook := hook_of(settings, authorize)) is not None:
+        app[AUTHORIZE] = hook
+    warn_if_open(log, settings.host, hook)
 
     app.on_response_prepare.append(add_cors_headers(settings, _CORS_METHODS, is_foreign=is_foreign))
     if settings.metrics_port is not None:

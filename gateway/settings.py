@@ -160,6 +160,10 @@ class Settings(CommonSettings):
         group="Inspector",
     )
 
+    backend_asks: bool = False
+    """The backend behind `upstream` asks the hook itself, and knows more than a gateway can: this one asks about the
+    user's routes alone. No option: `moorline serve` sets it."""
+
     def __post_init__(self) -> None:
         super(Settings, self).__post_init__()
         if not self.upstream:

@@ -112,7 +112,11 @@ def test_every_flag_in_the_text_exists() -> None:
 
 def test_every_variable_is_an_option_or_the_openai_librarys() -> None:
     known = {spec.variable for command in COMMANDS.values() for spec in command.specs().values()}
-    assert set(re.findall(r"\b(?:MOORLINE|OPENAI)_[A-Z_]+", ALL)) <= known | {"OPENAI_API_KEY", "OPENAI_BASE_URL"}
+    assert set(re.findall(r"\b(?:MOORLINE|OPENAI)_[A-Z_]+", ALL)) <= known | {
+        "OPENAI_API_KEY",
+        "OPENAI_API_KEY_FILE",
+        "OPENAI_BASE_URL",
+    }
 
 
 def test_the_example_of_a_hook_builds_a_backend() -> None:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -20,12 +21,35 @@ __all__ = ["run", "stop_signals"]
 
 T = TypeVar("T")
 
+logger = logging.getLogger("moorline.loop")
+
+# For tasks that are left at the end.
+_CANCEL_SECONDS = 1.0
+
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` on the fastest loop there is: uvloop needs half of the CPU per relayed byte."""
+    """Run `main` on the fastest loop there is: uvloop needs half of the CPU per relayed byte.
+
+    Tasks of the user's code that ignore their cancellation are left, and the process ends with the exit status that
+    `main` returned: asyncio itself would wait for them for ever.
+    """
     raise_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(main)
+        value = runner.run(main)
+        if stubborn := runner.run(_cancel_all()):
+            logger.error("ending without %d tasks that ignore their cancellation", stubborn)
+            sys.stdout.flush()
+            logging.shutdown()
+            os._exit(value if isinstance(value, int) else 0)
+        return value
+
+
+async def _cancel_all() -> int:
+    """Cancel all other tasks; how many have not ended in time."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    return len((await asyncio.wait(tasks, timeout=_CANCEL_SECONDS))[1]) if tasks else 0
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

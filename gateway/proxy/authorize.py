@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler
 from moorline.gateway.common.access.middleware import REFUSAL
 from moorline.gateway.common.access.paths import segments
 from moorline.gateway.errors import Malformed
-from moorline.gateway.keys import AUTHORIZE, DESTINATION
+from moorline.gateway.keys import AUTHORIZE, DESTINATION, SETTINGS
 from moorline.gateway.proxy.routes import Owner
 
 __all__ = ["authorize_middleware"]
@@ -43,6 +43,8 @@ def _ids(request: web.Request) -> tuple[str | None, str | None] | None:
         del names[-1]
     destination = request.get(DESTINATION)
     owner = Owner.GATEWAY if destination is None else destination.route.owner
+    if owner is Owner.BACKEND and request.app[SETTINGS].backend_asks:
+        return None
     if not names or names[0].lower() not in ("api", "ws"):
         return (None, None) if owner is Owner.USER else None
     if names == ["ws"] and owner is Owner.FRONTEND:

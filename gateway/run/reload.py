@@ -1,4 +1,4 @@
-"""`--reload`: which of the backend's sources changed."""
+"""`--reload`: which of the sources that the backend runs on changed."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,13 +13,16 @@ _PACKAGES = {name: (Path(__file__).parents[2] / name).resolve() for name in ("ba
 _SOURCES = (_PACKAGES["backend"], _PACKAGES["gateway"] / "common")
 
 
-async def changes() -> AsyncIterator[Path]:
-    """One path for each burst of changes."""
-    async for burst in awatch(*_SOURCES, watch_filter=PythonFilter()):
+async def changes(*, own_sources: bool = False) -> AsyncIterator[Path]:
+    """One path for each burst of changes. `own_sources`: also of the user's modules, in the current folder."""
+    folders = (*_SOURCES, Path.cwd()) if own_sources else _SOURCES
+    async for burst in awatch(*folders, watch_filter=PythonFilter()):
         yield min(_shown(Path(path)) for _, path in burst)
 
 
 def _shown(path: Path) -> Path:
     """`backend/app.py`"""
-    name, package = next(item for item in _PACKAGES.items() if path.is_relative_to(item[1]))
-    return name / path.relative_to(package)
+    for name, package in _PACKAGES.items():
+        if path.is_relative_to(package):
+            return name / path.relative_to(package)
+    return path.relative_to(Path.cwd())

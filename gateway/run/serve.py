@@ -47,7 +47,7 @@ _LEAST_DRAIN = 1.0
 
 def main(settings: Settings, backend: BackendSettings, own: ServeSettings, environ: Mapping[str, str]) -> int:
     """Run gateway, backend and front end until a signal ends them; the exit status."""
-    _check(settings, own)
+    _check(settings, backend, own)
     # Without a key of the user's, one for both: a chat has the same hash in both parts' lines.
     settings = dataclasses.replace(settings, log_key=settings.log_key or secrets.token_hex())
     sock = None
@@ -57,7 +57,7 @@ def main(settings: Settings, backend: BackendSettings, own: ServeSettings, envir
     else:
         sock = _backend_socket(own.backend_port)
         host, port = sock.getsockname()[:2]
-        settings = dataclasses.replace(settings, upstream=(f"http://{host}:{port}",))
+        settings = dataclasses.replace(settings, upstream=(f"http://{host}:{port}",), backend_asks=True)
         backend = dataclasses.replace(
             backend,
             port=port,
@@ -73,10 +73,12 @@ def main(settings: Settings, backend: BackendSettings, own: ServeSettings, envir
     return run(_Serve(settings, own, backend, sock, environ, follows_output=follows_output).run())
 
 
-def _check(settings: Settings, own: ServeSettings) -> None:
+def _check(settings: Settings, backend: BackendSettings, own: ServeSettings) -> None:
     """Refuse options that contradict each other."""
     if own.backend_command and own.reload:
         raise UsageError("reload: it restarts moorline's own backend; give backend_command an option of its own")
+    if own.backend_command and backend.responder:
+        raise UsageError("responder: it is of moorline's own backend, which backend_command replaces")
     if own.frontend_command and settings.frontend_folder:
         raise UsageError(
             f'frontend_command: frontend is the folder "{settings.frontend}"; leave one of them out, '
@@ -121,6 +123,7 @@ class _Serve:
         self._settings = settings
         self._own = own
         self._environ = environ
+        self._own_sources = bool(backend.responder or backend.authorize)
         self._follows_output = follows_output
         self._parts = Parts()
         self._reports = Reports(["frontend", "backend"] if own.frontend_command else ["backend"])
@@ -202,7 +205,7 @@ class _Serve:
     async def _reload(self) -> None:
         from moorline.gateway.run.reload import changes
 
-        async for path in changes():
+        async for path in changes(own_sources=self._own_sources):
             log.info("%s changed; starting the backend again", path)
             self._backend.restart()
 

@@ -62,7 +62,8 @@ class Workers:
         # Without a key of the user's, one for all: a chat has the same hash in the lines of each.
         settings = dataclasses.replace(settings, log_key=settings.log_key or secrets.token_hex())
         numbers = range(1, settings.workers + 1)
-        environ = _environ(environ)
+        # A hook of the user's may need anything.
+        environ = _without_key(environ) if settings.authorize else _environ(environ)
         self._supervisors = [Supervisor(self._child(number, _share(settings, number), environ)) for number in numbers]
         self._channels: dict[int, WorkerChannel] = {}
         self._starting = set(numbers)
@@ -139,6 +140,10 @@ def _share(settings: Settings, number: int) -> Settings:
         metrics_port=settings.metrics_port and settings.metrics_port + number - 1,
         workers=1,
     )
+
+
+def _without_key(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if not name.startswith("OPENAI_")}
 
 
 def _environ(environ: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from moorline.backend.events import Finish, Usage
-from moorline.backend.llm import OpenAIResponder, base_url
+from moorline.backend.llm import OpenAIResponder
+from moorline.backend.provider import base_url
 from moorline.backend.responder import Done, Text
 from moorline.backend.responder_factory import create_responder
 from moorline.backend.settings import Settings

@@ -1,6 +1,7 @@
 """The `authorize` hook, which decides who may use a chat. Both parts ask it; the default allows every request."""
 
 import dataclasses
+import inspect
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -8,7 +9,20 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-__all__ = ["SUBPROTOCOL", "Authorize", "Principal", "allow_all", "bearer_token", "warn_if_open"]
+from moorline.gateway.common.config.named import described, load_named, takes
+from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.errors import UsageError
+
+__all__ = [
+    "SUBPROTOCOL",
+    "Authorize",
+    "Principal",
+    "allow_all",
+    "as_authorize",
+    "bearer_token",
+    "hook_of",
+    "warn_if_open",
+]
 
 SUBPROTOCOL = "moorline"
 _TOKEN_SUBPROTOCOL = "moorline.jwt."
@@ -58,6 +72,37 @@ def _is_token(subprotocol: str) -> bool:
 async def allow_all(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
     """The default: no authentication, as in development."""
     return Principal("anonymous")
+
+
+def hook_of(settings: CommonSettings, given: Authorize | None) -> Authorize | None:
+    """The hook that was given, or that the option `authorize` names; None without one. See `as_authorize`."""
+    if given is None and settings.authorize:
+        given = load_named(settings.authorize, "authorize")
+    return None if given is None else as_authorize(given)
+
+
+def as_authorize(hook: Any) -> Authorize:
+    """`hook`, which may return the name of a principal alone.
+
+    A request for which it returns anything else, as a function without `return` does, ends with 500.
+
+    Raises:
+        UsageError: it is no coroutine function of three arguments; the message names function and file.
+    """
+    is_async = inspect.iscoroutinefunction(inspect.unwrap(hook)) or inspect.iscoroutinefunction(type(hook).__call__)
+    if inspect.isclass(hook) or not is_async or not takes(hook, 3):
+        raise UsageError(f"authorize: {described(hook)} must be `async def authorize(request, patient_id, session_id)`")
+
+    async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        principal = await hook(request, patient_id, session_id)
+        if principal and isinstance(principal, str):
+            return Principal(principal)
+        if not isinstance(principal, Principal):
+            kind = type(principal).__name__
+            raise TypeError(f"authorize: {described(hook)} returned {kind}; return a Principal, or its name as str")
+        return principal
+
+    return authorize
 
 
 def warn_if_open(logger: logging.Logger, host: str, authorize: Authorize | None) -> None:

@@ -28,7 +28,8 @@ Where options come from, the first one wins
                                   proxy_read_timeout = "1h"
 """
 _MODEL = """\
-  The openai library reads OPENAI_API_KEY and OPENAI_BASE_URL. Without a key a scripted offline answer is given.
+  The model's key is OPENAI_API_KEY, or in the file that OPENAI_API_KEY_FILE names; OPENAI_BASE_URL is another server
+  than OpenAI's. Without a key a scripted offline answer is given.
 """
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from moorline.gateway.common.config.options import Kind, did_you_mean
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["REFERENCE", "described", "failure", "load_named", "required_arguments"]
+__all__ = ["REFERENCE", "described", "failure", "load_named", "takes"]
 
 
 def _parse_reference(text: str) -> str:
@@ -82,7 +82,7 @@ def failure(error: BaseException, *, private: bool = False) -> str:
     return f"{what} ({own[-1].name} in {_shown(own[-1].filename)}, line {own[-1].lineno})"
 
 
-def required_arguments(function: Any, count: int) -> bool:
+def takes(function: Any, count: int) -> bool:
     """Whether `function` can be called with `count` positional arguments."""
     try:
         inspect.signature(function).bind(*[None] * count)

@@ -196,14 +196,11 @@ def specs(settings: type[Any]) -> dict[str, Spec]:
 
 
 def changed(settings: object) -> dict[str, Any]:
-    """The options that are not at their defaults: what the same settings are built from in another process, which may
+    """The fields that are not at their defaults: what the same settings are built from in another process, which may
     run a newer source under `--reload`.
     """
-    return {
-        name: value
-        for name, spec in specs(type(settings)).items()
-        if (value := getattr(settings, name)) != spec.default
-    }
+    fields = dataclasses.fields(cast("Any", settings))
+    return {each.name: value for each in fields if (value := getattr(settings, each.name)) != each.default}
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

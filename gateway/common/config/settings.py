@@ -4,6 +4,7 @@ import dataclasses
 import ipaddress
 import re
 
+from moorline.gateway.common.config.named import REFERENCE
 from moorline.gateway.common.config.options import DURATION, INT, PORT, SECRET, TEXT, Kind, choice, option
 from moorline.gateway.common.errors import UsageError
 
@@ -66,6 +67,15 @@ class CommonSettings:
         "time for a client to complete a WebSocket message or a request's body, and 1s more for each 4KiB of it",
         can_be_off=True,
     )
+    authorize: str = option(
+        "",
+        REFERENCE,
+        "your `async def authorize(request, patient_id, session_id)`, which decides who may use a chat; its module is "
+        "installed, or in the current folder",
+    )
+    authorize_again: float | None = option(
+        60.0, DURATION, "until the authorize hook is asked again about an open socket or a held poll", can_be_off=True
+    )
     drain: float = option(
         10.0, DURATION, "time for sockets and responses to end after SIGTERM, SIGINT or SIGHUP", group="Running"
     )
@@ -80,6 +90,8 @@ class CommonSettings:
     def __post_init__(self) -> None:
         if self.drain <= 0:
             raise UsageError(f"drain: {self.drain:g} must be above 0")
+        if self.authorize_again == 0:
+            raise UsageError("authorize_again: 0 would ask without end; write for example 60s, or off")
         if self.message_timeout == 0:
             raise UsageError("message_timeout: 0 would end every message; write more than 0, or off")
         if self.max_requests == 0:

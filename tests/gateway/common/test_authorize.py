@@ -1,10 +1,15 @@
-"""The token of a request, wherever its client may put it."""
+"""The `authorize` hook: the token that it may ask for, and what it may be and return."""
+
+import functools
+from typing import Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from moorline.gateway.common.access.authorize import bearer_token
+from moorline.gateway.common.access.authorize import Principal, as_authorize, bearer_token
+from moorline.gateway.common.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -24,3 +29,44 @@ from moorline.gateway.common.access.authorize import bearer_token
 )
 def test_the_token_is_found_where_a_client_may_put_it(headers: list[tuple[str, str]], token: str | None) -> None:
     assert bearer_token(make_mocked_request("GET", "/", headers=CIMultiDict(headers))) == token
+
+
+async def named(request: web.Request, patient_id: str | None, session_id: str | None) -> str:
+    return "dr.who"
+
+
+async def principal(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+    return Principal("dr.who", expires=7.0)
+
+
+class Hook:
+    async def __call__(self, request: web.Request, patient_id: str | None, session_id: str | None) -> str:
+        return "dr.who"
+
+
+REQUEST = make_mocked_request("GET", "/")
+
+
+@pytest.mark.parametrize("hook", [named, principal, Hook(), functools.partial(named)])
+async def test_a_hook_returns_a_principal_or_its_name(hook: Any) -> None:
+    assert (await as_authorize(hook)(REQUEST, "p", "s")).name == "dr.who"
+    assert (await as_authorize(principal)(REQUEST, "p", "s")).expires == 7.0
+
+
+@pytest.mark.parametrize("value", [None, True, 7, ""])
+async def test_a_hook_that_returns_no_principal_allows_nothing(value: Any) -> None:
+    async def hook(*_: object) -> Any:
+        return value
+
+    with pytest.raises(TypeError, match=r"hook in tests/gateway/common/test_authorize.py, line \d+ returned"):
+        await as_authorize(hook)(REQUEST, "p", "s")
+
+
+async def two(request: web.Request, patient_id: str) -> str:
+    return "dr.who"
+
+
+@pytest.mark.parametrize("hook", [Hook, two, lambda *_: "dr.who", 7])
+def test_what_is_no_hook_is_refused_in_one_line(hook: Any) -> None:
+    with pytest.raises(UsageError, match=r"^authorize: .+ must be `async def authorize\(request, .+\)`$"):
+        as_authorize(hook)

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -43,10 +43,12 @@ def backend_of(program: Program) -> int:
     return child
 
 
-async def ask(address: str, message: str = "Hello", session: str = "s1") -> str:
+async def ask(
+    address: str, message: str = "Hello", session: str = "s1", headers: Mapping[str, str] | None = None
+) -> str:
     """The answer to a message, through the gateway, in protocol version 1."""
     async with (
-        aiohttp.ClientSession() as client,
+        aiohttp.ClientSession(headers=headers) as client,
         client.ws_connect(f"{address}/ws/chat/patient:demo/{session}") as chat,
     ):
         await chat.send_json({"message": message})
