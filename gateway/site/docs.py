@@ -20,6 +20,7 @@ PAGES = (
     "troubleshooting",
     "production",
     "security",
+    "threats",
     "testing",
     "performance",
     "internals",

@@ -10,6 +10,7 @@ _BENCHMARKS = {
     "start": "how long the commands take to start",
     "chat": "what a chat costs beside a plain server without a log",
     "chaos": "what is lost while everything breaks: nothing may be",
+    "hostile": "what hostile clients, providers and files cost, each beside its bound",
     "log": "appends per second of the SQLite log",
 }
 # A module named `http` would be confused with the library's.

@@ -58,6 +58,12 @@ class Service:
                     pass
                 await asyncio.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None, "it was started"
+        return self._process.pid
+
     async def kill(self) -> None:
         """kill -9, also of one that is stopped."""
         self.send(signal.SIGKILL)

@@ -1,0 +1,61 @@
+"""The tables of the page "Threats" are true: options, defaults, what each can hold, and the products."""
+
+import re
+
+import pytest
+
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES
+from moorline.backend.run import _READ_AHEAD as READ_AHEAD
+from moorline.backend.settings import Settings as BackendSettings
+from moorline.backend.sse import MAX_EVENT
+from moorline.gateway.common.config.options import Spec, specs
+from moorline.gateway.common.config.units import parse_size
+from moorline.gateway.common.web.idle import _RESERVED_CONNECTIONS as RESERVED
+from moorline.gateway.common.web.idle import _SILENT_PER_ADDRESS as SILENT
+from moorline.gateway.settings import Settings
+from moorline.gateway.site.docs import DOCS
+
+PAGE = (DOCS / "threats.md").read_text(encoding="utf-8")
+MIB = 1 << 20
+SPECS: tuple[dict[str, Spec], ...] = (dict(specs(Settings)), dict(specs(BackendSettings)))
+#: One read of 256 KiB for each direction of a tunnel; for a response, 64 KiB and one read beyond it, at both ends.
+EACH = {
+    "gateway: bytes of a tunnel that one side does not take": 2 * (256 << 10),
+    "gateway: a request and its response on their way": 4 * (64 << 10),
+    "backend: a page of history or of events that is not read": SNAPSHOT_BYTES,
+    "backend: what the model is shown of a chat": BackendSettings().max_prompt,
+    "backend: an event of the provider": MAX_EVENT,
+    # A character has four bytes at most.
+    "backend: text of an answer that the log has not taken": 4 * READ_AHEAD,
+}
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table under a heading, without its first two lines."""
+    section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+TABLES = ("What bounds the memory", "What one client may take", "What ends a wait")
+
+
+@pytest.mark.parametrize("row", [row for heading in TABLES for row in rows(heading)], ids=lambda row: row[0])
+def test_each_option_has_the_default_that_the_page_says(row: list[str]) -> None:
+    _, name, default, *_ = row
+    assert default in [spec[name].show(spec[name].default) for spec in SPECS if name in spec]
+
+
+@pytest.mark.parametrize("row", rows("What bounds the memory"), ids=lambda row: row[0])
+def test_what_it_can_be_in_all_is_the_product(row: list[str]) -> None:
+    what, _, default, each, total = row
+    if each == "-":
+        assert parse_size(default) == parse_size(total)
+    else:
+        assert parse_size(each) == EACH[what]
+        assert int(default) * parse_size(each) // MIB * MIB == parse_size(total)
+
+
+def test_the_numbers_in_the_text_are_the_codes() -> None:
+    assert re.findall(r"last (\d+) are kept", PAGE) == [str(RESERVED)]
+    assert re.findall(r"Of one address (\d+)\s+connections may be silent", PAGE) == [str(SILENT)]
