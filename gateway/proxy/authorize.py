@@ -11,6 +11,7 @@ from moorline.gateway.common.access.middleware import REFUSAL
 from moorline.gateway.common.access.paths import segments
 from moorline.gateway.errors import Malformed
 from moorline.gateway.keys import AUTHORIZE, DESTINATION, SETTINGS
+from moorline.gateway.proxy.headers import origin_form
 from moorline.gateway.proxy.routes import Owner
 
 __all__ = ["authorize_middleware"]
@@ -36,16 +37,17 @@ def _ids(request: web.Request) -> tuple[str | None, str | None] | None:
     """The patient and the session that the path or the query names; None where the hook is not asked.
 
     A session is named by `/ws/chat/{patient}/{session}` and `/api/chat/{session}/…`. The path is read as the most
-    lenient backend would, so that no spelling of it gets past the hook; `common.access.paths` refuses the ambiguous.
+    lenient backend would, so that no spelling of it gets past the hook; `common.access.paths` refuses the ambiguous. A
+    route may lead to the backend by another path: then the one that the backend gets counts.
     """
-    names = segments(request.raw_path)
-    if names[-1:] == [""]:
-        del names[-1]
     destination = request.get(DESTINATION)
     owner = Owner.GATEWAY if destination is None else destination.route.owner
     if owner is Owner.BACKEND and request.app[SETTINGS].backend_asks:
         return None
-    if not names or names[0].lower() not in ("api", "ws"):
+    names = _names(request.raw_path)
+    if destination is not None and _names_chats(sent := _names(destination.route.sent(origin_form(request.raw_path)))):
+        names = sent
+    if not _names_chats(names):
         return (None, None) if owner is Owner.USER else None
     if names == ["ws"] and owner is Owner.FRONTEND:
         # The dev server's own socket.
@@ -62,3 +64,12 @@ def _ids(request: web.Request) -> tuple[str | None, str | None] | None:
     if not all(_ID.fullmatch(name) for name in (patient, session) if name is not None):
         raise Malformed("An id may hold letters, digits and : . _ - only, at most 128 of them.")
     return patient, session
+
+
+def _names(target: str) -> list[str]:
+    names = segments(target)
+    return names[:-1] if names[-1:] == [""] else names
+
+
+def _names_chats(names: list[str]) -> bool:
+    return bool(names) and names[0].lower() in ("api", "ws")

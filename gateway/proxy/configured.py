@@ -28,7 +28,6 @@ def configured_routes(settings: Settings) -> Routes:
         return Routes(routes, timeouts=timeouts, max_fails=fails, fail_timeout=seconds)
     conf = read_nginx_conf(
         settings.nginx_conf,
-        backend=settings.upstream,
         is_own=lambda url: _is_own(url, settings),
         lenient=settings.nginx_conf_lenient,
     )

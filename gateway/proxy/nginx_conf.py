@@ -14,12 +14,18 @@ from moorline.gateway.common.config.units import parse_duration
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.proxy.locations import Kind, Location, Target
 from moorline.gateway.proxy.route_option import parse_upstream
-from moorline.gateway.proxy.routes import Host, Match, Owner, Route
+from moorline.gateway.proxy.routes import Host, Match, Route
 from moorline.gateway.proxy.timeouts import Timeouts
 
 __all__ = ["NginxConf", "read_nginx_conf"]
 
 _TIMEOUTS = tuple(field.name for field in dataclasses.fields(Timeouts))
+# nginx checks the rest; crossplane can only where it knows the block around.
+_ARGUMENTS = {
+    **dict.fromkeys((*_TIMEOUTS, "proxy_pass", "proxy_http_version"), (1,)),
+    "location": (1, 2),
+    "proxy_set_header": (2,),
+}
 _PASS = re.compile(r"(https?)://([^/]+)(/.*)?")
 _CHANGES_ROUTES = ("rewrite", "if")
 # About listeners, logs, TLS, compression and buffers: nothing that a route decides.
@@ -46,7 +52,10 @@ class _Directive:
     @classmethod
     def of(cls, parsed: Mapping[str, Any]) -> "_Directive":
         block = tuple(map(cls.of, parsed.get("block", ())))
-        return cls(parsed["directive"], parsed["args"], parsed["file"], parsed["line"], block)
+        directive = cls(parsed["directive"], parsed["args"], parsed["file"], parsed["line"], block)
+        if len(directive.args) not in _ARGUMENTS.get(directive.name, (len(directive.args),)):
+            raise UsageError(f"nginx_conf: {_place(directive)} {directive.name}: it has a wrong number of arguments")
+        return directive
 
     def all(self, name: str) -> Iterator["_Directive"]:
         return (each for each in self.block if each.name == name)
@@ -63,12 +72,10 @@ class NginxConf:
     notes: Sequence[str]
 
 
-def read_nginx_conf(
-    file: str, *, backend: Sequence[str], is_own: Callable[[str], bool], lenient: bool = False
-) -> NginxConf:
+def read_nginx_conf(file: str, *, is_own: Callable[[str], bool], lenient: bool = False) -> NginxConf:
     """The locations of the first server that passes anything on.
 
-    `backend` are the chat backend's addresses; `is_own` tells whether an address is this gateway's.
+    `is_own` tells whether an address is this gateway's.
 
     Raises:
         UsageError: the file cannot be read, or something in it would be followed wrongly.
@@ -79,7 +86,7 @@ def read_nginx_conf(
     used = next((server for server in servers if server.has_pass()), None)
     if used is None:
         raise UsageError(f'nginx_conf: "{file}" has no location with a proxy_pass')
-    reader = _Reader(_groups(http), tuple(backend), is_own, lenient=lenient)
+    reader = _Reader(_groups(http), is_own, lenient=lenient)
     for server in servers:
         if server is not used and server.has_pass():
             reader.notes.append(f"{_place(server)} server: only the first one with a proxy_pass is used")
@@ -94,7 +101,7 @@ def _parsed(file: str) -> Sequence[_Directive]:
     except ImportError:
         raise UsageError('nginx_conf: it needs crossplane; pip install "moorline[nginx]"') from None
     try:
-        payload = crossplane.parse(file, combine=True, comments=False, check_ctx=False, check_args=False, strict=False)
+        payload = crossplane.parse(file, combine=True, comments=False, check_ctx=False, strict=False)
     except OSError as error:
         raise UsageError(f'nginx_conf: "{file}" cannot be read ({error.strerror})') from None
     for problem in payload["errors"]:
@@ -118,7 +125,7 @@ class _Scope:
         return _Scope({**self.values, **own}, list(block.all("proxy_set_header")) or self.headers)
 
     def header(self, name: str) -> str | None:
-        found = [each.args[1] for each in self.headers if len(each.args) > 1 and each.args[0].lower() == name]
+        found = [each.args[1] for each in self.headers if each.args[0].lower() == name]
         return found[-1] if found else None
 
     @property
@@ -137,13 +144,11 @@ class _Reader:
     def __init__(
         self,
         groups: Mapping[str, _Directive],
-        backend: tuple[str, ...],
         is_own: Callable[[str], bool],
         *,
         lenient: bool,
     ) -> None:
         self._groups = groups
-        self._backend = backend
         self._is_own = is_own
         self._lenient = lenient
         self.locations: list[Location] = []
@@ -199,10 +204,7 @@ class _Reader:
                 raise ValueError("it passes another path to this gateway itself")
             return Target.GATEWAY, None
         host = Host.CLIENT if scope.header("host") in _CLIENT_HOSTS else Host.UPSTREAM
-        owner = Owner.BACKEND if upstream == self._backend else Owner.USER
-        return Target.UPSTREAM, Route(
-            path=path, upstream=upstream, owner=owner, match=Match.TEXT, rewrite=uri, host=host
-        )
+        return Target.UPSTREAM, Route(path=path, upstream=upstream, match=Match.TEXT, rewrite=uri, host=host)
 
     def _upstream(self, scheme: str, name: str) -> tuple[str, ...]:
         group = self._groups.get(name)
@@ -235,10 +237,10 @@ class _Reader:
 
 def _matched(location: _Directive) -> tuple[Kind, str]:
     """`location = /x`, `location ~ "\\.js$"`, `location /x`"""
-    if len(location.args) > 1:
-        kind, path = Kind(location.args[0]), location.args[1]
-    else:
-        kind, path = Kind.PREFIX, location.args[0]
+    *modifier, path = location.args
+    if modifier and modifier[0] not in (kind.value for kind in Kind):
+        raise UsageError(f'nginx_conf: {_place(location)} location: "{modifier[0]}" is no modifier')
+    kind = Kind(modifier[0] if modifier else "")
     if kind in (Kind.REGEX, Kind.REGEX_ANY_CASE):
         try:
             re.compile(path)

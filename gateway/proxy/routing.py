@@ -3,11 +3,12 @@
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from moorline.gateway.common.access.paths import dots
+from moorline.gateway.common.access.paths import dots, refusal
 from moorline.gateway.errors import Malformed
 from moorline.gateway.keys import DESTINATION, ROUTES
 from moorline.gateway.proxy.forward import forward
 from moorline.gateway.proxy.handshake import asks_for_websocket
+from moorline.gateway.proxy.headers import origin_form
 from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.websocket import websocket
 
@@ -27,11 +28,20 @@ async def proxy(request: web.Request) -> web.StreamResponse:
     if DESTINATION not in request:
         # The gateway's own, though it is below a route for all paths.
         raise web.HTTPNotFound(text="There is nothing at this address.")
-    if request[DESTINATION].route.owner is Owner.USER and (reason := dots(request.raw_path)) is not None:
-        # It would leave the route, at a server that has more than what the route names.
+    if (reason := _refusal(request)) is not None:
         raise Malformed(reason)
     upgrades = request[DESTINATION].upgrades and asks_for_websocket(request.headers)
     return await (websocket if upgrades else forward)(request)
+
+
+def _refusal(request: web.Request) -> str | None:
+    """Why a path that a route of the user takes is refused: it would leave the route, at a server that has more than
+    what the route names, or it leads to the backend in a spelling that has two readings.
+    """
+    route = request[DESTINATION].route
+    if route.owner is not Owner.USER:
+        return None
+    return dots(request.raw_path) or refusal(route.sent(origin_form(request.raw_path)))
 
 
 def is_foreign(request: web.Request) -> bool:

@@ -8,12 +8,12 @@ import pytest
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.proxy.locations import Location, Locations, Target
 from moorline.gateway.proxy.nginx_conf import NginxConf, read_nginx_conf
-from moorline.gateway.proxy.routes import Host, Owner
+from moorline.gateway.proxy.routes import Host
 from tests.gateway.conftest import StartGateway
 from tests.support.nginx import SOURCE
 from tests.support.raw import answering, listening
 
-BACKEND, OWN = "http://127.0.0.1:8000", "http://127.0.0.1:4321"
+OWN = "http://127.0.0.1:4321"
 UPGRADES = "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade;"
 Read = Callable[..., NginxConf]
 
@@ -25,7 +25,7 @@ def read(tmp_path: Path) -> Read:
     def read_text(text: str, *, outside: str = "", lenient: bool = False) -> NginxConf:
         file = tmp_path / "site.conf"
         file.write_text(f"{outside}\nserver {{\n{text}\n}}\n", encoding="utf-8")
-        return read_nginx_conf(str(file), backend=(BACKEND,), is_own=lambda url: url == OWN, lenient=lenient)
+        return read_nginx_conf(str(file), is_own=lambda url: url == OWN, lenient=lenient)
 
     return read_text
 
@@ -39,7 +39,7 @@ def test_a_location_gives_path_upstream_and_rewrite(read: Read) -> None:
     route = only(read("location /auth/ { proxy_pass https://auth.example/v2/; }")).route
     assert route is not None
     assert (route.path, route.upstream, route.rewrite) == ("/auth/", ("https://auth.example",), "/v2/")
-    assert (route.owner, route.host) == (Owner.USER, Host.UPSTREAM)
+    assert route.host is Host.UPSTREAM
 
 
 def test_an_upstream_block_gives_the_servers_that_are_not_down(read: Read) -> None:
@@ -49,12 +49,9 @@ def test_an_upstream_block_gives_the_servers_that_are_not_down(read: Read) -> No
     assert route.upstream == ("http://10.0.0.1:80", "http://app.example:80")
 
 
-def test_the_chat_backends_address_is_the_backend_and_the_gateways_own_is_the_gateway(read: Read) -> None:
-    conf = read(f"location /a {{ proxy_pass {BACKEND}; }} location /b {{ proxy_pass {OWN}; }}")
-    backend, own = conf.locations
-    assert backend.route is not None
-    assert backend.route.owner is Owner.BACKEND
-    assert (own.target, own.route) == (Target.GATEWAY, None)
+def test_a_location_to_the_gateways_own_address_is_the_gateways(read: Read) -> None:
+    location = only(read(f"location /b {{ proxy_pass {OWN}; }}"))
+    assert (location.target, location.route) == (Target.GATEWAY, None)
 
 
 def test_time_limits_are_inherited_and_default_to_nginxs(read: Read) -> None:
@@ -121,6 +118,9 @@ def test_what_would_change_routes_is_refused_or_left_out_by_file_and_line(read: 
         ("location / { proxy_pass http://a; proxy_read_timeout 0; }", 'proxy_read_timeout: "0" is too little'),
         ("location ~ ( { proxy_pass http://a; }", 'location: "(": '),
         ("location / { proxy_pass http://a;", "unexpected end of file"),
+        ("location / { proxy_pass; }", "proxy_pass: it has a wrong number of arguments"),
+        ("location / { proxy_pass http://a; proxy_set_header Host; }", "proxy_set_header: it has a wrong number"),
+        ("location ! / { proxy_pass http://a; }", 'location: "!" is no modifier'),
     ],
 )
 def test_what_cannot_be_read_is_one_line(read: Read, text: str, message: str) -> None:
@@ -132,7 +132,7 @@ def test_what_cannot_be_read_is_one_line(read: Read, text: str, message: str) ->
 
 def test_a_file_that_is_missing_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r'^nginx_conf: ".*none\.conf": .*No such file'):
-        read_nginx_conf(str(tmp_path / "none.conf"), backend=(), is_own=lambda url: False)
+        read_nginx_conf(str(tmp_path / "none.conf"), is_own=lambda url: False)
 
 
 def test_what_is_not_used_is_listed_once_a_file(read: Read) -> None:
@@ -141,7 +141,7 @@ def test_what_is_not_used_is_listed_once_a_file(read: Read) -> None:
 
 
 def test_moorlines_own_configuration_leads_to_the_gateway() -> None:
-    conf = read_nginx_conf(str(SOURCE / "moorline.conf"), backend=(BACKEND,), is_own=lambda url: url == OWN)
+    conf = read_nginx_conf(str(SOURCE / "moorline.conf"), is_own=lambda url: url == OWN)
     led = {location.path: location for location in conf.locations if location.target is Target.GATEWAY}
     assert list(led) == ["/ws/", "/api/", "/docs", "/openapi.json", "/"]
     assert all(location.upgrades for location in led.values())

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.proxy.routes import Host, Route
@@ -181,6 +182,34 @@ async def test_the_authorize_hook_is_asked_on_every_route(start: StartRoute) -> 
     assert (await gateway.get("/auth/x")).status == 401
     assert asked == [("/auth/x", None, None)]
     assert (await gateway.get("/healthz")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "path", "ids"),
+    [
+        ("/api", "/v1/chat/s1/messages?patient_id=p1", ("p1", "s1")),
+        ("/ws", "/v1/chat/p1/s1", ("p1", "s1")),
+        ("/", "/v1/api/chat/s1/messages", (None, "s1")),
+        ("/other", "/v1/chat/s1/messages", (None, None)),
+    ],
+)
+async def test_the_hook_is_asked_about_the_chat_that_the_server_is_sent(
+    start: StartRoute, rewrite: str, path: str, ids: tuple[str | None, str | None]
+) -> None:
+    asked: list[tuple[str | None, str | None]] = []
+
+    async def authorize(_: web.Request, patient: str | None, session: str | None) -> Principal:
+        asked.append((patient, session))
+        return Principal("someone")
+
+    gateway = await start("/v1", rewrite=rewrite, authorize=authorize)
+    assert (await gateway.get(path)).status == 200
+    assert asked == [ids]
+
+
+async def test_a_rewritten_path_with_two_readings_is_refused(start: StartRoute) -> None:
+    gateway = await start("/v1", rewrite="/api")
+    assert (await gateway.get(URL("/v1/chat/s1%253Bx/messages", encoded=True))).status == 400
 
 
 @pytest.mark.parametrize("path", ["/auth/../admin", "/auth/%2e%2e/admin", "/auth/..%2fadmin", "/auth/%252e%252e/admin"])
