@@ -14,7 +14,7 @@ PURE = [
 ]
 IMPURE = {"asyncio", "aiohttp", "time", "os", "socket", "threading", "logging", "uvloop"}
 # The order in which a byte meets the gateway's rooms; `common`, below all of them, is both parts' ground.
-ROOMS = ("testing", "run", "inspector", "site", "proxy", "faults", "tunnel", "common")
+ROOMS = ("testing", "run", "check", "inspector", "site", "proxy", "faults", "tunnel", "common")
 
 
 def imports(path: Path) -> Iterator[str]:

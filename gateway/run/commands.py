@@ -6,7 +6,7 @@ from typing import Any
 
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common.config.command import Command, Refusal, Section
-from moorline.gateway.common.config.options import BOOL, PORT, TEXT, option, specs
+from moorline.gateway.common.config.options import BOOL, DURATION, PORT, TEXT, option, specs
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.settings import Settings
 
@@ -50,6 +50,13 @@ class CheckSettings:
     backend: str = option(
         "", TEXT, "the backend's address (default: `upstream`, where the gateway is on this machine)", group="Options"
     )
+    path: str = option("", TEXT, "path of a WebSocket that is not moorline's: it is opened, and asked nothing")
+    origin: str = option("", TEXT, "open the socket as a page of this origin (default: the address's own)")
+    header: str = option("", TEXT, 'a header that clients send, as "Authorization: Bearer TOKEN"')
+    idle: float | None = option(
+        3.0, DURATION, "hold the socket in silence for so long, to find what cuts it", can_be_off=True
+    )
+    json: bool = option(False, BOOL, "print the result as JSON")
 
 
 #: The tables of moorline.toml.
@@ -116,6 +123,7 @@ CHECK = Command(
     examples=(
         ("moorline check", "the parts on this machine"),
         ("moorline check https://chat.example.com", "what a user meets"),
+        ("moorline check wss://example.com/socket --idle 5m", "any WebSocket, and the idle timer in front of it"),
     ),
 )
 EXPLAIN = Command(

@@ -24,11 +24,20 @@ class Certificate:
         return context
 
 
-async def certificate(folder: Path, name: str = "localhost") -> Certificate:
+async def certificate(folder: Path, name: str = "localhost", *, expired: bool = False) -> Certificate:
     """One for this name, and for 127.0.0.1 where the name is localhost."""
     made = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
     names = f"subjectAltName=DNS:{name}" + ",IP:127.0.0.1" * (name == "localhost")
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(made.key))
-    subject = ("-subj", f"/CN={name}", "-addext", names)
-    await run(program("openssl"), "req", "-x509", *key, "-days", "2", *subject, "-out", str(made.file))
+    openssl, subject = program("openssl"), ("-subj", f"/CN={name}", "-addext", names)
+    if not expired:
+        await run(openssl, "req", "-x509", *key, "-days", "2", *subject, "-out", str(made.file))
+        return made
+    # `req` takes no date in the past.
+    request, signing = (
+        str(folder / "request.pem"),
+        ("-signkey", str(made.key), "-days", "-1", "-copy_extensions", "copy"),
+    )
+    await run(openssl, "req", *key, *subject, "-out", request)
+    await run(openssl, "x509", "-req", "-in", request, *signing, "-out", str(made.file))
     return made

@@ -7,8 +7,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 
+from moorline.gateway.check.probe import probe
+from moorline.gateway.check.report import check
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.run.check import check, probe
 
 
 async def not_found(request: web.Request) -> web.StreamResponse:

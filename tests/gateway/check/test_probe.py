@@ -1,15 +1,20 @@
 """`moorline check` against real servers, each with one fault."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import WSCloseCode, web
 
+from moorline.gateway.check.probe import Asked, probe
+from moorline.gateway.check.report import check
+from moorline.gateway.check.verdicts import Cause, Failure, Hop, Side, Step, conclusion, verdict
+from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.server import running
-from moorline.gateway.run.check import check, probe
-from moorline.gateway.run.verdicts import Cause, Failure, Hop, Side, Step, conclusion, verdict
+from moorline.gateway.explain import explain
 from moorline.gateway.settings import Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -49,17 +54,19 @@ HEALTHY = answering({"type": "status", "status": "thinking"}, {"type": "ping"}, 
 
 
 @asynccontextmanager
-async def server(chat: Handler = HEALTHY, api: Handler = empty, erased: list[str] | None = None) -> AsyncIterator[str]:
+async def server(
+    chat: Handler = HEALTHY, api: Handler = empty, erased: list[str] | None = None, prefix: str = ""
+) -> AsyncIterator[str]:
     async def erase(request: web.Request) -> web.Response:
         if erased is not None:
             erased.append(request.match_info["session"])
         return web.Response(status=204)
 
     app = web.Application()
-    app.router.add_get("/ws/chat/{patient}/{session}", chat)
-    app.router.add_get("/api/chat/{session}/messages", api)
-    app.router.add_delete("/api/chat/{session}", erase)
-    app.router.add_get("/healthz", healthy)
+    app.router.add_get(prefix + "/ws/chat/{patient}/{session}", chat)
+    app.router.add_get(prefix + "/api/chat/{session}/messages", api)
+    app.router.add_delete(prefix + "/api/chat/{session}", erase)
+    app.router.add_get(prefix + "/healthz", healthy)
     async with running(app, Settings(host="127.0.0.1", port=0, drain=0.1)) as started:
         yield started.addresses[0]
 
@@ -100,7 +107,7 @@ async def test_every_hop_of_a_healthy_server_is_timed_and_the_session_is_erased(
     erased: list[str] = []
     async with server(erased=erased) as url:
         steps = [step async for step in probe(url)]
-    assert [step.hop for step in steps] == list(Hop)
+    assert [step.hop for step in steps] == [hop for hop in Hop if hop is not Hop.IDLE]
     assert all(step.failure is None and step.seconds > 0 for step in steps)
     (session,) = erased
     assert session.startswith("check-")
@@ -195,7 +202,7 @@ async def test_an_http_status_that_tells_what_is_wrong(status: int, words: str) 
     ("status", "words"),
     [
         (404, "wrong path"),
-        (403, "Origin was refused"),
+        (403, "access was refused, with and without Origin"),
         (400, "strips Upgrade"),
         (426, "strips Upgrade"),
         (200, "strips"),
@@ -296,3 +303,46 @@ def test_there_is_a_verdict_on_everything(side: Side, hop: Hop, cause: Cause) ->
     found = verdict(side, hop, Failure(cause, status=418, code="new"))
     assert found.cause
     assert found.next_step
+
+
+async def test_an_origin_that_alone_is_refused_is_named() -> None:
+    async def strict(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=403) if "Origin" in request.headers else await HEALTHY(request)
+
+    async with server(chat=strict) as url:
+        hop, cause = await failure(url)
+    assert (hop, "without Origin it is accepted" in cause) == (Hop.UPGRADE, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"), [(errno.ENETUNREACH, Cause.OFFLINE), (errno.EHOSTUNREACH, Cause.UNREACHABLE)]
+)
+async def test_a_machine_without_a_network_is_named(monkeypatch: pytest.MonkeyPatch, code: int, cause: Cause) -> None:
+    async def unreachable(*_: object, **__: object) -> None:
+        raise OSError(code, "no route")
+
+    monkeypatch.setattr("asyncio.open_connection", unreachable)
+    steps = [step async for step in probe("http://127.0.0.1:1")]
+    assert (steps[-1].hop, steps[-1].failure) == (Hop.TCP, Failure(cause))
+
+
+def test_a_full_database_is_told_from_a_limit() -> None:
+    failure = Failure.refused(503, {}, b'{"code": "internal", "detail": "Something went wrong on our side."}')
+    assert "locked, read-only, full or down" in verdict(Side.BACKEND, Hop.HTTP, failure).cause
+
+
+def test_what_the_gateway_knows_of_a_failure_is_the_verdict() -> None:
+    failure = Failure.refused(502, {}, b'{"cause": "UX-connect", "detail": "The backend cannot be reached."}')
+    told = explain("UX-connect")
+    assert told is not None
+    assert verdict(Side.GATEWAY, Hop.HTTP, failure).next_step == told.next_step
+    assert str(failure) == "HTTP 502: The backend cannot be reached."
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"header": "no colon"}, "Authorization: Bearer TOKEN"), ({"path": "ws"}, "does not begin with a slash")],
+)
+def test_an_option_that_cannot_be_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Asked.of(**{"origin": "", "path": "", "header": "", "idle": None, **given})

@@ -1,0 +1,420 @@
+"""One question to one server, as a browser would ask it, hop by hop, each timed.
+
+The question is asked in a session of its own, `check-<random>`, which is erased afterwards. A server that is not
+moorline's is asked nothing: its socket is opened, and a Ping sent.
+"""
+
+import asyncio
+import dataclasses
+import errno
+import json
+import secrets
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
+
+from moorline.gateway.check.services import service_of
+from moorline.gateway.check.verdicts import Cause, Failure, Hop, Step
+from moorline.gateway.check.websocket import HopFailed, Message, Target, WebSocket
+from moorline.gateway.common.config.units import format_duration
+from moorline.gateway.common.errors import UsageError
+
+# Imported by the hops that need it: a name without an address and a port without a listener are found without.
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["ANSWER_TIMEOUT", "HOP_TIMEOUT", "Asked", "probe"]
+
+HOP_TIMEOUT = 10.0
+# A model may think for a while before it says its first word; people give up at about this time.
+ANSWER_TIMEOUT = 60.0
+_BANNER_TIMEOUT = 2.0
+_PATIENT = "patient:check"
+_QUESTION = "This is a test of the connection. Please answer with one word."
+_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_NO_NETWORK = (errno.ENETUNREACH, errno.ENETDOWN)
+# What nginx says to plain HTTP at a TLS port.
+_PLAIN_TO_TLS = "plain HTTP request was sent to HTTPS port"
+# OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED, and those of another name.
+_EXPIRED = 10
+_OTHER_NAME = (62, 64)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked beside the address."""
+
+    origin: str = ""
+    """Origin of the page whose socket is tried; by default the server's own."""
+    path: str = ""
+    """Of a WebSocket that is not moorline's."""
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    idle: float | None = None
+    """Seconds for which the socket is held in silence."""
+
+    @classmethod
+    def of(cls, *, origin: str, path: str, header: str, idle: float | None) -> "Asked":
+        """As the options have it.
+
+        Raises:
+            UsageError: `header` is none, or `path` has no slash in front.
+        """
+        name, colon, value = (part.strip() for part in header.partition(":"))
+        if header and not (colon and name and header.isprintable()):
+            raise UsageError('header: write it as "Authorization: Bearer TOKEN"')
+        if path and not path.startswith("/"):
+            raise UsageError(f'path: "{path}" does not begin with a slash; write for example /ws/echo')
+        return cls(origin=origin, path=path, headers={name: value} if header else {}, idle=idle)
+
+
+async def probe(
+    url: str,
+    *,
+    hop_timeout: float = HOP_TIMEOUT,
+    answer_timeout: float = ANSWER_TIMEOUT,
+    moorline: bool = False,
+    asked: Asked | None = None,
+) -> AsyncIterator[Step]:
+    """The hops to an answer from `url`, up to the first that fails. A gateway is `moorline`; a backend need not be."""
+    running = _Probe(_parse(url), asked or Asked(), hop_timeout, answer_timeout, moorline=moorline)
+    try:
+        for hop, action in running.hops():
+            if hop is Hop.HTTP:
+                running.open_client()
+            began = time.perf_counter()
+            try:
+                detail = await action()
+            except Exception as error:
+                yield Step(hop, time.perf_counter() - began, failure=_failure_of(error))
+                return
+            seconds = time.perf_counter() - began
+            yield Step(hop, seconds, detail, note=await running.note() if hop is Hop.ANSWER else "")
+    finally:
+        await running.end()
+
+
+def _parse(url: str) -> SplitResult:
+    try:
+        target = urlsplit(url if "://" in url else f"http://{url}")
+        valid = target.scheme in _DEFAULT_PORTS and bool(target.hostname) and target.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UsageError(f'"{url}" is not an address; write for example http://localhost:4321')
+    return target
+
+
+class _Probe:
+    """One question to one server."""
+
+    def __init__(
+        self, target: SplitResult, asked: Asked, hop_timeout: float, answer_timeout: float, *, moorline: bool
+    ) -> None:
+        self._host = target.hostname or ""
+        tls = target.scheme in ("https", "wss")
+        self._port = target.port or _DEFAULT_PORTS[target.scheme]
+        self._tls = ssl.create_default_context() if tls else None
+        self._authority = target.netloc.rpartition("@")[2]
+        self._origin = f"{'https' if tls else 'http'}://{self._authority}"
+        self._base = self._origin + target.path.rstrip("/")
+        self._session_id = f"check-{secrets.token_hex(8)}"
+        self._asked = asked
+        self._foreign = bool(asked.path) or target.scheme in ("ws", "wss")
+        self._path = f"{target.path.rstrip('/')}/ws/chat/{_PATIENT}/{self._session_id}"
+        if self._foreign:
+            self._path = asked.path or target._replace(scheme="", netloc="", path=target.path or "/").geturl()
+        self._hop_timeout = hop_timeout
+        self._answer_timeout = answer_timeout
+        self._moorline = moorline and not self._foreign
+        self._open_client: aiohttp.ClientSession | None = None
+        self._socket: WebSocket | None = None
+        self._early: list[Message] = []
+        """What came before the Pong."""
+        self._has_asked = False
+
+    def open_client(self) -> None:
+        """Before the first hop that speaks HTTP."""
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=self._hop_timeout)
+        # With the authorities of this moment; aiohttp's own context is made when it is imported.
+        connector = aiohttp.TCPConnector(ssl=self._tls or True)
+        self._open_client = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._asked.headers)
+
+    @property
+    def _client(self) -> "aiohttp.ClientSession":
+        assert self._open_client is not None
+        return self._open_client
+
+    def hops(self) -> Sequence[tuple[Hop, Callable[[], Awaitable[str]]]]:
+        """What to do, in order."""
+        hops: list[tuple[Hop, Callable[[], Awaitable[str]]]] = [
+            (Hop.NAME, self._name),
+            (Hop.TCP, self._tcp),
+            (Hop.HTTP, self._http),
+            (Hop.UPGRADE, self._upgrade),
+        ]
+        if not self._foreign:
+            hops.append((Hop.ANSWER, self._answer))
+        if self._asked.idle is not None:
+            hops.append((Hop.IDLE, self._idle))
+        return hops
+
+    async def end(self) -> None:
+        """Leave no trace."""
+        if self._socket is not None:
+            await self._socket.close()
+        if self._has_asked:
+            await self._erase()
+        if self._open_client is not None:
+            await self._open_client.close()
+
+    async def _erase(self) -> None:
+        import aiohttp
+
+        # Where this fails, the hop that failed has been reported already.
+        with suppress(aiohttp.ClientError, TimeoutError):
+            async with self._client.delete(f"{self._base}/api/chat/{self._session_id}"):
+                pass
+
+    # Hops -------------------------------------------------------------------------------------------------------------
+
+    async def _name(self) -> str:
+        async with asyncio.timeout(self._hop_timeout):
+            found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        return ", ".join(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+    async def _tcp(self) -> str:
+        async with asyncio.timeout(self._hop_timeout):
+            _, writer = await asyncio.open_connection(self._host, self._port)
+        address = str(writer.get_extra_info("peername")[0])
+        writer.close()
+        return f"{address} port {self._port}"
+
+    async def _http(self) -> str:
+        import aiohttp
+
+        if self._tls is not None:
+            await self._handshake_of_tls()
+        try:
+            return await self._request()
+        except (aiohttp.ClientResponseError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if self._tls is None and await self._speaks_tls():
+                raise HopFailed(Failure(Cause.SPEAKS_TLS)) from error
+            if isinstance(error, aiohttp.ClientResponseError):
+                raise HopFailed(Failure(Cause.NOT_HTTP, detail=await self._banner())) from error
+            raise
+
+    async def _request(self) -> str:
+        path = self._path if self._foreign else ""
+        url = f"{self._origin}{path}" if path else f"{self._base}/api/chat/{self._session_id}/messages"
+        async with self._client.get(url, allow_redirects=False) as response:
+            if response.status == 400 and _PLAIN_TO_TLS in await response.text(errors="replace"):
+                raise HopFailed(Failure(Cause.SPEAKS_TLS))
+            # Another backend may have no such path; what counts here is that there is a response.
+            if not self._foreign and (response.status >= 500 or response.status == 421):
+                raise HopFailed(Failure.refused(response.status, response.headers, await response.read()))
+            known = response.content_type.endswith("json") and "X-Request-ID" in response.headers
+        if self._moorline and not known:
+            await self._recognize()
+        return f"{response.status} {response.reason}"
+
+    async def _recognize(self) -> None:
+        """Ask for /healthz, whose answer is moorline's own: every web server has a page or a 404 for a chat's path.
+
+        Only where the first response left it open: a proxy in front may hide /healthz, as nginx/ does.
+        """
+        async with self._client.get(f"{self._base}/healthz", allow_redirects=False) as response:
+            try:
+                known = response.status == 200 and json.loads(await response.text()) == {"status": "ok"}
+            except ValueError:
+                known = False
+            if not known:
+                raise HopFailed(Failure(Cause.NOT_MOORLINE, detail=f"/healthz: HTTP {response.status}"))
+
+    async def _upgrade(self) -> str:
+        try:
+            self._socket = await self._open_socket(self._asked.origin or self._origin)
+        except HopFailed as error:
+            if error.failure.cause is Cause.STATUS:
+                raise HopFailed(await self._explained(error.failure)) from error
+            raise
+        began = time.perf_counter()
+        await self._pong()
+        return f"101 Switching Protocols, Pong after {(time.perf_counter() - began) * 1000:.1f} ms"
+
+    async def _pong(self) -> None:
+        assert self._socket is not None
+        try:
+            async with asyncio.timeout(self._hop_timeout):
+                await self._socket.ping()
+                while not (message := await self._socket.receive()).is_pong:
+                    self._early.append(message)
+        except TimeoutError:
+            raise HopFailed(Failure(Cause.NO_PONG)) from None
+
+    async def _open_socket(self, origin: str) -> WebSocket:
+        target = Target(self._host, self._port, self._authority, self._tls)
+        headers = {**({"Origin": origin} if origin else {}), **self._asked.headers}
+        async with asyncio.timeout(self._hop_timeout):
+            return await WebSocket.open(target, self._path, headers)
+
+    async def _explained(self, failure: Failure) -> Failure:
+        """A refusal, with what further requests tell of its cause."""
+        if failure.status == 403:
+            with suppress(HopFailed, TimeoutError, OSError):
+                await (await self._open_socket("")).close()
+                return dataclasses.replace(failure, cause=Cause.ORIGIN)
+        if failure.status in (200, 400, 405) and failure.status == await self._status_of_a_get():
+            return dataclasses.replace(failure, cause=Cause.NO_SOCKET)
+        return failure
+
+    async def _status_of_a_get(self) -> int:
+        import aiohttp
+
+        try:
+            async with self._client.get(f"{self._origin}{self._path}", allow_redirects=False) as response:
+                return response.status
+        except (aiohttp.ClientError, TimeoutError):
+            return 0
+
+    async def _answer(self) -> str:
+        assert self._socket is not None
+        self._has_asked = True
+        await self._socket.send_text(json.dumps({"message": _QUESTION}))
+        try:
+            async with asyncio.timeout(self._answer_timeout):
+                return await self._first_answer()
+        except TimeoutError:
+            # A server that still answers a Ping waits for its model.
+            await self._pong()
+            raise
+
+    async def _first_answer(self) -> str:
+        assert self._socket is not None
+        while True:
+            frame = self._early.pop(0) if self._early else await self._socket.receive()
+            message = json.loads(frame.payload)
+            if not isinstance(message, dict):
+                raise HopFailed(Failure(Cause.NOT_HTTP))
+            if message.get("type") == "error":
+                raise HopFailed(Failure(Cause.ERROR, code=str(message.get("code"))))
+            if message.get("type") == "message":
+                return f"{len(str(message.get('content')))} characters"
+
+    async def note(self) -> str:
+        """Whether the answer came from a model, where moorline's backend is asked directly."""
+        import aiohttp
+
+        with suppress(aiohttp.ClientError, TimeoutError, ValueError, AttributeError):
+            async with self._client.get(f"{self._base}/readyz", allow_redirects=False) as response:
+                name = str(json.loads(await response.text()).get("model", {}).get("name", ""))
+                if name.startswith("none"):
+                    return f"But no model answered ({name})."
+        return ""
+
+    async def _idle(self) -> str:
+        """Send nothing but what a browser sends by itself: the Pongs to the server's Pings."""
+        assert self._socket is not None
+        assert self._asked.idle is not None
+        began, pings = time.perf_counter(), self._socket.pings
+        try:
+            async with asyncio.timeout(self._asked.idle):
+                while True:
+                    await self._socket.receive()
+        except TimeoutError:
+            await self._pong()
+        except HopFailed as error:
+            seconds = time.perf_counter() - began
+            raise HopFailed(Failure(Cause.IDLE, detail=f"after {seconds:.1f} s: {error.failure}")) from error
+        return (
+            f"open after {format_duration(self._asked.idle)}, with {self._socket.pings - pings} Pings of the server's"
+        )
+
+    # What else listens there ------------------------------------------------------------------------------------------
+
+    async def _handshake_of_tls(self) -> None:
+        async with asyncio.timeout(self._hop_timeout):
+            try:
+                _, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+            except ssl.SSLCertVerificationError as error:
+                raise HopFailed(Failure(_certificate(error), detail=str(error.verify_message or ""))) from None
+            except ssl.SSLError as error:
+                raise HopFailed(Failure(Cause.NO_TLS, detail=str(error.reason or "").lower())) from None
+            except ConnectionResetError:
+                raise HopFailed(Failure(Cause.NO_TLS, detail="reset")) from None
+            writer.transport.abort()
+
+    async def _speaks_tls(self) -> bool:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            async with asyncio.timeout(_BANNER_TIMEOUT):
+                _, writer = await asyncio.open_connection(self._host, self._port, ssl=context)
+        except (OSError, TimeoutError):
+            return False
+        writer.transport.abort()
+        return True
+
+    async def _banner(self) -> str:
+        """Which service it is, where its first bytes tell."""
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_BANNER_TIMEOUT):
+                reader, writer = await asyncio.open_connection(self._host, self._port)
+                try:
+                    writer.write(b"GET / HTTP/1.1\r\nHost: check\r\n\r\n")
+                    return service_of(await reader.read(256))
+                finally:
+                    writer.transport.abort()
+        return ""
+
+
+def _certificate(error: ssl.SSLCertVerificationError) -> Cause:
+    if error.verify_code == _EXPIRED:
+        return Cause.CERTIFICATE_EXPIRED
+    return Cause.CERTIFICATE_NAME if error.verify_code in _OTHER_NAME else Cause.CERTIFICATE_UNKNOWN
+
+
+def _failure_of(error: Exception) -> Failure:
+    """What an exception of asyncio or aiohttp means; their order matters, the particular before the general."""
+    match error:
+        case HopFailed():
+            return error.failure
+        case TimeoutError():
+            return Failure(Cause.TIMEOUT)
+        case socket.gaierror():
+            return Failure(Cause.UNKNOWN)
+        case ConnectionRefusedError():
+            return Failure(Cause.REFUSED)
+    if type(error).__module__.startswith("aiohttp") and (failure := _client_failure(error)) is not None:
+        return failure
+    match error:
+        case ssl.SSLError():
+            return Failure(Cause.TLS)
+        case ConnectionResetError():
+            return Failure(Cause.CLOSED)
+        case ValueError():
+            return Failure(Cause.NOT_HTTP)
+        case OSError():
+            if error.errno in _NO_NETWORK:
+                return Failure(Cause.OFFLINE)
+            return Failure(Cause.REFUSED if "refused" in str(error).lower() else Cause.UNREACHABLE)
+    raise error
+
+
+def _client_failure(error: Exception) -> Failure | None:
+    """The same for the exceptions that are aiohttp's own."""
+    import aiohttp
+
+    match error:
+        case aiohttp.ClientSSLError():
+            return Failure(Cause.TLS)
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+            return Failure(Cause.CLOSED)
+        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+            return Failure(Cause.NOT_HTTP)
+    return None

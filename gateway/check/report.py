@@ -1,0 +1,109 @@
+"""`moorline check`: probes of the gateway and of its backend, printed for people or as JSON, and the conclusion."""
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from moorline.gateway.check.probe import ANSWER_TIMEOUT, HOP_TIMEOUT, Asked, probe
+from moorline.gateway.check.verdicts import Hop, Side, Step, conclusion, verdict
+
+__all__ = ["Asked", "check", "main"]
+
+_FOREIGN = "What this server answers to a message is not known here: a socket was opened, and a Ping answered."
+
+
+def main(url: str, backend: str | None, *, backend_is_named: bool, asked: Asked | None = None, as_json: bool) -> int:
+    """`moorline check`; the exit status."""
+    return asyncio.run(check(url, backend, backend_is_named=backend_is_named, asked=asked, as_json=as_json))
+
+
+async def check(
+    url: str,
+    backend: str | None,
+    *,
+    backend_is_named: bool,
+    asked: Asked | None = None,
+    as_json: bool = False,
+    hop_timeout: float = HOP_TIMEOUT,
+    answer_timeout: float = ANSWER_TIMEOUT,
+) -> int:
+    """Print what each hop did; 0 where the question was answered, else 1.
+
+    A backend at a guessed address may be elsewhere: that it is not reached there is no fault if the gateway answers.
+    """
+    probes = [(side, address) for side, address in ((Side.GATEWAY, url), (Side.BACKEND, backend)) if address]
+    reports = []
+    for side, address in probes:
+        steps = []
+        if not as_json:
+            print(f"{side}: {address}")
+        running = probe(
+            address,
+            hop_timeout=hop_timeout,
+            answer_timeout=answer_timeout,
+            moorline=side is Side.GATEWAY,
+            asked=asked if side is Side.GATEWAY or asked is None else dataclasses.replace(asked, idle=None),
+        )
+        async for step in running:
+            steps.append(step)
+            if not as_json:
+                print(_line(step), flush=True)
+        if not as_json:
+            print()
+        reports.append((side, address, steps))
+    through, straight = reports[0][2], reports[1][2] if len(reports) > 1 else None
+    broken = conclusion(through, straight, backend_is_named=backend_is_named)
+    print(_as_json(reports, broken) if as_json else _sentence(url, through, straight, broken))
+    return 0 if broken is None else 1
+
+
+def _line(step: Step) -> str:
+    said = f"FAILED: {step.failure}" if step.failure else step.detail
+    return f"  {step.hop:<14}{step.seconds * 1000:9.1f} ms  {said}"
+
+
+def _sentence(
+    url: str, through: Sequence[Step], straight: Sequence[Step] | None, broken: tuple[Side, Step] | None
+) -> str:
+    if broken is not None:
+        side, step = broken
+        assert step.failure is not None
+        found = verdict(side, step.hop, step.failure)
+        cause, following = f"  usual cause: {found.cause}", f"  next step:   {found.next_step}"
+        return f"Broken: {step.hop}, {side}: {step.failure}\n{cause}\n{following}"
+    if straight is not None and straight[-1].failure is not None:
+        return f"{url} answers. Its backend is at another address than the one tried; name it with --backend URL."
+    if all(step.hop is not Hop.ANSWER for step in through):
+        return f"The socket opens. {_FOREIGN}"
+    return " ".join(("Everything answers.", *(step.note for step in straight or through if step.note)))
+
+
+def _as_json(reports: Sequence[tuple[Side, str, Sequence[Step]]], broken: tuple[Side, Step] | None) -> str:
+    document: dict[str, Any] = {
+        "ok": broken is None,
+        "probes": [
+            {"side": side.value, "url": address, "steps": [_step(step) for step in steps]}
+            for side, address, steps in reports
+        ],
+        "broken": None,
+    }
+    if broken is not None:
+        side, step = broken
+        assert step.failure is not None
+        found = verdict(side, step.hop, step.failure)
+        document["broken"] = {
+            "side": side.value,
+            **_step(step),
+            "usual_cause": found.cause,
+            "next_step": found.next_step,
+        }
+    return json.dumps(document, indent=2)
+
+
+def _step(step: Step) -> dict[str, Any]:
+    found: dict[str, Any] = {"hop": step.hop.value, "ms": round(step.seconds * 1000, 1)}
+    if step.failure is None:
+        return {**found, "detail": step.detail}
+    return {**found, "failure": step.failure.cause.name.lower(), "said": str(step.failure)}

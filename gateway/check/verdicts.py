@@ -1,0 +1,376 @@
+"""What `moorline check` concludes from the hops: the usual cause of each failure, and the next step. Pure."""
+
+import dataclasses
+import enum
+import json
+from collections.abc import Mapping, Sequence
+
+from moorline.gateway.explain import explain
+
+__all__ = ["Cause", "Failure", "Hop", "Side", "Step", "Verdict", "conclusion", "verdict"]
+
+
+class Hop(enum.StrEnum):
+    """The steps of a question, in order; the last one only where it is asked for."""
+
+    NAME = "name"
+    TCP = "TCP"
+    HTTP = "HTTP"
+    UPGRADE = "upgrade"
+    ANSWER = "first answer"
+    IDLE = "idle"
+
+
+class Side(enum.StrEnum):
+    """Which server the question was sent to."""
+
+    GATEWAY = "through the gateway"
+    BACKEND = "straight to the backend"
+
+
+class Cause(enum.Enum):
+    """How a hop failed."""
+
+    UNKNOWN = "the name has no address"
+    REFUSED = "connection refused"
+    UNREACHABLE = "no route to this address"
+    TIMEOUT = "no answer in time"
+    OFFLINE = "this machine has no network"
+    TLS = "no trusted TLS"
+    CERTIFICATE_EXPIRED = "the certificate has expired"
+    CERTIFICATE_NAME = "the certificate is for another name"
+    CERTIFICATE_UNKNOWN = "the certificate is signed by an authority that this machine does not trust"
+    NO_TLS = "this port speaks no TLS"
+    SPEAKS_TLS = "this port speaks TLS"
+    NOT_HTTP = "what answers does not speak HTTP"
+    CUT_HEADERS = "the connection ended within the headers of the response"
+    STATUS = "refused with an HTTP status"
+    ORIGIN = "refused because of its Origin"
+    STRIPPED = "the handshake arrived as an ordinary request"
+    NO_SOCKET = "answered as an ordinary request"
+    BAD_ACCEPT = "the 101 is not the answer to this handshake"
+    SUBPROTOCOL = "the subprotocols do not fit"
+    NO_PONG = "the socket is open, and no Pong came"
+    NOT_MOORLINE = "what answers is not moorline"
+    CLOSED = "closed without an answer"
+    FIN = "the connection ended without a Close frame"
+    RESET = "the connection was reset"
+    CUT = "the connection ended in the middle of a frame"
+    BAD_FRAME = "a frame breaks the WebSocket protocol"
+    TOO_LARGE = "a frame is too large"
+    IDLE = "the silent socket was cut"
+    ERROR = "answered with an error"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """The failure of a hop: an HTTP status, a close code or an error code goes with some."""
+
+    cause: Cause
+    status: int = 0
+    code: str = ""
+    detail: str = ""
+    gateway_cause: str = ""
+    """The code that a moorline gateway gives to a request that failed, as in `moorline explain`."""
+
+    @classmethod
+    def refused(cls, status: int, headers: Mapping[str, str], body: bytes) -> "Failure":
+        """A response that is no answer, with what a problem document (RFC 9457) of moorline's says."""
+        try:
+            problem = json.loads(body)
+        except ValueError:
+            problem = None
+        told = problem if isinstance(problem, dict) else {}
+        found = [str(told.get(name) or "")[:_MAX_DETAIL] for name in ("code", "detail", "cause")]
+        code, detail, cause = (text if text.isprintable() else "" for text in found)
+        if not detail and status in _REDIRECTS:
+            detail = f"to {headers.get('location', '')[:_MAX_DETAIL]!r}"
+        return cls(Cause.STATUS, status=status, code=code, detail=detail, gateway_cause=cause)
+
+    def __str__(self) -> str:
+        match self.cause:
+            case Cause.STATUS | Cause.ORIGIN | Cause.STRIPPED | Cause.NO_SOCKET:
+                said = "" if self.cause is Cause.STATUS else f", {self.cause.value}"
+                return f"HTTP {self.status}{said}{f': {self.detail}' if self.detail else ''}"
+            case Cause.ERROR:
+                return f"{self.cause.value}: {self.code}"
+            case _:
+                return f"{self.cause.value}{f' ({self.detail})' if self.detail else ''}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """One hop as it went. `failure` is None where it went well; `detail` then says what was found."""
+
+    hop: Hop
+    seconds: float
+    detail: str = ""
+    failure: Failure | None = None
+    note: str = ""
+    """What a person should know although it went well."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """The usual cause of a failure, and what to do next."""
+
+    cause: str
+    next_step: str
+
+
+_ANY = 0
+_MAX_DETAIL = 200
+_REDIRECTS = range(300, 400)
+
+# By hop, cause and status or _ANY; the hop None stands for all.
+_USUAL: dict[tuple[Hop | None, Cause, int], Verdict] = {
+    (None, Cause.UNKNOWN, _ANY): Verdict(
+        "the name is misspelt, or this machine's DNS does not know it", "check the address, or try its IP address"
+    ),
+    (None, Cause.UNREACHABLE, _ANY): Verdict(
+        "a router or a firewall rejects the packets", "try from a machine of the same network"
+    ),
+    (Hop.TCP, Cause.TIMEOUT, _ANY): Verdict(
+        "a firewall drops the packets, or no host has this address", "check the address and the firewall's rules"
+    ),
+    (None, Cause.TLS, _ANY): Verdict(
+        "the certificate is expired, self-signed or for another name, or this port speaks plain HTTP",
+        "check the certificate, or write http:// in the address",
+    ),
+    (None, Cause.NOT_HTTP, _ANY): Verdict(
+        "another program has this port, or it speaks TLS", "check the port, or write https:// in the address"
+    ),
+    (None, Cause.NOT_MOORLINE, _ANY): Verdict(
+        "wrong path or another server: moorline's own answers are not under this address",
+        "check the host, the port and the path; a proxy in front must pass /api/ and /ws/ on as they are",
+    ),
+    (Hop.HTTP, Cause.TIMEOUT, _ANY): Verdict(
+        "the program accepts connections but hangs, or its own backend does", "look at its log, then start it again"
+    ),
+    (None, Cause.STATUS, 421): Verdict(
+        "the name in the address is not in allowed_hosts", "add it: --allowed-hosts NAME"
+    ),
+    (None, Cause.STATUS, 502): Verdict(
+        "the backend is down, or the gateway's `upstream` names another address",
+        "start the backend (moorline backend), or check --upstream",
+    ),
+    (None, Cause.STATUS, 503): Verdict(
+        "it is shutting down or has reached a limit", "look at its log; compare max_connections with what it serves"
+    ),
+    (None, Cause.STATUS, 504): Verdict(
+        "the backend accepts connections but does not answer", "look at the backend's log, then start it again"
+    ),
+    (Hop.UPGRADE, Cause.TIMEOUT, _ANY): Verdict(
+        "the backend accepted the connection but does not answer the handshake",
+        "look at the backend's log, then start it again",
+    ),
+    (None, Cause.OFFLINE, _ANY): Verdict("no interface is up, or there is no route out", "connect this machine"),
+    (None, Cause.CERTIFICATE_EXPIRED, _ANY): Verdict(
+        "it was not renewed, or the server was not reloaded since", "renew the certificate and reload the server"
+    ),
+    (None, Cause.CERTIFICATE_NAME, _ANY): Verdict(
+        "another virtual host answers, or the address is not the one that it was issued for",
+        "use the name that the certificate has, or issue one for this name",
+    ),
+    (None, Cause.CERTIFICATE_UNKNOWN, _ANY): Verdict(
+        "it is self-signed, or the server does not send the intermediate certificate",
+        "install the authority here (SSL_CERT_FILE=ca.pem), or have the server send the whole chain",
+    ),
+    (None, Cause.NO_TLS, _ANY): Verdict(
+        "the address says https or wss, and the port speaks plain HTTP or another protocol",
+        "write http:// or ws:// in the address, or the port of the TLS listener",
+    ),
+    (None, Cause.SPEAKS_TLS, _ANY): Verdict(
+        "the address says http or ws, and the port speaks TLS", "write https:// or wss:// in the address"
+    ),
+    (None, Cause.CUT_HEADERS, _ANY): Verdict(
+        "the server or a proxy crashed or restarted while it answered", "look at its log at this moment"
+    ),
+    (None, Cause.ORIGIN, _ANY): Verdict(
+        "without Origin it is accepted: a proxy in front changes Host, or the page's origin is not listed",
+        "let the proxy pass Host on (nginx: proxy_set_header Host $http_host), or add --allowed-origins ORIGIN",
+    ),
+    (None, Cause.STRIPPED, _ANY): Verdict(
+        "a proxy in front strips Upgrade, so that an ordinary request arrived",
+        "nginx: proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade and Connection $connection_upgrade",
+    ),
+    (None, Cause.NO_SOCKET, 400): Verdict(
+        "an ordinary request gets the same response: a proxy in front strips Upgrade, or the server wants a parameter",
+        "nginx: proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade and Connection $connection_upgrade; "
+        "without a proxy, compare with what its own client sends",
+    ),
+    (None, Cause.NO_SOCKET, _ANY): Verdict(
+        "an ordinary request gets the same response: no WebSocket is served at this path, or a proxy strips Upgrade",
+        "check the path (--path) and the server's routes; ask the backend directly (--backend URL) to compare",
+    ),
+    (Hop.UPGRADE, Cause.STATUS, 401): Verdict(
+        "the server wants credentials", "give what its clients send: --header 'Authorization: Bearer TOKEN' or Cookie"
+    ),
+    (Hop.UPGRADE, Cause.STATUS, 403): Verdict(
+        "access was refused, with and without Origin: the credentials do not allow this chat",
+        "check the token or cookie (--header) and the rules of the server's authorization",
+    ),
+    (None, Cause.STATUS, 429): Verdict(
+        "a limit of requests for this client or address is reached",
+        "wait, then look at the limits of the server and of the proxy in front",
+    ),
+    (Hop.UPGRADE, Cause.STATUS, 400): Verdict(
+        "the server rejects the handshake itself: a token, a query or a subprotocol that it expects is missing",
+        "compare with what its own client sends; give it with --header and --path",
+    ),
+    (Hop.UPGRADE, Cause.STATUS, 426): Verdict(
+        "a proxy in front strips Upgrade, so that an ordinary request arrived",
+        "nginx: proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade and Connection $connection_upgrade",
+    ),
+    (Hop.UPGRADE, Cause.STATUS, 500): Verdict(
+        "the server's handler of the handshake failed", "look at the server's log for a traceback at this moment"
+    ),
+    (None, Cause.BAD_ACCEPT, _ANY): Verdict(
+        "a cache or a proxy answers in the server's place, or the server's WebSocket code is wrong",
+        "ask the backend directly (--backend URL); what differs is the hop in between",
+    ),
+    (None, Cause.SUBPROTOCOL, _ANY): Verdict(
+        "client and server know different subprotocols; browsers end such a socket at once",
+        "offer what the server knows (--header 'Sec-WebSocket-Protocol: NAME'), or have it select what is offered",
+    ),
+    (None, Cause.NO_PONG, _ANY): Verdict(
+        "a proxy in between buffers what the server sends, or the server hangs after its handshake",
+        "nginx: proxy_buffering off and proxy_http_version 1.1; if the backend alone does the same, look at its log",
+    ),
+    (Hop.UPGRADE, Cause.STATUS, 404): Verdict(
+        "wrong path: nothing serves /ws/chat/{patient_id}/{session_id} there",
+        "check that the proxy in front passes /ws/ on without changing the path",
+    ),
+    (Hop.UPGRADE, Cause.STATUS, _ANY): Verdict(
+        "the server refused the handshake", "look at the server's log; --header gives what its clients send"
+    ),
+    (Hop.UPGRADE, Cause.CLOSED, _ANY): Verdict(
+        "the backend ended the connection instead of answering the handshake; it may be restarting or crashing",
+        "look at the backend's log",
+    ),
+    (Hop.ANSWER, Cause.NO_PONG, _ANY): Verdict(
+        "the connection vanished after the question, or the backend's event loop is blocked; it is not the model",
+        "compare with the backend asked directly (--backend URL): where that answers, look at the network in between",
+    ),
+    (Hop.ANSWER, Cause.TIMEOUT, _ANY): Verdict(
+        "no answer from the model: its server is slow or cannot be reached from the backend",
+        "check OPENAI_BASE_URL and the backend's log; llm_read_timeout bounds the wait",
+    ),
+    (None, Cause.IDLE, _ANY): Verdict(
+        "a proxy or firewall in between, or the server, ends sockets that are silent for so long",
+        "raise its timer (nginx: proxy_read_timeout), or have Pings sent more often than that (client_heartbeat)",
+    ),
+    (None, Cause.FIN, _ANY): Verdict(
+        "the server's process ended, or a proxy in between gave the socket up",
+        "look at the server's log at this moment; `moorline explain` if the gateway's line has a cause",
+    ),
+    (None, Cause.RESET, _ANY): Verdict(
+        "the server's process was killed, or a firewall or proxy in between dropped the socket",
+        "look at the server's log at this moment; compare with the backend asked directly (--backend URL)",
+    ),
+    (None, Cause.CUT, _ANY): Verdict(
+        "the server crashed or was killed while it sent", "look at the server's log at this moment"
+    ),
+    (None, Cause.BAD_FRAME, _ANY): Verdict(
+        "the server or a proxy in between writes into the stream what is no WebSocket frame",
+        "ask the backend directly (--backend URL); what differs is the hop in between",
+    ),
+    (None, Cause.TOO_LARGE, _ANY): Verdict(
+        "the server sends more in one frame than clients and proxies take (moorline: max_frame_size, 16m)",
+        "send less at once, or in several messages",
+    ),
+    (Hop.ANSWER, Cause.CLOSED, _ANY): Verdict(
+        "the socket was closed before an answer came", "look at the backend's log at this moment"
+    ),
+    (Hop.ANSWER, Cause.NOT_HTTP, _ANY): Verdict(
+        "the socket's messages are not those of a chat", "check that the path and the port are the backend's"
+    ),
+    (None, Cause.STATUS, _ANY): Verdict("the server failed", "look at its log"),
+    (None, Cause.CLOSED, _ANY): Verdict(
+        "what listens there ended the connection without an answer", "check that it is the right program, and its log"
+    ),
+    (None, Cause.TIMEOUT, _ANY): Verdict("it does not answer in time", "look at its log"),
+}
+_BY_CODE = {
+    "llm_misconfigured": Verdict(
+        "the model's provider refused the key, or does not know the model", "check OPENAI_API_KEY and --model"
+    ),
+    "llm_unavailable": Verdict(
+        "no answer from the model: its server cannot be reached or failed", "check OPENAI_BASE_URL and the network"
+    ),
+    "internal": Verdict(
+        "the backend could not keep or answer the message: mostly its database is locked, read-only, full or down",
+        "look for `event log unavailable` in the backend's log; check the disk and the --database address",
+    ),
+    "llm_busy": Verdict("the model's provider is busy or the quota is used up", "wait, or check the account's quota"),
+}
+_DATABASE = Verdict(
+    "the backend's database is locked, read-only, full or down",
+    "look for `event log unavailable` in the backend's log; check the disk and the --database address",
+)
+_DOWN = {
+    Side.GATEWAY: Verdict("the gateway is not running there", "start it: moorline"),
+    Side.BACKEND: Verdict("the backend is down, or it listens on another port", "start it: moorline backend"),
+}
+
+
+def verdict(side: Side, hop: Hop, failure: Failure) -> Verdict:
+    """The usual cause of a failure at this hop."""
+    if failure.cause is Cause.REFUSED:
+        return _DOWN[side]
+    told = explain(failure.gateway_cause) if failure.gateway_cause else None
+    if failure.cause is Cause.STATUS and told is not None:
+        return Verdict(told.usual_cause, told.next_step)
+    # A failure of the gateway's own would have told its cause.
+    if (failure.status, failure.code) == (503, "internal"):
+        return _DATABASE
+    if failure.cause is Cause.ERROR:
+        return _BY_CODE.get(failure.code, Verdict("the backend could not answer", "look at the backend's log"))
+    for key in (
+        (hop, failure.cause, failure.status),
+        (None, failure.cause, failure.status),
+        (hop, failure.cause, _ANY),
+        (None, failure.cause, _ANY),
+    ):
+        if key in _USUAL:
+            return _USUAL[key]
+    raise AssertionError(f"no verdict for {hop} {failure}")
+
+
+def conclusion(
+    through: Sequence[Step], straight: Sequence[Step] | None, *, backend_is_named: bool
+) -> tuple[Side, Step] | None:
+    """The hop that is broken first, or None.
+
+    A gateway that is reached but has no answer is broken behind it: there the backend's own first failure is nearer to
+    the cause, unless it got further there. A backend at an address that was guessed counts only together with such a
+    gateway.
+    """
+    failed = _first_failure(through)
+    behind = _first_failure(straight or ())
+    if failed is None:
+        return (Side.BACKEND, behind) if behind is not None and backend_is_named else None
+    order = list(Hop)
+    if (
+        behind is not None
+        and failed.hop not in (Hop.NAME, Hop.TCP)
+        and order.index(behind.hop) <= order.index(failed.hop)
+    ):
+        return Side.BACKEND, behind
+    return Side.GATEWAY, _compared(failed) if straight else failed
+
+
+# What servers answer to an ordinary request for a path that is a WebSocket's.
+_TO_A_STRIPPED_HANDSHAKE = (200, 400, 404, 405, 426, 501)
+
+
+def _compared(failed: Step) -> Step:
+    """A handshake that fails here, and not at the backend, lost something on the way."""
+    failure = failed.failure
+    if failed.hop is not Hop.UPGRADE or failure is None or failure.status not in _TO_A_STRIPPED_HANDSHAKE:
+        return failed
+    return dataclasses.replace(failed, failure=dataclasses.replace(failure, cause=Cause.STRIPPED))
+
+
+def _first_failure(steps: Sequence[Step]) -> Step | None:
+    return next((step for step in steps if step.failure is not None), None)
