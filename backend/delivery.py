@@ -268,7 +268,7 @@ class Delivery:
             return
         if len(frame) <= _NEVER_WAITS and self._unsent() == 0:
             # A timer for each event would cost as much as writing it.
-            await self._socket.send_frame(frame, WSMsgType.TEXT)
+            await self._socket.send_frame(frame, kind)
             return
         try:
             async with asyncio.timeout(self._settings.send_timeout):

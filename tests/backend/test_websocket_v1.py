@@ -25,6 +25,18 @@ async def test_a_ping_is_answered_with_a_pong(tmp_path: Path) -> None:
         assert await socket.recv() == '{"type":"pong"}'
 
 
+@pytest.mark.parametrize("before", ["the first message", "later ones"])
+async def test_a_websocket_ping_is_answered_with_a_websocket_pong(tmp_path: Path, before: str) -> None:
+    async with backend(tmp_path, Script()) as server, server.socket() as socket:
+        if before == "later ones":
+            await say(socket, type="ping")
+            assert await receive(socket) == {"type": "pong"}
+        async with asyncio.timeout(STEP):
+            await (await socket.ping(b"1"))
+        await say(socket, type="ping")
+        assert await receive(socket) == {"type": "pong"}
+
+
 async def test_the_server_pings_at_its_interval(tmp_path: Path) -> None:
     async with backend(tmp_path, Script(), v1_ping=0.02) as server, server.socket() as socket, asyncio.timeout(STEP):
         assert [await socket.recv(), await socket.recv()] == ['{"type":"ping"}'] * 2
