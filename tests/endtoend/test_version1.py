@@ -155,7 +155,7 @@ async def test_during_an_outage_it_says_why_and_asks_with_back_off(chat: Outage,
     await chat.begin()
     requests.clear()
     await shows(page, "Disconnected")
-    await expect(page.get_by_text("The server answers with an error (502).")).to_be_visible()
+    await expect(page.get_by_text("The chat service is not available (502).")).to_be_visible()
     # One for each of the three sockets that failed, and perhaps the next.
     assert len(requests) <= 4
 

@@ -41,6 +41,7 @@ export function refusalReason(status) {
 
 /** Why there is no connection for now. @param {number} status of HTTP; 0: there was no answer @returns {string} */
 export function outageReason(status) {
+  if (status >= 500) return `The chat service is not available (${status}).`;
   return status ? `The server answers with an error (${status}).` : 'The server cannot be reached.';
 }
 
