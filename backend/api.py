@@ -109,6 +109,8 @@ class Api:
                 while True:
                     async with self._gate.turn(client_address(request)):
                         page = await self._events_after(chat, cursor)
+                    if right.expired:
+                        raise web.HTTPUnauthorized(text="Please sign in again.")
                     if right.ended:
                         raise Refusal(ErrorCode.FORBIDDEN)
                     if page.events or self._closing or asyncio.get_running_loop().time() >= deadline:

@@ -26,6 +26,7 @@ from moorline.backend.service import Service, as_service
 from moorline.backend.settings import Settings
 from moorline.backend.websocket import V1_PING_SECONDS, Sockets
 from moorline.gateway.common.access.authorize import Authorize, allow_all, hook_of, warn_if_open
+from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, add_security_headers
 from moorline.gateway.common.config.named import load_named
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
@@ -65,7 +66,7 @@ def create_app(
     Raises:
         UsageError: one of them cannot work, see `as_service` and `as_authorize`.
     """
-    authorize = hook_of(settings, authorize)
+    authorize = hook_of(settings, authorize) or jwt_authorize(settings)
     warn_if_open(logger, settings.host, authorize)
     app = web.Application(
         middlewares=[problem_middleware, access_middleware(settings)], client_max_size=frame_limit(settings.max_bytes)

@@ -153,10 +153,11 @@ class Delivery:
             self._outbox.close()
             self._follower.wake()
 
-    def revoke(self) -> None:
-        """Close the socket with 4503 and send nothing before: the client may not read any more."""
+    def revoke(self, *, expired: bool = False) -> None:
+        """Close the socket and send nothing before: the client may not read any more. With 4503, or with 4401 where its
+        right has expired and new credentials may renew it."""
         self._revoked = True
-        self.end(CloseCode.FORBIDDEN)
+        self.end(CloseCode.SESSION_EXPIRED if expired else CloseCode.FORBIDDEN)
 
     @property
     def revoked(self) -> bool:

@@ -71,11 +71,13 @@ class Rights:
 class Right:
     """A principal's right while a socket or a long poll uses it."""
 
-    __slots__ = ("_again", "_ask", "_ask_at", "_on_end", "_task", "_timer", "ended", "principal")
+    __slots__ = ("_again", "_ask", "_ask_at", "_on_end", "_task", "_timer", "ended", "expired", "principal")
 
     def __init__(self, ask: Callable[[], Awaitable[Principal]], principal: Principal, again: float | None) -> None:
         self.principal = principal
         self.ended = False
+        self.expired = False
+        """It ended by its time alone: with new credentials the principal may come back."""
         self._ask = ask
         self._again = again
         self._ask_at: float | None = None
@@ -121,6 +123,7 @@ class Right:
 
     def _due(self) -> None:
         if _seconds_left(self.principal) <= 0:
+            self.expired = not self.ended
             self.end()
         elif self._ask_at is not None and asyncio.get_running_loop().time() >= self._ask_at:
             # The expiry still counts while the hook works.

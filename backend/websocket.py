@@ -142,7 +142,7 @@ class Sockets:
         self._open.add(delivery)
         if self._closing:
             delivery.end(CloseCode.SERVICE_RESTART)
-        right.on_end(delivery.revoke)
+        right.on_end(lambda: delivery.revoke(expired=right.expired))
         if isinstance(protocol, Connection):
             protocol.on_excess(lambda excess: delivery.end(_EXCESS_CODES[excess]))
         logger.info("session %s: socket opened", hashed(info.session_id))

@@ -8,6 +8,7 @@ from aiohttp import hdrs, web
 
 from moorline.gateway.access_log import access, bad_request_handler
 from moorline.gateway.common.access.authorize import Authorize, hook_of, warn_if_open
+from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
@@ -82,7 +83,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app[UPSTREAMS] = app[ROUTES].group(settings.upstream)
     app[GATEWAY_ID] = secrets.token_hex(8)
     add_tls(app)
-    if (hook := hook_of(settings, authorize)) is not None:
+    if (hook := hook_of(settings, authorize) or jwt_authorize(settings)) is not None:
         app[AUTHORIZE] = hook
     warn_if_open(log, settings.host, hook)
 

@@ -79,7 +79,7 @@ async def test_a_principal_that_expires_is_not_asked_about_again(hook: Hook, tmp
     async with backend(tmp_path, Script(), authorize=hook, authorize_again=None) as server:
         hook.result = Principal("alice", expires=time.time() + 0.3)
         async with server.socket("s1", "p1") as socket:
-            assert await close_code(socket) == 4503
+            assert await close_code(socket) == 4401
         assert hook.asked == 1
 
 

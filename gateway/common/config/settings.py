@@ -30,8 +30,15 @@ def _parse_network(text: str) -> str:
         raise ValueError("is not an address; write for example 10.0.0.7 or 10.0.0.0/8") from None
 
 
+def _parse_jwks(text: str) -> str:
+    if not re.fullmatch(r"https://[^\s@]+|http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/\S*)?", text):
+        raise ValueError("is not an https address; write for example https://id.example.com/.well-known/jwks.json")
+    return text
+
+
 ORIGIN = Kind("ORIGIN", _parse_origin)
 NAME = Kind("NAME", _parse_name)
+JWKS = Kind("URL", _parse_jwks)
 NETWORK = Kind("ADDRESS", _parse_network)
 
 
@@ -54,6 +61,21 @@ class CommonSettings:
     )
     trusted_proxies: tuple[str, ...] = option(
         ("127.0.0.0/8", "::1/128"), NETWORK, "addresses whose X-Forwarded-* headers are trusted"
+    )
+    jwt_key: str = option(
+        "",
+        SECRET,
+        "the key of tokens (JWT): a public key in PEM (RS256, ES256, EdDSA) or a secret of 32 bytes or more (HS256)",
+        group="Tokens",
+    )
+    jwt_key_file: str = option("", TEXT, "the same, from a file")
+    jwt_jwks_url: str = option("", JWKS, "or the address of the issuer's public keys (JWK Set)")
+    jwt_issuer: str = option("", TEXT, "the `iss` that a token must have")
+    jwt_audience: str = option("", TEXT, "the `aud` that a token must have")
+    jwt_leeway: float = option(30.0, DURATION, "tolerance for clocks that differ")
+    jwt_cookie: str = option("", TEXT, "the cookie that may hold the token, beside Authorization and the subprotocol")
+    jwt_patients_claim: str = option(
+        "", TEXT, "the claim that lists the patients whose chats a token opens (default: all patients)"
     )
     max_requests: int = option(
         1000, INT, "requests to the backend at once, held polls too, in each process; more get 503", group="Requests"
@@ -90,6 +112,9 @@ class CommonSettings:
     def __post_init__(self) -> None:
         if self.drain <= 0:
             raise UsageError(f"drain: {self.drain:g} must be above 0")
+        for name in ("jwt_key", "jwt_key_file", "jwt_jwks_url"):
+            if self.authorize and getattr(self, name):
+                raise UsageError(f"{name}: authorize is set as well; write one of them")
         if self.authorize_again == 0:
             raise UsageError("authorize_again: 0 would ask without end; write for example 60s, or off")
         if self.message_timeout == 0:

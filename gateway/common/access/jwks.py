@@ -1,0 +1,119 @@
+"""The public keys of an issuer (JWK Set, RFC 7517), fetched over HTTP, kept, and fetched again as they change."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import hdrs, web
+
+if TYPE_CHECKING:
+    import jwt
+
+__all__ = ["KeySet"]
+
+log = logging.getLogger("moorline.jwt")
+
+_FETCH_SECONDS = 5.0
+_MOST_BYTES = 256 << 10
+# An issuer announces a new key before it signs with it; an old one is out of use after this time.
+_FRESH_SECONDS = 600.0
+# A token with a key that is not known fetches them again, at most so often: anybody can send such a token.
+_RETRY_SECONDS = 10.0
+_ALGORITHMS = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
+
+
+class KeySet:
+    """The keys at one URL. While the issuer does not answer the ones that are known go on to count."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._keys: Mapping[str, jwt.PyJWK] = {}
+        self._fetched_at: float | None = None
+        self._tried_at: float | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the keys have to be fetched again, for one may have been withdrawn."""
+        return self._is_older(self._fetched_at, _FRESH_SECONDS)
+
+    async def find(self, key_id: str) -> "jwt.PyJWK":
+        """The key with this id; of a set of one key, that one, where the token names none.
+
+        Raises:
+            jwt.PyJWTError: there is no such key.
+            web.HTTPServiceUnavailable: no keys could be fetched yet.
+        """
+        import jwt
+
+        key = self._known(key_id)
+        if key is None or self.is_stale:
+            async with self._lock:
+                if self._is_older(self._tried_at, _RETRY_SECONDS):
+                    await self._fetch()
+            key = self._known(key_id)
+        if self._fetched_at is None:
+            raise web.HTTPServiceUnavailable(
+                text="The issuer's keys cannot be fetched at the moment.", headers={hdrs.RETRY_AFTER: "10"}
+            )
+        if key is None:
+            raise jwt.InvalidKeyError
+        return key
+
+    def _known(self, key_id: str) -> "jwt.PyJWK | None":
+        if not key_id and len(self._keys) == 1:
+            return next(iter(self._keys.values()))
+        return self._keys.get(key_id)
+
+    def _is_older(self, at: float | None, seconds: float) -> bool:
+        return at is None or asyncio.get_running_loop().time() - at >= seconds
+
+    async def _fetch(self) -> None:
+        self._tried_at = asyncio.get_running_loop().time()
+        try:
+            keys = _parse(await self._download())
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            log.warning("jwt_jwks_url: the issuer's keys cannot be fetched: %s %s", type(error).__name__, error)
+            return
+        if keys.keys() != self._keys.keys():
+            log.info("jwt_jwks_url: the issuer has %d keys", len(keys))
+        self._keys, self._fetched_at = keys, self._tried_at
+
+    async def _download(self) -> bytes:
+        timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS)
+        # A redirect could lead to another issuer's keys, over plain HTTP even.
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(self._url, allow_redirects=False) as response,
+        ):
+            if response.status != 200:
+                raise ValueError(f"HTTP {response.status}")
+            data = await response.content.read(_MOST_BYTES + 1)
+            while len(data) <= _MOST_BYTES and (more := await response.content.read(_MOST_BYTES)):
+                data += more
+        if len(data) > _MOST_BYTES:
+            raise ValueError("more than 256 KiB")
+        return data
+
+
+def _parse(data: bytes) -> Mapping[str, "jwt.PyJWK"]:
+    """The keys that can verify; those of other kinds are left out. A shared secret in a public set is none."""
+    import jwt
+
+    found = json.loads(data)
+    entries = found.get("keys") if isinstance(found, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("not a JWK Set")
+    keys: dict[str, jwt.PyJWK] = {}
+    for entry in entries:
+        algorithm = _ALGORITHMS.get(entry.get("kty", "")) if isinstance(entry, dict) else None
+        if algorithm is None or entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm:
+            continue
+        try:
+            keys[str(entry.get("kid", ""))] = jwt.PyJWK(entry, algorithm=algorithm)
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+            continue
+    return keys

@@ -1,0 +1,314 @@
+"""Tokens as the authorize hook: real keys, a real issuer's key set, and a backend on a real port."""
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jwt
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from websockets.exceptions import InvalidStatus
+
+from moorline.backend.settings import Settings
+from moorline.gateway.common.access.jwt import jwt_authorize
+from moorline.gateway.common.errors import UsageError
+from tests.support.backends import STEP, Script, backend, hello, receive_until, say
+
+SECRET = "0123456789abcdef0123456789abcdef"
+KEYS: dict[str, Any] = {
+    "RS256": rsa.generate_private_key(65537, 2048),
+    "ES256": ec.generate_private_key(ec.SECP256R1()),
+    "EdDSA": ed25519.Ed25519PrivateKey.generate(),
+}
+OPTIONS: dict[str, Any] = {
+    "jwt_issuer": "https://id.example",
+    "jwt_audience": "chat",
+    "jwt_patients_claim": "patients",
+    "jwt_leeway": 0.0,
+}
+URL = "/api/chat/s1/messages?patient_id=patient:demo"
+
+
+def public(algorithm: str) -> str:
+    encoding, kind = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    pem: bytes = KEYS[algorithm].public_key().public_bytes(encoding, kind)
+    return pem.decode()
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    whole = {
+        "sub": "dr-who",
+        "iss": "https://id.example",
+        "aud": "chat",
+        "exp": time.time() + 3600,
+        "patients": ["patient:demo"],
+        **changes,
+    }
+    return {name: value for name, value in whole.items() if value is not None}
+
+
+def token(key: Any = SECRET, algorithm: str = "HS256", *, kid: str = "", **changes: Any) -> str:
+    return jwt.encode(claims(**changes), key, algorithm=algorithm, headers={"kid": kid} if kid else None)
+
+
+def unsigned(header: dict[str, Any]) -> str:
+    parts = (json.dumps(part).encode() for part in (header, claims()))
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts) + "."
+
+
+async def status(url: str, given: str, **options: Any) -> int:
+    headers = {"Authorization": f"Bearer {given}"} if given else {}
+    async with aiohttp.ClientSession(headers=headers, **options) as http, http.get(url + URL) as response:
+        return response.status
+
+
+# Tokens ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", KEYS)
+async def test_a_token_of_the_key_is_accepted(tmp_path: Path, algorithm: str) -> None:
+    async with backend(tmp_path, Script(), jwt_key=public(algorithm), **OPTIONS) as server:
+        assert await status(server.http, token(KEYS[algorithm], algorithm)) == 200
+        assert await status(server.http, token(SECRET)) == 401
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", 401),
+        ("no token", 401),
+        (token(), 200),
+        (token("another secret of 32 bytes or more"), 401),
+        (token(exp=time.time() - 1), 401),
+        (token(exp=None), 401),
+        (token(sub=None), 401),
+        (token(nbf=time.time() + 60), 401),
+        (token(iss="https://other.example"), 401),
+        (token(iss=None), 401),
+        (token(aud="billing"), 401),
+        (token(aud=["chat", "billing"]), 200),
+        (token(patients=["patient:other"]), 403),
+        (token(patients="patient:demo"), 200),
+        (token(patients=None), 403),
+        (token(patients={"patient:demo": 1}), 403),
+        (token(KEYS["RS256"], "RS256"), 401),
+        (unsigned({"alg": "none", "typ": "JWT"}), 401),
+        (unsigned({"alg": "HS256", "typ": "JWT"}), 401),
+    ],
+)
+async def test_a_token_is_held_to_its_claims(tmp_path: Path, given: str, expected: int) -> None:
+    async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
+        assert await status(server.http, given) == expected
+
+
+async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(tmp_path: Path) -> None:
+    """RFC 8725 section 2.1. PyJWT would not sign so; the signature is made by hand."""
+    import hashlib
+    import hmac
+
+    pem = public("RS256")
+    head = unsigned({"alg": "HS256", "typ": "JWT"}).removesuffix(".")
+    signature = base64.urlsafe_b64encode(hmac.digest(pem.encode(), head.encode(), hashlib.sha256)).rstrip(b"=").decode()
+    async with backend(tmp_path, Script(), jwt_key=pem, **OPTIONS) as server:
+        assert await status(server.http, f"{head}.{signature}") == 401
+
+
+async def test_a_token_that_was_verified_before_still_expires(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
+        given = token(exp=time.time() + 4)
+        assert await status(server.http, given) == 200
+        async with asyncio.timeout(STEP):
+            while await status(server.http, given) == 200:
+                pass
+        assert await status(server.http, given) == 401
+
+
+async def test_a_cookie_may_hold_the_token(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), jwt_key=SECRET, jwt_cookie="session", **OPTIONS) as server:
+        assert await status(server.http, "", cookies={"session": token()}) == 200
+        assert await status(server.http, "", cookies={"other": token()}) == 401
+
+
+# Sockets --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_socket_is_refused_before_the_upgrade(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
+        for given, expected in ((None, 401), (token(patients=[]), 403)):
+            offered = [f"moorline.jwt.{given}", "moorline"] if given else None
+            with pytest.raises(InvalidStatus) as refused:
+                await server.socket(subprotocols=offered)
+            assert refused.value.response.status_code == expected
+
+
+async def test_a_socket_ends_with_4401_as_its_token_expires_and_another_token_goes_on(tmp_path: Path) -> None:
+    script = Script("Good ")
+    async with backend(tmp_path, script, jwt_key=SECRET, **OPTIONS) as server:
+        async with server.socket(subprotocols=["moorline", f"moorline.jwt.{token(exp=time.time() + 1.5)}"]) as socket:
+            assert socket.subprotocol == "moorline"
+            await hello(socket)
+            await say(socket, type="send", message="Hi", client_msg_id="c1")
+            await receive_until(socket, "delta")
+            async with asyncio.timeout(STEP):
+                await socket.wait_closed()
+            assert socket.close_code == 4401
+        async with server.socket(subprotocols=["moorline", f"moorline.jwt.{token()}"]) as socket:
+            await hello(socket)
+            script.put("day.", None)
+            assert (await receive_until(socket, "message"))[-1]["content"] == "Good day."
+
+
+async def test_a_held_poll_ends_with_401_as_its_token_expires(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
+        headers = {"Authorization": f"Bearer {token(exp=time.time() + 1.2)}"}
+        address = f"{server.http}{URL}&after=0&wait=20&epoch="
+        async with aiohttp.ClientSession(headers=headers) as http:
+            async with http.get(address) as snapshot:
+                epoch = (await snapshot.json())["epoch"]
+            async with http.get(address + epoch) as response:
+                assert response.status == 401
+
+
+# The issuer's keys ----------------------------------------------------------------------------------------------------
+
+
+class Issuer:
+    """Serves a JWK Set, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.keys: list[dict[str, Any]] = []
+        self.status = 200
+        self.asked = 0
+        self.url = ""
+
+    def add(self, kid: str, algorithm: str) -> None:
+        made = jwt.algorithms.get_default_algorithms()[algorithm].to_jwk(KEYS[algorithm].public_key(), as_dict=True)
+        self.keys.append({**made, "kid": kid, "use": "sig"})
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        return web.json_response({"keys": self.keys}, status=self.status)
+
+
+@asynccontextmanager
+async def issuer() -> AsyncIterator[Issuer]:
+    running = Issuer()
+    app = web.Application()
+    app.router.add_get("/jwks", running.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    running.url = f"http://127.0.0.1:{runner.addresses[0][1]}/jwks"
+    try:
+        yield running
+    finally:
+        await runner.cleanup()
+
+
+async def test_the_issuers_keys_are_fetched_once_and_chosen_by_their_id(tmp_path: Path) -> None:
+    async with issuer() as issued:
+        issued.add("one", "RS256")
+        issued.add("two", "ES256")
+        async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+            for kid, algorithm in (("one", "RS256"), ("two", "ES256"), ("one", "RS256")):
+                assert await status(server.http, token(KEYS[algorithm], algorithm, kid=kid)) == 200
+            assert issued.asked == 1
+            # A known key of another algorithm, an unknown key, and none where there are two.
+            for kid in ("two", "three", ""):
+                assert await status(server.http, token(KEYS["RS256"], "RS256", kid=kid)) == 401
+            assert issued.asked == 1, "unknown keys are asked for every ten seconds at most"
+
+
+async def test_a_new_key_is_fetched_when_a_token_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moorline.gateway.common.access.jwks._RETRY_SECONDS", 0.0)
+    async with issuer() as issued:
+        issued.add("one", "RS256")
+        async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+            assert await status(server.http, token(KEYS["RS256"], "RS256", kid="one")) == 200
+            issued.add("two", "EdDSA")
+            assert await status(server.http, token(KEYS["EdDSA"], "EdDSA", kid="two")) == 200
+            issued.status = 500
+            assert await status(server.http, token(KEYS["ES256"], "ES256", kid="three")) == 401
+            assert await status(server.http, token(KEYS["RS256"], "RS256", kid="one")) == 200
+
+
+async def test_a_token_whose_key_was_withdrawn_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moorline.gateway.common.access.jwks._RETRY_SECONDS", 0.0)
+    async with issuer() as issued:
+        issued.add("one", "RS256")
+        issued.add("two", "ES256")
+        given = token(KEYS["RS256"], "RS256", kid="one")
+        async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+            assert await status(server.http, given) == 200
+            del issued.keys[0]
+            monkeypatch.setattr("moorline.gateway.common.access.jwks._FRESH_SECONDS", 0.0)
+            assert await status(server.http, given) == 401
+
+
+async def test_without_any_keys_yet_the_answer_is_503(tmp_path: Path) -> None:
+    async with issuer() as issued:
+        issued.status = 500
+        async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+            assert await status(server.http, token(KEYS["RS256"], "RS256", kid="one")) == 503
+
+
+async def test_a_shared_secret_in_a_public_set_is_no_key(tmp_path: Path) -> None:
+    async with issuer() as issued:
+        secret = base64.urlsafe_b64encode(SECRET.encode()).rstrip(b"=").decode()
+        issued.keys.append({"kty": "oct", "k": secret, "kid": "one", "alg": "HS256"})
+        async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+            assert await status(server.http, token(kid="one")) == 401
+
+
+# Options --------------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_and_a_function_of_ones_own_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match=r"^jwt_key: authorize is set as well; write one of them$"):
+        Settings(jwt_key=SECRET, authorize="app:authorize")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jwt_key": "short"}, "jwt_key: the secret has fewer than 32 bytes; try openssl rand -hex 32"),
+        ({"jwt_key": SECRET, "jwt_key_file": "x"}, "jwt_key_file: jwt_key is set as well; write one of them"),
+        ({"jwt_key_file": "/nowhere/key.pem"}, 'jwt_key_file: "/nowhere/key.pem" cannot be read: '),
+        (
+            {"jwt_key": "-----BEGIN PUBLIC KEY-----\nxx\n-----END PUBLIC KEY-----"},
+            "jwt_key: is not a public key of RSA, P-256 or Ed25519 in PEM",
+        ),
+        (
+            {"jwt_key": "-----BEGIN PRIVATE KEY-----\nxx\n-----END PRIVATE KEY-----"},
+            "jwt_key: this is a private key; give the public one: ",
+        ),
+    ],
+)
+def test_a_key_that_cannot_be_used_is_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        jwt_authorize(Settings(**options))
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_may_hold_the_key(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text(public("ES256"), encoding="utf-8")
+    assert jwt_authorize(Settings(jwt_key_file=str(tmp_path / "key.pem"))) is not None
+
+
+async def test_no_line_of_the_log_holds_a_token_or_a_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
+        for given in (token(), token("another secret of 32 bytes or more"), token(patients=[])):
+            await status(server.http, given)
+            assert given.partition(".")[2][:40] not in caplog.text
+    assert "dr-who" not in caplog.text
+    assert SECRET not in caplog.text
