@@ -50,7 +50,7 @@ CASES = {
     "plain": ("Good morning.", "<p>Good morning.</p>"),
     "line breaks": ("one\ntwo  \nthree\\\nfour<br>five", "<p>one\ntwo\nthree\nfour\nfive</p>"),
     "paragraphs": ("one\n\n\ntwo", "<p>one</p><p>two</p>"),
-    "headings": ("# A\n## B ##\n###### C\n#no", "<h3>A</h3><h4>B</h4><h6>C</h6><p>#no</p>"),
+    "headings": ("# A\n## B ##\n###### C\n#no", "<h2>A</h2><h3>B</h3><h6>C</h6><p>#no</p>"),
     "emphasis": (
         "*a* **b** ***c*** ~~d~~",
         "<p><em>a</em> <strong>b</strong> <em><strong>c</strong></em> <del>d</del></p>",

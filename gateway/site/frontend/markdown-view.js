@@ -23,8 +23,8 @@ const TAGS = new Map(
     ['deleted', 'del'],
   ]),
 );
-/** A heading of the answer stands below those of the page, which end at level 2. */
-const TOP_LEVEL = 3;
+/** Level 1 is the page's own heading. */
+const TOP_LEVEL = 2;
 const LOWEST_LEVEL = 6;
 /** For how long a button says that it has copied. */
 const COPIED_TIME = 2_000;
@@ -120,7 +120,7 @@ function within(inner, node) {
 function element({ type, level = 1, start, loose, align, href }) {
   switch (type) {
     case 'heading':
-      return make(/** @type {'h3'} */ (`h${Math.min(level + TOP_LEVEL - 1, LOWEST_LEVEL)}`));
+      return make(/** @type {'h2'} */ (`h${Math.min(level + TOP_LEVEL - 1, LOWEST_LEVEL)}`));
     case 'list':
       return start === undefined ? make('ul', spacing(loose)) : make('ol', { start, ...spacing(loose) });
     case 'header':
