@@ -224,24 +224,39 @@ PIECES = (
 )
 
 
+# The row of delimiters makes the line before it a table, or not, when its last character comes.
+LATE = (
+    "a\nb|c\n-|-d",
+    "a\nb|c\n-|-\n",
+    "a\n1) b|c\n-|-",
+    "- a\nb|c\n-|-\nd|e",
+    "# a\n#b",
+    "a\n```",
+    "a\n- b\n-c",
+    "> a\n>b\nc",
+)
+DIFFERENT = """(answers) => answers.filter((pieces) => {
+    const growing = fresh('');
+    const grown = root();
+    let text = '';
+    return pieces.some((piece) => {
+        growing.show(text += piece);
+        fresh(text);
+        return grown.innerHTML !== root().innerHTML;
+    });
+})"""
+
+
+async def test_an_answer_that_grows_by_characters_is_shown_as_one_that_came_at_once(tab: Visitor) -> None:
+    texts = [*LATE, *(text for text, _ in CASES.values())]
+    assert await tab.page.evaluate(DIFFERENT, [list(text) for text in texts]) == []
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_an_answer_that_grows_is_shown_as_one_that_came_at_once(tab: Visitor, seed: int) -> None:
     rng = random.Random(seed)
     answers = [[rng.choice(PIECES) for _ in range(rng.randrange(1, 25))] for _ in range(100)]
-    different = await tab.page.evaluate(
-        """(answers) => answers.filter((pieces) => {
-            const growing = fresh('');
-            const grown = root();
-            let text = '';
-            return pieces.some((piece) => {
-                growing.show(text += piece);
-                fresh(text);
-                return grown.innerHTML !== root().innerHTML;
-            });
-        })""",
-        answers,
-    )
-    assert different == []
+    assert await tab.page.evaluate(DIFFERENT, answers) == []
 
 
 PARAGRAPH = "Take **one** tablet with `water`, see [the leaflet](https://a.example), and rest.\n"

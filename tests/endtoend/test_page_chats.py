@@ -203,9 +203,14 @@ async def test_the_choice_reaches_the_other_tabs(chat: Site, tab: Visitor) -> No
     await connected(tab.page, chat)
     other = await tab.page.context.new_page()
     await connected(other, chat)
-    await chats(tab.page)
-    await keeps(tab.page).uncheck()
-    await converse(other, chat, "Hello", "Good morning.")
+    await box(other).fill("A draft")
+    await other.evaluate("sessionStorage['moorline:draft:s2'] = 'of another chat'")
+    async with other.expect_websocket():
+        await chats(tab.page)
+        await keeps(tab.page).uncheck()
+    await chat.stop_backend()
+    await box(other).press("Enter")
+    await expect(other.get_by_text("Not sent yet.")).to_be_visible()
     assert json.loads(await other.evaluate(STORED)) == [{"moorline:keep": "off"}, {}]
 
 
