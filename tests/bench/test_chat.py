@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.bench.chat import Scale, measure
+from tests.bench.chat import Scale, _marks, measure
+from tests.bench.streams import Streams
 
 
 @pytest.mark.timeout(120)
@@ -19,3 +20,20 @@ async def test_both_servers_stream_and_a_restart_and_a_history_are_measured() ->
     assert cpu > 0
     assert len(results.openings) == 2
     assert all(seconds > 0 and cpu > 0 for seconds, cpu in results.openings)
+
+
+def streams(*, wanted: int, cpu: float = 1.0, median: float = 0.001, p99: float = 0.001) -> Streams:
+    return Streams(wanted, wanted, median, p99, cpu, 0.5, 100.0, 1.0)
+
+
+def test_each_mark_is_held_against_the_level_that_it_is_about() -> None:
+    levels = {
+        1: {"moorline": streams(wanted=1, median=0.003)},
+        100: {"moorline": streams(wanted=100, cpu=0.4), "plain": streams(wanted=100)},
+        500: {"moorline": streams(wanted=500, p99=0.2)},
+    }
+    assert [line.rpartition(" ")[2] for line in _marks(levels)] == ["MISSED", "reached", "reached"]
+
+
+def test_a_level_that_the_server_did_not_come_to_is_missed() -> None:
+    assert [line.rpartition(" ")[2] for line in _marks({100: {}, 500: {}})] == ["MISSED", "MISSED"]
