@@ -1,12 +1,10 @@
-"""A few turns at a time for work that costs memory and time, shared fairly: each client has the next one in rotation.
-
-In one queue for all, a client that asks for hundreds of pages at once would keep the others waiting for all of them.
-"""
+"""A few turns at a time for work that costs memory and time; each client has the next one in rotation."""
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator
+
+from moorline.gateway.common.rotation import Rotation
 
 __all__ = ["Gate"]
 
@@ -16,8 +14,7 @@ class Gate:
 
     def __init__(self, turns: int) -> None:
         self._free = turns
-        # By client, the one that is next first. Each has one that waits at least.
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._waiting = Rotation[asyncio.Future[None]]()
 
     @contextlib.asynccontextmanager
     async def turn(self, client: str) -> AsyncIterator[None]:
@@ -32,8 +29,8 @@ class Gate:
             self._pass_on()
 
     async def _wait(self, client: str) -> None:
-        mine = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(client, deque()).append(mine)
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(client, mine)
         try:
             await mine
         except asyncio.CancelledError:
@@ -44,12 +41,7 @@ class Gate:
 
     def _pass_on(self) -> None:
         while self._waiting:
-            client = next(iter(self._waiting))
-            queue = self._waiting.pop(client)
-            next_one = queue.popleft()
-            if queue:
-                # Behind all others.
-                self._waiting[client] = queue
+            next_one = self._waiting.popleft()
             if not next_one.done():
                 next_one.set_result(None)
                 return

@@ -16,6 +16,8 @@ from typing import Self
 from aiohttp import hdrs, web
 
 from moorline.gateway.cause import Moment
+from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.deadline import latest_end
 from moorline.gateway.errors import (
     BadUpstreamResponse,
@@ -221,7 +223,9 @@ class Exchange:
         if self._upgrade:
             self._connection, established = UpstreamConnection(), False
         else:
-            self._connection, established = await self._app[POOLS][upstream].take(reuse=reuse, seconds=seconds)
+            self._connection, established = await self._app[POOLS][upstream].take(
+                reuse=reuse, seconds=seconds, client=client_network(client_address(self._request))
+            )
         if not established:
             if self._upstreams.is_down(upstream, self._clock()):
                 seconds = min(seconds, _DOWN_CONNECT_SECONDS)

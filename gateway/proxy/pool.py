@@ -9,11 +9,11 @@ A connection is kept only where the exchange vouches for it; see `Exchange.close
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from moorline.gateway.common.rotation import Rotation
 from moorline.gateway.errors import Unavailable
 from moorline.gateway.keys import ROUTES, SETTINGS
 from moorline.gateway.proxy.connection import UpstreamConnection
@@ -34,7 +34,7 @@ class Pool:
         self._idle: list[UpstreamConnection] = []
         # Those that count, with the time of their beginning, the oldest first.
         self._busy: dict[UpstreamConnection, float] = {}
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting = Rotation[asyncio.Future[None]]()
         # Places that were given to a waiting request which has not run yet.
         self._given = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -43,14 +43,15 @@ class Pool:
     def idle(self) -> int:
         return len(self._idle)
 
-    async def take(self, *, reuse: bool, seconds: float) -> tuple[UpstreamConnection, bool]:
-        """A connection, to be given back, and whether it is established already; it is new without `reuse`.
+    async def take(self, *, reuse: bool, seconds: float, client: str = "") -> tuple[UpstreamConnection, bool]:
+        """A connection, to be given back, and whether it is established already; it is new without `reuse`. Where there
+        is none, each `client` has the next one in rotation.
 
         Raises:
             Unavailable: there was no place in so many seconds.
         """
         if self._waiting or len(self._busy) + self._given >= self._limit:
-            await self._wait(seconds)
+            await self._wait(seconds, client)
         now = asyncio.get_running_loop().time()
         while reuse and self._idle:
             connection = self._idle.pop()
@@ -81,17 +82,15 @@ class Pool:
         if self._timer is not None:
             self._timer.cancel()
 
-    async def _wait(self, seconds: float) -> None:
+    async def _wait(self, seconds: float, client: str) -> None:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        self._waiting.append(client, place)
         self._watch()
         try:
             async with asyncio.timeout(seconds):
                 await place
         except BaseException as error:
-            if place in self._waiting:
-                self._waiting.remove(place)
-            elif not place.cancelled():
+            if not self._waiting.discard(client, place) and not place.cancelled():
                 # The client has left just when it was its request's turn.
                 self._given -= 1
                 self._wake()

@@ -293,6 +293,27 @@ async def waits(gateway: Client, count: int) -> None:
             await asyncio.sleep(0)
 
 
+async def test_a_client_with_many_requests_keeps_another_one_waiting_for_one_of_them(
+    start_gateway: StartGateway, upstream: Upstream
+) -> None:
+    gateway = await start_gateway(upstream.port, upstream_connections=1)
+    first = asking(gateway)
+    peer = await upstream.accept()
+    await peer.head()
+    many = [asking(gateway) for _ in range(10)]
+    await waits(gateway, 10)
+    other = asking(gateway, headers={"X-Forwarded-For": "192.0.2.9"})
+    await waits(gateway, 11)
+    heads = []
+    for _ in range(2):
+        await peer.send(OK)
+        heads.append(await peer.head())
+    assert any(b"192.0.2.9" in head for head in heads)
+    for request in (first, *many, other):
+        request.cancel()
+    await asyncio.gather(first, *many, other, return_exceptions=True)
+
+
 async def test_more_than_upstream_connections_wait_in_order(start_gateway: StartGateway, upstream: Upstream) -> None:
     gateway = await start_gateway(upstream.port, upstream_connections=1)
     served: list[int] = []
