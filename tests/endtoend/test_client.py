@@ -313,3 +313,16 @@ async def test_requests_carry_the_headers_that_were_asked_for(
         }}"""
     )
     assert backend.headers[-1]["X-Ward"] == "7"
+
+
+async def test_a_message_that_waits_for_a_day_on_an_open_page_is_not_sent_and_leaves_the_storage(
+    backend: Played, url: str, page: Page
+) -> None:
+    socket = await connected(page, url, backend)
+    backend.status = 503
+    await socket.close(1011)
+    await until(page, "client.state.status === 'reconnecting'")
+    await page.evaluate("client.send('old')")
+    await page.clock.fast_forward("25:00:00")
+    await until(page, "client.unsent[0].failed === 'expired'")
+    assert await page.evaluate(STORED) == 0

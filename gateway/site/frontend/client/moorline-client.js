@@ -113,7 +113,7 @@ export class MoorlineClient extends EventTarget {
     this.#life.abort();
     this.#life = new AbortController();
     const { signal } = this.#life;
-    addEventListener('storage', (event) => this.#outbox.heard(event) && this.#emit('change'), { signal });
+    addEventListener('storage', (event) => this.#outbox.storageChanged(event) && this.#emit('change'), { signal });
     this.#connection.start();
   }
 

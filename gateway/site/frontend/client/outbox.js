@@ -1,8 +1,9 @@
 /**
  * Commands that the server has not acknowledged yet, kept over a reload for a day at most. Each has a `clientMsgId`,
- * under which it may be sent any number of times and is carried out once.
+ * under which version 2 of the protocol carries it out once, however often it is sent.
  *
  * @typedef {import('./types.js').Entry} Entry
+ * @typedef {import('./types.js').UnsentMessage} UnsentMessage
  */
 
 /** A UUID, version 4. `crypto.randomUUID` exists on https and localhost alone; a ward's test server may be neither. */
@@ -38,7 +39,7 @@ export class Outbox {
 
   /** Oldest first. A new array at each change, so that `===` tells whether there was one. @type {readonly Entry[]} */
   entries = [];
-  /** Those that are messages. @type {readonly import('./types.js').UnsentMessage[]} */
+  /** Those that are messages. @type {readonly UnsentMessage[]} */
   messages = [];
 
   /** One storage key per entry: two tabs on one session cannot overwrite each other's.
@@ -56,7 +57,7 @@ export class Outbox {
   #load(key) {
     if (!key.startsWith(ROOT)) return null;
     const entry = parse(this.#storage?.getItem(key));
-    const expired = !entry || Math.abs(Date.now() - entry.order) > KEPT;
+    const expired = !entry || isExpired(entry);
     if (expired) this.#storage?.removeItem(key);
     if (!entry || !key.startsWith(this.#prefix)) return null;
     if (!expired) return entry;
@@ -80,6 +81,15 @@ export class Outbox {
     if (!failed) return;
     this.remove(clientMsgId);
     this.add({ text, runId }, clientMsgId);
+  }
+
+  /** What has waited for too long is not sent any more, and leaves the storage, on a page that stays open as well. */
+  expire() {
+    for (const entry of this.entries.filter(isExpired)) {
+      this.#storage?.removeItem(this.#prefix + entry.clientMsgId);
+      if (entry.text === undefined) this.remove(entry.clientMsgId);
+      else if (!entry.acked && !entry.failed) this.#replace({ ...entry, failed: 'expired' });
+    }
   }
 
   /** The one to send next. @returns {Entry | undefined} */
@@ -153,7 +163,7 @@ export class Outbox {
 
   /** Another tab has changed what is stored; whether an entry of this outbox was discarded or acknowledged there.
    * @param {StorageEvent} change */
-  heard({ key, newValue, storageArea }) {
+  storageChanged({ key, newValue, storageArea }) {
     if (storageArea !== this.#storage || newValue !== null || !key?.startsWith(this.#prefix)) return false;
     const entry = this.#find(key.slice(this.#prefix.length));
     if (entry && !entry.acked) this.remove(entry.clientMsgId);
@@ -173,7 +183,8 @@ export class Outbox {
   /** @param {readonly Entry[]} entries */
   #set(entries) {
     this.entries = entries;
-    this.messages = /** @type {import('./types.js').UnsentMessage[]} */ (entries.filter((entry) => entry.text !== undefined));
+    const messages = entries.filter((entry) => entry.text !== undefined);
+    this.messages = /** @type {UnsentMessage[]} */ (messages);
   }
 
   /** @param {Entry} entry */
@@ -184,6 +195,11 @@ export class Outbox {
       // Storage is full: the entry lives as long as the page does.
     }
   }
+}
+
+/** Also where the clock was set back by as much. @param {Entry} entry */
+function isExpired({ order }) {
+  return Math.abs(Date.now() - order) > KEPT;
 }
 
 /** @param {string | null | undefined} text @returns {Entry | null} */

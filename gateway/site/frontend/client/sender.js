@@ -56,6 +56,8 @@ export class Sender {
     if (isOnce(channel)) this.#outbox.hold();
     this.#channel = channel;
     this.#inFlight = null;
+    // Each failed try to connect comes here, too.
+    this.#outbox.expire();
     if (this.#stopping) this.#cancel(this.#stopping);
   }
 
