@@ -265,7 +265,8 @@ class Run:
                 self._arrived.set()
                 await asyncio.wait({pump}, timeout=_LOG_RETRY_SECONDS)
                 return
-            if not self._backlog.has_part:
+            # What came behind this text has set the event again; behind a part the text that waits may be old.
+            if isinstance(piece, str) and not self._backlog.has_part:
                 await asyncio.wait({pump}, timeout=COALESCE_SECONDS)
                 return
 

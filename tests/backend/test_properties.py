@@ -20,6 +20,7 @@ from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.postgres.connection import Timing
 from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.events import Finish
+from moorline.backend.parts import Data, Source, Status
 from tests.support import needs
 from tests.support.eventlogs import database_at
 from tests.support.postgres import PostgresServer
@@ -30,6 +31,7 @@ from tests.support.world_checks import check_runs, check_tabs
 EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
 TABS = 5
 TEXTS = ("a", "word ", "\u00fc", "\ud83d", "\ude00")
+PARTS = (Source("Guideline", "https://example.com/"), Status("looking up"), Data("vitals", {"pulse": None}))
 #: None cuts an answer off.
 ENDS = (
     Finish.STOP,
@@ -53,6 +55,7 @@ STEPS: Mapping[str, int] = {
     "cancel": 2,
     "erase": 1,
     "the_model_says": 8,
+    "the_responder_adds_a_part": 5,
     "the_model_ends": 4,
     "restart": 1,
     "kill": 1,
@@ -146,6 +149,9 @@ class Chat:
 
     async def the_model_says(self, call: int, text: int) -> None:
         await self.world.go_on(call, TEXTS[text % len(TEXTS)])
+
+    async def the_responder_adds_a_part(self, call: int, part: int) -> None:
+        await self.world.go_on(call, PARTS[part % len(PARTS)])
 
     async def the_model_ends(self, call: int, end: int) -> None:
         await self.world.go_on(call, ENDS[end % len(ENDS)])

@@ -17,7 +17,7 @@ from moorline.backend.parts import Part
 from moorline.backend.responder import Answer, Data, Done, Piece, Prompt, Responder, Source, Status, Text, Turn
 from moorline.backend.run import LEFT_BEHIND, Run
 from moorline.backend.service import as_service
-from tests.support.backends import Script
+from tests.support.backends import STEP, Script
 
 
 @pytest.fixture
@@ -515,3 +515,22 @@ async def test_a_run_says_whose_chat_it_is_and_who_asks(log: EventLog) -> None:
     assert (turn.patient_id, turn.session_id, turn.principal, turn.message) == ("p1", "s1", "anonymous", "two")
     assert turn.run_id == (await end(log)).run_id
     assert turn.history == [Prompt("user", "one"), Prompt("assistant", "Good day")]
+
+
+async def test_text_behind_a_part_is_written_although_nothing_follows(log: EventLog) -> None:
+    waiting = asyncio.Event()
+
+    async def answer(turn: Turn) -> AsyncIterator[Piece]:
+        yield Source("Guideline")
+        yield "Good "
+        waiting.set()
+        await asyncio.Event().wait()
+
+    watch, run = log.watch("s1"), await a_run(log, answer)
+    running = asyncio.create_task(run.carry_out())
+    await waiting.wait()
+    async with asyncio.timeout(STEP):
+        while not isinstance((await events(log))[-1], TextAdded):
+            await watch.wait()
+    run.stop(Finish.CANCELLED)
+    await running

@@ -16,6 +16,7 @@ import pytest
 
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish, RunStarted
+from moorline.backend.parts import Part
 from moorline.backend.responder import Done, Piece, Text, Turn
 from tests.support.backends import STEP, Backend, backend
 from tests.support.eventlogs import FaultyLog, everything
@@ -28,13 +29,18 @@ SESSIONS = ("s1", "s2", "s3")
 OPTIONS: dict[str, Any] = {"max_runs": 1, "drain": 0.05, "heartbeat": 5.0}
 
 
+#: What the model does next; None cuts the answer off.
+Line = str | Part | Finish | Exception | None
+
+
 class Call:
     """One request to the model, which begins its answer with a number of its own."""
 
     def __init__(self, number: int) -> None:
-        self.lines: asyncio.Queue[str | Finish | Exception | None] = asyncio.Queue()
+        self.lines: asyncio.Queue[Line] = asyncio.Queue()
         self.lines.put_nowait(f"[{number}] ")
         self.said: list[str] = []
+        self.parts: list[Part] = []
         self.open = True
 
 
@@ -65,8 +71,12 @@ class Model:
                     return
                 if isinstance(line, Exception):
                     raise line
-                call.said.append(line)
-                yield Text(line)
+                if isinstance(line, str):
+                    call.said.append(line)
+                    yield Text(line)
+                else:
+                    call.parts.append(line)
+                    yield line
             yield Done(Finish.INTERRUPTED)
         finally:
             call.open = False
@@ -191,7 +201,7 @@ class World:
 
     # The model --------------------------------------------------------------------------------------------------------
 
-    async def go_on(self, which: int, *lines: str | Finish | Exception | None) -> None:
+    async def go_on(self, which: int, *lines: Line) -> None:
         """Go on with one of the answers under way, if there is any; None cuts it off."""
         if calls := [call for call in self.calls if call.open]:
             for line in lines:

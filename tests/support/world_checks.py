@@ -1,9 +1,13 @@
 """What must hold in a `World`, whatever has happened in it."""
 
 import asyncio
+import json
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 from moorline.backend.events import Event, Finish, MessageEnded, RunStarted, UserMessage
+from moorline.backend.parts import Part, encode_part, kept
 from moorline.backend.session import View, fold
 from tests.support.backends import STEP
 from tests.support.world import SESSIONS, World
@@ -21,12 +25,17 @@ async def check_tabs(world: World) -> None:
             # An answer may grow between the two reads.
             while (view := _folded(await world.events(tab.session))).seq != tab.seen.seq:
                 await world.settle()
-        expected = [(row.message_id, row.role, row.content, row.finish) for row in view.rows]
-        if view.run is not None and view.run.text:
-            expected.append((view.run.message_id, "assistant", view.run.text, None))
-        shown = [(row.message_id, row.role, row.content, row.finish) for row in tab.seen.rows.values()]
-        assert [row for row in shown if row[2] or row[3]] == expected
+        expected = [(row.message_id, row.content, row.finish, _shown(row.parts), "") for row in view.rows]
+        if (run := view.run) is not None and (run.text or run.parts or run.status):
+            expected.append((run.message_id, run.text, None, _shown(run.parts), run.status))
+        seen = tab.seen.rows.values()
+        shown = [(row.message_id, row.content, row.finish, row.parts, row.status) for row in seen]
+        assert [row for row in shown if any(row[1:])] == expected
         assert tab.seen.run_id == (view.run and view.run.run_id)
+
+
+def _shown(parts: Iterable[Part]) -> list[Any]:
+    return [json.loads(encode_part(part)) for part in parts]
 
 
 def _folded(events: list[Event]) -> View:
@@ -65,10 +74,13 @@ async def check_runs(world: World) -> None:
 
 
 def _check_answer(world: World, end: MessageEnded) -> None:
-    """What the model said is there: all of it, or, where the process was killed, its beginning."""
+    """What the model said is there, with its parts: all of it, or, where the process was killed, its beginning."""
     if not end.content:
         assert end.finish not in (Finish.STOP, Finish.LENGTH)
         return
-    said = "".join(world.calls[int(end.content[1 : end.content.index("]")])].said)
+    call = world.calls[int(end.content[1 : end.content.index("]")])]
+    said = "".join(call.said)
     said = said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert end.content == (said[: len(end.content)] if end.finish is Finish.INTERRUPTED else said)
+    parts = kept(call.parts)
+    assert end.parts == (parts[: len(end.parts)] if end.finish is Finish.INTERRUPTED else parts)
