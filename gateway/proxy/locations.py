@@ -120,8 +120,10 @@ class LocationRoutes(Routes):
         return self._destination(location, None if location.route is not None else default)
 
     def is_folder(self, path: str) -> bool:
-        """See `Locations.is_folder`."""
-        return self._locations.is_folder(decoded(path))
+        """See `Locations.is_folder`. Routes of the user count before."""
+        default = super().match(path)
+        is_option = default is not None and default.route.owner is Owner.USER
+        return not is_option and self._locations.is_folder(decoded(path))
 
     def _destination(self, location: Location, default: Destination | None) -> Destination:
         """With the limits of the location. There are as many as locations and defaults."""

@@ -2,7 +2,8 @@
 
 Of the file, and of those that it includes, the first server with a `proxy_pass` counts. What else stands there is
 either without a meaning for routes, or it is returned as unused, by file and line. What would change where requests go
-without a trace (`rewrite`, `if`, variables in `proxy_pass`) is an error, unless the option is lenient.
+without a trace (`rewrite`, `if`, `internal`, named locations, variables in `proxy_pass`) is an error, unless the option
+is lenient.
 """
 
 import dataclasses
@@ -27,11 +28,12 @@ _ARGUMENTS = {
     "proxy_set_header": (2,),
 }
 _PASS = re.compile(r"(https?)://([^/]+)(/.*)?")
-_CHANGES_ROUTES = ("rewrite", "if")
-# About listeners, logs, TLS, compression and buffers: nothing that a route decides.
+_CHANGES_ROUTES = ("rewrite", "if", "internal")
+_LEADS_TO_NAMED = ("try_files", "error_page")
+# About listeners, logs, TLS, files, compression and buffers: nothing that a route decides.
 _NO_ROUTE = re.compile(
     r"listen|server_name|server_tokens|access_log|error_log|log_format|map|types|default_type|include|index|etag|charset"
-    r"|expires|http2|sendfile|tcp_\w+|keepalive\w*|least_conn|zone|gzip\w*|ssl_\w+|worker_\w+|events|user|pid|daemon"
+    r"|expires|root|alias|http2|sendfile|tcp_\w+|keepalive\w*|least_conn|zone|gzip\w*|ssl_\w+|worker_\w+|events|user|pid|daemon"
     r"|proxy_(request_)?buffer\w*|proxy_busy_buffers_size|proxy_http_version|\w+_temp_path"
 )
 # What the gateway sends as well, whatever the client sent.
@@ -161,7 +163,7 @@ class _Reader:
         for each in block.block:
             if each.name == "location":
                 self._location(each, scope)
-            elif each.name in _CHANGES_ROUTES:
+            elif each.name in _CHANGES_ROUTES or _leads_to_named(each):
                 self._refuse(each, "it would change where requests go, and is not followed")
             elif not self._is_understood(each):
                 self.unused.append(each)
@@ -221,7 +223,8 @@ class _Reader:
         return tuple(parse_upstream(f"{scheme}://{url}") for url in urls)
 
     def _is_understood(self, each: _Directive) -> bool:
-        if each.name in _TIMEOUTS or each.name in ("proxy_pass", "location"):
+        # Files are the front end's, whatever the order in which nginx tries them.
+        if each.name in _TIMEOUTS or each.name in ("proxy_pass", "try_files"):
             return True
         if each.name != "proxy_set_header":
             return _NO_ROUTE.fullmatch(each.name) is not None
@@ -233,6 +236,11 @@ class _Reader:
         if not self._lenient:
             raise UsageError(f"nginx_conf: {_place(each)} {each.name}: {reason}; nginx_conf_lenient leaves it out")
         self.notes.append(f"{_place(each)} {each.name}: left out: {reason}")
+
+
+def _leads_to_named(each: _Directive) -> bool:
+    """`try_files $uri @app`: what nginx does not find as a file goes to another location."""
+    return each.name in _LEADS_TO_NAMED and any(argument.startswith("@") for argument in each.args)
 
 
 def _matched(location: _Directive) -> tuple[Kind, str]:

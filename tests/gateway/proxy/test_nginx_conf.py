@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.proxy.locations import Location, Locations, Target
+from moorline.gateway.proxy.locations import Location, LocationRoutes, Locations, Target
 from moorline.gateway.proxy.nginx_conf import NginxConf, read_nginx_conf
-from moorline.gateway.proxy.routes import Host
+from moorline.gateway.proxy.routes import Host, Route
+from moorline.gateway.proxy.timeouts import Timeouts
 from tests.gateway.conftest import StartGateway
 from tests.support.nginx import SOURCE
 from tests.support.raw import answering, listening
@@ -94,6 +95,9 @@ def test_a_location_without_upgrade_passes_no_websocket_and_says_so(read: Read) 
         ("location / { proxy_pass http://$x; }", "proxy_pass: it holds variables, which are not followed"),
         ("location / { proxy_pass http://a; rewrite ^ /x; }", "rewrite: it would change where requests go"),
         ("if ($x) { return 1; } location / { proxy_pass http://a; }", "if: it would change where requests go"),
+        ("location / { proxy_pass http://a; internal; }", "internal: it would change where requests go"),
+        ("location / { try_files $uri @a; } location @a { proxy_pass http://a; }", "try_files: it would change"),
+        ("error_page 404 = @a; location @a { proxy_pass http://a; }", "error_page: it would change"),
         ("location / { proxy_pass http://unix:/a.sock; }", 'proxy_pass: "http://unix:/a.sock" is no address'),
         ("location ~ x { proxy_pass http://a/b; }", "proxy_pass: nginx takes no path here"),
         (f"location / {{ proxy_pass {OWN}/x; }}", "proxy_pass: it passes another path to this gateway itself"),
@@ -136,7 +140,8 @@ def test_a_file_that_is_missing_is_one_line(tmp_path: Path) -> None:
 
 
 def test_what_is_not_used_is_listed_once_a_file(read: Read) -> None:
-    conf = read("auth_basic x;\nlocation / { proxy_pass http://a; limit_conn z 1;\ngzip on; add_header A b; }")
+    site = "location / { proxy_pass http://a; limit_conn z 1;\ngzip on; add_header A b; }"
+    conf = read(f"auth_basic x;\n{site} location /f {{ try_files $uri /index.html; }}")
     assert conf.notes[-1].endswith("site.conf: not used: auth_basic (3), limit_conn (4), add_header (5)")
 
 
@@ -187,6 +192,17 @@ def found(read: Read, locations: Sequence[str], path: str) -> str | None:
 def test_the_location_is_the_one_that_nginx_takes(read: Read, path: str, expected: str) -> None:
     locations = ["/", "/a", "/a/", "= /a/b", "^~ /final/", r"~ \.js$", r"~* \.js$"]
     assert found(read, locations, path) == expected
+
+
+def test_a_route_of_the_user_comes_before_every_location(read: Read) -> None:
+    conf = read("location /auth/ { proxy_pass http://a; } location ~ ^/auth { proxy_pass http://a; }")
+    own = Route(path="/auth", upstream=("http://own:1",))
+    routes = LocationRoutes([own], conf.locations, timeouts=Timeouts(), max_fails=1, fail_timeout=10)
+    for path in ("/auth", "/auth/x"):
+        destination = routes.match(path)
+        assert destination is not None
+        assert destination.route is own
+    assert not routes.is_folder("/auth")
 
 
 def test_without_a_location_for_it_a_path_is_the_front_ends(read: Read) -> None:
