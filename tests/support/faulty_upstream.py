@@ -19,8 +19,10 @@ import contextlib
 import enum
 import socket
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Self
+
+from tests.support.faults import faulted
 
 __all__ = [
     "HANDSHAKE",
@@ -31,6 +33,7 @@ __all__ = [
     "Peer",
     "Upstream",
     "dial",
+    "echoing_in_pieces",
     "faulty_upstream",
     "handshake",
 ]
@@ -238,72 +241,45 @@ async def dial(port: int, *, receive_buffer: int | None = None) -> AsyncIterator
 
 
 class Fault(enum.Enum):
-    REFUSE = "refuses the connection"
-    SILENT = "accepts and sends nothing"
-    CLOSE = "closes instead of answering"
-    RESET = "resets instead of answering"
-    NOT_HTTP = "answers with something that is not HTTP"
-    HALF_HEADERS = "closes within its response headers"
-    SLOW_HEADERS = "never completes its response headers"
-    PIECES = "takes the handshake and echoes, byte by byte"
+    """By name in the catalogue."""
+
+    REFUSE = "refuse"
+    SILENT = "silent"
+    CLOSE = "fin_handshake"
+    RESET = "reset_handshake"
+    NOT_HTTP = "not_http"
+    HALF_HEADERS = "half_headers"
+    SLOW_HEADERS = "slow_headers"
 
 
 @contextlib.asynccontextmanager
 async def faulty_upstream(fault: Fault) -> AsyncIterator[int]:
     """An upstream that does this to every client; yields its port."""
-    async with Upstream() if fault is not Fault.REFUSE else _refusing() as upstream:
-        serving = asyncio.create_task(_serve_all(upstream, fault)) if isinstance(upstream, Upstream) else None
-        try:
-            yield upstream.port
-        finally:
-            if serving is not None:
-                serving.cancel()
-                await asyncio.gather(serving, return_exceptions=True)
-
-
-class _Refusing:
-    def __init__(self, port: int) -> None:
-        self.port = port
+    async with Upstream() as upstream, faulted(f"http://127.0.0.1:{upstream.port}", fault.value) as url:
+        yield int(url.rpartition(":")[2])
 
 
 @contextlib.asynccontextmanager
-async def _refusing() -> AsyncIterator[_Refusing]:
-    """A port that is bound, so that no other program gets it, and not listened on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield _Refusing(sock.getsockname()[1])
+async def echoing_in_pieces() -> AsyncIterator[int]:
+    """An upstream that takes each handshake and echoes, byte by byte; yields its port."""
+    async with Upstream() as upstream:
+        serving = asyncio.create_task(_echo_all(upstream))
+        try:
+            yield upstream.port
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
 
 
-async def _serve_all(upstream: Upstream, fault: Fault) -> None:
+async def _echo_all(upstream: Upstream) -> None:
     async with asyncio.TaskGroup() as tasks:
         while True:
             with contextlib.suppress(TimeoutError):
-                tasks.create_task(_serve(await upstream.accept_silently(), fault))
+                tasks.create_task(_echo(await upstream.accept()))
 
 
-async def _serve(peer: Peer, fault: Fault) -> None:
+async def _echo(peer: Peer) -> None:
     with contextlib.suppress(ConnectionError, EOFError, TimeoutError):
-        await peer.head()
-        match fault:
-            case Fault.CLOSE:
-                peer.close()
-            case Fault.RESET:
-                peer.reset()
-            case Fault.NOT_HTTP:
-                await peer.send(b"220 mail.example.com ESMTP\r\n\r\n")
-            case Fault.HALF_HEADERS:
-                await peer.send(SWITCH[:40])
-                peer.close()
-            case Fault.SLOW_HEADERS:
-                await peer.send(b"HTTP/1.1 101 Switching Protocols\r\n")
-                for piece in _endless_fields():
-                    await peer.send(piece)
-                    await asyncio.sleep(0.02)
-            case Fault.PIECES:
-                await peer.send_in_pieces(SWITCH)
-                while True:
-                    await peer.send_in_pieces(await peer.exactly(1))
-
-
-def _endless_fields() -> Sequence[bytes]:
-    return [b"X-Field-%d: x\r\n" % number for number in range(100)]
+        await peer.send_in_pieces(SWITCH)
+        while True:
+            await peer.send_in_pieces(await peer.exactly(1))

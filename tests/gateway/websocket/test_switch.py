@@ -7,7 +7,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.gateway.websocket.conftest import Start, tunnel
-from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Fault, Upstream, dial, faulty_upstream, handshake
+from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Upstream, dial, echoing_in_pieces, handshake
 
 # Text "hi" from a client, with a mask of zeroes.
 FRAME = b"\x81\x82\0\0\0\0hi"
@@ -158,7 +158,7 @@ async def test_a_megabyte_before_the_101_arrives_whole(start: Start, upstream: U
 
 
 async def test_a_head_byte_by_byte_makes_a_tunnel_all_the_same(start: Start) -> None:
-    async with faulty_upstream(Fault.PIECES) as port:
+    async with echoing_in_pieces() as port:
         gateway = await start(port)
         async with dial(gateway.port) as client:
             await client.send_in_pieces(HANDSHAKE)
