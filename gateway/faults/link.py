@@ -12,7 +12,10 @@ from moorline.gateway.faults.dialogue import Dialogue, Follower, Head
 from moorline.gateway.faults.end import End
 from moorline.gateway.faults.shaping import Shaper
 
-__all__ = ["Link", "Proxy"]
+__all__ = ["SERVER_ENDED", "Link", "Proxy"]
+
+#: Noted where no fault did it.
+SERVER_ENDED = "a WebSocket was ended by its server"
 
 
 class Proxy(Protocol):
@@ -102,6 +105,7 @@ class Link:
             end.close()
             return
         if end is self.server:
+            self._note_end()
             self._send(self.client, self._down.flush() + self._dialogue.flush())
         self._flush_shapers(end.other)
         if end.other.eof:
@@ -113,10 +117,16 @@ class Link:
             end.other.then(end.other.write_eof)
 
     def lost(self, end: End, *, reset: bool) -> None:
+        if end is self.server and reset and not self._discards:
+            self._note_end()
         self._stop()
         end.other.then(end.other.reset if reset else end.other.close)
         if self.client.is_lost and (self.server.is_lost or self.server.transport is None):
             self._end()
+
+    def _note_end(self) -> None:
+        if self._dialogue.websocket:
+            self._proxy.note(SERVER_ENDED)
 
     def _end(self) -> None:
         self._over.set()

@@ -112,7 +112,7 @@ async def test_a_reload_before_the_acknowledgement_sends_the_message_once(
 async def test_where_no_websocket_passes_everything_works_and_the_socket_is_found_when_it_does(
     chat: Site, between: Network, tab: Visitor
 ) -> None:
-    between.blocks_sockets = True
+    between.block_sockets()
     polled = tab.page.locator("#status[title='Connected without a WebSocket']")
     await half_an_answer(tab.page, between.url, chat)
     await expect(polled).to_be_visible()
@@ -122,7 +122,7 @@ async def test_where_no_websocket_passes_everything_works_and_the_socket_is_foun
     await tab.page.get_by_role("button", name="Try again").click()
     await expect(answers(tab.page)).to_have_text(["Half", "Whole."])
 
-    between.blocks_sockets = False
+    between.heal()
     await tab.page.evaluate("dispatchEvent(new Event('online'))")
     await expect(polled).to_have_count(0)
     await shows(tab.page, "Connected")
@@ -132,7 +132,7 @@ async def test_where_no_websocket_passes_everything_works_and_the_socket_is_foun
 
 
 async def test_a_chat_that_has_not_begun_is_polled_with_patience(chat: Site, between: Network, tab: Visitor) -> None:
-    between.blocks_sockets = True
+    between.block_sockets()
     polls: list[str] = []
     tab.page.on("request", lambda request: polls.append(request.url) if "wait=20" in request.url else None)
     await tab.page.goto(between.url + CHAT)

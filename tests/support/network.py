@@ -1,4 +1,4 @@
-"""A network between a browser and a server: it passes what it is given until a test breaks it.
+"""A network between a browser and a server: it passes everything on until a test breaks it.
 
 async with network(gateway.url) as between:
     await page.goto(between.url)
@@ -8,125 +8,65 @@ async with network(gateway.url) as between:
 
 import asyncio
 import contextlib
-from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
+
+from moorline.gateway.faults.armed import Armed
+from moorline.gateway.faults.catalogue import fault_named
+from moorline.gateway.faults.link import SERVER_ENDED
+from moorline.gateway.faults.proxy import FaultProxy
 
 __all__ = ["Network", "network"]
 
 
-class _Link:
-    """One connection through the network, and which of its directions still work."""
-
-    def __init__(self, client: StreamWriter, server: StreamWriter) -> None:
-        self.up = self.down = True
-        self._client = client
-        self._server = server
-
-    def reset(self) -> None:
-        self._client.transport.abort()
-        self._server.transport.abort()
-
-
 class Network:
-    """Connections of before a fault stay as it has left them; `heal` is for new ones."""
+    """The faults of the catalogue that last until `heal`."""
 
     def __init__(self, server: str) -> None:
-        self._server = urlsplit(server)
-        self.url = ""
-        self.blocks_sockets = False
-        """Whether WebSockets are refused, as some companies' proxies do."""
+        address = urlsplit(server)
+        assert address.hostname is not None
+        self.proxy = FaultProxy(address.hostname, address.port or 80, self._note)
         self.server_left = asyncio.Event()
-        """The server has ended a connection."""
-        self._links: set[_Link] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._cut = False
-        self._passing = asyncio.Event()
-        self._passing.set()
+        """The server has ended a WebSocket."""
+
+    @property
+    def url(self) -> str:
+        return self.proxy.url
 
     def cut(self) -> None:
         """All connections end with RST, and new ones are refused."""
-        self._cut = True
-        for link in self._links:
-            link.reset()
+        self._arm("gone", seconds=3600.0)
 
     def silence(self) -> None:
         """Nothing passes any more and neither end is told, as when the network behind an access point is gone."""
-        self._passing.clear()
-        for link in self._links:
-            link.up = link.down = False
+        self._arm("hold")
+        self._arm("vanish")
 
     def mute(self) -> None:
-        """What clients say still arrives; what the server says does not."""
-        for link in self._links:
-            link.down = False
+        """What clients send still arrives; what the server sends does not."""
+        self._arm("stall_client")
+
+    def block_sockets(self) -> None:
+        """WebSockets are refused, as some companies' proxies do."""
+        self._arm("fin_handshake", path="/ws/")
 
     def heal(self) -> None:
-        """New connections pass."""
-        self._cut = False
-        self._passing.set()
+        """Everything passes again; a connection that was silent goes on."""
+        for armed in list(self.proxy.armed):
+            self.proxy.disarm(armed)
 
-    async def carry(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """One connection, from its beginning to its end."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            await self._carry(reader, writer)
-        except (ConnectionError, asyncio.CancelledError):
-            # A client must never see the difference between these two, and no other process is told.
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.transport.abort()
+    def _arm(self, name: str, *, path: str = "", **parameters: Any) -> None:
+        self.proxy.arm(Armed(fault_named(name), parameters, path=path))
 
-    async def _carry(self, reader: StreamReader, writer: StreamWriter) -> None:
-        await self._passing.wait()
-        head = await reader.read(1 << 16)
-        if self._cut or (self.blocks_sockets and head.startswith(b"GET /ws/")):
-            return
-        from_server, to_server = await asyncio.open_connection(self._server.hostname, self._server.port)
-        link = _Link(writer, to_server)
-        self._links.add(link)
-        try:
-            to_server.write(head)
-            await asyncio.gather(self._up(reader, to_server, link), self._down(from_server, writer, link))
-        finally:
-            self._links.discard(link)
-            to_server.transport.abort()
-
-    async def _up(self, reader: StreamReader, writer: StreamWriter, link: _Link) -> None:
-        while data := await reader.read(1 << 16):
-            if link.up:
-                writer.write(data)
-                await writer.drain()
-        if link.up:
-            writer.close()
-
-    async def _down(self, reader: StreamReader, writer: StreamWriter, link: _Link) -> None:
-        while data := await reader.read(1 << 16):
-            if link.down:
-                writer.write(data)
-                await writer.drain()
-        self.server_left.set()
-        if link.down:
-            writer.close()
-
-    async def end(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    def _note(self, text: str) -> None:
+        if text == SERVER_ENDED:
+            self.server_left.set()
 
 
 @contextlib.asynccontextmanager
 async def network(server: str) -> AsyncIterator[Network]:
     """A network on a port of its own, before the server at this URL."""
     between = Network(server)
-    listening = await asyncio.start_server(between.carry, "127.0.0.1", 0)
-    between.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    try:
+    async with between.proxy:
         yield between
-    finally:
-        listening.close()
-        await between.end()
-        await listening.wait_closed()
