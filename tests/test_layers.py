@@ -1,6 +1,7 @@
 """What may import what, and what a pure module may not know."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -9,17 +10,28 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / ".package" / "moorline"
 MODULES = sorted(path for package in ("gateway", "backend") for path in (ROOT / package).rglob("*.py"))
-PURE = [
-    path for path in MODULES if (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").endswith("Pure.")
-]
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    """Each file is read once: there are a thousand tests here."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+PURE = [path for path in MODULES if (ast.get_docstring(tree(path)) or "").endswith("Pure.")]
 IMPURE = {"asyncio", "aiohttp", "time", "os", "socket", "threading", "logging", "uvloop"}
 # The order in which a byte meets the gateway's rooms; `common`, below all of them, is both parts' ground.
 ROOMS = ("testing", "run", "check", "inspector", "site", "proxy", "faults", "tunnel", "common")
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def imports(path: Path) -> tuple[str, ...]:
     """Every module that this one imports, wherever the import stands, and the names that it takes."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -105,6 +117,6 @@ def test_a_pure_module_knows_no_clock_no_loop_and_no_environment(path: Path) -> 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_a_function_has_at_most_60_lines(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
