@@ -54,6 +54,7 @@ async def test_markup_is_shown_as_text_and_keeps_its_whitespace(chat: Site, tab:
     await tab.page.goto(chat.url + CHAT)
     await say(tab.page, markup)
     await expect(answers(tab.page)).to_have_count(1)
+    await expect(answers(tab.page)).not_to_be_empty()
     await expect(tab.page.get_by_role("button", name="Stop")).to_be_hidden()
     assert await questions(tab.page).inner_text() == markup
     assert await answers(tab.page).inner_text() == markup

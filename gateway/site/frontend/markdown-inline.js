@@ -11,7 +11,8 @@
  *   `text` and `code` have a `text`; `emphasis`, `strong`, `deleted` and `link` have `children`
  * @typedef {{at: number, mark: string, count: number, length: number, opens: boolean, closes: boolean,
  *   starts: string[], ends: string[]}} Run
- *   A row of equal delimiters, `count` of them not used yet. `ends` and `starts` are the types of what ends and begins.
+ *   A row of equal delimiters, the row number `at`; `count` of them are not used yet. `ends` and `starts`: the types of
+ *   the elements that end and begin here
  */
 
 const SCHEMES = new Set(['http:', 'https:', 'mailto:', 'tel:']);
@@ -169,7 +170,7 @@ class Scan {
     // An underscore within a word, as in snake_case, is no emphasis.
     const word = mark[0] === '_';
     return {
-      at: this.items.length,
+      at: 0,
       mark: mark[0],
       count: mark.length,
       length: mark.length,
