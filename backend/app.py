@@ -25,7 +25,7 @@ from moorline.backend.runs import Runs
 from moorline.backend.service import Service, as_service
 from moorline.backend.settings import Settings
 from moorline.backend.websocket import V1_PING_SECONDS, Sockets
-from moorline.gateway.common.access.authorize import Authorize, allow_all, hook_of, warn_if_open
+from moorline.gateway.common.access.authorize import Authorize, hook_of, warn_if_open
 from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, add_security_headers
 from moorline.gateway.common.config.named import load_named
@@ -74,8 +74,7 @@ def create_app(
     app.on_response_prepare.append(add_cors_headers(settings))
     app.on_response_prepare.append(add_security_headers)
     app[SETTINGS] = settings
-    # The default allows every request each time, so it is not asked again.
-    app[RIGHTS] = Rights(authorize or allow_all, again=settings.authorize_again if authorize else None)
+    app[RIGHTS] = Rights(authorize, again=settings.authorize_again)
     app[SERVICE] = as_service(_responder(settings) if responder is None else responder)
     app[LOG] = open_log(settings.database, pool_size=settings.database_pool)
     app[METRICS] = metrics = Metrics(functools.partial(_state, app))

@@ -30,10 +30,11 @@ from moorline.backend.protocol.models import (
     V1Send,
 )
 from moorline.backend.requests import path_id
-from moorline.backend.rights import Right, Rights
+from moorline.backend.rights import Rights
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import SUBPROTOCOL
+from moorline.gateway.common.access.rights import Right
 from moorline.gateway.common.logs import hashed
 from moorline.gateway.common.web.connection import Connection
 from moorline.gateway.common.web.messages import Excess

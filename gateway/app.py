@@ -10,6 +10,7 @@ from moorline.gateway.access_log import access, bad_request_handler
 from moorline.gateway.common.access.authorize import Authorize, hook_of, warn_if_open
 from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
+from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
@@ -18,18 +19,18 @@ from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLi
 from moorline.gateway.inspector.handlers import add_inspector
 from moorline.gateway.keys import (
     ACCESS_RULES,
-    AUTHORIZE,
     DESTINATION,
     DRAINING,
     GATEWAY_ID,
     METRICS,
+    RIGHTS,
     ROUTES,
     SETTINGS,
     UPSTREAMS,
 )
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.proxy import health
-from moorline.gateway.proxy.authorize import authorize_middleware
+from moorline.gateway.proxy.authorize import authorize_middleware, note_begun
 from moorline.gateway.proxy.configured import configured_routes
 from moorline.gateway.proxy.locations import LocationRoutes
 from moorline.gateway.proxy.pool import pools
@@ -84,7 +85,8 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app[GATEWAY_ID] = secrets.token_hex(8)
     add_tls(app)
     if (hook := hook_of(settings, authorize) or jwt_authorize(settings)) is not None:
-        app[AUTHORIZE] = hook
+        app[RIGHTS] = Rights(hook, again=settings.authorize_again)
+        app.on_response_prepare.append(note_begun)
     warn_if_open(log, settings.host, hook)
 
     app.on_response_prepare.append(add_cors_headers(settings, _CORS_METHODS, is_foreign=is_foreign))

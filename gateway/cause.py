@@ -66,6 +66,10 @@ class Reason(enum.StrEnum):
     SEND_TIMEOUT = "send_timeout"
     CLOSE_TIMEOUT = "close_timeout"
     SHUTDOWN = "shutdown"
+    FORBIDDEN = "forbidden"
+    """The authorize hook refuses the socket now."""
+    EXPIRED = "expired"
+    """The right to the socket has ended by its time."""
     REFUSED = "refused"
     """Nothing listens at the upstream's address."""
     UNKNOWN_NAME = "unknown_name"
@@ -95,6 +99,8 @@ _REASONS: Mapping[Reason, str] = {
     Reason.PROXY_READ_TIMEOUT: "T",
     Reason.CLOSE_TIMEOUT: "L",
     Reason.SHUTDOWN: "D",
+    Reason.FORBIDDEN: "A",
+    Reason.EXPIRED: "E",
     Reason.REFUSED: "X",
     Reason.UNKNOWN_NAME: "N",
     # One letter for waits that had an end: how far the exchange was tells which limit it is.

@@ -169,6 +169,24 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
         ),
     ),
     (
+        "GA",
+        _SOCKET,
+        Explanation(
+            "the authorize hook refuses now what it allowed before",
+            "a right that was withdrawn",
+            "none: the close code 4503 tells the client not to come back; look at what the hook decides",
+        ),
+    ),
+    (
+        "GE",
+        _SOCKET,
+        Explanation(
+            "the right to the socket has ended by its time",
+            "a token that expired",
+            "none: the close code 4401 tells the client to come back with a new token",
+        ),
+    ),
+    (
         "GT",
         _SOCKET,
         Explanation(

@@ -3,25 +3,27 @@
 from aiohttp import web
 
 from moorline.gateway.cause import Cause
-from moorline.gateway.common.access.authorize import Authorize
+from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.metrics import Metrics
+from moorline.gateway.proxy.held import Held
 from moorline.gateway.proxy.routes import Destination, Routes
 from moorline.gateway.proxy.upstreams import Upstreams
 from moorline.gateway.settings import Settings
 
 __all__ = [
     "ACCESS_RULES",
-    "AUTHORIZE",
     "CAUSE",
     "DESTINATION",
     "DRAINING",
     "FRONTEND_COMMAND",
     "GATEWAY_ID",
+    "HELD",
     "METRICS",
     "OUTCOME",
     "REQUEST_ID",
+    "RIGHTS",
     "ROUTES",
     "SETTINGS",
     "TRUSTED",
@@ -36,7 +38,8 @@ GATEWAY_ID = web.AppKey("gateway_id", str)
 """Sent to upstreams, to know a request that comes back; new at each start."""
 UPSTREAMS = web.AppKey("upstreams", Upstreams)
 """The chat backend's: the option `upstream`."""
-AUTHORIZE = web.AppKey[Authorize]("authorize")
+RIGHTS = web.AppKey("rights", Rights)
+"""Only with an authorize hook."""
 FRONTEND_COMMAND = web.AppKey("frontend_command", str)
 """Only where `serve` runs one."""
 METRICS = web.AppKey("metrics", Metrics)
@@ -54,3 +57,5 @@ OUTCOME = web.RequestKey("outcome", str)
 """What became of a handshake, where its status does not say it."""
 UPSTREAM = web.RequestKey("upstream", str)
 """The address of the upstream that failed, for the log."""
+HELD = web.RequestKey("held", Held)
+"""Only with an authorize hook: the right by which the request is handled."""

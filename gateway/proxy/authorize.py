@@ -2,6 +2,7 @@
 /api and /ws, before a handler sees it.
 """
 
+import asyncio
 import re
 
 from aiohttp import web
@@ -10,27 +11,50 @@ from aiohttp.typedefs import Handler
 from moorline.gateway.common.access.middleware import REFUSAL
 from moorline.gateway.common.access.paths import segments
 from moorline.gateway.errors import Malformed
-from moorline.gateway.keys import AUTHORIZE, DESTINATION, SETTINGS
+from moorline.gateway.keys import DESTINATION, HELD, RIGHTS, SETTINGS
 from moorline.gateway.proxy.headers import origin_form
+from moorline.gateway.proxy.held import Held
 from moorline.gateway.proxy.routes import Owner
 
-__all__ = ["authorize_middleware"]
+__all__ = ["authorize_middleware", "note_begun"]
 
+BEGUN = web.RequestKey("begun", bool)
 _ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9:._-]{1,128}")
 
 
 @web.middleware
 async def authorize_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Handle what the hook allows; without a hook, everything."""
-    authorize = request.app.get(AUTHORIZE)
-    if authorize is not None and (ids := _ids(request)) is not None:
-        try:
-            await authorize(request, *ids)
-        except web.HTTPException:
-            # Its own words may name the patient.
-            request[REFUSAL] = "authorize"
+    """Handle what the hook allows, and while it does; without a hook, everything."""
+    rights = request.app.get(RIGHTS)
+    if rights is None or (ids := _ids(request)) is None:
+        return await handler(request)
+    try:
+        principal = await rights.ask(request, *ids)
+    except web.HTTPException:
+        # Its own words may name the patient.
+        request[REFUSAL] = "authorize"
+        raise
+    held = request[HELD] = Held(rights, principal, lambda: rights.ask(request, *ids))
+    try:
+        async with asyncio.timeout(None) as limit:
+            held.on_end(lambda: limit.reschedule(0))
+            return await handler(request)
+    except TimeoutError:
+        if not limit.expired():
             raise
-    return await handler(request)
+        if request.get(BEGUN) and request.transport is not None:
+            # The rest of the response must not look like another one.
+            request.transport.abort()
+        request[REFUSAL] = "authorize"
+        raise (web.HTTPUnauthorized if held.expired else web.HTTPForbidden) from None
+    finally:
+        if not held.kept:
+            held.release()
+
+
+async def note_begun(request: web.Request, response: web.StreamResponse) -> None:
+    """A handler of `on_response_prepare`: the response to a request that may be ended has begun."""
+    request[BEGUN] = True
 
 
 def _ids(request: web.Request) -> tuple[str | None, str | None] | None:

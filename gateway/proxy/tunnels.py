@@ -18,9 +18,10 @@ from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.idle import Descriptors
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import ShuttingDown
-from moorline.gateway.keys import ACCESS_RULES, DESTINATION, DRAINING, METRICS, REQUEST_ID, ROUTES, SETTINGS
+from moorline.gateway.keys import ACCESS_RULES, DESTINATION, DRAINING, HELD, METRICS, REQUEST_ID, ROUTES, SETTINGS
 from moorline.gateway.metrics import Metrics, State, Traffic
 from moorline.gateway.proxy.exchange import Exchange
+from moorline.gateway.proxy.held import Held
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES, RetryQueue
 from moorline.gateway.proxy.routes import Destination, Owner
 from moorline.gateway.proxy.socket_limits import SocketLimits
@@ -43,7 +44,7 @@ _STEP_SECONDS = 0.05
 # For tunnels that are left at the end of the drain: their last bytes are sent within this time or discarded.
 _FLUSH_SECONDS = 0.25
 # Ends of which the kernel's view would tell nothing.
-_ORDERLY = (Reason.CLOSED, Reason.SHUTDOWN)
+_ORDERLY = (Reason.CLOSED, Reason.SHUTDOWN, Reason.FORBIDDEN, Reason.EXPIRED)
 _OF_A_ROUTE = ("proxy_read_timeout", "proxy_send_timeout", "send_timeout")
 # Of max_connections.
 _NOTEWORTHY = 0.95
@@ -104,11 +105,13 @@ class Tunnels:
         route, upstream, address = request[DESTINATION].route, exchange.upstream, client_address(request)
         opened = asyncio.get_running_loop().time()
         socket = Socket(request[REQUEST_ID], route.path, address, upstream.url, opened)
-        ended = functools.partial(self._ended, upstream)
+        ended = functools.partial(self._ended, upstream, held := request.get(HELD))
         hand_over = exchange.connection.hand_over
         limits = self._limits_for(request[DESTINATION])
         relay = switch(request, hand_over, head, limits, ended, self._on_round_trip, turns=self._turns)
         self._sockets[relay] = socket
+        if held is not None:
+            held.keep(lambda: relay.withdraw(expired=held.expired))
         exchange.detach()
         self._socket_limits.add(address)
         # The drain waits for requests, and this one is about to end.
@@ -164,7 +167,9 @@ class Tunnels:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._none_left.wait(), _FLUSH_SECONDS)
 
-    def _ended(self, upstream: Upstream, relay: Relay, ended: Ended) -> None:
+    def _ended(self, upstream: Upstream, held: Held | None, relay: Relay, ended: Ended) -> None:
+        if held is not None:
+            held.release()
         socket = self._sockets.pop(relay)
         self._socket_limits.remove(socket.client)
         self._draining.release()

@@ -66,6 +66,8 @@ _CODES: dict[Reason, tuple[CloseCode | None, CloseCode | None, str]] = {
     Reason.PROXY_SEND_TIMEOUT: (CloseCode.TRY_AGAIN_LATER, None, "proxy_send_timeout"),
     Reason.SEND_TIMEOUT: (None, CloseCode.GOING_AWAY, "send_timeout"),
     Reason.MESSAGE_TIMEOUT: (CloseCode.TRY_AGAIN_LATER, CloseCode.GOING_AWAY, "message_timeout"),
+    Reason.FORBIDDEN: (CloseCode.FORBIDDEN, CloseCode.GOING_AWAY, "forbidden"),
+    Reason.EXPIRED: (CloseCode.EXPIRED, CloseCode.GOING_AWAY, "expired"),
     Reason.SHUTDOWN: (CloseCode.GOING_AWAY, CloseCode.GOING_AWAY, "gateway restarting"),
 }
 _TIMERS = {

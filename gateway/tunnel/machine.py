@@ -253,11 +253,11 @@ class Tunnel:
                 heartbeat.restart(now)
         self._begin_lingering(now)
 
-    def shut_down(self, now: float) -> None:
-        """The gateway is about to end."""
+    def shut_down(self, now: float, reason: Reason = Reason.SHUTDOWN) -> None:
+        """The gateway is about to end, or ends this tunnel for another `reason`."""
         self._event = now
         if self.relaying:
-            self._end(Outcome(None, Reason.SHUTDOWN))
+            self._end(Outcome(None, reason))
 
     # What to do -------------------------------------------------------------------------------------------------------
 

@@ -203,6 +203,11 @@ class Relay:
         self.tunnel.shut_down(monotonic())
         self._transmit()
 
+    def withdraw(self, *, expired: bool) -> None:
+        """End the tunnel, for the client has no right to it any more, or not before it has new credentials."""
+        self.tunnel.shut_down(monotonic(), Reason.EXPIRED if expired else Reason.FORBIDDEN)
+        self._transmit()
+
     def abort(self) -> None:
         """End it now; what is buffered is discarded."""
         self.tunnel.shut_down(monotonic())

@@ -32,6 +32,9 @@ class CloseCode(enum.IntEnum):
     INTERNAL_ERROR = 1011
     TRY_AGAIN_LATER = 1013
     BAD_GATEWAY = 1014
+    EXPIRED = 4401
+    """The chat protocol's, as the next."""
+    FORBIDDEN = 4503
 
 
 _FIN = 0x80

@@ -1,0 +1,161 @@
+"""How long a principal may use a chat: the authorize hook is asked again while a socket or a request is held.
+
+A right ends when the principal expires, when the hook refuses, or when `Rights.close` is called. A hook that fails
+(any other exception, a status of 5xx, or no answer within `authorize_again`) has not decided: the right stands, and the
+hook is asked again. Without a hook there is neither timer nor task.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from aiohttp import web
+
+from moorline.gateway.common.access.authorize import Authorize, Principal
+from moorline.gateway.common.logs import hashed
+
+__all__ = ["RIGHTS", "Right", "Rights"]
+
+logger = logging.getLogger("moorline.rights")
+
+# The longest timer: an expiry may be years ahead, and loops bound what they take.
+_LONGEST_SECONDS = 86_400.0
+# Sockets that were opened at once, after a restart for example, are not asked about at once.
+_JITTER = 0.5
+
+
+class Rights:
+    """All rights that are in use in this process."""
+
+    def __init__(self, authorize: Authorize, *, again: float | None) -> None:
+        self._authorize = authorize
+        self._again = again
+        self._held: set[Right] = set()
+
+    async def ask(self, request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        """Ask the hook who sends this; it refuses by raising `web.HTTPException`."""
+        principal = await self._authorize(request, patient_id, session_id)
+        if _seconds_left(principal) <= 0:
+            raise web.HTTPForbidden
+        return principal
+
+    @contextlib.asynccontextmanager
+    async def hold(self, principal: Principal, ask: Callable[[], Awaitable[Principal]]) -> AsyncIterator["Right"]:
+        """Call `ask` again and again within this block. Enter it before the next await, so that `close` finds it."""
+        right = self.take(principal, ask)
+        try:
+            yield right
+        finally:
+            self.release(right)
+
+    def take(self, principal: Principal, ask: Callable[[], Awaitable[Principal]]) -> "Right":
+        """The same without a block: until `release`."""
+        right = Right(ask, principal, self._again)
+        self._held.add(right)
+        return right
+
+    def release(self, right: "Right") -> None:
+        """Ask no more."""
+        self._held.discard(right)
+        right.stop()
+
+    def close(self, name: str) -> None:
+        """End what the principal called `name` holds; the hook decides whether it may come back."""
+        for right in [right for right in self._held if right.principal.name == name]:
+            right.end()
+
+
+class Right:
+    """A principal's right while a socket or a long poll uses it."""
+
+    __slots__ = ("_again", "_ask", "_ask_at", "_on_end", "_task", "_timer", "ended", "expired", "principal")
+
+    def __init__(self, ask: Callable[[], Awaitable[Principal]], principal: Principal, again: float | None) -> None:
+        self.principal = principal
+        self.ended = False
+        self.expired = False
+        """It ended by its time alone: with new credentials the principal may come back."""
+        self._ask = ask
+        self._again = again
+        self._ask_at: float | None = None
+        self._on_end: Callable[[], None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._renew()
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the right ends; at once where it has ended already."""
+        self._on_end = callback
+        if self.ended:
+            callback()
+
+    def end(self) -> None:
+        """The principal reads and writes nothing more. Idempotent."""
+        if not self.ended:
+            self.ended = True
+            self._stop_timer()
+            logger.info("principal %s: a right has ended", hashed(self.principal.name))
+            if self._on_end is not None:
+                self._on_end()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._stop_timer()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _renew(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._ask_at = None if self._again is None else now + self._again * random.uniform(_JITTER, 1)
+        self._arm()
+
+    def _arm(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = _seconds_left(self.principal)
+        if self._ask_at is not None:
+            due = min(due, self._ask_at - loop.time())
+        if due < math.inf:
+            self._timer = loop.call_later(min(due, _LONGEST_SECONDS), self._due)
+
+    def _due(self) -> None:
+        if _seconds_left(self.principal) <= 0:
+            self.expired = not self.ended
+            self.end()
+        elif self._ask_at is not None and asyncio.get_running_loop().time() >= self._ask_at:
+            # The expiry still counts while the hook works.
+            self._ask_at = None
+            self._arm()
+            self._task = asyncio.create_task(self._ask_again())
+        else:
+            self._arm()
+
+    async def _ask_again(self) -> None:
+        try:
+            async with asyncio.timeout(self._again):
+                self.principal = await self._ask()
+        except web.HTTPException as error:
+            if error.status < 500:
+                self.end()
+            else:
+                logger.warning("authorize failed with status %s and is asked again", error.status)
+        except Exception:
+            logger.exception("authorize failed and is asked again")
+        if not self.ended:
+            self._stop_timer()
+            self._renew()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _seconds_left(principal: Principal) -> float:
+    return math.inf if principal.expires is None else principal.expires - time.time()
+
+
+RIGHTS = web.AppKey("rights", Rights)

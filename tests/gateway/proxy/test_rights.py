@@ -1,0 +1,141 @@
+"""The gateway's own hook is asked again about open tunnels and held requests, and they end with the right to them."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from websockets.asyncio.client import ClientConnection, connect
+
+from moorline.gateway.common.access.authorize import Principal
+from moorline.gateway.run import server
+from moorline.gateway.settings import Settings
+from tests.support.eventlogs import until
+
+AGAIN = 0.05
+STEP = 10.0
+
+
+class Hook:
+    """Answers with `result`, or raises it."""
+
+    def __init__(self) -> None:
+        self.result: Any = "alice"
+        self.asked = 0
+
+    async def __call__(self, request: web.Request, patient_id: str | None, session_id: str | None) -> Any:
+        self.asked += 1
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+async def echo(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    async for message in socket:
+        await socket.send_str(message.data)
+    return socket
+
+
+async def held(request: web.Request) -> web.Response:
+    await asyncio.Event().wait()
+    return web.Response()
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"begun")
+    await asyncio.Event().wait()
+    return response
+
+
+@contextlib.asynccontextmanager
+async def gateway(hook: Hook, *, again: float | None = AGAIN) -> AsyncIterator[str]:
+    """The address of a gateway before a backend that echoes, holds and streams."""
+    app = web.Application(handler_args={"handler_cancellation": True})
+    app.add_routes([web.get("/ws/{x:.*}", echo), web.get("/api/held", held), web.get("/api/endless", endless)])
+    async with TestServer(app, shutdown_timeout=0.1) as backend:
+        settings = Settings(
+            host="127.0.0.1", port=0, upstream=(f"http://127.0.0.1:{backend.port}",), drain=0.2, authorize_again=again
+        )
+        async with server.running(settings, authorize=hook) as started:
+            yield started.addresses[0]
+
+
+def socket(address: str) -> connect:
+    return connect(address.replace("http", "ws", 1) + "/ws/chat/p/s", proxy=None)
+
+
+async def close_code(client: ClientConnection) -> int | None:
+    async with asyncio.timeout(STEP):
+        await client.wait_closed()
+    return client.close_code
+
+
+async def test_a_tunnel_that_is_refused_later_ends_with_4503_and_is_asked_about_no_more() -> None:
+    hook = Hook()
+    async with gateway(hook) as address, socket(address) as client:
+        await client.send("x")
+        assert await client.recv() == "x"
+        await until(lambda: hook.asked > 2)
+        hook.result = web.HTTPForbidden()
+        assert await close_code(client) == 4503
+        asked = hook.asked
+        await asyncio.sleep(3 * AGAIN)
+        assert hook.asked == asked
+
+
+async def test_a_tunnel_whose_right_expires_ends_with_4401() -> None:
+    hook = Hook()
+    hook.result = Principal("alice", expires=time.time() + 0.3)
+    async with gateway(hook, again=None) as address, socket(address) as client:
+        assert await close_code(client) == 4401
+        assert hook.asked == 1
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no database"), web.HTTPServiceUnavailable(), None])
+async def test_a_hook_that_fails_has_decided_nothing(failure: Any) -> None:
+    hook = Hook()
+    async with gateway(hook) as address, socket(address) as client:
+        hook.result, asked = failure, hook.asked
+        await until(lambda: hook.asked > asked + 1)
+        await client.send("x")
+        assert await client.recv() == "x"
+
+
+@pytest.mark.parametrize(("expires", "status"), [(False, 403), (True, 401)])
+async def test_a_held_request_ends_with_the_right_to_it(*, expires: bool, status: int) -> None:
+    hook = Hook()
+    if expires:
+        hook.result = Principal("alice", expires=time.time() + 0.3)
+    async with gateway(hook) as address, aiohttp.ClientSession(address) as http:
+        asking = asyncio.ensure_future(http.get("/api/held"))
+        await until(lambda: hook.asked > 0)
+        if not expires:
+            hook.result = web.HTTPForbidden()
+        async with asyncio.timeout(STEP), await asking as response:
+            assert response.status == status
+
+
+async def test_a_response_that_has_begun_is_cut_off_and_not_completed() -> None:
+    hook = Hook()
+    async with gateway(hook) as address, aiohttp.ClientSession(address) as http, http.get("/api/endless") as response:
+        assert await response.content.readexactly(5) == b"begun"
+        hook.result = web.HTTPForbidden()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            async with asyncio.timeout(STEP):
+                await response.read()
+
+
+async def test_an_expired_principal_opens_nothing() -> None:
+    hook = Hook()
+    hook.result = Principal("alice", expires=time.time() - 1)
+    async with gateway(hook) as address, aiohttp.ClientSession(address) as http, http.get("/api/held") as response:
+        assert response.status == 403
