@@ -11,6 +11,7 @@ _BENCHMARKS = {
     "chat": "what a chat costs beside a plain server without a log",
     "chaos": "what is lost while everything breaks: nothing may be",
     "hostile": "what hostile clients, providers and files cost, each beside its bound",
+    "devserver": "hot reload and cold loads of real dev servers through the gateway",
     "log": "appends per second of the SQLite log",
 }
 # A module named `http` would be confused with the library's.

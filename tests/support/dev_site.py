@@ -18,6 +18,8 @@ __all__ = ["SITES", "DevSite", "Project", "dev_site", "npm", "packages", "run", 
 _SOURCES = Path(__file__).parent / "devsites"
 _CACHE = Path(tempfile.gettempdir()) / f"moorline-tests-devsites-{os.getuid()}"
 _KEPT = ("node_modules",)
+# Chokidar, which Vite watches with, reports no second change of a file within a tenth of a second.
+_TYPING_SECONDS = 0.25
 _INSTALLED = Path("node_modules") / ".installed.json"
 
 
@@ -50,16 +52,15 @@ class Project:
     folder: Path
     edits: int = 0
 
-    def edit(self) -> str:
-        """Change the page's text in one step, as editors do; what it has to show."""
+    async def edit(self) -> str:
+        """Change the page's text, as a person who types; what it has to show."""
+        await asyncio.sleep(_TYPING_SECONDS)
         file = self.folder / self.site.edited
         source = file.read_text(encoding="utf-8")
         before, self.edits = f"edit {self.edits}", self.edits + 1
         after = f"edit {self.edits}"
         assert before in source
-        beside = file.with_name(f".{file.name}.new")
-        beside.write_text(source.replace(before, after), encoding="utf-8")
-        beside.replace(file)
+        file.write_text(source.replace(before, after), encoding="utf-8")
         return after
 
 
@@ -72,6 +73,18 @@ async def temporary_folder() -> AsyncIterator[Path]:
         yield folder
     finally:
         await asyncio.to_thread(shutil.rmtree, folder)
+
+
+def with_modules(project: Project, count: int) -> Project:
+    """The project of Vite, whose page imports so many modules before it shows its text."""
+    folder = project.folder / "modules"
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"m{number}.js").write_text(f"export default {number};\n", encoding="utf-8")
+    imports = "".join(f"import m{number} from './modules/m{number}.js';\n" for number in range(count))
+    main = project.folder / "main.js"
+    main.write_text(imports + main.read_text(encoding="utf-8"), encoding="utf-8")
+    return project
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,155 @@
+"""The development server with real tools: `python -m tests.bench devserver [--quick]`.
+
+How many of 50 edits reach the page by hot reload, for each tool; how many sockets of hot reload are lost while the
+backend is killed 100 times; and what a cold load of a page with 2,000 modules takes through the gateway, beside the dev
+server's own port. The exit status is 1 where an edit or a socket is lost, a request fails or a mark is missed.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import signal
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from playwright.async_api import Browser, WebSocket
+from playwright.async_api import Error as PlaywrightError
+
+from moorline.gateway.run import server
+from moorline.gateway.run.announced import announced_address
+from moorline.gateway.run.user_commands import free_port
+from moorline.gateway.settings import Settings
+from tests.support.browser import browser, visitor
+from tests.support.dev_site import SITES, dev_site, with_modules
+from tests.support.developing import Tab, developing
+from tests.support.process import started, started_command
+
+__all__ = ["main"]
+
+# Of the wall time of a cold load, through the gateway to direct.
+MARK = 1.25
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of each is done."""
+
+    edits: int = 50
+    kills: int = 100
+    modules: int = 2000
+    loads: int = 7
+
+
+QUICK = Scale(edits=5, kills=3, modules=300, loads=3)
+
+
+async def _edits(chromium: Browser, name: str, count: int, folder: Path) -> tuple[int, bool]:
+    """How many edits the page has shown, and whether it was never reloaded and its chat answers still."""
+    async with dev_site(name) as project, developing(project, folder) as started, visitor(chromium) as seen:
+        page = Tab(seen.page)
+        await page.open(started.url)
+        await page.open_chat()
+        shown = 0
+        for _ in range(count):
+            try:
+                await page.shows(await project.edit())
+            except PlaywrightError:
+                continue
+            shown += 1
+        unreloaded = await page.is_unreloaded()
+        if unreloaded:
+            await page.chats()
+        return shown, unreloaded
+
+
+async def _kills(chromium: Browser, count: int, folder: Path) -> int:
+    """How many sockets of hot reload were lost. Each backend has answered on the page's chat before it is killed."""
+    opened: list[WebSocket] = []
+    port = free_port()
+    async with (
+        dev_site("vite") as project,
+        started_command("npm", "run", "dev", cwd=project.folder) as vite,
+        visitor(chromium) as seen,
+    ):
+        frontend = announced_address(await vite.line("Local", "http://"))
+        assert frontend is not None
+        upstream = f"http://127.0.0.1:{port}"
+        settings = Settings(host="127.0.0.1", port=0, upstream=(upstream,), frontend=frontend, drain=0.2)
+        async with server.running(settings) as gateway:
+            seen.page.on("websocket", lambda opening: opened.append(opening))
+            page = Tab(seen.page)
+            await page.open(gateway.addresses[0])
+            for _ in range(count):
+                async with started("moorline", "backend", "--port", str(port), cwd=folder) as backend:
+                    await page.open_chat()
+                    await page.chats()
+                    await backend.stop(signal.SIGKILL)
+            await page.shows(await project.edit())
+            hot = [each for each in opened if "/ws/chat/" not in each.url]
+            return len(hot) - 1 + sum(each.is_closed() for each in hot)
+
+
+async def _loads(chromium: Browser, scale: Scale, folder: Path) -> tuple[float, float, int]:
+    """Median seconds of a cold load through the gateway and direct, and how many requests failed."""
+    taken: dict[str, list[float]] = {}
+    failed = 0
+    async with dev_site("vite") as project, developing(with_modules(project, scale.modules), folder) as started:
+        # The first is Vite's own work; each of the others has a browser's profile without a cache.
+        for number in range(scale.loads + 1):
+            for url in (started.url, started.direct):
+                seconds, lost = await _load(chromium, url, scale.modules)
+                failed += lost
+                if number:
+                    taken.setdefault(url, []).append(seconds)
+    return statistics.median(taken[started.url]), statistics.median(taken[started.direct]), failed
+
+
+# The browser's own record of a load: to be told of each request would cost this process more than the gateway's work.
+_RECORD = """() => {
+    const entries = performance.getEntriesByType('resource');
+    const last = Math.max(...entries.map((entry) => entry.responseEnd));
+    return [last / 1000, entries.length, entries.filter((entry) => entry.responseStatus >= 400).length];
+}"""
+
+
+async def _load(chromium: Browser, url: str, modules: int) -> tuple[float, int]:
+    """Seconds to the last module, and how many requests failed."""
+    context = await chromium.new_context()
+    try:
+        page = await context.new_page()
+        await page.add_init_script("performance.setResourceTimingBufferSize(10000)")
+        await Tab(page).open(url)
+        seconds, loaded, failed = await page.evaluate(_RECORD)
+        return seconds, failed + (loaded < modules)
+    finally:
+        await context.close()
+
+
+async def _run(names: Sequence[str], scale: Scale) -> bool:
+    held = True
+    with tempfile.TemporaryDirectory() as scratch:
+        async with browser() as chromium:
+            for name in names:
+                folder = Path(scratch) / name
+                folder.mkdir()
+                shown, unreloaded = await _edits(chromium, name, scale.edits, folder)
+                print(f"{name}: {shown} of {scale.edits} edits by hot reload, reloaded: {not unreloaded}", flush=True)
+                held = held and shown == scale.edits and unreloaded
+            lost = await _kills(chromium, scale.kills, Path(scratch))
+            print(f"backend killed {scale.kills} times: {lost} sockets of hot reload lost", flush=True)
+            gateway, direct, failed = await _loads(chromium, scale, Path(scratch))
+    ratio = gateway / direct
+    print(f"{scale.modules} modules, cold: {gateway:.2f}s through the gateway, {direct:.2f}s direct,", end=" ")
+    print(f"{ratio:.2f} x (mark {MARK:g}); {failed} requests failed")
+    return held and lost == 0 and failed == 0 and ratio <= MARK
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench devserver", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a minute or two, to see that it runs")
+    parser.add_argument("--site", action="append", choices=SITES, help="this tool alone; may be repeated")
+    options = parser.parse_args(arguments)
+    return 0 if asyncio.run(_run(options.site or list(SITES), QUICK if options.quick else Scale())) else 1
