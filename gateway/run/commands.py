@@ -79,6 +79,12 @@ SERVE = Command(
             ignored=("host", "port", "metrics_port"),
             fallback="gateway",
             fallback_names=specs(CommonSettings).keys(),
+            unused={
+                "host": "its backend listens on this machine alone",
+                "port": "write backend_port in [serve]",
+                "drain": "both parts drain within that of [gateway]",
+                "log_key": "both parts have that of [gateway]",
+            },
         ),
     ),
     refused={

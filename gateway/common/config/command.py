@@ -20,6 +20,8 @@ class Section:
     fallback: str = ""
     """A table whose values count for the options that this one does not give."""
     fallback_names: Collection[str] = ()
+    unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Keys of the table that the command does not use, each with what to do instead."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -81,6 +81,12 @@ def read(
             for name in args.flags
             if name not in known
         ),
+        *(
+            f"[{section.table}] {name}: {command.name} does not use it; {instead}"
+            for section in command.sections
+            for name, instead in section.unused.items()
+            if name in document.get(section.table, {})
+        ),
         *unknown_variables(environ, everywhere),
         *_exposed(args, known),
     ]

@@ -10,9 +10,11 @@ import aiohttp
 import pytest
 
 from moorline.backend.settings import Settings as BackendSettings
+from moorline.gateway.common.config.commandline import read
 from moorline.gateway.common.config.options import specs
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run.cli import main
+from moorline.gateway.run.commands import COMMANDS, TABLES
 from moorline.gateway.settings import Settings
 from tests.support.process import PYTHONPATH, refused, run_program, started, started_command
 
@@ -268,3 +270,21 @@ async def test_ctrl_c_while_the_libraries_are_read_ends_without_a_word(module: s
         "moorline", module, cwd=tmp_path, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), PYTHONPATH])}
     )
     assert (status, out, err) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("port = 8123", "[backend] port: serve does not use it; write backend_port in [serve]"),
+        ('drain = "1s"', "[backend] drain: serve does not use it; both parts drain within that of [gateway]"),
+    ],
+)
+def test_a_key_that_serve_does_not_use_is_said(
+    key: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moorline.toml").write_text(f"[backend]\n{key}\n", encoding="utf-8")
+    read(COMMANDS["serve"], [], environ={}, tables=TABLES)
+    assert capsys.readouterr().err == f"moorline: warning: {line}\n"
+    read(COMMANDS["backend"], [], environ={}, tables=TABLES)
+    assert capsys.readouterr().err == ""
