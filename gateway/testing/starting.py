@@ -1,4 +1,4 @@
-"""Something that is started in a test, whatever the test's colour: `async with`, or `with` on a thread of its own."""
+"""Something that runs for the length of a test: in the test's own loop, or in a loop on a thread of its own."""
 
 import asyncio
 import contextlib
