@@ -20,6 +20,7 @@ __all__ = [
     "UpstreamTimeout",
     "UpstreamTlsError",
     "UpstreamUnreachable",
+    "accepts_page",
     "is_shortage",
     "render",
 ]
@@ -167,10 +168,15 @@ def is_shortage(error: OSError) -> bool:
 _CODES = {403: "forbidden", 404: "not_found", 413: "too_large", 429: "rate_limited"}
 
 
+def accepts_page(accept: str) -> bool:
+    """Whether a browser opens the address; what a page fetches, and other programs, do not ask for HTML."""
+    return "text/html" in accept.lower()
+
+
 def render(status: int, message: str, *, accept: str, request_id: str, cause: Cause | None = None) -> tuple[str, str]:
     """Content type and body of an error: a page for a browser's address bar, else a problem document (RFC 9457)."""
     title = http.HTTPStatus(status).phrase if status in _KNOWN else "Error"
-    if "text/html" in accept.lower():
+    if accepts_page(accept):
         page = _PAGE.format(
             status=status,
             title=title,

@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.errors import Unavailable, is_shortage
+from moorline.gateway.errors import Unavailable, accepts_page, is_shortage
 from moorline.gateway.site import assets
 from moorline.gateway.site.conditions import Unsatisfiable, selected_range, status_by_conditions
 from moorline.gateway.site.files import INDEX, Asset, File, Files
@@ -83,13 +83,13 @@ class Frontend:
         """
         if names[-1] and (page := await self._at((*names[:-1], names[-1] + ".html"))) is not None:
             return page
-        if names == _METRICS and not _accepts_page(request):
+        if names == _METRICS and not accepts_page(request.headers.get(hdrs.ACCEPT, "")):
             raise _not_found("Metrics have a port of their own; see metrics_port.")
         return None if await self._at(_ERROR_PAGE) is not None else await self._at((INDEX,))
 
     async def _error_page(self, request: web.Request) -> web.StreamResponse:
         """404, with the site's own page where a page was asked for."""
-        asset = await self._at(_ERROR_PAGE) if _accepts_page(request) else None
+        asset = await self._at(_ERROR_PAGE) if accepts_page(request.headers.get(hdrs.ACCEPT, "")) else None
         if asset is None or (body := asset.files[""].body) is None:
             raise _not_found()
         headers = self._headers(request, asset.files[""])
@@ -189,11 +189,6 @@ def _policy(host: str) -> str:
         f"default-src 'self'; connect-src 'self'{sockets}; object-src 'none'; base-uri 'none'; "
         "form-action 'self'; frame-ancestors 'none'"
     )
-
-
-def _accepts_page(request: web.Request) -> bool:
-    """Whether a browser opens the address; what a page fetches, and other programs, do not ask for HTML."""
-    return "text/html" in request.headers.get(hdrs.ACCEPT, "").lower()
 
 
 def _not_found(text: str = "There is nothing at this address.") -> web.HTTPNotFound:

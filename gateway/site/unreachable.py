@@ -9,7 +9,7 @@ import html
 from aiohttp import hdrs, web
 
 from moorline.gateway.common.access.middleware import SECURITY_HEADERS
-from moorline.gateway.errors import ConnectTimeout, GatewayError, UpstreamUnreachable
+from moorline.gateway.errors import ConnectTimeout, GatewayError, UpstreamUnreachable, accepts_page
 from moorline.gateway.keys import DESTINATION, FRONTEND_COMMAND, REQUEST_ID
 from moorline.gateway.proxy.routes import Owner
 
@@ -21,7 +21,9 @@ def stand_in(request: web.Request, error: GatewayError) -> web.Response | None:
     destination = request.get(DESTINATION)
     if destination is None or destination.route.owner is not Owner.FRONTEND:
         return None
-    if not isinstance(error, UpstreamUnreachable | ConnectTimeout) or not _accepts_page(request):
+    if not isinstance(error, UpstreamUnreachable | ConnectTimeout) or not accepts_page(
+        request.headers.get(hdrs.ACCEPT, "")
+    ):
         return None
     command = request.app.get(FRONTEND_COMMAND, "")
     text = _PAGE.format(
@@ -34,10 +36,6 @@ def stand_in(request: web.Request, error: GatewayError) -> web.Response | None:
     return web.Response(
         status=error.status, text=text, content_type="text/html", charset="utf-8", headers=SECURITY_HEADERS | fixed
     )
-
-
-def _accepts_page(request: web.Request) -> bool:
-    return "text/html" in request.headers.get(hdrs.ACCEPT, "").lower()
 
 
 _STARTED_BY_SERVE = """<p>moorline runs <code>{command}</code> and starts it again when it ends. Its lines, with
