@@ -6,7 +6,7 @@ takes a quarter of a second.
 
 import os
 import sys
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,11 +61,14 @@ def _main(argv: list[str]) -> int:
     return command(argv, os.environ)
 
 
-def _config(name: str, argv: Sequence[str], environ: Mapping[str, str]) -> "Config":
+def _config(name: str, argv: Sequence[str], environ: MutableMapping[str, str]) -> "Config":
     from moorline.gateway.common.config.commandline import read
     from moorline.gateway.run.commands import COMMANDS, TABLES
 
-    return read(COMMANDS[name], argv, environ=environ, tables=TABLES)
+    config = read(COMMANDS[name], argv, environ=environ, tables=TABLES)
+    # The provider's and the database's libraries, and child processes, find there what `.env` says.
+    environ.update(config.environ)
+    return config
 
 
 def _serve(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:

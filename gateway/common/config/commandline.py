@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 from moorline.gateway.common.config.command import Command, Section
+from moorline.gateway.common.config.dotenv import parse_dotenv
 from moorline.gateway.common.config.helptext import command_help
 from moorline.gateway.common.config.options import BOOL, Spec, did_you_mean, load, specs, unknown_variables
 from moorline.gateway.common.errors import UsageError
@@ -30,7 +31,9 @@ class Config:
 
     arguments: Sequence[str]
     file: Mapping[str, str]
-    """The path of the file that was read, by the key and value that a person knows it by; empty where there is none."""
+    """The paths of the files that were read, by the keys and values that a person knows them by."""
+    environ: Mapping[str, str]
+    """The environment, with what `.env` beside moorline.toml adds."""
     _settings: Mapping[type[Any], object]
 
     def __getitem__(self, settings: type[S]) -> S:
@@ -71,6 +74,8 @@ def read(
     if len(args.arguments) > len(command.arguments):
         raise UsageError(f"{args.arguments[len(command.arguments)]}: {command.name} takes no such argument")
     document = _read_file(args.config, tables)
+    files = _file_read(args.config)
+    environ = {**_read_dotenv(files), **environ}
     loaded = {section.settings: _load(section, args, environ, document) for section in command.sections}
     for name, refusal in command.refused.items():
         if name in args.flags and not any(getattr(settings, refusal.unless, None) for settings in loaded.values()):
@@ -92,7 +97,7 @@ def read(
     ]
     for warning in warnings:
         print(f"moorline: warning: {warning}", file=sys.stderr)
-    return Config(args.arguments, _file_read(args.config), loaded)
+    return Config(args.arguments, files, environ, loaded)
 
 
 def _load(
@@ -168,6 +173,23 @@ def _file_read(config: str | None) -> dict[str, str]:
     if config is not None:
         return {f'--config: "{config}"': config}
     return {f'{FILE}: "{FILE}"': FILE} if Path(FILE).exists() else {}
+
+
+def _read_dotenv(files: dict[str, str]) -> dict[str, str]:
+    """The variables of `.env` beside the file that was read, which is added to `files`; no other folder's counts."""
+    for path in [Path(file).parent / ".env" for file in files.values()]:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: it cannot be read ({type(error).__name__})") from None
+        files[f'.env: "{path}"'] = str(path)
+        try:
+            return parse_dotenv(text)
+        except ValueError as error:
+            raise UsageError(f"{path}: {error}") from None
+    return {}
 
 
 def _read_file(config: str | None, tables: Mapping[str, type[Any]]) -> dict[str, Mapping[str, object]]:
