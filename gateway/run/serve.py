@@ -58,6 +58,8 @@ def main(settings: Settings, backend: BackendSettings, own: ServeSettings, envir
         sock = _backend_socket(own.backend_port)
         host, port = sock.getsockname()[:2]
         settings = dataclasses.replace(settings, upstream=(f"http://{host}:{port}",), backend_asks=True)
+        # Where only the backend has one, it is asked about the user's routes as well.
+        settings = dataclasses.replace(settings, authorize=settings.authorize or backend.authorize)
         backend = dataclasses.replace(
             backend,
             port=port,

@@ -45,13 +45,14 @@ async def test_serve_answers_with_the_responder_and_asks_the_hook(tmp_path: Path
         assert (await status(address), await status(address, headers=TOKEN)) == (401, 200)
 
 
-async def test_the_options_may_stand_in_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", ["gateway", "backend"])
+async def test_the_options_may_stand_in_the_file(tmp_path: Path, table: str) -> None:
     (project(tmp_path) / "moorline.toml").write_text(
-        '[backend]\nresponder = "chat:answer"\n[gateway]\nauthorize = "rules:authorize"\n', encoding="utf-8"
+        f'backend.responder = "chat:answer"\n{table}.authorize = "rules:authorize"\n', encoding="utf-8"
     )
-    async with serving(tmp_path) as (_, address):
+    async with serving(tmp_path, "--route", "/other=http://127.0.0.1:9") as (_, address):
         assert await ask(address, "Hi", headers=TOKEN) == "dr.who asks about patient:demo: Hi"
-        assert await status(address) == 401
+        assert (await status(address), await status(address, "/other")) == (401, 401)
 
 
 async def test_reload_notices_a_change_of_the_responder(tmp_path: Path) -> None:
