@@ -143,7 +143,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
     ),
     (
         "CW",
-        (Moment.STALLED, Moment.BODY),
+        (Moment.STALLED, Moment.CLOSING, Moment.BODY),
         Explanation(
             "the client took none of what was sent to it for send_timeout",
             "a page that is paused in a debugger, or a client that never reads",
@@ -152,7 +152,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
     ),
     (
         "UW",
-        (Moment.STALLED,),
+        (Moment.STALLED, Moment.CLOSING),
         Explanation(
             "the upstream took none of what was sent to it for proxy_send_timeout",
             "the backend does not read its sockets: its event loop is blocked or its queue is full",
@@ -161,7 +161,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
     ),
     (
         "NW",
-        (Moment.STALLED,),
+        (Moment.STALLED, Moment.CLOSING),
         Explanation(
             "what was sent to a peer was not acknowledged for its send timeout, though it was sent again",
             "a host that lost its power or network",

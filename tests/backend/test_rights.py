@@ -12,6 +12,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from moorline.backend.app import close_principal
+from moorline.backend.rights import RIGHTS
 from moorline.gateway.common.access.authorize import Principal
 from tests.support.backends import STEP, Backend, Script, backend, hello, say
 from tests.support.eventlogs import until
@@ -99,7 +100,8 @@ async def test_close_principal_ends_its_sockets_and_polls_and_no_other(hook: Hoo
             poll = asyncio.create_task(held_poll(server))
             async with server.socket("s1", "p1") as socket:
                 await hello(socket)
-                await until(lambda: hook.asked == 5)
+                # The hook's answers are in use only once they are held.
+                await until(lambda: hook.asked == 5 and len(server.app[RIGHTS]._held) == 4)
                 close_principal(server.app, "alice")
                 assert (await close_code(socket), await poll) == (4503, 403)
             await say(other, type="ping")
