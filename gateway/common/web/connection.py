@@ -290,6 +290,9 @@ class Connection(ServerProtocol):
         if self.upgraded and not was_upgraded and self._unparsed:
             # A tunnel takes what came behind the handshake when the handler has run: all of it must be there.
             self._parse(self._take_unparsed(len(self._unparsed)))
+        elif self._unparsed and self._rest_is_payload():
+            # It would wait for a turn on thousands of connections at once, in memory and not counted.
+            self._parse(self._take_unparsed(len(self._unparsed)))
         if self._unparsed:
             return True
         if not self._has_exceeded():
@@ -311,6 +314,10 @@ class Connection(ServerProtocol):
         if not self._unparsed:
             self._turns.add(self)
         self._unparsed, self._parsed = self._unparsed[self._parsed :] + data, 0
+
+    def _rest_is_payload(self) -> bool:
+        unfinished, rest = self._unfinished, len(self._unparsed) - self._parsed
+        return self.has_message_parser and unfinished is not None and unfinished.payload_left >= rest
 
     def _has_exceeded(self) -> bool:
         return self._unfinished is not None and self._unfinished.exceeded

@@ -72,6 +72,11 @@ class UnfinishedMessage:
         self._on_excess: Callable[[Excess], None] | None = None
 
     @property
+    def payload_left(self) -> int:
+        """Bytes that are still to come of the present frame's payload: they cost nothing to parse."""
+        return self._parser.left
+
+    @property
     def exceeded(self) -> bool:
         """Whether nothing more of this client is wanted."""
         return self._excess is not None
