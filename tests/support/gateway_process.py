@@ -25,5 +25,4 @@ async def echoing(folder: Path, *options: str, under: Sequence[str] = ()) -> Asy
         upstream = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         arguments = ("--host", "127.0.0.1", "--port", "0", "--upstream", upstream, *options)
         async with started("moorline", "gateway", *arguments, cwd=folder, under=under) as program:
-            page = (await program.line("page")).split()[1]
-            yield program, page.partition("/chat")[0].replace("http", "ws") + "/ws/x"
+            yield program, (await program.page()).replace("http", "ws") + "/ws/x"

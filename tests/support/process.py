@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,12 @@ class Program:
     def pid(self) -> int:
         """The id to signal or to look up children by."""
         return self._process.pid
+
+    async def page(self) -> str:
+        """Scheme, host and port of the gateway, from its start block or, with `log_format=json`, its first object."""
+        found = re.search(r"http://[^\s\"/]+", await self.line("page", "http://"))
+        assert found is not None
+        return found[0]
 
     async def line(self, *words: str) -> str:
         """The first line on either stream, past ones included, that has all these words."""

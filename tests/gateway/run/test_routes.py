@@ -26,7 +26,7 @@ async def test_routes_of_the_file_and_of_the_command_line(tmp_path: Path, worker
         (tmp_path / "moorline.toml").write_text(text, encoding="utf-8")
         arguments = ("--host", "127.0.0.1", "--port", "0", "--workers", workers)
         async with started("moorline", "gateway", *arguments, cwd=tmp_path) as program:
-            page = (await program.line("page")).split()[1].partition("/chat")[0]
+            page = await program.page()
             async with http.get(f"{page}/auth/x") as response:
                 assert await response.text() == "/v2/x"
         # A flag comes before the file, as for every option.

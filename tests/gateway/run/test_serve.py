@@ -27,8 +27,7 @@ async def serving(cwd: Path, *arguments: str, env: dict[str, str] | None = None)
     """A started `moorline serve` and the gateway's address."""
     async with started("moorline", *ARGUMENTS, *arguments, cwd=cwd, env=env) as program:
         await program.line("database")
-        page = (await program.line("page")).split()[1]
-        yield program, page.removesuffix("/chat/patient:demo")
+        yield program, await program.page()
 
 
 def copy_the_sources(to: Path) -> None:
