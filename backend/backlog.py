@@ -51,8 +51,11 @@ class Backlog:
         self.size = 0
 
     def put(self, piece: str | Part) -> None:
-        """Add a piece."""
+        """Add a piece. Half a surrogate pair goes behind a part, to its other half."""
+        half = self._half() if isinstance(piece, Part) else ""
         self._waiting.append(piece)
+        if half:
+            self._waiting.append(half)
         self.size += _size(piece)
 
     def take(self, *, last: bool = False) -> str | Part | None:
@@ -71,6 +74,16 @@ class Backlog:
             self._waiting.append(held[0])
             text = text[: held.start()]
         return storable(text) or None
+
+    def _half(self) -> str:
+        """The first half of a surrogate pair with which the text ends that waits; it is taken from there."""
+        last = self._waiting[-1] if self._waiting else ""
+        if not isinstance(last, str) or _TRAILING_HIGH_SURROGATE.search(last) is None:
+            return ""
+        self._waiting.pop()
+        if last[:-1]:
+            self._waiting.append(last[:-1])
+        return last[-1]
 
     def put_back(self, piece: str | Part) -> None:
         """The log did not take the piece: it comes before what has arrived since."""

@@ -24,7 +24,13 @@ def test_half_a_surrogate_pair_waits_for_the_other_unless_nothing_more_comes() -
     waiting.put("\ude00")
     assert waiting.take() == "\U0001f600"
     assert backlog("a\ud83d").take(last=True) == "a\ufffd"
-    assert backlog("a\ud83d", Source("one")).take() == "a\ufffd"
+
+
+def test_half_a_surrogate_pair_goes_behind_a_part_to_its_other_half() -> None:
+    waiting = backlog("a\ud83d", Source("one"), "\ude00b")
+    assert [waiting.take() for _ in range(4)] == ["a", Source("one"), "\U0001f600b", None]
+    alone = backlog("\ud83d", Source("one"))
+    assert [alone.take(last=True) for _ in range(3)] == [Source("one"), "\ufffd", None]
 
 
 def test_what_was_put_back_comes_before_what_has_arrived_since() -> None:
