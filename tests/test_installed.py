@@ -123,7 +123,7 @@ async def test_serve_with_workers_and_reload_answers_check(installed: Path, proj
     async with started_command(installed / "moorline", *arguments, cwd=project, env=THEIRS) as program:
         backend, gateway = await address(program, "backend"), await address(program)
         checked = run(installed / "moorline", "check", gateway, "--backend", backend, cwd=project, env=THEIRS)
-        assert checked.endswith("Everything answers.\n")
+        assert "\nEverything answers." in checked
         assert await program.stop(signal.SIGTERM) == 0
     assert "Traceback" not in program.err
 

@@ -16,7 +16,6 @@ TIMED = ("percentile", "slowest")
     [
         "unread_requests",
         "unfinished_messages",
-        "model_calls",
         "handshakes",
         "large_event",
         "gzip_bomb",

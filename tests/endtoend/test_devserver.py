@@ -21,8 +21,8 @@ from tests.support.stack import socket, stack
 pytestmark = [needs.npm, needs.chromium, pytest.mark.timeout(300), SHARED]
 
 # `python -m tests.bench devserver` has more of each.
-EDITS = 10
-KILLS = 5
+EDITS = 5
+KILLS = 3
 MODULES = 200
 
 

@@ -129,6 +129,8 @@ async def test_the_component_is_rendered_by_a_server_and_goes_on_in_the_browser(
     name: str, component: str, build: tuple[str, ...], dist: str, path: str, tmp_path: Path, tab: Visitor
 ) -> None:
     async with with_client(name) as source:
+        # git keeps no empty folder.
+        (source.folder / component).parent.mkdir(exist_ok=True)
         (source.folder / component).write_text(npm.component(), encoding="utf-8")
         await source.run(*build)
         shutil.copytree(source.folder / dist, tmp_path / "dist")

@@ -74,7 +74,7 @@ async def test_an_unreadable_head_gets_an_error_with_an_id_that_is_in_the_log(
     assert (answered, problem["status"], fields["Cache-Control"]) == (status, status, "no-store")
     assert problem["request_id"] == fields["X-Request-ID"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"- (unreadable) {status} client=127.0.0.1 request_id={problem['request_id']}"
+        f'- (unreadable) {status} client=127.0.0.1 request_id={problem["request_id"]} refused="{problem["detail"]}"'
     ]
 
 
