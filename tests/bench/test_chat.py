@@ -8,7 +8,7 @@ from tests.bench.streams import Streams
 
 @pytest.mark.timeout(120)
 async def test_both_servers_stream_and_a_restart_and_a_history_are_measured() -> None:
-    results = await measure(Scale(levels=(3,), seconds=0.5, resumed=3, messages=400, rounds=1))
+    results = await measure(Scale(levels=(3,), seconds=0.5, resumed=3, messages=2200, rounds=1))
     (level,) = results.levels
     for found in (level["moorline"], level["plain"]):
         assert found.begun == found.wanted == 3
