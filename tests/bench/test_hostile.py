@@ -15,10 +15,7 @@ TIMED = ("percentile", "slowest")
     "attack",
     [
         "unread_requests",
-        "unfinished_messages",
         "handshakes",
-        "large_event",
-        "gzip_bomb",
         "odd_paths",
         "swapped_files",
     ],
