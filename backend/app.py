@@ -178,11 +178,23 @@ def _state(app: web.Application) -> State:
 
 async def _is_up(log: EventLog) -> bool:
     try:
-        async with asyncio.timeout(_READY_TIMEOUT):
-            await log.check()
-    except (LogUnavailable, TimeoutError):
+        await _check(log)
+    except LogUnavailable:
         return False
     return True
+
+
+async def _check(log: EventLog) -> None:
+    """Return if the database answers, and in time.
+
+    Raises:
+        LogUnavailable
+    """
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT):
+            await log.check()
+    except TimeoutError:
+        raise LogUnavailable(f"no answer within {_READY_TIMEOUT:g} s") from None
 
 
 # Draining -------------------------------------------------------------------------------------------------------------
@@ -227,10 +239,6 @@ async def _readyz(request: web.Request) -> web.Response:
     app = request.app
     if app[DRAINING].is_set():
         return answer({"status": "draining"}, status=503)
-    try:
-        async with asyncio.timeout(_READY_TIMEOUT):
-            await app[LOG].check()
-    except TimeoutError:
-        raise LogUnavailable(f"no answer within {_READY_TIMEOUT:g} s") from None
+    await _check(app[LOG])
     model = {"name": app[SERVICE].name, "state": app[RUNS].model_state}
     return answer({"status": "ready", "database": "ok", "model": model})

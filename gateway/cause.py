@@ -10,10 +10,10 @@ import enum
 import errno
 from collections.abc import Mapping
 
-__all__ = ["NO_ROUTE", "Cause", "Moment", "Reason", "Who"]
+__all__ = ["Cause", "Moment", "Reason", "Who", "is_unreachable"]
 
-#: The kernel's errors that are no reset: no acknowledgement came in time, or a router said that there is no route.
-NO_ROUTE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
+# The kernel's errors that are no reset: no acknowledgement came in time, or a router said that there is no route.
+_NO_ROUTE = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 
 
 class Who(enum.StrEnum):
@@ -126,3 +126,8 @@ class Cause:
     def code(self) -> str:
         """`UR-idle`"""
         return f"{_WHO[self.who]}{_REASONS[self.reason]}-{self.moment.value}"
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Whether a connection ended because nothing reaches the peer; see `Reason.UNREACHABLE`."""
+    return isinstance(error, OSError) and error.errno in _NO_ROUTE

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
-from moorline.gateway.cause import NO_ROUTE, Cause, Moment, Reason, Who
+from moorline.gateway.cause import Cause, Moment, Reason, Who, is_unreachable
 from moorline.gateway.errors import (
     BadUpstreamResponse,
     ConnectTimeout,
@@ -369,13 +369,13 @@ def _unreachable_by(error: OSError) -> Cause:
     """Why no connection to an upstream could be established."""
     if isinstance(error, socket.gaierror):
         return Cause(Who.NETWORK, Reason.UNKNOWN_NAME, Moment.CONNECT)
-    if error.errno in NO_ROUTE:
+    if is_unreachable(error):
         return Cause(Who.NETWORK, Reason.UNREACHABLE, Moment.CONNECT)
     return Cause(Who.UPSTREAM, Reason.REFUSED, Moment.CONNECT)
 
 
 def _lost_by(error: Exception | None) -> Cause:
     """Why an upstream's connection ended before its response; None is a FIN."""
-    if isinstance(error, OSError) and error.errno in NO_ROUTE:
+    if is_unreachable(error):
         return Cause(Who.NETWORK, Reason.UNREACHABLE, Moment.RESPONSE)
     return Cause(Who.UPSTREAM, Reason.FIN if error is None else Reason.RESET, Moment.RESPONSE)

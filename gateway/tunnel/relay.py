@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import cast
 
-from moorline.gateway.cause import NO_ROUTE, Cause, Reason
+from moorline.gateway.cause import Cause, Reason, is_unreachable
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
 from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, cause_of
@@ -134,8 +134,7 @@ class _End(asyncio.Protocol):
             self._pass_on(self.receive(unread, monotonic()))
             self._flush_backlog()
         self._relay = None
-        unreachable = isinstance(exc, OSError) and exc.errno in NO_ROUTE
-        relay.connection_lost(self.side, Reason.UNREACHABLE if unreachable else Reason.RESET)
+        relay.connection_lost(self.side, Reason.UNREACHABLE if is_unreachable(exc) else Reason.RESET)
 
 
 class Relay:
