@@ -1,6 +1,7 @@
 """The chat over plain HTTP, for clients that no WebSocket reaches."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,8 +35,8 @@ from moorline.backend.runs import Runs
 from moorline.backend.session import can_replay, check_owner
 from moorline.backend.settings import Settings
 from moorline.backend.waiting import Waiter
-from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.rights import Right
 from moorline.gateway.common.web.request_limits import RequestLimits, taken
 
 __all__ = ["Api", "answer", "limited"]
@@ -76,12 +77,12 @@ class Api:
 
     async def read(self, request: web.Request) -> web.Response:
         """GET /api/chat/{session_id}/messages"""
-        with self._audit.access("read") as access:
-            chat = await self._enter(request, access)
+        with self._audit.access("read") as access, contextlib.ExitStack() as held:
+            chat = await self._enter(request, access, held)
             query = parse(ReadQuery, dict(request.query))
             if query.after is not None:
                 cursor = Position(query.epoch or "", query.after)
-                page = await self._poll(request, access, chat, cursor, wait=query.wait or 0.0)
+                page = await self._poll(request, access, held, chat, cursor, wait=query.wait or 0.0)
                 # A poll that comes back with nothing is no access; otherwise each client would leave three a minute.
                 access.outcome = "ok" if page.events else None
                 return answer(page)
@@ -96,30 +97,32 @@ class Api:
         return answer([row_model(row) for row in rows], list[MessageRow])
 
     async def _poll(
-        self, request: web.Request, access: Access, chat: "_Chat", cursor: Position, *, wait: float
+        self,
+        request: web.Request,
+        access: Access,
+        held: contextlib.ExitStack,
+        chat: "_Chat",
+        cursor: Position,
+        *,
+        wait: float,
     ) -> EventPage:
         deadline = asyncio.get_running_loop().time() + min(wait, MAX_WAIT_SECONDS)
         watch = self._log.watch(chat.session_id)
         waiter = Waiter(watch)
         self._polls.add(waiter)
-        asking = self._rights.hold(chat.principal, lambda: self._rights.ask(request, chat.patient_id, chat.session_id))
         try:
-            async with asking as right:
-                right.on_end(waiter.wake)
-                while True:
-                    async with self._gate.turn(client_address(request)):
-                        page = await self._events_after(chat, cursor)
-                    if right.expired:
-                        raise web.HTTPUnauthorized(text="Please sign in again.")
-                    if right.ended:
-                        raise Refusal(ErrorCode.FORBIDDEN)
-                    if page.events or self._closing or asyncio.get_running_loop().time() >= deadline:
-                        return page
-                    await waiter.until(deadline)
-                    if chat.patient_id is None and not access.hidden:
-                        # The session may have begun, and then it has a patient. Refused once, it is not asked about
-                        # again.
-                        chat = await self._enter(request, access)
+            while True:
+                chat.right.on_end(waiter.wake)
+                async with self._gate.turn(client_address(request)):
+                    page = await self._events_after(chat, cursor)
+                chat.right.check()
+                if page.events or self._closing or asyncio.get_running_loop().time() >= deadline:
+                    return page
+                await waiter.until(deadline)
+                if chat.patient_id is None and not access.hidden:
+                    # The session may have begun, and then it has a patient. Refused once, it is not asked about again.
+                    self._rights.release(chat.right)
+                    chat = await self._enter(request, access, held)
         finally:
             self._polls.discard(waiter)
             waiter.close()
@@ -150,13 +153,13 @@ class Api:
     async def send(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/messages"""
         body = await self._body(request, SendBody)
-        with self._audit.access("send") as access:
-            chat = await self._enter(request, access, body.patient_id)
+        with self._audit.access("send") as access, contextlib.ExitStack() as held:
+            chat = await self._enter(request, access, held, body.patient_id)
             started = await self._runs.send(
                 chat.session_id,
                 body.patient_id,
-                client=self._rights.client(request, chat.principal),
-                by=chat.principal,
+                client=self._rights.client(request, chat.right.principal),
+                by=chat.right.principal,
                 client_msg_id=body.client_msg_id,
                 content=body.message,
             )
@@ -166,13 +169,13 @@ class Api:
     async def retry(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/retry"""
         body = await self._body(request, RetryBody)
-        with self._audit.access("retry") as access:
-            chat = await self._enter(request, access, body.patient_id)
+        with self._audit.access("retry") as access, contextlib.ExitStack() as held:
+            chat = await self._enter(request, access, held, body.patient_id)
             _must_exist(chat)
             started = await self._runs.retry(
                 chat.session_id,
-                client=self._rights.client(request, chat.principal),
-                by=chat.principal,
+                client=self._rights.client(request, chat.right.principal),
+                by=chat.right.principal,
                 run_id=body.run_id,
                 client_msg_id=body.client_msg_id,
             )
@@ -182,8 +185,8 @@ class Api:
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/cancel"""
         body = await self._body(request, CancelBody)
-        with self._audit.access("cancel") as access:
-            chat = await self._enter(request, access, body.patient_id)
+        with self._audit.access("cancel") as access, contextlib.ExitStack() as held:
+            chat = await self._enter(request, access, held, body.patient_id)
             _must_exist(chat)
             await self._runs.cancel(chat.session_id, body.run_id)
         return answer({}, status=202)
@@ -191,8 +194,8 @@ class Api:
     async def erase(self, request: web.Request) -> web.Response:
         """DELETE /api/chat/{session_id}; 204 as well where there is no such session."""
         body = await self._body(request, EraseBody, may_be_empty=True)
-        with self._audit.access("erase") as access:
-            chat = await self._enter(request, access, body.patient_id)
+        with self._audit.access("erase") as access, contextlib.ExitStack() as held:
+            chat = await self._enter(request, access, held, body.patient_id)
             if chat.exists:
                 await self._log.delete_session(chat.session_id)
                 self._runs.forget(chat.session_id)
@@ -203,8 +206,10 @@ class Api:
         members = {} if may_be_empty and not text else decode_object(text)
         return parse(model, members, max_bytes=self._settings.max_bytes)
 
-    async def _enter(self, request: web.Request, access: Access, in_body: str | None = None) -> "_Chat":
-        """The chat that the request is about, once the hook has allowed it.
+    async def _enter(
+        self, request: web.Request, access: Access, held: contextlib.ExitStack, in_body: str | None = None
+    ) -> "_Chat":
+        """The chat that the request is about, once the hook has allowed it; its right is held until `held` ends.
 
         Every patient_id that is given, in the query or in the body, must be the session's. Where none is given the hook
         is asked about the session's own patient. A session that it refuses then is answered for exactly as one that
@@ -217,28 +222,36 @@ class Api:
         if len(given) > 1:
             raise Refusal(ErrorCode.FORBIDDEN)
         if given:
-            return await self._enter_as(request, access, given.pop())
+            return await self._enter_as(request, access, held, given.pop())
         info = await self._log.find_session(session_id)
         if info is not None:
             try:
-                principal = await self._rights.ask(request, info.patient_id, session_id)
-                access.who = principal.name
-                return _Chat(session_id, info.patient_id, principal, exists=True)
+                right = await self._right(request, access, held, info.patient_id)
+                return _Chat(session_id, info.patient_id, right, exists=True)
             except web.HTTPException:
                 access.hidden = True
-        principal = await self._rights.ask(request, None, session_id)
-        access.who = principal.name
-        return _Chat(session_id, None, principal, exists=False)
+        right = await self._right(request, access, held, None)
+        return _Chat(session_id, None, right, exists=False)
 
-    async def _enter_as(self, request: web.Request, access: Access, patient_id: str) -> "_Chat":
+    async def _enter_as(
+        self, request: web.Request, access: Access, held: contextlib.ExitStack, patient_id: str
+    ) -> "_Chat":
         session_id = path_id(request, "session_id")
         # Before the log is read: a principal without a right to this patient learns nothing about the session.
-        principal = await self._rights.ask(request, patient_id, session_id)
-        access.who = principal.name
+        right = await self._right(request, access, held, patient_id)
         info = await self._log.find_session(session_id)
         if info is not None:
             check_owner(info.patient_id, patient_id)
-        return _Chat(session_id, patient_id, principal, exists=info is not None)
+        right.check()
+        return _Chat(session_id, patient_id, right, exists=info is not None)
+
+    async def _right(
+        self, request: web.Request, access: Access, held: contextlib.ExitStack, patient_id: str | None
+    ) -> Right:
+        session_id = path_id(request, "session_id")
+        right = await self._rights.enter(held, lambda: self._rights.ask(request, patient_id, session_id))
+        access.who = right.principal.name
+        return right
 
 
 class _Chat(NamedTuple):
@@ -247,7 +260,7 @@ class _Chat(NamedTuple):
 
     session_id: str
     patient_id: str | None
-    principal: Principal
+    right: Right
     exists: bool
 
 

@@ -87,12 +87,10 @@ class Sockets:
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """GET /ws/chat/{patient_id}/{session_id}"""
         patient_id, session_id = path_id(request, "patient_id"), path_id(request, "session_id")
-        async with contextlib.AsyncExitStack() as held:
+        with contextlib.ExitStack() as held:
             with self._audit.access("open", session_id) as access:
-                principal = await self._rights.ask(request, patient_id, session_id)
-                access.who = principal.name
-                asking = self._rights.hold(principal, lambda: self._rights.ask(request, patient_id, session_id))
-                right = await held.enter_async_context(asking)
+                right = await self._rights.enter(held, lambda: self._rights.ask(request, patient_id, session_id))
+                access.who = right.principal.name
                 socket, info = await self._accept(request, patient_id, session_id)
             await self._converse(request, socket, info, right)
         return socket

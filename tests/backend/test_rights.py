@@ -1,9 +1,11 @@
 """A right ends when the principal expires, when the hook refuses it, and when the application closes it."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -26,9 +28,15 @@ class Hook:
     def __init__(self) -> None:
         self.result: Principal | Exception = Principal("alice")
         self.asked = 0
+        self.refuses_from: float = math.inf
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def __call__(self, request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
         self.asked += 1
+        await self.answers.wait()
+        if self.asked >= self.refuses_from:
+            raise web.HTTPForbidden
         if isinstance(self.result, Exception):
             raise self.result
         return self.result
@@ -57,9 +65,22 @@ async def held_poll(server: Backend) -> int:
     url = f"{server.http}/api/chat/s1/messages?patient_id=p1&after=0&epoch=&wait=30"
     async with aiohttp.ClientSession() as http:
         async with http.get(url) as snapshot:
+            if snapshot.status != 200:
+                return snapshot.status
             epoch = (await snapshot.json())["epoch"]
         async with asyncio.timeout(STEP), http.get(url.replace("epoch=", f"epoch={epoch}")) as answer:
             return answer.status
+
+
+async def opened(server: Backend, door: str) -> int | None:
+    """The status of a poll that waits 30 s if nothing ends it, or that of a refused handshake, or the close code."""
+    if door == "poll":
+        return await held_poll(server)
+    try:
+        async with server.socket("s1", "p1") as socket:
+            return await close_code(socket)
+    except InvalidStatus as refused:
+        return refused.response.status_code
 
 
 async def test_a_socket_that_is_refused_later_ends_with_4503(server: Backend, hook: Hook) -> None:
@@ -106,6 +127,34 @@ async def test_close_principal_ends_its_sockets_and_polls_and_no_other(hook: Hoo
                 assert (await close_code(socket), await poll) == (4503, 403)
             await say(other, type="ping")
             assert "pong" in str(await other.recv())
+
+
+@pytest.mark.parametrize("door", ["socket", "poll"])
+async def test_a_principal_closed_while_the_hook_works_is_asked_about_again(
+    server: Backend, hook: Hook, door: str
+) -> None:
+    hook.answers.clear()
+    asking = asyncio.create_task(opened(server, door))
+    await until(lambda: hook.asked == 1)
+    close_principal(server.app, "alice")
+    hook.refuses_from = 2
+    hook.answers.set()
+    assert await asking == 403
+
+
+@pytest.mark.parametrize(("door", "ends_with"), [("socket", 4503), ("poll", 403)])
+async def test_a_principal_closed_before_its_session_is_found_opens_nothing(
+    server: Backend, door: str, ends_with: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finds = "session_for" if door == "socket" else "find_session"
+    found = getattr(server.log, finds)
+
+    async def found_late(*args: str) -> Any:
+        close_principal(server.app, "alice")
+        return await found(*args)
+
+    monkeypatch.setattr(server.log, finds, found_late)
+    assert await opened(server, door) == ends_with
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("no database"), web.HTTPServiceUnavailable()])

@@ -11,7 +11,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -35,25 +35,35 @@ class Rights:
         self._authorize = authorize
         self._again = again
         self._held: set[Right] = set()
+        # For each request that the hook works on, the names that were closed since it was asked.
+        self._asking: dict[object, set[str]] = {}
 
     async def ask(self, request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
-        """Ask the hook who sends this; it refuses by raising `web.HTTPException`."""
-        principal = await self._authorize(request, patient_id, session_id)
+        """Ask the hook who sends this; it refuses by raising `web.HTTPException`.
+
+        A principal that is closed while the hook works is asked about again: the hook may have decided before that.
+        """
+        question = object()
+        closed = self._asking[question] = set[str]()
+        try:
+            principal = await self._authorize(request, patient_id, session_id)
+            while principal.name in closed:
+                closed.clear()
+                principal = await self._authorize(request, patient_id, session_id)
+        finally:
+            del self._asking[question]
         if _seconds_left(principal) <= 0:
             raise web.HTTPForbidden
         return principal
 
-    @contextlib.asynccontextmanager
-    async def hold(self, principal: Principal, ask: Callable[[], Awaitable[Principal]]) -> AsyncIterator["Right"]:
-        """Call `ask` again and again within this block. Enter it before the next await, so that `close` finds it."""
-        right = self.take(principal, ask)
-        try:
-            yield right
-        finally:
-            self.release(right)
+    async def enter(self, held: contextlib.ExitStack, ask: Callable[[], Awaitable[Principal]]) -> "Right":
+        """What `ask` allows, held until `held` ends: `close` finds it from the hook's answer on."""
+        right = self.take(await ask(), ask)
+        held.callback(self.release, right)
+        return right
 
     def take(self, principal: Principal, ask: Callable[[], Awaitable[Principal]]) -> "Right":
-        """The same without a block: until `release`."""
+        """Call `ask` again and again until `release`. Comes before the next await after the hook's answer."""
         right = Right(ask, principal, self._again)
         self._held.add(right)
         return right
@@ -65,6 +75,8 @@ class Rights:
 
     def close(self, name: str) -> None:
         """End what the principal called `name` holds; the hook decides whether it may come back."""
+        for closed in self._asking.values():
+            closed.add(name)
         for right in [right for right in self._held if right.principal.name == name]:
             right.end()
 
@@ -92,6 +104,13 @@ class Right:
         self._on_end = callback
         if self.ended:
             callback()
+
+    def check(self) -> None:
+        """Raise 401 where the right has expired, 403 where it has ended otherwise."""
+        if self.expired:
+            raise web.HTTPUnauthorized(text="Please sign in again.")
+        if self.ended:
+            raise web.HTTPForbidden
 
     def end(self) -> None:
         """The principal reads and writes nothing more. Idempotent."""
