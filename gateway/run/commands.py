@@ -85,6 +85,7 @@ SERVE = Command(
                 "drain": "both parts drain within that of [gateway]",
                 "log_key": "both parts have that of [gateway]",
             },
+            replaced_by="backend_command",
         ),
     ),
     refused={

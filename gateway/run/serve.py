@@ -47,7 +47,7 @@ _LEAST_DRAIN = 1.0
 
 def main(settings: Settings, backend: BackendSettings, own: ServeSettings, environ: Mapping[str, str]) -> int:
     """Run gateway, backend and front end until a signal ends them; the exit status."""
-    _check(settings, backend, own)
+    _check(settings, own)
     # Without a key of the user's, one for both: a chat has the same hash in both parts' lines.
     settings = dataclasses.replace(settings, log_key=settings.log_key or secrets.token_hex())
     sock = None
@@ -75,12 +75,10 @@ def main(settings: Settings, backend: BackendSettings, own: ServeSettings, envir
     return run(_Serve(settings, own, backend, sock, environ, follows_output=follows_output).run())
 
 
-def _check(settings: Settings, backend: BackendSettings, own: ServeSettings) -> None:
+def _check(settings: Settings, own: ServeSettings) -> None:
     """Refuse options that contradict each other."""
     if own.backend_command and own.reload:
         raise UsageError("reload: it restarts moorline's own backend; give backend_command an option of its own")
-    if own.backend_command and backend.responder:
-        raise UsageError("responder: it is of moorline's own backend, which backend_command replaces")
     if own.frontend_command and settings.frontend_folder:
         raise UsageError(
             f'frontend_command: frontend is the folder "{settings.frontend}"; leave one of them out, '

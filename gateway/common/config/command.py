@@ -22,11 +22,13 @@ class Section:
     fallback_names: Collection[str] = ()
     unused: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Keys of the table that the command does not use, each with what to do instead."""
+    replaced_by: str = ""
+    """An option beside which those that this section alone has count for nothing: their flags are errors."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why the flag of an option is an error, and what to do instead."""
+    """Why the flag of an option is an error, and its key counts for nothing, and what to do instead."""
 
     reason: str
     unless: str

@@ -7,7 +7,7 @@ import argparse
 import dataclasses
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -77,21 +77,13 @@ def read(
     files = _file_read(args.config)
     environ = {**_read_dotenv(files), **environ}
     loaded = {section.settings: _load(section, args, environ, document) for section in command.sections}
-    for name, refusal in command.refused.items():
-        if name in args.flags and not any(getattr(settings, refusal.unless, None) for settings in loaded.values()):
-            raise UsageError(f"{everywhere[name].flag}: {refusal.reason}")
     warnings = [
         *(
             f"{everywhere[name].flag}: an option of the other part, it is ignored here"
             for name in args.flags
             if name not in known
         ),
-        *(
-            f"[{section.table}] {name}: {command.name} does not use it; {instead}"
-            for section in command.sections
-            for name, instead in section.unused.items()
-            if name in document.get(section.table, {})
-        ),
+        *_unused(command, args, document, loaded),
         *unknown_variables(environ, everywhere),
         *_exposed(args, known),
     ]
@@ -113,6 +105,43 @@ def _load(
         table_name=section.table,
         ignored=section.ignored,
     )
+
+
+def _unused(
+    command: Command,
+    args: ParsedArgs,
+    document: Mapping[str, Mapping[str, object]],
+    loaded: Mapping[type[Any], object],
+) -> Iterator[str]:
+    """One warning for each key of the file that counts for nothing. Variables do not: programs that `serve` starts may
+    read them.
+
+    Raises:
+        UsageError: a flag counts for nothing.
+    """
+    refused = {name: each.reason for name, each in command.refused.items() if not _is_given(each.unless, loaded)}
+    for section in command.sections:
+        unused = {**refused, **section.unused}
+        if _is_given(section.replaced_by, loaded):
+            reason = f"it is of moorline's own {section.table}, which {section.replaced_by} replaces"
+            unused = dict.fromkeys(specs(section.settings), reason)
+            refused |= {name: reason for name in unused if _is_of(section, name, command)}
+        for name in document.get(section.table, {}):
+            if name in unused:
+                yield f"[{section.table}] {name}: {command.name} does not use it; {unused[name]}"
+    for name in args.flags:
+        if name in refused:
+            raise UsageError(f"{command.specs()[name].flag}: {refused[name]}")
+
+
+def _is_given(name: str, loaded: Mapping[type[Any], object]) -> bool:
+    return any(getattr(settings, name, None) for settings in loaded.values())
+
+
+def _is_of(section: Section, name: str, command: Command) -> bool:
+    """Whether a flag of this name reaches this section alone."""
+    reached = [each for each in command.sections if name in specs(each.settings) and name not in each.ignored]
+    return reached == [section]
 
 
 def _exposed(args: ParsedArgs, known: Mapping[str, Spec]) -> list[str]:

@@ -64,6 +64,10 @@ async def test_serve_ends_with_the_line_of_its_backend(tmp_path: Path) -> None:
             ["serve", "--upstream", "http://a"],
             "--upstream: serve starts a backend of its own; `moorline gateway` takes yours",
         ),
+        (
+            ["serve", "--backend-command", "x", "--model", "y"],
+            "--model: it is of moorline's own backend, which backend_command replaces",
+        ),
         (["serve", "--temperature", "9"], "temperature: 9 is not between 0 and 2"),
         (["gateway", "--help=yes"], "-h/--help: takes no value"),
         (["serve", "--reload=yes"], "--reload: takes no value; write --reload or --no-reload"),
@@ -270,6 +274,24 @@ async def test_ctrl_c_while_the_libraries_are_read_ends_without_a_word(module: s
         "moorline", module, cwd=tmp_path, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), PYTHONPATH])}
     )
     assert (status, out, err) == (130, "", "")
+
+
+def test_keys_that_serve_does_not_use_beside_others_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = '[gateway]\nupstream = "http://127.0.0.1:9"\nauthorize = "a:b"\n[backend]\nmodel = "x"\nauthorize = "a:b"\n'
+    Path("moorline.toml").write_text(own, encoding="utf-8")
+    read(COMMANDS["serve"], [], environ={}, tables=TABLES)
+    assert capsys.readouterr().err == (
+        "moorline: warning: [gateway] upstream: serve does not use it; "
+        "serve starts a backend of its own; `moorline gateway` takes yours\n"
+    )
+    read(COMMANDS["serve"], ["--backend-command", "x"], environ={"MOORLINE_MODEL": "y"}, tables=TABLES)
+    replaced = "serve does not use it; it is of moorline's own backend, which backend_command replaces"
+    assert capsys.readouterr().err == "".join(
+        f"moorline: warning: [backend] {name}: {replaced}\n" for name in ("model", "authorize")
+    )
 
 
 @pytest.mark.parametrize(
