@@ -86,6 +86,8 @@ class UserMessage:
     run_id: str
     content: str
     at: float
+    author: str | None = None
+    """The principal that sent it; None: it was written by a version that did not store that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ class Row:
     finish: Finish | None = None
     error: RunError | None = None
     parts: tuple[Part, ...] = ()
+    author: str | None = None
 
     @property
     def size(self) -> int:

@@ -103,6 +103,7 @@ def row_of(event: UserMessage | MessageEnded) -> Row:
             event.at,
             run_id=event.run_id,
             client_msg_id=event.client_msg_id,
+            author=event.author,
         )
     return Row(
         event.message_id,

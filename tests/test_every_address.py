@@ -69,9 +69,9 @@ async def status(url: str, method: str, path: str, **headers: str) -> int:
             "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
         }
     method = "GET" if method == "*" else method
-    async with asyncio.timeout(STEP), aiohttp.ClientSession() as http:
-        async with http.request(method, url + path.format(**VALUES), json=body, headers=headers) as answer:
-            return answer.status
+    request = aiohttp.request(method, url + path.format(**VALUES), json=body, headers=headers)
+    async with asyncio.timeout(STEP), request as answer:
+        return answer.status
 
 
 @pytest.fixture

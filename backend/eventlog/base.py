@@ -23,6 +23,7 @@ from moorline.backend.events import (
     Snapshot,
     TextAdded,
     Usage,
+    UserMessage,
 )
 from moorline.backend.parts import Part
 from moorline.backend.session import PriorCommand, check_owner, check_retry, check_send
@@ -167,6 +168,12 @@ class Start:
     run_id: str = field(default_factory=new_id)
     message_id: str = field(default_factory=new_id)
     user_message_id: str = field(default_factory=new_id)
+
+    def message(self, seq: int) -> UserMessage:
+        """What readers see of a send."""
+        return UserMessage(
+            seq, self.user_message_id, self.client_msg_id, self.run_id, self.content, self.now, self.principal
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from moorline.backend.events import (
 )
 from moorline.backend.parts import decode_part, decode_parts, encode_part
 
-__all__ = ["COLUMNS", "Kind", "from_record", "to_record"]
+__all__ = ["COLUMNS", "SELECTED", "STORED", "Kind", "from_record", "to_record"]
 
 
 class Kind(enum.IntEnum):
@@ -33,15 +33,23 @@ class Kind(enum.IntEnum):
     ENDED = 4
 
 
-#: What `from_record` takes and `to_record` returns, in this order.
-COLUMNS = (
+#: What `to_record` returns, in this order.
+STORED = (
     "kind, seq, run_id, message_id, content, at, client_msg_id, from_seq, finish, "
     "error_code, error_retryable, error_retry_after, input_tokens, output_tokens, parts"
+)
+#: What `from_record` takes, in this order.
+COLUMNS = f"{STORED}, author"
+#: How they are selected from `events`. The author of a message is in the row of the run that it started: stored twice,
+#: it could differ, and messages of earlier versions would have none.
+SELECTED = (
+    f"{STORED}, CASE WHEN kind = {Kind.USER:d}"
+    " THEN (SELECT principal FROM runs WHERE runs.run_id = events.run_id) END AS author"
 )
 
 
 def to_record(event: UserMessage | RunStarted | MessageEnded) -> tuple[Any, ...]:
-    """The columns of COLUMNS. Text and parts are written in batches, by statements of their own."""
+    """The columns of STORED. Text and parts are written in batches, by statements of their own."""
     if isinstance(event, UserMessage):
         first = (Kind.USER, event.seq, event.run_id, event.message_id, event.content, event.at, event.client_msg_id)
         return (*first, *[None] * 8)
@@ -69,7 +77,7 @@ def to_record(event: UserMessage | RunStarted | MessageEnded) -> tuple[Any, ...]
 
 def from_record(record: tuple[Any, ...]) -> Event:
     """The event of a record of COLUMNS."""
-    kind, seq, run_id, message_id, content, at, client_msg_id, from_seq, finish, *end, parts = record
+    kind, seq, run_id, message_id, content, at, client_msg_id, from_seq, finish, *end, parts, author = record
     if kind == Kind.TEXT:
         if parts is not None:
             return PartAdded(seq, run_id, message_id, decode_part(parts))
@@ -77,7 +85,7 @@ def from_record(record: tuple[Any, ...]) -> Event:
     if kind == Kind.STARTED:
         return RunStarted(seq, run_id, message_id, at)
     if kind == Kind.USER:
-        return UserMessage(seq, message_id, client_msg_id, run_id, content, at)
+        return UserMessage(seq, message_id, client_msg_id, run_id, content, at, author)
     code, retryable, after, *tokens = end
     error = None if code is None else RunError(ErrorCode(code), bool(retryable), after)
     usage = None if tokens[0] is None else Usage(*tokens)

@@ -118,6 +118,7 @@ RetryAfter = Annotated[float | None, Field(description="seconds")]
 Parts = Annotated[
     list[Source | Data] | None, Field(description="source {title, url} and data {name, value}, in their order")
 ]
+Author = Annotated[str | None, Field(description="the principal that sent it, where that is known")]
 Duplicate = Annotated[bool, Field(description="whether it had been committed before")]
 
 
@@ -248,6 +249,7 @@ class MessageRow:
     finish: Annotated[Finish | None, Field(description="how the run ended")] = None
     error: Annotated[MessageError | None, Field(description="where finish is error")] = None
     parts: Parts = None
+    author: Author = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,6 +299,7 @@ class UserEvent:
     client_msg_id: ClientMsgId
     content: Content
     at: Time
+    author: Author = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,7 @@ def event_model(event: Event) -> UserEvent | StatusEvent | DeltaEvent | PartEven
                 client_msg_id=event.client_msg_id,
                 content=event.content,
                 at=_time(event.at),
+                author=event.author,
             )
         case RunStarted():
             return StatusEvent(seq=event.seq, run_id=event.run_id)
@@ -118,6 +119,7 @@ def row_model(row: Row) -> MessageRow:
         finish=row.finish,
         error=_error(row.error),
         parts=_parts(row.parts),
+        author=row.author,
     )
 
 

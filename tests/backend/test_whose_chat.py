@@ -112,6 +112,15 @@ async def test_nothing_of_it_changes(chat: Asked) -> None:
     assert SECRET in (await chat.ask("alice", "GET", "/messages", None))[1]
 
 
+@pytest.mark.parametrize("hook", [strict])
+async def test_a_message_names_the_principal_that_sent_it_on_sockets_in_rows_and_in_polls(chat: Asked) -> None:
+    async with chat.server.socket("s1", "p1", additional_headers={"X-User": "alice"}) as socket:
+        (row, *_) = (await hello(socket))[1]["messages"]
+    rows = json.loads((await chat.ask("alice", "GET", "/messages", None))[1])
+    page = json.loads((await chat.ask("alice", "GET", f"/messages?after=0&epoch={chat.epoch}", None))[1])
+    assert [each["author"] for each in (row, rows[0], page["events"][0])] == ["alice"] * 3
+
+
 @HOOKS
 async def test_the_right_principal_needs_no_patient_id(chat: Asked) -> None:
     statuses = [(await chat.ask("alice", *request))[0] for request in (*REQUESTS[:3], REQUESTS[5], REQUESTS[3])]

@@ -14,7 +14,7 @@ from moorline.backend.eventlog.base import (
     epoch_bucket,
 )
 from moorline.backend.eventlog.postgres.connection import Connection
-from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
+from moorline.backend.eventlog.records import COLUMNS, SELECTED, Kind, from_record
 from moorline.backend.events import Event, MessageEnded, Position, Row, Snapshot, UserMessage
 from moorline.backend.parts import decode_parts
 from moorline.backend.session import check_owner, newest, partial_answer, row_of
@@ -88,7 +88,7 @@ JOIN sessions s ON s.session_id = query.session_id AND (query.epoch IS NULL OR s
 CROSS JOIN LATERAL (
     SELECT {COLUMNS} FROM (
         SELECT e.*, sum(e.bytes) OVER (ORDER BY e.seq) - e.bytes AS before FROM (
-            SELECT {COLUMNS}, octet_length(content) + coalesce(octet_length(parts), 0) AS bytes
+            SELECT {SELECTED}, octet_length(content) + coalesce(octet_length(parts), 0) AS bytes
             FROM events WHERE session = s.id AND seq > query.seq ORDER BY seq LIMIT query.most
         ) e
     ) e
@@ -110,7 +110,7 @@ async def read_after(db: Connection, queries: Sequence[EventQuery]) -> list[list
 async def rows(db: Connection, session_id: str, before: int | None, limit: int) -> list[Row]:
     """The last `limit` rows before the seq `before`."""
     records = await db.execute(
-        f"SELECT {COLUMNS} FROM events WHERE session = (SELECT id FROM sessions WHERE session_id = %s)"
+        f"SELECT {SELECTED} FROM events WHERE session = (SELECT id FROM sessions WHERE session_id = %s)"
         f" AND kind IN ({Kind.USER:d}, {Kind.ENDED:d}) AND (%s::bigint IS NULL OR seq < %s) ORDER BY seq DESC LIMIT %s",
         (session_id, before, before, limit),
     )
@@ -125,7 +125,7 @@ WITH s AS (
 ), newest AS (
     SELECT e.*, sum(e.size) OVER (ORDER BY e.seq DESC) - e.size AS behind
     FROM s CROSS JOIN LATERAL (
-        SELECT {COLUMNS}, octet_length(content) + coalesce(octet_length(parts), 0) AS size
+        SELECT {SELECTED}, octet_length(content) + coalesce(octet_length(parts), 0) AS size
         FROM events WHERE session = s.id AND kind IN ({Kind.USER:d}, {Kind.ENDED:d})
         ORDER BY seq DESC LIMIT {SNAPSHOT_ROWS + 1}
     ) e
@@ -134,7 +134,7 @@ SELECT epoch, {_RUN}, head, run_id, message_id,
     (SELECT string_agg(content, '' ORDER BY seq) FROM events WHERE session = s.id AND seq > s.started_seq),
     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     (SELECT '[' || string_agg(coalesce(parts, 'null'), ',' ORDER BY seq) || ']'
-     FROM events WHERE session = s.id AND seq > s.started_seq) FROM s
+     FROM events WHERE session = s.id AND seq > s.started_seq), NULL FROM s
 UNION ALL
 SELECT NULL, {COLUMNS} FROM newest WHERE behind <= {SNAPSHOT_BYTES}
 """
@@ -146,7 +146,7 @@ async def snapshot(db: Connection, session_id: str) -> Snapshot | None:
     if not found:
         return None
     found.sort(key=lambda row: (row[1] != _RUN, -row[2]))
-    epoch, _, head, run_id, message_id, text, *_, parts = found[0]
+    epoch, _, head, run_id, message_id, text, *_, parts, _ = found[0]
     last, earlier = newest((_row(from_record(row[1:])) for row in found[1:]), count=SNAPSHOT_ROWS, size=SNAPSHOT_BYTES)
     run = None if run_id is None else partial_answer(run_id, message_id, text or "", decode_parts(parts or "[]"))
     return Snapshot(Position(epoch, head), last, earlier, run)

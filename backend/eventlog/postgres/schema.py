@@ -18,7 +18,7 @@ from moorline.backend.eventlog.base import EPOCH_BUCKETS
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["VERSION", "migrate"]
+__all__ = ["MIGRATIONS", "VERSION", "migrate"]
 
 _FIRST = """
 CREATE TABLE owners (
@@ -93,10 +93,10 @@ _FOURTH = "ALTER TABLE runs ADD COLUMN principal text"
 
 #: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
 #: before, which go on running while a new one starts.
-_MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)
 
 #: What this program writes.
-VERSION = len(_MIGRATIONS)
+VERSION = len(MIGRATIONS)
 
 # Locked by the process that migrates; a number that no other program is likely to use ("moorline").
 _LOCK = 0x6D6F6F726C696E65
@@ -131,7 +131,7 @@ async def migrate(connection: Connection, name: str) -> None:
                 f'database: "{name}" was written by a newer moorline (schema {found}, this one knows {VERSION}); '
                 "update moorline or choose another with --database"
             )
-        for step in _MIGRATIONS[found:]:
+        for step in MIGRATIONS[found:]:
             await connection.execute(step)
         if found != VERSION:
             await connection.execute("UPDATE version SET number = %s", (VERSION,))

@@ -29,7 +29,7 @@ from moorline.backend.eventlog.base import (
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.backend.eventlog.postgres.read import NEXT_EPOCH
 from moorline.backend.eventlog.records import Kind
-from moorline.backend.events import Event, RunStarted, UserMessage
+from moorline.backend.events import Event, RunStarted
 from moorline.backend.parts import STATUS_PREFIX, decode_parts, encode_part
 from moorline.backend.session import PriorCommand
 
@@ -169,8 +169,7 @@ async def start_run(db: Connection, start: Start, owner: str) -> Written[Started
         handle = RunHandle(start.session_id, start.run_id, start.message_id, fence)
         events: list[Event] = [RunStarted(started_seq, start.run_id, start.message_id, start.now)]
         if retried is None:
-            message = start.user_message_id, start.client_msg_id, start.run_id, start.content, start.now
-            events.insert(0, UserMessage(user_seq, *message))
+            events.insert(0, start.message(user_seq))
         commits = [Commit(start.session_id, epoch, event) for event in events]
         return Started(user_seq, start.run_id, handle), commits
     raise LogUnavailable("too many concurrent writes to the session")

@@ -15,7 +15,7 @@ from moorline.backend.eventlog.base import (
     SessionInfo,
     epoch_bucket,
 )
-from moorline.backend.eventlog.records import COLUMNS, Kind, from_record
+from moorline.backend.eventlog.records import SELECTED, Kind, from_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.events import Event, MessageEnded, Position, Row, Snapshot, UserMessage, fitting
 from moorline.backend.parts import Part, decode_part
@@ -139,7 +139,7 @@ def run_answer(db: sqlite3.Connection, session: int, started_seq: int) -> tuple[
 
 def _events(db: sqlite3.Connection, query: EventQuery) -> list[Event]:
     records = db.execute(
-        f"SELECT {COLUMNS} FROM events WHERE session ="
+        f"SELECT {SELECTED} FROM events WHERE session ="
         " (SELECT id FROM sessions WHERE session_id = ?1 AND (?2 IS NULL OR epoch = ?2)) AND seq > ?3"
         " ORDER BY seq LIMIT ?4",
         (query.session_id, query.epoch, query.seq, query.limit),
@@ -151,7 +151,7 @@ def _events(db: sqlite3.Connection, query: EventQuery) -> list[Event]:
 
 def _newest_first(db: sqlite3.Connection, session: SessionRecord, before: int, limit: int) -> Iterator[Row]:
     records = db.execute(
-        f"SELECT {COLUMNS} FROM events WHERE session = ? AND seq < ? AND kind IN ({Kind.USER:d}, {Kind.ENDED:d})"
+        f"SELECT {SELECTED} FROM events WHERE session = ? AND seq < ? AND kind IN ({Kind.USER:d}, {Kind.ENDED:d})"
         " ORDER BY seq DESC LIMIT ?",
         (session.id, before, limit),
     )

@@ -13,7 +13,7 @@ import sqlite3
 from moorline.backend.eventlog.base import EPOCH_BUCKETS
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["FIRST", "VERSION", "migrate", "recognise"]
+__all__ = ["FIRST", "MIGRATIONS", "VERSION", "migrate", "recognise"]
 
 #: Version 1.
 FIRST = """
@@ -88,10 +88,10 @@ _FOURTH = "ALTER TABLE events ADD COLUMN parts TEXT"
 _FIFTH = "ALTER TABLE runs ADD COLUMN principal TEXT"
 
 #: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
-_MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
-VERSION = len(_MIGRATIONS)
+VERSION = len(MIGRATIONS)
 
 _TABLES = frozenset({"sessions", "runs", "commands", "events"})
 
@@ -122,7 +122,7 @@ def migrate(db: sqlite3.Connection, name: str) -> None:
             f'database: "{name}" was written by a newer moorline (schema {found}, this one knows {VERSION}); '
             "update moorline or choose another with --database"
         )
-    for step in _MIGRATIONS[found:]:
+    for step in MIGRATIONS[found:]:
         # Not executescript: it would commit the transaction that makes all steps one.
         for statement in step.split(";"):
             if statement.strip():

@@ -15,7 +15,7 @@ from moorline.backend.eventlog.base import (
     new_id,
     unwritten,
 )
-from moorline.backend.eventlog.records import COLUMNS, to_record
+from moorline.backend.eventlog.records import STORED, to_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.eventlog.sqlite.read import SessionRecord, next_epoch, run_answer, session_record
 from moorline.backend.events import Finish, MessageEnded, RunStarted, UserMessage
@@ -24,7 +24,7 @@ from moorline.backend.session import PriorCommand
 
 __all__ = ["delete_session", "end_orphans", "end_run", "expire", "start_run"]
 
-_INSERT = f"INSERT INTO events (session, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = f"INSERT INTO events (session, {STORED}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def delete_session(tx: Transaction, session_id: str) -> bool:
@@ -66,8 +66,7 @@ def start_run(tx: Transaction, start: Start) -> Started:
     retried = _retried(tx.db, session.id, start.retry_of)
     if retried is None:
         user_seq, seq = session.head + 1, session.head + 2
-        said = start.user_message_id, start.client_msg_id, start.run_id, start.content, start.now
-        _append(tx, session, UserMessage(user_seq, *said))
+        _append(tx, session, start.message(user_seq))
     else:
         user_seq, seq = retried.user_seq, session.head + 1
     _append(tx, session, RunStarted(seq, start.run_id, start.message_id, start.now))

@@ -36,6 +36,21 @@ async def test_an_answer_is_read_in_the_order_in_which_it_was_written(log: Event
     assert snapshot.run == PartialAnswer(run.run_id, run.message_id, "Good day")
 
 
+async def test_a_message_names_its_author_wherever_it_is_read(log: EventLog, database: str) -> None:
+    run = await log.start_run("s", "p", client_msg_id="m1", content="Hello", now=NOW, principal="dr.who")
+    await log.end_run(handle_of(run), finish=Finish.ERROR, now=NOW)
+    # Who asks for another answer is not the author of the message.
+    await log.retry_run("s", run_id=run.run_id, client_msg_id="m2", now=NOW, principal="nurse")
+    authors = [event.author for event in await everything(log, "s") if isinstance(event, UserMessage)]
+    await log.close()
+    async with opened(database) as again:
+        snapshot = await again.snapshot("s")
+        assert snapshot is not None
+        (stored,) = [event.author for event in await everything(again, "s") if isinstance(event, UserMessage)]
+        shown = [row.author for row in (snapshot.rows[0], *await again.rows("s", before=2, limit=1))]
+    assert [*authors, stored, *shown] == ["dr.who"] * 4
+
+
 async def test_the_end_carries_the_whole_text_and_stands_for_all_its_pieces(log: EventLog) -> None:
     run = handle_of(await start(log, "s"))
     await log.add_text(run, "Good ")

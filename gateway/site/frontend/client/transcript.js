@@ -83,10 +83,10 @@ function fromSnapshot({ epoch, messages, earlier, run, through_seq: seq }) {
 
 /** @param {any} row @returns {Row} */
 function fromRow(row) {
-  const { role, content, seq, at, run_id: runId, client_msg_id: clientMsgId, finish, error, parts = [] } = row;
+  const { role, author, content, seq, at, run_id: runId, client_msg_id: clientMsgId, finish, error, parts = [] } = row;
   // An answer is keyed by its run: the row exists (as "thinking") before its message id is known.
   const id = role === 'assistant' && runId ? `run:${runId}` : row.message_id;
-  return { id, role, content, seq, at, runId, clientMsgId, finish, error, writing: false, parts, status: '' };
+  return { id, role, author, content, seq, at, runId, clientMsgId, finish, error, writing: false, parts, status: '' };
 }
 
 /** @param {string} runId @param {number} seq @returns {Row} */

@@ -18,6 +18,8 @@ export interface Row {
   id: string;
   /** 'user' or 'assistant'. */
   role: string;
+  /** Of a message: the principal that sent it, where the server knows it. */
+  author?: string;
   content: string;
   seq: number;
   /** RFC 3339, UTC. */
