@@ -88,6 +88,7 @@ class Delivery:
         start: Position,
         v1_ping: float,
         scripted: bool,
+        request_id: str | None,
         unsent: Callable[[], int],
         abort: Callable[[], None],
     ) -> None:
@@ -95,6 +96,7 @@ class Delivery:
         self._socket = socket
         self._settings = settings
         self._scripted = scripted
+        self._request_id = request_id
         self._session_id = session_id
         # How many bytes wait for the peer.
         self._unsent = unsent
@@ -240,6 +242,7 @@ class Delivery:
             heartbeat=self._settings.heartbeat,
             max_bytes=self._settings.max_bytes,
             scripted=self._scripted or None,
+            request_id=self._request_id,
         )
 
     async def _send_event(self, event: Event) -> None:

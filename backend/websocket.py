@@ -28,6 +28,7 @@ from moorline.backend.protocol.models import (
     Send,
     ServerPong,
     V1Send,
+    is_id,
 )
 from moorline.backend.requests import path_id
 from moorline.backend.rights import Rights
@@ -134,6 +135,7 @@ class Sockets:
             start=info.head,
             v1_ping=self._v1_ping,
             scripted=self._runs.scripted,
+            request_id=_request_id(request),
             unsent=lambda: _unsent(protocol),
             abort=lambda: _abort(protocol),
         )
@@ -302,6 +304,12 @@ class _Reader:
         self._bad.append(now)
         if len(self._bad) == _BAD_FRAMES and now - self._bad[0] <= _BAD_FRAMES_SECONDS:
             self._delivery.end(CloseCode.BAD_FRAMES)
+
+
+def _request_id(request: web.Request) -> str | None:
+    """The id that a gateway in front has given the handshake."""
+    given = request.headers.get("X-Request-ID", "")
+    return given if is_id(given) else None
 
 
 def _abort(protocol: web.RequestHandler) -> None:

@@ -159,6 +159,11 @@ class Settings(CommonSettings):
         "who sends it may see /-/moorline from elsewhere (default: programs on this machine alone)",
         group="Inspector",
     )
+    tell_causes: bool = option(
+        False,
+        BOOL,
+        "clients elsewhere may ask why their own socket ended, by its id (default: programs on this machine alone)",
+    )
 
     backend_asks: bool = False
     """The backend behind `upstream` asks the hook itself, and knows more than a gateway can: this one asks about the

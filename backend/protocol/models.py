@@ -276,6 +276,9 @@ class ServerHello:
     heartbeat: Annotated[float, Field(description="seconds between two pings")]
     max_bytes: Annotated[int, Field(description="longest message, as UTF-8")]
     scripted: Annotated[bool | None, Field(description="true: no model is configured, a script answers")] = None
+    request_id: Annotated[
+        Id | None, Field(description="the handshake's X-Request-ID, by which a gateway in front knows the socket")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

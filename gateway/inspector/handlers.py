@@ -14,7 +14,8 @@ from moorline.gateway.errors import Unavailable
 from moorline.gateway.inspector.rows import Row, changes, ended_row, open_row, sentence
 from moorline.gateway.inspector.viewers import check, is_local
 from moorline.gateway.keys import ROUTES, SETTINGS
-from moorline.gateway.proxy.tunnels import TUNNELS
+from moorline.gateway.proxy.sockets import EndedSocket
+from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
 
 __all__ = ["add_inspector"]
 
@@ -26,6 +27,8 @@ _POLICY = (
     "frame-ancestors 'none'"
 )
 _HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+# From what a client sees of an end to the gateway's own: the other connection is closed, too.
+_END_SECONDS = 2.0
 # A look at 1,000 sockets takes 10 ms.
 _MOST_VIEWERS = 4
 # An end is shown at once, and what changes all the time once a second.
@@ -57,12 +60,24 @@ async def page(request: web.Request) -> web.Response:
 
 
 async def ended(request: web.Request) -> web.Response:
-    """Why the socket with this request id ended."""
-    check(request)
-    found = request.app[TUNNELS].ends.find(request.match_info["request_id"])
+    """Why the socket with this request id ended. The id has 128 random bits and is told to the socket's own client
+    alone, so with `tell_causes` it is the right to ask.
+    """
+    if not request.app[SETTINGS].tell_causes:
+        check(request)
+    found = await _end_of(request.app[TUNNELS], request.match_info["request_id"])
     if found is None:
         raise web.HTTPNotFound(text="No socket with this id has ended lately.")
     return web.json_response(dict(sentence(found)), headers={"Cache-Control": "no-store"})
+
+
+async def _end_of(tunnels: Tunnels, request_id: str) -> EndedSocket | None:
+    """A socket that has ended, or does so now."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + _END_SECONDS
+    while (found := tunnels.ends.find(request_id)) is None and clock() < until and tunnels.holds(request_id):
+        await tunnels.ends.next(until - clock())
+    return found
 
 
 async def events(request: web.Request) -> web.StreamResponse:

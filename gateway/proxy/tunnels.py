@@ -83,6 +83,10 @@ class Tunnels:
         """Each open socket with its state."""
         return ((socket, relay.tunnel) for relay, socket in self._sockets.items())
 
+    def holds(self, request_id: str) -> bool:
+        """Whether the socket with this id is open."""
+        return any(socket.request_id == request_id for socket in self._sockets.values())
+
     @contextlib.contextmanager
     def handshake(self, request: web.Request) -> Iterator[None]:
         """Count a handshake that may become a tunnel.

@@ -37,6 +37,15 @@ async def test_a_hello_gets_hello_and_a_snapshot_also_of_an_empty_session(tmp_pa
         assert snapshot == {"type": "snapshot", "messages": [], "earlier": False, "through_seq": 0}
 
 
+@pytest.mark.parametrize(("given", "told"), [("0123456789abcdef", "0123456789abcdef"), ("no id\u00e9", None)])
+async def test_a_hello_has_the_id_that_a_gateway_gave_the_handshake(
+    tmp_path: Path, given: str, told: str | None
+) -> None:
+    headers = {"X-Request-ID": given}
+    async with backend(tmp_path, Script()) as server, server.socket(additional_headers=headers) as socket:
+        assert (await hello(socket))[0].get("request_id") == told
+
+
 async def test_a_client_that_offers_its_token_gets_the_other_subprotocol_it_offered(tmp_path: Path) -> None:
     async with (
         backend(tmp_path, Script()) as server,

@@ -15,7 +15,8 @@ from moorline.gateway.run import server
 from moorline.gateway.settings import Settings
 from tests.endtoend.conftest import Site, site
 from tests.support import needs
-from tests.support.browser import CHAT, SHARED, Visitor, answers, questions, say, shows
+from tests.support.backend_process import backend_process
+from tests.support.browser import CHAT, SHARED, Visitor, answers, questions, say, shows, visitor
 from tests.support.network import Network, network
 from tests.support.openai_server import DONE, Fault, OpenAIServer, finish, openai_server, says
 from tests.support.process import Program, started
@@ -210,6 +211,35 @@ async def test_a_gateway_killed_in_the_middle_of_an_answer_loses_nothing(
             await expect(answers(tab.page)).to_have_text(["Half and half."])
             await expect(questions(tab.page)).to_have_text(["Hello"])
             await shows(tab.page, "Connected")
+
+
+async def test_the_page_says_why_the_connection_ended_when_the_backend_is_killed(tab: Visitor, tmp_path: Path) -> None:
+    async with openai_server() as model, backend_process(tmp_path, model) as backend:
+        options = Settings(host="127.0.0.1", port=0, upstream=(backend.http,), drain=0.2, connect_retry=None)
+        async with server.running(options) as gateway:
+            await tab.page.goto(gateway.addresses[0] + CHAT)
+            await shows(tab.page, "Connected")
+            await backend.program.stop(signal.SIGKILL)
+            told = tab.page.get_by_role("note").filter(has_text="The last connection ended")
+            await expect(told).to_contain_text("the upstream closed its connection without a Close frame")
+            await expect(told).to_contain_text("(UF-idle)")
+            await expect(told).to_contain_text("Next step: look at the backend's log at that second")
+            await told.get_by_role("button", name="Dismiss").press("Enter")
+            await expect(told).to_be_hidden()
+
+
+async def test_a_page_from_elsewhere_does_not_ask_why(chat: Site, between: Network, chromium: Browser) -> None:
+    async with visitor(chromium) as seen:
+        asked: list[str] = []
+        seen.page.on("request", lambda request: asked.append(request.url))
+        # Chromium resolves it to this machine; the client takes it for another one.
+        await seen.page.goto(between.url.replace("127.0.0.1", "chat.localhost") + CHAT)
+        await shows(seen.page, "Connected")
+        between.cut()
+        between.heal()
+        await shows(seen.page, "Connected")
+        assert not [url for url in asked if "/-/ended/" in url]
+        await expect(seen.page.locator("#ended")).to_be_hidden()
 
 
 async def test_an_erased_chat_is_gone_from_the_page_and_stays_gone(chat: Site, tab: Visitor) -> None:

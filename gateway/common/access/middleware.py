@@ -32,6 +32,8 @@ _SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 # As nginx: CONNECT opens a tunnel to any host, TRACE returns headers that a page must not read.
 _NEVER = frozenset({hdrs.METH_CONNECT, hdrs.METH_TRACE})
 _ALLOWED = sorted(hdrs.METH_ALL - _NEVER)
+# Why a client's own socket ended: its page may read that where it may use /api.
+_ENDED = "/-/ended/"
 # How long a browser may keep the response to a preflight.
 _CORS_MAX_AGE_SECONDS = "600"
 
@@ -86,7 +88,8 @@ def add_cors_headers(
     *,
     is_foreign: Callable[[web.Request], bool] = lambda request: False,
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """The on_response_prepare handler that lets pages of `allowed_origins` read responses of /api, errors as well.
+    """The on_response_prepare handler that lets pages of `allowed_origins` read responses of /api, errors as well, and
+    why a socket of theirs ended.
 
     Of a server that `is_foreign` they may read what it says nothing else about. `methods` are those that they may use.
     """
@@ -98,7 +101,7 @@ def add_cors_headers(
         if is_foreign(request):
             if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN in response.headers:
                 return
-        elif not _is_api(request):
+        elif not _is_api(request) and not request.path.startswith(_ENDED):
             return
         headers = rules.cors_headers(request.headers.get(hdrs.ORIGIN))
         response.headers.update(headers)

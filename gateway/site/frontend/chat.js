@@ -36,6 +36,8 @@ let sessionId = '';
 let shown = new AbortController();
 /** The client keeps what is unsent elsewhere than the person has chosen since; changed once nothing is unsent. */
 let outdated = false;
+/** What the person has read of how a connection ended. @type {import('./client/types.js').Ended | null} */
+let dismissed = null;
 /** @type {MoorlineClient} */ let client;
 
 /** The patient that the address names; empty where it names none. */
@@ -141,9 +143,20 @@ function showState() {
   find('remark').textContent = remark;
   find('remark').hidden = !remark;
   find('status').title = transport === 'polling' ? 'Connected without a WebSocket' : '';
+  showEnded();
   if (final) notify(reason, Infinity);
   countDown(retryAt);
   draw();
+}
+
+/** For a developer: the client asks for it where the gateway is on this machine. */
+function showEnded() {
+  const { ended } = client.state;
+  keepFocus(() => (find('ended').hidden = !ended || ended === dismissed));
+  if (!ended) return;
+  const { cause, what, when, usual_cause: usual, next_step: next } = ended;
+  const text = `The last connection ended: ${what}, ${when} (${cause}). Usual cause: ${usual}. Next step: ${next}.`;
+  if (find('ended-text').textContent !== text) find('ended-text').textContent = text;
 }
 
 /** @param {number | null} retryAt */
@@ -300,6 +313,10 @@ function start() {
   });
   find('stop').addEventListener('click', () => client.cancel());
   find('try-now').addEventListener('click', () => client.reconnect());
+  find('ended-dismiss').addEventListener('click', () => {
+    dismissed = client.state.ended;
+    showEnded();
+  });
   find('newest').addEventListener('click', () => keepFocus(() => following.follow()));
   find('earlier').addEventListener('click', () =>
     client.loadEarlier().catch(() => notify('Earlier messages could not be loaded. Please try again.')),

@@ -212,9 +212,13 @@ FRAMES = {
         '"parts":[{"kind":"data","name":"vitals","value":{"pulse":null}}],'
         '"finish":"stop","at":"1970-01-01T00:00:00.000Z"}'
     ),
-    encode(ServerHello(epoch="e", head=1, recovered=True, run_id="r1", heartbeat=20.0, max_bytes=10, scripted=True)): (
+    encode(
+        ServerHello(
+            epoch="e", head=1, recovered=True, run_id="r1", heartbeat=20.0, max_bytes=10, scripted=True, request_id="a1"
+        )
+    ): (
         '{"type":"hello","v":2,"epoch":"e","head":1,"recovered":true,"run_id":"r1","heartbeat":20.0,"max_bytes":10,'
-        '"scripted":true}'
+        '"scripted":true,"request_id":"a1"}'
     ),
     Version2().ack("c1", seq=1, run_id="r1", duplicate=False): (
         '{"type":"ack","client_msg_id":"c1","seq":1,"run_id":"r1","duplicate":false}'

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from moorline.gateway.keys import DRAINING
+from moorline.gateway.proxy.tunnels import TUNNELS
 from tests.gateway.conftest import Client, StartGateway
 from tests.support.faulty_upstream import STEP, SWITCH, Peer, Upstream, dial, handshake
 from tests.support.websocket_frames import TEXT, frame
@@ -133,6 +134,42 @@ async def test_an_end_is_told_with_its_sentence_once(start_gateway: StartGateway
             assert (await anext(told))["ended"] == []
         async with gateway.get(f"/-/ended/{row['id']}") as response:
             assert (await response.json())["cause"] == "UR-idle"
+
+
+async def test_an_end_that_is_under_way_is_waited_for(start_gateway: StartGateway) -> None:
+    async with Upstream() as upstream, AsyncExitStack() as running:
+        gateway = await start_gateway(upstream.port)
+        client, backend = await open_socket(gateway, upstream, running)
+        ((socket, _),) = gateway.app[TUNNELS].open_sockets()
+        asked = asyncio.create_task(gateway.get(f"/-/ended/{socket.request_id}"))
+        backend.reset()
+        await client.rest()
+        client.close()
+        async with await asked as response:
+            assert (await response.json())["cause"] == "UR-idle"
+
+
+async def test_with_tell_causes_a_client_elsewhere_learns_of_its_own_socket_alone(start_gateway: StartGateway) -> None:
+    elsewhere = {"X-Forwarded-For": "203.0.113.9"}
+    async with Upstream() as upstream, AsyncExitStack() as running:
+        gateway = await start_gateway(upstream.port, tell_causes=True)
+        client, backend = await open_socket(gateway, upstream, running)
+        ((socket, _),) = gateway.app[TUNNELS].open_sockets()
+        backend.reset()
+        await client.rest()
+        client.close()
+        async with gateway.get(f"/-/ended/{socket.request_id}", headers=elsewhere) as response:
+            assert (response.status, (await response.json())["cause"]) == (200, "UR-idle")
+        for path in ("/-/ended/unknown", f"/-/ended/{socket.request_id[:-1]}"):
+            assert (await gateway.get(path, headers=elsewhere)).status == 404
+        assert (await gateway.get(EVENTS, headers=elsewhere)).status == 403
+
+
+async def test_a_page_of_an_allowed_origin_may_ask_why_its_socket_ended(start_gateway: StartGateway) -> None:
+    origin = "https://elsewhere.example"
+    gateway = await start_gateway(0, allowed_origins=(origin,))
+    async with gateway.get("/-/ended/unknown", headers={"Origin": origin}) as response:
+        assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (404, origin)
 
 
 async def test_an_unknown_id_is_404(start_gateway: StartGateway) -> None:

@@ -11,7 +11,7 @@
  *   `receive` takes an event, a snapshot with its epoch, and says false where something before it was missed.
  */
 import { HttpError, Poller, within } from './polling.js';
-import { NO_SOCKET_REASON, delay, finalReason, outageReason, refusalReason } from './reconnect.js';
+import { NO_SOCKET_REASON, delay, finalReason, isAbnormal, outageReason, refusalReason } from './reconnect.js';
 import { ChatSocket } from './socket.js';
 import { Version1 } from './version1.js';
 
@@ -37,6 +37,7 @@ export const INITIAL = Object.freeze({
   reason: '',
   final: false,
   scripted: false,
+  ended: null,
 });
 
 export class Connection {
@@ -48,6 +49,8 @@ export class Connection {
   #reconnectAfter = 0;
   #timer = 0;
   #epoch = '';
+  /** By which the gateway knows the socket; empty where the server does not say it. */
+  #requestId = '';
   #reason = '';
   /** @type {1 | 2} */ #version = 2;
   /** Whether the server selects the subprotocol; one of version 2 may not. */
@@ -84,7 +87,7 @@ export class Connection {
     this.#selects = true;
     this.#reason = '';
     const offline = !navigator.onLine;
-    this.#session.state({ status: 'connecting', transport: null, retryAt: null, offline, reason: '', final: false });
+    this.#session.state({ status: 'connecting', transport: null, retryAt: null, offline, reason: '', final: false, ended: null });
     this.reconnect();
   }
 
@@ -158,6 +161,7 @@ export class Connection {
   /** @param {ServerEvent} hello */
   #welcome(hello) {
     this.#epoch = hello.epoch;
+    this.#requestId = hello.request_id ?? '';
     const socket = /** @type {ChatSocket} */ (this.#socket);
     this.#connected(socket, hello.recovered === true, { version: 2, scripted: hello.scripted === true });
   }
@@ -201,6 +205,8 @@ export class Connection {
     this.#socket = null;
     if (!this.#poller) this.#session.down();
     this.#endVersion1();
+    const requestId = greeted ? this.#requestId : '';
+    this.#requestId = '';
     const final = finalReason(code);
     if (final) return this.#end(final);
     this.#failures += 1;
@@ -213,6 +219,15 @@ export class Connection {
     if (greeted) this.#reason = '';
     if (!this.#poller) this.#session.state({ status, transport: null, retryAt, reason: this.#reason });
     if (!greeted) this.#askWhy();
+    else if (isAbnormal(code)) this.#askCause(requestId);
+  }
+
+  /** Who ended the socket, and why: the page sees no more than a code. @param {string} requestId */
+  async #askCause(requestId) {
+    const { signal } = this.#life;
+    // The gateway may have ended as well.
+    const ended = await this.#polling.ended(requestId).catch(() => null);
+    if (ended && !signal.aborted) this.#session.state({ ended });
   }
 
   /** A browser hides why an upgrade was refused; the polling address says it, and serves where sockets are blocked. */

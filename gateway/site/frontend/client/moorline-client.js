@@ -43,12 +43,12 @@ export class MoorlineClient extends EventTarget {
   /** Touches nothing of the browser but its storage, so that a server may construct one to render a page.
    *
    * @param {import('./types.js').MoorlineClientOptions} options */
-  constructor({ patientId, sessionId, origin, storage = usableStorage(), credentials, token, headers }) {
+  constructor({ patientId, sessionId, origin, storage = usableStorage(), credentials, token, headers, explain }) {
     super();
     const path = [patientId, sessionId].map(encodeURIComponent).join('/').replaceAll('%3A', ':');
     const given = origin && new URL(origin).origin;
     const base = () => given || location.origin;
-    const how = { credentials: credentials ?? 'same-origin', token: token ?? null, headers: headers ?? {} };
+    const how = { credentials: credentials ?? 'same-origin', token: token ?? null, headers: headers ?? {}, explain };
     this.#polling = new Polling(base, patientId, sessionId, how);
     this.#outbox = new Outbox(sessionId, storage);
     this.#sender = new Sender(

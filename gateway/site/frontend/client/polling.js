@@ -4,6 +4,8 @@ import { delay } from './reconnect.js';
 /** How long the server may hold a poll; the page gives up on it a little later. */
 const WAIT = 20_000;
 const GRACE = 10_000;
+/** Where a developer looks at the page: the gateway is on this machine. */
+const LOCAL = /^(localhost|127\.[\d.]+|\[::1\])$/;
 /** From one poll that found nothing to the next. */
 const PACE = 1_000;
 
@@ -32,7 +34,7 @@ export class Polling {
 
   /** @param {() => string} origin @param {string} patientId @param {string} sessionId
    * @param {{credentials: RequestCredentials, token: import('./types.js').TokenSource | null,
-   *   headers: import('./types.js').HeadersSource}} how
+   *   headers: import('./types.js').HeadersSource, explain?: boolean}} how
    */
   constructor(origin, patientId, sessionId, how) {
     this.#origin = origin;
@@ -82,6 +84,16 @@ export class Polling {
   async post(command, fields, signal) {
     const body = JSON.stringify({ patient_id: this.#patientId, ...fields });
     return this.#request(`/${command}`, {}, { method: 'POST', body, signal });
+  }
+
+  /** Why a socket ended, as the gateway saw it; null where that is not asked or not known.
+   * @param {string} requestId of its hello @returns {Promise<import('./types.js').Ended | null>} */
+  async ended(requestId) {
+    const origin = this.#origin();
+    if (!requestId || !(this.#how.explain ?? LOCAL.test(new URL(origin).hostname))) return null;
+    // Without credentials or headers: the id is the right to ask.
+    const response = await fetch(`${origin}/-/ended/${requestId}`, { signal: AbortSignal.timeout(GRACE) });
+    return response.ok ? response.json() : null;
   }
 
   /** Erase the session. */

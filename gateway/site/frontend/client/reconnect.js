@@ -45,11 +45,19 @@ export function outageReason(status) {
   return status ? `The server answers with an error (${status}).` : 'The server cannot be reached.';
 }
 
+/** Whether the server announced a restart. @param {number} code the close code */
+const announced = (code) => code === 1001 || code === 1012;
+
+/** Whether a socket ended otherwise than one side meant it to. @param {number} code the close code */
+export function isAbnormal(code) {
+  return !announced(code) && !finalReason(code);
+}
+
 /** Milliseconds until the next try: full jitter, so that clients of a server that was lost do not return in step.
  * @param {number} failures tries that failed in a row, this one included
  * @param {number} code the close code
  * @param {number} random in [0, 1) */
 export function delay(failures, code, random) {
-  if (failures <= 1 && (code === 1001 || code === 1012)) return random * RESTART_SPREAD;
+  if (failures <= 1 && announced(code)) return random * RESTART_SPREAD;
   return random * Math.min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (failures - 1));
 }

@@ -66,6 +66,17 @@ export interface Entry {
 /** A message that the transcript does not show yet. */
 export type UnsentMessage = Entry & { text: string };
 
+/** Why a socket ended, as the gateway saw it. */
+export interface Ended {
+  /** As in the gateway's log, and for `moorline explain`: 'UR-idle'. */
+  cause: string;
+  who: 'client' | 'upstream' | 'gateway' | 'network';
+  what: string;
+  when: string;
+  usual_cause: string;
+  next_step: string;
+}
+
 export type Status = 'connecting' | 'connected' | 'reconnecting' | 'disconnected';
 
 export interface State {
@@ -83,6 +94,8 @@ export interface State {
   final: boolean;
   /** The server has no model: a script answers. */
   scripted: boolean;
+  /** Why the last socket ended that was to go on; see `explain`. */
+  ended: Ended | null;
 }
 
 export type TokenSource = () => string | Promise<string>;
@@ -103,6 +116,9 @@ export interface MoorlineClientOptions {
   token?: TokenSource | null;
   /** Of HTTP requests, or what returns them. A browser sets none on a WebSocket. */
   headers?: HeadersSource;
+  /** Ask the gateway why a socket ended, for `state.ended`. By default in development: where the gateway is on this
+   * machine. From elsewhere it answers with the option `tell_causes` alone. */
+  explain?: boolean;
 }
 
 /** A command was refused that is no unsent message. */
