@@ -16,6 +16,7 @@ from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTI
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.metrics_port import metrics_port
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
+from moorline.gateway.common.web.tls import SERVER_TLS, ServerTls
 from moorline.gateway.inspector.handlers import add_inspector
 from moorline.gateway.keys import (
     ACCESS_RULES,
@@ -84,6 +85,8 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app[UPSTREAMS] = app[ROUTES].group(settings.upstream)
     app[GATEWAY_ID] = secrets.token_hex(8)
     add_tls(app)
+    if settings.tls_certificate:
+        app[SERVER_TLS] = ServerTls(settings.tls_certificate, settings.tls_certificate_key)
     if (hook := hook_of(settings, authorize) or jwt_authorize(settings)) is not None:
         app[RIGHTS] = Rights(hook, again=settings.authorize_again)
         app.on_response_prepare.append(note_begun)

@@ -15,6 +15,7 @@ __all__ = ["Settings"]
 
 
 _LAST_PORT = 65535
+_TLS = ("tls_certificate", "tls_certificate_key")
 # Limits that would stop all traffic at 0, which some programs take for no limit.
 _ABOVE_ZERO = (
     "proxy_connect_timeout",
@@ -60,6 +61,10 @@ class Settings(CommonSettings):
         "localhost", TEXT, "listen here; localhost is 127.0.0.1 and ::1 on the same port", group="Listening"
     )
     port: int = option(4321, PORT, "listen on this port; 0 picks a free one and prints it")
+    tls_certificate: str = option(
+        "", TEXT, "nginx's ssl_certificate: PEM file of the certificate and its chain; the port then speaks TLS alone"
+    )
+    tls_certificate_key: str = option("", TEXT, "nginx's ssl_certificate_key: PEM file of its private key")
     upstream: tuple[str, ...] = option(
         ("http://127.0.0.1:8000",),
         UPSTREAM,
@@ -144,6 +149,11 @@ class Settings(CommonSettings):
     )
 
     @property
+    def scheme(self) -> str:
+        """Of the addresses at which this gateway is reached."""
+        return "https" if self.tls_certificate else "http"
+
+    @property
     def frontend_url(self) -> str:
         """The address of the dev server; empty where the page comes from a folder."""
         return self.frontend if _is_url(self.frontend) else ""
@@ -179,6 +189,9 @@ class Settings(CommonSettings):
             check_routes(self.route)
         except ValueError as error:
             raise UsageError(f"route: {error}") from None
+        for given, missing in (_TLS, _TLS[::-1]):
+            if getattr(self, given) and not getattr(self, missing):
+                raise UsageError(f"{missing}: it is empty, and {given} is set; TLS needs both files")
         if self.metrics_port is not None and self.metrics_port + self.workers - 1 > _LAST_PORT:
             raise UsageError(f"metrics_port: {self.metrics_port} leaves no port for {self.workers} workers")
         if not (self.content_security_policy.isascii() and self.content_security_policy.isprintable()):

@@ -55,6 +55,8 @@ class Asked:
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     idle: float | None = None
     """Seconds for which the socket is held in silence."""
+    certificate: str = ""
+    """The file of the gateway's own certificate, by which a gateway on this machine is known, whatever it is called."""
 
     @classmethod
     def of(cls, *, origin: str, path: str, header: str, idle: float | None) -> "Asked":
@@ -117,7 +119,7 @@ class _Probe:
         self._host = target.hostname or ""
         tls = target.scheme in ("https", "wss")
         self._port = target.port or _DEFAULT_PORTS[target.scheme]
-        self._tls = ssl.create_default_context() if tls else None
+        self._tls = _client_tls(asked.certificate) if tls else None
         self._authority = target.netloc.rpartition("@")[2]
         self._origin = f"{'https' if tls else 'http'}://{self._authority}"
         self._base = self._origin + target.path.rstrip("/")
@@ -371,6 +373,20 @@ class _Probe:
                 finally:
                     writer.transport.abort()
         return ""
+
+
+def _client_tls(certificate: str) -> ssl.SSLContext:
+    """What a browser accepts, or this one certificate and no other."""
+    if not certificate:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(certificate)
+    except OSError as error:
+        raise UsageError(f'tls_certificate: "{certificate}" cannot be read ({error.strerror})') from None
+    return context
 
 
 def _certificate(error: ssl.SSLCertVerificationError) -> Cause:

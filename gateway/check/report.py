@@ -33,6 +33,7 @@ async def check(
 
     A backend at a guessed address may be elsewhere: that it is not reached there is no fault if the gateway answers.
     """
+    straight_asked = None if asked is None else dataclasses.replace(asked, idle=None, certificate="")
     probes = [(side, address) for side, address in ((Side.GATEWAY, url), (Side.BACKEND, backend)) if address]
     reports = []
     for side, address in probes:
@@ -44,7 +45,7 @@ async def check(
             hop_timeout=hop_timeout,
             answer_timeout=answer_timeout,
             moorline=side is Side.GATEWAY,
-            asked=asked if side is Side.GATEWAY or asked is None else dataclasses.replace(asked, idle=None),
+            asked=asked if side is Side.GATEWAY else straight_asked,
         )
         async for step in running:
             steps.append(step)

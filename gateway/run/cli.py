@@ -4,6 +4,7 @@ Each command imports the libraries that it needs, so that help, `--version` and 
 takes a quarter of a second.
 """
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, MutableMapping, Sequence
@@ -141,7 +142,8 @@ def _check(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
         return report.main(
             config.arguments[0], own.backend or None, backend_is_named=True, asked=asked, as_json=own.json
         )
-    url = f"http://{_reached_at(settings.host)}:{settings.port}"
+    url = f"{settings.scheme}://{_reached_at(settings.host)}:{settings.port}"
+    asked = dataclasses.replace(asked, certificate=settings.tls_certificate)
     backend, is_named = own.backend or settings.upstream[0], bool(own.backend)
     return report.main(url, backend, backend_is_named=is_named, asked=asked, as_json=own.json)
 

@@ -59,6 +59,7 @@ class CheckSettings:
     json: bool = option(False, BOOL, "print the result as JSON")
 
 
+_CHECKED = {"host", "port", "tls_certificate", "tls_certificate_key", "upstream"}
 #: The tables of moorline.toml.
 TABLES: Mapping[str, type[Any]] = {
     "gateway": Settings,
@@ -124,7 +125,7 @@ CHECK = Command(
     sections=(
         Section("check", CheckSettings),
         # Where the gateway listens, and its backend; nothing else of it matters here.
-        Section("gateway", Settings, ignored=specs(Settings).keys() - {"host", "port", "upstream"}),
+        Section("gateway", Settings, ignored=specs(Settings).keys() - _CHECKED),
     ),
     arguments=(("URL", "the gateway's address (default: http://localhost:4321, or as configured)"),),
     examples=(

@@ -97,8 +97,8 @@ class Acceptor:
     ago. While no worker can take one they wait in the listening sockets' queues.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
-        self.addresses = tuple(map(address, sockets))
+    def __init__(self, sockets: Sequence[socket.socket], *, scheme: str = "http") -> None:
+        self.addresses = tuple(address(sock, scheme) for sock in sockets)
         self._sockets = sockets
         self._channels: list[WorkerChannel] = []
         # Connections that came back while no other worker was ready.

@@ -31,7 +31,7 @@ def page(settings: Settings, addresses: Sequence[str]) -> str:
     """The address to open in a browser, of a gateway that listens at these."""
     address = addresses[0]
     if settings.host == "localhost":
-        address = f"http://localhost:{address.rpartition(':')[2]}"
+        address = f"{settings.scheme}://localhost:{address.rpartition(':')[2]}"
     # The paths of another frontend are not known.
     return address + ("/" if settings.frontend else _EXAMPLE_CHAT)
 

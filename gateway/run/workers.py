@@ -54,7 +54,7 @@ class Workers:
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         create_app(settings)
-        self._acceptor = Acceptor(listen(settings.host, settings.port))
+        self._acceptor = Acceptor(listen(settings.host, settings.port), scheme=settings.scheme)
         self.addresses = self._acceptor.addresses
         self.status = 0
         """Not 0 when a worker refused its options."""

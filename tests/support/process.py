@@ -48,7 +48,7 @@ class Program:
 
     async def page(self) -> str:
         """Scheme, host and port of the gateway, from its start block or, with `log_format=json`, its first object."""
-        found = re.search(r"http://[^\s\"/]+", await self.line("page", "http://"))
+        found = re.search(r"https?://[^\s\"/]+", await self.line("page", "://"))
         assert found is not None
         return found[0]
 

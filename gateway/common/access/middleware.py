@@ -146,9 +146,14 @@ def _check_origin(rules: AccessRules, request: web.Request) -> None:
     # No browser sends two Origin headers; joined they equal no origin.
     origins = request.headers.getall(hdrs.ORIGIN, ())
     origin = ", ".join(origins) if origins else None
-    if not rules.allows_origin(origin, request.headers.get(hdrs.HOST, "")):
+    if not rules.allows_origin(origin, request.headers.get(hdrs.HOST, ""), tls=_is_tls(rules, request)):
         request[REFUSAL] = f"Origin {_shown(origin or '')} is none of allowed_origins"
         raise web.HTTPForbidden(text="Pages of this origin may not use this server; see allowed_origins.")
+
+
+def _is_tls(rules: AccessRules, request: web.Request) -> bool:
+    """Whether the client speaks TLS, and with this server: a proxy in front of it has clients of its own."""
+    return request.secure and not (rules.trusts(request.remote or "") and hdrs.X_FORWARDED_PROTO in request.headers)
 
 
 def _check_host(rules: AccessRules, request: web.Request) -> None:

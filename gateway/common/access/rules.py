@@ -49,16 +49,19 @@ class AccessRules:
             proxies=tuple(ipaddress.ip_network(network) for network in settings.trusted_proxies),
         )
 
-    def allows_origin(self, origin: str | None, host: str) -> bool:
+    def allows_origin(self, origin: str | None, host: str, *, tls: bool = False) -> bool:
         """Whether a request with this Origin may change something or open a socket at this Host.
 
         A request without Origin is not a browser's. `null` (a sandboxed frame, a file) equals no origin. The scheme is
-        not compared with the server's, which is http also where a proxy terminates TLS.
+        compared where the server speaks `tls` itself: a page of http can be anybody's who is on its way. Elsewhere the
+        server's is http also where a proxy terminates TLS.
         """
         if origin is None or self.any_origin or self.lists_origin(origin):
             return True
         match = _ORIGIN.fullmatch(origin.lower())
-        return match is not None and is_host(host) and _without_default_port(match[2]) == _without_default_port(host)
+        if match is None or (tls and match[1] == "http"):
+            return False
+        return is_host(host) and _without_default_port(match[2]) == _without_default_port(host)
 
     def lists_origin(self, origin: str) -> bool:
         """Whether `allowed_origins` names this origin, scheme and all."""

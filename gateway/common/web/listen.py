@@ -38,10 +38,10 @@ def listen(host: str, port: int, *, option: str = "port") -> list[socket.socket]
     raise AssertionError("the last draw returns or raises")
 
 
-def address(sock: socket.socket) -> str:
+def address(sock: socket.socket, scheme: str = "http") -> str:
     """`http://127.0.0.1:4321` or `http://[::1]:4321`"""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _resolve(host: str) -> Sequence[str]:

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Protocol, cast
 
 from aiohttp import web
@@ -29,6 +29,8 @@ from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.idle import Descriptors, IdleConnections
 from moorline.gateway.common.web.listen import BACKLOG, address, listen
 from moorline.gateway.common.web.messages import MESSAGE_LIMITS
+from moorline.gateway.common.web.tls import SERVER_TLS
+from moorline.gateway.common.web.tls_handshake import TlsHandshakes
 from moorline.gateway.common.web.turns import Turns
 
 __all__ = ["Listener", "Running", "SocketListener", "running"]
@@ -75,8 +77,8 @@ class Listener(Protocol):
 class SocketListener:
     """Listening sockets of this process."""
 
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
-        self.addresses = tuple(map(address, sockets))
+    def __init__(self, sockets: Sequence[socket.socket], *, scheme: str = "http") -> None:
+        self.addresses = tuple(address(sock, scheme) for sock in sockets)
         self.port: int = sockets[0].getsockname()[1]
         self._sockets = sockets
         self._listeners: list[asyncio.Server] = []
@@ -124,15 +126,20 @@ async def running(
     Raises:
         UsageError: the address cannot be listened on.
     """
-    listener = listener or SocketListener(listen(settings.host, settings.port))
+    tls = app.get(SERVER_TLS)
+    scheme = "http" if tls is None else "https"
+    listener = listener or SocketListener(listen(settings.host, settings.port), scheme=scheme)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_CANCEL_TIMEOUT)
     draining = app.setdefault(DRAINING, Draining())
     app.on_response_prepare.append(name_server)
+    ending = contextlib.ExitStack()
     try:
         await runner.setup()
         server = cast("web.Server", runner.server)
         _count_requests(server, draining, app.get(BAD_REQUEST_HANDLER, default_bad_request))
-        await listener.open(_connections(app, server))
+        if tls is not None:
+            tls.warn()
+        await listener.open(ending.enter_context(_connections(app, server)))
         started = Running(listener.addresses, listener.port, draining, settings.drain)
         yield started
         started.drain()
@@ -140,10 +147,13 @@ async def running(
             await asyncio.wait_for(draining.released(), draining.remaining() + _FAREWELL)
     finally:
         listener.close()
+        ending.close()
         await runner.cleanup()
 
 
-def _connections(app: web.Application, server: web.Server) -> Callable[[], Connection]:
+@contextlib.contextmanager
+def _connections(app: web.Application, server: web.Server) -> Iterator[Callable[[], asyncio.Protocol]]:
+    """Makes the protocol of each accepted connection; at the end, TLS handshakes that are not over are ended."""
     loop = asyncio.get_running_loop()
     idle_connections, turns = IdleConnections(Descriptors.of_process()), Turns(loop)
     timeouts = app.get(CONNECTION_TIMEOUTS, ConnectionTimeouts())
@@ -168,4 +178,11 @@ def _connections(app: web.Application, server: web.Server) -> Callable[[], Conne
             logger=logging.getLogger("moorline.http"),
         )
 
-    return connection
+    if SERVER_TLS not in app:
+        yield connection
+        return
+    handshakes = TlsHandshakes(app[SERVER_TLS], connection, idle_connections, timeouts.client_header)
+    try:
+        yield handshakes.protocol
+    finally:
+        handshakes.close()

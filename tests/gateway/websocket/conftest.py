@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import uvloop
 from aiohttp import web
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common.web import server
@@ -109,3 +111,16 @@ async def tunnel(
         await backend.send(SWITCH)
         assert (await client.head()).startswith(b"HTTP/1.1 101 ")
         yield client, backend
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[int]:
+    """The port of an upstream that sends messages back."""
+
+    async def send_back(connection: ServerConnection) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            async for message in connection:
+                await connection.send(message)
+
+    async with serve(send_back, "127.0.0.1", 0, max_size=None) as server:
+        yield next(iter(server.sockets)).getsockname()[1]
