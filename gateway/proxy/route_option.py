@@ -7,17 +7,21 @@
     upstream = "https://auth.example.com"
     rewrite = "/v2"
     host = "upstream"
+    proxy_read_timeout = "10s"
 
 The functions raise ValueError with the words that follow the option's name and, for a text, the quoted value.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from moorline.gateway.common.config.options import did_you_mean
+from moorline.gateway.common.config.units import parse_duration
 from moorline.gateway.proxy.routes import GATEWAY_PATHS, Host, Route
+from moorline.gateway.proxy.timeouts import Timeouts
 
 T = TypeVar("T")
 
@@ -72,6 +76,7 @@ def route_of_table(table: Mapping[str, object]) -> Route:
         upstream=tuple(_checked("upstream", url, parse_upstream) for url in upstreams),
         rewrite=_checked("rewrite", table["rewrite"], _parse_path) if "rewrite" in table else None,
         host=_checked("host", table.get("host", Host.CLIENT.value), _parse_host),
+        time_limits={key: _time_limit(key, table[key]) for key in _TIME_LIMITS if key in table},
     )
 
 
@@ -107,6 +112,15 @@ def _parse_path(text: str) -> str:
     return text
 
 
+def _time_limit(key: str, value: object) -> float:
+    """A bare number is seconds, as in the file's other tables."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    seconds = _checked(key, str(value) if is_number else value, parse_duration)
+    if seconds == 0:
+        raise ValueError(f'{key}: "{value}" is too little; write a larger one')
+    return seconds
+
+
 def _parse_host(text: str) -> Host:
     if text not in _HOSTS:
         raise ValueError(f"is not one of {', '.join(_HOSTS)}")
@@ -114,4 +128,5 @@ def _parse_host(text: str) -> Host:
 
 
 _HOSTS = tuple(host.value for host in Host)
-_KEYS = ("path", "upstream", "rewrite", "host")
+_TIME_LIMITS = tuple(field.name for field in dataclasses.fields(Timeouts))
+_KEYS = ("path", "upstream", "rewrite", "host", *_TIME_LIMITS)

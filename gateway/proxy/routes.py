@@ -7,7 +7,7 @@ A path is compared as the client wrote it and in whole segments: `/auth` takes `
 import dataclasses
 import enum
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote, unquote
 
 from moorline.gateway.proxy.timeouts import Timeouts
@@ -62,6 +62,8 @@ class Route:
     rewrite: str | None = None
     """What the upstream gets in place of `path`."""
     host: Host = Host.CLIENT
+    time_limits: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    """Those of `Timeouts` that differ from the gateway's."""
 
     def takes(self, path: str) -> bool:
         """Whether a request for this path goes there, if no longer route takes it."""
@@ -183,7 +185,10 @@ class Routes:
             for route in (*routes, *beside)
         }
         self._upstreams = tuple(self._shared.values())
-        table = [(route, self.destination(route, timeouts=timeouts)) for route in routes]
+        table = [
+            (route, self.destination(route, timeouts=dataclasses.replace(timeouts, **route.time_limits)))
+            for route in routes
+        ]
         self._table: list[tuple[Route, Destination | None]] = [*table, *((route, None) for route in GATEWAY_PATHS)]
         self._table.sort(key=lambda entry: _rank(entry[0]))
         # One search instead of a comparison for each route: every request is matched.

@@ -39,11 +39,17 @@ def test_a_table_gives_all_of_a_route() -> None:
         [[gateway.route]]
         path = "/files/"
         upstream = "http://127.0.0.1:9000"
+        proxy_read_timeout = "1m30s"
+        send_timeout = 5
     """
     upstreams = ("https://a.example", "https://b.example")
     assert read(file=file) == (
         Route(path="/auth", upstream=upstreams, rewrite="/v2", host=Host.UPSTREAM),
-        Route(path="/files/", upstream=("http://127.0.0.1:9000",)),
+        Route(
+            path="/files/",
+            upstream=("http://127.0.0.1:9000",),
+            time_limits={"proxy_read_timeout": 90, "send_timeout": 5},
+        ),
     )
 
 
@@ -84,6 +90,18 @@ def test_a_flag_that_cannot_work_is_one_line(flag: str, message: str) -> None:
             '[[gateway.route]] host: "x" is not one of client, upstream',
         ),
         ('path = "/a"\nupstream = "http://x"\nrewrite = "v2"', '[[gateway.route]] rewrite: "v2" is not a path'),
+        (
+            'path = "/a"\nupstream = "http://x"\nproxy_read_timeout = "soon"',
+            '[[gateway.route]] proxy_read_timeout: "soon" is not a duration',
+        ),
+        (
+            'path = "/a"\nupstream = "http://x"\nsend_timeout = 0',
+            '[[gateway.route]] send_timeout: "0" is too little; write a larger one',
+        ),
+        (
+            'path = "/a"\nupstream = "http://x"\nproxy_connect_timeout = true',
+            "[[gateway.route]] proxy_connect_timeout: a bool is not a value; write text in quotes",
+        ),
     ],
 )
 def test_a_table_that_cannot_work_is_one_line(lines: str, message: str) -> None:

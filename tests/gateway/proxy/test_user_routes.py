@@ -1,10 +1,12 @@
 """`route`: paths that other servers have, as people configure them."""
 
+import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
@@ -25,6 +27,7 @@ async def echo(request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         await socket.send_str(request.path_qs)
+        await socket.receive()
         return socket
     said = {"path": request.path_qs, "host": request.host, "body": await request.text(), "method": request.method}
     response = web.json_response(said | {"forwarded_host": request.headers.get("X-Forwarded-Host")})
@@ -166,6 +169,29 @@ async def test_one_upstream_of_several_takes_what_another_refuses(
 async def test_routes_know_nothing_of_each_others_failures(start: StartRoute) -> None:
     gateway = await start("/auth")
     assert [(await gateway.get(path)).status for path in ("/api/x", "/auth", "/api/x")] == [502, 200, 502]
+
+
+async def test_a_time_limit_of_a_route_counts_there_alone(start_gateway: StartGateway) -> None:
+    async with faulty_upstream(Fault.SILENT) as silent:
+        limits = {"proxy_read_timeout": 0.2}
+        routes = [Route(path=f"/{name}", upstream=(f"http://127.0.0.1:{silent}",)) for name in ("short", "long")]
+        gateway = await start_gateway(0, route=(dataclasses.replace(routes[0], time_limits=limits), routes[1]))
+        waiting = asyncio.ensure_future(gateway.get("/long"))
+        async with gateway.get("/short") as answer:
+            assert answer.status == 504
+            assert "proxy_read_timeout" in (await answer.json())["detail"]
+        assert not waiting.done()
+        waiting.cancel()
+
+
+async def test_a_silent_socket_ends_by_the_time_limit_of_its_route(
+    start_gateway: StartGateway, server: TestServer
+) -> None:
+    route = Route(path="/live", upstream=(url(server),), time_limits={"proxy_read_timeout": 0.2})
+    gateway = await start_gateway(0, route=(route,), close_frames=True)
+    async with gateway.ws_connect("/live") as socket:
+        assert await socket.receive_str() == "/live"
+        assert (await socket.receive()).type is WSMsgType.CLOSE
 
 
 # Access control -------------------------------------------------------------------------------------------------------
