@@ -15,6 +15,7 @@ from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.metrics import Metrics, State
+from moorline.backend.patients import Patients
 from moorline.backend.problems import bad_request_handler, problem_middleware
 from moorline.backend.protocol.codec import frame_limit
 from moorline.backend.protocol.docs import docs_page, openapi_document
@@ -46,6 +47,7 @@ RUNS = web.AppKey("runs", Runs)
 METRICS = web.AppKey("metrics", Metrics)
 AUDIT = web.AppKey("audit", Audit)
 API = web.AppKey("api", Api)
+PATIENTS = web.AppKey("patients", Patients)
 SOCKETS = web.AppKey("sockets", Sockets)
 DRAIN: web.AppKey[asyncio.Task[None]] = web.AppKey("drain")
 
@@ -81,6 +83,7 @@ def create_app(
     app[RUNS] = Runs(app[LOG], app[SERVICE], settings, metrics.run_ended)
     app[AUDIT] = Audit(settings.audit_log)
     app[API] = Api(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings)
+    app[PATIENTS] = Patients(app[LOG], app[AUDIT], app[RIGHTS])
     app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings, v1_ping=v1_ping)
     app[REQUEST_LIMITS] = RequestLimits(settings)
     app[MESSAGE_LIMITS] = MessageLimits(timeout=settings.message_timeout, most=settings.max_unfinished)
@@ -122,6 +125,7 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_post("/api/chat/{session_id}/retry", limited(api.retry, limits))
     app.router.add_post("/api/chat/{session_id}/cancel", limited(api.cancel, limits))
     app.router.add_delete("/api/chat/{session_id}", limited(api.erase, limits))
+    app.router.add_get("/api/patients/{patient_id}/sessions", limited(app[PATIENTS].sessions, limits))
     app.router.add_get("/docs", _docs)
     app.router.add_get("/openapi.json", _openapi)
     app.router.add_get("/healthz", _healthz)

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from typing import Literal
 
 from aiohttp import web
 
@@ -28,12 +29,16 @@ NO_PRINCIPAL = "-"
 
 
 class Access:
-    """An access in progress. The handler sets what it learns; without a session nothing was accessed."""
+    """An access in progress. The handler sets what it learns; without a session or patient nothing was accessed."""
 
-    __slots__ = ("hidden", "outcome", "session_id", "who")
+    __slots__ = ("hidden", "outcome", "patient_id", "session_id", "who")
 
-    def __init__(self, session_id: str | None = None, who: str = NO_PRINCIPAL) -> None:
+    def __init__(
+        self, session_id: str | None = None, who: str = NO_PRINCIPAL, *, patient_id: str | None = None
+    ) -> None:
         self.session_id = session_id
+        self.patient_id = patient_id
+        """Of an access to all of a patient's sessions."""
         self.who = who
         self.outcome: str | None = "ok"
         """None: nothing was done and nothing was seen."""
@@ -64,9 +69,16 @@ class Audit:
             self._fd = None
 
     @contextlib.contextmanager
-    def access(self, action: str, session_id: str | None = None, who: str = NO_PRINCIPAL) -> Iterator[Access]:
+    def access(
+        self,
+        action: str,
+        session_id: str | None = None,
+        who: str = NO_PRINCIPAL,
+        *,
+        patient_id: str | None = None,
+    ) -> Iterator[Access]:
         """Record `action` when the block ends, with its outcome: `ok`, what the block sets, or the error's code."""
-        access = Access(session_id, who)
+        access = Access(session_id, who, patient_id=patient_id)
         try:
             yield access
         except Refusal as refusal:
@@ -86,13 +98,17 @@ class Audit:
                 access.outcome = ErrorCode.FORBIDDEN
             if access.session_id is not None and access.outcome is not None:
                 self.record(action, access.session_id, access.who, access.outcome)
+            elif access.patient_id is not None and access.outcome is not None:
+                self.record(action, access.patient_id, access.who, access.outcome, of="patient")
 
-    def record(self, action: str, session_id: str, who: str, outcome: str) -> None:
-        """Write one line."""
-        fields = {"who": who, "action": action, "session": hashed(session_id), "outcome": outcome}
+    def record(
+        self, action: str, name: str, who: str, outcome: str, *, of: Literal["session", "patient"] = "session"
+    ) -> None:
+        """Write one line; `name` is the id of the session, or of the patient."""
+        fields = {"who": who, "action": action, of: hashed(name), "outcome": outcome}
         # Only the operator reads this file; the log of the process may travel.
         shown = fields if who == NO_PRINCIPAL else {**fields, "who": hashed(who)}
-        logger.info("%(who)s %(action)s session %(session)s: %(outcome)s", shown, extra=shown)
+        logger.info(f"%(who)s %(action)s {of} %({of})s: %(outcome)s", shown, extra=shown)
         if self._path is not None:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             self._append(json.dumps({"time": now, **fields}) + "\n")

@@ -4,7 +4,7 @@ from aiohttp import web
 
 from moorline.backend.client_limits import Client
 from moorline.gateway.common.access import rights
-from moorline.gateway.common.access.authorize import Authorize, Principal, allow_all
+from moorline.gateway.common.access.authorize import Authorize, Principal, allow_all, is_loopback
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rules import client_network
 
@@ -17,6 +17,15 @@ class Rights(rights.Rights):
     def __init__(self, authorize: Authorize | None, *, again: float | None) -> None:
         super().__init__(authorize or allow_all, again=again if authorize else None)
         self._names = authorize is not None
+
+    def check_list(self, request: web.Request) -> None:
+        """Refuse the list of a patient's sessions where no hook decides, but for clients on this machine.
+
+        Without a hook the id of a session, which none can guess, is all that keeps visitors of one page from the chats
+        of each other.
+        """
+        if not self._names and not is_loopback(client_address(request)):
+            raise web.HTTPForbidden(text="The list of a patient's sessions needs an authorize hook or tokens.")
 
     def client(self, request: web.Request, principal: Principal) -> Client:
         """Who `request` comes from, for the limits. The default hook gives every client one name, which is none."""

@@ -55,6 +55,7 @@ _CHAT = (
     "/api/chat/{session_id}/retry",
     "/api/chat/{session_id}/cancel",
     "/api/chat/{session_id}",
+    "/api/patients/{patient_id}/sessions",
 )
 # A foreign backend may have all of them.
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"

@@ -113,6 +113,7 @@ async def test_the_backend_asks_with_the_patient(server: Backend, hook: Refusing
 async def test_the_gateway_asks_before_it_dials(gateway: str, hook: Refusing) -> None:
     for method, path in addresses("gateway", "asked"):
         assert await status(gateway, method, path) == hook.STATUS, path
+        assert hook.asked[-1][0] == ("p1" if "{patient_id}" in path else None), path
 
 
 async def test_the_inspector_is_for_this_machine(gateway: str) -> None:

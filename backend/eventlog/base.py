@@ -5,6 +5,7 @@ for many; one suite tests both.
 """
 
 import enum
+import math
 import secrets
 import zlib
 from collections.abc import Mapping, Sequence
@@ -31,12 +32,14 @@ from moorline.backend.session import PriorCommand, check_owner, check_retry, che
 __all__ = [
     "ANONYMOUS",
     "EPOCH_BUCKETS",
+    "FIRST_WORDS",
     "SNAPSHOT_BYTES",
     "SNAPSHOT_ROWS",
     "Commit",
     "End",
     "EventQuery",
     "Hint",
+    "ListCursor",
     "LogUnavailable",
     "Piece",
     "Retried",
@@ -45,6 +48,7 @@ __all__ = [
     "RunLost",
     "RunOwner",
     "SessionInfo",
+    "SessionSummary",
     "Start",
     "Started",
     "Store",
@@ -60,6 +64,8 @@ SNAPSHOT_ROWS = 500
 #: Text of a snapshot and of a plain GET, as UTF-8, but always one row. It is what a client that does not read can make
 #: a process hold: with a MiB, 4,000 requests of 80 bytes held 4 GiB.
 SNAPSHOT_BYTES = 64 << 10
+#: Characters of a session's first message in the list of its patient's sessions: a title, not the text.
+FIRST_WORDS = 100
 
 
 #: The principal where no `authorize` hook names one.
@@ -95,6 +101,26 @@ class SessionInfo:
     patient_id: str
     head: Position
     active_run_id: str | None
+
+
+class SessionSummary(NamedTuple):
+    """A session in the list of its patient's."""
+
+    session_id: str
+    at: float
+    """When a run of it last began or ended."""
+    first_words: str
+    """Of its first message, at most FIRST_WORDS characters."""
+
+
+class ListCursor(NamedTuple):
+    """Where a page of that list begins: behind this session. The default is the beginning.
+
+    The order is that of activity, so a session that becomes active while pages are read is on none of the later ones.
+    """
+
+    at: float = math.inf
+    session_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +384,9 @@ class Store(Protocol):
 
     async def session_for(self, session_id: str, patient_id: str) -> SessionInfo:
         """The session, or as it would begin for the patient."""
+
+    async def sessions(self, patient_id: str, before: ListCursor, limit: int) -> Sequence[SessionSummary]:
+        """The patient's sessions behind `before`, the one last active first."""
 
     async def delete_session(self, session_id: str) -> bool:
         """Erase the session; False when there was none."""

@@ -22,12 +22,14 @@ from moorline.backend.eventlog.base import (
     End,
     EventQuery,
     Hint,
+    ListCursor,
     LogUnavailable,
     Piece,
     RunFacts,
     RunHandle,
     RunOwner,
     SessionInfo,
+    SessionSummary,
     Start,
     Started,
     Store,
@@ -128,6 +130,10 @@ class EventLog:
             Refusal: `forbidden`, when it belongs to another patient.
         """
         return await self._carry_out(self._store.session_for(session_id, patient_id))
+
+    async def sessions(self, patient_id: str, before: ListCursor, *, limit: int) -> Sequence[SessionSummary]:
+        """Up to `limit` of the patient's sessions behind `before`, the one last active first."""
+        return await self._carry_out(self._store.sessions(patient_id, before, limit))
 
     async def delete_session(self, session_id: str) -> bool:
         """Erase the session and all its events; watchers are woken. False when there was none."""

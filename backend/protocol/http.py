@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from moorline.backend.eventlog.base import ListCursor
 from moorline.backend.events import MAX_SEQ
 from moorline.backend.protocol.models import (
     Accepted,
@@ -17,15 +18,17 @@ from moorline.backend.protocol.models import (
     Retried,
     RetryBody,
     SendBody,
+    SessionPage,
     SessionPatient,
+    is_id,
 )
 
-__all__ = ["OPERATIONS", "EraseQuery", "Operation", "ReadQuery"]
+__all__ = ["OPERATIONS", "EraseQuery", "Operation", "ReadQuery", "SessionsQuery", "shown_cursor"]
 
 
 # int() and float() would take 1_0, +5, nan and the digits of other scripts as well.
 _WHOLE = re.compile(r"[0-9]{1,19}")
-_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_DECIMAL = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})?")
 
 
 def _whole(text: str) -> int:
@@ -52,6 +55,18 @@ def _cursor_seq(text: str) -> int:
     return int(text) if _WHOLE.fullmatch(text) and int(text) <= MAX_SEQ else -1
 
 
+def shown_cursor(cursor: ListCursor) -> str:
+    """What `_list_cursor` reads; of characters that need no escape in a query."""
+    return f"{cursor.at!r}~{cursor.session_id}"
+
+
+def _list_cursor(text: str) -> ListCursor:
+    at, _, session_id = text.partition("~")
+    if not _DECIMAL.fullmatch(at) or not is_id(session_id):
+        raise PydanticCustomError("cursor", "is not the `next` of a page")
+    return ListCursor(float(at), session_id)
+
+
 Before = Annotated[int | None, BeforeValidator(_whole), Field(description="only rows with a lower seq")]
 Limit = Annotated[int | None, BeforeValidator(_positive), Field(description="at most so many rows, up to 500")]
 After = Annotated[
@@ -61,6 +76,13 @@ After = Annotated[
 ]
 Epoch = Annotated[str | None, Field(description="the epoch of that seq")]
 Wait = Annotated[float | None, BeforeValidator(_seconds), Field(description="seconds to wait for an event, up to 30")]
+
+ListBefore = Annotated[
+    ListCursor | None,
+    BeforeValidator(_list_cursor),
+    Field(description="`next` of the page before", json_schema_extra={"type": "string"}),
+]
+ListLimit = Annotated[int | None, BeforeValidator(_positive), Field(description="at most so many sessions, up to 50")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +102,14 @@ class EraseQuery:
     """Which session to erase."""
 
     patient_id: SessionPatient = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsQuery:
+    """Which of a patient's sessions to list."""
+
+    before: ListBefore = None
+    limit: ListLimit = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +155,14 @@ OPERATIONS = (
         query=EraseQuery,
         body=EraseBody,
         body_required=False,
+    ),
+    Operation(
+        "get",
+        "/api/patients/{patient_id}/sessions",
+        "The patient's sessions, the one last active first, in pages.",
+        200,
+        SessionPage,
+        query=SessionsQuery,
     ),
     Operation("get", "/healthz", "Whether the process lives.", 200, dict[str, Any]),
     Operation(

@@ -52,6 +52,8 @@ __all__ = [
     "ServerHello",
     "ServerPing",
     "ServerPong",
+    "SessionPage",
+    "SessionRow",
     "SnapshotEvent",
     "StatusEvent",
     "UserEvent",
@@ -507,6 +509,23 @@ class EventPage:
     head: Annotated[int, Field(description="the seq to ask after next")]
     recovered: bool
     events: list[PageEvent]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRow:
+    """One of a patient's sessions."""
+
+    session_id: Id
+    at: Annotated[str, Field(description="when a run of it last began or ended, RFC 3339, UTC")]
+    first_words: Annotated[str, Field(description="of its first message, up to 100 characters")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPage:
+    """A patient's sessions, the one last active first."""
+
+    sessions: list[SessionRow]
+    next: Annotated[str | None, Field(description="`before` of the next page, where there are more")] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

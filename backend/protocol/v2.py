@@ -1,8 +1,10 @@
 """Events, rows and refusals as version 2 and HTTP show them. Pure."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from moorline.backend.errors import CATALOGUE, Refusal
+from moorline.backend.eventlog.base import ListCursor, SessionSummary
 from moorline.backend.events import (
     Event,
     MessageEnded,
@@ -18,6 +20,7 @@ from moorline.backend.events import (
 )
 from moorline.backend.parts import Data, Part, Source, Status
 from moorline.backend.protocol.codec import encode, encode_delta
+from moorline.backend.protocol.http import shown_cursor
 from moorline.backend.protocol.models import (
     Ack,
     DeletedEvent,
@@ -30,13 +33,15 @@ from moorline.backend.protocol.models import (
     MessageUsage,
     PartEvent,
     RunningAnswer,
+    SessionPage,
+    SessionRow,
     SnapshotEvent,
     StatusEvent,
     UserEvent,
     is_id,
 )
 
-__all__ = ["Version2", "event_model", "row_model", "snapshot_model"]
+__all__ = ["Version2", "event_model", "row_model", "session_page", "snapshot_model"]
 
 
 class Version2:
@@ -121,6 +126,13 @@ def row_model(row: Row) -> MessageRow:
         parts=_parts(row.parts),
         author=row.author,
     )
+
+
+def session_page(found: Sequence[SessionSummary], *, limit: int) -> SessionPage:
+    """A page of a patient's sessions; a full one may not be the last."""
+    rows = [SessionRow(session_id=each.session_id, at=_time(each.at), first_words=each.first_words) for each in found]
+    last = ListCursor(found[-1].at, found[-1].session_id) if len(found) == limit else None
+    return SessionPage(sessions=rows, next=last and shown_cursor(last))
 
 
 def snapshot_model(snapshot: Snapshot) -> SnapshotEvent:

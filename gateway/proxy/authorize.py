@@ -60,7 +60,8 @@ async def note_begun(request: web.Request, response: web.StreamResponse) -> None
 def _ids(request: web.Request) -> tuple[str | None, str | None] | None:
     """The patient and the session that the path or the query names; None where the hook is not asked.
 
-    A session is named by `/ws/chat/{patient}/{session}` and `/api/chat/{session}/…`. The path is read as the most
+    A session is named by `/ws/chat/{patient}/{session}` and `/api/chat/{session}/…`, a patient by the first and by
+    `/api/patients/{patient}/sessions`. The path is read as the most
     lenient backend would, so that no spelling of it gets past the hook; `common.access.paths` refuses the ambiguous. A
     route may lead to the backend by another path: then the one that the backend gets counts.
     """
@@ -83,6 +84,8 @@ def _ids(request: web.Request) -> tuple[str | None, str | None] | None:
     match [name.lower() for name in names[:2]], names[2:]:
         case ["api", "chat"], [session, *_]:
             patient = request.query.get("patient_id")
+        case ["api", "patients"], [patient, below] if below.lower() == "sessions":
+            pass
         case ["ws", "chat"], [patient, session]:
             pass
     if not all(_ID.fullmatch(name) for name in (patient, session) if name is not None):

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 from moorline.backend.eventlog.base import (
     ANONYMOUS,
+    FIRST_WORDS,
     SNAPSHOT_BYTES,
     SNAPSHOT_ROWS,
     EventQuery,
+    ListCursor,
     RunFacts,
     RunHandle,
     SessionInfo,
+    SessionSummary,
     epoch_bucket,
 )
 from moorline.backend.eventlog.postgres.connection import Connection
@@ -19,7 +22,18 @@ from moorline.backend.events import Event, MessageEnded, Position, Row, Snapshot
 from moorline.backend.parts import decode_parts
 from moorline.backend.session import check_owner, newest, partial_answer, row_of
 
-__all__ = ["NEXT_EPOCH", "check", "find_session", "heads", "read_after", "rows", "run_facts", "session_for", "snapshot"]
+__all__ = [
+    "NEXT_EPOCH",
+    "check",
+    "find_session",
+    "heads",
+    "read_after",
+    "rows",
+    "run_facts",
+    "session_for",
+    "sessions",
+    "snapshot",
+]
 
 #: The epoch of the session %(session_id)s of %(patient_id)s if it begins now, from `epoch_seeds`; see `schema.py`.
 NEXT_EPOCH = """
@@ -59,6 +73,18 @@ async def session_for(db: Connection, session_id: str, patient_id: str) -> Sessi
     if owner is not None:
         check_owner(owner, patient_id)
     return SessionInfo(session_id, patient_id, Position(epoch, head), active_run_id)
+
+
+async def sessions(db: Connection, patient_id: str, before: ListCursor, limit: int) -> list[SessionSummary]:
+    """The patient's sessions behind `before`; the first event of each is its first message."""
+    found = await db.execute(
+        f"SELECT session_id, touched_at,"
+        f" (SELECT left(content, {FIRST_WORDS}) FROM events WHERE session = sessions.id AND seq = 1)"
+        " FROM sessions WHERE patient_id = %s AND (touched_at, session_id) < (%s, %s)"
+        " ORDER BY touched_at DESC, session_id DESC LIMIT %s",
+        (patient_id, *before, limit),
+    )
+    return [SessionSummary(*row) for row in await found.fetchall()]
 
 
 async def run_facts(db: Connection, run: RunHandle) -> RunFacts | None:

@@ -91,9 +91,12 @@ _THIRD = "ALTER TABLE events ADD COLUMN parts text"
 
 _FOURTH = "ALTER TABLE runs ADD COLUMN principal text"
 
+# As in the SQLite file.
+_FIFTH = "CREATE INDEX sessions_patient ON sessions (patient_id, touched_at, session_id)"
+
 #: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
 #: before, which go on running while a new one starts.
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 
 #: What this program writes.
 VERSION = len(MIGRATIONS)

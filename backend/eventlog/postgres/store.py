@@ -112,6 +112,7 @@ class PostgresStore:
 
     check = _read(read.check)
     find_session = _read(read.find_session)
+    sessions = _read(read.sessions)
     session_for = _read(read.session_for)
     read_after = _read(read.read_after)
     snapshot = _read(read.snapshot)

@@ -82,7 +82,7 @@ def _take_from_others(name: str) -> None:
 
 
 def _configure(db: sqlite3.Connection, path: str) -> None:
-    # Before the first access: the lock is then held from here to close(), and WAL works without shared memory.
+    # ListCursor the first access: the lock is then held from here to close(), and WAL works without shared memory.
     db.execute("PRAGMA locking_mode = EXCLUSIVE")
     recognise(db, path)
     _make_private(path)  # not before: a file of another program is left alone

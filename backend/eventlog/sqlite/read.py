@@ -7,12 +7,15 @@ from typing import NamedTuple
 
 from moorline.backend.eventlog.base import (
     ANONYMOUS,
+    FIRST_WORDS,
     SNAPSHOT_BYTES,
     SNAPSHOT_ROWS,
     EventQuery,
+    ListCursor,
     RunFacts,
     RunHandle,
     SessionInfo,
+    SessionSummary,
     epoch_bucket,
 )
 from moorline.backend.eventlog.records import SELECTED, Kind, from_record
@@ -32,6 +35,7 @@ __all__ = [
     "run_facts",
     "session_for",
     "session_record",
+    "sessions",
     "snapshot",
 ]
 
@@ -81,6 +85,18 @@ def session_for(tx: Transaction, session_id: str, patient_id: str) -> SessionInf
         return SessionInfo(session_id, patient_id, Position(next_epoch(tx.db, session_id, patient_id), 0), None)
     check_owner(session.patient_id, patient_id)
     return session.info()
+
+
+def sessions(tx: Transaction, patient_id: str, before: ListCursor, limit: int) -> list[SessionSummary]:
+    """The patient's sessions behind `before`; the first event of each is its first message."""
+    found = tx.db.execute(
+        f"SELECT session_id, touched_at,"
+        f" (SELECT substr(content, 1, {FIRST_WORDS}) FROM events WHERE session = sessions.id AND seq = 1)"
+        " FROM sessions WHERE patient_id = ? AND (touched_at, session_id) < (?, ?)"
+        " ORDER BY touched_at DESC, session_id DESC LIMIT ?",
+        (patient_id, *before, limit),
+    )
+    return [SessionSummary(*row) for row in found]
 
 
 def next_epoch(db: sqlite3.Connection, session_id: str, patient_id: str) -> str:

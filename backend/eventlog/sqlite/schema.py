@@ -87,8 +87,11 @@ _FOURTH = "ALTER TABLE events ADD COLUMN parts TEXT"
 # Who sent the command; a run may be answered by a process that did not receive it.
 _FIFTH = "ALTER TABLE runs ADD COLUMN principal TEXT"
 
+# The list of a patient's sessions, newest first.
+_SIXTH = "CREATE INDEX sessions_patient ON sessions (patient_id, touched_at, session_id)"
+
 #: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
-MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
 VERSION = len(MIGRATIONS)

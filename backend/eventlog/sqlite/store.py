@@ -67,6 +67,7 @@ class SQLiteStore:
 
     check = _command(read.check)
     find_session = _command(read.find_session)
+    sessions = _command(read.sessions)
     session_for = _command(read.session_for)
     read_after = _command(read.read_after)
     snapshot = _command(read.snapshot)

@@ -21,6 +21,7 @@ __all__ = [
     "as_authorize",
     "bearer_token",
     "hook_of",
+    "is_loopback",
     "warn_if_open",
 ]
 
@@ -43,10 +44,10 @@ Authorize = Callable[[web.Request, str | None, str | None], Awaitable[Principal]
 """`async (request, patient_id, session_id) -> Principal`, asked before anything is read, written or dialled.
 
 It refuses by raising `web.HTTPForbidden` or another `web.HTTPException`. The backend passes the patient whose chat it
-is, also where the request does not name one; `patient_id` is None there for a session that does not exist. In the
-gateway it is None where neither path nor query names it: a body is read by the backend alone. `session_id` is None
-in the gateway alone, which asks about every path under `/api` and `/ws`, and about those of routes to other servers,
-where the path names no session.
+is, also where the request does not name one; `patient_id` is None there for a session that does not exist, and
+`session_id` for the list of a patient's sessions. In the gateway `patient_id` is None where neither path nor query has
+one: a body is read by the backend alone; `session_id` is None where the path names no session. The gateway asks about
+every path under `/api` and `/ws`, and about those of routes to other servers.
 """
 
 
@@ -107,11 +108,12 @@ def as_authorize(hook: Any) -> Authorize:
 
 def warn_if_open(logger: logging.Logger, host: str, authorize: Authorize | None) -> None:
     """Log at start that other machines can use every chat, where no hook decides about them."""
-    if authorize is None and not _is_loopback(host):
+    if authorize is None and not is_loopback(host):
         logger.warning("every chat is open to any client that reaches %s: no authorize hook is set", host)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this name or address is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from moorline.backend.errors import ErrorCode, Refusal
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, Hint, LogUnavailable, RunLost
+from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, Hint, ListCursor, LogUnavailable, RunLost
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import (
     Finish,
@@ -21,7 +21,7 @@ from moorline.backend.events import (
     UserMessage,
 )
 from moorline.backend.parts import Data, Source, Status
-from tests.support.eventlogs import NOW, RecordingOwner, everything, handle_of, opened, read_view, start
+from tests.support.eventlogs import NOW, RecordingOwner, everything, exchange, handle_of, opened, read_view, start
 
 
 async def test_an_answer_is_read_in_the_order_in_which_it_was_written(log: EventLog) -> None:
@@ -49,6 +49,32 @@ async def test_a_message_names_its_author_wherever_it_is_read(log: EventLog, dat
         (stored,) = [event.author for event in await everything(again, "s") if isinstance(event, UserMessage)]
         shown = [row.author for row in (snapshot.rows[0], *await again.rows("s", before=2, limit=1))]
     assert [*authors, stored, *shown] == ["dr.who"] * 4
+
+
+async def test_a_patients_sessions_are_listed_in_pages_the_one_last_active_first(log: EventLog) -> None:
+    for number in range(5):
+        # The third and the fourth are active in the same instant.
+        at = NOW + min(number, 3)
+        await exchange(log, f"s{number}", patient_id="p", at=at)
+    await exchange(log, "of another patient", patient_id="q", at=NOW)
+    pages, before = [], ListCursor()
+    while page := await log.sessions("p", before, limit=2):
+        pages.append([each.session_id for each in page])
+        before = ListCursor(page[-1].at, page[-1].session_id)
+    assert pages == [["s4", "s3"], ["s2", "s1"], ["s0"]]
+
+
+async def test_the_list_has_the_first_words_of_a_session_and_its_last_activity(log: EventLog) -> None:
+    run = await log.start_run("s", "p", client_msg_id="m1", content="\U0001f600" * 101, now=NOW)
+    await log.end_run(handle_of(run), finish=Finish.STOP, now=NOW + 1)
+    await log.start_run("s", "p", client_msg_id="m2", content="not the first", now=NOW + 2)
+    assert await log.sessions("p", ListCursor(), limit=9) == [("s", NOW + 2, "\U0001f600" * 100)]
+
+
+async def test_an_erased_session_is_listed_no_more(log: EventLog) -> None:
+    await exchange(log, "s", patient_id="p")
+    await log.delete_session("s")
+    assert await log.sessions("p", ListCursor(), limit=9) == []
 
 
 async def test_the_end_carries_the_whole_text_and_stands_for_all_its_pieces(log: EventLog) -> None:

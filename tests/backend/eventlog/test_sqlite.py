@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from moorline.backend.eventlog.base import Commit, LogUnavailable
+from moorline.backend.eventlog.base import Commit, ListCursor, LogUnavailable
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.eventlog.sqlite import committer
+from moorline.backend.eventlog.sqlite import committer, read
 from moorline.backend.eventlog.sqlite.committer import Transaction, run_batch
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.schema import FIRST, VERSION
@@ -117,6 +117,17 @@ async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path)
     async with opened(database_at(tmp_path)) as log:
         await log.add_text(handle_of(await start(log, "s")), "x", at=0)
         assert (await read_view(log, "s")).seq == 3
+
+
+def test_a_page_of_a_patients_sessions_reads_no_other_row_and_sorts_none(tmp_path: Path) -> None:
+    with contextlib.closing(connect(str(tmp_path / "chat.db"))) as db:
+        statements: list[str] = []
+        db.set_trace_callback(statements.append)
+        read.sessions(Transaction(db), "p", ListCursor(1.0, "s"), 50)
+        db.set_trace_callback(None)
+        plan = [row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {statements[0]}")]
+    assert any("INDEX sessions_patient (patient_id=? AND (touched_at,session_id)<" in step for step in plan), plan
+    assert not any("TEMP" in step for step in plan), plan
 
 
 def test_only_sqlite_urls_are_taken() -> None:
