@@ -33,6 +33,7 @@ from moorline.gateway.metrics import Metrics
 from moorline.gateway.proxy import health
 from moorline.gateway.proxy.authorize import authorize_middleware, note_begun
 from moorline.gateway.proxy.configured import configured_routes
+from moorline.gateway.proxy.followed_hook import followed_hook
 from moorline.gateway.proxy.locations import LocationRoutes
 from moorline.gateway.proxy.pool import pools
 from moorline.gateway.proxy.routes import Owner
@@ -91,6 +92,8 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     if (hook := hook_of(settings, authorize) or jwt_authorize(settings)) is not None:
         app[RIGHTS] = Rights(hook, again=settings.authorize_again)
         app.on_response_prepare.append(note_begun)
+        if settings.follow_authorize and authorize is None:
+            app.cleanup_ctx.append(followed_hook)
     warn_if_open(log, settings.host, hook)
 
     app.on_response_prepare.append(add_cors_headers(settings, _CORS_METHODS, is_foreign=is_foreign))

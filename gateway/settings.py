@@ -178,6 +178,8 @@ class Settings(CommonSettings):
     backend_asks: bool = False
     """The backend behind `upstream` asks the hook itself, and knows more than a gateway can: this one asks about the
     user's routes alone. No option: `moorline serve` sets it."""
+    follow_authorize: bool = False
+    """Load the hook again when a module in the current folder changes. No option: `moorline serve --reload` sets it."""
 
     def __post_init__(self) -> None:
         super(Settings, self).__post_init__()

@@ -32,7 +32,7 @@ class ServeSettings:
     backend_port: int | None = option(
         None, PORT, "the backend's port (default: 8000, or a free one if that is taken)", group="Backend and page"
     )
-    reload: bool = option(False, BOOL, "restart the backend when its sources change")
+    reload: bool = option(False, BOOL, "restart the backend when its sources change, and load authorize again")
     frontend_command: str = option(
         "",
         TEXT,

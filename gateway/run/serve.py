@@ -67,6 +67,7 @@ def main(settings: Settings, backend: BackendSettings, own: ServeSettings, envir
             log_key=settings.log_key,
             metrics_port=_backend_metrics_port(settings),
         )
+    settings = dataclasses.replace(settings, follow_authorize=own.reload and bool(settings.authorize))
     follows_output = bool(own.frontend_command) and not settings.frontend
     if follows_output:
         # Until the dev server names another one.
@@ -77,7 +78,7 @@ def main(settings: Settings, backend: BackendSettings, own: ServeSettings, envir
 
 def _check(settings: Settings, own: ServeSettings) -> None:
     """Refuse options that contradict each other."""
-    if own.backend_command and own.reload:
+    if own.backend_command and own.reload and not settings.authorize:
         raise UsageError("reload: it restarts moorline's own backend; give backend_command an option of its own")
     if own.frontend_command and settings.frontend_folder:
         raise UsageError(
@@ -152,7 +153,7 @@ class _Serve:
             self._start_frontend()
             stopped, ended = tasks.create_task(stop.wait()), tasks.create_task(self._parts.wait())
             # Before the start block is printed: a change from then on must not be missed.
-            beside = [tasks.create_task(self._reload())] if self._own.reload else []
+            beside = [tasks.create_task(self._reload())] if self._own.reload and self._port is not None else []
             beside.append(tasks.create_task(self._announce(gateway)))
             await asyncio.wait([stopped, ended], return_when=asyncio.FIRST_COMPLETED)
             for task in (stopped, ended, *beside):

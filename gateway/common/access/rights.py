@@ -73,6 +73,12 @@ class Rights:
         self._held.discard(right)
         right.stop()
 
+    def replace(self, authorize: Authorize) -> None:
+        """Ask this hook from now on, and about what is held at once."""
+        self._authorize = authorize
+        for right in self._held:
+            right.ask_now()
+
     def close(self, name: str) -> None:
         """End what the principal called `name` holds; the hook decides whether it may come back."""
         for closed in self._asking.values():
@@ -120,6 +126,14 @@ class Right:
             logger.info("principal %s: a right has ended", hashed(self.principal.name))
             if self._on_end is not None:
                 self._on_end()
+
+    def ask_now(self) -> None:
+        """Ask without waiting for the next turn."""
+        if self._task is not None:
+            self._task.cancel()
+        self._ask_at = asyncio.get_running_loop().time()
+        self._stop_timer()
+        self._arm()
 
     def stop(self) -> None:
         """Ask no more."""

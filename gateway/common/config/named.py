@@ -12,7 +12,7 @@ from typing import Any
 from moorline.gateway.common.config.options import Kind, did_you_mean
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["REFERENCE", "described", "failure", "load_named", "takes"]
+__all__ = ["REFERENCE", "described", "failure", "load_again", "load_named", "takes"]
 
 
 def _parse_reference(text: str) -> str:
@@ -52,6 +52,20 @@ def load_named(text: str, option: str) -> Any:
         raise UsageError(
             f'{option}: "{text}": {_file(module)} has no "{name}"{did_you_mean(name, vars(module))}'
         ) from None
+
+
+def load_again(text: str, option: str) -> Any:
+    """The object as the sources in the current folder define it now, with all modules of that folder imported anew.
+
+    Raises:
+        UsageError: as `load_named`.
+    """
+    for name, module in list(sys.modules.items()):
+        # In a clone of moorline its own modules are below the current folder.
+        if name.partition(".")[0] not in ("__main__", "moorline") and _is_own(getattr(module, "__file__", None) or ""):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+    return load_named(text, option)
 
 
 def described(thing: object) -> str:

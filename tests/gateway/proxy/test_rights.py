@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -57,14 +59,13 @@ async def endless(request: web.Request) -> web.StreamResponse:
 
 
 @contextlib.asynccontextmanager
-async def gateway(hook: Hook, *, again: float | None = AGAIN) -> AsyncIterator[str]:
+async def gateway(hook: Hook | None, *, again: float | None = AGAIN, **options: Any) -> AsyncIterator[str]:
     """The address of a gateway before a backend that echoes, holds and streams."""
     app = web.Application(handler_args={"handler_cancellation": True})
     app.add_routes([web.get("/ws/{x:.*}", echo), web.get("/api/held", held), web.get("/api/endless", endless)])
     async with TestServer(app, shutdown_timeout=0.1) as backend:
-        settings = Settings(
-            host="127.0.0.1", port=0, upstream=(f"http://127.0.0.1:{backend.port}",), drain=0.2, authorize_again=again
-        )
+        upstream = (f"http://127.0.0.1:{backend.port}",)
+        settings = Settings(host="127.0.0.1", port=0, upstream=upstream, drain=0.2, authorize_again=again, **options)
         async with server.running(settings, authorize=hook) as started:
             yield started.addresses[0]
 
@@ -139,3 +140,27 @@ async def test_an_expired_principal_opens_nothing() -> None:
     hook.result = Principal("alice", expires=time.time() - 1)
     async with gateway(hook) as address, aiohttp.ClientSession(address) as http, http.get("/api/held") as response:
         assert response.status == 403
+
+
+# An edited hook -------------------------------------------------------------------------------------------------------
+
+
+RULES = "from aiohttp import web\n\nasync def authorize(request, patient_id, session_id):\n    {}\n"
+
+
+async def test_an_edited_hook_counts_at_once_and_a_broken_one_leaves_the_version_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    rules = tmp_path / "rules_of_the_gateway.py"
+    rules.write_text(RULES.format("return 'alice'"), encoding="utf-8")
+    options = {"authorize": "rules_of_the_gateway:authorize", "follow_authorize": True}
+    async with gateway(None, again=None, **options) as address, socket(address) as client:
+        rules.write_text("this is not Python\n", encoding="utf-8")
+        await until(lambda: "the gateway asks the version before" in caplog.text)
+        await client.send("Hello")
+        assert await client.recv() == "Hello"
+        rules.write_text(RULES.format("raise web.HTTPForbidden"), encoding="utf-8")
+        assert await close_code(client) == 4503

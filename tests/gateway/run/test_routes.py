@@ -36,6 +36,26 @@ async def test_routes_of_the_file_and_of_the_command_line(tmp_path: Path, worker
                 assert await response.text() == "/flag/x"
 
 
+async def test_reload_follows_the_hook_in_every_worker(tmp_path: Path) -> None:
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    rules = tmp_path / "rules.py"
+    rules.write_text("async def authorize(request, patient_id, session_id):\n    return 'alice'\n", encoding="utf-8")
+    options = ("--host", "127.0.0.1", "--port", "0", "--backend-port", "0", "--workers", "2", "--reload")
+    async with TestServer(app) as server, aiohttp.ClientSession() as http:
+        route = ("--authorize", "rules:authorize", "--route", f"/auth={str(server.make_url('')).rstrip('/')}")
+        async with started("moorline", "serve", *options, *route, cwd=tmp_path) as program:
+            page = await program.page()
+            async with http.get(f"{page}/auth") as response:
+                assert response.status == 200
+            refusing = "from aiohttp import web\n\n\n" + rules.read_text(encoding="utf-8")
+            rules.write_text(refusing.replace("return 'alice'", "raise web.HTTPForbidden"), encoding="utf-8")
+            await program.lines("authorize: rules:authorize was loaded again", 2)
+            for _ in range(4):
+                async with http.get(f"{page}/auth", headers={"Connection": "close"}) as response:
+                    assert response.status == 403
+
+
 async def test_serve_with_moorlines_own_nginx_configuration(tmp_path: Path) -> None:
     arguments = ("--host", "127.0.0.1", "--port", "0", "--nginx-conf", str(SOURCE / "moorline.conf"))
     async with started("moorline", "serve", *arguments, cwd=tmp_path) as program, aiohttp.ClientSession() as http:
