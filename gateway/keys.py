@@ -11,6 +11,7 @@ from moorline.gateway.proxy.held import Held
 from moorline.gateway.proxy.routes import Destination, Routes
 from moorline.gateway.proxy.upstreams import Upstreams
 from moorline.gateway.settings import Settings
+from moorline.gateway.siblings import Siblings
 
 __all__ = [
     "ACCESS_RULES",
@@ -26,6 +27,7 @@ __all__ = [
     "RIGHTS",
     "ROUTES",
     "SETTINGS",
+    "SIBLINGS",
     "TRUSTED",
     "UPSTREAM",
     "UPSTREAMS",
@@ -44,6 +46,8 @@ FRONTEND_COMMAND = web.AppKey("frontend_command", str)
 """Only where `serve` runs one."""
 METRICS = web.AppKey("metrics", Metrics)
 """Only with `metrics_port`."""
+SIBLINGS = web.AppKey("siblings", Siblings)
+"""Only in a worker: the others."""
 
 DESTINATION = web.RequestKey("destination", Destination)
 """Set by `route_middleware`, unless the gateway answers the request itself."""

@@ -11,11 +11,11 @@ from aiohttp import web
 
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.errors import Unavailable
-from moorline.gateway.inspector.rows import Row, changes, ended_row, open_row, sentence
+from moorline.gateway.inspector.rows import Row, changes, of_all_workers
+from moorline.gateway.inspector.shared import View, answering, end_of, look_at_all
 from moorline.gateway.inspector.viewers import check, is_local
-from moorline.gateway.keys import ROUTES, SETTINGS
-from moorline.gateway.proxy.sockets import EndedSocket
-from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
+from moorline.gateway.keys import SETTINGS, SIBLINGS
+from moorline.gateway.proxy.tunnels import TUNNELS
 
 __all__ = ["add_inspector"]
 
@@ -27,12 +27,12 @@ _POLICY = (
     "frame-ancestors 'none'"
 )
 _HEADERS = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-# From what a client sees of an end to the gateway's own: the other connection is closed, too.
-_END_SECONDS = 2.0
 # A look at 1,000 sockets takes 10 ms.
 _MOST_VIEWERS = 4
 # An end is shown at once, and what changes all the time once a second.
 _INTERVAL = 1.0
+# With other workers, whose ends are found by asking.
+_INTERVAL_OF_WORKERS = 0.5
 # Between two looks, where many sockets end one after the other.
 _LEAST_INTERVAL = 0.2
 
@@ -42,6 +42,7 @@ VIEWERS = web.AppKey("inspector_viewers", set[object])
 def add_inspector(app: web.Application) -> None:
     """Add its addresses to the gateway's."""
     app[VIEWERS] = set()
+    app.cleanup_ctx.append(answering)
     app.router.add_get("/-/moorline", page)
     app.router.add_get("/-/moorline/events", events)
     app.router.add_get("/-/moorline/{file}", page)
@@ -65,19 +66,10 @@ async def ended(request: web.Request) -> web.Response:
     """
     if not request.app[SETTINGS].tell_causes:
         check(request)
-    found = await _end_of(request.app[TUNNELS], request.match_info["request_id"])
+    found = await end_of(request.app, request.match_info["request_id"])
     if found is None:
         raise web.HTTPNotFound(text="No socket with this id has ended lately.")
-    return web.json_response(dict(sentence(found)), headers={"Cache-Control": "no-store"})
-
-
-async def _end_of(tunnels: Tunnels, request_id: str) -> EndedSocket | None:
-    """A socket that has ended, or does so now."""
-    clock = asyncio.get_running_loop().time
-    until = clock() + _END_SECONDS
-    while (found := tunnels.ends.find(request_id)) is None and clock() < until and tunnels.holds(request_id):
-        await tunnels.ends.next(until - clock())
-    return found
+    return web.json_response(dict(found), headers={"Cache-Control": "no-store"})
 
 
 async def events(request: web.Request) -> web.StreamResponse:
@@ -97,14 +89,16 @@ async def events(request: web.Request) -> web.StreamResponse:
 async def _stream(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
     await response.prepare(request)
-    app, view = request.app, _View(request.app)
+    app, viewer = request.app, _Viewer(request.app)
+    interval = _INTERVAL_OF_WORKERS if SIBLINGS in app else _INTERVAL
     draining = asyncio.create_task(app[DRAINING].wait())
     try:
         while not draining.done():
+            seen = json.dumps(await viewer.look(), separators=(",", ":"))
             async with asyncio.timeout(app[SETTINGS].send_timeout):
-                await response.write(b"data: %b\n\n" % json.dumps(view.look(), separators=(",", ":")).encode())
+                await response.write(b"data: %b\n\n" % seen.encode())
             await asyncio.sleep(_LEAST_INTERVAL)
-            await app[TUNNELS].ends.next(_INTERVAL - _LEAST_INTERVAL)
+            await app[TUNNELS].ends.next(interval - _LEAST_INTERVAL)
     except TimeoutError:
         # The viewer does not read.
         if request.transport is not None:
@@ -114,7 +108,7 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     return response
 
 
-class _View:
+class _Viewer:
     """What one viewer has seen."""
 
     def __init__(self, app: web.Application) -> None:
@@ -122,29 +116,26 @@ class _View:
         self._clock = asyncio.get_running_loop().time
         self._start = self._clock()
         self._rows: dict[str, Row] = {}
-        self._last = 0
+        self._last: dict[str, int] = {}
+        """By process, the number of the last end that was told."""
 
-    def look(self) -> Mapping[str, Any]:
+    async def look(self) -> Mapping[str, Any]:
         """What is new since the last look; the first has everything."""
-        tunnels = self._app[TUNNELS]
-        now = (open_row(socket, tunnel, self._start) for socket, tunnel in tunnels.open_sockets())
-        self._rows, changed, gone = changes(self._rows, now)
-        ended = [ended_row(each, self._start) for each in tunnels.ends.since(self._last)]
-        self._last = ended[-1]["number"] if ended else self._last
+        views, silent = await look_at_all(self._app, self._start, self._last)
+        self._rows, changed, gone = changes(self._rows, (row for view in views for row in view.open))
+        self._last |= {view.gateway: self._last_of(view) for view in views}
+        ended = sorted((row for view in views for row in view.ended), key=lambda row: row["at"])
         return {
             "now": round(self._clock() - self._start, 3),
             "open": changed,
             "gone": gone,
             "ended": ended,
-            "upstreams": self._upstreams(),
+            "upstreams": of_all_workers([view.upstreams for view in views]),
+            "silent": silent,
         }
 
-    def _upstreams(self) -> list[Row]:
-        return [
-            {"url": each.url, "connections": each.connections, "down": group.is_down(each, self._clock())}
-            for group in self._app[ROUTES].upstreams
-            for each in group
-        ]
+    def _last_of(self, view: View) -> int:
+        return view.ended[-1]["number"] if view.ended else self._last.get(view.gateway, 0)
 
 
 @functools.cache

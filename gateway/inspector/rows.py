@@ -13,7 +13,7 @@ from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Phase, Tunnel
 from moorline.gateway.tunnel.tcp_info import TcpInfo
 
-__all__ = ["Row", "changes", "ended_row", "open_row", "sentence"]
+__all__ = ["Row", "changes", "ended_row", "of_all_workers", "open_row", "sentence"]
 
 Row = Mapping[str, Any]
 
@@ -79,6 +79,16 @@ def changes(before: Mapping[str, Row], now: Iterable[Row]) -> tuple[dict[str, Ro
     rows = {str(row["id"]): row for row in now}
     changed = [row for key, row in rows.items() if before.get(key) != row]
     return rows, changed, [key for key in before if key not in rows]
+
+
+def of_all_workers(upstreams: Iterable[Iterable[Row]]) -> Sequence[Row]:
+    """Each upstream once, with the connections of all workers, and down where one of them has marked it so."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in (row for of_one in upstreams for row in of_one):
+        total = found.setdefault(row["url"], {"url": row["url"], "connections": 0, "down": False})
+        total["connections"] += row["connections"]
+        total["down"] = total["down"] or row["down"]
+    return list(found.values())
 
 
 def _phase(tunnel: Tunnel) -> str:

@@ -10,7 +10,7 @@ wait at a worker that dies or hangs wait with it, and macOS does not spread them
 
 A worker is kept alive like the backend of `serve`, see `supervisor.py`, and ends with its parent. What each has for
 itself: its connections, its share of `max_connections`, its counts of each upstream's connections and failures, its
-metrics on a port of their own.
+metrics on a port of their own. The inspector shows those of all: the one that is asked asks its siblings.
 """
 
 import asyncio
@@ -30,10 +30,12 @@ from moorline.gateway.common.start import print_start
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.server import running
+from moorline.gateway.keys import SIBLINGS
 from moorline.gateway.run import server
 from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
 from moorline.gateway.run.supervisor import Child, SpawnExtras, Supervisor
 from moorline.gateway.settings import Settings
+from moorline.gateway.siblings import Hub, Siblings
 
 __all__ = ["Workers", "main", "run_worker"]
 
@@ -66,6 +68,7 @@ class Workers:
         environ = _without_key(environ) if settings.authorize else _environ(environ)
         self._supervisors = [Supervisor(self._child(number, _share(settings, number), environ)) for number in numbers]
         self._channels: dict[int, WorkerChannel] = {}
+        self._hub = Hub()
         self._starting = set(numbers)
         self._ready = asyncio.Event()
 
@@ -122,7 +125,9 @@ class Workers:
         """A new one for each life: what was on its way in the old one is not lost, see `Acceptor.remove`."""
         channel = self._channels[number] = WorkerChannel()
         try:
-            yield SpawnExtras((channel.fileno(),), {"channel": channel.fileno()})
+            with self._hub.member() as siblings:
+                given = {"channel": channel.fileno(), "siblings": siblings}
+                yield SpawnExtras(tuple(given.values()), given)
         finally:
             self._acceptor.remove(channel)
 
@@ -177,11 +182,12 @@ def run_worker(parent: Parent) -> int:
     message = parent.receive()
     settings = Settings(**message["settings"])
     logs.setup(settings, worker=message["number"])
-    return run(_work(settings, parent, message["channel"]))
+    return run(_work(settings, parent, message["channel"], message["siblings"]))
 
 
-async def _work(settings: Settings, parent: Parent, channel: int) -> int:
+async def _work(settings: Settings, parent: Parent, channel: int, siblings: int) -> int:
     app = create_app(settings)
+    app[SIBLINGS] = Siblings(socket.socket(fileno=siblings))
     listener = WorkerListener(socket.socket(fileno=channel))
     with stop_signals(log, settings.drain) as stop:
         async with running(app, settings, listener=listener) as started:

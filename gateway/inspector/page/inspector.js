@@ -69,6 +69,7 @@ function show(event) {
   for (const row of event.ended) showEnded(row);
   if (event.ended.length > 0) announce(event.ended);
   showUpstreams(event.upstreams);
+  state(event.silent > 0 ? "a worker does not answer: its sockets are missing here" : "", event.silent > 0);
   element("open-count").textContent = `(${open.size})`;
   element("ended-count").textContent = `(the last ${element("ended").children.length})`;
   element("none-ended").hidden = element("ended").children.length > 0;

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -102,6 +104,52 @@ async def test_a_worker_that_is_told_to_end_tells_its_sockets_and_gets_no_new_on
             task.cancel()
         assert await alive(await opened(address, stack, 4)) == [True] * 4
         assert children(program.pid)[0] == first
+
+
+async def test_the_inspector_shows_the_sockets_of_all_workers_whichever_answers(tmp_path: Path) -> None:
+    async with echoing(tmp_path, *WORKERS) as (program, address), contextlib.AsyncExitStack() as stack:
+        sockets = await opened(address, stack, 4)
+        assert await alive(sockets) == [True] * 4
+        assert served(program) == {"1": 2, "2": 2}
+        ids = set(ids_of(sockets))
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port_of(address)}") as client:
+            for _ in WORKERS[:2]:
+                # Of two workers with equally many connections they have turns.
+                event = await first_event(client)
+                assert ({row["id"] for row in event["open"]}, event["silent"]) == (ids, 0)
+                assert [row["connections"] for row in event["upstreams"]] == [4]
+            sockets[0].transport.abort()
+            for _ in WORKERS[:2]:
+                async with client.get(f"/-/ended/{ids_of(sockets)[0]}") as response:
+                    assert (await response.json())["who"] == "client"
+
+
+async def test_a_worker_that_hangs_is_said_to_be_missing(tmp_path: Path) -> None:
+    async with echoing(tmp_path, *WORKERS) as (program, address), contextlib.AsyncExitStack() as stack:
+        await opened(address, stack, 2)
+        hung = children(program.pid)[0]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{port_of(address)}") as client:
+                asked = [asyncio.create_task(first_event(client)) for _ in range(2)]
+                done, others = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+                (event,) = [task.result() for task in done]
+                assert (len(event["open"]), event["silent"]) == (1, 1)
+                for task in others:
+                    task.cancel()
+        finally:
+            os.kill(hung, signal.SIGCONT)
+
+
+def ids_of(sockets: Sequence[ClientConnection]) -> list[str]:
+    return [each.response.headers["X-Request-ID"] for each in sockets if each.response is not None]
+
+
+async def first_event(client: aiohttp.ClientSession) -> dict[str, Any]:
+    """What the inspector shows at first."""
+    async with client.get("/-/moorline/events", headers={"Connection": "close"}) as response:
+        event: dict[str, Any] = json.loads((await response.content.readline()).removeprefix(b"data: "))
+        return event
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

@@ -1,0 +1,103 @@
+"""What one gateway process tells of its sockets, and what all workers of one gateway tell together."""
+
+import asyncio
+import dataclasses
+import functools
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from moorline.gateway.inspector.rows import Row, ended_row, open_row, sentence
+from moorline.gateway.keys import GATEWAY_ID, ROUTES, SIBLINGS
+from moorline.gateway.proxy.tunnels import TUNNELS
+from moorline.gateway.siblings import Answers
+
+__all__ = ["View", "answering", "ask_others", "end_of", "look", "look_at_all"]
+
+# A worker that hangs is shown as silent, and does not hold up the others for longer.
+_LOOK_SECONDS = 1.0
+# From what a client sees of an end to the gateway's own: the other connection is closed, too.
+_END_SECONDS = 2.0
+
+
+async def answering(app: web.Application) -> AsyncIterator[None]:
+    """The cleanup context that answers the other workers."""
+    if SIBLINGS not in app:
+        yield
+        return
+    async with app[SIBLINGS].answering(functools.partial(_answer, app)):
+        yield
+
+
+async def _answer(app: web.Application, message: Mapping[str, Any]) -> Any:
+    match message:
+        case {"look": start, "since": since}:
+            return dataclasses.asdict(look(app, start, since))
+        case {"end": request_id}:
+            return await _own_end(app, request_id)
+        case _:
+            raise AssertionError("both ends are one installation")
+
+
+async def ask_others(app: web.Application, message: Mapping[str, Any], *, seconds: float) -> Answers:
+    """What the other workers say, where there are any."""
+    return await app[SIBLINGS].ask(message, seconds=seconds) if SIBLINGS in app else Answers()
+
+
+# One look at all sockets ----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class View:
+    """What one process sees."""
+
+    gateway: str
+    """Its id, new at each start: by it the ends are counted."""
+    open: list[Row]
+    ended: list[Row]
+    upstreams: list[Row]
+
+
+def look(app: web.Application, start: float, since: Mapping[str, int]) -> View:
+    """All open sockets, and those that ended `since` these numbers. `start` is a time on the loop's clock, which all
+    processes of a machine share.
+    """
+    tunnels, now = app[TUNNELS], asyncio.get_running_loop().time()
+    own = app[GATEWAY_ID]
+    return View(
+        gateway=own,
+        open=[dict(open_row(socket, tunnel, start)) for socket, tunnel in tunnels.open_sockets()],
+        ended=[dict(ended_row(each, start)) for each in tunnels.ends.since(since.get(own, 0))],
+        upstreams=[
+            {"url": each.url, "connections": each.connections, "down": group.is_down(each, now)}
+            for group in app[ROUTES].upstreams
+            for each in group
+        ],
+    )
+
+
+async def look_at_all(app: web.Application, start: float, since: Mapping[str, int]) -> tuple[list[View], int]:
+    """What each worker sees, and how many of them did not answer."""
+    answers = await ask_others(app, {"look": start, "since": since}, seconds=_LOOK_SECONDS)
+    return [look(app, start, since), *(View(**body) for body in answers.bodies if body)], answers.silent
+
+
+# One end --------------------------------------------------------------------------------------------------------------
+
+
+async def end_of(app: web.Application, request_id: str) -> Row | None:
+    """Why this socket ended, whichever worker had it; waits for an end that is under way."""
+    found = await _own_end(app, request_id)
+    if found is None:
+        answers = await ask_others(app, {"end": request_id}, seconds=_END_SECONDS + _LOOK_SECONDS)
+        found = next((body for body in answers.bodies if body), None)
+    return found
+
+
+async def _own_end(app: web.Application, request_id: str) -> Row | None:
+    tunnels, clock = app[TUNNELS], asyncio.get_running_loop().time
+    until = clock() + _END_SECONDS
+    while (found := tunnels.ends.find(request_id)) is None and clock() < until and tunnels.holds(request_id):
+        await tunnels.ends.next(until - clock())
+    return None if found is None else dict(sentence(found))
