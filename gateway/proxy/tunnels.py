@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+import socket
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping
 
 from aiohttp import web
 
@@ -23,7 +24,7 @@ from moorline.gateway.metrics import Metrics, State, Traffic
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.held import Held
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES, RetryQueue
-from moorline.gateway.proxy.routes import Destination, Owner
+from moorline.gateway.proxy.routes import Destination, Owner, Routes
 from moorline.gateway.proxy.socket_limits import SocketLimits
 from moorline.gateway.proxy.sockets import Ends, Socket
 from moorline.gateway.proxy.upgrade import switch
@@ -32,8 +33,10 @@ from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits, Tunnel
 from moorline.gateway.tunnel.relay import Ended, Relay
+from moorline.gateway.tunnel.resume import resume
+from moorline.gateway.tunnel.state import TunnelState
 
-__all__ = ["TUNNELS", "Tunnels", "tunnels"]
+__all__ = ["TUNNELS", "SocketState", "Tunnels", "tunnels"]
 
 log = logging.getLogger("moorline.gateway.ws")
 
@@ -50,6 +53,28 @@ _OF_A_ROUTE = ("proxy_read_timeout", "proxy_send_timeout", "send_timeout")
 _NOTEWORTHY = 0.95
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SocketState:
+    """All that a process needs to go on with a socket of another one, beside its two connections."""
+
+    request_id: str
+    route: str
+    client: str
+    upstream: str
+    opened: float
+    tunnel: TunnelState
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Open:
+    """What an open socket uses until it ends."""
+
+    socket: Socket
+    upstream: Upstream | None
+    """None where the socket was taken over and this configuration does not name its upstream."""
+    held: Held | None
+
+
 class Tunnels:
     """The open tunnels, and the handshakes under way."""
 
@@ -59,19 +84,19 @@ class Tunnels:
         rules: AccessRules,
         draining: Draining,
         metrics: Metrics | None,
-        *,
-        names_upstream: bool,
+        routes: Routes,
     ) -> None:
         most = _most_sockets(settings.max_connections)
         self._socket_limits = SocketLimits(most, settings.max_connections_per_address, rules.trusts)
         self._limits = Limits.of(settings)
         self._limits_by_destination: dict[Destination, Limits] = {}
-        self._names_upstream = names_upstream
+        self._routes = routes
+        self._names_upstream = len(list(routes.each_upstream())) > 1
         self._draining = draining
         self._metrics = metrics
         self._on_round_trip = None if metrics is None else _round_trips(metrics)
         self._ended_traffic = Traffic()
-        self._sockets: dict[Relay, Socket] = {}
+        self._sockets: dict[Relay, _Open] = {}
         self.ends = Ends()
         self._turns = Turns(asyncio.get_running_loop())
         self._none_left = asyncio.Event()
@@ -81,11 +106,11 @@ class Tunnels:
 
     def open_sockets(self) -> Iterable[tuple[Socket, Tunnel]]:
         """Each open socket with its state."""
-        return ((socket, relay.tunnel) for relay, socket in self._sockets.items())
+        return ((each.socket, relay.tunnel) for relay, each in self._sockets.items())
 
     def holds(self, request_id: str) -> bool:
         """Whether the socket with this id is open."""
-        return any(socket.request_id == request_id for socket in self._sockets.values())
+        return any(each.socket.request_id == request_id for each in self._sockets.values())
 
     @contextlib.contextmanager
     def handshake(self, request: web.Request) -> Iterator[None]:
@@ -109,20 +134,65 @@ class Tunnels:
         route, upstream, address = request[DESTINATION].route, exchange.upstream, client_address(request)
         opened = asyncio.get_running_loop().time()
         socket = Socket(request[REQUEST_ID], route.path, address, upstream.url, opened)
-        ended = functools.partial(self._ended, upstream, held := request.get(HELD))
         hand_over = exchange.connection.hand_over
         limits = self._limits_for(request[DESTINATION])
-        relay = switch(request, hand_over, head, limits, ended, self._on_round_trip, turns=self._turns)
-        self._sockets[relay] = socket
-        if held is not None:
-            held.keep(lambda: relay.withdraw(expired=held.expired))
+        relay = switch(request, hand_over, head, limits, self._ended, self._on_round_trip, turns=self._turns)
+        self._add(relay, _Open(socket, upstream, request.get(HELD)))
         exchange.detach()
-        self._socket_limits.add(address)
-        # The drain waits for requests, and this one is about to end.
-        self._draining.hold()
         if log.isEnabledFor(logging.INFO):
             name = upstream.url if self._names_upstream else None
             _log("WebSocket opened", {"upstream": name, "client": address, "request_id": socket.request_id})
+
+    # From one process to another --------------------------------------------------------------------------------------
+
+    def relays(self, *, besides: Container[str] = ()) -> list[Relay]:
+        """All that are open now, but those of these requests."""
+        return [relay for relay, each in self._sockets.items() if each.socket.request_id not in besides]
+
+    def detach(self, relay: Relay) -> tuple[SocketState, int, int] | None:
+        """Take a tunnel out of this process; see `Relay.detach`."""
+        each = self._sockets.get(relay)
+        if each is None or (detached := relay.detach()) is None:
+            return None
+        self._remove(relay)
+        tunnel, client, upstream = detached
+        return SocketState(**dataclasses.asdict(each.socket), tunnel=tunnel), client, upstream
+
+    async def adopt(self, state: SocketState, client: socket.socket, upstream: socket.socket) -> None:
+        """Go on with a tunnel that was detached, here or elsewhere. It counts as a socket, whatever the limits.
+
+        Raises:
+            OSError: a connection is none.
+        """
+        known = next((each for each in self._routes.each_upstream() if each.url == state.upstream), None)
+        destination = self._routes.match(state.route.rstrip("/") + "/")
+        opened = _Open(Socket(state.request_id, state.route, state.client, state.upstream, state.opened), known, None)
+
+        def add(relay: Relay) -> None:
+            if known is not None:
+                known.take()
+            self._add(relay, opened)
+
+        await resume(
+            state.tunnel,
+            client,
+            upstream,
+            self._limits if destination is None else self._limits_for(destination),
+            self._ended,
+            self._on_round_trip,
+            turns=self._turns,
+            on_start=add,
+        )
+
+    def take_ended_traffic(self) -> Traffic:
+        """What ended tunnels have carried, for the process that counts it from now on."""
+        traffic, self._ended_traffic = self._ended_traffic, Traffic()
+        return traffic
+
+    def add_ended_traffic(self, traffic: Traffic) -> None:
+        self._ended_traffic += traffic
+
+    # ------------------------------------------------------------------------------------------------------------------
 
     def _limits_for(self, destination: Destination) -> Limits:
         """The settings' limits, with those of its route."""
@@ -171,16 +241,29 @@ class Tunnels:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._none_left.wait(), _FLUSH_SECONDS)
 
-    def _ended(self, upstream: Upstream, held: Held | None, relay: Relay, ended: Ended) -> None:
-        if held is not None:
-            held.release()
-        socket = self._sockets.pop(relay)
-        self._socket_limits.remove(socket.client)
+    def _add(self, relay: Relay, each: _Open) -> None:
+        self._sockets[relay] = each
+        if (held := each.held) is not None:
+            held.keep(lambda: relay.withdraw(expired=held.expired))
+        self._socket_limits.add(each.socket.client)
+        # The drain waits for requests, and that of the handshake is about to end.
+        self._draining.hold()
+
+    def _remove(self, relay: Relay) -> Socket:
+        each = self._sockets.pop(relay)
+        if each.held is not None:
+            each.held.release()
+        self._socket_limits.remove(each.socket.client)
         self._draining.release()
+        if each.upstream is not None:
+            each.upstream.release()
         if not self._sockets:
             self._none_left.set()
+        return each.socket
+
+    def _ended(self, relay: Relay, ended: Ended) -> None:
+        socket = self._remove(relay)
         self.ends.add(socket, ended)
-        upstream.release()
         self._ended_traffic += _carried(relay)
         if self._metrics is not None:
             self._metrics.ended(ended.outcome.ended_by, ended.cause, ended.code, ended.seconds)
@@ -258,8 +341,7 @@ TUNNELS = web.AppKey("tunnels", Tunnels)
 
 async def tunnels(app: web.Application) -> AsyncIterator[None]:
     """The cleanup context that holds the tunnels and ends those that are left."""
-    several = len(list(app[ROUTES].each_upstream())) > 1
-    app[TUNNELS] = Tunnels(app[SETTINGS], app[ACCESS_RULES], app[DRAINING], app.get(METRICS), names_upstream=several)
+    app[TUNNELS] = Tunnels(app[SETTINGS], app[ACCESS_RULES], app[DRAINING], app.get(METRICS), app[ROUTES])
     app[RETRY_QUEUES] = {group: RetryQueue() for group in app[ROUTES].upstreams}
     if METRICS in app:
         app[METRICS].set_state(functools.partial(_state, app))

@@ -8,6 +8,7 @@ frames, and removes only the Pongs that answer its own Pings. To do that it has 
 from collections.abc import Callable, Sequence
 
 from moorline.gateway.common.web.frames import WHOLE, CloseCode, Event, Found, FrameParser, Opcode
+from moorline.gateway.tunnel.state import DirectionState
 
 __all__ = ["Direction"]
 
@@ -72,6 +73,32 @@ class Direction:
     def awaits(self, awaits: Callable[[bytes, float], bool] | None) -> None:
         self._awaits = awaits
         self._parser.report_pongs(on=awaits is not None)
+
+    def state(self, unsent: bytes) -> DirectionState:
+        """All of it, between two calls. What `awaits` and `pending` stand for is their heartbeat's."""
+        parser = self._parser
+        return DirectionState(
+            last=self.last,
+            size=self.size,
+            close_code=self.close_code,
+            backlog=self.backlog,
+            held=self._held,
+            removed=self._removed,
+            frames=parser.frames,
+            left=parser.left,
+            partial=parser.partial,
+            lost=parser.lost,
+            fragmented=parser.fragmented,
+            unsent=unsent,
+        )
+
+    def restore(self, state: DirectionState) -> None:
+        """Go on where another process stopped."""
+        parser = self._parser
+        self.last, self.size, self.close_code, self.backlog = state.last, state.size, state.close_code, state.backlog
+        self._held, self._removed = state.held, state.removed
+        parser.frames, parser.left, parser.partial = state.frames, state.left, state.partial
+        parser.lost, parser.fragmented = state.lost, state.fragmented
 
     def receive_data(self, data: bytes, now: float) -> bytes | None:
         """The bytes to pass on. None: `take` them, and see whether there is a `close_code`, a `backlog`, or something

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from moorline.gateway.common.web.frames import Opcode, control
 from moorline.gateway.tunnel.direction import Direction
+from moorline.gateway.tunnel.state import HeartbeatState
 
 __all__ = ["Beat", "Heartbeat"]
 
@@ -120,6 +121,32 @@ class Heartbeat:
     def restart(self, now: float) -> None:
         """Count the silence from now: until now the peer was not read from, or could not be sent to."""
         self._restarted = now
+
+    def state(self) -> HeartbeatState:
+        return HeartbeatState(
+            nonce=self._nonce,
+            sent=self._sent,
+            answered=self._answered,
+            sent_at=self._sent_at,
+            checked_at=self._checked_at,
+            restarted=self._restarted,
+            check_at=self._check_at,
+            deferred=self._deferred,
+            ahead=self._ahead,
+            passed=self._passed,
+            round_trips=tuple(self.round_trips),
+        )
+
+    def restore(self, state: HeartbeatState) -> None:
+        """Go on where another process stopped: with the Pong that is due, and the Ping that waits for a boundary."""
+        self._nonce, self._sent, self._answered, self._sent_at = state.nonce, state.sent, state.answered, state.sent_at
+        self._checked_at, self._restarted, self._check_at = state.checked_at, state.restarted, state.check_at
+        self._deferred, self._ahead, self._passed = state.deferred, state.ahead, state.passed
+        self.round_trips.extend(state.round_trips)
+        if self._answered < self._sent:
+            self._inbound.awaits = self.pong
+        if self._deferred and self._outbound.close_code is None:
+            self._outbound.pending = self.ping
 
     # Ping and Pong ----------------------------------------------------------------------------------------------------
 

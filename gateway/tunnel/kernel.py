@@ -11,7 +11,7 @@ import termios
 
 from moorline.gateway.tunnel import tcp_info
 
-__all__ = ["has_unread", "info", "unread", "unsent"]
+__all__ = ["duplicate", "has_unread", "info", "is_tls", "unread", "unsent"]
 
 # The most that both loops read at once.
 _ONE_READ = 256 << 10
@@ -36,13 +36,22 @@ def unread(transport: asyncio.Transport) -> bytes:
     peer that sends a Close frame and closes while it is being written to. The loop closes the socket only after
     `connection_lost`. Nothing of a TLS connection: what the kernel has of it is encrypted.
     """
-    if transport.get_extra_info("ssl_object") is not None:
+    if is_tls(transport):
         return b""
     try:
         with socket.socket(fileno=os.dup(_descriptor(transport))) as copy:
             return copy.recv(_ONE_READ, socket.MSG_DONTWAIT)
     except OSError:
         return b""
+
+
+def is_tls(transport: asyncio.Transport) -> bool:
+    return transport.get_extra_info("ssl_object") is not None
+
+
+def duplicate(transport: asyncio.Transport) -> int:
+    """Another descriptor of the connection, which outlives the transport; OSError where none is left."""
+    return os.dup(_descriptor(transport))
 
 
 def info(transport: asyncio.Transport) -> tcp_info.TcpInfo | None:

@@ -46,6 +46,7 @@ from moorline.gateway.tunnel.direction import Direction
 from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, close_frame_for, teardown_for
 from moorline.gateway.tunnel.heartbeat import Beat, Heartbeat
 from moorline.gateway.tunnel.message_timer import MessageTimer
+from moorline.gateway.tunnel.state import TunnelState
 
 __all__ = ["Limits", "Phase", "Tunnel"]
 
@@ -197,6 +198,41 @@ class Tunnel:
     def round_trips(self, side: Side) -> Sequence[float]:
         """Seconds from a Ping of the gateway to its Pong; the latest ones."""
         return next((heartbeat.round_trips for each, heartbeat in self._heartbeats if each is side), ())
+
+    # From one process to another ------------------------------------------------------------------------------------
+
+    def state(self, began: float, unsent: Callable[[Side], bytes]) -> TunnelState:
+        """All of it, while bytes pass; `unsent` to each side. Nothing may be left of `data_to_send`."""
+        assert self.relaying, "a tunnel that is ending ends here"
+        heartbeats = {side: heartbeat.state() for side, heartbeat in self._heartbeats}
+        return TunnelState(
+            began=began,
+            event=self._event,
+            client=self.client.state(unsent(Side.UPSTREAM)),
+            upstream=self.upstream.state(unsent(Side.CLIENT)),
+            closer=None if self._closer is None else self._closer.value,
+            close_by=self._close_by,
+            code=self.code,
+            order=self.order,
+            client_heartbeat=heartbeats.get(Side.CLIENT),
+            upstream_heartbeat=heartbeats.get(Side.UPSTREAM),
+            message_timer=None if self._message_timer is None else self._message_timer.state(),
+        )
+
+    def restore(self, state: TunnelState) -> None:
+        """Go on where another process stopped, with the limits of this one. Heartbeats and timers that it had not
+        begin now. Whether a side stalls shows when what is unsent is sent."""
+        self._event, self._close_by, self.code, self.order = state.event, state.close_by, state.code, state.order
+        self.client.restore(state.client)
+        self.upstream.restore(state.upstream)
+        for side, heartbeat in self._heartbeats:
+            known = state.client_heartbeat if side is Side.CLIENT else state.upstream_heartbeat
+            if known is not None:
+                heartbeat.restore(known)
+        if self._message_timer is not None and state.message_timer is not None:
+            self._message_timer.restore(state.message_timer)
+        if state.closer is not None:
+            self._closer, self.phase = Side(state.closer), Phase.CLOSING
 
     # Events -----------------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ first one that finds a message in part is where its time begins, so that it ends
 
 from moorline.gateway.common.web.deadline import latest_end
 from moorline.gateway.tunnel.direction import Direction
+from moorline.gateway.tunnel.state import MessageTimerState
 
 __all__ = ["MessageTimer"]
 
@@ -26,6 +27,14 @@ class MessageTimer:
         self._began = now
         self._size = 0
         self.next_check = now + self._timeout
+
+    def state(self) -> MessageTimerState:
+        return MessageTimerState(number=self._number, began=self._began, size=self._size, next_check=self.next_check)
+
+    def restore(self, state: MessageTimerState) -> None:
+        """Go on where another process stopped."""
+        self._number, self._began, self._size = state.number, state.began, state.size
+        self.next_check = state.next_check
 
     def expired(self, now: float) -> bool:
         """Whether a message was to be complete by now."""

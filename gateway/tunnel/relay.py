@@ -28,6 +28,7 @@ from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
 from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, cause_of
 from moorline.gateway.tunnel.machine import Limits, Phase, Tunnel
+from moorline.gateway.tunnel.state import TunnelState
 from moorline.gateway.tunnel.tcp_info import TcpInfo
 
 __all__ = ["Ended", "Relay"]
@@ -62,7 +63,7 @@ class Ended:
 class _End(asyncio.Protocol):
     """One side's TCP connection."""
 
-    __slots__ = ("_inbound", "_relay", "receive", "side", "transport", "write")
+    __slots__ = ("_inbound", "_relay", "receive", "side", "transport", "unsent", "write")
 
     def __init__(self, relay: "Relay", side: Side, transport: asyncio.Transport) -> None:
         self._relay: Relay | None = relay
@@ -72,6 +73,8 @@ class _End(asyncio.Protocol):
         self.transport = transport
         self.write: Callable[[bytes], None] = _discard
         """The other end's, while the tunnel is open."""
+        self.unsent: list[bytes] | None = None
+        """While the other end stalls: what was written to it, from the write on that did not leave at once."""
 
     def data_received(self, data: bytes) -> None:
         # In locals, because a call of what an attribute holds takes longer.
@@ -79,6 +82,8 @@ class _End(asyncio.Protocol):
         passed = receive(data, monotonic())
         if passed is not None:
             write(passed)
+            if self.unsent is not None:
+                self.unsent.append(passed)
         elif self._relay is not None:
             self._relay.frames_received(self.side)
             if self.has_backlog:
@@ -107,8 +112,15 @@ class _End(asyncio.Protocol):
     def _pass_on(self, passed: bytes | None) -> None:
         if passed is not None:
             self.write(passed)
+            if self.unsent is not None:
+                self.unsent.append(passed)
         elif self._relay is not None:
             self._relay.frames_received(self.side)
+
+    def detach(self) -> None:
+        """Report no event of the transport any more."""
+        self._relay = None
+        self.write, self.receive = _discard, self._inbound.receive_late
 
     def eof_received(self) -> bool:
         self._flush_backlog()
@@ -151,10 +163,13 @@ class Relay:
         on_round_trip: Callable[[Side, float], None] | None = None,
         *,
         turns: Turns,
+        state: TunnelState | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._began = monotonic()
+        self._began = monotonic() if state is None else state.began
         self.tunnel = Tunnel(limits, self._began, randbytes=os.urandom, on_round_trip=on_round_trip)
+        if state is not None:
+            self.tunnel.restore(state)
         self._client = _End(self, Side.CLIENT, client)
         self._upstream = _End(self, Side.UPSTREAM, upstream)
         self._timer: asyncio.TimerHandle | None = None
@@ -178,21 +193,68 @@ class Relay:
 
         What each side sent before goes first. `client_stalls`: the client's transport was full before.
         """
+        self._begin(client_stalls=client_stalls)
+        self._client.transport.write(head)
+        self._go_on(from_client, from_upstream)
+
+    def resume(self, state: TunnelState, *, from_client: bytes, from_upstream: bytes) -> None:
+        """Go on from `state`, which this relay was made with. The rest is that of `start`."""
+        self._begin(client_stalls=False)
+        for source, unsent in ((self._client, state.client.unsent), (self._upstream, state.upstream.unsent)):
+            self._send(source.side.other, unsent)
+        self._go_on(from_client, from_upstream)
+
+    def detach(self) -> tuple[TunnelState, int, int] | None:
+        """Stop here and now, for another process to go on: the state, and descriptors of the client's and the
+        upstream's connection, which are the caller's to close. `on_end` is not called. None: it cannot go on elsewhere,
+        since it is ending, has TLS, whose keys are this process's, or has unsent bytes from before it was a tunnel.
+        """
+        ends = (self._client, self._upstream)
+        if not self.tunnel.relaying or any(kernel.is_tls(end.transport) or end.transport.is_closing() for end in ends):
+            return None
+        unsent = {end.side.other: _tail(end.unsent, self._end_of(end.side.other).transport) for end in ends}
+        to_client, to_upstream = unsent[Side.CLIENT], unsent[Side.UPSTREAM]
+        if to_client is None or to_upstream is None:
+            return None
+        try:
+            client = kernel.duplicate(self._client.transport)
+        except OSError:
+            return None
+        try:
+            upstream = kernel.duplicate(self._upstream.transport)
+        except OSError:
+            os.close(client)
+            return None
+        state = self.tunnel.state(self._began, lambda side: to_client if side is Side.CLIENT else to_upstream)
+        self._cancel_timer()
+        for end in ends:
+            end.detach()
+            # The duplicate keeps the connection: neither FIN nor reset is sent. What is buffered is in the state.
+            end.transport.abort()
+        return state, client, upstream
+
+    def _begin(self, *, client_stalls: bool) -> None:
         client, upstream = self._client, self._upstream
         for end in (client, upstream):
             # Any byte that does not leave at once pauses the other side's reading. TCP pauses beyond its mark, TLS at
             # it: at 0 that would be with nothing to send, and for ever.
-            is_tls = end.transport.get_extra_info("ssl_object") is not None
-            end.transport.set_write_buffer_limits(high=int(is_tls), low=0)
+            if not end.transport.is_closing():
+                is_tls = kernel.is_tls(end.transport)
+                end.transport.set_write_buffer_limits(high=int(is_tls), low=0)
         if client_stalls:
             self.pause_writing(Side.CLIENT)
-        client.transport.write(head)
-        client.write, upstream.write = upstream.transport.write, client.transport.write
-        if from_upstream:
-            upstream.data_received(from_upstream)
-        if from_client:
-            client.data_received(from_client)
-        for end in (client, upstream):
+        client.write, upstream.write = _writer(upstream.transport), _writer(client.transport)
+
+    def _go_on(self, from_client: bytes, from_upstream: bytes) -> None:
+        for end, data in ((self._upstream, from_upstream), (self._client, from_client)):
+            inbound = self.tunnel.inbound(end.side)
+            if inbound.backlog:
+                inbound.backlog += data
+                if not end.transport.is_closing():
+                    self.yield_to_others(end)
+            elif data:
+                end.data_received(data)
+        for end in (self._client, self._upstream):
             # The handshake may have paused it.
             self.resume_reading(end)
         self._transmit()
@@ -233,11 +295,13 @@ class Relay:
         self.tunnel.writing_paused(side, monotonic(), self._unsent(side))
         if self.tunnel.relaying:
             self._other(side).transport.pause_reading()
+            self._other(side).unsent = []
         # Its timer is mostly shorter than the one that runs.
         self._arm()
 
     def resume_writing(self, side: Side) -> None:
         self.tunnel.writing_resumed(side, monotonic())
+        self._other(side).unsent = None
         self.resume_reading(self._other(side))
         self._arm()
 
@@ -262,12 +326,17 @@ class Relay:
             # Before a connection is closed, and before a Close frame is sent that nothing acknowledges yet.
             self._tcp = {end.side: kernel.info(end.transport) for end in (self._client, self._upstream)}
         for side, data in self.tunnel.data_to_send():
-            transport = self._end_of(side).transport
-            if not transport.is_closing():
-                transport.write(data)
+            self._send(side, data)
         for side, teardown in self.tunnel.teardowns():
             self._tear_down(self._end_of(side), teardown)
         self._arm()
+
+    def _send(self, side: Side, data: bytes) -> None:
+        transport, source = self._end_of(side).transport, self._other(side)
+        if not transport.is_closing():
+            transport.write(data)
+            if source.unsent is not None:
+                source.unsent.append(data)
 
     def _tear_down(self, end: _End, teardown: Teardown) -> None:
         for each in (self._client, self._upstream):
@@ -307,10 +376,13 @@ class Relay:
     def _unsent(self, side: Side) -> int:
         return kernel.unsent(self._end_of(side).transport)
 
-    def _end(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _end(self) -> None:
+        self._cancel_timer()
         tunnel, tcp = self.tunnel, self._tcp or {}
         outcome = cast("Outcome", tunnel.outcome)
         culprit_tcp = tcp.get(tunnel.culprit) if tunnel.culprit is not None else None
@@ -338,8 +410,19 @@ class Relay:
         return self._upstream if side is Side.CLIENT else self._client
 
 
+def _tail(written: Sequence[bytes] | None, transport: asyncio.Transport) -> bytes | None:
+    """What of these bytes a transport has not sent yet; None where it has others as well."""
+    size = transport.get_write_buffer_size()
+    data = b"".join(written or ())
+    return None if len(data) < size else data[len(data) - size :]
+
+
 def _median(round_trips: Sequence[float]) -> float | None:
     return statistics.median(round_trips) if round_trips else None
+
+
+def _writer(transport: asyncio.Transport) -> Callable[[bytes], None]:
+    return _discard if transport.is_closing() else transport.write
 
 
 def _discard(data: bytes) -> None:

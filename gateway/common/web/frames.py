@@ -148,7 +148,7 @@ class FrameParser:
     opcodes, RSV bits and a mask in the wrong direction do not keep it from being followed.
     """
 
-    __slots__ = ("_fragmented", "_reported", "_skipped", "frames", "left", "lost", "max_payload", "partial", "sizes")
+    __slots__ = ("_reported", "_skipped", "fragmented", "frames", "left", "lost", "max_payload", "partial", "sizes")
 
     def __init__(self, max_payload: int | None = None) -> None:
         self.max_payload = _ENDLESS if max_payload is None else max_payload
@@ -160,8 +160,8 @@ class FrameParser:
         self.partial = b""
         """What has come of a header, or of a control frame that will be reported."""
         self.lost = False
-        # The number of the frame that began a fragmented message.
-        self._fragmented: int | None = None
+        self.fragmented: int | None = None
+        """The number of the frame that began a fragmented message."""
         self.report_pongs(on=False)
 
     @property
@@ -171,8 +171,8 @@ class FrameParser:
         """
         if self.lost:
             return None
-        if self._fragmented is not None:
-            return self._fragmented
+        if self.fragmented is not None:
+            return self.fragmented
         return self.frames if self.left else None
 
     def report_pongs(self, *, on: bool) -> None:
@@ -234,9 +234,9 @@ class FrameParser:
 
     def _follow_message(self, first: int, number: int) -> None:
         if first & _FIN:
-            self._fragmented = None
-        elif self._fragmented is None:
-            self._fragmented = number
+            self.fragmented = None
+        elif self.fragmented is None:
+            self.fragmented = number
 
 
 def _header(data: bytes, at: int) -> tuple[int, int]:

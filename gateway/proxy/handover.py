@@ -1,0 +1,208 @@
+"""Live tunnels on their way from the old process of a gateway to the new one.
+
+    new   greeting: it knows this version of the state
+    old   counters, once
+    old   a tunnel: its state, and the descriptors of both connections            many at a time
+    new   taken, before it touches the tunnel; or not taken
+    ...   until the old process ends
+
+Whoever has a tunnel is always decided: it is the old process's until `taken` has been sent, and the new one's from then
+on. The old process stops a tunnel as it sends it, forgets it when it is taken, and goes on with it where the new one
+refuses it or dies before. What the new process had taken ends with it, and nothing else does.
+"""
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import socket
+
+from moorline.gateway.common.descriptors import DescriptorChannel
+from moorline.gateway.metrics import Traffic
+from moorline.gateway.proxy.tunnels import SocketState, Tunnels
+from moorline.gateway.tunnel.relay import Relay
+from moorline.gateway.tunnel.state import VERSION, decode, encode
+
+__all__ = ["HandOverFailed", "hand_over", "take_over"]
+
+log = logging.getLogger("moorline.gateway.handover")
+
+_GREETING = b"moorline tunnels %d" % VERSION
+_COUNTERS = b"c"
+_TUNNEL = b"t"
+_TAKEN = b"y"
+_NOT_TAKEN = b"n"
+# Tunnels that neither process serves at one moment: what a tunnel's pause consists of.
+_UNDER_WAY = 32
+# Of them, without a turn for the sockets that are served.
+_BURST = 4
+# Handshakes that were under way become tunnels of the old process, and tunnels that could not go yet may later.
+_AGAIN_SECONDS = 0.1
+_GREETING_SECONDS = 10.0
+
+
+class HandOverFailed(Exception):
+    """The new process takes no tunnels, or ended before it had all."""
+
+
+async def hand_over(tunnels: Tunnels, sock: socket.socket, done: asyncio.Event) -> None:
+    """Give all tunnels to the process behind `sock`, and later ones, until this is cancelled. `done` is set once each
+    that can go has been taken.
+
+    Raises:
+        HandOverFailed: it knows another version of the state, or has ended. What it had not taken is served here on.
+    """
+    with DescriptorChannel(sock) as channel:
+        await _HandOver(tunnels, channel).run(done)
+
+
+class _HandOver:
+    """The old process's side."""
+
+    def __init__(self, tunnels: Tunnels, channel: DescriptorChannel) -> None:
+        self._tunnels = tunnels
+        self._channel = channel
+        self._untaken: collections.deque[tuple[SocketState, int, int]] = collections.deque()
+        self._answered = asyncio.Event()
+        # By request id: they stay.
+        self._refused: set[str] = set()
+        self._taken = 0
+
+    async def run(self, done: asyncio.Event) -> None:
+        began = asyncio.get_running_loop().time()
+        await self._greeted()
+        answers = asyncio.create_task(self._receive_answers())
+        try:
+            await self._channel.send(_COUNTERS + encode(self._tunnels.take_ended_traffic()))
+            while True:
+                await self._send_all(answers)
+                if not done.is_set():
+                    seconds = asyncio.get_running_loop().time() - began
+                    log.info("handed over %d sockets in %.2fs; %d stay", self._taken, seconds, len(self._tunnels))
+                    done.set()
+                await asyncio.wait([answers], timeout=_AGAIN_SECONDS)
+                _check(answers)
+        except OSError as error:
+            raise HandOverFailed(f"the new process has ended: {error}") from error
+        finally:
+            # What it took before its end has been answered for.
+            while self._untaken and not answers.done():
+                await self._answer(answers)
+            answers.cancel()
+            await asyncio.gather(answers, return_exceptions=True)
+            while self._untaken:
+                await self._go_on(*self._untaken.popleft())
+
+    async def _greeted(self) -> None:
+        try:
+            async with asyncio.timeout(_GREETING_SECONDS):
+                message = await self._channel.receive()
+        except (OSError, TimeoutError) as error:
+            raise HandOverFailed("the new process does not ask for the sockets") from error
+        if message is None or message[0] != _GREETING:
+            raise HandOverFailed("the new process knows another form of the sockets' state")
+
+    async def _send_all(self, answers: "asyncio.Task[None]") -> None:
+        """Return when each that can go has been taken or refused."""
+        for number, relay in enumerate(self._tunnels.relays(besides=self._refused)):
+            if number % _BURST == 0:
+                await asyncio.sleep(0)
+            while len(self._untaken) >= _UNDER_WAY:
+                await self._answer(answers)
+                _check(answers)
+            await self._send(relay)
+        while self._untaken:
+            await self._answer(answers)
+            _check(answers)
+
+    async def _send(self, relay: Relay) -> None:
+        if (detached := self._tunnels.detach(relay)) is None:
+            return
+        state, client, upstream = detached
+        self._untaken.append(detached)
+        try:
+            await self._channel.send(_TUNNEL + encode(state), (client, upstream))
+        except OSError:
+            # The other end cannot have all of the message, and answers nothing.
+            self._untaken.pop()
+            await self._go_on(*detached)
+            raise
+
+    async def _answer(self, answers: "asyncio.Task[None]") -> None:
+        """Return at the next answer, or when there will be none."""
+        self._answered.clear()
+        answered = asyncio.ensure_future(self._answered.wait())
+        try:
+            await asyncio.wait([answered, answers], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            answered.cancel()
+
+    async def _receive_answers(self) -> None:
+        while (message := await self._channel.receive()) is not None:
+            state, client, upstream = self._untaken.popleft()
+            if message[0] == _TAKEN:
+                self._taken += 1
+                os.close(client)
+                os.close(upstream)
+            else:
+                self._refused.add(state.request_id)
+                await self._go_on(state, client, upstream)
+            self._answered.set()
+
+    async def _go_on(self, state: SocketState, client: int, upstream: int) -> None:
+        with contextlib.suppress(OSError):
+            await self._tunnels.adopt(state, socket.socket(fileno=client), socket.socket(fileno=upstream))
+
+
+def _check(answers: "asyncio.Task[None]") -> None:
+    if answers.done():
+        answers.result()
+        raise ConnectionResetError("it closed the connection")
+
+
+async def take_over(tunnels: Tunnels, sock: socket.socket) -> None:
+    """Take what the process behind `sock` gives, until that has ended."""
+    taken = 0
+    with DescriptorChannel(sock) as channel:
+        async with asyncio.TaskGroup() as adopting:
+            room = asyncio.Semaphore(_UNDER_WAY)
+            with contextlib.suppress(OSError):
+                await channel.send(_GREETING)
+                while (message := await channel.receive()) is not None:
+                    if (given := await _take(tunnels, channel, *message)) is not None:
+                        taken += 1
+                        await room.acquire()
+                        task = adopting.create_task(_adopt(tunnels, *given))
+                        task.add_done_callback(lambda _: room.release())
+    log.info("took over %d sockets", taken)
+
+
+async def _take(
+    tunnels: Tunnels, channel: DescriptorChannel, payload: bytes, descriptors: list[int]
+) -> tuple[SocketState, int, int] | None:
+    """A tunnel that is this process's from now on."""
+    if payload[:1] == _COUNTERS:
+        tunnels.add_ended_traffic(decode(Traffic, payload[1:]))
+        return None
+    try:
+        state = decode(SocketState, payload[1:])
+        client, upstream = descriptors
+    except ValueError as error:
+        # Also where this process has no descriptor left.
+        log.warning("a socket was not taken over: %s", error)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        await channel.send(_NOT_TAKEN)
+        return None
+    with contextlib.suppress(OSError):
+        # Where the old process has ended, the tunnel is here all the same.
+        await channel.send(_TAKEN)
+    return state, client, upstream
+
+
+async def _adopt(tunnels: Tunnels, state: SocketState, client: int, upstream: int) -> None:
+    try:
+        await tunnels.adopt(state, socket.socket(fileno=client), socket.socket(fileno=upstream))
+    except OSError as error:
+        log.error("a socket that was taken over has ended: %s request_id=%s", error, state.request_id)

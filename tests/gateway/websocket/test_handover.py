@@ -1,0 +1,190 @@
+"""Live tunnels go from one gateway to another: both ends see one connection, on which no byte is missing or doubled."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from moorline.gateway.common.descriptors import DescriptorChannel
+from moorline.gateway.proxy.handover import HandOverFailed, hand_over, take_over
+from tests.gateway.websocket.conftest import Gateway, Start, ended, tunnel
+from tests.support.faulty_upstream import STEP, Peer, Upstream
+from tests.support.websocket_frames import BINARY, PING, PONG, TEXT, close_frame, frame, parse
+
+KEY = b"mask"
+LONG = frame(BINARY, bytes(range(256)) * 600, key=KEY)
+
+
+@contextlib.asynccontextmanager
+async def moving(old: Gateway, new: Gateway) -> AsyncIterator["asyncio.Task[None]"]:
+    """The hand-over at work, once all has gone that can."""
+    one, other = socket.socketpair()
+    done = asyncio.Event()
+    giving = asyncio.create_task(hand_over(old.tunnels, one, done))
+    taking = asyncio.create_task(take_over(new.tunnels, other))
+    try:
+        async with asyncio.timeout(STEP):
+            await done.wait()
+        yield giving
+    finally:
+        giving.cancel()
+        await asyncio.gather(giving, taking, return_exceptions=True)
+
+
+async def test_both_halves_of_a_frame_arrive_whichever_process_relays_them(start: Start, upstream: Upstream) -> None:
+    old, new = await start(upstream.port), await start(upstream.port)
+    async with tunnel(old, upstream) as (client, backend):
+        await client.send(LONG[:1000])
+        await backend.send(frame(TEXT, b"answer")[:3])
+        assert await backend.exactly(1000) == LONG[:1000]
+        async with moving(old, new):
+            await new.has(1)
+            await client.send(LONG[1000:])
+            await backend.send(frame(TEXT, b"answer")[3:])
+            assert await backend.exactly(len(LONG) - 1000) == LONG[1000:]
+            assert await client.exactly(8) == frame(TEXT, b"answer")
+            assert len(old.tunnels) == 0
+
+
+@pytest.mark.parametrize("to_client", [True, False], ids=["client", "upstream"])
+async def test_what_a_side_had_not_taken_yet_is_sent_by_the_new_process(start: Start, *, to_client: bool) -> None:
+    async with Upstream(receive_buffer=4096) as upstream:
+        old, new = await start(upstream.port), await start(upstream.port)
+        async with tunnel(old, upstream, receive_buffer=4096) as (client, backend):
+            source, sink = (backend, client) if to_client else (client, backend)
+            sent, _ = await source.send_until_stalled(LONG)
+            async with moving(old, new):
+                await new.has(1)
+                assert await sink.exactly(sent) == (LONG * (sent // len(LONG) + 1))[:sent]
+
+
+async def test_a_tunnel_is_handed_over_many_times_under_traffic(start: Start, upstream: Upstream) -> None:
+    gateways = [await start(upstream.port) for _ in range(3)]
+    stream = b"".join(frame(BINARY, bytes([number % 256]) * (number * 7 % 3000), key=KEY) for number in range(400))
+    async with tunnel(gateways[0], upstream) as (client, backend):
+        sending = asyncio.create_task(client.send_in_pieces(stream, 997))
+        receiving = asyncio.create_task(backend.exactly(len(stream)))
+        for number in range(6):
+            async with moving(gateways[number % 3], gateways[(number + 1) % 3]):
+                pass
+        await sending
+        assert await receiving == stream
+
+
+async def test_the_log_line_of_its_end_counts_what_both_relayed(
+    start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "moorline")
+    old, new = await start(upstream.port), await start(upstream.port)
+    async with tunnel(old, upstream) as (client, backend):
+        await client.send(frame(TEXT, b"one", key=KEY))
+        await backend.exactly(9)
+        async with moving(old, new):
+            await client.send(close_frame(1000, key=KEY))
+            await backend.exactly(8)
+            client.fin()
+            await backend.rest()
+            backend.close()
+            line = await ended(new, caplog)
+    assert "ended_by=client reason=closed close_code=1000" in line
+    assert "from_client=17 " in line
+    assert "frames_from_client=2 " in line
+
+
+async def test_the_new_process_removes_the_pong_to_the_old_ones_ping(start: Start, upstream: Upstream) -> None:
+    beat = {"client_heartbeat": 0.05, "upstream_heartbeat": None, "heartbeat_timeout": 10.0}
+    old, new = await start(upstream.port, **beat), await start(upstream.port, **{**beat, "client_heartbeat": 30.0})
+    async with tunnel(old, upstream) as (client, backend):
+        (ping,) = parse(await client.exactly(10))
+        assert ping.opcode == PING
+        pong = frame(PONG, ping.payload, key=KEY)
+        async with moving(old, new):
+            await client.send(pong + frame(TEXT, b"next", key=KEY))
+            assert await backend.exactly(10) == frame(TEXT, b"next", key=KEY)
+
+
+async def test_a_tunnel_that_opens_later_in_the_old_process_follows(start: Start, upstream: Upstream) -> None:
+    old, new = await start(upstream.port), await start(upstream.port)
+    async with moving(old, new), tunnel(old, upstream) as (client, backend):
+        await new.has(1)
+        await client.send(frame(TEXT, b"late", key=KEY))
+        assert await backend.exactly(10) == frame(TEXT, b"late", key=KEY)
+
+
+async def serves_on(gateway: Gateway, client: Peer, backend: Peer) -> None:
+    await gateway.has(1)
+    await client.send(LONG[500:])
+    assert await backend.exactly(len(LONG) - 500) == LONG[500:]
+
+
+async def test_a_new_process_that_dies_before_it_took_anything_leaves_all_to_the_old_one(
+    start: Start, upstream: Upstream
+) -> None:
+    old = await start(upstream.port)
+    async with tunnel(old, upstream) as (client, backend):
+        await client.send(LONG[:500])
+        await backend.exactly(500)
+        one, other = socket.socketpair()
+        with DescriptorChannel(other) as channel:
+            await channel.send(b"moorline tunnels 1")
+            giving = asyncio.create_task(hand_over(old.tunnels, one, asyncio.Event()))
+            for _ in range(2):
+                # The counters and the tunnel arrive, and are not answered for.
+                assert await channel.receive() is not None
+        with pytest.raises(HandOverFailed):
+            await giving
+        await serves_on(old, client, backend)
+
+
+async def test_a_tunnel_that_the_new_process_refuses_stays(start: Start, upstream: Upstream) -> None:
+    old = await start(upstream.port)
+    async with tunnel(old, upstream) as (client, backend):
+        await client.send(LONG[:500])
+        await backend.exactly(500)
+        one, other = socket.socketpair()
+        done = asyncio.Event()
+        with DescriptorChannel(other) as channel:
+            await channel.send(b"moorline tunnels 1")
+            giving = asyncio.create_task(hand_over(old.tunnels, one, done))
+            await channel.receive()
+            await channel.receive()
+            await channel.send(b"n")
+            await done.wait()
+            await serves_on(old, client, backend)
+        with pytest.raises(HandOverFailed):
+            await giving
+
+
+async def test_nothing_goes_to_a_process_that_knows_another_form(start: Start, upstream: Upstream) -> None:
+    old = await start(upstream.port)
+    async with tunnel(old, upstream) as (client, backend):
+        await client.send(LONG[:500])
+        await backend.exactly(500)
+        one, other = socket.socketpair()
+        with DescriptorChannel(other) as channel:
+            await channel.send(b"moorline tunnels 2")
+            with pytest.raises(HandOverFailed, match="another form"):
+                await hand_over(old.tunnels, one, asyncio.Event())
+        await serves_on(old, client, backend)
+
+
+async def test_a_client_that_resets_on_the_way_ends_its_tunnel_in_the_new_process(
+    start: Start, upstream: Upstream
+) -> None:
+    old, new = await start(upstream.port), await start(upstream.port)
+    async with tunnel(old, upstream) as (client, backend):
+        one, other = socket.socketpair()
+        done = asyncio.Event()
+        giving = asyncio.create_task(hand_over(old.tunnels, one, done))
+        await asyncio.sleep(0)
+        taking = asyncio.create_task(take_over(new.tunnels, other))
+        client.reset()
+        assert await backend.ended()
+        backend.close()
+        await new.has(0)
+        await old.has(0)
+        giving.cancel()
+        await asyncio.gather(giving, taking, return_exceptions=True)
