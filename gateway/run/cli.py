@@ -1,4 +1,4 @@
-"""The command line: `moorline [serve | gateway | backend | check | explain]`, and `python -m moorline`.
+"""The command line: `moorline COMMAND`, see `_OVERVIEW`, and `python -m moorline`.
 
 Each command imports the libraries that it needs, so that help, `--version` and a mistake are answered at once: aiohttp
 takes a quarter of a second.
@@ -26,6 +26,8 @@ Commands
   backend   the chat backend alone
   check     what is wrong between here and the answer, hop by hop
   explain   why a socket ended, by the code in its log line
+  backup    all chats in one file, also while they go on
+  restore   the database from such a file
 
 Examples
   moorline                                the chat page on http://localhost:4321
@@ -162,6 +164,24 @@ def _explain(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     return 0
 
 
+def _backup(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    from moorline.gateway.run.commands import BackendSettings
+
+    config = _config("backup", argv, environ)
+    from moorline.backend import backup
+
+    return backup.backup(config[BackendSettings].database, list(config.arguments))
+
+
+def _restore(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    from moorline.gateway.run.commands import BackendSettings
+
+    config = _config("restore", argv, environ)
+    from moorline.backend import backup
+
+    return backup.restore(config[BackendSettings].database, list(config.arguments))
+
+
 def _reached_at(host: str) -> str:
     """The host of an address that reaches what listens on `host` of this machine."""
     if host in ("0.0.0.0", "::"):
@@ -176,5 +196,7 @@ _COMMANDS: dict[str, _Command] = {
     "backend": _backend,
     "check": _check,
     "explain": _explain,
+    "backup": _backup,
+    "restore": _restore,
 }
 _INTERNAL: dict[str, _Command] = {"command": _command}

@@ -12,10 +12,12 @@ from moorline.gateway.settings import Settings
 
 __all__ = [
     "BACKEND",
+    "BACKUP",
     "CHECK",
     "COMMANDS",
     "EXPLAIN",
     "GATEWAY",
+    "RESTORE",
     "SERVE",
     "TABLES",
     "BackendSettings",
@@ -141,4 +143,22 @@ EXPLAIN = Command(
     arguments=(("CODE", "for example UR-idle (default: all of them)"),),
     examples=(("moorline explain UR-idle", "the upstream reset the connection between two frames"),),
 )
-COMMANDS: Mapping[str, Command] = {command.name: command for command in (SERVE, GATEWAY, BACKEND, CHECK, EXPLAIN)}
+# Nothing but where the chats are matters to them.
+_DATABASE = Section("backend", BackendSettings, ignored=specs(BackendSettings).keys() - {"database"})
+BACKUP = Command(
+    name="backup",
+    summary="Write all chats to a new file, also while they go on.",
+    sections=(_DATABASE,),
+    arguments=(("FILE", "the file, which must not exist"),),
+    examples=(("moorline backup chats-2026-01-31.db", "the chats of moorline.db in the current folder"),),
+)
+RESTORE = Command(
+    name="restore",
+    summary="Make the database from a backup, without the chats that were erased since.",
+    sections=(_DATABASE,),
+    arguments=(("FILE", "what `moorline backup` wrote"),),
+    examples=(("moorline restore chats-2026-01-31.db", "after moorline was stopped and moorline.db moved away"),),
+)
+COMMANDS: Mapping[str, Command] = {
+    command.name: command for command in (SERVE, GATEWAY, BACKEND, CHECK, EXPLAIN, BACKUP, RESTORE)
+}

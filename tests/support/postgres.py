@@ -69,7 +69,7 @@ class PostgresServer:
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-            connection.execute("DROP SCHEMA IF EXISTS moorline CASCADE")
+            connection.execute("DROP SCHEMA IF EXISTS moorline, moorline_erasures CASCADE")
         return self._shared
 
     def drop_database(self, url: str) -> None:

@@ -8,17 +8,25 @@ an owner that was stopped for longer than its lease are refused when it continue
 Sessions are updated in place for every piece of text: nothing that changes then is indexed, and each page keeps some
 free space, so that such an update touches no index and needs no vacuum.
 
+What was erased is named in a schema of its own, `moorline_erasures`, by the key that `sqlite/erasure_log.py` describes,
+in the statement that erases it. A dump of the schema `moorline` lacks it, and a restore of that leaves it as it is. The
+table `version` holds the number that PostgreSQL gave to the table `sessions`: where the two differ the tables were
+restored. Then what the erasures name is deleted, and every session gets another epoch, as `sqlite/erasure.py` does it.
+
 A session that begins shares the lock of its row in `epoch_seeds`, and an erasure replaces the seed in a transaction
 before that which deletes the session: so an id that is erased and used again never gets an epoch that it has had.
 """
 
+import logging
 from typing import Any
 
 from moorline.backend.eventlog.base import EPOCH_BUCKETS
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["MIGRATIONS", "VERSION", "migrate"]
+__all__ = ["KEY", "MIGRATIONS", "VERSION", "migrate"]
+
+log = logging.getLogger("moorline.backend")
 
 _FIRST = """
 CREATE TABLE owners (
@@ -94,12 +102,29 @@ _FOURTH = "ALTER TABLE runs ADD COLUMN principal text"
 # As in the SQLite file.
 _FIFTH = "CREATE INDEX sessions_patient ON sessions (patient_id, touched_at, session_id)"
 
+_SIXTH = "ALTER TABLE version ADD COLUMN sessions_oid oid"
+
 #: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
 #: before, which go on running while a new one starts.
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
 
 #: What this program writes.
 VERSION = len(MIGRATIONS)
+
+_ERASURES = "CREATE TABLE moorline_erasures.erasures (at timestamptz NOT NULL DEFAULT now(), key text NOT NULL)"
+
+#: The key of the session whose first event is `e`, as `erasure_key` computes it.
+KEY = "left(encode(sha256(convert_to(e.message_id, 'UTF8')), 'hex'), 32)"
+
+_ERASE_AGAIN = f"""
+DELETE FROM sessions s USING events e
+WHERE e.session = s.id AND e.seq = 1 AND {KEY} IN (SELECT key FROM moorline_erasures.erasures)
+"""
+
+_NEW_EPOCHS = """
+UPDATE sessions SET epoch = replace(gen_random_uuid()::text, '-', '');
+UPDATE epoch_seeds SET seed = gen_random_uuid()::text;
+"""
 
 # Locked by the process that migrates; a number that no other program is likely to use ("moorline").
 _LOCK = 0x6D6F6F726C696E65
@@ -138,6 +163,30 @@ async def migrate(connection: Connection, name: str) -> None:
             await connection.execute(step)
         if found != VERSION:
             await connection.execute("UPDATE version SET number = %s", (VERSION,))
+        await _catch_up(connection)
+
+
+async def _catch_up(connection: Connection) -> None:
+    """Erase again what the erasures name, where the tables were restored since a process has opened them."""
+    # Not a step: a database that was restored elsewhere may lack the erasures.
+    schema, table = await _one(
+        connection,
+        "SELECT to_regnamespace('moorline_erasures') IS NOT NULL,"
+        " to_regclass('moorline_erasures.erasures') IS NOT NULL",
+    )
+    if not schema:
+        await connection.execute("CREATE SCHEMA moorline_erasures")
+    if not table:
+        await connection.execute(_ERASURES)
+    stored, actual = await _one(connection, "SELECT sessions_oid, 'sessions'::regclass::oid FROM version")
+    if stored == actual:
+        return
+    await connection.execute("UPDATE version SET sessions_oid = %s", (actual,))
+    # None: it was written by a version that did not store it.
+    if stored is not None:
+        erased = (await connection.execute(_ERASE_AGAIN)).rowcount
+        await connection.execute(_NEW_EPOCHS)
+        log.info("the database was restored from an earlier time: %d sessions erased again", erased)
 
 
 async def _one(connection: Connection, query: str) -> tuple[Any, ...]:

@@ -28,6 +28,7 @@ from moorline.backend.eventlog.base import (
 )
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.backend.eventlog.postgres.read import NEXT_EPOCH
+from moorline.backend.eventlog.postgres.schema import KEY
 from moorline.backend.eventlog.records import Kind
 from moorline.backend.events import Event, RunStarted
 from moorline.backend.parts import STATUS_PREFIX, decode_parts, encode_part
@@ -53,8 +54,8 @@ async def delete_session(db: Connection, session_id: str) -> Written[bool]:
         return False, []
     await _replace_seeds(db, [session_id])
     # By the number of its row: the session that has perhaps begun under this id since is another one.
-    found = await _one(db, "DELETE FROM sessions WHERE id = %s RETURNING epoch", found)
-    return True, [] if found is None else [Commit(session_id, found[0], None)]
+    found = await _one(db, _erase("id = %s"), found)
+    return True, [] if found is None else [Commit(found[0], found[1], None)]
 
 
 async def expire(db: Connection, before: float, limit: int) -> Written[list[str]]:
@@ -71,14 +72,22 @@ async def expire(db: Connection, before: float, limit: int) -> Written[list[str]
     sessions = await candidates.fetchall()
     await _replace_seeds(db, [session_id for _, session_id in sessions])
     for session, _ in sessions:
-        found = await _one(
-            db,
-            "DELETE FROM sessions WHERE id = %s AND touched_at < %s AND active_run_id IS NULL"
-            " RETURNING session_id, epoch",
-            (session, before),
-        )
+        found = await _one(db, _erase("id = %s AND touched_at < %s AND active_run_id IS NULL"), (session, before))
         commits += [] if found is None else [Commit(found[0], found[1], None)]
     return [commit.session_id for commit in commits], commits
+
+
+def _erase(condition: str) -> str:
+    """The statement that deletes a session and notes it among the erasures, both or neither; see `schema.py`."""
+    return f"""
+    WITH session AS (
+        DELETE FROM sessions WHERE {condition} RETURNING id, session_id, epoch
+    ), erasure AS (
+        INSERT INTO moorline_erasures.erasures (key)
+        SELECT {KEY} FROM session JOIN events e ON e.session = session.id AND e.seq = 1
+    )
+    SELECT session_id, epoch FROM session
+    """
 
 
 async def _replace_seeds(db: Connection, session_ids: Sequence[str]) -> None:

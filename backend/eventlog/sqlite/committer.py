@@ -13,11 +13,11 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from moorline.backend.eventlog.base import Commit, LogUnavailable
 
-__all__ = ["Committer", "Transaction", "run_batch"]
+__all__ = ["Committer", "Stepwise", "Transaction", "run_batch", "truncate_journal"]
 
 #: Commands in one transaction; bounds how long the first of them waits for the last.
 MAX_BATCH = 1000
@@ -40,6 +40,13 @@ class Transaction:
 Command = Callable[[Transaction], Any]
 Outcome = tuple[Any, Exception | None]
 _Queued = tuple[Command, "asyncio.Future[Any]"]
+#: Work in steps, outside of any transaction; it calls what it is given between two of them.
+Stepwise = Callable[[sqlite3.Connection, Callable[[], None]], T]
+
+
+class _Steps(NamedTuple):
+    work: Stepwise[Any]
+    future: "asyncio.Future[Any]"
 
 
 class Committer:
@@ -51,9 +58,10 @@ class Committer:
     def __init__(self, connect: Callable[[], sqlite3.Connection], on_commit: Callable[[list[Commit]], None]) -> None:
         self._connect = connect
         self._on_commit = on_commit
-        self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Queued | _Steps | None] = queue.SimpleQueue()
         self._queued = 0
         self._open = False
+        self._stopping = False
         self._ended: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -95,6 +103,18 @@ class Committer:
         self._queue.put((command, future))
         return future
 
+    def submit_steps(self, work: Stepwise[T]) -> "asyncio.Future[T]":
+        """Queue work that takes long, one at a time: between its steps it has the commands committed that wait.
+
+        Raises:
+            LogUnavailable: closed.
+        """
+        if not self._open or self._loop is None:
+            raise LogUnavailable("the log is closed")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Steps(work, future))
+        return future
+
     # In the loop ------------------------------------------------------------------------------------------------------
 
     def _deliver(self, batch: list[_Queued], outcomes: Sequence[Outcome], commits: list[Commit]) -> None:
@@ -124,25 +144,43 @@ class Committer:
             self._call(_answer, self._ended)
 
     def _serve(self, db: sqlite3.Connection) -> None:
-        stopping = False
-        while not stopping:
-            batch: list[_Queued] = []
-            item = self._queue.get()
-            while True:
-                if item is None:
-                    stopping = True
-                    break
-                batch.append(item)
-                if len(batch) == MAX_BATCH:
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
+        while not self._stopping:
+            self._take(db, self._queue.get())
+
+    def _take(self, db: sqlite3.Connection, item: _Queued | _Steps | None) -> None:
+        """Commit `item`, and what waits behind it and fits into the same transaction."""
+        batch: list[_Queued] = []
+        while item is not None and not isinstance(item, _Steps):
+            batch.append(item)
+            if len(batch) == MAX_BATCH:
+                break
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+        if batch:
             outcomes, commits = run_batch(db, [command for command, _ in batch])
             if any(commit.event is None for commit in commits):
-                _truncate_journal(db)
+                truncate_journal(db)
             self._call(self._deliver, batch, outcomes, commits)
+        if item is None:
+            self._stopping = True
+        elif isinstance(item, _Steps):
+            self._take_steps(db, item)
+
+    def _take_steps(self, db: sqlite3.Connection, steps: _Steps) -> None:
+        try:
+            value = steps.work(db, lambda: self._between(db))
+        except Exception as error:
+            self._call(_fail, steps.future, _translated(error))
+        else:
+            self._call(_answer, steps.future, value)
+
+    def _between(self, db: sqlite3.Connection) -> None:
+        with contextlib.suppress(queue.Empty):
+            self._take(db, self._queue.get_nowait())
+        if self._stopping:
+            raise LogUnavailable("the log is closed")
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         if self._loop is not None:
@@ -170,7 +208,7 @@ def run_batch(db: sqlite3.Connection, commands: Sequence[Command]) -> tuple[list
     return outcomes, tx.commits
 
 
-def _truncate_journal(db: sqlite3.Connection) -> None:
+def truncate_journal(db: sqlite3.Connection) -> None:
     """Erased text stays in the write-ahead file until that is overwritten, which may take weeks."""
     try:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -204,11 +242,11 @@ def _translated(error: Exception) -> Exception:
     return unavailable
 
 
-def _answer(future: "asyncio.Future[None]") -> None:
+def _answer(future: "asyncio.Future[Any]", value: object = None) -> None:
     if not future.done():
-        future.set_result(None)
+        future.set_result(value)
 
 
-def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
+def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
     if not future.done():
         future.set_exception(error)

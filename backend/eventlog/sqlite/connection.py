@@ -5,10 +5,13 @@ import logging
 import os
 import sqlite3
 
+from moorline.backend.eventlog.sqlite.committer import truncate_journal
+from moorline.backend.eventlog.sqlite.erasure import catch_up
+from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
 from moorline.backend.eventlog.sqlite.schema import migrate, recognise
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["connect"]
+__all__ = ["connect", "in_use"]
 
 log = logging.getLogger("moorline.backend")
 
@@ -22,8 +25,8 @@ WAL_BYTES = 64 << 20
 CACHED_STATEMENTS = 128
 
 
-def connect(path: str) -> sqlite3.Connection:
-    """Open, lock and migrate the database at `path`.
+def connect(path: str, erasures: ErasureLog) -> sqlite3.Connection:
+    """Open, lock and migrate the database at `path`, and erase from it what it misses of `erasures`.
 
     Raises:
         UsageError: it is in use, cannot be written, or is not a database of this program.
@@ -33,9 +36,14 @@ def connect(path: str) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=CACHED_STATEMENTS)
         _configure(db, path)
+        # Not before the file is locked: until then another process may append.
+        erasures.open()
         db.execute("BEGIN IMMEDIATE")
         migrate(db, path)
+        erased = catch_up(db, erasures)
         db.execute("COMMIT")
+        if erased:
+            truncate_journal(db)
     except sqlite3.Error as error:
         if db is not None:
             db.close()
@@ -82,7 +90,7 @@ def _take_from_others(name: str) -> None:
 
 
 def _configure(db: sqlite3.Connection, path: str) -> None:
-    # ListCursor the first access: the lock is then held from here to close(), and WAL works without shared memory.
+    # Before the first access: the lock is then held from here to close(), and WAL works without shared memory.
     db.execute("PRAGMA locking_mode = EXCLUSIVE")
     recognise(db, path)
     _make_private(path)  # not before: a file of another program is left alone
@@ -92,6 +100,11 @@ def _configure(db: sqlite3.Connection, path: str) -> None:
     # Erased data is overwritten: free pages would keep its text. Some builds of SQLite do so by default.
     db.execute("PRAGMA secure_delete = ON")
     db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
+
+
+def in_use(error: Exception) -> bool:
+    """Whether it says that another process has locked the file."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _complaint(path: str, error: sqlite3.Error) -> str:
@@ -104,7 +117,7 @@ def _complaint(path: str, error: sqlite3.Error) -> str:
             f'database: "{path}" cannot be locked for writing; check its permissions, '
             "and that its file system supports locks, or use --database"
         )
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if in_use(error):
         return f'database: "{path}" is in use by another process; stop it or choose another with --database'
     if code == sqlite3.SQLITE_NOTADB:
         return f'database: "{path}" is not a database; choose another with --database'

@@ -90,8 +90,14 @@ _FIFTH = "ALTER TABLE runs ADD COLUMN principal TEXT"
 # The list of a patient's sessions, newest first.
 _SIXTH = "CREATE INDEX sessions_patient ON sessions (patient_id, touched_at, session_id)"
 
+# One row; see `erasure.py`.
+_SEVENTH = """
+CREATE TABLE erasures (applied INTEGER NOT NULL) STRICT;
+INSERT INTO erasures VALUES (0);
+"""
+
 #: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
-MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
+MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
 VERSION = len(MIGRATIONS)

@@ -2,14 +2,18 @@
 
 import functools
 import logging
+import os
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
 from moorline.backend.eventlog.base import LogUnavailable, StoreOwner
 from moorline.backend.eventlog.sqlite import read, write
 from moorline.backend.eventlog.sqlite.committer import Committer, Transaction
 from moorline.backend.eventlog.sqlite.connection import connect
+from moorline.backend.eventlog.sqlite.control import ControlSocket
+from moorline.backend.eventlog.sqlite.copies import copy, remove_leftovers
+from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
 from moorline.backend.eventlog.sqlite.texts import add_texts
 from moorline.gateway.common.errors import UsageError
 
@@ -40,13 +44,16 @@ class SQLiteStore:
     def __init__(self, path: str) -> None:
         self._path = path
         self._owner: StoreOwner
+        self._erasures = ErasureLog(path)
+        self._control: ControlSocket | None = None
         self.committer: Committer
 
     async def open(self, owner: StoreOwner) -> None:
         """Lock the file, and end the runs that an earlier process has left. None is taken over."""
         self._owner = owner
-        self.committer = Committer(functools.partial(connect, self._path), owner.committed)
+        self.committer = Committer(functools.partial(connect, self._path, self._erasures), owner.committed)
         await self.committer.start()
+        remove_leftovers(self._path)
         now = time.time()
         try:
             ended = await self.committer.submit(lambda tx: write.end_orphans(tx, now))
@@ -54,10 +61,30 @@ class SQLiteStore:
             raise UsageError(f'database: "{self._path}" cannot be used ({error}); is its disk full?') from error
         if ended:
             log.info("recovered orphaned runs: 0 resumed, %d interrupted", ended)
+        self._control = ControlSocket(self._path, self.copy)
+        self._control.open()
 
     async def close(self) -> None:
         """Commit what is queued and close the file."""
+        if self._control is not None:
+            await self._control.close()
         await self.committer.stop()
+
+    async def copy(self) -> BinaryIO:
+        """A copy of the database as it is when the copy is complete; see `copies.py`."""
+        started = time.monotonic()
+        file = await self.committer.submit_steps(lambda db, between: copy(db, self._path, between))
+        size = os.fstat(file.fileno()).st_size
+        log.info("database: copied %d bytes for a backup in %.1f s", size, time.monotonic() - started)
+        return file
+
+    async def delete_session(self, session_id: str) -> bool:
+        """See Store.delete_session."""
+        return await self.committer.submit(lambda tx: write.delete_session(tx, session_id, self._erasures))
+
+    async def expire(self, before: float, limit: int) -> Sequence[str]:
+        """See Store.expire."""
+        return await self.committer.submit(lambda tx: write.expire(tx, before, limit, self._erasures))
 
     async def cancel_run(self, session_id: str, run_id: str) -> None:
         """Stop the run, if it is active. It is of this process, so nothing is stored."""
@@ -73,8 +100,6 @@ class SQLiteStore:
     snapshot = _command(read.snapshot)
     rows = _command(read.rows)
     run_facts = _command(read.run_facts)
-    delete_session = _command(write.delete_session)
-    expire = _command(write.expire)
     start_run = _command(write.start_run)
     add_texts = _command(add_texts)
     end_run = _command(write.end_run)

@@ -1,6 +1,7 @@
 """What is written to the SQLite file. Each function is one command in the transaction that it is given."""
 
 import sqlite3
+from collections.abc import Sequence
 
 from moorline.backend.eventlog.base import (
     Commit,
@@ -17,6 +18,8 @@ from moorline.backend.eventlog.base import (
 )
 from moorline.backend.eventlog.records import STORED, to_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
+from moorline.backend.eventlog.sqlite.erasure import delete_rows, first_messages
+from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog, erasure_key
 from moorline.backend.eventlog.sqlite.read import SessionRecord, next_epoch, run_answer, session_record
 from moorline.backend.events import Finish, MessageEnded, RunStarted, UserMessage
 from moorline.backend.parts import kept
@@ -27,26 +30,24 @@ __all__ = ["delete_session", "end_orphans", "end_run", "expire", "start_run"]
 _INSERT = f"INSERT INTO events (session, {STORED}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
-def delete_session(tx: Transaction, session_id: str) -> bool:
+def delete_session(tx: Transaction, session_id: str, erasures: ErasureLog) -> bool:
     """Erase the session; False when there was none."""
     session = session_record(tx.db, session_id)
     if session is None:
         return False
-    _erase(tx, session)
+    _erase(tx, [session], erasures)
     return True
 
 
-def expire(tx: Transaction, before: float, limit: int) -> list[str]:
+def expire(tx: Transaction, before: float, limit: int, erasures: ErasureLog) -> list[str]:
     """Erase up to `limit` idle sessions, the oldest first; returns their ids."""
     found = tx.db.execute(
         "SELECT session_id FROM sessions WHERE touched_at < ? AND active_run_id IS NULL ORDER BY touched_at LIMIT ?",
         (before, limit),
     ).fetchall()
-    for (session_id,) in found:
-        session = session_record(tx.db, session_id)
-        assert session is not None  # selected just above
-        _erase(tx, session)
-    return [session_id for (session_id,) in found]
+    sessions = [session for (session_id,) in found if (session := session_record(tx.db, session_id)) is not None]
+    _erase(tx, sessions, erasures)
+    return [session.session_id for session in sessions]
 
 
 def start_run(tx: Transaction, start: Start) -> Started:
@@ -150,12 +151,16 @@ def _append(tx: Transaction, session: SessionRecord, event: UserMessage | RunSta
     tx.commits.append(Commit(session.session_id, session.epoch, event))
 
 
-def _erase(tx: Transaction, session: SessionRecord) -> None:
-    for table in ("events", "commands", "runs"):
-        tx.db.execute(f"DELETE FROM {table} WHERE session = ?", (session.id,))
-    tx.db.execute("DELETE FROM sessions WHERE id = ?", (session.id,))
-    tx.db.execute("UPDATE epoch_seeds SET seed = ? WHERE bucket = ?", (new_id(), epoch_bucket(session.session_id)))
-    tx.commits.append(Commit(session.session_id, session.epoch, None))
+def _erase(tx: Transaction, sessions: Sequence[SessionRecord], erasures: ErasureLog) -> None:
+    if not sessions:
+        return
+    # Before the commit. If that fails the lines stand, and are carried out at the next start: it was asked for.
+    keys = map(erasure_key, first_messages(tx.db, [session.id for session in sessions]))
+    tx.db.execute("UPDATE erasures SET applied = ?", (erasures.append(list(keys)),))
+    for session in sessions:
+        delete_rows(tx.db, session.id)
+        tx.db.execute("UPDATE epoch_seeds SET seed = ? WHERE bucket = ?", (new_id(), epoch_bucket(session.session_id)))
+        tx.commits.append(Commit(session.session_id, session.epoch, None))
 
 
 def _owned(db: sqlite3.Connection, run: RunHandle) -> SessionRecord:

@@ -24,6 +24,7 @@ from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.sqlite import committer, read
 from moorline.backend.eventlog.sqlite.committer import Transaction, run_batch
 from moorline.backend.eventlog.sqlite.connection import connect
+from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
 from moorline.backend.eventlog.sqlite.schema import FIRST, VERSION
 from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.events import Finish
@@ -120,7 +121,7 @@ async def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path)
 
 
 def test_a_page_of_a_patients_sessions_reads_no_other_row_and_sorts_none(tmp_path: Path) -> None:
-    with contextlib.closing(connect(str(tmp_path / "chat.db"))) as db:
+    with contextlib.closing(connect(str(tmp_path / "chat.db"), ErasureLog(str(tmp_path / "chat.db")))) as db:
         statements: list[str] = []
         db.set_trace_callback(statements.append)
         read.sessions(Transaction(db), "p", ListCursor(1.0, "s"), 50)
@@ -258,7 +259,7 @@ async def test_the_files_are_private_from_the_first_byte_whatever_the_umask(
     with lax_umask(), who():
         async with opened(database_at(open_folder)) as log:
             await start(log, "s")
-            assert modes(open_folder) == {"chat.db": 0o600, "chat.db-wal": 0o600}
+            assert modes(open_folder) == {"chat.db": 0o600, "chat.db-wal": 0o600, "chat.db-control": 0o600}
     assert at_first == [{"chat.db": 0o600}]
 
 
@@ -306,7 +307,7 @@ def insert_session(tx: Transaction, session_id: str) -> int:
 
 
 def test_a_command_that_fails_undoes_no_other(tmp_path: Path) -> None:
-    db = connect(str(tmp_path / "chat.db"))
+    db = connect(str(tmp_path / "chat.db"), ErasureLog(str(tmp_path / "chat.db")))
     outcomes, _ = run_batch(db, [functools.partial(insert_session, session_id=name) for name in ("a", "a", "b")])
     assert [value for value, _ in outcomes] == [1, None, 1]
     assert isinstance(outcomes[1][1], LogUnavailable)
@@ -321,7 +322,7 @@ def roll_back_and_fail(tx: Transaction) -> None:
 
 
 def test_a_command_that_undoes_the_whole_batch_fails_alone(tmp_path: Path) -> None:
-    db = connect(str(tmp_path / "chat.db"))
+    db = connect(str(tmp_path / "chat.db"), ErasureLog(str(tmp_path / "chat.db")))
     outcomes, _ = run_batch(db, [functools.partial(insert_session, session_id="a"), roll_back_and_fail])
     assert [value for value, _ in outcomes] == [1, None]
     assert isinstance(outcomes[1][1], LogUnavailable)
@@ -336,7 +337,7 @@ def test_readers_are_not_told_of_what_a_failed_command_has_written(tmp_path: Pat
         if fail:
             raise ValueError(session_id)
 
-    db = connect(str(tmp_path / "chat.db"))
+    db = connect(str(tmp_path / "chat.db"), ErasureLog(str(tmp_path / "chat.db")))
     commands = [functools.partial(write, session_id=name, fail=name == "b") for name in "abc"]
     _, commits = run_batch(db, commands)
     assert [commit.session_id for commit in commits] == ["a", "c"]
@@ -364,7 +365,7 @@ async def test_commands_beyond_the_bound_of_the_queue_are_refused(
 
 
 def test_what_is_acknowledged_is_flushed_and_what_is_erased_is_overwritten(tmp_path: Path) -> None:
-    db = connect(str(tmp_path / "chat.db"))
+    db = connect(str(tmp_path / "chat.db"), ErasureLog(str(tmp_path / "chat.db")))
     found = {
         name: db.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("synchronous", "secure_delete", "journal_mode", "locking_mode")

@@ -1,0 +1,196 @@
+"""How `moorline backup` reaches the process that has locked the SQLite file: a Unix socket beside the file.
+
+The client sends `backup` and a line feed. The server sends a dot from time to time, as long as the copy is being made,
+and then `+` with the descriptor of the copy, or `-` and the reason. So the copy is written where the client may write,
+which the server perhaps must not, and is the client's own file. Who may read the database may use the socket: its
+permissions are those of the file.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, BinaryIO
+
+from moorline.backend.eventlog.base import LogUnavailable
+
+__all__ = ["BackupRefused", "ControlSocket", "NoServer", "request_copy"]
+
+log = logging.getLogger("moorline.backend")
+
+_REQUEST = b"backup\n"
+_WORKING, _DONE, _FAILED = b".", b"+", b"-"
+#: Between two signs of life.
+_SIGN_SECONDS = 2.0
+#: After so long without one the server has stopped working.
+_SILENCE_SECONDS = 30.0
+#: For a client to say what it wants.
+_REQUEST_SECONDS = 5.0
+# More than any request has: a socket that is closed before all was read resets the answer.
+_REQUEST_BYTES = 256
+_BACKLOG = 8
+_ANSWER_BYTES = 4096
+# Of a socket's name, with its end; the rest of a longer one stands in for its folder's descriptor.
+_LONGEST_NAME = 100
+
+
+class NoServer(Exception):
+    """No process of moorline has the database."""
+
+
+class BackupRefused(Exception):
+    """The server has the database, and made no copy: the reason."""
+
+
+def control_path(database: str) -> str:
+    """Where the socket of the database at `database` is."""
+    return f"{os.path.realpath(database)}-control"
+
+
+@contextlib.contextmanager
+def _address(path: str) -> Iterator[str]:
+    """`path`, or where that is too long for a socket's name another one of the same file."""
+    if len(os.fsencode(path)) < _LONGEST_NAME:
+        yield path
+        return
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{os.path.basename(path)}"
+    finally:
+        os.close(folder)
+
+
+# The server -----------------------------------------------------------------------------------------------------------
+
+
+class ControlSocket:
+    """Listens beside the database at `database`, which this process has locked; `copy` makes a copy of it."""
+
+    def __init__(self, database: str, copy: Callable[[], Awaitable[BinaryIO]]) -> None:
+        self._path = control_path(database)
+        self._copy = copy
+        self._one_at_a_time = asyncio.Lock()
+        self._sock: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Listen. Where that cannot be done there is a warning: everything but `moorline backup` works."""
+        # What is there is a dead process's: this one has the lock.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # Before it has a name, which gets these permissions.
+            os.fchmod(sock.fileno(), 0o600)
+            with _address(self._path) as address:
+                sock.bind(address)
+            sock.listen(_BACKLOG)
+            sock.setblocking(False)
+        except OSError as error:
+            sock.close()
+            log.warning("database: `moorline backup` works only while this is stopped: no socket (%s)", error.strerror)
+            return
+        self._sock = sock
+        self._begin(self._accept(sock))
+
+    async def close(self) -> None:
+        """Stop listening and break off what is under way. Idempotent."""
+        sock, self._sock = self._sock, None
+        if sock is None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        sock.close()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, sock: socket.socket) -> None:
+        while True:
+            connection, _ = await asyncio.get_running_loop().sock_accept(sock)
+            self._begin(self._serve(connection))
+
+    async def _serve(self, connection: socket.socket) -> None:
+        # A client that has ended, or takes nothing, gets no copy.
+        with connection, contextlib.suppress(OSError, TimeoutError):
+            await self._answer(connection)
+
+    async def _answer(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        request = await asyncio.wait_for(loop.sock_recv(connection, _REQUEST_BYTES), _REQUEST_SECONDS)
+        if request != _REQUEST:
+            await loop.sock_sendall(connection, _FAILED + b"the backend is of another version")
+            return
+        copying = asyncio.create_task(self._copy_alone())
+        try:
+            while not (await asyncio.wait([copying], timeout=_SIGN_SECONDS))[0]:
+                await asyncio.wait_for(loop.sock_sendall(connection, _WORKING), _REQUEST_SECONDS)
+            try:
+                file = copying.result()
+            except (LogUnavailable, OSError) as error:
+                await loop.sock_sendall(connection, _FAILED + str(error).encode()[: _ANSWER_BYTES - 1])
+            else:
+                # One byte: there is room for it, unless the client has read nothing for hours.
+                socket.send_fds(connection, [_DONE], [file.fileno()])
+        finally:
+            copying.add_done_callback(_close)
+
+    async def _copy_alone(self) -> BinaryIO:
+        async with self._one_at_a_time:
+            return await self._copy()
+
+
+def _close(copying: "asyncio.Task[BinaryIO]") -> None:
+    if not copying.cancelled() and copying.exception() is None:
+        copying.result().close()
+
+
+# The client -----------------------------------------------------------------------------------------------------------
+
+
+def request_copy(database: str) -> BinaryIO:
+    """A copy of the database, made by the process that has locked it.
+
+    Raises:
+        NoServer: no process has.
+        BackupRefused: it made none.
+        PermissionError: it belongs to another user.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(_SILENCE_SECONDS)
+        try:
+            with _address(control_path(database)) as address:
+                sock.connect(address)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NoServer from error
+        try:
+            sock.sendall(_REQUEST)
+            return _received(sock)
+        except TimeoutError as error:
+            raise BackupRefused(f"the backend did not answer for {_SILENCE_SECONDS:g} s") from error
+        except OSError as error:
+            raise BackupRefused(f"the backend broke off ({error.strerror})") from error
+
+
+def _received(sock: socket.socket) -> BinaryIO:
+    for data, descriptors in iter(functools.partial(_receive, sock), (b"", [])):
+        answer = data.lstrip(_WORKING)
+        if answer.startswith(_DONE) and descriptors:
+            return os.fdopen(descriptors[0], "rb")
+        if answer:
+            raise BackupRefused(answer[1:].decode("utf-8", "replace"))
+    raise BackupRefused("the backend ended")
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    data, descriptors, _, _ = socket.recv_fds(sock, _ANSWER_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+    return data, list(descriptors)
