@@ -13,6 +13,7 @@ from moorline.gateway.run.user_commands import free_port
 from tests.support import needs
 from tests.support.backends import receive_until
 from tests.support.browser import SHARED, Visitor
+from tests.support.certificates import certificate
 from tests.support.dev_site import SITES, dev_site, with_modules
 from tests.support.developing import Tab, developing
 from tests.support.process import children
@@ -39,6 +40,20 @@ async def test_edits_are_applied_without_a_reload_and_the_chat_goes_on(name: str
         assert await page.is_unreloaded()
         await page.chats()
         assert tab.hosts == {started.url.split("/")[2]}
+
+
+async def test_a_dev_server_with_a_certificate_of_its_own(tab: Visitor, tmp_path: Path) -> None:
+    made, page = await certificate(tmp_path), Tab(tab.page)
+    files = f"key: '{made.key}', cert: '{made.file}'"
+    async with dev_site("vite") as project:
+        configuration = f"export default {{ server: {{ https: {{ {files} }} }} }};\n"
+        (project.folder / "vite.config.js").write_text(configuration, encoding="utf-8")
+        async with developing(project, tmp_path, scheme="https") as started:
+            await page.open(started.url)
+            await page.open_chat()
+            await page.shows(await project.edit())
+            assert await page.is_unreloaded()
+            await page.chats()
 
 
 async def test_no_socket_of_the_dev_server_is_lost_with_the_backend(tab: Visitor, tmp_path: Path) -> None:

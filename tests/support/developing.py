@@ -37,12 +37,12 @@ class Developing:
 
 
 @contextlib.asynccontextmanager
-async def developing(project: Project, database: Path) -> AsyncIterator[Developing]:
-    """The project's own `npm run dev`, under `moorline serve`."""
+async def developing(project: Project, database: Path, *, scheme: str = "http") -> AsyncIterator[Developing]:
+    """The project's own `npm run dev`, which serves by this scheme, under `moorline serve`."""
     options = ("--port", "0", "--backend-port", "0", "--database", f"sqlite:///{database}/chat.db")
     command = (sys.executable, "-m", "moorline", "serve", *options, "--frontend-command", "npm run dev")
     async with started_command(*command, cwd=project.folder, env=project.site.environ) as program:
-        direct = (await program.line("  frontend", "http://")).split()[1]
+        direct = (await program.line("  frontend", f"{scheme}://")).split()[1]
         gateway = (await program.line("  page")).split()[1].rstrip("/")
         yield Developing(program, gateway + project.site.page, direct + project.site.page)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from websockets.http11 import Request, Response
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.keys import ROUTES
 from moorline.gateway.proxy.pool import POOLS
+from moorline.gateway.proxy.tls import tls_for
 from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.endings import Side
 from tests.gateway.websocket.conftest import Gateway, Start, ended
@@ -210,6 +213,35 @@ async def test_without_verification_any_certificate_passes_and_the_log_says_so(
     gateway = await start_tls(start, upstream, upstream_tls_verify=False)
     assert await get(gateway, "/api/x") == (200, "plain")
     assert "certificates of https upstreams are not verified: upstream_tls_verify is false" in caplog.messages
+
+
+async def test_a_dev_server_of_this_machine_may_have_any_certificate_and_the_backend_may_not(
+    start: Start, upstream: str
+) -> None:
+    gateway = await start_tls(start, upstream.replace("localhost", "127.0.0.1"), frontend=upstream)
+    assert await get(gateway, "/page") == (200, "plain")
+    assert (await get(gateway, "/api/x"))[0] == 502
+    async with connect(f"ws://127.0.0.1:{gateway.port}/hot", proxy=None) as client:
+        await client.send("a")
+        assert await client.recv() == "a"
+
+
+async def test_a_dev_server_is_verified_where_authorities_are_named(
+    start: Start, upstream: str, tmp_path: Path
+) -> None:
+    other = await certificate(tmp_path, "other.example")
+    gateway = await start_tls(start, "http://127.0.0.1:9", frontend=upstream, upstream_ca=str(other.file))
+    assert (await get(gateway, "/page"))[0] == 502
+
+
+@pytest.mark.parametrize(("host", "mode"), [("localhost", ssl.CERT_NONE), ("dev.example", ssl.CERT_REQUIRED)])
+def test_a_dev_server_elsewhere_is_verified(host: str, mode: ssl.VerifyMode) -> None:
+    app = create_app(Settings(frontend=f"https://{host}:5173"))
+    destination = app[ROUTES].frontend
+    assert destination is not None
+    context = tls_for(app, next(iter(destination.upstreams)))
+    assert context is not None
+    assert context.verify_mode is mode
 
 
 @pytest.mark.parametrize(("text", "reason"), [(None, "cannot be read"), ("no certificate", "holds no certificate")])
