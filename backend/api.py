@@ -39,7 +39,7 @@ from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rights import Right
 from moorline.gateway.common.web.request_limits import RequestLimits, taken
 
-__all__ = ["Api", "answer", "limited"]
+__all__ = ["Api", "answer", "limited", "parsed_body"]
 
 #: Longest time for which a poll is held; proxies in between end requests that are idle for 60 s.
 MAX_WAIT_SECONDS = 30.0
@@ -152,7 +152,7 @@ class Api:
 
     async def send(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/messages"""
-        body = await self._body(request, SendBody)
+        body = await parsed_body(request, SendBody, self._settings)
         with self._audit.access("send") as access, contextlib.ExitStack() as held:
             chat = await self._enter(request, access, held, body.patient_id)
             started = await self._runs.send(
@@ -168,7 +168,7 @@ class Api:
 
     async def retry(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/retry"""
-        body = await self._body(request, RetryBody)
+        body = await parsed_body(request, RetryBody, self._settings)
         with self._audit.access("retry") as access, contextlib.ExitStack() as held:
             chat = await self._enter(request, access, held, body.patient_id)
             _must_exist(chat)
@@ -184,7 +184,7 @@ class Api:
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/cancel"""
-        body = await self._body(request, CancelBody)
+        body = await parsed_body(request, CancelBody, self._settings)
         with self._audit.access("cancel") as access, contextlib.ExitStack() as held:
             chat = await self._enter(request, access, held, body.patient_id)
             _must_exist(chat)
@@ -193,18 +193,13 @@ class Api:
 
     async def erase(self, request: web.Request) -> web.Response:
         """DELETE /api/chat/{session_id}; 204 as well where there is no such session."""
-        body = await self._body(request, EraseBody, may_be_empty=True)
+        body = await parsed_body(request, EraseBody, self._settings, may_be_empty=True)
         with self._audit.access("erase") as access, contextlib.ExitStack() as held:
             chat = await self._enter(request, access, held, body.patient_id)
             if chat.exists:
                 await self._log.delete_session(chat.session_id)
                 self._runs.forget(chat.session_id)
         return web.Response(status=204, headers=_UNCACHED)
-
-    async def _body(self, request: web.Request, model: type[T], *, may_be_empty: bool = False) -> T:
-        text = await _text(request, most=frame_limit(self._settings.max_bytes))
-        members = {} if may_be_empty and not text else decode_object(text)
-        return parse(model, members, max_bytes=self._settings.max_bytes)
 
     async def _enter(
         self, request: web.Request, access: Access, held: contextlib.ExitStack, in_body: str | None = None
@@ -276,6 +271,13 @@ def limited(handler: Callable[[web.Request], Awaitable[web.Response]], limits: R
             return response
 
     return handle
+
+
+async def parsed_body(request: web.Request, model: type[T], settings: Settings, *, may_be_empty: bool = False) -> T:
+    """The body as a `model`; Refusal `bad_request` or `too_large` where it is none."""
+    text = await _text(request, most=frame_limit(settings.max_bytes))
+    members = {} if may_be_empty and not text else decode_object(text)
+    return parse(model, members, max_bytes=settings.max_bytes)
 
 
 def answer(body: object, model: Any = None, *, status: int = 200) -> web.Response:

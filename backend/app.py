@@ -25,6 +25,7 @@ from moorline.backend.rights import RIGHTS, Rights
 from moorline.backend.runs import Runs
 from moorline.backend.service import Service, as_service
 from moorline.backend.settings import Settings
+from moorline.backend.tickets import Tickets
 from moorline.backend.websocket import V1_PING_SECONDS, Sockets
 from moorline.gateway.common.access.authorize import Authorize, hook_of, warn_if_open
 from moorline.gateway.common.access.jwt import jwt_authorize
@@ -48,6 +49,7 @@ METRICS = web.AppKey("metrics", Metrics)
 AUDIT = web.AppKey("audit", Audit)
 API = web.AppKey("api", Api)
 PATIENTS = web.AppKey("patients", Patients)
+TICKETS = web.AppKey("tickets", Tickets)
 SOCKETS = web.AppKey("sockets", Sockets)
 DRAIN: web.AppKey[asyncio.Task[None]] = web.AppKey("drain")
 
@@ -84,7 +86,8 @@ def create_app(
     app[AUDIT] = Audit(settings.audit_log)
     app[API] = Api(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings)
     app[PATIENTS] = Patients(app[LOG], app[AUDIT], app[RIGHTS])
-    app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings, v1_ping=v1_ping)
+    app[TICKETS] = Tickets(app[LOG], app[AUDIT], app[RIGHTS], settings)
+    app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], app[TICKETS], settings, v1_ping=v1_ping)
     app[REQUEST_LIMITS] = RequestLimits(settings)
     app[MESSAGE_LIMITS] = MessageLimits(timeout=settings.message_timeout, most=settings.max_unfinished)
     app[DRAINING] = Draining()
@@ -126,6 +129,7 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_post("/api/chat/{session_id}/cancel", limited(api.cancel, limits))
     app.router.add_delete("/api/chat/{session_id}", limited(api.erase, limits))
     app.router.add_get("/api/patients/{patient_id}/sessions", limited(app[PATIENTS].sessions, limits))
+    app.router.add_post("/api/ticket", limited(app[TICKETS].issue, limits))
     app.router.add_get("/docs", _docs)
     app.router.add_get("/openapi.json", _openapi)
     app.router.add_get("/healthz", _healthz)

@@ -34,7 +34,8 @@ from moorline.backend.requests import path_id
 from moorline.backend.rights import Rights
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
-from moorline.gateway.common.access.authorize import SUBPROTOCOL
+from moorline.backend.tickets import Tickets
+from moorline.gateway.common.access.authorize import SUBPROTOCOL, ticket
 from moorline.gateway.common.access.rights import Right
 from moorline.gateway.common.logs import hashed
 from moorline.gateway.common.web.connection import Connection
@@ -66,6 +67,7 @@ class Sockets:
         runs: Runs,
         audit: Audit,
         rights: Rights,
+        tickets: Tickets,
         settings: Settings,
         *,
         v1_ping: float = V1_PING_SECONDS,
@@ -74,6 +76,7 @@ class Sockets:
         self._runs = runs
         self._audit = audit
         self._rights = rights
+        self._tickets = tickets
         self._settings = settings
         self._v1_ping = v1_ping
         self._open: set[Delivery] = set()
@@ -90,7 +93,10 @@ class Sockets:
         patient_id, session_id = path_id(request, "patient_id"), path_id(request, "session_id")
         with contextlib.ExitStack() as held:
             with self._audit.access("open", session_id) as access:
-                right = await self._rights.enter(held, lambda: self._rights.ask(request, patient_id, session_id))
+                if (text := ticket(request)) is not None:
+                    right = await self._tickets.enter(held, text, patient_id, session_id)
+                else:
+                    right = await self._rights.enter(held, lambda: self._rights.ask(request, patient_id, session_id))
                 access.who = right.principal.name
                 socket, info = await self._accept(request, patient_id, session_id)
             await self._converse(request, socket, info, right)

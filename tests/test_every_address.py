@@ -30,6 +30,7 @@ BODIES = {
     "/api/chat/{session_id}/messages": {"patient_id": "p1", "message": "x", "client_msg_id": "c1"},
     "/api/chat/{session_id}/retry": {"run_id": "r1", "client_msg_id": "c1"},
     "/api/chat/{session_id}/cancel": {"run_id": "r1"},
+    "/api/ticket": {"patient_id": "p1"},
 }
 
 

@@ -53,6 +53,7 @@ __all__ = [
     "Started",
     "Store",
     "StoreOwner",
+    "Ticket",
     "check_start",
     "epoch_bucket",
     "new_id",
@@ -121,6 +122,19 @@ class ListCursor(NamedTuple):
 
     at: float = math.inf
     session_id: str = ""
+
+
+class Ticket(NamedTuple):
+    """What a ticket stands for: a principal, as the authorize hook named it, that may open a patient's sockets."""
+
+    patient_id: str
+    session_id: str | None
+    """None: any session of the patient."""
+    principal: str
+    metadata: str
+    """That of the principal, as JSON."""
+    expires: float | None
+    valid_until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +401,12 @@ class Store(Protocol):
 
     async def sessions(self, patient_id: str, before: ListCursor, limit: int) -> Sequence[SessionSummary]:
         """The patient's sessions behind `before`, the one last active first."""
+
+    async def add_ticket(self, digest: str, ticket: Ticket, now: float) -> None:
+        """Keep a ticket by the hash of its text, and remove those that are not valid any more."""
+
+    async def take_ticket(self, digest: str) -> Ticket | None:
+        """Remove the ticket, and return it if it was there."""
 
     async def delete_session(self, session_id: str) -> bool:
         """Erase the session; False when there was none."""

@@ -33,6 +33,7 @@ from moorline.backend.eventlog.base import (
     Start,
     Started,
     Store,
+    Ticket,
 )
 from moorline.backend.eventlog.batches import Batches
 from moorline.backend.eventlog.tail import Tail
@@ -134,6 +135,14 @@ class EventLog:
     async def sessions(self, patient_id: str, before: ListCursor, *, limit: int) -> Sequence[SessionSummary]:
         """Up to `limit` of the patient's sessions behind `before`, the one last active first."""
         return await self._carry_out(self._store.sessions(patient_id, before, limit))
+
+    async def add_ticket(self, digest: str, ticket: Ticket, now: float) -> None:
+        """Keep a ticket by the hash of its text; those that are not valid at `now` are removed."""
+        await self._carry_out(self._store.add_ticket(digest, ticket, now))
+
+    async def take_ticket(self, digest: str) -> Ticket | None:
+        """The ticket, once; None where it was taken already, or never added."""
+        return await self._carry_out(self._store.take_ticket(digest))
 
     async def delete_session(self, session_id: str) -> bool:
         """Erase the session and all its events; watchers are woken. False when there was none."""

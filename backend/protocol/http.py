@@ -14,12 +14,14 @@ from moorline.backend.protocol.models import (
     CancelBody,
     EraseBody,
     EventPage,
+    IssuedTicket,
     MessageRow,
     Retried,
     RetryBody,
     SendBody,
     SessionPage,
     SessionPatient,
+    TicketBody,
     is_id,
 )
 
@@ -163,6 +165,14 @@ OPERATIONS = (
         200,
         SessionPage,
         query=SessionsQuery,
+    ),
+    Operation(
+        "post",
+        "/api/ticket",
+        "A ticket for one socket, for clients whose sockets can send no credentials.",
+        200,
+        IssuedTicket,
+        body=TicketBody,
     ),
     Operation("get", "/healthz", "Whether the process lives.", 200, dict[str, Any]),
     Operation(

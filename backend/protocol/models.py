@@ -36,6 +36,7 @@ __all__ = [
     "EventPage",
     "GoAway",
     "Hello",
+    "IssuedTicket",
     "MessageError",
     "MessageEvent",
     "MessageRow",
@@ -56,6 +57,7 @@ __all__ = [
     "SessionRow",
     "SnapshotEvent",
     "StatusEvent",
+    "TicketBody",
     "UserEvent",
     "V1Error",
     "V1Message",
@@ -479,6 +481,22 @@ class EraseBody:
     """May be left out."""
 
     patient_id: SessionPatient = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketBody:
+    """What a ticket is for."""
+
+    patient_id: Annotated[Id, Field(description="whose sessions it opens")]
+    session_id: Annotated[Id | None, Field(description="the only session that it opens")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedTicket:
+    """A ticket: one socket's handshake may offer it as the subprotocol moorline.ticket.TICKET, beside moorline."""
+
+    ticket: Annotated[str, Field(description="in place of the credentials; secret")]
+    expires_in: Annotated[float, Field(description="seconds until it can be used no more")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

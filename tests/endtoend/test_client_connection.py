@@ -117,14 +117,14 @@ async def test_whoever_hears_of_a_state_may_close_the_client(backend: Played, ur
 COUNTING = "let asked = 0; window.token = async () => `t${++asked}.x-y_z`;"
 
 
-async def open_with_token(page: Page, url: str, token: str) -> None:
+async def open_with_token(page: Page, url: str, token: str, options: str = "token: window.token") -> None:
     await page.goto(url + "/client/reconnect.js")
     await page.evaluate(
         f"""async () => {{
             const {{ MoorlineClient }} = await import('/client/moorline-client.js');
             {token}
             const ids = {{ patientId: 'patient:demo', sessionId: 's1' }};
-            window.client = new MoorlineClient({{ ...ids, storage: null, token: window.token }});
+            window.client = new MoorlineClient({{ ...ids, storage: null, {options} }});
             client.connect();
         }}"""
     )
@@ -138,6 +138,18 @@ async def test_each_socket_and_request_has_a_token_of_its_own(backend: Played, u
     await socket.close(4401)
     socket = await again(page, backend)
     assert socket.offered == "moorline, moorline.jwt.t2.x-y_z"
+
+
+async def test_each_socket_has_a_ticket_of_its_own_that_a_request_with_the_headers_has_got(
+    backend: Played, url: str, page: Page
+) -> None:
+    await open_with_token(page, url, "", "ticket: true, headers: { 'X-User': 'alice' }")
+    socket = await backend.socket()
+    assert socket.offered == "moorline, moorline.ticket.k1"
+    assert backend.headers[-1]["X-User"] == "alice"
+    await socket.send_hello()
+    await socket.close(4401)
+    assert (await again(page, backend)).offered == "moorline, moorline.ticket.k2"
 
 
 async def test_a_request_carries_the_token_in_its_header(backend: Played, url: str, page: Page) -> None:

@@ -80,6 +80,8 @@ class Played:
         """Of the HTTP requests so far."""
         self.headers: list[CIMultiDictProxy[str]] = []
         """Of the HTTP requests so far."""
+        self.tickets = 0
+        """That were asked for so far."""
         self.erased: list[str] = []
         """What was asked to be erased."""
         self.posts: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
@@ -119,6 +121,11 @@ class Played:
         self.posts.put_nowait((request.path.rpartition("/")[2], await request.json()))
         return web.json_response({}, status=202)
 
+    async def ticket(self, request: web.Request) -> web.Response:
+        self.headers.append(request.headers)
+        self.tickets += 1
+        return web.json_response({"ticket": f"k{self.tickets}", "expires_in": 30})
+
     async def erase(self, request: web.Request) -> web.Response:
         self.headers.append(request.headers)
         self.erased.append(f"{request.path} {request.query['patient_id']}")
@@ -132,6 +139,7 @@ async def played() -> AsyncIterator[Played]:
     app.router.add_get("/ws/chat/{patient}/{session}", server.chat)
     app.router.add_get("/api/chat/{session}/messages", server.messages)
     app.router.add_post("/api/chat/{session}/{command}", server.post)
+    app.router.add_post("/api/ticket", server.ticket)
     app.router.add_delete("/api/chat/{session}", server.erase)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()

@@ -104,9 +104,22 @@ _FIFTH = "CREATE INDEX sessions_patient ON sessions (patient_id, touched_at, ses
 
 _SIXTH = "ALTER TABLE version ADD COLUMN sessions_oid oid"
 
+_SEVENTH = """
+CREATE TABLE tickets (
+    digest text COLLATE "C" PRIMARY KEY,
+    patient_id text NOT NULL,
+    session_id text,
+    principal text NOT NULL,
+    metadata text NOT NULL,
+    expires double precision,
+    valid_until double precision NOT NULL
+);
+CREATE INDEX tickets_valid ON tickets (valid_until);
+"""
+
 #: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
 #: before, which go on running while a new one starts.
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH)
 
 #: What this program writes.
 VERSION = len(MIGRATIONS)

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import psycopg
 
 from moorline.backend.eventlog.base import End, Hint, Piece, RunLost, Start, Started, StoreOwner
-from moorline.backend.eventlog.postgres import read, write
+from moorline.backend.eventlog.postgres import read, tickets, write
 from moorline.backend.eventlog.postgres.connection import (
     Connection,
     Pool,
@@ -113,6 +113,9 @@ class PostgresStore:
     check = _read(read.check)
     find_session = _read(read.find_session)
     sessions = _read(read.sessions)
+    # No reader of the log waits for them.
+    add_ticket = _read(tickets.add_ticket)
+    take_ticket = _read(tickets.take_ticket)
     session_for = _read(read.session_for)
     read_after = _read(read.read_after)
     snapshot = _read(read.snapshot)

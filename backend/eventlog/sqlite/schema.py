@@ -96,8 +96,21 @@ CREATE TABLE erasures (applied INTEGER NOT NULL) STRICT;
 INSERT INTO erasures VALUES (0);
 """
 
+_EIGHTH = """
+CREATE TABLE tickets (
+    digest TEXT NOT NULL PRIMARY KEY,
+    patient_id TEXT NOT NULL,
+    session_id TEXT,
+    principal TEXT NOT NULL,
+    metadata TEXT NOT NULL,
+    expires REAL,
+    valid_until REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tickets_valid ON tickets (valid_until);
+"""
+
 #: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
-MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH)
+MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
 VERSION = len(MIGRATIONS)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
 from moorline.backend.eventlog.base import LogUnavailable, StoreOwner
-from moorline.backend.eventlog.sqlite import read, write
+from moorline.backend.eventlog.sqlite import read, tickets, write
 from moorline.backend.eventlog.sqlite.committer import Committer, Transaction
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.control import ControlSocket
@@ -95,6 +95,8 @@ class SQLiteStore:
     check = _command(read.check)
     find_session = _command(read.find_session)
     sessions = _command(read.sessions)
+    add_ticket = _command(tickets.add_ticket)
+    take_ticket = _command(tickets.take_ticket)
     session_for = _command(read.session_for)
     read_after = _command(read.read_after)
     snapshot = _command(read.snapshot)

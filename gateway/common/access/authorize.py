@@ -22,11 +22,13 @@ __all__ = [
     "bearer_token",
     "hook_of",
     "is_loopback",
+    "ticket",
     "warn_if_open",
 ]
 
 SUBPROTOCOL = "moorline"
 _TOKEN_SUBPROTOCOL = "moorline.jwt."
+_TICKET_SUBPROTOCOL = "moorline.ticket."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,14 +62,20 @@ def bearer_token(request: web.Request) -> str | None:
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
+    return _offered(request, _TOKEN_SUBPROTOCOL)
+
+
+def ticket(request: web.Request) -> str | None:
+    """The ticket that a socket's handshake offers as the subprotocol `moorline.ticket.TICKET`, or None."""
+    return _offered(request, _TICKET_SUBPROTOCOL)
+
+
+def _offered(request: web.Request, prefix: str) -> str | None:
     offered = ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ())).split(",")
-    found = [name.strip().removeprefix(_TOKEN_SUBPROTOCOL) for name in offered if _is_token(name.strip())]
-    # Two tokens are no token: which one would count is a guess.
+    found = [name.strip().removeprefix(prefix) for name in offered if name.strip().startswith(prefix)]
+    found = [credential for credential in found if credential]
+    # Two are none: which one would count is a guess.
     return found[0] if len(found) == 1 else None
-
-
-def _is_token(subprotocol: str) -> bool:
-    return subprotocol.startswith(_TOKEN_SUBPROTOCOL) and subprotocol != _TOKEN_SUBPROTOCOL
 
 
 async def allow_all(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:

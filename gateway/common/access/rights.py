@@ -33,7 +33,8 @@ class Rights:
 
     def __init__(self, authorize: Authorize, *, again: float | None) -> None:
         self._authorize = authorize
-        self._again = again
+        self.again = again
+        """Seconds until the hook is asked again; None: it is not."""
         self._held: set[Right] = set()
         # For each request that the hook works on, the names that were closed since it was asked.
         self._asking: dict[object, set[str]] = {}
@@ -43,13 +44,17 @@ class Rights:
 
         A principal that is closed while the hook works is asked about again: the hook may have decided before that.
         """
+        return await self.decide(lambda: self._authorize(request, patient_id, session_id))
+
+    async def decide(self, ask: Callable[[], Awaitable[Principal]]) -> Principal:
+        """The same where something else than the hook decides."""
         question = object()
         closed = self._asking[question] = set[str]()
         try:
-            principal = await self._authorize(request, patient_id, session_id)
+            principal = await ask()
             while principal.name in closed:
                 closed.clear()
-                principal = await self._authorize(request, patient_id, session_id)
+                principal = await ask()
         finally:
             del self._asking[question]
         if _seconds_left(principal) <= 0:
@@ -58,13 +63,21 @@ class Rights:
 
     async def enter(self, held: contextlib.ExitStack, ask: Callable[[], Awaitable[Principal]]) -> "Right":
         """What `ask` allows, held until `held` ends: `close` finds it from the hook's answer on."""
-        right = self.take(await ask(), ask)
+        return self.hold(held, await ask(), ask)
+
+    def hold(
+        self, held: contextlib.ExitStack, principal: Principal, ask: Callable[[], Awaitable[Principal]] | None
+    ) -> "Right":
+        """As `take`, and `release` when `held` ends."""
+        right = self.take(principal, ask)
         held.callback(self.release, right)
         return right
 
-    def take(self, principal: Principal, ask: Callable[[], Awaitable[Principal]]) -> "Right":
-        """Call `ask` again and again until `release`. Comes before the next await after the hook's answer."""
-        right = Right(ask, principal, self._again)
+    def take(self, principal: Principal, ask: Callable[[], Awaitable[Principal]] | None) -> "Right":
+        """Call `ask` again and again until `release`. Comes before the next await after the hook's answer.
+
+        Without `ask` the right ends by its time, or is closed."""
+        right = Right(ask, principal, self.again)
         self._held.add(right)
         return right
 
@@ -92,13 +105,15 @@ class Right:
 
     __slots__ = ("_again", "_ask", "_ask_at", "_on_end", "_task", "_timer", "ended", "expired", "principal")
 
-    def __init__(self, ask: Callable[[], Awaitable[Principal]], principal: Principal, again: float | None) -> None:
+    def __init__(
+        self, ask: Callable[[], Awaitable[Principal]] | None, principal: Principal, again: float | None
+    ) -> None:
         self.principal = principal
         self.ended = False
         self.expired = False
         """It ended by its time alone: with new credentials the principal may come back."""
         self._ask = ask
-        self._again = again
+        self._again = None if ask is None else again
         self._ask_at: float | None = None
         self._on_end: Callable[[], None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -169,6 +184,7 @@ class Right:
     async def _ask_again(self) -> None:
         try:
             async with asyncio.timeout(self._again):
+                assert self._ask is not None, "otherwise there is no time at which it is due"
                 self.principal = await self._ask()
         except web.HTTPException as error:
             if error.status < 500:

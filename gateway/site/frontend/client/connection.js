@@ -24,7 +24,7 @@ const STABLE = 5_000;
 const BLOCKED = 3;
 /** A dial that is older than this when the network returns was made into the void. */
 const FRESH = 2_000;
-/** A token that takes longer than this to get fails the dial, as a server that does not answer would. */
+/** A token or ticket that takes longer than this to get fails the dial, as a server that does not answer would. */
 const TOKEN_TIMEOUT = 20_000;
 
 /** @type {State} */
@@ -56,17 +56,17 @@ export class Connection {
   /** Whether the server selects the subprotocol; one of version 2 may not. */
   #selects = true;
   /** The socket, where it is of version 1. @type {Version1 | null} */ #version1 = null;
-  /** The life in which a token is being waited for. @type {AbortController | null} */ #asking = null;
+  /** The life in which a token or ticket is being waited for. @type {AbortController | null} */ #asking = null;
   #url;
-  #token;
+  #credential;
   #polling;
   #session;
 
-  /** @param {() => string} url the socket's @param {import('./types.js').TokenSource | null} token
-   * @param {import('./polling.js').Polling} polling @param {Session} session */
-  constructor(url, token, polling, session) {
+  /** @param {() => string} url the socket's @param {import('./types.js').TokenSource | null} credential what a subprotocol
+   * carries: `jwt.TOKEN` or `ticket.TICKET` @param {import('./polling.js').Polling} polling @param {Session} session */
+  constructor(url, credential, polling, session) {
     this.#url = url;
-    this.#token = token;
+    this.#credential = credential;
     this.#polling = polling;
     this.#session = session;
     this.#life.abort();
@@ -113,16 +113,16 @@ export class Connection {
     clearTimeout(this.#timer);
     // A server of version 1 selects no subprotocol, the only place for a token; a cookie reaches it all the same.
     if (this.#version === 1) this.#open([]);
-    else if (this.#token) this.#dialWith(this.#token);
+    else if (this.#credential) this.#dialWith(this.#credential);
     else this.#open(this.#selects ? [SUBPROTOCOL] : []);
   }
 
-  /** @param {import('./types.js').TokenSource} token */
-  async #dialWith(token) {
+  /** @param {import('./types.js').TokenSource} credential */
+  async #dialWith(credential) {
     const life = (this.#asking = this.#life);
     try {
       const signal = AbortSignal.any([life.signal, AbortSignal.timeout(TOKEN_TIMEOUT)]);
-      const protocols = [SUBPROTOCOL, `${SUBPROTOCOL}.jwt.${await within(token(), signal)}`];
+      const protocols = [SUBPROTOCOL, `${SUBPROTOCOL}.${await within(credential(), signal)}`];
       // Meanwhile the server may have turned out to be of version 1.
       if (!life.signal.aborted && !this.#socket) this.#open(protocols);
     } catch {

@@ -43,8 +43,10 @@ export class MoorlineClient extends EventTarget {
   /** Touches nothing of the browser but its storage, so that a server may construct one to render a page.
    *
    * @param {import('./types.js').MoorlineClientOptions} options */
-  constructor({ patientId, sessionId, origin, storage = usableStorage(), credentials, token, headers, explain }) {
+  constructor(options) {
     super();
+    const { patientId, sessionId, origin, storage = usableStorage() } = options;
+    const { credentials, token, headers, ticket, explain } = options;
     const path = [patientId, sessionId].map(encodeURIComponent).join('/').replaceAll('%3A', ':');
     const given = origin && new URL(origin).origin;
     const base = () => given || location.origin;
@@ -57,7 +59,9 @@ export class MoorlineClient extends EventTarget {
       ({ code, message = '' }) => this.#emit('refused', { code, message }),
     );
     const url = () => `${base().replace(/^http/, 'ws')}/ws/chat/${path}`;
-    this.#connection = new Connection(url, token ?? null, this.#polling, {
+    const bearer = token ? async () => `jwt.${await token()}` : null;
+    const credential = ticket ? async () => `ticket.${await this.#polling.ticket()}` : bearer;
+    this.#connection = new Connection(url, credential, this.#polling, {
       position: () => this.#transcript,
       up: (channel, recovered) => this.#up(channel, recovered),
       down: () => this.#down(),

@@ -76,14 +76,20 @@ export class Polling {
 
   /** Older rows, oldest first. @param {number} before @param {number} limit @returns {Promise<any[]>} */
   async earlier(before, limit) {
-    return this.#request('/messages', { before: String(before), limit: String(limit) }, {});
+    return this.#request(`${this.#path}/messages`, { before: String(before), limit: String(limit) }, {});
   }
 
   /** `messages`, `retry` or `cancel`. @param {string} command @param {object} fields @param {AbortSignal} signal
    * @returns {Promise<any>} */
   async post(command, fields, signal) {
     const body = JSON.stringify({ patient_id: this.#patientId, ...fields });
-    return this.#request(`/${command}`, {}, { method: 'POST', body, signal });
+    return this.#request(`${this.#path}/${command}`, {}, { method: 'POST', body, signal });
+  }
+
+  /** What opens one socket in place of credentials. @returns {Promise<string>} */
+  async ticket() {
+    const body = JSON.stringify({ patient_id: this.#patientId });
+    return (await this.#request('/api/ticket', {}, { method: 'POST', body })).ticket;
   }
 
   /** Why a socket ended, as the gateway saw it; null where that is not asked or not known.
@@ -98,14 +104,14 @@ export class Polling {
 
   /** Erase the session. */
   async erase() {
-    await this.#request('', {}, { method: 'DELETE' });
+    await this.#request(this.#path, {}, { method: 'DELETE' });
   }
 
   /** @param {{epoch: string, seq: number}} position @param {{signal: AbortSignal, hold: boolean}} how */
   #after({ epoch, seq }, { signal, hold }) {
     // A session that does not exist yet has the epoch "", as has a transcript that holds nothing yet.
     const query = { after: String(seq), epoch, wait: String(hold ? WAIT / 1000 : 0) };
-    return this.#request('/messages', query, { signal }, hold ? WAIT + GRACE : GRACE);
+    return this.#request(`${this.#path}/messages`, query, { signal }, hold ? WAIT + GRACE : GRACE);
   }
 
   /** @param {string} path @param {Record<string, string>} query @param {RequestInit} init @returns {Promise<any>} */
@@ -119,7 +125,7 @@ export class Polling {
     if (token) headers.set('Authorization', `Bearer ${await within(token(), signal)}`);
     if (init.body) headers.set('Content-Type', 'application/json');
     const how = { ...init, headers, signal, credentials, cache: /** @type {const} */ ('no-store') };
-    const response = await fetch(this.#origin() + this.#path + path + search, how);
+    const response = await fetch(this.#origin() + path + search, how);
     const text = await response.text();
     if (response.ok) return text ? JSON.parse(text) : null;
     const retryAfter = Number(response.headers.get('Retry-After')) || undefined;

@@ -116,6 +116,9 @@ export interface MoorlineClientOptions {
   token?: TokenSource | null;
   /** Of HTTP requests, or what returns them. A browser sets none on a WebSocket. */
   headers?: HeadersSource;
+  /** Ask for a ticket before each socket, by a request with `credentials`, `token` and `headers`, and open the socket with
+   * that alone. Of moorline's own backend. */
+  ticket?: boolean;
   /** Ask the gateway why a socket ended, for `state.ended`. By default in development: where the gateway is on this
    * machine. From elsewhere it answers with the option `tell_causes` alone. */
   explain?: boolean;

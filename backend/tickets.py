@@ -1,0 +1,109 @@
+"""One-use tickets, for clients whose sockets can send no credentials: a request with credentials gets one, and a socket
+offers it within half a minute.
+
+The ticket is kept in the log's database, by its hash, so that any backend redeems it and a copy of the database opens
+nothing. It stands for what the authorize hook said about the patient that it names.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import secrets
+import time
+
+from aiohttp import web
+
+from moorline.backend.api import answer, parsed_body
+from moorline.backend.audit import Audit
+from moorline.backend.client_limits import Rate
+from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.eventlog.base import Ticket
+from moorline.backend.eventlog.log import EventLog
+from moorline.backend.protocol.models import IssuedTicket, TicketBody
+from moorline.backend.rights import Rights
+from moorline.backend.settings import Settings
+from moorline.gateway.common.access.authorize import Principal
+from moorline.gateway.common.access.rights import Right
+
+__all__ = ["Tickets"]
+
+#: From its issue to the socket's handshake.
+LIFE_SECONDS = 30.0
+#: Of one principal or, without a hook, address: as many as half a minute's reconnects of some tabs, and a bound of what
+#: the database holds.
+PER_MINUTE = 60
+
+
+class Tickets:
+    """The handler of /api/ticket, and what redeems them."""
+
+    def __init__(self, log: EventLog, audit: Audit, rights: Rights, settings: Settings) -> None:
+        self._log = log
+        self._audit = audit
+        self._rights = rights
+        self._settings = settings
+        self._rate = Rate(PER_MINUTE)
+
+    async def issue(self, request: web.Request) -> web.Response:
+        """POST /api/ticket"""
+        body = await parsed_body(request, TicketBody, self._settings)
+        with self._audit.access("ticket", body.session_id, patient_id=body.patient_id) as access:
+            principal = await self._rights.ask(request, body.patient_id, body.session_id)
+            access.who = principal.name
+            client = self._rights.client(request, principal)
+            self._count(client.principal or client.address)
+            text, now = secrets.token_urlsafe(32), time.time()
+            ticket = Ticket(
+                body.patient_id,
+                body.session_id,
+                principal.name,
+                _metadata(principal),
+                self._expires(principal, now),
+                now + LIFE_SECONDS,
+            )
+            await self._log.add_ticket(_digest(text), ticket, now)
+        return answer(IssuedTicket(ticket=text, expires_in=LIFE_SECONDS))
+
+    async def enter(self, held: contextlib.ExitStack, text: str, patient_id: str, session_id: str) -> Right:
+        """The right that a ticket gives to a socket, held until `held` ends.
+
+        Raises:
+            web.HTTPUnauthorized: it was used, is too old, or is none.
+            web.HTTPForbidden: it is for another patient or session.
+        """
+        principal = await self._rights.decide(lambda: self._redeem(text, patient_id, session_id))
+        # The hook cannot be asked again without the credentials: the right ends in time, and the client takes another.
+        return self._rights.hold(held, principal, None)
+
+    async def _redeem(self, text: str, patient_id: str, session_id: str) -> Principal:
+        ticket = await self._log.take_ticket(_digest(text))
+        if ticket is None or ticket.valid_until < time.time():
+            raise web.HTTPUnauthorized(text="The ticket is not valid: it was used, or is too old.")
+        if ticket.patient_id != patient_id or ticket.session_id not in (None, session_id):
+            raise web.HTTPForbidden
+        return Principal(ticket.principal, ticket.expires, json.loads(ticket.metadata))
+
+    def _count(self, name: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if wait := self._rate.wait(name, now):
+            raise Refusal(ErrorCode.RATE_LIMITED, "Too many tickets; please wait a moment.", retry_after=wait)
+        self._rate.add(name, now)
+
+    def _expires(self, principal: Principal, now: float) -> float | None:
+        """As the principal does, or when the hook would be asked again."""
+        if principal.expires is not None or self._rights.again is None:
+            return principal.expires
+        return now + self._rights.again
+
+
+def _digest(text: str) -> str:
+    # Of 256 random bits: no slow hash is needed.
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _metadata(principal: Principal) -> str:
+    try:
+        return json.dumps(dict(principal.metadata), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"authorize: the metadata of a principal with a ticket must be JSON ({error})") from error

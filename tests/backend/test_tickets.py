@@ -1,0 +1,149 @@
+"""A ticket opens one socket, of the patient that it names, for half a minute, at any backend of the database."""
+
+import asyncio
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from websockets.exceptions import InvalidStatus
+
+from moorline.backend import tickets
+from moorline.backend.app import close_principal
+from moorline.backend.rights import RIGHTS
+from moorline.gateway.common.access.authorize import Principal
+from tests.support import needs
+from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
+from tests.support.eventlogs import until
+
+ALICE = {"X-User": "alice"}
+
+
+async def by_header(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+    """A principal whose sockets cannot send what its requests do, and who has the patients p1 and p2."""
+    if "X-User" not in request.headers:
+        raise web.HTTPUnauthorized
+    if patient_id not in ("p1", "p2"):
+        raise web.HTTPForbidden
+    return Principal(request.headers["X-User"], metadata={"role": "nurse"})
+
+
+async def issue(server: Backend, headers: dict[str, str] = ALICE, **body: Any) -> tuple[int, dict[str, Any], str]:
+    """Status, body and Retry-After of a request for a ticket."""
+    url = f"{server.http}/api/ticket"
+    async with aiohttp.request("POST", url, json={"patient_id": "p1", **body}, headers=headers) as answer:
+        return answer.status, await answer.json(), answer.headers.get("Retry-After", "")
+
+
+async def ticket(server: Backend, **body: Any) -> str:
+    status, issued, _ = await issue(server, **body)
+    assert (status, issued["expires_in"]) == (200, 30)
+    return str(issued["ticket"])
+
+
+def socket(server: Backend, text: str, session: str = "s1", patient: str = "p1") -> Any:
+    return server.socket(session, patient, subprotocols=["moorline", f"moorline.ticket.{text}"])
+
+
+async def refused(server: Backend, text: str, session: str = "s1", patient: str = "p1") -> int:
+    with pytest.raises(InvalidStatus) as refusal:
+        await socket(server, text, session, patient)
+    return refusal.value.response.status_code
+
+
+async def test_a_ticket_opens_a_socket_for_the_principal_that_asked_for_it(database: str, tmp_path: Path) -> None:
+    script = Script("Good day", None)
+    started = backend(tmp_path, script, authorize=by_header, database=database)
+    async with started as server, socket(server, await ticket(server)) as opened:
+        assert opened.subprotocol == "moorline"
+        await hello(opened)
+        await say(opened, type="send", message="Hello", client_msg_id="c1")
+        user = next(frame for frame in await receive_until(opened, "message") if frame["type"] == "user")
+    assert user["author"] == "alice"
+
+
+async def test_a_ticket_opens_one_socket(database: str, tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=by_header, database=database) as server:
+        text = await ticket(server)
+        async with socket(server, text):
+            assert await refused(server, text) == 401
+        assert await refused(server, "never-issued") == 401
+
+
+@needs.postgres
+async def test_another_backend_of_the_database_redeems_it(postgres_database: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"authorize": by_header, "database": postgres_database}
+    async with (
+        backend(tmp_path, Script(), **options) as one,
+        backend(tmp_path, Script(), **options) as other,
+        socket(other, await ticket(one)) as opened,
+    ):
+        assert (await hello(opened))[0]["v"] == 2
+
+
+async def test_a_ticket_is_for_its_patient_and_its_session(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=by_header) as server:
+        assert await refused(server, await ticket(server), patient="p2") == 403
+        assert await refused(server, await ticket(server, session_id="s1"), session="s2") == 403
+        assert (await issue(server, patient_id="p3"))[0] == 403
+        assert (await issue(server, headers={}))[0] == 401
+
+
+async def test_a_ticket_that_is_too_old_opens_nothing_and_is_removed(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tickets, "LIFE_SECONDS", -1.0)
+    async with backend(tmp_path, Script(), authorize=by_header, database=database) as server:
+        old = str((await issue(server))[1]["ticket"])
+        assert await refused(server, old) == 401
+        kept = tickets._digest(str((await issue(server))[1]["ticket"]))
+        await issue(server)
+        assert await server.log.take_ticket(kept) is None
+
+
+async def test_the_database_holds_no_ticket_but_its_hash(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=by_header) as server:
+        text = await ticket(server)
+    with sqlite3.connect(tmp_path / "chat.db") as db:
+        (row,) = db.execute("SELECT * FROM tickets").fetchall()
+    assert tickets._digest(text) in row
+    assert text not in str(row)
+
+
+async def test_a_socket_by_ticket_ends_when_the_hook_would_be_asked_again(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=by_header, authorize_again=0.2) as server:
+        async with asyncio.timeout(STEP), socket(server, await ticket(server)) as opened:
+            await opened.wait_closed()
+        assert opened.close_code == 4401
+
+
+async def test_a_socket_by_ticket_ends_with_its_principal(tmp_path: Path) -> None:
+    async def expiring(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        return Principal("alice", expires=time.time() + 0.3)
+
+    async with backend(tmp_path, Script(), authorize=expiring) as server:
+        async with asyncio.timeout(STEP), socket(server, await ticket(server)) as opened:
+            await opened.wait_closed()
+        assert opened.close_code == 4401
+
+
+async def test_a_principal_that_is_closed_loses_its_socket_by_ticket(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=by_header) as server:
+        async with asyncio.timeout(STEP), socket(server, await ticket(server)) as opened:
+            await until(lambda: server.app[RIGHTS]._held)
+            close_principal(server.app, "alice")
+            await opened.wait_closed()
+        assert opened.close_code == 4503
+
+
+async def test_too_many_tickets_are_429_with_the_time_to_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tickets, "PER_MINUTE", 2)
+    async with backend(tmp_path, Script(), authorize=by_header) as server:
+        statuses = [(await issue(server))[0] for _ in range(2)]
+        status, problem, retry_after = await issue(server)
+        assert [*statuses, status] == [200, 200, 429]
+        assert (problem["code"], 25 < int(retry_after) <= 30) == ("rate_limited", True)
+        assert (await issue(server, headers={"X-User": "bob"}))[0] == 200
