@@ -358,6 +358,15 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
         ),
     ),
     (
+        "GQ",
+        (Moment.STALLED, Moment.CLOSING, *_OPEN[:2]),
+        Explanation(
+            "all sockets together held more than max_buffered, and of those that do not read this one waited longest",
+            "many clients that do not read, or a backend that sends far more than they can take",
+            "compare moorline_sockets_buffered_bytes with max_buffered; look for what sends so much, or raise it",
+        ),
+    ),
+    (
         "GI",
         (Moment.REQUEST,),
         Explanation(

@@ -50,6 +50,8 @@ class State:
     """A gateway at the moment of a scrape."""
 
     open: int
+    buffered: int
+    """Bytes."""
     held: int
     traffic: Traffic
     upstreams: Sequence[tuple[str, int, bool]]
@@ -143,6 +145,9 @@ class Metrics(Collector):
             return
         state = self._state()
         yield GaugeMetricFamily("moorline_sockets_open", "Sockets that are open", value=state.open)
+        yield GaugeMetricFamily(
+            "moorline_sockets_buffered_bytes", "What one side of a socket does not take yet", value=state.buffered
+        )
         yield GaugeMetricFamily("moorline_handshakes_held", "Handshakes that wait for an upstream", value=state.held)
         traffic = state.traffic
         for unit, client, upstream in (

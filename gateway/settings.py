@@ -31,6 +31,7 @@ _ABOVE_ZERO = (
     "max_frame_size",
     "max_connections",
     "max_connections_per_address",
+    "max_buffered",
     "fail_timeout",
     "upstream_connections",
     "upstream_keepalive",
@@ -138,6 +139,11 @@ class Settings(CommonSettings):
         INT,
         "of them, sockets of one client address (IPv6: of a /64), at most half; trusted_proxies are exempt",
         can_be_off=True,
+    )
+    max_buffered: int = option(
+        256 << 20,
+        SIZE,
+        "bytes of all sockets that one side does not read; over it those that wait longest end with 1013",
     )
     workers: int = option(1, INT, "processes that serve the port, for more than one core")
     metrics_port: int | None = option(

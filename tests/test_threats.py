@@ -18,9 +18,8 @@ from moorline.gateway.site.docs import DOCS
 PAGE = (DOCS / "threats.md").read_text(encoding="utf-8")
 MIB = 1 << 20
 SPECS: tuple[dict[str, Spec], ...] = (dict(specs(Settings)), dict(specs(BackendSettings)))
-#: One read of 256 KiB for each direction of a tunnel; for a response, 64 KiB and one read beyond it, at both ends.
+#: For a response, 64 KiB and one read beyond it, at both ends.
 EACH = {
-    "gateway: bytes of a tunnel that one side does not take": 2 * (256 << 10),
     "gateway: a request and its response on their way": 4 * (64 << 10),
     "backend: a page of history or of events that is not read": SNAPSHOT_BYTES,
     "backend: what the model is shown of a chat": BackendSettings().max_prompt,

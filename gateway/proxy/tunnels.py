@@ -30,9 +30,10 @@ from moorline.gateway.proxy.sockets import Ends, Socket
 from moorline.gateway.proxy.upgrade import switch
 from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
+from moorline.gateway.tunnel.buffered import Buffered
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits, Tunnel
-from moorline.gateway.tunnel.relay import Ended, Relay
+from moorline.gateway.tunnel.relay import End, Ended, Relay
 from moorline.gateway.tunnel.resume import resume
 from moorline.gateway.tunnel.state import TunnelState
 
@@ -99,6 +100,7 @@ class Tunnels:
         self._sockets: dict[Relay, _Open] = {}
         self.ends = Ends()
         self._turns = Turns(asyncio.get_running_loop())
+        self._buffered = Buffered[End](settings.max_buffered)
         self._none_left = asyncio.Event()
 
     def __len__(self) -> int:
@@ -136,7 +138,16 @@ class Tunnels:
         socket = Socket(request[REQUEST_ID], route.path, address, upstream.url, opened)
         hand_over = exchange.connection.hand_over
         limits = self._limits_for(request[DESTINATION])
-        relay = switch(request, hand_over, head, limits, self._ended, self._on_round_trip, turns=self._turns)
+        relay = switch(
+            request,
+            hand_over,
+            head,
+            limits,
+            self._ended,
+            self._on_round_trip,
+            turns=self._turns,
+            buffered=self._buffered,
+        )
         self._add(relay, _Open(socket, upstream, request.get(HELD)))
         exchange.detach()
         if log.isEnabledFor(logging.INFO):
@@ -181,6 +192,7 @@ class Tunnels:
             self._ended,
             self._on_round_trip,
             turns=self._turns,
+            buffered=self._buffered,
             on_start=add,
         )
 
@@ -204,6 +216,11 @@ class Tunnels:
                 own |= {"client_heartbeat": None, "upstream_heartbeat": None}
             known = self._limits_by_destination[destination] = dataclasses.replace(self._limits, **own)
         return known
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that one side of a tunnel does not take, of all tunnels."""
+        return self._buffered.size
 
     def traffic(self) -> Traffic:
         """What all tunnels have carried since the start."""
@@ -358,6 +375,7 @@ def _state(app: web.Application) -> State:
     now = asyncio.get_running_loop().time()
     return State(
         open=len(app[TUNNELS]),
+        buffered=app[TUNNELS].buffered,
         held=sum(map(len, app[RETRY_QUEUES].values())),
         traffic=app[TUNNELS].traffic(),
         upstreams=[

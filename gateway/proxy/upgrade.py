@@ -9,9 +9,10 @@ from aiohttp.abc import AbstractStreamWriter
 from moorline.gateway.common.web.aiohttp_private import is_upgraded, take_over
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import Malformed
+from moorline.gateway.tunnel.buffered import Buffered
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits
-from moorline.gateway.tunnel.relay import Ended, Relay
+from moorline.gateway.tunnel.relay import End, Ended, Relay
 
 __all__ = ["Switched", "switch"]
 
@@ -25,6 +26,7 @@ def switch(
     on_round_trip: Callable[[Side, float], None] | None = None,
     *,
     turns: Turns,
+    buffered: Buffered[End],
 ) -> Relay:
     """Answer the client with `head` and begin the tunnel. `hand_over` gives the upstream's transport, which does not
     read, and the bytes that came behind its 101. The handler must return `Switched` next.
@@ -40,7 +42,7 @@ def switch(
     if not is_upgraded(request):
         raise Malformed("This is no WebSocket handshake.")
     upstream, early = hand_over()
-    relay = Relay(client, upstream, limits, on_end, on_round_trip, turns=turns)
+    relay = Relay(client, upstream, limits, on_end, on_round_trip, turns=turns, buffered=buffered)
     upstream.set_protocol(relay.upstream)
     from_client, client_stalls = take_over(request, relay.client)
     relay.start(head=head, from_client=from_client, from_upstream=early, client_stalls=client_stalls)

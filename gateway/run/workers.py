@@ -132,15 +132,24 @@ class Workers:
             self._acceptor.remove(channel)
 
 
+# What each has a part of, so that many workers together give a client no more than one would.
+_SHARED = (
+    "max_connections",
+    "max_connections_per_address",
+    "max_requests",
+    "max_requests_per_address",
+    "max_buffered",
+)
+
+
 def _share(settings: Settings, number: int) -> Settings:
     """A worker's share of what is meant for all. It does not listen itself, and does not warn of where all do."""
-    per_address = settings.max_connections_per_address
+    shares = {name: getattr(settings, name) for name in _SHARED}
     return dataclasses.replace(
         settings,
         host="localhost",
         port=0,
-        max_connections=math.ceil(settings.max_connections / settings.workers),
-        max_connections_per_address=per_address and math.ceil(per_address / settings.workers),
+        **{name: most and math.ceil(most / settings.workers) for name, most in shares.items()},
         # 0 is a free one for each.
         metrics_port=settings.metrics_port and settings.metrics_port + number - 1,
         workers=1,

@@ -69,6 +69,7 @@ _CODES: dict[Reason, tuple[CloseCode | None, CloseCode | None, str]] = {
     Reason.FORBIDDEN: (CloseCode.FORBIDDEN, CloseCode.GOING_AWAY, "forbidden"),
     Reason.EXPIRED: (CloseCode.EXPIRED, CloseCode.GOING_AWAY, "expired"),
     Reason.SHUTDOWN: (CloseCode.GOING_AWAY, CloseCode.GOING_AWAY, "gateway restarting"),
+    Reason.LIMIT: (CloseCode.TRY_AGAIN_LATER, CloseCode.GOING_AWAY, "max_buffered"),
 }
 _TIMERS = {
     Reason.PROXY_READ_TIMEOUT,
@@ -113,4 +114,7 @@ def teardown_for(side: Side, reason: Reason, *, stalls: bool, close_frames: bool
             return Teardown.ABORT
         return Teardown.LINGER_IF_UNREAD if side is Side.CLIENT else Teardown.FLUSH
     aborted = {Reason.PROXY_SEND_TIMEOUT: Side.UPSTREAM, Reason.SEND_TIMEOUT: Side.CLIENT}.get(reason)
+    if reason is Reason.LIMIT and stalls:
+        # What it does not take is what there is too much of.
+        return Teardown.ABORT
     return Teardown.ABORT if side is aborted or reason is Reason.CLOSE_TIMEOUT else Teardown.LINGER

@@ -1,17 +1,18 @@
 """The asyncio shell of a tunnel: two transports, backpressure both ways, one timer, and no task.
 
-      client ---> _End.data_received ---> Direction.receive_data ---> write ---> upstream
-             <--- write <--- Direction.receive_data <--- _End.data_received <---
+      client ---> End.data_received ---> Direction.receive_data ---> write ---> upstream
+             <--- write <--- Direction.receive_data <--- End.data_received <---
                                          |
                               None: Relay.frames_received ---> Tunnel (machine.py) ---> data_to_send, teardowns
 
 A byte takes the two calls of the first line, and the same ones back; events that are rare go through the machine.
 
 What bounds it: what one side does not take is not read from the other, so that beside the kernel's buffers a direction
-holds at most the one read that did not fit, 256 KiB. A read that holds too many frames for one turn is followed in
-several, and its side is not read from until the last (`Direction.backlog`). All connections that have a backlog wait in
-one queue, of which an iteration of the event loop serves a few (`Turns`): however many they are, they hold up all the
-others for 2 ms. The timers are the machine's. An idle tunnel has one pending timer.
+holds at most the one read that did not fit, 256 KiB; `Buffered` bounds the sum of all tunnels. A read that holds too
+many frames for one turn is followed in several, and its side is not read from until the last (`Direction.backlog`). All
+connections that have a backlog wait in one queue, of which an iteration of the event loop serves a few (`Turns`):
+however many they are, they hold up all the others for 2 ms. The timers are the machine's. An idle tunnel has one
+pending timer.
 """
 
 import asyncio
@@ -26,12 +27,13 @@ from typing import cast
 from moorline.gateway.cause import Cause, Reason, is_unreachable
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
+from moorline.gateway.tunnel.buffered import Buffered
 from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, cause_of
 from moorline.gateway.tunnel.machine import Limits, Phase, Tunnel
 from moorline.gateway.tunnel.state import TunnelState
 from moorline.gateway.tunnel.tcp_info import TcpInfo
 
-__all__ = ["Ended", "Relay"]
+__all__ = ["End", "Ended", "Relay"]
 
 # uvloop counts in whole milliseconds, and a timer that fires before its time has to fire again.
 _LATE = 0.001
@@ -60,7 +62,7 @@ class Ended:
     upstream_rtt: float | None
 
 
-class _End(asyncio.Protocol):
+class End(asyncio.Protocol):
     """One side's TCP connection."""
 
     __slots__ = ("_inbound", "_relay", "receive", "side", "transport", "unsent", "write")
@@ -133,6 +135,11 @@ class _End(asyncio.Protocol):
         if self._relay is not None:
             self._relay.pause_writing(self.side)
 
+    def end_over_limit(self) -> None:
+        """This end holds bytes for longest of all, and there are too many."""
+        if self._relay is not None:
+            self._relay.end_over_limit()
+
     def resume_writing(self) -> None:
         if self._relay is not None:
             self._relay.resume_writing(self.side)
@@ -152,7 +159,19 @@ class _End(asyncio.Protocol):
 class Relay:
     """A tunnel at work, from `start` until `on_end` is called."""
 
-    __slots__ = ("_began", "_client", "_due", "_loop", "_on_end", "_tcp", "_timer", "_turns", "_upstream", "tunnel")
+    __slots__ = (
+        "_began",
+        "_buffered",
+        "_client",
+        "_due",
+        "_loop",
+        "_on_end",
+        "_tcp",
+        "_timer",
+        "_turns",
+        "_upstream",
+        "tunnel",
+    )
 
     def __init__(
         self,
@@ -163,6 +182,7 @@ class Relay:
         on_round_trip: Callable[[Side, float], None] | None = None,
         *,
         turns: Turns,
+        buffered: Buffered[End],
         state: TunnelState | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -170,13 +190,14 @@ class Relay:
         self.tunnel = Tunnel(limits, self._began, randbytes=os.urandom, on_round_trip=on_round_trip)
         if state is not None:
             self.tunnel.restore(state)
-        self._client = _End(self, Side.CLIENT, client)
-        self._upstream = _End(self, Side.UPSTREAM, upstream)
+        self._client = End(self, Side.CLIENT, client)
+        self._upstream = End(self, Side.UPSTREAM, upstream)
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._on_end = on_end
         self._tcp: dict[Side, TcpInfo | None] | None = None
         self._turns = turns
+        self._buffered = buffered
 
     @property
     def client(self) -> asyncio.Protocol:
@@ -228,6 +249,7 @@ class Relay:
         state = self.tunnel.state(self._began, lambda side: to_client if side is Side.CLIENT else to_upstream)
         self._cancel_timer()
         for end in ends:
+            self._buffered.remove(end)
             end.detach()
             # The duplicate keeps the connection: neither FIN nor reset is sent. What is buffered is in the state.
             end.transport.abort()
@@ -269,6 +291,11 @@ class Relay:
         self.tunnel.shut_down(monotonic(), Reason.EXPIRED if expired else Reason.FORBIDDEN)
         self._transmit()
 
+    def end_over_limit(self) -> None:
+        """End the tunnel, for all of them together hold too many bytes."""
+        self.tunnel.shut_down(monotonic(), Reason.LIMIT)
+        self._transmit()
+
     def abort(self) -> None:
         """End it now; what is buffered is discarded."""
         self.tunnel.shut_down(monotonic())
@@ -286,6 +313,7 @@ class Relay:
         self._transmit()
 
     def connection_lost(self, side: Side, reason: Reason = Reason.RESET) -> None:
+        self._buffered.remove(self._end_of(side))
         self.tunnel.connection_lost(side, monotonic(), reason)
         self._transmit()
         if self.tunnel.phase is Phase.OVER:
@@ -298,8 +326,14 @@ class Relay:
             self._other(side).unsent = []
         # Its timer is mostly shorter than the one that runs.
         self._arm()
+        end = self._end_of(side)
+        backlog = len(self.tunnel.outbound(side).backlog)
+        for oldest in self._buffered.add(end, end.transport.get_write_buffer_size() + backlog):
+            # The transport that calls this is in the middle of a write.
+            self._loop.call_soon(oldest.end_over_limit)
 
     def resume_writing(self, side: Side) -> None:
+        self._buffered.remove(self._end_of(side))
         self.tunnel.writing_resumed(side, monotonic())
         self._other(side).unsent = None
         self.resume_reading(self._other(side))
@@ -307,12 +341,12 @@ class Relay:
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
-    def resume_reading(self, end: _End) -> None:
+    def resume_reading(self, end: End) -> None:
         """Read from this side again, unless the other one stalls or there is a backlog."""
         if self.tunnel.relaying and not end.has_backlog and not self.tunnel.stalls(end.side.other):
             end.transport.resume_reading()
 
-    def yield_to_others(self, end: _End) -> None:
+    def yield_to_others(self, end: End) -> None:
         """Handle the other connections' events before the backlog of this one. uvloop would even read up to 32 times
         before it turned to another connection."""
         end.transport.pause_reading()
@@ -338,7 +372,7 @@ class Relay:
             if source.unsent is not None:
                 source.unsent.append(data)
 
-    def _tear_down(self, end: _End, teardown: Teardown) -> None:
+    def _tear_down(self, end: End, teardown: Teardown) -> None:
         for each in (self._client, self._upstream):
             each.write, each.receive = _discard, self.tunnel.inbound(each.side).receive_late
         transport = end.transport
@@ -403,10 +437,10 @@ class Relay:
         )
         self._on_end(self, ended)
 
-    def _end_of(self, side: Side) -> _End:
+    def _end_of(self, side: Side) -> End:
         return self._client if side is Side.CLIENT else self._upstream
 
-    def _other(self, side: Side) -> _End:
+    def _other(self, side: Side) -> End:
         return self._upstream if side is Side.CLIENT else self._client
 
 

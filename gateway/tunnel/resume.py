@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import cast
 
 from moorline.gateway.common.web.turns import Turns
+from moorline.gateway.tunnel.buffered import Buffered
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits
-from moorline.gateway.tunnel.relay import Ended, Relay
+from moorline.gateway.tunnel.relay import End, Ended, Relay
 from moorline.gateway.tunnel.state import TunnelState
 
 __all__ = ["resume"]
@@ -55,6 +56,7 @@ async def resume(
     on_round_trip: Callable[[Side, float], None] | None = None,
     *,
     turns: Turns,
+    buffered: Buffered[End],
     on_start: Callable[[Relay], None],
 ) -> None:
     """Go on. `on_start` gets the relay before any event of it.
@@ -77,7 +79,7 @@ async def resume(
             else:
                 sock.close()
         raise
-    relay = Relay(first, second, limits, on_end, on_round_trip, turns=turns, state=state)
+    relay = Relay(first, second, limits, on_end, on_round_trip, turns=turns, buffered=buffered, state=state)
     on_start(relay)
     protocols = (relay.client, relay.upstream)
     for transport, protocol in zip((first, second), protocols, strict=True):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from moorline.gateway.common.web.turns import Turns
-from moorline.gateway.tunnel.relay import Ended, Relay
+from moorline.gateway.tunnel.buffered import Buffered
+from moorline.gateway.tunnel.relay import End, Ended, Relay
 from tests.support.tunnels import NGINX
 from tests.support.websocket_frames import PING, TEXT, frame
 
@@ -76,6 +77,7 @@ class Rig:
             NGINX,
             lambda relay, ended: self.ended.append(ended),
             turns=turns or Turns(asyncio.get_running_loop()),
+            buffered=Buffered[End](1 << 20),
         )
         self.relay.start(head=HEAD, from_client=from_client, from_upstream=b"", client_stalls=client_stalls)
 
