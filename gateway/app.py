@@ -16,6 +16,7 @@ from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTI
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.metrics_port import metrics_port
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
+from moorline.gateway.common.web.server import ACCEPT_THROUGH
 from moorline.gateway.common.web.tls import SERVER_TLS, ServerTls
 from moorline.gateway.inspector.handlers import add_inspector
 from moorline.gateway.keys import (
@@ -23,6 +24,7 @@ from moorline.gateway.keys import (
     DESTINATION,
     DRAINING,
     GATEWAY_ID,
+    LIVE_FAULTS,
     METRICS,
     RIGHTS,
     ROUTES,
@@ -105,6 +107,8 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app.router.add_get("/healthz", health.healthz)
     app.router.add_get("/readyz", health.readyz)
     add_inspector(app)
+    if settings.faults:
+        app.cleanup_ctx.append(_faults)
     app.router.add_get("/moorline-client.tgz", client_package)
     app.router.add_get("/-/docs", docs)
     app.router.add_get("/-/docs/{page}", docs)
@@ -126,6 +130,18 @@ async def _metrics(app: web.Application) -> AsyncIterator[None]:
     assert port is not None, "create_app asks for this only with a port"
     async with metrics_port(app[SETTINGS], port, render, log):
         yield
+
+
+async def _faults(app: web.Application) -> AsyncIterator[None]:
+    from moorline.gateway.faults.live import LiveFaults
+
+    faults = app[LIVE_FAULTS] = LiveFaults()
+    app[ACCEPT_THROUGH] = faults.client.accepting
+    for upstream in app[UPSTREAMS]:
+        upstream.through = faults.upstream.connect
+    log.warning("faults: /-/moorline and POST /-/faults can break connections of this gateway on purpose")
+    yield
+    await faults.aclose()
 
 
 def _add_routes(app: web.Application, frontend: Frontend | None) -> None:

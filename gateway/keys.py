@@ -1,5 +1,7 @@
 """What the gateway's modules find in the application and in a request, each under a typed key."""
 
+from typing import TYPE_CHECKING
+
 from aiohttp import web
 
 from moorline.gateway.cause import Cause
@@ -13,6 +15,10 @@ from moorline.gateway.proxy.upstreams import Upstreams
 from moorline.gateway.settings import Settings
 from moorline.gateway.siblings import Siblings
 
+# A gateway without the option `faults` starts without it.
+if TYPE_CHECKING:
+    from moorline.gateway.faults.live import LiveFaults
+
 __all__ = [
     "ACCESS_RULES",
     "CAUSE",
@@ -21,6 +27,7 @@ __all__ = [
     "FRONTEND_COMMAND",
     "GATEWAY_ID",
     "HELD",
+    "LIVE_FAULTS",
     "METRICS",
     "OUTCOME",
     "REQUEST_ID",
@@ -46,6 +53,8 @@ FRONTEND_COMMAND = web.AppKey("frontend_command", str)
 """Only where `serve` runs one."""
 METRICS = web.AppKey("metrics", Metrics)
 """Only with `metrics_port`."""
+LIVE_FAULTS: "web.AppKey[LiveFaults]" = web.AppKey("live_faults")
+"""Only with `faults`."""
 SIBLINGS = web.AppKey("siblings", Siblings)
 """Only in a worker: the others."""
 

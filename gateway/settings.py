@@ -175,6 +175,11 @@ class Settings(CommonSettings):
         "who sends it may see /-/moorline from elsewhere (default: programs on this machine alone)",
         group="Inspector",
     )
+    faults: bool = option(
+        False,
+        BOOL,
+        "let /-/moorline and POST /-/faults break connections on purpose; for development and tests alone",
+    )
     tell_causes: bool = option(
         False,
         BOOL,

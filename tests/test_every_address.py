@@ -25,7 +25,15 @@ STEP = 10.0
 ROW = re.compile(r"^\| (backend|gateway) \| `(\S+) (\S+)` \| (\w+) \|", re.MULTILINE)
 PAGE = (DOCS / "security.md").read_text(encoding="utf-8").partition("### Every address\n")[2]
 TABLE = {(part, method, path): decision for part, method, path, decision in ROW.findall(PAGE)}
-VALUES = {"patient_id": "p1", "session_id": "s1", "path": "x", "page": "security", "file": "x.js", "request_id": "x"}
+VALUES = {
+    "patient_id": "p1",
+    "session_id": "s1",
+    "path": "x",
+    "page": "security",
+    "file": "x.js",
+    "request_id": "x",
+    "id": "x",
+}
 BODIES = {
     "/api/chat/{session_id}/messages": {"patient_id": "p1", "message": "x", "client_msg_id": "c1"},
     "/api/chat/{session_id}/retry": {"run_id": "r1", "client_msg_id": "c1"},

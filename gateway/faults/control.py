@@ -38,6 +38,11 @@ class Switch:
         """How many connections have met it so far."""
         return self._armed.met
 
+    @property
+    def armed(self) -> Armed:
+        """The fault, its parameters and its side."""
+        return self._armed
+
     def __enter__(self) -> Self:
         self._in_loop(self._target.arm)
         return self

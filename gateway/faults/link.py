@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from moorline.gateway.faults.armed import Armed
@@ -12,18 +12,19 @@ from moorline.gateway.faults.dialogue import Dialogue, Follower, Head
 from moorline.gateway.faults.end import End
 from moorline.gateway.faults.shaping import Shaper
 
-__all__ = ["SERVER_ENDED", "Link", "Proxy"]
+__all__ = ["SERVER_ENDED", "Dial", "Link", "Network"]
+
+#: Establishes a connection for an end, or raises OSError.
+Dial = Callable[[End], Awaitable[None]]
 
 #: Noted where no fault did it.
 SERVER_ENDED = "a WebSocket was ended by its server"
 
 
-class Proxy(Protocol):
-    """What a link asks of its proxy."""
+class Network(Protocol):
+    """What a link asks of its network."""
 
     armed: list[Armed]
-    host: str
-    port: int
 
     def note(self, text: str) -> None: ...
     def outage(self, armed: Armed) -> None: ...
@@ -40,10 +41,11 @@ class _Trigger:
 
 
 class Link:
-    """A client's connection, and the one to the server, which is made with the first request."""
+    """A client's connection, and the one to the server, which is made with the first request, or by `dial` before."""
 
-    def __init__(self, proxy: Proxy) -> None:
-        self._proxy = proxy
+    def __init__(self, network: Network, dial: Dial) -> None:
+        self._network = network
+        self._dial = dial
         self._loop = asyncio.get_running_loop()
         self.client, self.server = End(self), End(self)
         self.client.other, self.server.other = self.server, self.client
@@ -56,6 +58,7 @@ class Link:
         self._last = self._loop.time()
         self._timers: list[asyncio.TimerHandle] = []
         self._accepting: asyncio.Task[None] | None = None
+        self._has_dialed = False
         self._dialing: asyncio.Task[None] | None = None
         self._over = asyncio.Event()
         self._discards = False
@@ -65,6 +68,21 @@ class Link:
         """Serve this connection of a client's."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._accepting = self._loop.create_task(self._accept(sock))
+
+    async def dial(self) -> None:
+        """Establish the server's connection.
+
+        Raises:
+            OSError
+        """
+        self._has_dialed = True
+        await self._dial(self.server)
+
+    def dial_now(self) -> None:
+        """Establish it without waiting for it; where that fails, the client's connection is reset."""
+        if not self._has_dialed:
+            self._has_dialed = True
+            self._dialing = self._loop.create_task(self._dial_or_abort())
 
     def abort(self) -> None:
         """End both connections with a reset, now."""
@@ -111,7 +129,7 @@ class Link:
         if end.other.eof:
             for each in (end, end.other):
                 each.then(each.close)
-        elif end is self.client and self._dialing is None:
+        elif end is self.client and not self._has_dialed:
             end.close()
         else:
             end.other.then(end.other.write_eof)
@@ -126,11 +144,11 @@ class Link:
 
     def _note_end(self) -> None:
         if self._dialogue.websocket:
-            self._proxy.note(SERVER_ENDED)
+            self._network.note(SERVER_ENDED)
 
     def _end(self) -> None:
         self._over.set()
-        self._proxy.discard(self)
+        self._network.discard(self)
 
     # HTTP -------------------------------------------------------------------------------------------------------------
 
@@ -153,16 +171,16 @@ class Link:
             data = armed.make()(data)
         self.client.send(data)
         if head.is_final:
-            for armed in list(self._proxy.armed):
+            for armed in list(self._network.armed):
                 self.meet(armed)
 
     def _meets(self, phase: Phase) -> Sequence[Armed]:
-        return [armed for armed in self._proxy.armed if armed.fault.phase is phase and self._claims(armed)]
+        return [armed for armed in self._network.armed if armed.fault.phase is phase and self._claims(armed)]
 
     def _claims(self, armed: Armed) -> bool:
         claims = armed.claims(self._path, upgrades=self._upgrades)
         if claims:
-            self._proxy.note(f"{armed} met {'a WebSocket' if self._upgrades else 'a request'}")
+            self._network.note(f"{armed} met {'a WebSocket' if self._upgrades else 'a request'}")
         return claims
 
     # Behind the headers -----------------------------------------------------------------------------------------------
@@ -207,7 +225,7 @@ class Link:
     def _act(self, trigger: _Trigger) -> None:
         self._triggers.remove(trigger)
         if trigger.armed.fault.phase is Phase.OUTAGE:
-            self._proxy.outage(trigger.armed)
+            self._network.outage(trigger.armed)
         else:
             self._play(trigger.armed, trigger.armed.make())
 
@@ -241,8 +259,7 @@ class Link:
             self._flush_shapers(self.client)
 
     def _to_server(self, data: bytes) -> None:
-        if self._dialing is None:
-            self._dialing = self._loop.create_task(self._dial())
+        self.dial_now()
         if self._dialogue.websocket:
             data = self._up.receive(data, drop_pongs=bool(self._drops_pongs))
         self._send(self.server, data)
@@ -262,11 +279,10 @@ class Link:
     def _shapers_of(self, end: End) -> Sequence[Shaper]:
         return [shapers[end] for shapers in self._shapers.values() if end in shapers]
 
-    async def _dial(self) -> None:
+    async def _dial_or_abort(self) -> None:
         try:
-            await self._loop.create_connection(lambda: self.server, self._proxy.host, self._proxy.port)
+            await self._dial(self.server)
         except OSError:
-            self._proxy.note(f"{self._proxy.host}:{self._proxy.port} cannot be reached")
             self.abort()
             return
         if self.client.is_lost:

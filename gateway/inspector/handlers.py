@@ -11,16 +11,22 @@ from aiohttp import web
 
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.errors import Unavailable
+from moorline.gateway.inspector.faults import add_faults, merged
 from moorline.gateway.inspector.rows import Row, changes, of_all_workers
 from moorline.gateway.inspector.shared import View, answering, end_of, look_at_all
 from moorline.gateway.inspector.viewers import check, is_local
-from moorline.gateway.keys import SETTINGS, SIBLINGS
+from moorline.gateway.keys import LIVE_FAULTS, SETTINGS, SIBLINGS
 from moorline.gateway.proxy.tunnels import TUNNELS
 
 __all__ = ["add_inspector"]
 
 _PAGE = Path(__file__).parent / "page"
-_FILES = {"": "inspector.html", "inspector.js": "inspector.js", "inspector.css": "inspector.css"}
+_FILES = {
+    "": "inspector.html",
+    "inspector.js": "inspector.js",
+    "faults.js": "faults.js",
+    "inspector.css": "inspector.css",
+}
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -47,6 +53,7 @@ def add_inspector(app: web.Application) -> None:
     app.router.add_get("/-/moorline/events", events)
     app.router.add_get("/-/moorline/{file}", page)
     app.router.add_get("/-/ended/{request_id}", ended)
+    add_faults(app)
 
 
 async def page(request: web.Request) -> web.Response:
@@ -132,6 +139,7 @@ class _Viewer:
             "ended": ended,
             "upstreams": of_all_workers([view.upstreams for view in views]),
             "silent": silent,
+            "faults": None if LIVE_FAULTS not in self._app else merged(view.faults or () for view in views),
         }
 
     def _last_of(self, view: View) -> int:

@@ -8,8 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
+from moorline.gateway.inspector import faults
 from moorline.gateway.inspector.rows import Row, ended_row, open_row, sentence
-from moorline.gateway.keys import GATEWAY_ID, ROUTES, SIBLINGS
+from moorline.gateway.keys import GATEWAY_ID, LIVE_FAULTS, ROUTES, SIBLINGS
 from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.siblings import Answers
 
@@ -37,7 +38,7 @@ async def _answer(app: web.Application, message: Mapping[str, Any]) -> Any:
         case {"end": request_id}:
             return await _own_end(app, request_id)
         case _:
-            raise AssertionError("both ends are one installation")
+            return faults.answer(app, message)
 
 
 async def ask_others(app: web.Application, message: Mapping[str, Any], *, seconds: float) -> Answers:
@@ -57,6 +58,8 @@ class View:
     open: list[Row]
     ended: list[Row]
     upstreams: list[Row]
+    faults: list[Row] | None
+    """What is armed; None without the option `faults`."""
 
 
 def look(app: web.Application, start: float, since: Mapping[str, int]) -> View:
@@ -74,6 +77,7 @@ def look(app: web.Application, start: float, since: Mapping[str, int]) -> View:
             for group in app[ROUTES].upstreams
             for each in group
         ],
+        faults=list(app[LIVE_FAULTS].armed()) if LIVE_FAULTS in app else None,
     )
 
 

@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 from moorline.gateway.common.access.authorize import bearer_token
 from moorline.gateway.keys import SETTINGS
 
-__all__ = ["check", "is_local"]
+__all__ = ["check", "check_control", "is_local"]
 
 # What a proxy in front adds: its own address is this machine's, and that of its client is not.
 _FORWARDED = (
@@ -27,8 +27,21 @@ def check(request: web.Request) -> None:
     Raises:
         web.HTTPForbidden, web.HTTPUnauthorized
     """
-    if is_local(request):
-        return
+    if not is_local(request):
+        _check_token(request)
+
+
+def check_control(request: web.Request) -> None:
+    """Refuse a request that may not break connections: where there is a token, programs on this machine need it, too.
+
+    Raises:
+        web.HTTPForbidden, web.HTTPUnauthorized
+    """
+    if request.app[SETTINGS].inspector_token or not is_local(request):
+        _check_token(request)
+
+
+def _check_token(request: web.Request) -> None:
     token = request.app[SETTINGS].inspector_token
     if not token:
         raise web.HTTPForbidden(

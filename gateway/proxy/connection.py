@@ -23,6 +23,7 @@ from moorline.gateway.errors import (
     is_shortage,
 )
 from moorline.gateway.proxy.response import Response, ResponseParser
+from moorline.gateway.proxy.upstreams import Through
 from moorline.gateway.tunnel import kernel
 
 __all__ = ["UpstreamConnection"]
@@ -71,7 +72,15 @@ class UpstreamConnection(asyncio.Protocol):
         self._due = self._deadline = math.inf
         self._on_end: Callable[[UpstreamConnection], None] | None = None
 
-    async def connect(self, host: str, port: int, seconds: float, *, tls: ssl.SSLContext | None = None) -> None:
+    async def connect(
+        self,
+        host: str,
+        port: int,
+        seconds: float,
+        *,
+        tls: ssl.SSLContext | None = None,
+        through: Through | None = None,
+    ) -> None:
         """Establish it, with TLS where there is a context; the host's name is resolved anew.
 
         Raises:
@@ -81,6 +90,9 @@ class UpstreamConnection(asyncio.Protocol):
             async with asyncio.timeout(seconds):
                 # asyncio's own limit of a TLS handshake is a minute; the one here may be longer.
                 limit = None if tls is None else seconds
+                if through is not None and tls is None:
+                    await through(self, host, port)
+                    return
                 await self._loop.create_connection(lambda: self, host, port, ssl=tls, ssl_handshake_timeout=limit)
         except TimeoutError as error:
             # The operating system's own limit may be the shorter one.

@@ -230,7 +230,7 @@ class Exchange:
             if self._upstreams.is_down(upstream, self._clock()):
                 seconds = min(seconds, _DOWN_CONNECT_SECONDS)
             tls = tls_for(self._app, upstream)
-            await self._connection.connect(upstream.host, upstream.port, seconds, tls=tls)
+            await self._connection.connect(upstream.host, upstream.port, seconds, tls=tls, through=upstream.through)
             self._app[RETRY_QUEUES][self._upstreams].wake_all()
         return self._connection
 

@@ -44,7 +44,7 @@ async def _probe(upstream: Upstream, tls: ssl.SSLContext | None) -> bool | None:
     """What this upstream says of itself; None where it says nothing."""
     connection = UpstreamConnection()
     try:
-        await connection.connect(upstream.host, upstream.port, _PROBE_SECONDS, tls=tls)
+        await connection.connect(upstream.host, upstream.port, _PROBE_SECONDS, tls=tls, through=upstream.through)
         connection.send("GET", b"GET /readyz HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % upstream.authority)
         return (await connection.response(_PROBE_SECONDS)).status == 200
     except GatewayError:

@@ -7,10 +7,14 @@ that are left are down, they are tried all the same: nginx answers 502 for `fail
 
 import enum
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["State", "Upstream", "Upstreams"]
+__all__ = ["State", "Through", "Upstream", "Upstreams"]
+
+Through = Callable[[Any, str, int], Awaitable[None]]
+"""Establishes the connection of a protocol, to this host and port, in place of the event loop."""
 
 
 class State(enum.Enum):
@@ -52,6 +56,7 @@ class Upstream:
         "host",
         "port",
         "state",
+        "through",
         "tls",
         "url",
     )
@@ -59,6 +64,8 @@ class Upstream:
     def __init__(self, url: str) -> None:
         self.move(url)
         self.state = State.UP
+        self.through: Through | None = None
+        """Only with the option `faults`."""
         self.connections = 0
         """Requests and sockets that it has at the moment."""
         self._fails = 0

@@ -84,6 +84,31 @@ async def test_a_connection_that_ends_appears_within_a_second(tab: Visitor, name
     assert tab.complaints == []
 
 
+async def test_a_fault_is_armed_and_disarmed_by_keyboard(tab: Visitor) -> None:
+    async with rig(faults=True) as gateway, contextlib.AsyncExitStack() as stack:
+        _, backend = await gateway.open(stack)
+        await shown(tab.page, gateway)
+        chosen = tab.page.get_by_role("combobox", name="Fault")
+        await chosen.focus()
+        # A letter selects, as in any list.
+        await tab.page.keyboard.type("vanish")
+        await expect(chosen).to_have_value("vanish")
+        await expect(tab.page.locator("#fault-does")).to_contain_text("neither end is told")
+        await tab.page.keyboard.press("Enter")
+        armed = tab.page.get_by_role("list", name="Armed faults").get_by_role("listitem")
+        await tab.page.get_by_role("button", name="Arm").press("Enter")
+        await expect(armed).to_have_text(["Disarm vanish on the side of the client, /ws/: met by 1"])
+        await armed.get_by_role("button", name="Disarm vanish").press("Enter")
+        await expect(armed).to_have_count(0)
+        assert await tab.page.evaluate("document.activeElement.id") == "arm"
+        await chosen.select_option("reset")
+        await tab.page.get_by_label("Side").select_option("upstream")
+        await tab.page.get_by_role("button", name="Arm").press("Enter")
+        await backend.ended()
+        await expect(tab.page.locator("#ended li code").first).to_have_text("UR-idle")
+    assert tab.complaints == []
+
+
 @pytest.mark.parametrize("name", SENT)
 async def test_a_frame_that_ends_a_socket_appears_within_a_second(tab: Visitor, name: str) -> None:
     code, from_client, from_upstream = SENT[name]

@@ -101,6 +101,11 @@ class ServerProtocol(RequestHandler):
         messages: deque[Any] = self._messages
         return bool(messages) and messages[-1][1] is EMPTY_PAYLOAD and not self._upgraded
 
+    def stand_for(self, transport: asyncio.BaseTransport) -> None:
+        """Take the peer and TLS of this transport for its own: what it has itself comes from within the process."""
+        self._cache["peername"] = transport.get_extra_info("peername")
+        self._cache["ssl_context"] = transport.get_extra_info("sslcontext")
+
     def resume_if_unpaused(self) -> None:
         """Read on, unless aiohttp itself waits for its handler."""
         if self.transport is not None and not (self._reading_paused or self._buffer_paused):

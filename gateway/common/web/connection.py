@@ -185,7 +185,7 @@ class Connection(ServerProtocol):
         super().connection_made(transport)
         now, descriptor = self._event_loop.time(), transport.get_extra_info("socket").fileno()
         self._headers_begin()
-        peer = transport.get_extra_info("peername")
+        peer = self.peername
         address = client_network(peer[0]) if isinstance(peer, tuple) else ""
         if not self._idle_connections.admit(self, descriptor, now, address):
             self.force_close()

@@ -33,7 +33,11 @@ from moorline.gateway.common.web.tls import SERVER_TLS
 from moorline.gateway.common.web.tls_handshake import TlsHandshakes
 from moorline.gateway.common.web.turns import Turns
 
-__all__ = ["Listener", "Running", "SocketListener", "running"]
+__all__ = ["ACCEPT_THROUGH", "Accept", "Listener", "Running", "SocketListener", "running"]
+
+Accept = Callable[[], asyncio.Protocol]
+ACCEPT_THROUGH: web.AppKey[Callable[[Callable[[], Connection]], Accept]] = web.AppKey("accept_through")
+"""Only where something stands between the accepted connections and their protocols."""
 
 # nginx's 8 kB for one line of a head.
 _MAX_LINE = 8190
@@ -178,10 +182,12 @@ def _connections(app: web.Application, server: web.Server) -> Iterator[Callable[
             logger=logging.getLogger("moorline.http"),
         )
 
+    through = app.get(ACCEPT_THROUGH)
+    accept: Accept = connection if through is None else through(connection)
     if SERVER_TLS not in app:
-        yield connection
+        yield accept
         return
-    handshakes = TlsHandshakes(app[SERVER_TLS], connection, idle_connections, timeouts.client_header)
+    handshakes = TlsHandshakes(app[SERVER_TLS], accept, idle_connections, timeouts.client_header)
     try:
         yield handshakes.protocol
     finally:

@@ -2,6 +2,8 @@
 //
 // fetch instead of EventSource: it can send the token in a header, and a token in the address would end up in logs.
 
+import { showFaults } from "./faults.js";
+
 const MOST_ENDED = 200;
 const RETRY_MS = 1000;
 
@@ -69,6 +71,7 @@ function show(event) {
   for (const row of event.ended) showEnded(row);
   if (event.ended.length > 0) announce(event.ended);
   showUpstreams(event.upstreams);
+  showFaults(event.faults, token);
   state(event.silent > 0 ? "a worker does not answer: its sockets are missing here" : "", event.silent > 0);
   element("open-count").textContent = `(${open.size})`;
   element("ended-count").textContent = `(the last ${element("ended").children.length})`;

@@ -141,6 +141,21 @@ async def test_a_worker_that_hangs_is_said_to_be_missing(tmp_path: Path) -> None
             os.kill(hung, signal.SIGCONT)
 
 
+async def test_a_fault_is_armed_and_ended_in_all_workers(tmp_path: Path) -> None:
+    async with echoing(tmp_path, *WORKERS, "--faults") as (_, address), contextlib.AsyncExitStack() as stack:
+        sockets = await opened(address, stack, 4)
+        assert await alive(sockets) == [True] * 4
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port_of(address)}") as client:
+            async with client.post("/-/faults", json={"fault": "reset"}) as response:
+                assert response.status == 201
+            for each in sockets:
+                await each.wait_closed()
+            async with client.get("/-/faults") as response:
+                assert [each["met"] for each in (await response.json())["armed"]] == [4]
+            assert (await client.delete("/-/faults")).status == 204
+        assert await alive(await opened(address, stack, 4)) == [True] * 4
+
+
 def ids_of(sockets: Sequence[ClientConnection]) -> list[str]:
     return [each.response.headers["X-Request-ID"] for each in sockets if each.response is not None]
 

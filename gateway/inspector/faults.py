@@ -1,0 +1,113 @@
+"""/-/faults: arm, list and end the faults of a gateway with the option `faults`, in all its workers."""
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.inspector.viewers import check_control
+from moorline.gateway.keys import LIVE_FAULTS, SIBLINGS
+
+__all__ = ["add_faults", "answer", "merged"]
+
+_SECONDS = 2.0
+_NO_STORE = {"Cache-Control": "no-store"}
+_OFF = "Faults are off here; start the gateway with --faults, in development and tests alone."
+
+
+def add_faults(app: web.Application) -> None:
+    """Add its addresses to the gateway's."""
+    app.router.add_get("/-/faults", list_faults)
+    app.router.add_post("/-/faults", arm)
+    app.router.add_delete("/-/faults", disarm_all)
+    app.router.add_delete("/-/faults/{id}", disarm)
+
+
+async def list_faults(request: web.Request) -> web.Response:
+    """The catalogue, and what is armed, each with how many connections have met it."""
+    _check(request)
+    from moorline.gateway.faults.live import catalogue
+
+    others, silent = await _ask(request.app, {"faults": None})
+    armed = merged([request.app[LIVE_FAULTS].armed(), *others])
+    return web.json_response({"catalogue": catalogue(), "armed": armed, "silent": silent}, headers=_NO_STORE)
+
+
+async def arm(request: web.Request) -> web.Response:
+    """One fault, from now on; see `LiveFaults.arm`."""
+    _check(request)
+    try:
+        wanted = json.loads(await request.text())
+        if not isinstance(wanted, dict):
+            raise UsageError('write an object, for example {"fault": "reset"}')
+        wanted = {**wanted, "id": secrets.token_hex(4)}
+        armed = request.app[LIVE_FAULTS].arm(wanted)
+    except (UsageError, ValueError) as error:
+        raise web.HTTPBadRequest(text=str(error)) from None
+    _, silent = await _ask(request.app, {"arm": wanted})
+    return web.json_response({**armed, "silent": silent}, status=201, headers=_NO_STORE)
+
+
+async def disarm(request: web.Request) -> web.Response:
+    """End one fault; what it held back is passed on."""
+    _check(request)
+    wanted = request.match_info["id"]
+    was_armed = request.app[LIVE_FAULTS].disarm(wanted)
+    answers, _ = await _ask(request.app, {"disarm": wanted})
+    if not (was_armed or any(answers)):
+        raise web.HTTPNotFound(text="No such fault is armed.")
+    return web.Response(status=204)
+
+
+async def disarm_all(request: web.Request) -> web.Response:
+    """End all of them."""
+    _check(request)
+    _disarm_all(request.app)
+    await _ask(request.app, {"disarm_all": None})
+    return web.Response(status=204)
+
+
+def answer(app: web.Application, message: Mapping[str, Any]) -> Any:
+    """What another worker asks: the same, of this one alone."""
+    faults = app[LIVE_FAULTS]
+    match message:
+        case {"faults": _}:
+            return list(faults.armed())
+        case {"arm": wanted}:
+            return faults.arm(wanted)
+        case {"disarm": wanted}:
+            return faults.disarm(wanted)
+        case _:
+            return _disarm_all(app)
+
+
+def merged(of_all: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """What is armed, each once, with the connections of all workers."""
+    found: dict[str, dict[str, Any]] = {}
+    for each in (each for of_one in of_all for each in of_one or ()):
+        met = found.get(each["id"], {"met": 0})["met"]
+        found[each["id"]] = {**each, "met": met + each["met"]}
+    return list(found.values())
+
+
+def _disarm_all(app: web.Application) -> bool:
+    faults = app[LIVE_FAULTS]
+    for each in faults.armed():
+        faults.disarm(each["id"])
+    return True
+
+
+def _check(request: web.Request) -> None:
+    check_control(request)
+    if LIVE_FAULTS not in request.app:
+        raise web.HTTPForbidden(text=_OFF)
+
+
+async def _ask(app: web.Application, message: Mapping[str, Any]) -> tuple[Sequence[Any], int]:
+    if SIBLINGS not in app:
+        return (), 0
+    answers = await app[SIBLINGS].ask(message, seconds=_SECONDS)
+    return answers.bodies, answers.silent
