@@ -13,6 +13,7 @@ from moorline.gateway.settings import Settings
 from tests.support import needs
 from tests.support.backends import Script, backend
 from tests.support.browser import CHAT, SHARED, Visitor, answers, questions, say, shows
+from tests.support.client import until
 from tests.support.version1 import Version1Server, version1
 
 pytestmark = [needs.chromium, SHARED]
@@ -196,6 +197,31 @@ async def test_a_server_without_a_history_is_spoken_to(chat: Outage, tab: Visito
     page = await opened(chat, tab)
     await say(page, "Hello")
     await expect(answers(page)).to_have_text(["Good morning."])
+
+
+async def test_each_message_carries_the_token_of_its_socket(chat: Outage, tab: Visitor) -> None:
+    await tab.page.goto(chat.url + "/client/reconnect.js")
+    await tab.page.evaluate(
+        """async () => {
+            const { MoorlineClient } = await import('/client/moorline-client.js');
+            let asked = 0;
+            const token = async () => `t${++asked}`;
+            window.client = new MoorlineClient({ patientId: 'patient:demo', sessionId: 's1', storage: null, token });
+            client.connect();
+        }"""
+    )
+    for message in ("one", "two"):
+        chat.backend.answers.put_nowait(f"{message}!")
+        await until(tab.page, "client.state.status === 'connected'")
+        await tab.page.evaluate("(message) => client.send(message)", message)
+        await until(tab.page, f"client.transcript.rows.at(-1)?.content === '{message}!'")
+        await chat.begin()
+        await until(tab.page, "client.state.status !== 'connected'")
+        await chat.end()
+    sent = chat.backend.frames
+    assert [frame["message"] for frame in sent] == ["one", "two"]
+    first, second = (frame["token"] for frame in sent)
+    assert first != second
 
 
 async def test_a_browser_that_opens_sockets_without_the_subprotocol_sends_no_hello(chat: Outage, tab: Visitor) -> None:

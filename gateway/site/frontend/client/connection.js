@@ -59,14 +59,17 @@ export class Connection {
   /** The life in which a token or ticket is being waited for. @type {AbortController | null} */ #asking = null;
   #url;
   #credential;
+  #token;
   #polling;
   #session;
 
   /** @param {() => string} url the socket's @param {import('./types.js').TokenSource | null} credential what a subprotocol
-   * carries: `jwt.TOKEN` or `ticket.TICKET` @param {import('./polling.js').Polling} polling @param {Session} session */
-  constructor(url, credential, polling, session) {
+   * carries: `jwt.TOKEN` or `ticket.TICKET` @param {import('./types.js').TokenSource | null} token what messages of
+   * version 1 carry @param {import('./polling.js').Polling} polling @param {Session} session */
+  constructor(url, credential, token, polling, session) {
     this.#url = url;
     this.#credential = credential;
+    this.#token = token;
     this.#polling = polling;
     this.#session = session;
     this.#life.abort();
@@ -111,20 +114,24 @@ export class Connection {
 
   #dial() {
     clearTimeout(this.#timer);
-    // A server of version 1 selects no subprotocol, the only place for a token; a cookie reaches it all the same.
-    if (this.#version === 1) this.#open([]);
-    else if (this.#credential) this.#dialWith(this.#credential);
-    else this.#open(this.#selects ? [SUBPROTOCOL] : []);
+    // A server of version 1 selects no subprotocol, and browsers fail such a handshake: its messages carry the token.
+    const secret = this.#version === 1 ? this.#token : this.#credential;
+    if (secret) this.#dialWith(secret);
+    else this.#open(this.#selects && this.#version === 2 ? [SUBPROTOCOL] : []);
   }
 
-  /** @param {import('./types.js').TokenSource} credential */
-  async #dialWith(credential) {
+  /** @param {import('./types.js').TokenSource} secret */
+  async #dialWith(secret) {
     const life = (this.#asking = this.#life);
+    const version = this.#version;
     try {
       const signal = AbortSignal.any([life.signal, AbortSignal.timeout(TOKEN_TIMEOUT)]);
-      const protocols = [SUBPROTOCOL, `${SUBPROTOCOL}.${await within(credential(), signal)}`];
-      // Meanwhile the server may have turned out to be of version 1.
-      if (!life.signal.aborted && !this.#socket) this.#open(protocols);
+      const got = await within(secret(), signal);
+      if (life.signal.aborted || this.#socket) return;
+      // Meanwhile the server may have turned out to be of the other version.
+      if (this.#version !== version) this.#dial();
+      else if (version === 1) this.#open([], got);
+      else this.#open([SUBPROTOCOL, `${SUBPROTOCOL}.${got}`]);
     } catch {
       if (!life.signal.aborted) this.#lost(1006, false);
     } finally {
@@ -132,13 +139,13 @@ export class Connection {
     }
   }
 
-  /** @param {string[]} protocols */
-  #open(protocols) {
+  /** @param {string[]} protocols @param {string} [token] of version 1 */
+  #open(protocols, token) {
     const { epoch, seq } = this.#session.position();
     const hello = this.#version === 1 ? null : { type: 'hello', v: 2, ...(epoch && { resume: { epoch, seq } }) };
     try {
       this.#socket = new ChatSocket(this.#url(), protocols, hello, {
-        opened: () => this.#beginVersion1(),
+        opened: () => this.#beginVersion1(token),
         frame: (frame) => (this.#version1 ? this.#version1.receive(frame) : this.#receive(frame)),
         ended: (code, greeted) => this.#lost(code, greeted),
       });
@@ -166,9 +173,10 @@ export class Connection {
     this.#connected(socket, hello.recovered === true, { version: 2, scripted: hello.scripted === true });
   }
 
-  async #beginVersion1() {
+  /** @param {string} [token] */
+  async #beginVersion1(token) {
     const socket = /** @type {ChatSocket} */ (this.#socket);
-    const version1 = (this.#version1 = new Version1(socket, this.#session));
+    const version1 = (this.#version1 = new Version1(socket, this.#session, token));
     version1.endRun();
     const history = await this.#polling.history(this.#session.position(), this.#life.signal);
     if (this.#version1 !== version1) return;

@@ -61,7 +61,7 @@ export class MoorlineClient extends EventTarget {
     const url = () => `${base().replace(/^http/, 'ws')}/ws/chat/${path}`;
     const bearer = token ? async () => `jwt.${await token()}` : null;
     const credential = ticket ? async () => `ticket.${await this.#polling.ticket()}` : bearer;
-    this.#connection = new Connection(url, credential, this.#polling, {
+    this.#connection = new Connection(url, credential, token ?? null, this.#polling, {
       position: () => this.#transcript,
       up: (channel, recovered) => this.#up(channel, recovered),
       down: () => this.#down(),

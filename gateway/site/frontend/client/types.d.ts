@@ -111,8 +111,8 @@ export interface MoorlineClientOptions {
   /** Of HTTP requests; with another `origin` and a sign-in by cookie, 'include'. */
   credentials?: RequestCredentials;
   /** Asked before each socket and request for a bearer token. It never stands in a URL: requests have it in
-   * `Authorization`, sockets, where a browser sets no header, as the subprotocol `moorline.jwt.TOKEN`. So it may hold the
-   * characters of an HTTP token alone. */
+   * `Authorization`, sockets, where a browser sets no header, as the subprotocol `moorline.jwt.TOKEN`, or before a
+   * backend of version 1 as `token` in each message. So it may hold the characters of an HTTP token alone. */
   token?: TokenSource | null;
   /** Of HTTP requests, or what returns them. A browser sets none on a WebSocket. */
   headers?: HeadersSource;

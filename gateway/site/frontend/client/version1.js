@@ -83,11 +83,14 @@ export class Version1 {
   /** @type {Sent | null} */ #sent = null;
   #socket;
   #session;
+  #token;
 
-  /** @param {import('./socket.js').ChatSocket} socket @param {import('./connection.js').Session} session */
-  constructor(socket, session) {
+  /** @param {import('./socket.js').ChatSocket} socket @param {import('./connection.js').Session} session
+   * @param {string} [token] of the person, for each message */
+  constructor(socket, session, token) {
     this.#socket = socket;
     this.#session = session;
+    this.#token = token;
   }
 
   /** Whether nothing would be lost with the socket. */
@@ -99,7 +102,7 @@ export class Version1 {
   ask({ type, client_msg_id: id, message }) {
     if (type !== 'send') return;
     this.#sent = { client_msg_id: id, message };
-    this.#socket.ask({ message }, ANSWER_TIMEOUT);
+    this.#socket.ask({ message, ...(this.#token && { token: this.#token }) }, ANSWER_TIMEOUT);
   }
 
   /** There is nothing that the server would answer without taking it for a message. */
