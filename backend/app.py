@@ -81,6 +81,7 @@ def create_app(
     app[RIGHTS] = Rights(authorize, again=settings.authorize_again)
     app[SERVICE] = as_service(_responder(settings) if responder is None else responder)
     app[LOG] = open_log(settings.database, pool_size=settings.database_pool)
+    app[LOG].on_revoked(app[RIGHTS].revoke)
     app[METRICS] = metrics = Metrics(functools.partial(_state, app))
     app[RUNS] = Runs(app[LOG], app[SERVICE], settings, metrics.run_ended)
     app[AUDIT] = Audit(settings.audit_log)

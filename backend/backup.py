@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from moorline.backend.eventlog.sqlite.connection import connect, in_use
-from moorline.backend.eventlog.sqlite.control import BackupRefused, NoServer, request_copy
+from moorline.backend.eventlog.sqlite.control import ControlRefused, NoServer, request_copy
 from moorline.backend.eventlog.sqlite.copies import copy
 from moorline.backend.eventlog.sqlite.erasure import mark_as_copy
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog, sync_folder
@@ -97,7 +97,7 @@ def _copied(path: str) -> Iterator[BinaryIO]:
         file = request_copy(path)
     except NoServer:
         file = _copied_here(path)
-    except BackupRefused as error:
+    except ControlRefused as error:
         raise UsageError(f'backup: "{path}": {error}') from error
     except OSError as error:
         raise UsageError(

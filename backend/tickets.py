@@ -61,6 +61,8 @@ class Tickets:
                 _metadata(principal),
                 self._expires(principal, now),
                 now + LIFE_SECONDS,
+                # It is itself a credential, and revoked as one.
+                now if principal.issued is None else principal.issued,
             )
             await self._log.add_ticket(_digest(text), ticket, now)
         return answer(IssuedTicket(ticket=text, expires_in=LIFE_SECONDS))
@@ -82,7 +84,7 @@ class Tickets:
             raise web.HTTPUnauthorized(text="The ticket is not valid: it was used, or is too old.")
         if ticket.patient_id != patient_id or ticket.session_id not in (None, session_id):
             raise web.HTTPForbidden
-        return Principal(ticket.principal, ticket.expires, json.loads(ticket.metadata))
+        return Principal(ticket.principal, ticket.expires, json.loads(ticket.metadata), ticket.issued)
 
     def _count(self, name: str) -> None:
         now = asyncio.get_running_loop().time()

@@ -135,6 +135,8 @@ class Ticket(NamedTuple):
     """That of the principal, as JSON."""
     expires: float | None
     valid_until: float
+    issued: float | None
+    """When the principal's credentials were issued, for a revocation meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +370,9 @@ class StoreOwner(Protocol):
     def watched(self) -> list[str]:
         """The sessions whose changes have to be noticed."""
 
+    def revoked(self, principals: Mapping[str, float]) -> None:
+        """What these principals had until then is revoked: all of them at first, later those that are new."""
+
     def stop_run(self, run_id: str) -> None:
         """See RunOwner.stop_run."""
 
@@ -407,6 +412,9 @@ class Store(Protocol):
 
     async def take_ticket(self, digest: str) -> Ticket | None:
         """Remove the ticket, and return it if it was there."""
+
+    async def revoke(self, principal: str) -> float:
+        """Revoke what the principal has, in all processes; the time of that."""
 
     async def delete_session(self, session_id: str) -> bool:
         """Erase the session; False when there was none."""

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from moorline.backend.errors import Refusal
@@ -63,6 +63,7 @@ class EventLog:
 
     def __init__(self, store: Store) -> None:
         self._run_owner: RunOwner | None = None
+        self._on_revoked: Callable[[str, float], None] | None = None
         self._store = store
         self._tail = Tail()
         self._watches = Watches()
@@ -115,6 +116,10 @@ class EventLog:
         """Tell `owner` about the runs of this process. Comes before `open`; without it no run is taken over."""
         self._run_owner = owner
 
+    def on_revoked(self, callback: Callable[[str, float], None]) -> None:
+        """Call it with each principal whose credentials were revoked, and when. Comes before `open`."""
+        self._on_revoked = callback
+
     # Sessions ---------------------------------------------------------------------------------------------------------
 
     async def find_session(self, session_id: str) -> SessionInfo | None:
@@ -143,6 +148,10 @@ class EventLog:
     async def take_ticket(self, digest: str) -> Ticket | None:
         """The ticket, once; None where it was taken already, or never added."""
         return await self._carry_out(self._store.take_ticket(digest))
+
+    async def revoke(self, principal: str) -> float:
+        """Revoke what the principal has until now, in every process that shares the log; the time of that."""
+        return await self._carry_out(self._store.revoke(principal))
 
     async def delete_session(self, session_id: str) -> bool:
         """Erase the session and all its events; watchers are woken. False when there was none."""
@@ -311,6 +320,12 @@ class EventLog:
     def watched(self) -> list[str]:
         """See StoreOwner.watched."""
         return self._watches.watched()
+
+    def revoked(self, principals: Mapping[str, float]) -> None:
+        """See StoreOwner.revoked."""
+        if self._on_revoked is not None:
+            for principal, at in principals.items():
+                self._on_revoked(principal, at)
 
     def stop_run(self, run_id: str) -> None:
         """See StoreOwner.stop_run."""

@@ -28,6 +28,7 @@ Commands
   explain   why a socket ended, by the code in its log line
   backup    all chats in one file, also while they go on
   restore   the database from such a file
+  revoke    end what a principal has open, and refuse the tokens that it has
 
 Examples
   moorline                                the chat page on http://localhost:4321
@@ -182,6 +183,15 @@ def _restore(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     return backup.restore(config[BackendSettings].database, list(config.arguments))
 
 
+def _revoke(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    from moorline.gateway.run.commands import BackendSettings
+
+    config = _config("revoke", argv, environ)
+    from moorline.backend import revoke
+
+    return revoke.revoke(config[BackendSettings].database, list(config.arguments))
+
+
 def _reached_at(host: str) -> str:
     """The host of an address that reaches what listens on `host` of this machine."""
     if host in ("0.0.0.0", "::"):
@@ -198,5 +208,6 @@ _COMMANDS: dict[str, _Command] = {
     "explain": _explain,
     "backup": _backup,
     "restore": _restore,
+    "revoke": _revoke,
 }
 _INTERNAL: dict[str, _Command] = {"command": _command}

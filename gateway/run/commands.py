@@ -18,6 +18,7 @@ __all__ = [
     "EXPLAIN",
     "GATEWAY",
     "RESTORE",
+    "REVOKE",
     "SERVE",
     "TABLES",
     "BackendSettings",
@@ -159,6 +160,13 @@ RESTORE = Command(
     arguments=(("FILE", "what `moorline backup` wrote"),),
     examples=(("moorline restore chats-2026-01-31.db", "after moorline was stopped and moorline.db moved away"),),
 )
+REVOKE = Command(
+    name="revoke",
+    summary="End what a principal has open on every backend of the database, and refuse the tokens that it has.",
+    sections=(_DATABASE,),
+    arguments=(("PRINCIPAL", "as the authorize hook names it, or the `sub` of its tokens"),),
+    examples=(("moorline revoke dr.who", "the sockets end within two seconds; a token that is issued later counts"),),
+)
 COMMANDS: Mapping[str, Command] = {
-    command.name: command for command in (SERVE, GATEWAY, BACKEND, CHECK, EXPLAIN, BACKUP, RESTORE)
+    command.name: command for command in (SERVE, GATEWAY, BACKEND, CHECK, EXPLAIN, BACKUP, RESTORE, REVOKE)
 }

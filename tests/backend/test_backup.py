@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -138,12 +139,12 @@ async def test_a_client_is_told_that_the_server_ends(tmp_path: Path) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    server = control.ControlSocket(str(tmp_path / "chat.db"), never)
+    server = control.ControlSocket(str(tmp_path / "chat.db"), never, AsyncMock())
     server.open()
     asking = asyncio.create_task(asyncio.to_thread(control.request_copy, str(tmp_path / "chat.db")))
     await copying.wait()
     await server.close()
-    with pytest.raises(control.BackupRefused, match="the backend ended"):
+    with pytest.raises(control.ControlRefused, match="the backend ended"):
         await asking
 
 

@@ -70,6 +70,15 @@ async def status(url: str, given: str, **options: Any) -> int:
         return response.status
 
 
+async def send(url: str, given: str, name: str, *, session: str = "s1") -> tuple[int, str]:
+    """Status and Retry-After of a message."""
+    body = {"patient_id": "patient:demo", "message": "Hello", "client_msg_id": name}
+    headers = {"Authorization": f"Bearer {given}"}
+    request = aiohttp.request("POST", f"{url}/api/chat/{session}/messages", json=body, headers=headers)
+    async with request as response:
+        return response.status, response.headers.get("Retry-After", "")
+
+
 # Tokens ---------------------------------------------------------------------------------------------------------------
 
 
@@ -312,3 +321,34 @@ async def test_no_line_of_the_log_holds_a_token_or_a_name(tmp_path: Path, caplog
             assert given.partition(".")[2][:40] not in caplog.text
     assert "dr-who" not in caplog.text
     assert SECRET not in caplog.text
+
+
+# Principals -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_revocation_refuses_the_tokens_that_were_issued_before_it(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
+        at = await server.log.revoke("dr-who")
+        assert await status(server.http, token(iat=int(at))) == 401
+        assert await status(server.http, token()) == 401
+        assert await status(server.http, token(sub="nurse", iat=int(at))) == 200
+
+
+async def test_a_token_that_is_issued_after_a_revocation_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
+        monkeypatch.setattr(time, "time", lambda: 1000.5)
+        await server.log.revoke("dr-who")
+        monkeypatch.undo()
+        assert await status(server.http, token(iat=1000)) == 401
+        assert await status(server.http, token(iat=1001)) == 200
+
+
+async def test_the_limits_of_a_principal_hold_for_all_of_its_tokens(tmp_path: Path) -> None:
+    limits: dict[str, Any] = {"rate_limit_per_principal": 1, "rate_limit_per_address": None, "rate_limit": None}
+    async with backend(tmp_path, Script("one", None), jwt_key=SECRET, **OPTIONS, **limits) as server:
+        assert await send(server.http, token(jti="one"), "c1") == (202, "")
+        status, retry_after = await send(server.http, token(jti="two"), "c2", session="s2")
+        assert (status, 50 < int(retry_after) <= 60) == (429, True)
+        assert (await send(server.http, token(sub="nurse"), "c3", session="s3"))[0] == 202

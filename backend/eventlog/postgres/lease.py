@@ -1,11 +1,13 @@
 """The lease of a process, and its poll of the database.
 
 Once per poll, on a connection of its own: renew the lease; find which of its own runs were cancelled by other processes
-or are lost; take over the runs whose owner is gone; find which of the watched sessions have grown or were erased.
+or are lost; take over the runs whose owner is gone; find which of the watched sessions have grown or were erased, and
+whose credentials were revoked.
 """
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +18,7 @@ from moorline.backend.eventlog.base import Hint, LogUnavailable, RunHandle, Stor
 from moorline.backend.eventlog.postgres.connection import Connection, Timing, bounded, first_line
 from moorline.backend.eventlog.postgres.notify import Notifier
 from moorline.backend.eventlog.postgres.read import heads
+from moorline.backend.eventlog.postgres.revocations import revocations
 
 __all__ = ["LeaseTask", "Orphan", "Runs"]
 
@@ -26,6 +29,8 @@ ORPHANS = 100
 WATCHED = 1000
 #: A run that was left behind twice is not begun again: it may be the reason why its owners died.
 MAX_TAKEOVERS = 2
+#: Revocations that are read again at each poll, in seconds: one that was committed late is among them.
+REVOKED_SECONDS = 60.0
 
 _RENEW = """
 WITH mine AS (
@@ -103,6 +108,7 @@ class LeaseTask:
         self._stopped: set[str] = set()
         self._heads: dict[str, tuple[str, int] | None] = {}
         self._others_from = 0.0
+        self._revoked_within = math.inf
 
     async def start(self) -> None:
         """Poll once, then start the task.
@@ -149,6 +155,7 @@ class LeaseTask:
                     log.warning("database connection lost, reconnecting: %s", first_line(error))
                     await connection.close()
                     connection = await self._reconnected()
+                    self._revoked_within = math.inf
                     self._others_from = asyncio.get_running_loop().time() + self._timing.lease
                     log.info("database connection restored")
         finally:
@@ -197,6 +204,7 @@ class LeaseTask:
         await self._check_own(connection)
         await self._recover_orphans(connection)
         await self._compare_watched(connection)
+        await self._read_revocations(connection)
 
     async def _check_own(self, connection: Connection) -> None:
         confirmed = {run_id for run_id, confirmed in self._runs.own_runs().items() if confirmed}
@@ -232,6 +240,12 @@ class LeaseTask:
                 await self._runs.recover(orphans)
             if len(orphans) < ORPHANS:
                 return
+
+    async def _read_revocations(self, connection: Connection) -> None:
+        async with bounded(connection, self._timing.answer):
+            found = await revocations(connection, within=self._revoked_within)
+        self._revoked_within = REVOKED_SECONDS
+        self._owner.revoked(found)
 
     async def _compare_watched(self, connection: Connection) -> None:
         watched = self._owner.watched()

@@ -119,7 +119,14 @@ CREATE INDEX tickets_valid ON tickets (valid_until);
 
 #: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
 #: before, which go on running while a new one starts.
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH)
+# As in the SQLite file. Each process reads the latest at every poll.
+_EIGHTH = """
+CREATE TABLE revocations (principal text COLLATE "C" PRIMARY KEY, at double precision NOT NULL);
+CREATE INDEX revocations_at ON revocations (at);
+ALTER TABLE tickets ADD COLUMN issued double precision;
+"""
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH)
 
 #: What this program writes.
 VERSION = len(MIGRATIONS)

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import psycopg
 
 from moorline.backend.eventlog.base import End, Hint, Piece, RunLost, Start, Started, StoreOwner
-from moorline.backend.eventlog.postgres import read, tickets, write
+from moorline.backend.eventlog.postgres import read, revocations, tickets, write
 from moorline.backend.eventlog.postgres.connection import (
     Connection,
     Pool,
@@ -123,6 +123,12 @@ class PostgresStore:
     run_facts = _read(read.run_facts)
     delete_session = _write(write.delete_session)
     expire = _write(write.expire)
+
+    async def revoke(self, principal: str) -> float:
+        """See Store.revoke. The other processes find it at their next poll."""
+        at = await self.pool.run(lambda db, attempt: revocations.revoke(db, principal))
+        self._owner.revoked({principal: at})
+        return at
 
     async def write(self, work: Callable[[Connection, int], Awaitable[write.Written[T]]]) -> T:
         """Run `work`, and tell the log, the lease task and the other processes what it has committed."""

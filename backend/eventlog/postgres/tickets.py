@@ -13,8 +13,8 @@ async def add_ticket(db: Connection, digest: str, ticket: Ticket, now: float) ->
     """Keep a ticket, and remove those that are not valid any more."""
     await db.execute(
         "WITH gone AS (DELETE FROM tickets WHERE valid_until < %s)"
-        " INSERT INTO tickets (digest, patient_id, session_id, principal, metadata, expires, valid_until)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (digest) DO NOTHING",
+        " INSERT INTO tickets (digest, patient_id, session_id, principal, metadata, expires, valid_until, issued)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (digest) DO NOTHING",
         (now, digest, *ticket),
     )
 
@@ -23,7 +23,7 @@ async def take_ticket(db: Connection, digest: str) -> Ticket | None:
     """Remove the ticket, and return it if it was there."""
     found = await db.execute(
         "DELETE FROM tickets WHERE digest = %s"
-        " RETURNING patient_id, session_id, principal, metadata, expires, valid_until",
+        " RETURNING patient_id, session_id, principal, metadata, expires, valid_until, issued",
         (digest,),
     )
     row = await found.fetchone()

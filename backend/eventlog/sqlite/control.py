@@ -1,9 +1,10 @@
-"""How `moorline backup` reaches the process that has locked the SQLite file: a Unix socket beside the file.
+"""How `moorline backup` and `moorline revoke` reach the process that has locked the SQLite file: by a Unix socket.
 
-The client sends `backup` and a line feed. The server sends a dot from time to time, as long as the copy is being made,
-and then `+` with the descriptor of the copy, or `-` and the reason. So the copy is written where the client may write,
-which the server perhaps must not, and is the client's own file. Who may read the database may use the socket: its
-permissions are those of the file.
+It is beside the file. The client sends `backup` or `revoke PRINCIPAL`, and a line feed. For a revocation the server
+sends `+` and its time. For a backup it sends a dot from time to time, as long as the copy is being made, and then `+`
+with the descriptor of the copy. So the copy is written where the client may write, which the server perhaps must not,
+and is the client's own file. Where it does neither it sends `-` and the reason. Who may read the database may use the
+socket: its permissions are those of the file.
 """
 
 import asyncio
@@ -13,15 +14,17 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from moorline.backend.eventlog.base import LogUnavailable
 
-__all__ = ["BackupRefused", "ControlSocket", "NoServer", "request_copy"]
+__all__ = ["ControlRefused", "ControlSocket", "NoServer", "request_copy", "request_revocation"]
 
 log = logging.getLogger("moorline.backend")
 
-_REQUEST = b"backup\n"
+T = TypeVar("T")
+
+_BACKUP, _REVOKE = b"backup\n", b"revoke "
 _WORKING, _DONE, _FAILED = b".", b"+", b"-"
 #: Between two signs of life.
 _SIGN_SECONDS = 2.0
@@ -30,7 +33,7 @@ _SILENCE_SECONDS = 30.0
 #: For a client to say what it wants.
 _REQUEST_SECONDS = 5.0
 # More than any request has: a socket that is closed before all was read resets the answer.
-_REQUEST_BYTES = 256
+_REQUEST_BYTES = 4096
 _BACKLOG = 8
 _ANSWER_BYTES = 4096
 # Of a socket's name, with its end; the rest of a longer one stands in for its folder's descriptor.
@@ -41,8 +44,8 @@ class NoServer(Exception):
     """No process of moorline has the database."""
 
 
-class BackupRefused(Exception):
-    """The server has the database, and made no copy: the reason."""
+class ControlRefused(Exception):
+    """The server has the database, and did not do it: the reason."""
 
 
 def control_path(database: str) -> str:
@@ -67,17 +70,23 @@ def _address(path: str) -> Iterator[str]:
 
 
 class ControlSocket:
-    """Listens beside the database at `database`, which this process has locked; `copy` makes a copy of it."""
+    """Listens beside the database at `database`, which this process has locked.
 
-    def __init__(self, database: str, copy: Callable[[], Awaitable[BinaryIO]]) -> None:
+    `copy` makes a copy of it, `revoke` revokes what a principal has and returns the time of that.
+    """
+
+    def __init__(
+        self, database: str, copy: Callable[[], Awaitable[BinaryIO]], revoke: Callable[[str], Awaitable[float]]
+    ) -> None:
         self._path = control_path(database)
         self._copy = copy
+        self._revoke = revoke
         self._one_at_a_time = asyncio.Lock()
         self._sock: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
-        """Listen. Where that cannot be done there is a warning: everything but `moorline backup` works."""
+        """Listen. Where that cannot be done there is a warning: everything but those two commands works."""
         # What is there is a dead process's: this one has the lock.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
@@ -91,7 +100,9 @@ class ControlSocket:
             sock.setblocking(False)
         except OSError as error:
             sock.close()
-            log.warning("database: `moorline backup` works only while this is stopped: no socket (%s)", error.strerror)
+            log.warning(
+                "database: moorline's backup and revoke work only while this is stopped: no socket (%s)", error.strerror
+            )
             return
         self._sock = sock
         self._begin(self._accept(sock))
@@ -127,9 +138,21 @@ class ControlSocket:
     async def _answer(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         request = await asyncio.wait_for(loop.sock_recv(connection, _REQUEST_BYTES), _REQUEST_SECONDS)
-        if request != _REQUEST:
+        if request.startswith(_REVOKE) and request.endswith(b"\n"):
+            await loop.sock_sendall(connection, await self._revoked(request.removeprefix(_REVOKE)[:-1]))
+        elif request == _BACKUP:
+            await self._send_copy(connection)
+        else:
             await loop.sock_sendall(connection, _FAILED + b"the backend is of another version")
-            return
+
+    async def _revoked(self, name: bytes) -> bytes:
+        try:
+            return _DONE + repr(await self._revoke(name.decode())).encode()
+        except (LogUnavailable, UnicodeDecodeError) as error:
+            return _FAILED + str(error).encode()[: _ANSWER_BYTES - 1]
+
+    async def _send_copy(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
         copying = asyncio.create_task(self._copy_alone())
         try:
             while not (await asyncio.wait([copying], timeout=_SIGN_SECONDS))[0]:
@@ -162,9 +185,29 @@ def request_copy(database: str) -> BinaryIO:
 
     Raises:
         NoServer: no process has.
-        BackupRefused: it made none.
+        ControlRefused: it made none.
         PermissionError: it belongs to another user.
     """
+    return _asked(database, _BACKUP, _received)
+
+
+def request_revocation(database: str, name: str) -> float:
+    """Have the process that has locked the database revoke what a principal has; the time of that.
+
+    Raises:
+        NoServer, ControlRefused, PermissionError: as `request_copy`.
+    """
+
+    def received(sock: socket.socket) -> float:
+        answer = sock.recv(_ANSWER_BYTES)
+        if not answer.startswith(_DONE):
+            raise ControlRefused(answer[1:].decode("utf-8", "replace") or "the backend ended")
+        return float(answer[1:])
+
+    return _asked(database, _REVOKE + name.encode() + b"\n", received)
+
+
+def _asked(database: str, request: bytes, received: Callable[[socket.socket], T]) -> T:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(_SILENCE_SECONDS)
         try:
@@ -173,12 +216,12 @@ def request_copy(database: str) -> BinaryIO:
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NoServer from error
         try:
-            sock.sendall(_REQUEST)
-            return _received(sock)
+            sock.sendall(request)
+            return received(sock)
         except TimeoutError as error:
-            raise BackupRefused(f"the backend did not answer for {_SILENCE_SECONDS:g} s") from error
+            raise ControlRefused(f"the backend did not answer for {_SILENCE_SECONDS:g} s") from error
         except OSError as error:
-            raise BackupRefused(f"the backend broke off ({error.strerror})") from error
+            raise ControlRefused(f"the backend broke off ({error.strerror})") from error
 
 
 def _received(sock: socket.socket) -> BinaryIO:
@@ -187,8 +230,8 @@ def _received(sock: socket.socket) -> BinaryIO:
         if answer.startswith(_DONE) and descriptors:
             return os.fdopen(descriptors[0], "rb")
         if answer:
-            raise BackupRefused(answer[1:].decode("utf-8", "replace"))
-    raise BackupRefused("the backend ended")
+            raise ControlRefused(answer[1:].decode("utf-8", "replace"))
+    raise ControlRefused("the backend ended")
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:

@@ -109,8 +109,14 @@ CREATE TABLE tickets (
 CREATE INDEX tickets_valid ON tickets (valid_until);
 """
 
+# A principal may come back with credentials that were issued later.
+_NINTH = """
+CREATE TABLE revocations (principal TEXT NOT NULL PRIMARY KEY, at REAL NOT NULL) STRICT, WITHOUT ROWID;
+ALTER TABLE tickets ADD COLUMN issued REAL;
+"""
+
 #: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
-MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH)
+MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH, _NINTH)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
 VERSION = len(MIGRATIONS)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
 from moorline.backend.eventlog.base import LogUnavailable, StoreOwner
-from moorline.backend.eventlog.sqlite import read, tickets, write
+from moorline.backend.eventlog.sqlite import read, revocations, tickets, write
 from moorline.backend.eventlog.sqlite.committer import Committer, Transaction
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.control import ControlSocket
@@ -61,7 +61,8 @@ class SQLiteStore:
             raise UsageError(f'database: "{self._path}" cannot be used ({error}); is its disk full?') from error
         if ended:
             log.info("recovered orphaned runs: 0 resumed, %d interrupted", ended)
-        self._control = ControlSocket(self._path, self.copy)
+        owner.revoked(await self.committer.submit(revocations.revocations))
+        self._control = ControlSocket(self._path, self.copy, self.revoke)
         self._control.open()
 
     async def close(self) -> None:
@@ -77,6 +78,12 @@ class SQLiteStore:
         size = os.fstat(file.fileno()).st_size
         log.info("database: copied %d bytes for a backup in %.1f s", size, time.monotonic() - started)
         return file
+
+    async def revoke(self, principal: str) -> float:
+        """See Store.revoke."""
+        at = await self.committer.submit(lambda tx: revocations.revoke(tx, principal))
+        self._owner.revoked({principal: at})
+        return at
 
     async def delete_session(self, session_id: str) -> bool:
         """See Store.delete_session."""

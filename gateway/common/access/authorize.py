@@ -40,6 +40,9 @@ class Principal:
     """When its right ends, as `time.time()` counts (the `exp` of a JWT); None: it does not."""
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Whatever a responder of yours needs to know about it: a role, a language. The backend passes it on as it is."""
+    issued: float | None = None
+    """When its credentials were issued (the `iat` of a JWT), as `time.time()` counts: those from before a revocation
+    are refused. None: your hook alone decides whether a principal that was revoked may come back."""
 
 
 Authorize = Callable[[web.Request, str | None, str | None], Awaitable[Principal]]

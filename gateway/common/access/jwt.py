@@ -115,7 +115,9 @@ class JwtAuthorize:
         claims = await self._claims(token)
         if self._patients and patient_id is not None and patient_id not in _patients(claims.get(self._patients)):
             raise web.HTTPForbidden(text="This chat is not open to you.")
-        return Principal(str(claims["sub"]), expires=float(claims["exp"]) + self._leeway, metadata=claims)
+        return Principal(
+            str(claims["sub"]), expires=float(claims["exp"]) + self._leeway, metadata=claims, issued=_issued(claims)
+        )
 
     def _token(self, request: web.Request) -> str | None:
         token = bearer_token(request)
@@ -150,6 +152,11 @@ class JwtAuthorize:
             # Its words quote claims at most of the kind `iss`; the token itself is in none of them.
             log.debug("a token was refused: %s", type(error).__name__)
             raise _unauthorized("The token is not valid here.", type(error).__name__) from None
+
+
+def _issued(claims: Mapping[str, Any]) -> float:
+    """A token that does not say when it was issued counts as older than any revocation."""
+    return float(claims.get("iat") or 0)
 
 
 def _patients(claim: object) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ class Rights:
         self.again = again
         """Seconds until the hook is asked again; None: it is not."""
         self._held: set[Right] = set()
+        self._revoked: dict[str, float] = {}
         # For each request that the hook works on, the names that were closed since it was asked.
         self._asking: dict[object, set[str]] = {}
 
@@ -59,6 +60,8 @@ class Rights:
             del self._asking[question]
         if _seconds_left(principal) <= 0:
             raise web.HTTPForbidden
+        if self._is_revoked(principal):
+            raise web.HTTPUnauthorized(text="These credentials were revoked. Please sign in again.")
         return principal
 
     async def enter(self, held: contextlib.ExitStack, ask: Callable[[], Awaitable[Principal]]) -> "Right":
@@ -94,10 +97,25 @@ class Rights:
 
     def close(self, name: str) -> None:
         """End what the principal called `name` holds; the hook decides whether it may come back."""
+        for right in self._closed(name):
+            right.end()
+
+    def revoke(self, name: str, at: float) -> None:
+        """The same, and refuse from now on what was issued to it until `at`: it may sign in again. Idempotent."""
+        if self._revoked.get(name, -math.inf) >= at:
+            return
+        self._revoked[name] = at
+        for right in self._closed(name):
+            if right.principal.issued is None or self._is_revoked(right.principal):
+                right.expire()
+
+    def _closed(self, name: str) -> "list[Right]":
         for closed in self._asking.values():
             closed.add(name)
-        for right in [right for right in self._held if right.principal.name == name]:
-            right.end()
+        return [right for right in self._held if right.principal.name == name]
+
+    def _is_revoked(self, principal: Principal) -> bool:
+        return principal.issued is not None and principal.issued <= self._revoked.get(principal.name, -math.inf)
 
 
 class Right:
@@ -111,7 +129,7 @@ class Right:
         self.principal = principal
         self.ended = False
         self.expired = False
-        """It ended by its time alone: with new credentials the principal may come back."""
+        """It ended by its time or was revoked: with new credentials the principal may come back."""
         self._ask = ask
         self._again = None if ask is None else again
         self._ask_at: float | None = None
@@ -150,6 +168,11 @@ class Right:
         self._stop_timer()
         self._arm()
 
+    def expire(self) -> None:
+        """The same until the principal signs in again."""
+        self.expired = not self.ended
+        self.end()
+
     def stop(self) -> None:
         """Ask no more."""
         self._stop_timer()
@@ -171,8 +194,7 @@ class Right:
 
     def _due(self) -> None:
         if _seconds_left(self.principal) <= 0:
-            self.expired = not self.ended
-            self.end()
+            self.expire()
         elif self._ask_at is not None and asyncio.get_running_loop().time() >= self._ask_at:
             # The expiry still counts while the hook works.
             self._ask_at = None
