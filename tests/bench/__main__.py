@@ -11,6 +11,8 @@ _BENCHMARKS = {
     "chat": "what a chat costs beside a plain server without a log",
     "chaos": "what is lost while everything breaks: nothing may be",
     "hostile": "what hostile clients, providers and files cost, each beside its bound",
+    "soak": "what grows in hours of chatting while connections break: nothing but the chats may",
+    "growth": "what costs more as sockets, messages, clients, backends and workers grow",
     "devserver": "hot reload and cold loads of real dev servers through the gateway",
     "log": "appends per second of the SQLite log",
 }

@@ -15,7 +15,7 @@ __all__ = ["NO_CLIENT_LIMITS", "ChatServer", "moorline", "plain"]
 
 #: One address stands for all clients of a measurement.
 NO_CLIENT_LIMITS = ("--rate-limit-per-address=off", "--max-runs-per-address=off", "--new-sessions-per-address=off")
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class ChatServer:
 
 @contextlib.asynccontextmanager
 async def moorline(
-    folder: Path, database: Path, provider_port: int, *, cores: Collection[int] = ()
+    folder: Path, database: Path, provider_port: int, *options: str, cores: Collection[int] = ()
 ) -> AsyncIterator[ChatServer]:
     """The backend as it comes, with room for all streams, on this SQLite file."""
     port = free_port()
-    options = [f"--port={port}", f"--database=sqlite:///{database}", "--max-runs=10000", *NO_CLIENT_LIMITS]
-    command = [sys.executable, "-m", "tests.bench.counted", *options]
+    given = [f"--port={port}", f"--database=sqlite:///{database}", "--max-runs=10000", *NO_CLIENT_LIMITS, *options]
+    command = [sys.executable, "-m", "tests.bench.counted", *given]
     async with _serving("moorline", command, folder, port, provider_port, cores=cores, has_log=True) as server:
         yield server
 

@@ -151,6 +151,11 @@ class Chatters:
             await asyncio.sleep(1 / per_second)
         return await self._have([chatter.answering for chatter in self._chatters])
 
+    async def ask_first(self) -> int:
+        """The first client asks; how many got the first token of its answer."""
+        self._chatters[0].ask()
+        return await self._have([chatter.answering for chatter in self._chatters])
+
     async def listen(self, seconds: float) -> list[float]:
         """How many tokens came meanwhile; median and 99th percentile of the seconds that they were on their way."""
         latencies = self._latencies = []
@@ -191,7 +196,15 @@ class Chatters:
 async def main() -> None:
     raise_file_limit(1 << 16)
     chatters = Chatters()
-    table = (chatters.open, chatters.come_back, chatters.ask, chatters.listen, chatters.answered, chatters.close)
+    table = (
+        chatters.open,
+        chatters.come_back,
+        chatters.ask,
+        chatters.ask_first,
+        chatters.listen,
+        chatters.answered,
+        chatters.close,
+    )
     await commands(0, {command.__name__: command for command in table})
 
 

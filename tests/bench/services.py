@@ -27,12 +27,21 @@ def free_port() -> int:
 class Service:
     """`moorline command arguments…` with a port of its own; what it prints goes to a file."""
 
-    def __init__(self, name: str, folder: Path, command: str, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        command: str,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        module: str = "moorline",
+    ) -> None:
         self.name = name
         self.port = free_port()
         self.log = folder / f"{name}.log"
         self._folder = folder
-        self._command = [sys.executable, "-m", "moorline", command, *arguments, "--port", str(self.port)]
+        self._command = [sys.executable, "-m", module, command, *arguments, "--port", str(self.port)]
         self._env = {**os.environ, **env}
         self._process: asyncio.subprocess.Process | None = None
 

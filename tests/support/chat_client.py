@@ -46,6 +46,11 @@ class ChatClient:
         self._socket: ClientConnection | None = None
         self._changed = asyncio.Condition()
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server has answered the hello of the socket that is open."""
+        return self._socket is not None
+
     # What a person does -----------------------------------------------------------------------------------------------
 
     async def say(self, text: str) -> Row:

@@ -51,6 +51,12 @@ class PostgresServer:
         """The address of the database that is there from the start."""
         return self._url("postgres")
 
+    @property
+    def pid(self) -> int:
+        """Of the process that all others of the server descend from."""
+        assert self._process is not None
+        return self._process.pid
+
     def new_database(self, encoding: str = "UTF8") -> str:
         """The address of an empty database."""
         name = f"test_{secrets.token_hex(6)}"
