@@ -14,6 +14,7 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
+from moorline.gateway.common.config.urls import shown_value
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.errors import Unavailable, accepts_page, is_shortage
 from moorline.gateway.site import assets
@@ -52,7 +53,9 @@ class Frontend:
     def __init__(self, folder: str, *, policy: str = "", recheck: float = 1.0) -> None:
         root = Path(folder) if folder else BUILT_IN
         if not root.is_dir():
-            raise UsageError(f'frontend: "{folder}" is not a folder; build the site first, or leave the option out')
+            raise UsageError(
+                f'frontend: "{shown_value(folder)}" is not a folder; build the site first, or leave the option out'
+            )
         if not (root / INDEX).is_file():
             raise UsageError(f'frontend: "{folder}" has no {INDEX}; name the folder that the build wrote, often dist')
         self._files = Files(Folder(root), recheck=recheck)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 from moorline.gateway.common.config.units import format_duration, format_size, parse_duration, parse_size
-from moorline.gateway.common.config.urls import shown_url
+from moorline.gateway.common.config.urls import shown_value
 from moorline.gateway.common.errors import UsageError
 
 __all__ = [
@@ -102,9 +102,7 @@ class Spec:
             return self.kind.parse(text)
         except ValueError as error:
             off = ", or off" if self.can_be_off else ""
-            # An address may hold a password, which must not get into logs.
-            shown = shown_url(text) if "@" in text else text
-            raise UsageError(f'{source}: "{shown}" {error}{off}') from None
+            raise UsageError(f'{source}: "{shown_value(text)}" {error}{off}') from None
 
 
 # Kinds ----------------------------------------------------------------------------------------------------------------

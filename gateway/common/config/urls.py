@@ -1,6 +1,6 @@
-"""URLs as they may be printed. Pure."""
+"""URLs as they may be printed, and what may have been meant as one. Pure."""
 
-__all__ = ["shown_url"]
+__all__ = ["shown_url", "shown_value"]
 
 
 def shown_url(text: str) -> str:
@@ -9,3 +9,8 @@ def shown_url(text: str) -> str:
     # The last @: one that stands in the password must not show the rest of it.
     shown = (rest or text).rpartition("@")[2].partition("?")[0]
     return f"{scheme}://{shown}" if rest else shown
+
+
+def shown_value(text: str) -> str:
+    """An option's value as it may be printed: with an @ it may be an address that holds a password."""
+    return shown_url(text) if "@" in text else text
