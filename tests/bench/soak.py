@@ -23,7 +23,7 @@ from moorline.gateway.faults.control import Faults
 from moorline.gateway.faults.proxy import FaultProxy
 from moorline.gateway.tunnel.endings import Side
 from tests.bench.chat_servers import NO_CLIENT_LIMITS
-from tests.bench.processes import raise_file_limit
+from tests.bench.processes import environment, raise_file_limit
 from tests.bench.services import Service
 from tests.bench.slope import growth
 from tests.bench.table import columns, number
@@ -191,7 +191,7 @@ async def _stack(folder: Path) -> AsyncIterator[tuple[list[Service], Faults, int
     database = f"--database=sqlite:///{folder}/chat.db"
 
     def service(name: str, *options: str) -> Service:
-        env = {WATCHED: f"{folder}/{name}.sock", "MOORLINE_LOG_LEVEL": "error"}
+        env = {**environment(), WATCHED: f"{folder}/{name}.sock", "MOORLINE_LOG_LEVEL": "error"}
         return Service(name, folder, name, [*options, *_NO_LIMITS], env, module="tests.bench.watched")
 
     backend = service("backend", database, "--heartbeat=10s", *NO_CLIENT_LIMITS)
