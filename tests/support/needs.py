@@ -6,7 +6,7 @@ from glob import glob
 
 import pytest
 
-__all__ = ["chromium", "namespaces", "nginx", "npm", "postgres", "program", "uv"]
+__all__ = ["chromium", "logrotate", "namespaces", "nginx", "npm", "postgres", "program", "systemd", "uv"]
 
 # Servers are in folders that only root has on its path, PostgreSQL's in one of its version.
 _FOLDERS = ["/usr/sbin", "/usr/local/sbin", *sorted(glob("/usr/lib/postgresql/*/bin"), reverse=True)]
@@ -33,5 +33,7 @@ chromium = _mark("chromium", package="chromium")
 namespaces = _mark_root("ip", package="iproute2")
 nginx = _mark("nginx", "openssl", package="nginx openssl")
 npm = _mark("npm", package="npm")
+logrotate = _mark("logrotate", package="logrotate")
 postgres = _mark("postgres", package="postgresql")
+systemd = _mark("systemd-analyze", package="systemd")
 uv = _mark("uv", package="uv", installer="pip install")

@@ -71,7 +71,9 @@ class Nginx:
 
 @contextlib.asynccontextmanager
 async def nginx(folder: Path, upstream: str, *, root: Path | None = None) -> AsyncIterator[Nginx]:
-    """Run it in front of `upstream`, with the page from there or from the folder `root`."""
+    """Run it in front of `upstream`, an address or a block of configuration, with the page from there or from the
+    folder `root`.
+    """
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(_listener()) for _ in range(3)]
         ports = [listener.getsockname()[1] for listener in sockets]
@@ -106,7 +108,6 @@ async def write(folder: Path, ports: Sequence[int], upstream: str, *, root: Path
     user = "user root;" if os.geteuid() == 0 else ""
     (folder / "nginx.conf").write_text(_MAIN.format(user=user, folder=folder, plain=plain, page=page), encoding="utf-8")
     site = {
-        "server 127.0.0.1:4321;": f"server {upstream.removeprefix('http://')};",
         "listen 80;": f"listen 127.0.0.1:{redirect};",
         "listen [::]:80;": "",
         "listen 443 ssl http2;": f"listen 127.0.0.1:{tls} ssl http2;",
@@ -117,6 +118,12 @@ async def write(folder: Path, ports: Sequence[int], upstream: str, *, root: Path
         _BY_GATEWAY: page,
     }
     _rewrite(SOURCE / "moorline.conf", folder / "conf.d" / "moorline.conf", site)
+    target = folder / "moorline/upstream.conf"
+    if upstream.startswith("upstream "):
+        target.write_text(upstream, encoding="utf-8")
+    else:
+        gateway = {"server 127.0.0.1:4321;": f"server {upstream.removeprefix('http://')};"}
+        _rewrite(SOURCE / "moorline/upstream.conf", target, gateway)
     _rewrite(SOURCE / "moorline/chat.conf", folder / "moorline/chat.conf", {_LOG: str(folder)})
     if root:
         name = "moorline/page-from-folder.conf"

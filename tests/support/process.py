@@ -52,9 +52,9 @@ class Program:
         assert found is not None
         return found[0]
 
-    async def line(self, *words: str) -> str:
+    async def line(self, *words: str, patience: float = PATIENCE) -> str:
         """The first line on either stream, past ones included, that has all these words."""
-        async with asyncio.timeout(PATIENCE), self._printed:
+        async with asyncio.timeout(patience), self._printed:
             while True:
                 for line in (self.out + self.err).splitlines():
                     if all(word in line for word in words):
