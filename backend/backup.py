@@ -16,7 +16,6 @@ from typing import BinaryIO
 from moorline.backend.eventlog.sqlite.connection import connect, in_use
 from moorline.backend.eventlog.sqlite.control import ControlRefused, NoServer, request_copy
 from moorline.backend.eventlog.sqlite.copies import copy
-from moorline.backend.eventlog.sqlite.erasure import mark_as_copy
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog, sync_folder
 from moorline.backend.eventlog.sqlite.schema import VERSION, recognise
 from moorline.backend.settings import SQLITE, shown_database
@@ -66,10 +65,11 @@ def restore(database: str, arguments: list[str]) -> int:
     with _new_file(path) as part:
         with _complaining("restore", path), open(file, "rb") as source:
             _write(source, part)
-        erased = _caught_up(part, ErasureLog(path))
+        with contextlib.closing(connect(part, ErasureLog(path), is_copy=True)) as db:
+            kept = _sessions(db)
         with _complaining("restore", path):
             _sync(part)
-    print(f"{path}: {sessions - erased} sessions, and {erased} erased again")
+    print(f"{path}: {kept} sessions, and {sessions - kept} erased again")
     return 0
 
 
@@ -118,15 +118,6 @@ def _copied_here(path: str) -> BinaryIO:
     except (sqlite3.Error, OSError) as error:
         reason = "it is in use by another process" if in_use(error) else str(error)
         raise UsageError(f'backup: "{path}" cannot be copied ({reason})') from error
-
-
-def _caught_up(part: str, erasures: ErasureLog) -> int:
-    """Bring the copy to the state in which a backend would open it; how many sessions that erased."""
-    with contextlib.closing(connect(part, ErasureLog(part))) as db:
-        before = _sessions(db)
-        mark_as_copy(db)
-    with contextlib.closing(connect(part, erasures)) as db:
-        return before - _sessions(db)
 
 
 def _verified(command: str, file: str) -> int:

@@ -62,7 +62,7 @@ _LEAST_CHANGES = 5
 # Databases (SQLite's journals beside them) and moorline's configuration, with the endings of backups and of compressed
 # siblings. In any case: macOS and Windows open moorline.db as MOORLINE.DB, too.
 _PRIVATE = re.compile(
-    r"(?:moorline\.toml|.*\.(?:db|sqlite\w*)(?:-\w+)?)(?:~|\.(?:bak|old|orig|br|gz|bz2|xz|zip|zst))?", re.IGNORECASE
+    r"(?:moorline\.toml|.*\.(?:db|sqlite\w*)(?:-\w+)*)(?:~|\.(?:bak|old|orig|br|gz|bz2|xz|zip|zst))?", re.IGNORECASE
 )
 
 _IMMUTABLE = "public, max-age=31536000, immutable"

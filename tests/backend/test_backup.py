@@ -256,14 +256,18 @@ async def test_the_commands_save_a_running_backend_and_restore_it(tmp_path: Path
 # Restoring ------------------------------------------------------------------------------------------------------------
 
 
-async def test_what_was_erased_after_a_backup_is_erased_from_what_is_restored(tmp_path: Path) -> None:
+async def test_what_was_erased_after_a_backup_is_erased_from_what_is_restored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with opened(database_at(tmp_path)) as log:
-        await exchange(log, "erased")
-        await exchange(log, "kept")
+        for name in ("erased before", "erased", "kept"):
+            await exchange(log, name)
+        assert await log.delete_session("erased before")
         file = await saved(tmp_path)
         assert await log.delete_session("erased")
     await restored(tmp_path, file)
-    assert await sessions(tmp_path, "erased", "kept") == ["kept"]
+    assert await sessions(tmp_path, "erased before", "erased", "kept") == ["kept"]
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
     assert b"erased" not in (tmp_path / "chat.db").read_bytes()
 
 
@@ -405,7 +409,9 @@ async def test_half_a_line_of_a_killed_process_is_cut_off(tmp_path: Path) -> Non
     assert await sessions(tmp_path, "a", "b") == []
 
 
-async def test_an_erasure_log_that_was_shortened_goes_on_with_its_numbers(tmp_path: Path) -> None:
+async def test_an_erasure_log_that_was_lost_is_a_warning_and_the_next_one_goes_on_with_its_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "chat.db-erased"
     async with opened(database_at(tmp_path)) as log:
         for name in ("a", "b", "c"):
@@ -413,6 +419,7 @@ async def test_an_erasure_log_that_was_shortened_goes_on_with_its_numbers(tmp_pa
         await log.delete_session("a")
     path.unlink()
     async with opened(database_at(tmp_path)) as log:
+        assert "ends at 0, and the database has carried out 1" in caplog.text
         file = await saved(tmp_path)
         await log.delete_session("b")
     assert path.read_text(encoding="ascii").startswith("2 ")

@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 
+from moorline.backend.eventlog.tail import Tail
 from moorline.gateway.run.cli import main
 
 __all__ = ["WATCHED"]
@@ -24,7 +25,11 @@ def _watch(path: str) -> None:
         while True:
             connection, _ = listener.accept()
             with connection:
-                # What only waits for the collector is not a leak.
+                # The tail of the log is a cache, which takes hours to fill. It is emptied while nothing happens.
+                for tail in [each for each in gc.get_objects() if type(each) is Tail]:
+                    for session in list(tail._sessions):
+                        tail.drop(session)
+                # What only waits for the collector is not a leak either.
                 gc.collect()
                 tasks = sum(type(each) is asyncio.Task for each in gc.get_objects())
                 connection.sendall(json.dumps({"tasks": tasks, "blocks": sys.getallocatedblocks()}).encode())

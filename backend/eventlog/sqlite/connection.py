@@ -6,7 +6,7 @@ import os
 import sqlite3
 
 from moorline.backend.eventlog.sqlite.committer import truncate_journal
-from moorline.backend.eventlog.sqlite.erasure import catch_up
+from moorline.backend.eventlog.sqlite.erasure import catch_up, mark_as_copy
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
 from moorline.backend.eventlog.sqlite.schema import migrate, recognise
 from moorline.gateway.common.errors import UsageError
@@ -25,8 +25,10 @@ WAL_BYTES = 64 << 20
 CACHED_STATEMENTS = 128
 
 
-def connect(path: str, erasures: ErasureLog) -> sqlite3.Connection:
+def connect(path: str, erasures: ErasureLog, *, is_copy: bool = False) -> sqlite3.Connection:
     """Open, lock and migrate the database at `path`, and erase from it what it misses of `erasures`.
+
+    `is_copy`: clients may know more than it holds, as after a restore.
 
     Raises:
         UsageError: it is in use, cannot be written, or is not a database of this program.
@@ -40,6 +42,8 @@ def connect(path: str, erasures: ErasureLog) -> sqlite3.Connection:
         erasures.open()
         db.execute("BEGIN IMMEDIATE")
         migrate(db, path)
+        if is_copy:
+            mark_as_copy(db)
         erased = catch_up(db, erasures)
         db.execute("COMMIT")
         if erased:
