@@ -9,7 +9,7 @@ import math
 import socket
 import ssl
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who, is_unreachable
 from moorline.gateway.errors import (
@@ -88,12 +88,10 @@ class UpstreamConnection(asyncio.Protocol):
         """
         try:
             async with asyncio.timeout(seconds):
-                # asyncio's own limit of a TLS handshake is a minute; the one here may be longer.
-                limit = None if tls is None else seconds
                 if through is not None and tls is None:
                     await through(self, host, port)
                     return
-                await self._loop.create_connection(lambda: self, host, port, ssl=tls, ssl_handshake_timeout=limit)
+                await self._dial(host, port, seconds, tls)
         except TimeoutError as error:
             # The operating system's own limit may be the shorter one.
             raise ConnectTimeout(f"{host}:{port}") from error
@@ -104,6 +102,25 @@ class UpstreamConnection(asyncio.Protocol):
                 raise Unavailable("The gateway has no file descriptor left for another connection.") from error
             detail = f"{type(error).__name__} {error.strerror or ''}".rstrip()
             raise UpstreamUnreachable(detail, _unreachable_by(error)) from error
+
+    async def _dial(self, host: str, port: int, seconds: float, tls: ssl.SSLContext | None) -> None:
+        options: dict[str, Any] = {"ssl": tls}
+        if tls is not None:
+            # asyncio's own limit of a TLS handshake is a minute; the one here may be longer.
+            options |= {"ssl_handshake_timeout": seconds, "server_hostname": host}
+        try:
+            await self._loop.create_connection(lambda: self, host, port, **options)
+        except ConnectionRefusedError as refused:
+            # RFC 6761 section 6.3: localhost is both loopback addresses. The hosts file of a container may name one, and
+            # a dev server listens on ::1 alone.
+            if host != "localhost":
+                raise
+            try:
+                await self._loop.create_connection(lambda: self, "::1", port, **options)
+            except ssl.SSLError:
+                raise
+            except OSError:
+                raise refused from None
 
     # One request and its response -------------------------------------------------------------------------------------
 

@@ -146,13 +146,16 @@ class _Output:
     async def poll(self) -> None:
         """Report the expected address as soon as it accepts connections."""
         parts = urlsplit(self._command.address)
+        # As the gateway connects: a hosts file may name one of the two for localhost.
+        hosts = (parts.hostname, "::1") if parts.hostname == "localhost" else (parts.hostname,)
         while not self._reported:
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    _, writer = await asyncio.open_connection(parts.hostname, parts.port)
-                writer.close()
-                self._report(self._command.address)
-                return
+            for host in hosts:
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(_CONNECT_SECONDS):
+                        _, writer = await asyncio.open_connection(host, parts.port)
+                    writer.close()
+                    self._report(self._command.address)
+                    return
             await asyncio.sleep(_POLL_SECONDS)
 
     def _announced(self, address: str) -> None:

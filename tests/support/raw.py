@@ -49,7 +49,11 @@ class Connection:
 
 @contextlib.asynccontextmanager
 async def listening(
-    serve: Callable[[Connection], Awaitable[None]], *, port: int = 0, tls: ssl.SSLContext | None = None
+    serve: Callable[[Connection], Awaitable[None]],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
     """A server that hands each connection to `serve`; yields its port."""
 
@@ -61,7 +65,7 @@ async def listening(
         finally:
             writer.close()
 
-    server = await asyncio.start_server(accepted, "127.0.0.1", port, ssl=tls)
+    server = await asyncio.start_server(accepted, host, port, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

@@ -33,12 +33,20 @@ async def dev_server(
         yield await start_gateway(nothing, frontend=url, upstream_keepalive=None, **options), url
 
 
-@pytest.mark.parametrize("path", ["/", "/chat/patient:demo", "/src/main.tsx?t=1", "/@fs/a//b", "/ws", "/-x"])
+@pytest.mark.parametrize("path", ["/", "/chat/patient:demo", "/src/main.tsx?t=1", "/@fs/a//b", "/ws", "/ng-cli-ws", "/-x"])
 async def test_a_path_that_no_route_takes_is_the_dev_servers(start_gateway: StartGateway, path: str) -> None:
     heads: list[bytes] = []
     async with dev_server(start_gateway, heads) as (gateway, _), gateway.get(path) as answer:
         assert await answer.text() == "ok"
     assert heads[0].startswith(f"GET {path} HTTP/1.1\r\n".encode())
+
+
+async def test_one_at_localhost_is_found_on_either_loopback_address(start_gateway: StartGateway) -> None:
+    for host in ("127.0.0.1", "::1"):
+        async with listening(answering(OK, []), host=host) as port:
+            gateway = await start_gateway(0, frontend=f"http://localhost:{port}")
+            async with gateway.get("/") as answer:
+                assert await answer.text() == "ok"
 
 
 async def test_a_form_may_be_posted_to_it(start_gateway: StartGateway) -> None:

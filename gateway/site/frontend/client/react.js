@@ -8,23 +8,30 @@ import { EMPTY } from './transcript.js';
 const SERVER = Object.freeze({ transcript: EMPTY, unsent: Object.freeze([]), state: INITIAL });
 
 /** A client that is connected while the component is mounted, and what it holds. Another patient, session, origin,
- * storage or way to send cookies is another client; `token` and `headers` are those of the latest rendering.
+ * storage, way to send cookies or to sign in is another client; `token` and `headers` are those of the latest rendering.
  * @param {import('./types.js').MoorlineClientOptions} options */
 export function useChat(options) {
-  const { patientId, sessionId, origin, storage, credentials } = options;
+  const { patientId, sessionId, origin, storage, credentials, ticket, explain } = options;
   const latest = useRef(options);
   const signsIn = Boolean(options.token);
   const client = useMemo(() => {
     const headers = () => valueOf(latest.current.headers) ?? {};
     const token = signsIn ? () => valueOf(latest.current.token) ?? '' : null;
-    return new MoorlineClient({ patientId, sessionId, origin, storage, credentials, token, headers });
-  }, [patientId, sessionId, origin, storage, credentials, signsIn]);
+    const how = { credentials, token, headers, ticket, explain };
+    return new MoorlineClient({ patientId, sessionId, origin, storage, ...how });
+  }, [patientId, sessionId, origin, storage, credentials, signsIn, ticket, explain]);
   useEffect(() => {
     latest.current = options;
   });
   useEffect(() => {
-    client.connect();
-    return () => client.close();
+    let mounted = true;
+    // Not at once: React's StrictMode mounts each component twice under development, and a socket that is closed while it
+    // is dialled is an error in the browser's console.
+    queueMicrotask(() => mounted && client.connect());
+    return () => {
+      mounted = false;
+      client.close();
+    };
   }, [client]);
   const { subscribe } = client;
   return {
