@@ -17,12 +17,24 @@ TO_END = (
 TOP = "document.getElementById('scroller').scrollTop"
 
 
+# Two frames at the end: the page has nothing left to scroll itself, which would end a reader's smooth scrolling.
+SETTLED = f"""new Promise((resolve) => {{
+    let frames = 0;
+    const look = () => {{
+        frames = {TO_END} <= 1 ? frames + 1 : 0;
+        frames > 2 ? resolve() : requestAnimationFrame(look);
+    }};
+    look();
+}})"""
+
+
 async def long_answer(page: Page, chat: Site) -> None:
     await page.goto(chat.url + CHAT)
     await shows(page, "Connected")
     chat.script.put(LINES)
     await say(page, "Hello")
     await expect(answers(page).get_by_text("Line 59.")).to_be_visible()
+    await page.evaluate(SETTLED)
 
 
 async def test_the_end_of_a_growing_answer_stays_in_view(chat: Site, tab: Visitor) -> None:

@@ -40,6 +40,7 @@ SITES = {
         DevSite("react", "/", "src/App.tsx"),
         DevSite("astro", "/chat/patient:demo", "src/scripts/text.ts", {"ASTRO_TELEMETRY_DISABLED": "1"}),
         DevSite("next", "/", "app/title.js", {"NEXT_TELEMETRY_DISABLED": "1"}),
+        DevSite("angular", "/", "src/app.html", {"NG_CLI_ANALYTICS": "false"}),
     )
 }
 

@@ -42,7 +42,7 @@ async def developing(project: Project, database: Path, *, scheme: str = "http") 
     options = ("--port", "0", "--backend-port", "0", "--database", f"sqlite:///{database}/chat.db")
     command = (sys.executable, "-m", "moorline", "serve", *options, "--frontend-command", "npm run dev")
     async with started_command(*command, cwd=project.folder, env=project.site.environ) as program:
-        direct = (await program.line("  frontend", f"{scheme}://")).split()[1]
+        direct = (await program.line("  frontend", f"{scheme}://", patience=_FIRST / 1000)).split()[1]
         gateway = (await program.line("  page")).split()[1].rstrip("/")
         yield Developing(program, gateway + project.site.page, direct + project.site.page)
 
