@@ -17,6 +17,7 @@ from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUT
 from moorline.gateway.metrics import Metrics
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.handshake import asks_for_websocket
+from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.site.unreachable import stand_in
 
 __all__ = ["access", "bad_request_handler"]
@@ -81,13 +82,13 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         return _problem(request, exception.status, exception.text or exception.reason, kept)
     except GatewayError as error:
         request[OUTCOME], request[CAUSE] = error.outcome, error.cause
-        request[REFUSAL] = error.message
+        message = request[REFUSAL] = error.message_about(_upstream_of(request))
         if error.detail:
             _warn(request, error)
         if (page := stand_in(request, error)) is not None:
             return page
         retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        return _problem(request, error.status, error.message, retry)
+        return _problem(request, error.status, message, retry)
     except ConnectionError:
         request[CAUSE] = _CLIENT_CLOSED
         return _Gone(request)
@@ -99,6 +100,14 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         log.exception("a request failed in the gateway: request_id=%s", request[REQUEST_ID])
         request[CAUSE] = GatewayError.cause
         return _problem(request, GatewayError.status, GatewayError.message, {})
+
+
+def _upstream_of(request: web.Request) -> str:
+    """What the request's route leads to, as its user knows it."""
+    destination = request.get(DESTINATION)
+    if destination is None or destination.route.owner is Owner.BACKEND:
+        return "backend"
+    return "front end" if destination.route.owner is Owner.FRONTEND else f"server of {destination.route.path}"
 
 
 def _warn(request: web.Request, error: GatewayError) -> None:

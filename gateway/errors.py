@@ -43,6 +43,10 @@ class GatewayError(Exception):
             self.cause = cause
         super().__init__(detail or self.message)
 
+    def message_about(self, upstream: str) -> str:
+        """The message where it is not the backend that the request was for, but the front end or another server."""
+        return self.message.replace("backend", upstream)
+
 
 class Malformed(GatewayError):
     """The client's request cannot be passed on."""
@@ -113,7 +117,7 @@ class BadUpstreamResponse(GatewayError):
     status = 502
     outcome = "bad_upstream_response"
     cause = Cause(Who.UPSTREAM, Reason.INVALID, Moment.RESPONSE)
-    message = "The backend's response is not valid HTTP."
+    message = "The response of the backend is not valid HTTP."
 
 
 class ConnectTimeout(GatewayError):

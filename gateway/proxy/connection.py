@@ -111,8 +111,8 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             await self._loop.create_connection(lambda: self, host, port, **options)
         except ConnectionRefusedError as refused:
-            # RFC 6761 section 6.3: localhost is both loopback addresses. The hosts file of a container may name one, and
-            # a dev server listens on ::1 alone.
+            # RFC 6761 section 6.3: localhost is both loopback addresses. The hosts file of a container may name one,
+            # and a dev server listens on ::1 alone.
             if host != "localhost":
                 raise
             try:

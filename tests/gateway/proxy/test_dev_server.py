@@ -33,7 +33,9 @@ async def dev_server(
         yield await start_gateway(nothing, frontend=url, upstream_keepalive=None, **options), url
 
 
-@pytest.mark.parametrize("path", ["/", "/chat/patient:demo", "/src/main.tsx?t=1", "/@fs/a//b", "/ws", "/ng-cli-ws", "/-x"])
+@pytest.mark.parametrize(
+    "path", ["/", "/chat/patient:demo", "/src/main.tsx?t=1", "/@fs/a//b", "/ws", "/ng-cli-ws", "/-x"]
+)
 async def test_a_path_that_no_route_takes_is_the_dev_servers(start_gateway: StartGateway, path: str) -> None:
     heads: list[bytes] = []
     async with dev_server(start_gateway, heads) as (gateway, _), gateway.get(path) as answer:

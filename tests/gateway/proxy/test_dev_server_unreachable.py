@@ -48,6 +48,7 @@ async def test_what_a_page_fetches_gets_a_problem_document(start_gateway: StartG
         gateway = await start_gateway(0, frontend=f"http://127.0.0.1:{port}", connect_retry=None)
         async with gateway.get("/src/main.ts") as answer:
             assert (answer.status, answer.content_type) == (502, "application/problem+json")
+            assert (await answer.json())["detail"].startswith("The front end cannot be reached.")
 
 
 async def test_it_may_move_to_another_address(start_gateway: StartGateway) -> None:
