@@ -146,11 +146,15 @@ class Delivery:
         self._hello = hello
         self._follower.wake()
 
+    def restart(self, within: float | None) -> None:
+        """Say that the server restarts, and over how many seconds its clients should come back; then close."""
+        if self._close_code is None:
+            self.reply(self.version.goaway(_RECONNECT_AFTER_SECONDS, within))
+            self.end(CloseCode.SERVICE_RESTART)
+
     def end(self, code: CloseCode) -> None:
         """Close the socket with `code` once the outbox is empty; the first code counts."""
         if self._close_code is None:
-            if code is CloseCode.SERVICE_RESTART:
-                self.reply(self.version.goaway(_RECONNECT_AFTER_SECONDS))
             self._close_code = code
             self._outbox.close()
             self._follower.wake()

@@ -31,6 +31,7 @@ from moorline.backend.protocol.models import (
     is_id,
 )
 from moorline.backend.requests import path_id
+from moorline.backend.returning import Measured, ReturnWindow
 from moorline.backend.rights import Rights
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
@@ -81,12 +82,15 @@ class Sockets:
         self._v1_ping = v1_ping
         self._open: set[Delivery] = set()
         self._closing = False
+        self._returning = ReturnWindow()
+        self._within: float | None = None
 
     def close_all(self) -> None:
         """Close every socket with 1012, after `goaway`; each socket's own task does it."""
         self._closing = True
+        self._within = self._returning.seconds(len(self._open))
         for delivery in list(self._open):
-            delivery.end(CloseCode.SERVICE_RESTART)
+            delivery.restart(self._within)
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """GET /ws/chat/{patient_id}/{session_id}"""
@@ -98,7 +102,9 @@ class Sockets:
                 else:
                     right = await self._rights.enter(held, lambda: self._rights.ask(request, patient_id, session_id))
                 access.who = right.principal.name
-                socket, info = await self._accept(request, patient_id, session_id)
+                accepting = Measured(self._accept(request, patient_id, session_id))
+                socket, info = await accepting
+                self._returning.add(accepting.seconds)
             await self._converse(request, socket, info, right)
         return socket
 
@@ -148,7 +154,7 @@ class Sockets:
         writing = asyncio.create_task(delivery.run())
         self._open.add(delivery)
         if self._closing:
-            delivery.end(CloseCode.SERVICE_RESTART)
+            delivery.restart(self._within)
         right.on_end(lambda: delivery.revoke(expired=right.expired))
         if isinstance(protocol, Connection):
             protocol.on_excess(lambda excess: delivery.end(_EXCESS_CODES[excess]))

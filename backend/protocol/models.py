@@ -415,6 +415,9 @@ class GoAway:
 
     type: Literal["goaway"] = "goaway"
     reconnect_after: Annotated[float, Field(description="seconds")]
+    reconnect_within: Annotated[
+        float | None, Field(description="seconds after that, over which clients spread: each comes at a random time")
+    ] = None
 
 
 #: Each message of the socket with the versions of the protocol that have it.

@@ -38,7 +38,7 @@ class Version1:
         """See Version.deleted."""
         return None
 
-    def goaway(self, reconnect_after: float) -> bytes | None:
+    def goaway(self, reconnect_after: float, reconnect_within: float | None = None) -> bytes | None:
         """See Version.goaway."""
         return None
 

@@ -73,9 +73,9 @@ class Version2:
         """See Version.deleted."""
         return encode(DeletedEvent())
 
-    def goaway(self, reconnect_after: float) -> bytes:
+    def goaway(self, reconnect_after: float, reconnect_within: float | None = None) -> bytes:
         """See Version.goaway."""
-        return encode(GoAway(reconnect_after=reconnect_after))
+        return encode(GoAway(reconnect_after=reconnect_after, reconnect_within=reconnect_within))
 
 
 def event_model(event: Event) -> UserEvent | StatusEvent | DeltaEvent | PartEvent | MessageEvent:

@@ -27,5 +27,5 @@ class Version(Protocol):
     def deleted(self) -> bytes | None:
         """The session was erased."""
 
-    def goaway(self, reconnect_after: float) -> bytes | None:
+    def goaway(self, reconnect_after: float, reconnect_within: float | None = None) -> bytes | None:
         """The server is about to restart."""

@@ -7,6 +7,7 @@ _BENCHMARKS = {
     "tunnel": "what the gateway costs beside nginx",
     "http": "what a request costs, proxied or answered, beside other servers",
     "reconnect": "what clients that come back at once wait for",
+    "restart": "how clients come back after a restart of the backend, in the time that it tells",
     "start": "how long the commands take to start",
     "chat": "what a chat costs beside a plain server without a log",
     "chaos": "what is lost while everything breaks: nothing may be",

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import statistics
 import time
 import uuid
@@ -17,6 +18,8 @@ __all__ = ["Chatters"]
 _PATIENCE = 60.0
 # Sockets that are opened at the same time, where it is not asked for all at once.
 _AT_ONCE = 32
+# The page's own, where the server tells no time.
+_JITTER = 1.0
 _BYE = frame(CLOSE, (1000).to_bytes(2, "big"), masked=True)
 
 
@@ -38,6 +41,7 @@ class Chatter(asyncio.Protocol):
         self.answered: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.epoch, self.seq = "", 0
+        self.goaway: dict[str, Any] = {}
         self.transport: asyncio.Transport
         self._head: bytes | None = b""
         self._frames = Frames(keep=True)
@@ -96,6 +100,8 @@ class Chatter(asyncio.Protocol):
                 for wait in (self.answering, self.answered):
                     if not wait.done():
                         wait.set_result(None)
+            case "goaway":
+                self.goaway = event
             case "error":
                 raise RuntimeError(f"a message was refused: {event}")
 
@@ -143,6 +149,42 @@ class Chatters:
         await asyncio.gather(*(chatter.closed for chatter in self._chatters))
         self._chatters = list(await asyncio.gather(*map(one, self._chatters)))
         return [statistics.median(took), max(took)]
+
+    async def told(self) -> float:
+        """Wait until all sockets have ended: over how many seconds their clients are to come back; 0: they were not
+        told."""
+        await asyncio.gather(*(chatter.closed for chatter in self._chatters))
+        told: float = max(chatter.goaway.get("reconnect_within", 0.0) for chatter in self._chatters)
+        return told
+
+    async def come_back_as_told(self, port: int) -> list[float]:
+        """As the page's client does after a restart: each within the time that the server has told, and again with
+        back-off where it is turned away. Seconds until all are back, the median and the 99th percentile of a handshake
+        with its hello, and how often one was turned away.
+        """
+        took: list[float] = []
+        turned_away = 0
+
+        async def one(old: Chatter) -> Chatter:
+            nonlocal turned_away
+            resume = {"type": "hello", "v": 2, "resume": {"epoch": old.epoch, "seq": old.seq}}
+            within = old.goaway.get("reconnect_within", _JITTER)
+            await asyncio.sleep(old.goaway["reconnect_after"] + random.uniform(0, within))
+            while True:
+                dialled = time.perf_counter()
+                try:
+                    chatter = await self._dial(port, lambda: Chatter(self, old.session, resume))
+                except (OSError, RuntimeError):
+                    turned_away += 1
+                    await asyncio.sleep(random.uniform(0, _JITTER))
+                else:
+                    took.append(time.perf_counter() - dialled)
+                    return chatter
+
+        began = time.perf_counter()
+        self._chatters = list(await asyncio.gather(*map(one, self._chatters)))
+        quantiles = statistics.quantiles(took, n=100)
+        return [time.perf_counter() - began, quantiles[49], quantiles[98], turned_away]
 
     async def ask(self, per_second: float) -> int:
         """All clients ask, one after the other, and waits for the first token; how many got it."""
@@ -199,6 +241,8 @@ async def main() -> None:
     table = (
         chatters.open,
         chatters.come_back,
+        chatters.told,
+        chatters.come_back_as_told,
         chatters.ask,
         chatters.ask_first,
         chatters.listen,

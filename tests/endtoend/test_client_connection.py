@@ -80,6 +80,24 @@ async def test_who_was_told_to_wait_comes_at_once_when_there_is_reason(backend: 
         await until(page, "client.state.status === 'connected' && client.state.retryAt === null")
 
 
+async def test_after_a_restart_the_client_comes_back_within_the_time_that_the_server_tells_and_does_not_poll(
+    backend: Played, url: str, page: Page
+) -> None:
+    socket = await connected(page, url, backend)
+    await page.evaluate("Math.random = () => 0.75")
+    await socket.send("goaway", reconnect_after=1, reconnect_within=3600)
+    backend.status, asked = 503, len(backend.headers)
+    await socket.close(1012)
+    await until(page, "Math.abs(client.state.retryAt - Date.now() - 2701_000) < 60_000")
+    await page.clock.fast_forward(2_710_000)
+    # The server is not there yet: the next try is a socket, too.
+    await until(page, "client.state.retryAt - Date.now() < 10_000")
+    assert len(backend.headers) == asked
+    backend.status = 200
+    await (await again(page, backend)).send_hello()
+    await until(page, "client.state.status === 'connected'")
+
+
 async def test_the_browser_says_offline_and_the_socket_is_asked(backend: Played, url: str, page: Page) -> None:
     await connected(page, url, backend)
     await page.context.set_offline(True)

@@ -47,6 +47,9 @@ export class Connection {
   #failures = 0;
   #unopened = 0;
   #reconnectAfter = 0;
+  #reconnectWithin = 0;
+  /** Until when clients come back from a restart that was announced. */
+  #returning = 0;
   #timer = 0;
   #epoch = '';
   /** By which the gateway knows the socket; empty where the server does not say it. */
@@ -85,7 +88,7 @@ export class Connection {
     addEventListener('pageshow', seen, { signal });
     addEventListener('online', () => this.#networkChanged(), { signal });
     addEventListener('offline', () => this.#networkChanged(), { signal });
-    this.#failures = this.#unopened = this.#reconnectAfter = 0;
+    this.#failures = this.#unopened = this.#reconnectAfter = this.#reconnectWithin = this.#returning = 0;
     this.#version = 2;
     this.#selects = true;
     this.#reason = '';
@@ -159,10 +162,17 @@ export class Connection {
   /** @param {ServerEvent} frame */
   #receive(frame) {
     if (frame.type === 'hello') this.#welcome(frame);
-    else if (frame.type === 'goaway') this.#reconnectAfter = (frame.reconnect_after ?? 0) * 1000;
+    else if (frame.type === 'goaway') this.#leave(frame);
     // A snapshot belongs to the epoch of its hello; the one we are in holds until it is here.
     else if (frame.type === 'snapshot') this.#session.receive({ ...frame, epoch: this.#epoch });
     else if (!this.#session.receive(frame)) this.#socket?.end();
+  }
+
+  /** @param {ServerEvent} goaway */
+  #leave({ reconnect_after: after = 0, reconnect_within: within = 0 }) {
+    this.#reconnectAfter = after * 1000;
+    this.#reconnectWithin = within * 1000;
+    this.#returning = Date.now() + this.#reconnectAfter + this.#reconnectWithin;
   }
 
   /** @param {ServerEvent} hello */
@@ -200,7 +210,7 @@ export class Connection {
     const socket = this.#socket;
     this.#poller?.stop();
     this.#poller = null;
-    this.#unopened = 0;
+    this.#unopened = this.#returning = 0;
     this.#reason = '';
     this.#session.state({ status: 'connected', transport: 'socket', retryAt: null, reason: '', ...server });
     // A listener of the state may have closed the connection.
@@ -219,14 +229,15 @@ export class Connection {
     if (final) return this.#end(final);
     this.#failures += 1;
     this.#unopened = greeted ? 0 : this.#unopened + 1;
-    const wait = this.#reconnectAfter + delay(this.#failures, code, Math.random());
-    this.#reconnectAfter = 0;
+    const wait = this.#reconnectAfter + delay(this.#failures, code, Math.random(), this.#reconnectWithin);
+    this.#reconnectAfter = this.#reconnectWithin = 0;
     this.#timer = setTimeout(() => this.#dial(), wait);
     const status = this.#unopened >= BLOCKED ? 'disconnected' : 'reconnecting';
     const retryAt = Date.now() + wait;
     if (greeted) this.#reason = '';
     if (!this.#poller) this.#session.state({ status, transport: null, retryAt, reason: this.#reason });
-    if (!greeted) this.#askWhy();
+    // Why a dial fails during a restart is known, and a poll for each client would keep the server from it.
+    if (!greeted && Date.now() >= this.#returning) this.#askWhy();
     else if (isAbnormal(code)) this.#askCause(requestId);
   }
 

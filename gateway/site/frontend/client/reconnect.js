@@ -3,7 +3,8 @@
 export const BACKOFF_FIRST = 500;
 export const BACKOFF_MOST = 20_000;
 
-/** A restart announces itself (1001, 1012): clients come back spread over this time, not all in the same instant. */
+/** A restart announces itself (1001, 1012): clients come back spread over this time, not all in the same instant, or over
+ * a longer one that the server has told. */
 const RESTART_SPREAD = 1_000;
 
 /** Codes after which coming back would end the same way. All others, 44xx included, are worth another try. */
@@ -56,8 +57,9 @@ export function isAbnormal(code) {
 /** Milliseconds until the next try: full jitter, so that clients of a server that was lost do not return in step.
  * @param {number} failures tries that failed in a row, this one included
  * @param {number} code the close code
- * @param {number} random in [0, 1) */
-export function delay(failures, code, random) {
-  if (failures <= 1 && announced(code)) return random * RESTART_SPREAD;
+ * @param {number} random in [0, 1)
+ * @param {number} [within] over which the server wants its clients to come back */
+export function delay(failures, code, random, within = 0) {
+  if (failures <= 1 && announced(code)) return random * Math.max(RESTART_SPREAD, within);
   return random * Math.min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** (failures - 1));
 }

@@ -1,0 +1,68 @@
+"""How long the clients of a backend that restarts should take to come back, all of them together.
+
+Each handshake costs CPU time. If all clients came at once the last would wait for the sum, and time-outs would make
+clients come again that are waiting already. So they are told a time over which to spread.
+"""
+
+import time
+from collections.abc import Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Measured", "ReturnWindow"]
+
+T = TypeVar("T")
+
+#: Of a handshake before one was measured.
+_FIRST_COST = 0.001
+#: The newest of so many handshakes counts for a part of the mean.
+_WEIGHT = 64
+#: All that a client costs when it comes back, in handshakes as they are measured here: parsing the request, its tasks,
+#: `hello`, what it has missed, and the gateway's part on the same machine. `python -m tests.bench restart` prints it.
+_WHOLE_RETURN = 6.0
+#: Of the time that there is, for those that come back; the rest serves those that are there, and what comes unevenly.
+_SHARE = 0.5
+#: Shorter than a client's own jitter after a restart: not worth saying.
+_LEAST_SECONDS = 1.0
+#: Longer is no restart that a person waits for.
+_MOST_SECONDS = 300.0
+
+
+class Measured(Generic[T]):
+    """Await it as `work`; afterwards `seconds` is the CPU time of this thread that `work` took, without its waits."""
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+        self.seconds = 0.0
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._work.__await__()
+        step, argument = steps.send, None
+        while True:
+            began = time.thread_time()
+            try:
+                awaited = step(argument)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                self.seconds += time.thread_time() - began
+            try:
+                step, argument = steps.send, (yield awaited)
+            except BaseException as error:  # a cancellation, or what the future raised
+                step, argument = steps.throw, error
+
+
+class ReturnWindow:
+    """The mean cost of a handshake, and what follows from it. Pure."""
+
+    def __init__(self) -> None:
+        self._cost = _FIRST_COST
+
+    def add(self, seconds: float) -> None:
+        """A handshake has taken so much CPU time."""
+        self._cost += (seconds - self._cost) / _WEIGHT
+
+    def seconds(self, sockets: int) -> float | None:
+        """For so many clients; None: they need not be told."""
+        needed = sockets * self._cost * _WHOLE_RETURN / _SHARE
+        return None if needed <= _LEAST_SECONDS else round(min(needed, _MOST_SECONDS), 1)

@@ -1,0 +1,25 @@
+"""That clients come back as they are told; what they wait for on a busy machine says nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from moorline.backend import returning
+from tests.bench.chatters import Chatters
+from tests.bench.processes import free_port
+from tests.support.backends import Script, backend
+
+
+async def test_all_clients_come_back_within_the_time_that_a_restarting_backend_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(returning, "_LEAST_SECONDS", 0.0)
+    chatters, port = Chatters(), free_port()
+    async with backend(tmp_path, Script(), port=port):
+        await chatters.open(port, [f"s{number}" for number in range(20)], hello=True)
+    told = await chatters.told()
+    async with backend(tmp_path, Script(), port=port):
+        last, median, slowest, _ = await chatters.come_back_as_told(port)
+        assert await chatters.close() == 20
+    assert 0 < told <= 300
+    assert 0 < median <= slowest <= last
