@@ -1,7 +1,7 @@
 """One run: the responder's stream of text and parts -> events -> the log.
 
-Two tasks: the pump reads the stream into a backlog as fast as it comes, the writer takes what has gathered and appends
-it. So a commit never holds up the provider, and the text of 25 ms becomes one event. Nothing here knows of sockets.
+Two tasks: the pump reads the stream as fast as it comes and puts it into a writer, which appends what has gathered; the
+other waits for the end of both. So a commit never holds up the provider. Nothing here knows of sockets.
 
 The responder is code of the user's. It may raise anything, never yield, and ignore its cancellation: then the run ends
 without it, and its task is left behind.
@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from moorline.backend.backlog import Backlog, Room
+from moorline.backend.backlog import Room
 from moorline.backend.errors import CATALOGUE, ErrorCode, LLMError
 from moorline.backend.eventlog.base import LogUnavailable, RunHandle, RunLost
 from moorline.backend.eventlog.log import EventLog
@@ -23,23 +23,18 @@ from moorline.backend.history import newest_rows
 from moorline.backend.parts import Part, decode_part, encode_part
 from moorline.backend.responder import Done, Piece, Prompt, Turn
 from moorline.backend.service import Service, WrongPiece
+from moorline.backend.writer import LOG_RETRY_SECONDS, Writer
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.config.named import failure
 from moorline.gateway.common.logs import hashed
 
-__all__ = ["CHAT_ROWS", "COALESCE_SECONDS", "LEFT_BEHIND", "Figures", "Outcome", "Run"]
+__all__ = ["CHAT_ROWS", "LEFT_BEHIND", "Figures", "Outcome", "Run"]
 
 logger = logging.getLogger("moorline.backend.run")
 
 #: How much of a session the model is shown: its last rows up to the message to answer, and of these up to `max_prompt`
 #: bytes. Longer memory costs more with every message; 100 rows are some fifty exchanges.
 CHAT_ROWS = 100
-#: Text that arrives within this time of an append waits for the next one: 40 events a second look continuous.
-COALESCE_SECONDS = 0.025
-# What the pump may read ahead of a log that is slow or unavailable, in characters; then the provider has to wait.
-_READ_AHEAD = 64 << 10
-# Between two attempts to write while the event log is unavailable.
-_LOG_RETRY_SECONDS = 1.0
 # From the cancellation of the responder to the end of the run without it; below the time that a drain has for the ends.
 _CANCEL_SECONDS = 1.0
 
@@ -99,10 +94,9 @@ class Run:
         self._clock = clock
         self.figures = Figures()
         self._began = time.monotonic()
-        self._backlog = Backlog()
-        self._kept = 0
-        self._arrived = asyncio.Event()
-        self._taken = asyncio.Event()
+        # Nothing more is to be appended: the answer has ended, the responder was given up, or the log takes no more.
+        self._over = asyncio.Event()
+        self._writer = Writer(log, handle, self._over.set)
         self.is_queued = True
         self._pump: asyncio.Task[Outcome] | None = None
         self._stopped: Outcome | None = None
@@ -115,8 +109,7 @@ class Run:
         timer = loop.call_later(self._timeout, self._time_out)
         if self._stopped is not None:
             self._cancel(pump)
-        # Also a pump that was cancelled before its first step has to wake the writer.
-        pump.add_done_callback(lambda _: self._arrived.set())
+        pump.add_done_callback(lambda _: self._over.set())
         try:
             return await self._write_all(pump)
         except RunLost:
@@ -124,6 +117,7 @@ class Run:
             return None
         finally:
             self.figures.seconds = time.monotonic() - self._began
+            self._writer.close()
             timer.cancel()
             pump.cancel()
             await asyncio.wait({pump}, timeout=0.0 if self._abandoned else _CANCEL_SECONDS)
@@ -151,7 +145,7 @@ class Run:
 
     def _abandon(self) -> None:
         self._abandoned = True
-        self._arrived.set()
+        self._over.set()
 
     def _leave_behind(self, pump: "asyncio.Task[Outcome]") -> None:
         logger.error(
@@ -227,69 +221,33 @@ class Run:
         if isinstance(piece, str):
             kept = self._room.fitting(piece)
             whole = len(kept) == len(piece)
-            self._backlog.put(kept)
+            self._writer.put(kept)
             self.figures.characters += len(kept)
         elif whole := self._room.fits(encoded := encode_part(piece)):
             # A copy: the responder may go on to change what it has yielded.
-            self._backlog.put(decode_part(encoded))
-        self._arrived.set()
-        while self._backlog.size > _READ_AHEAD:
-            self._taken.clear()
-            await self._taken.wait()
+            self._writer.put(decode_part(encoded))
+        if self._writer.is_full:
+            await self._writer.room()
         return whole
 
     # Writing the log --------------------------------------------------------------------------------------------------
 
     async def _write_all(self, pump: "asyncio.Task[Outcome]") -> Outcome:
         try:
-            return await self._write(pump)
+            await self._over.wait()
+            await self._writer.stop()
+            return await self._end(self._outcome(pump))
         except RunLost:
             raise
         except Exception:
             # A bug, or a text that the log cannot take. What is committed stays, and the session must not stay busy.
             logger.exception("run %s failed", hashed(self.handle.run_id))
-            self._backlog.clear()
+            self._writer.clear()
             return await self._end(_failed(ErrorCode.INTERNAL))
-
-    async def _write(self, pump: "asyncio.Task[Outcome]") -> Outcome:
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            if pump.done() or self._abandoned:
-                return await self._end(self._outcome(pump))
-            await self._write_waiting(pump)
-
-    async def _write_waiting(self, pump: "asyncio.Task[Outcome]") -> None:
-        while not pump.done() and (piece := self._backlog.take()) is not None:
-            if not await self._append(piece):
-                self._arrived.set()
-                await asyncio.wait({pump}, timeout=_LOG_RETRY_SECONDS)
-                return
-            # What came behind this text has set the event again; behind a part the text that waits may be old.
-            if isinstance(piece, str) and not self._backlog.has_part:
-                await asyncio.wait({pump}, timeout=COALESCE_SECONDS)
-                return
-
-    async def _append(self, piece: str | Part) -> bool:
-        """Whether the log has taken the piece; otherwise it goes before what has arrived since."""
-        try:
-            if isinstance(piece, str):
-                await self._log.add_text(self.handle, piece, at=self._kept)
-            else:
-                await self._log.add_part(self.handle, piece, at=self._kept)
-        except LogUnavailable as error:
-            logger.warning("run %s: event log unavailable: %s", hashed(self.handle.run_id), error)
-            self._backlog.put_back(piece)
-            return False
-        self._kept += len(piece) if isinstance(piece, str) else 1
-        # Only now: what the log has not taken counts, however often it is tried.
-        self._backlog.written()
-        self._taken.set()
-        return True
 
     async def _end(self, outcome: Outcome) -> Outcome:
         """Write the end, retrying while the log is unavailable: else the session stays busy. A drain ends the wait."""
-        text = await self._write_rest()
+        text = await self._writer.write_rest()
         while True:
             try:
                 await self._log.end_run(
@@ -297,24 +255,15 @@ class Run:
                     finish=outcome.finish,
                     now=self._clock(),
                     text=text,
-                    at=self._kept,
+                    at=self._writer.kept,
                     error=outcome.error,
                     usage=outcome.usage,
                 )
             except LogUnavailable as error:
                 logger.warning("run %s: event log unavailable: %s", hashed(self.handle.run_id), error)
-                await asyncio.sleep(_LOG_RETRY_SECONDS)
+                await asyncio.sleep(LOG_RETRY_SECONDS)
             else:
                 return outcome
-
-    async def _write_rest(self) -> str:
-        """Append what waits but the text behind it, which is written with the end."""
-        while (piece := self._backlog.take(last=True)) is not None:
-            if isinstance(piece, str) and self._backlog.empty:
-                return piece
-            if not await self._append(piece):
-                await asyncio.sleep(_LOG_RETRY_SECONDS)
-        return ""
 
     def _outcome(self, pump: "asyncio.Task[Outcome]") -> Outcome:
         # Where its stream was closed it does not matter what it made of that.

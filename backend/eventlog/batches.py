@@ -39,10 +39,12 @@ class Batches(Generic[Item, Result]):
         self._spacing = spacing
         self._longest = longest
         self._next_at = -math.inf
+        self.gap = 0.0
+        """Seconds from the beginning of the last batch to the earliest of the next."""
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def submit(self, item: Item) -> Result:
+    def submit(self, item: Item) -> "asyncio.Future[Result]":
         """The result for `item`.
 
         Raises:
@@ -54,7 +56,7 @@ class Batches(Generic[Item, Result]):
         self._waiting.append((item, future))
         if self._task is None:
             self._task = asyncio.create_task(self._work())
-        return await future
+        return future
 
     async def settled(self) -> None:
         """Return when nothing is under way."""
@@ -70,7 +72,8 @@ class Batches(Generic[Item, Result]):
                     await asyncio.sleep(early)
                 began = clock()
                 batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
-                self._next_at = began + min(self._longest, len(batch) * self._spacing)
+                self.gap = min(self._longest, len(batch) * self._spacing)
+                self._next_at = began + self.gap
                 results: Sequence[Result | Exception]
                 try:
                     results = await self._carry_out([item for item, _ in batch])

@@ -214,8 +214,13 @@ class EventLog:
         """The patient and the sender of a run; None where its session was erased."""
         return await self._carry_out(self._store.run_facts(run))
 
-    async def add_text(self, run: RunHandle, text: str, *, at: int | None = None) -> int:
-        """Append `TextAdded`; returns its seq.
+    @property
+    def text_spacing(self) -> float:
+        """Seconds between two commits of text, now: they grow with the pieces that come at once."""
+        return self._texts.gap
+
+    def add_text(self, run: RunHandle, text: str, *, at: int | None = None) -> "asyncio.Future[int]":
+        """Append `TextAdded`; its seq, once it is committed.
 
         `at` is the offset of `text` in the answer, see `Piece`. What is in the log already, because an attempt that
         raised LogUnavailable was committed, is not written again.
@@ -228,12 +233,12 @@ class EventLog:
         if "\0" in text:
             raise ValueError("text holds NUL")
         self._refuse_when_closed()
-        return await self._texts.submit(Piece(run, text, at))
+        return self._texts.submit(Piece(run, text, at))
 
-    async def add_part(self, run: RunHandle, part: Part, *, at: int | None = None) -> int:
-        """Append `PartAdded`; returns its seq. `at` and errors as in `add_text`; `part` is as `decode_part` returns."""
+    def add_part(self, run: RunHandle, part: Part, *, at: int | None = None) -> "asyncio.Future[int]":
+        """Append `PartAdded`; its seq, once it is committed. `at` and errors as in `add_text`; `part` is as `decode_part` returns."""
         self._refuse_when_closed()
-        return await self._texts.submit(Piece(run, "", at, part))
+        return self._texts.submit(Piece(run, "", at, part))
 
     async def end_run(
         self,

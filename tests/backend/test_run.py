@@ -272,7 +272,7 @@ class Counted(Cut):
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moorline.backend.run._LOG_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("moorline.backend.writer.LOG_RETRY_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -293,7 +293,7 @@ async def test_text_that_the_log_refused_stands_before_what_came_meanwhile(log: 
 async def test_the_model_is_read_no_further_ahead_however_slow_the_log_is_and_however_often_it_refuses(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moorline.backend.run._READ_AHEAD", 40)
+    monkeypatch.setattr("moorline.backend.writer._READ_AHEAD", 40)
     model, ahead = Counted(30), []
 
     async def a_while() -> None:
