@@ -48,8 +48,6 @@ _NOWHERE = Position("", 0)
 
 # What is prepared before the middleware sees it.
 _UNCACHED = {hdrs.CACHE_CONTROL: "no-store"}
-# Pages and snapshots that are built at once: each may hold some hundred KiB until it is encoded.
-_BUILT_AT_ONCE = 8
 
 T = TypeVar("T")
 
@@ -57,13 +55,13 @@ T = TypeVar("T")
 class Api:
     """The handlers of /api/chat."""
 
-    def __init__(self, log: EventLog, runs: Runs, audit: Audit, rights: Rights, settings: Settings) -> None:
+    def __init__(self, log: EventLog, runs: Runs, audit: Audit, rights: Rights, gate: Gate, settings: Settings) -> None:
         self._log = log
         self._runs = runs
         self._audit = audit
         self._rights = rights
         self._settings = settings
-        self._gate = Gate(_BUILT_AT_ONCE)
+        self._gate = gate
         self._polls: set[Waiter] = set()
         self._closing = False
 

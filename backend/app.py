@@ -14,6 +14,7 @@ from moorline.backend.audit import Audit
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
+from moorline.backend.gate import PAGES_AT_ONCE, Gate
 from moorline.backend.metrics import Metrics, State
 from moorline.backend.patients import Patients
 from moorline.backend.problems import bad_request_handler, problem_middleware
@@ -85,10 +86,11 @@ def create_app(
     app[METRICS] = metrics = Metrics(functools.partial(_state, app))
     app[RUNS] = Runs(app[LOG], app[SERVICE], settings, metrics.run_ended)
     app[AUDIT] = Audit(settings.audit_log)
-    app[API] = Api(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], settings)
+    pages = Gate(PAGES_AT_ONCE)
+    app[API] = Api(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], pages, settings)
     app[PATIENTS] = Patients(app[LOG], app[AUDIT], app[RIGHTS])
     app[TICKETS] = Tickets(app[LOG], app[AUDIT], app[RIGHTS], settings)
-    app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], app[TICKETS], settings, v1_ping=v1_ping)
+    app[SOCKETS] = Sockets(app[LOG], app[RUNS], app[AUDIT], app[RIGHTS], app[TICKETS], pages, settings, v1_ping=v1_ping)
     app[REQUEST_LIMITS] = RequestLimits(settings)
     app[MESSAGE_LIMITS] = MessageLimits(timeout=settings.message_timeout, most=settings.max_unfinished)
     app[DRAINING] = Draining()

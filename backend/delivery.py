@@ -5,6 +5,7 @@ its own commands wait in an outbox, and the reading side stops reading when that
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from aiohttp import WSMsgType, web
 from moorline.backend.errors import CloseCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.events import Event, Position
+from moorline.backend.events import Event, Position, TextAdded
 from moorline.backend.follower import Follower, Resumed
 from moorline.backend.protocol.codec import encode
 from moorline.backend.protocol.models import Hello, ServerHello, ServerPing
@@ -24,6 +25,7 @@ from moorline.backend.protocol.v2 import Version2, snapshot_model
 from moorline.backend.protocol.version import Version
 from moorline.backend.settings import Settings
 from moorline.gateway.common.logs import hashed
+from moorline.gateway.common.web.frames import text
 
 __all__ = ["Delivery"]
 
@@ -62,6 +64,9 @@ class Outbox:
             self._room.set()
         return frame
 
+    def __bool__(self) -> bool:
+        return bool(self._frames)
+
     async def room(self) -> None:
         """Return when it is not full, or closed."""
         while len(self._frames) >= OUTBOX_LIMIT and not self._closed:
@@ -83,6 +88,7 @@ class Delivery:
         log: EventLog,
         settings: Settings,
         *,
+        turn: Callable[[], contextlib.AbstractAsyncContextManager[None]],
         session_id: str,
         patient_id: str,
         start: Position,
@@ -90,18 +96,22 @@ class Delivery:
         scripted: bool,
         request_id: str | None,
         unsent: Callable[[], int],
+        write: Callable[[bytes], bool],
         abort: Callable[[], None],
     ) -> None:
         self.version: Version = Version1()
         self._socket = socket
         self._settings = settings
+        # For what costs memory and time, see `Gate`.
+        self._turn = turn
         self._scripted = scripted
         self._request_id = request_id
         self._session_id = session_id
-        # How many bytes wait for the peer.
+        # How many bytes wait for the peer; and bytes to write behind them: False where that cannot be.
         self._unsent = unsent
         self._abort = abort
-        self._follower = Follower(log, session_id, patient_id, start)
+        self._write = write
+        self._follower = Follower(log, session_id, patient_id, start, self._send_text)
         self._outbox = Outbox()
         self._close_code: CloseCode | None = None
         self._revoked = False
@@ -229,13 +239,15 @@ class Delivery:
             await self._follower.wait(self._ping_at)
 
     async def _greet(self, hello: Hello) -> None:
-        resumed = await self._follower.resume(hello.resume)
+        resumed = await self._follower.resume(hello.resume, self._turn)
         self._hello = None
         self._ping_every = self._settings.heartbeat
         self._ping_at = asyncio.get_running_loop().time() + self._ping_every
-        await self._send(encode(self._server_hello(resumed)))
+        frames = [encode(self._server_hello(resumed))]
         if resumed.snapshot is not None:
-            await self._send(encode(snapshot_model(resumed.snapshot)))
+            frames.append(encode(snapshot_model(resumed.snapshot)))
+        for frame in frames:
+            await self._send(frame)
 
     def _server_hello(self, resumed: Resumed) -> ServerHello:
         return ServerHello(
@@ -254,6 +266,23 @@ class Delivery:
         if frame is not None:
             await self._send(frame)
         self._follower.position = Position(self._follower.position.epoch, event.seq)
+
+    def _send_text(self) -> bool:
+        """Called while the task waits: send what the session has gained, where that is text and the peer takes it now.
+
+        False: the task has to.
+        """
+        if self._hello is not None or self.ending or self._outbox or self._ping is not None or self._unsent():
+            return False
+        events = self._follower.read_now()
+        frames = [self.version.event(event) for event in events if isinstance(event, TextAdded)]
+        sent = [frame for frame in frames if frame is not None]
+        if not events or len(frames) < len(events) or sum(map(len, sent)) > _NEVER_WAITS:
+            return False
+        if sent and not self._write(b"".join(map(text, sent))):
+            return False
+        self._follower.position = Position(self._follower.position.epoch, events[-1].seq)
+        return True
 
     async def _ping_if_due(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -1,6 +1,7 @@
 """Reads a session's log for one client, from its position on, and waits for it to grow."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from moorline.backend.eventlog.base import Hint, SessionInfo
@@ -25,7 +26,15 @@ class Resumed:
 class Follower:
     """Belongs to one task, which reads and waits; any other may `wake` it. While nothing happens it asks nothing."""
 
-    def __init__(self, log: EventLog, session_id: str, patient_id: str, start: Position) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        session_id: str,
+        patient_id: str,
+        start: Position,
+        at_growth: Callable[[], bool] | None = None,
+    ) -> None:
+        """See `Waiter` for `at_growth`."""
         self.position = start
         #: Whether the session was erased, so that nothing more comes.
         self.erased = False
@@ -33,7 +42,7 @@ class Follower:
         self._session_id = session_id
         self._patient_id = patient_id
         self._watch = log.watch(session_id)
-        self._waiter = Waiter(self._watch)
+        self._waiter = Waiter(self._watch, at_growth)
         # What happened between `start` and the registration of the watch is unknown.
         self._hint: Hint | None = Hint.ERASED
 
@@ -64,13 +73,25 @@ class Follower:
         self._hint = None
         return events
 
-    async def resume(self, wanted: Position | None) -> Resumed:
-        """Continue from `wanted`, or from a snapshot where that cannot be; raises as `read`."""
+    def read_now(self) -> Sequence[Event]:
+        """What `read` would return, where that can be had at once and nothing else has happened; otherwise nothing."""
+        if self._hint is not None or self.position.seq == 0:
+            return ()
+        return self._log.read_tail(self._session_id, self.position.seq, epoch=self.position.epoch)
+
+    async def resume(
+        self, wanted: Position | None, turn: Callable[[], contextlib.AbstractAsyncContextManager[None]]
+    ) -> Resumed:
+        """Continue from `wanted`, or from a snapshot where that cannot be; raises as `read`.
+
+        The snapshot is built in a `turn`, which has ended: encode it at once.
+        """
         info = await self._session()
         if wanted is not None and can_replay(info.head, wanted):
             self.position, self._hint = wanted, Hint.GROWN
             return Resumed(info.head, info.active_run_id, None)
-        snapshot = await self._snapshot(info.head)
+        async with turn():
+            snapshot = await self._snapshot(info.head)
         # Of a session that has not begun only the log knows whether its epoch is still the same.
         self.position, self._hint = snapshot.position, None if snapshot.position.seq else Hint.GROWN
         return Resumed(snapshot.position, snapshot.run.run_id if snapshot.run else None, snapshot)

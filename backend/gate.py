@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 
 from moorline.gateway.common.rotation import Rotation
 
-__all__ = ["Gate"]
+__all__ = ["PAGES_AT_ONCE", "Gate"]
+
+#: Pages of history and snapshots that are built at once: each may hold some hundred KiB until it is encoded.
+PAGES_AT_ONCE = 8
 
 
 class Gate:

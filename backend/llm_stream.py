@@ -18,6 +18,7 @@ from moorline.backend.errors import ErrorCode, LLMError
 from moorline.backend.events import Finish, Usage
 from moorline.backend.llm_errors import FAILURES, llm_error, loggable
 from moorline.backend.responder import Done, Piece, Text
+from moorline.backend.silence import Silence
 from moorline.backend.sse import MAX_EVENT, EventData
 
 __all__ = ["bound_error", "pieces"]
@@ -64,32 +65,32 @@ class _Bounded(httpx2.AsyncByteStream):
 async def pieces(response: httpx2.Response, *, timeout: float) -> AsyncGenerator[Piece, None]:
     """See `Responder.answer`. `timeout` bounds the silence between two events."""
     answer, clock = _Answer(response), asyncio.get_running_loop().time
-    deadline = clock() + timeout
-    # Raw: 16 KiB that are read at once may be inflated to 16 MiB.
-    async with contextlib.aclosing(response.aiter_raw()) as stream:
-        while True:
-            texts: list[str] = []
-            failed: LLMError | None = None
-            try:
-                # Apart from the transport's: comments that keep a connection alive are bytes, but no answer.
-                async with asyncio.timeout_at(deadline):
-                    received = await anext(stream)
-                for event in answer.events.receive_data(received):
-                    texts.append(answer.take(event))
-                    deadline = clock() + min(timeout, answer.patience)
-                answer.check_size()
-            except StopAsyncIteration:
-                break
-            except LLMError as error:
-                failed = error
-            except FAILURES as error:
-                failed = llm_error(error)
-            if text := "".join(texts):
-                yield Text(text)
-            if failed is not None and answer.finished:
-                break
-            if failed is not None:
-                raise failed
+    # Apart from the transport's clock: comments that keep a connection alive are bytes, but no answer.
+    with contextlib.closing(Silence(clock() + timeout)) as silence:
+        # Raw: 16 KiB that are read at once may be inflated to 16 MiB.
+        async with contextlib.aclosing(response.aiter_raw()) as stream:
+            while True:
+                texts: list[str] = []
+                failed: LLMError | None = None
+                try:
+                    with silence:
+                        received = await anext(stream)
+                    for event in answer.events.receive_data(received):
+                        texts.append(answer.take(event))
+                        silence.deadline = clock() + min(timeout, answer.patience)
+                    answer.check_size()
+                except StopAsyncIteration:
+                    break
+                except LLMError as error:
+                    failed = error
+                except FAILURES as error:
+                    failed = llm_error(error)
+                if text := "".join(texts):
+                    yield Text(text)
+                if failed is not None and answer.finished:
+                    break
+                if failed is not None:
+                    raise failed
     answer.check()
     # Without a reason the provider's connection ended in the middle.
     yield Done(answer.finish or Finish.INTERRUPTED, answer.usage)
@@ -160,8 +161,8 @@ def _choice(chunk: object) -> object:
 def _text(choice: object) -> str:
     delta = _member(choice, "delta")
     # A model that declines writes its text there instead.
-    texts = (_member(delta, name) for name in ("content", "refusal"))
-    return "".join([text for text in texts if isinstance(text, str)])
+    content, refusal = _member(delta, "content"), _member(delta, "refusal")
+    return (content if isinstance(content, str) else "") + (refusal if isinstance(refusal, str) else "")
 
 
 def _finish(choice: object) -> Finish | None:

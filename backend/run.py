@@ -23,7 +23,7 @@ from moorline.backend.history import newest_rows
 from moorline.backend.parts import Part, decode_part, encode_part
 from moorline.backend.responder import Done, Piece, Prompt, Turn
 from moorline.backend.service import Service, WrongPiece
-from moorline.backend.writer import LOG_RETRY_SECONDS, Writer
+from moorline.backend.writer import Writer
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.config.named import failure
 from moorline.gateway.common.logs import hashed
@@ -35,6 +35,8 @@ logger = logging.getLogger("moorline.backend.run")
 #: How much of a session the model is shown: its last rows up to the message to answer, and of these up to `max_prompt`
 #: bytes. Longer memory costs more with every message; 100 rows are some fifty exchanges.
 CHAT_ROWS = 100
+# Between two attempts to write the end while the event log is unavailable.
+_LOG_RETRY_SECONDS = 1.0
 # From the cancellation of the responder to the end of the run without it; below the time that a drain has for the ends.
 _CANCEL_SECONDS = 1.0
 
@@ -261,7 +263,7 @@ class Run:
                 )
             except LogUnavailable as error:
                 logger.warning("run %s: event log unavailable: %s", hashed(self.handle.run_id), error)
-                await asyncio.sleep(LOG_RETRY_SECONDS)
+                await asyncio.sleep(_LOG_RETRY_SECONDS)
             else:
                 return outcome
 

@@ -44,6 +44,8 @@ class Service:
         """`piece`, which the responder has yielded; raises WrongPiece."""
         if isinstance(piece, Text):
             piece = piece.text
+        if isinstance(piece, str):
+            return piece
         if isinstance(piece, Part):
             try:
                 encode_part(piece)
@@ -53,7 +55,7 @@ class Service:
             raise WrongPiece(
                 f"{self.place} yielded Done({piece.finish!r}); its finish is one of {', '.join(_FINISHES)}"
             )
-        elif not isinstance(piece, str | Done):
+        elif not isinstance(piece, Done):
             kind = type(piece).__name__
             raise WrongPiece(f"{self.place} yielded {kind}; yield str, Text, Source, Status, Data or Done")
         return piece

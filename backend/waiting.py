@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 
 from moorline.backend.eventlog.base import Hint
 from moorline.backend.eventlog.watches import Watch
@@ -16,15 +17,20 @@ class Waiter:
     fires before its time is set again, which costs less than to set it for each event of an answer.
     """
 
-    __slots__ = ("_called", "_due", "_future", "_timer", "_watch", "_when")
+    __slots__ = ("_at_growth", "_called", "_due", "_future", "_scheduled", "_timer", "_watch", "_when")
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, at_growth: Callable[[], bool] | None = None) -> None:
+        """`at_growth` is called when the session has grown during a wait, which goes on where it returns True: to wake
+        the task for each event of an answer would cost more than to send it."""
         self._watch = watch
+        self._at_growth = at_growth
+        self._scheduled = False
         self._called = False
         self._future: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         # When the timer fires, and when the wait under way ends.
         self._due = self._when = math.inf
+        watch.listen(self._hinted)
 
     def wake(self) -> None:
         """End the wait under way, or the next one at once."""
@@ -41,7 +47,11 @@ class Waiter:
         return hint
 
     def close(self) -> None:
-        """Stop the timer, which refers to this. No wait is under way."""
+        """Stop the timer and the calls of the watch, which refer to this. No wait is under way."""
+        self._watch.listen(None)
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -50,17 +60,32 @@ class Waiter:
         loop = asyncio.get_running_loop()
         future = self._future = loop.create_future()
         self._when = when
-        self._watch.add(future)
         if self._timer is None or when < self._due:
             self._set_timer(loop)
         try:
             await future
         finally:
             self._future = None
-            self._watch.discard(future)
+
+    def _hinted(self) -> None:
+        if self._at_growth is None:
+            self._end_wait()
+        elif self._future is not None and not self._scheduled:
+            # Not here: the log has other sessions to tell about the same commit.
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._grown)
+
+    def _grown(self) -> None:
+        self._scheduled = False
+        if self._future is None or self._future.done():
+            return
+        if self._watch.peek() is Hint.GROWN and self._at_growth is not None and self._at_growth():
+            self._watch.take()
+        else:
+            self._end_wait()
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.close()
+        self._stop_timer()
         self._due = self._when
         self._timer = loop.call_at(self._due, self._timer_fired, loop)
 

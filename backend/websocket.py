@@ -17,6 +17,7 @@ from moorline.backend.delivery import Delivery
 from moorline.backend.errors import CloseCode, ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable, SessionInfo, Started
 from moorline.backend.eventlog.log import EventLog
+from moorline.backend.gate import Gate
 from moorline.backend.protocol.codec import ENVELOPE, Json, decode_object, encode, frame_limit, parse_frame
 from moorline.backend.protocol.models import (
     Cancel,
@@ -37,6 +38,7 @@ from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
 from moorline.backend.tickets import Tickets
 from moorline.gateway.common.access.authorize import SUBPROTOCOL, ticket
+from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rights import Right
 from moorline.gateway.common.logs import hashed
 from moorline.gateway.common.web.connection import Connection
@@ -69,6 +71,7 @@ class Sockets:
         audit: Audit,
         rights: Rights,
         tickets: Tickets,
+        gate: Gate,
         settings: Settings,
         *,
         v1_ping: float = V1_PING_SECONDS,
@@ -78,6 +81,7 @@ class Sockets:
         self._audit = audit
         self._rights = rights
         self._tickets = tickets
+        self._gate = gate
         self._settings = settings
         self._v1_ping = v1_ping
         self._open: set[Delivery] = set()
@@ -134,7 +138,7 @@ class Sockets:
     async def _converse(
         self, request: web.Request, socket: web.WebSocketResponse, info: SessionInfo, right: Right
     ) -> None:
-        protocol = request.protocol
+        protocol, address = request.protocol, client_address(request)
         if isinstance(protocol, Connection):
             # Its own timer is of the same length, and would end the connection before the Close frame that says why.
             protocol.leave_sends_to_handler()
@@ -142,6 +146,7 @@ class Sockets:
             socket,
             self._log,
             self._settings,
+            turn=lambda: self._gate.turn(address),
             session_id=info.session_id,
             patient_id=info.patient_id,
             start=info.head,
@@ -149,6 +154,7 @@ class Sockets:
             scripted=self._runs.scripted,
             request_id=_request_id(request),
             unsent=lambda: _unsent(protocol),
+            write=lambda data: _write(protocol, socket, data),
             abort=lambda: _abort(protocol),
         )
         writing = asyncio.create_task(delivery.run())
@@ -332,6 +338,15 @@ def _abort(protocol: web.RequestHandler) -> None:
 
 def _unsent(protocol: web.RequestHandler) -> int:
     return 0 if protocol.transport is None else protocol.transport.get_write_buffer_size()
+
+
+def _write(protocol: web.RequestHandler, socket: web.WebSocketResponse, data: bytes) -> bool:
+    """Write frames past aiohttp's writer, whose layers cost more than the frames; False where the socket is closed."""
+    transport = protocol.transport
+    if socket.closed or transport is None or transport.is_closing():
+        return False
+    transport.write(data)
+    return True
 
 
 def _overfull(text: str, frame: Json) -> bool:

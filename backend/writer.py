@@ -14,7 +14,7 @@ from moorline.backend.eventlog.log import EventLog
 from moorline.backend.parts import Part
 from moorline.gateway.common.logs import hashed
 
-__all__ = ["LOG_RETRY_SECONDS", "Writer"]
+__all__ = ["Writer"]
 
 logger = logging.getLogger("moorline.backend.run")
 
@@ -25,8 +25,8 @@ _COALESCE_SECONDS = 0.025
 _COALESCED_COMMITS = 2.5
 # What the responder may be ahead of a log that is slow or unavailable, in characters; then it has to wait.
 _READ_AHEAD = 64 << 10
-#: Between two attempts to write while the event log is unavailable.
-LOG_RETRY_SECONDS = 1.0
+# Between two attempts to write while the event log is unavailable.
+_LOG_RETRY_SECONDS = 1.0
 
 
 class Writer:
@@ -77,12 +77,8 @@ class Writer:
             self._timer = loop.call_later(early, self._timer_fired)
         elif (piece := self._backlog.take()) is not None:
             self._piece = piece
-            try:
-                self._appending = asyncio.ensure_future(self._append(piece))
-            except Exception as error:
-                self._ended(error)
-            else:
-                self._appending.add_done_callback(self._appended)
+            self._appending = asyncio.ensure_future(self._append(piece))
+            self._appending.add_done_callback(self._appended)
 
     def _timer_fired(self) -> None:
         self._timer = None
@@ -101,7 +97,7 @@ class Writer:
                 self._pause(min(_COALESCE_SECONDS, _COALESCED_COMMITS * self._log.text_spacing))
         elif isinstance(error, LogUnavailable):
             self._put_back(self._piece, error)
-            self._pause(LOG_RETRY_SECONDS)
+            self._pause(_LOG_RETRY_SECONDS)
         else:
             self._failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
             self.close()
@@ -143,7 +139,7 @@ class Writer:
                 await self._append(piece)
             except LogUnavailable as error:
                 self._put_back(piece, error)
-                await asyncio.sleep(LOG_RETRY_SECONDS)
+                await asyncio.sleep(_LOG_RETRY_SECONDS)
             else:
                 self._note_kept(piece)
         return ""

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from moorline.backend.eventlog.base import SNAPSHOT_BYTES
-from moorline.backend.run import _READ_AHEAD as READ_AHEAD
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.backend.sse import MAX_EVENT
+from moorline.backend.writer import _READ_AHEAD as READ_AHEAD
 from moorline.gateway.common.config.options import Spec, specs
 from moorline.gateway.common.config.units import parse_size
 from moorline.gateway.common.web.idle import _RESERVED_CONNECTIONS as RESERVED

@@ -237,11 +237,11 @@ class Piece:
 
     def beyond(self, written: int) -> "Piece | None":
         """What of it is not in a log that has `written` of the answer; None: all of it is. Raises as `unwritten`."""
-        if self.at is None:
+        if self.at is None or self.at == written:
             return self
         missing = unwritten(self.text, at=self.at, written=written)
         if self.part is not None:
-            return self if self.at == written else None
+            return None
         return replace(self, text=missing, at=written) if missing or not self.text else None
 
     def as_event(self, seq: int) -> TextAdded | PartAdded:

@@ -2,7 +2,7 @@
 
 import asyncio
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from moorline.backend.eventlog.base import Commit, Hint
 
@@ -24,20 +24,19 @@ def add_hint(hints: dict[str, Hint], session_id: str, hint: Hint) -> None:
 class _Signal:
     """Counts the hints of one session. It lives as long as a watch refers to it."""
 
-    __slots__ = ("__weakref__", "count", "erasures", "waiters")
+    __slots__ = ("__weakref__", "count", "erasures", "listeners")
 
     def __init__(self) -> None:
         self.count = 0
         self.erasures = 0
-        self.waiters: set[asyncio.Future[None]] = set()
+        self.listeners: set[Callable[[], None]] = set()
 
     def notify(self, hint: Hint) -> None:
         self.count += 1
         self.erasures += hint is Hint.ERASED
-        for waiter in self.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.waiters.clear()
+        # A copy: one that was waiting for this hint alone listens no more.
+        for listener in tuple(self.listeners):
+            listener()
 
 
 class Watch:
@@ -47,12 +46,13 @@ class Watch:
     A watch that is dropped without `close` leaves nothing behind.
     """
 
-    __slots__ = ("_erasures", "_seen", "_signal")
+    __slots__ = ("_erasures", "_listener", "_seen", "_signal")
 
     def __init__(self, signal: _Signal) -> None:
         self._signal: _Signal | None = signal
         self._seen = signal.count
         self._erasures = signal.erasures
+        self._listener: Callable[[], None] | None = None
 
     async def wait(self) -> Hint:
         """Return once something may have happened since the last `wait` returned (or since registration).
@@ -60,37 +60,43 @@ class Watch:
         Returns at once when closed.
         """
         while (hint := self.take()) is None:
-            waiter = asyncio.get_running_loop().create_future()
-            self.add(waiter)
+            event = asyncio.Event()
+            self.listen(event.set)
             try:
-                await waiter
+                await event.wait()
             finally:
-                self.discard(waiter)
+                self.listen(None)
         return hint
 
     def take(self) -> Hint | None:
         """What `wait` would return at once, if it would."""
+        hint = self.peek()
+        if hint is not None and self._signal is not None:
+            self._seen, self._erasures = self._signal.count, self._signal.erasures
+        return hint
+
+    def peek(self) -> Hint | None:
+        """What `take` would return. It is not taken."""
         signal = self._signal
         if signal is None:
             return Hint.GROWN
         if self._seen == signal.count:
             return None
-        hint = Hint.GROWN if self._erasures == signal.erasures else Hint.ERASED
-        self._seen, self._erasures = signal.count, signal.erasures
-        return hint
+        return Hint.GROWN if self._erasures == signal.erasures else Hint.ERASED
 
-    def add(self, waiter: "asyncio.Future[None]") -> None:
-        """Have this future answered at the next hint; `discard` it afterwards."""
-        if self._signal is not None:
-            self._signal.waiters.add(waiter)
-
-    def discard(self, waiter: "asyncio.Future[None]") -> None:
-        """Answer it no more."""
-        if self._signal is not None:
-            self._signal.waiters.discard(waiter)
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Call `listener`, and no other one, at each hint until it is closed. The log goes on when it returns."""
+        if self._signal is None:
+            return
+        if self._listener is not None:
+            self._signal.listeners.discard(self._listener)
+        if listener is not None:
+            self._signal.listeners.add(listener)
+        self._listener = listener
 
     def close(self) -> None:
         """Stop watching; idempotent."""
+        self.listen(None)
         self._signal = None
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from moorline.backend.delivery import OUTBOX_LIMIT, Delivery, Outbox
+from moorline.backend.eventlog.base import RunHandle
 from moorline.backend.eventlog.log import EventLog
-from tests.support.backends import STEP, Script, backend, hello, receive, say
-from tests.support.eventlogs import exchange
+from moorline.backend.events import Finish
+from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
+from tests.support.eventlogs import NOW, exchange, handle_of
 
 
 class Reading:
@@ -82,6 +84,48 @@ async def test_a_hello_is_answered_before_events_that_were_read_while_it_came(
         await after(greeted)
         reading.go_on.set()
         assert [(await receive(socket))["type"] for _ in range(2)] == ["hello", "snapshot"]
+
+
+# Text that is sent without waking the task ---------------------------------------------------------------------------
+
+
+async def started(log: EventLog) -> RunHandle:
+    return handle_of(await log.start_run("s1", "patient:demo", client_msg_id="c1", content="Hi", now=NOW))
+
+
+async def test_text_is_sent_at_its_commit_and_the_end_follows_it(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script()) as server, server.socket() as socket:
+        await hello(socket)
+        run = await started(server.log)
+        texts = ["a", "\u00e4" * 200, "x" * 20_000, "b"]
+        for text in texts:
+            await server.log.add_text(run, text)
+        await server.log.end_run(run, finish=Finish.STOP, now=NOW)
+        frames = await receive_until(socket, "message")
+    assert [frame["text"] for frame in frames if frame["type"] == "delta"] == texts
+    assert [frame["seq"] for frame in frames] == list(range(1, 8))
+
+
+async def test_replies_that_wait_go_before_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Delivery, bool]] = []
+    send_text = Delivery._send_text
+
+    def sending(delivery: Delivery) -> bool:
+        calls.append((delivery, send_text(delivery)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(Delivery, "_send_text", sending)
+    async with backend(tmp_path, Script()) as server, server.socket() as socket:
+        await hello(socket)
+        run = await started(server.log)
+        await receive_until(socket, "status")
+        await server.log.add_text(run, "a")
+        assert (await receive(socket))["text"] == "a"
+        delivery, sent = calls[-1]
+        assert sent
+        delivery._outbox.put(b'{"type":"pong"}')
+        await server.log.add_text(run, "b")
+        assert [(await receive(socket))["type"] for _ in range(2)] == ["pong", "delta"]
 
 
 # The outbox -----------------------------------------------------------------------------------------------------------

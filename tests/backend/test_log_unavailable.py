@@ -26,7 +26,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FaultyLog]]:
         return made[-1]
 
     monkeypatch.setattr("moorline.backend.app.open_log", faulty)
-    for module in ("delivery", "run"):
+    for module in ("delivery", "run", "writer"):
         monkeypatch.setattr(f"moorline.backend.{module}._LOG_RETRY_SECONDS", 0.05)
     yield made
     assert len(made) == 1

@@ -84,3 +84,28 @@ async def test_nothing_refers_to_a_waiter_that_was_closed(watches: Watches) -> N
     del waiter
     # A session is watched as long as a watch of it is referred to.
     assert watches.watched() == []
+
+
+async def test_growth_that_is_dealt_with_does_not_end_the_wait(watches: Watches) -> None:
+    grown: list[None] = []
+    dealt_with = iter((True, True, False))
+
+    def at_growth() -> bool:
+        grown.append(None)
+        return next(dealt_with)
+
+    waiter = Waiter(watches.watch("s"), at_growth)
+    for number in range(3):
+        asyncio.get_running_loop().call_later(number * SHORT, watches.notify, {"s": Hint.GROWN})
+    assert await waiter.until(in_seconds(NEVER)) is Hint.GROWN
+    assert len(grown) == 3
+    waiter.close()
+
+
+async def test_an_erasure_is_always_the_waiting_tasks(watches: Watches) -> None:
+    waiter = Waiter(watches.watch("s"), at_growth=lambda: True)
+    loop = asyncio.get_running_loop()
+    loop.call_soon(watches.notify, {"s": Hint.ERASED})
+    loop.call_soon(watches.notify, {"s": Hint.GROWN})
+    assert await waiter.until(in_seconds(NEVER)) is Hint.ERASED
+    waiter.close()

@@ -194,7 +194,9 @@ def run_batch(db: sqlite3.Connection, commands: Sequence[Command]) -> tuple[list
     try:
         # Not IMMEDIATE: no other process has the file, and a batch that only reads must not fail on a read-only disk.
         db.execute("BEGIN")
-        outcomes = [_run_one(tx, command) for command in commands]
+        # One that is alone needs no savepoint: what it undoes is the transaction.
+        outcomes: list[Outcome]
+        outcomes = [(commands[0](tx), None)] if len(commands) == 1 else [_run_one(tx, command) for command in commands]
         db.execute("COMMIT")
     except Exception as error:
         if db.in_transaction:

@@ -9,12 +9,25 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["WHOLE", "CloseCode", "Event", "Found", "FrameParser", "Opcode", "close", "control", "frame_sizes", "mask"]
+__all__ = [
+    "WHOLE",
+    "CloseCode",
+    "Event",
+    "Found",
+    "FrameParser",
+    "Opcode",
+    "close",
+    "control",
+    "frame_sizes",
+    "mask",
+    "text",
+]
 
 
 class Opcode(enum.IntEnum):
-    """RFC 6455 section 5.2; those that the gateway makes or reads."""
+    """RFC 6455 section 5.2; those that are made or read here."""
 
+    TEXT = 0x1
     CLOSE = 0x8
     PING = 0x9
     PONG = 0xA
@@ -72,6 +85,14 @@ def control(opcode: Opcode, payload: bytes, key: bytes | None) -> bytes:
     if key is None:
         return bytes((_FIN | opcode, len(payload))) + payload
     return bytes((_FIN | opcode, _MASKED | len(payload))) + key + mask(payload, key)
+
+
+def text(payload: bytes) -> bytes:
+    """A text frame toward a client, as a whole message of at most 64 KiB."""
+    size = len(payload)
+    if size <= _MAX_CONTROL:
+        return bytes((_FIN | Opcode.TEXT, size)) + payload
+    return bytes((_FIN | Opcode.TEXT, 126, size >> 8, size & 0xFF)) + payload
 
 
 def close(code: CloseCode, reason: str, key: bytes | None) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorline.gateway.common.web.frames import Event, Found, FrameParser
+from moorline.gateway.common.web.frames import Event, Found, FrameParser, text
 from tests.support.websocket_frames import BINARY, CLOSE, PING, PONG, TEXT, close_frame, frame
 
 KEY = b"\x01\x02\x03\x04"
@@ -141,3 +141,11 @@ def test_no_message_is_under_way_in_a_stream_that_is_lost() -> None:
     parser = FrameParser()
     feed(parser, b"\x09\x01p")
     assert (parser.lost, parser.message) == (True, None)
+
+
+# Making frames --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 255, 256, 65535])
+def test_a_text_frame_has_the_shortest_length_that_holds_its_payload(size: int) -> None:
+    assert text(b"x" * size) == frame(TEXT, b"x" * size)
