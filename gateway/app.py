@@ -14,7 +14,7 @@ from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
-from moorline.gateway.common.web.metrics_port import metrics_port
+from moorline.gateway.common.web.metrics_port import METRICS_SOCKET, metrics_port
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
 from moorline.gateway.common.web.server import ACCEPT_THROUGH
 from moorline.gateway.common.web.tls import SERVER_TLS, ServerTls
@@ -128,7 +128,7 @@ async def _metrics(app: web.Application) -> AsyncIterator[None]:
 
     port = app[SETTINGS].metrics_port
     assert port is not None, "create_app asks for this only with a port"
-    async with metrics_port(app[SETTINGS], port, render, log):
+    async with metrics_port(app[SETTINGS], port, render, log, sock=app.get(METRICS_SOCKET)):
         yield
 
 

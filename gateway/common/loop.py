@@ -1,8 +1,9 @@
 """The event loop of a program, and the signals that end it in an orderly way.
 
-SIGTERM, SIGINT and SIGHUP begin a drain; a second one ends the process at once. SIGHUP is left alone where it is
-ignored at the start, which is all that `nohup` does. SIGINT is taken even then: shells ignore it in what a script
-starts in the background, and Ctrl-C must not leave a server behind that holds the port.
+SIGTERM and SIGINT begin a drain; a second one ends the process at once. SIGHUP and SIGUSR2 ask a program that can for
+a reload. SIGHUP begins a drain in one that cannot, and where it says what its name says: that the terminal is gone,
+which must not leave a server behind that holds the port. SIGHUP is left alone where it is ignored at the start, which
+is all that `nohup` does. SIGINT is taken even then: shells ignore it in what a script starts in the background.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.web.idle import raise_limit
 
-__all__ = ["run", "stop_signals"]
+__all__ = ["ReloadRequests", "run", "stop_signals"]
 
 T = TypeVar("T")
 
@@ -64,21 +65,48 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+class ReloadRequests:
+    """Signals that ask for a reload. Those that come during one are one more."""
+
+    def __init__(self) -> None:
+        self._requested = asyncio.Event()
+        self._upgrade = False
+
+    def add(self, *, upgrade: bool) -> None:
+        self._upgrade = self._upgrade or upgrade
+        self._requested.set()
+
+    async def next(self) -> bool:
+        """Wait for the next; whether it is an upgrade, after which all runs the code that is installed now."""
+        await self._requested.wait()
+        self._requested.clear()
+        upgrade, self._upgrade = self._upgrade, False
+        return upgrade
+
+
 @contextlib.contextmanager
 def stop_signals(
-    log: logging.Logger, drain: float, before_exit: Callable[[], None] = lambda: None
+    log: logging.Logger,
+    drain: float,
+    before_exit: Callable[[], None] = lambda: None,
+    reload: ReloadRequests | None = None,
 ) -> Iterator[asyncio.Event]:
     """An event that the first signal sets. Leave the context when the drain is over, so that the log says so.
 
     `drain` is the time that the drain may take, for the log. `before_exit` is called before a second signal ends the
-    process.
+    process. `reload` gets what asks for a reload; without it SIGHUP ends the program as SIGTERM does.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     began: float | None = None
 
+    had_terminal = _has_terminal()
+
     def received(number: signal.Signals) -> None:
         nonlocal began
+        if reload is not None and began is None and _asks_for_reload(number, had_terminal=had_terminal):
+            reload.add(upgrade=number == signal.SIGUSR2)
+            return
         if began is not None:
             log.warning("%s during the drain: ending at once", number.name)
             before_exit()
@@ -88,6 +116,8 @@ def stop_signals(
         stop.set()
 
     numbers = [signal.SIGTERM, signal.SIGINT]
+    if reload is not None:
+        numbers.append(signal.SIGUSR2)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     for number in numbers:
@@ -99,3 +129,16 @@ def stop_signals(
             loop.remove_signal_handler(number)
         if began is not None:
             log.info("ended after %.1fs", loop.time() - began)
+
+
+def _asks_for_reload(number: signal.Signals, *, had_terminal: bool) -> bool:
+    return number == signal.SIGUSR2 or (number == signal.SIGHUP and not (had_terminal and not _has_terminal()))
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal; one that has hung up cannot be opened any more."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True

@@ -66,6 +66,10 @@ class Parent:
         message: dict[str, Any] = pickle.loads(self._read(length))
         return message
 
+    def send(self, message: Mapping[str, object]) -> None:
+        """Answer with a message of the same form, in place of `wait`."""
+        self._sock.sendall(packed(message))
+
     async def wait(self, facts: Mapping[str, str], stop: asyncio.Event, end_now: Callable[[], None]) -> None:
         """Report that this process is ready; return when `stop` is set.
 

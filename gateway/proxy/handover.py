@@ -17,6 +17,7 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Callable
 
 from moorline.gateway.common.descriptors import DescriptorChannel
 from moorline.gateway.metrics import Traffic
@@ -24,7 +25,7 @@ from moorline.gateway.proxy.tunnels import SocketState, Tunnels
 from moorline.gateway.tunnel.relay import Relay
 from moorline.gateway.tunnel.state import VERSION, decode, encode
 
-__all__ = ["HandOverFailed", "hand_over", "take_over"]
+__all__ = ["HandOverFailed", "begin_hand_over", "hand_over", "take_over"]
 
 log = logging.getLogger("moorline.gateway.handover")
 
@@ -46,7 +47,39 @@ class HandOverFailed(Exception):
     """The new process takes no tunnels, or ended before it had all."""
 
 
-async def hand_over(tunnels: Tunnels, sock: socket.socket, done: asyncio.Event) -> None:
+def _connection(descriptor: int) -> socket.socket:
+    return socket.socket(fileno=descriptor)
+
+
+async def begin_hand_over(
+    tunnels: Tunnels, sock: socket.socket, connection: Callable[[int], socket.socket] = _connection
+) -> "asyncio.Task[None] | None":
+    """Return once each tunnel that can go has been taken: the task that gives later ones, until it is cancelled; None
+    where it failed, which the log says."""
+    done = asyncio.Event()
+    giving = asyncio.create_task(hand_over(tunnels, sock, done, connection))
+    finished = asyncio.create_task(done.wait())
+    try:
+        await asyncio.wait([giving, finished], return_when=asyncio.FIRST_COMPLETED)
+        if not giving.done():
+            return giving
+        giving.result()
+    except HandOverFailed as error:
+        log.error("the sockets stay in the old process: %s", error)
+    except asyncio.CancelledError:
+        giving.cancel()
+        raise
+    finally:
+        finished.cancel()
+    return None
+
+
+async def hand_over(
+    tunnels: Tunnels,
+    sock: socket.socket,
+    done: asyncio.Event,
+    connection: Callable[[int], socket.socket] = _connection,
+) -> None:
     """Give all tunnels to the process behind `sock`, and later ones, until this is cancelled. `done` is set once each
     that can go has been taken.
 
@@ -54,15 +87,18 @@ async def hand_over(tunnels: Tunnels, sock: socket.socket, done: asyncio.Event) 
         HandOverFailed: it knows another version of the state, or has ended. What it had not taken is served here on.
     """
     with DescriptorChannel(sock) as channel:
-        await _HandOver(tunnels, channel).run(done)
+        await _HandOver(tunnels, channel, connection).run(done)
 
 
 class _HandOver:
     """The old process's side."""
 
-    def __init__(self, tunnels: Tunnels, channel: DescriptorChannel) -> None:
+    def __init__(
+        self, tunnels: Tunnels, channel: DescriptorChannel, connection: Callable[[int], socket.socket]
+    ) -> None:
         self._tunnels = tunnels
         self._channel = channel
+        self._connection = connection
         self._untaken: collections.deque[tuple[SocketState, int, int]] = collections.deque()
         self._answered = asyncio.Event()
         # By request id: they stay.
@@ -152,7 +188,7 @@ class _HandOver:
 
     async def _go_on(self, state: SocketState, client: int, upstream: int) -> None:
         with contextlib.suppress(OSError):
-            await self._tunnels.adopt(state, socket.socket(fileno=client), socket.socket(fileno=upstream))
+            await self._tunnels.adopt(state, self._connection(client), socket.socket(fileno=upstream))
 
 
 def _check(answers: "asyncio.Task[None]") -> None:
@@ -161,8 +197,11 @@ def _check(answers: "asyncio.Task[None]") -> None:
         raise ConnectionResetError("it closed the connection")
 
 
-async def take_over(tunnels: Tunnels, sock: socket.socket) -> None:
-    """Take what the process behind `sock` gives, until that has ended."""
+async def take_over(
+    tunnels: Tunnels, sock: socket.socket, connection: Callable[[int], socket.socket] = _connection
+) -> None:
+    """Take what the process behind `sock` gives, until that has ended. `connection` makes a client's connection of its
+    descriptor."""
     taken = 0
     with DescriptorChannel(sock) as channel:
         async with asyncio.TaskGroup() as adopting:
@@ -173,7 +212,7 @@ async def take_over(tunnels: Tunnels, sock: socket.socket) -> None:
                     if (given := await _take(tunnels, channel, *message)) is not None:
                         taken += 1
                         await room.acquire()
-                        task = adopting.create_task(_adopt(tunnels, *given))
+                        task = adopting.create_task(_adopt(tunnels, connection, *given))
                         task.add_done_callback(lambda _: room.release())
     log.info("took over %d sockets", taken)
 
@@ -201,8 +240,10 @@ async def _take(
     return state, client, upstream
 
 
-async def _adopt(tunnels: Tunnels, state: SocketState, client: int, upstream: int) -> None:
+async def _adopt(
+    tunnels: Tunnels, connection: Callable[[int], socket.socket], state: SocketState, client: int, upstream: int
+) -> None:
     try:
-        await tunnels.adopt(state, socket.socket(fileno=client), socket.socket(fileno=upstream))
+        await tunnels.adopt(state, connection(client), socket.socket(fileno=upstream))
     except OSError as error:
         log.error("a socket that was taken over has ended: %s request_id=%s", error, state.request_id)

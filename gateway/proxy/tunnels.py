@@ -161,9 +161,9 @@ class Tunnels:
         return [relay for relay, each in self._sockets.items() if each.socket.request_id not in besides]
 
     def detach(self, relay: Relay) -> tuple[SocketState, int, int] | None:
-        """Take a tunnel out of this process; see `Relay.detach`."""
+        """Take a tunnel out of this process; see `Relay.detach`. None also for one whose right is asked about here."""
         each = self._sockets.get(relay)
-        if each is None or (detached := relay.detach()) is None:
+        if each is None or each.held is not None or (detached := relay.detach()) is None:
             return None
         self._remove(relay)
         tunnel, client, upstream = detached

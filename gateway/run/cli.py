@@ -7,8 +7,8 @@ takes a quarter of a second.
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moorline.gateway.common.config.commandline import Config
@@ -75,16 +75,31 @@ def _config(name: str, argv: Sequence[str], environ: MutableMapping[str, str]) -
     return config
 
 
-def _serve(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
+def configured(name: str, argv: Sequence[str], environ: MutableMapping[str, str]) -> Mapping[type[Any], Any]:
+    """The settings of `serve` or `gateway`, by class, checked together."""
     from moorline.gateway.run.commands import BackendSettings, ServeSettings, Settings
     from moorline.gateway.run.exposed import check_frontend
 
-    config = _config("serve", argv, environ)
-    settings, backend = config[Settings], config[BackendSettings]
-    check_frontend(settings.frontend_folder, {**config.file, **backend.files()})
-    from moorline.gateway.run import serve
+    config = _config(name, argv, environ)
+    settings, private = config[Settings], dict(config.file)
+    if name != "serve":
+        check_frontend(settings.frontend_folder, private)
+        return {Settings: settings}
+    backend = config[BackendSettings]
+    check_frontend(settings.frontend_folder, {**private, **backend.files()})
+    return {Settings: settings, BackendSettings: backend, ServeSettings: config[ServeSettings]}
 
-    return serve.main(settings, backend, config[ServeSettings], environ)
+
+def _serve(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    from moorline.gateway.run.commands import BackendSettings, ServeSettings, Settings
+
+    started = dict(environ)
+    config = configured("serve", argv, environ)
+    from moorline.gateway.run import serve
+    from moorline.gateway.run.configuration import Configuration
+
+    configuration = Configuration("serve", argv, started)
+    return serve.main(config[Settings], config[BackendSettings], config[ServeSettings], environ, configuration)
 
 
 def _gateway(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
@@ -95,14 +110,13 @@ def _gateway(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
         return workers.run_worker(parent)
     from moorline.gateway.run.commands import Settings
-    from moorline.gateway.run.exposed import check_frontend
 
-    config = _config("gateway", argv, environ)
-    settings = config[Settings]
-    check_frontend(settings.frontend_folder, config.file)
-    from moorline.gateway.run import server, workers
+    started = dict(environ)
+    settings = configured("gateway", argv, environ)[Settings]
+    from moorline.gateway.run import server
+    from moorline.gateway.run.configuration import Configuration
 
-    return server.main(settings) if settings.workers == 1 else workers.main(settings, environ)
+    return server.main(settings, environ, Configuration("gateway", argv, started))
 
 
 def _backend(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
@@ -130,6 +144,18 @@ def _command(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     from moorline.gateway.run import command
 
     return command.run_command(parent)
+
+
+def _configuration(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    """For a reload alone: see `gateway/run/configuration.py`."""
+    from moorline.gateway.common.errors import UsageError
+    from moorline.gateway.common.supervised import Parent
+
+    if (parent := Parent.of(environ)) is None:
+        raise UsageError("configuration: there is no such command")
+    from moorline.gateway.run import configuration
+
+    return configuration.answer(parent, environ)
 
 
 def _check(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
@@ -210,4 +236,4 @@ _COMMANDS: dict[str, _Command] = {
     "restore": _restore,
     "revoke": _revoke,
 }
-_INTERNAL: dict[str, _Command] = {"command": _command}
+_INTERNAL: dict[str, _Command] = {"command": _command, "configuration": _configuration}

@@ -4,8 +4,9 @@ Over a socket pair the acceptor sends one byte with each connection's descriptor
 that it took and another when it is closed. So the acceptor knows how many each worker has. It keeps its own copy of a
 connection until it is taken: what a dying worker had not taken goes to another, and no client notices.
 
-The descriptors pass by SCM_RIGHTS. For spreading connections alone SO_REUSEPORT would do with less code, if not as
-evenly (`workers.py`); a process that hands live tunnels to its successor needs SCM_RIGHTS in any case.
+The same socket pair introduces the old worker and the new one to each other, where the new one takes the old one's
+tunnels over (`proxy/handover.py`): each gets one end of a socket pair between them. The old one tells when it has given
+all that can go, or that it could not.
 """
 
 import asyncio
@@ -25,6 +26,11 @@ _GIVEN = b"g"
 _TAKEN = b"t"
 _CLOSED = b"c"
 _LEAVING = b"l"
+_SUCCESSOR = b"s"
+_PREDECESSOR = b"p"
+_HANDED_OVER = b"d"
+_FAILED = b"f"
+_ADOPTED = b"a"
 
 # A worker that hangs gets no more than this many before others get all. The kernel has room for 277 on Linux.
 _MOST_UNTAKEN = 64
@@ -45,20 +51,29 @@ class WorkerChannel:
         self._ours.setblocking(False)
         self._untaken: deque[socket.socket] = deque()
         self._on_message: Callable[[], None] = lambda: None
+        self.is_ready = False
+        """Whether the worker is ready, and has not ended."""
         self.connections = 0
         """Given and not closed."""
         self.is_leaving = False
         """Whether it drains: it gets a new connection only where no other worker can take it."""
+        self.is_retired = False
+        """Whether it gets no new connection any more."""
         self.turn = 0
+        self._handed_over: asyncio.Future[bool] | None = None
 
     def fileno(self) -> int:
         """The worker's end, for it to inherit."""
         return self._theirs.fileno()
 
-    def open(self, on_message: Callable[[], None]) -> None:
-        """The worker is ready. `on_message`: it may have become free for more."""
-        self._on_message = on_message
+    def open(self) -> None:
+        """The worker is ready."""
+        self.is_ready = True
         asyncio.get_running_loop().add_reader(self._ours, self._receive)
+
+    def on_message(self, callback: Callable[[], None]) -> None:
+        """Call it when the worker may have become free for more."""
+        self._on_message = callback
 
     @property
     def is_full(self) -> bool:
@@ -75,8 +90,26 @@ class WorkerChannel:
         self.connections += 1
         self._untaken.append(connection)
 
+    async def hand_over(self, sock: socket.socket) -> bool:
+        """Have the worker give its tunnels to the process behind `sock`; whether it has given all that can go."""
+        self.is_retired = True
+        self._handed_over = asyncio.get_running_loop().create_future()
+        self._send(_SUCCESSOR, sock)
+        return await self._handed_over
+
+    def take_over(self, sock: socket.socket) -> None:
+        """Have the worker take the tunnels of the process behind `sock`."""
+        self._send(_PREDECESSOR, sock)
+
+    def _send(self, message: bytes, sock: socket.socket) -> None:
+        # Where the worker has ended, the other end of `sock` is told by the close of this copy.
+        with contextlib.suppress(OSError), sock:
+            socket.send_fds(self._ours, [message], [sock.fileno()])
+
     def close(self) -> Sequence[socket.socket]:
         """Give no more; what was not taken."""
+        self.is_ready = False
+        self._end_hand_over(done=False)
         asyncio.get_running_loop().remove_reader(self._ours)
         self._ours.close()
         self._theirs.close()
@@ -87,9 +120,15 @@ class WorkerChannel:
             messages = self._ours.recv(_MESSAGE_BYTES)
             for _ in range(messages.count(_TAKEN)):
                 self._untaken.popleft().close()
-            self.connections -= messages.count(_CLOSED)
+            self.connections += messages.count(_ADOPTED) - messages.count(_CLOSED)
             self.is_leaving = self.is_leaving or _LEAVING in messages
+            if _HANDED_OVER in messages or _FAILED in messages:
+                self._end_hand_over(done=_HANDED_OVER in messages)
             self._on_message()
+
+    def _end_hand_over(self, *, done: bool) -> None:
+        if self._handed_over is not None and not self._handed_over.done():
+            self._handed_over.set_result(done)
 
 
 class Acceptor:
@@ -110,7 +149,9 @@ class Acceptor:
     def add(self, channel: WorkerChannel) -> None:
         """A worker is ready."""
         self._channels.append(channel)
-        channel.open(self._serve)
+        if not channel.is_ready:
+            channel.open()
+        channel.on_message(self._serve)
         self._serve()
 
     def remove(self, channel: WorkerChannel) -> None:
@@ -168,7 +209,7 @@ class Acceptor:
 
     def _next(self) -> WorkerChannel | None:
         """The channel for the next connection; None while no worker can take one."""
-        free = [channel for channel in self._channels if not channel.is_full]
+        free = [channel for channel in self._channels if not (channel.is_full or channel.is_retired)]
         return min(free, key=lambda channel: (channel.is_leaving, channel.connections, channel.turn), default=None)
 
     def _give(self, channel: WorkerChannel, connection: socket.socket) -> None:
@@ -187,6 +228,10 @@ class WorkerListener:
         sock.setblocking(False)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
+        self.on_successor: Callable[[socket.socket], None] | None = None
+        """Called with a connection to the process that is to take this one's tunnels."""
+        self.on_predecessor: Callable[[socket.socket], None] | None = None
+        """Called with a connection to a process whose tunnels are to be taken."""
         self._connection: Callable[[], asyncio.Protocol] | None = None
         self._opening: set[asyncio.Task[None]] = set()
         # Two bytes for each connection at most; an acceptor that is stopped gives no more of them.
@@ -199,6 +244,15 @@ class WorkerListener:
     def leave(self) -> None:
         """Have the acceptor prefer others from now on."""
         self._send(_LEAVING)
+
+    def handed_over(self, *, done: bool) -> None:
+        """Tell whether all tunnels that can go have gone."""
+        self._send(_HANDED_OVER if done else _FAILED)
+
+    def connection(self, descriptor: int) -> socket.socket:
+        """A client's connection that came from another process: it counts as one that the acceptor gave."""
+        self._send(_ADOPTED)
+        return _Connection(descriptor, self._send)
 
     def close(self) -> None:
         self._loop.remove_reader(self._sock)
@@ -215,6 +269,9 @@ class WorkerListener:
                 # The acceptor has ended. The supervisor, in the same process, ends this worker.
                 self.close()
                 return
+            if given in (_SUCCESSOR, _PREDECESSOR):
+                self._introduce(given, descriptors)
+                continue
             # Before a byte of it is read: from here on no other worker can serve it.
             self._send(_TAKEN)
             if not descriptors:
@@ -224,6 +281,15 @@ class WorkerListener:
             task = self._loop.create_task(self._accept(_Connection(descriptors[0], self._send)))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
+
+    def _introduce(self, given: bytes, descriptors: Sequence[int]) -> None:
+        introduce = self.on_successor if given == _SUCCESSOR else self.on_predecessor
+        for descriptor in descriptors:
+            sock = socket.socket(fileno=descriptor)
+            if introduce is None:
+                sock.close()
+            else:
+                introduce(sock)
 
     async def _accept(self, connection: socket.socket) -> None:
         assert self._connection is not None

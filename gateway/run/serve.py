@@ -4,26 +4,26 @@ The backend's process is started before this one imports what the gateway needs:
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import importlib
 import logging
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common import logs
 from moorline.gateway.common.config.options import PREFIX, changed
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.loop import run, stop_signals
+from moorline.gateway.common.loop import ReloadRequests, run, stop_signals
 from moorline.gateway.common.program import USAGE_ERROR
 from moorline.gateway.common.start import print_start
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run.backend_port import BackendPort
 from moorline.gateway.run.command import NOT_FOUND
 from moorline.gateway.run.commands import ServeSettings
+from moorline.gateway.run.configuration import Configuration
 from moorline.gateway.run.parts import Parts
 from moorline.gateway.run.reports import Reports
 from moorline.gateway.run.supervisor import Child, Supervisor
@@ -33,8 +33,7 @@ from moorline.gateway.settings import Settings
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from moorline.gateway.common.web.server import Running
-    from moorline.gateway.run.workers import Workers
+    from moorline.gateway.run.generations import Gateway
 
 __all__ = ["main"]
 
@@ -45,17 +44,36 @@ _BACKEND_PORT = 8000
 _LEAST_DRAIN = 1.0
 
 
-def main(settings: Settings, backend: BackendSettings, own: ServeSettings, environ: Mapping[str, str]) -> int:
+def main(
+    settings: Settings,
+    backend: BackendSettings,
+    own: ServeSettings,
+    environ: Mapping[str, str],
+    configuration: Configuration,
+) -> int:
     """Run gateway, backend and front end until a signal ends them; the exit status."""
     _check(settings, own)
     # Without a key of the user's, one for both: a chat has the same hash in both parts' lines.
     settings = dataclasses.replace(settings, log_key=settings.log_key or secrets.token_hex())
-    sock = None
-    if own.backend_command:
+    sock = None if own.backend_command else _backend_socket(own.backend_port)
+    settings, backend = _joined(settings, backend, own, sock)
+    follows_output = bool(own.frontend_command) and not settings.frontend
+    if follows_output:
+        # Until the dev server names another one.
+        settings = dataclasses.replace(settings, frontend=f"http://localhost:{free_port()}")
+    logs.setup(settings)
+    serve = _Serve(settings, own, backend, sock, environ, configuration, follows_output=follows_output)
+    return run(serve.run())
+
+
+def _joined(
+    settings: Settings, backend: BackendSettings, own: ServeSettings, sock: socket.socket | None
+) -> tuple[Settings, BackendSettings]:
+    """Both parts' settings, with what each has of the other."""
+    if sock is None:
         if own.backend_port is not None:
             settings = dataclasses.replace(settings, upstream=(f"http://127.0.0.1:{own.backend_port}",))
     else:
-        sock = _backend_socket(own.backend_port)
         host, port = sock.getsockname()[:2]
         settings = dataclasses.replace(settings, upstream=(f"http://{host}:{port}",), backend_asks=True)
         # Where only the backend has one, it is asked about the user's routes as well.
@@ -67,13 +85,7 @@ def main(settings: Settings, backend: BackendSettings, own: ServeSettings, envir
             log_key=settings.log_key,
             metrics_port=_backend_metrics_port(settings),
         )
-    settings = dataclasses.replace(settings, follow_authorize=own.reload and bool(settings.authorize))
-    follows_output = bool(own.frontend_command) and not settings.frontend
-    if follows_output:
-        # Until the dev server names another one.
-        settings = dataclasses.replace(settings, frontend=f"http://localhost:{free_port()}")
-    logs.setup(settings)
-    return run(_Serve(settings, own, backend, sock, environ, follows_output=follows_output).run())
+    return dataclasses.replace(settings, follow_authorize=own.reload and bool(settings.authorize)), backend
 
 
 def _check(settings: Settings, own: ServeSettings) -> None:
@@ -118,6 +130,7 @@ class _Serve:
         backend: BackendSettings,
         sock: socket.socket | None,
         environ: Mapping[str, str],
+        configuration: Configuration,
         *,
         follows_output: bool,
     ) -> None:
@@ -129,12 +142,15 @@ class _Serve:
         self._parts = Parts()
         self._reports = Reports(["frontend", "backend"] if own.frontend_command else ["backend"])
         self._port = BackendPort(sock, settings.connect_retry or 0.0) if sock is not None else None
+        self._sock = sock
+        self._configuration = configuration
+        self._backend_settings = backend
         self._backend = Supervisor(self._backend_child(backend))
-        self._app: web.Application | None = None
-        self._pool: Workers | None = None
+        self._gateway: Gateway | None = None
+        self._requests = ReloadRequests()
 
     async def run(self) -> int:
-        with stop_signals(log, self._settings.drain, before_exit=self._kill) as stop:
+        with stop_signals(log, self._settings.drain, before_exit=self._kill, reload=self._requests) as stop:
             self._parts.start(self._backend)
             try:
                 await self._run(stop)
@@ -143,18 +159,21 @@ class _Serve:
                 if self._port is not None:
                     await self._port.close()
         status = USAGE_ERROR if status in NOT_FOUND else status
-        return status or (self._pool.status if self._pool is not None else 0)
+        return status or (self._gateway.status if self._gateway is not None else 0)
 
     async def _run(self, stop: asyncio.Event) -> None:
         # In a thread, so that the loop can start the backend meanwhile.
-        await asyncio.to_thread(importlib.import_module, "moorline.gateway.run.workers")
-        async with self._gateway(stop) as gateway, asyncio.TaskGroup() as tasks:
+        generations = await asyncio.to_thread(importlib.import_module, "moorline.gateway.run.generations")
+        gateway: Gateway = generations.Gateway(self._settings, self._environ, prepare=self._prepare)
+        self._gateway = gateway
+        async with gateway.running(stop), asyncio.TaskGroup() as tasks:
             # Not earlier: a dev server whose usual port is the gateway's takes another one.
             self._start_frontend()
             stopped, ended = tasks.create_task(stop.wait()), tasks.create_task(self._parts.wait())
             # Before the start block is printed: a change from then on must not be missed.
             beside = [tasks.create_task(self._reload())] if self._own.reload and self._port is not None else []
             beside.append(tasks.create_task(self._announce(gateway)))
+            beside.append(tasks.create_task(generations.keep_reloading(self._requests, self._reload_all)))
             await asyncio.wait([stopped, ended], return_when=asyncio.FIRST_COMPLETED)
             for task in (stopped, ended, *beside):
                 task.cancel()
@@ -170,8 +189,8 @@ class _Serve:
 
     def _kill(self) -> None:
         self._parts.kill()
-        if self._pool is not None:
-            self._pool.kill()
+        if self._gateway is not None:
+            self._gateway.kill()
 
     # The backend -----------------------------------------------------------------------------------------------------
 
@@ -210,6 +229,26 @@ class _Serve:
             log.info("%s changed; starting the backend again", path)
             self._backend.restart()
 
+    async def _reload_all(self, upgrade: bool) -> None:  # noqa: FBT001 - the only one there is
+        """Read the configuration again. The backend stays where nothing of it has changed."""
+        assert self._gateway is not None, "it is asked for while the gateway runs"
+        sections = await self._configuration.read()
+        own = sections[ServeSettings]
+        _check(sections[Settings], own)
+        if own != self._own:
+            log.warning("the options of [serve] take effect at the next start")
+        settings = dataclasses.replace(sections[Settings], log_key=sections[Settings].log_key or self._settings.log_key)
+        settings, backend = _joined(settings, sections[BackendSettings], self._own, self._sock)
+        if self._follows_output and not settings.frontend:
+            settings = dataclasses.replace(settings, frontend=self._settings.frontend)
+        await self._gateway.reload(settings)
+        self._settings = settings
+        if upgrade or backend != self._backend_settings:
+            self._backend_settings = backend
+            if self._port is not None:
+                log.info("starting the backend again")
+                self._backend.replace(self._backend_child(backend))
+
     # The front end ---------------------------------------------------------------------------------------------------
 
     def _start_frontend(self) -> None:
@@ -218,8 +257,10 @@ class _Serve:
         from moorline.gateway.keys import ROUTES
 
         def on_ready(address: str) -> None:
-            if self._app is not None:
-                self._app[ROUTES].move_frontend(address)
+            # Workers do not follow: a reload tells them.
+            self._settings = dataclasses.replace(self._settings, frontend=address)
+            if self._gateway is not None and self._gateway.local is not None:
+                self._gateway.local[ROUTES].move_frontend(address)
             self._reports.ready("frontend", {"frontend": address})
 
         child = frontend_command(
@@ -234,28 +275,15 @@ class _Serve:
 
     # The gateway -----------------------------------------------------------------------------------------------------
 
-    @contextlib.asynccontextmanager
-    async def _gateway(self, stop: asyncio.Event) -> AsyncIterator["Running | Workers"]:
-        from moorline.gateway.app import create_app
-        from moorline.gateway.common.web import server
+    def _prepare(self, app: "web.Application") -> None:
         from moorline.gateway.keys import FRONTEND_COMMAND
-        from moorline.gateway.run import workers
 
-        if self._settings.workers == 1:
-            self._app = create_app(self._settings)
-            self._app[FRONTEND_COMMAND] = self._own.frontend_command
-            async with server.running(self._app, self._settings) as started:
-                yield started
-        else:
-            self._pool = workers.Workers(self._settings, self._environ)
-            async with self._pool.running(stop):
-                yield self._pool
+        app[FRONTEND_COMMAND] = self._own.frontend_command
 
-    async def _announce(self, gateway: "Running | Workers") -> None:
+    async def _announce(self, gateway: "Gateway") -> None:
         """Print the start block, and once more where a part that had failed is ready."""
         from moorline.gateway.run import server
 
-        if self._pool is not None:
-            await self._pool.ready()
+        await gateway.ready()
         async for facts in self._reports.facts():
             print_start(self._settings, {"page": server.page(self._settings, gateway.addresses), **facts})

@@ -1,15 +1,20 @@
 """The gateway as a program: its application on its listeners, until a signal comes."""
 
+import asyncio
 import contextlib
+import dataclasses
 import logging
-from collections.abc import AsyncIterator, Sequence
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common import logs
 from moorline.gateway.common.access.authorize import Authorize
-from moorline.gateway.common.loop import run, stop_signals
+from moorline.gateway.common.loop import ReloadRequests, run, stop_signals
 from moorline.gateway.common.start import print_start
 from moorline.gateway.common.web import server
+from moorline.gateway.run.configuration import Configuration
+from moorline.gateway.run.generations import Gateway, keep_reloading
 from moorline.gateway.settings import Settings
 
 __all__ = ["main", "page", "running"]
@@ -36,15 +41,30 @@ def page(settings: Settings, addresses: Sequence[str]) -> str:
     return address + ("/" if settings.frontend else _EXAMPLE_CHAT)
 
 
-def main(settings: Settings) -> int:
+def main(settings: Settings, environ: Mapping[str, str], configuration: Configuration) -> int:
     """`moorline gateway`: serve until a signal ends it; the exit status."""
+    settings = dataclasses.replace(settings, log_key=settings.log_key or secrets.token_hex())
     logs.setup(settings)
-    return run(_run(settings))
+    return run(_run(settings, environ, configuration))
 
 
-async def _run(settings: Settings) -> int:
-    with stop_signals(log, settings.drain) as stop:
-        async with running(settings) as started:
-            print_start(settings, {"page": page(settings, started.addresses), "backend": settings.upstream[0]})
+async def _run(settings: Settings, environ: Mapping[str, str], configuration: Configuration) -> int:
+    gateway, requests = Gateway(settings, environ), ReloadRequests()
+
+    async def reload(_: bool) -> None:  # noqa: FBT001 - the only one there is
+        await gateway.reload((await configuration.read())[Settings])
+
+    with stop_signals(log, settings.drain, before_exit=gateway.kill, reload=requests) as stop:
+        async with gateway.running(stop):
+            reloading = asyncio.create_task(keep_reloading(requests, reload))
+            announcing = asyncio.create_task(_announce(gateway, settings))
             await stop.wait()
-    return 0
+            for task in (reloading, announcing):
+                task.cancel()
+            await asyncio.gather(reloading, announcing, return_exceptions=True)
+    return gateway.status
+
+
+async def _announce(gateway: Gateway, settings: Settings) -> None:
+    await gateway.ready()
+    print_start(settings, {"page": page(settings, gateway.addresses), "backend": settings.upstream[0]})

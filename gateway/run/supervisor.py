@@ -32,6 +32,8 @@ _LONGEST_DELAY = 10.0
 _STABLE_AFTER = 10.0
 # What a process gets beyond its own deadline before it is killed.
 _KILL_AFTER = 2.0
+# The same for one that waits for its last requests before it drains.
+_LEAVE_AFTER = _KILL_AFTER + 3.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,6 +96,11 @@ class Supervisor:
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
+    def replace(self, child: Child) -> None:
+        """Restart it as this one from now on."""
+        self._child, self._drain = child, child.drain
+        self.restart()
+
     def restart(self) -> None:
         """End the process without a drain and start another; where none lives, do not wait any longer."""
         if self._apply(Event.RESTART):
@@ -105,6 +112,11 @@ class Supervisor:
             self._drain = min(within, self._drain)
         if self._apply(Event.STOP):
             self._tell()
+
+    def leave(self) -> None:
+        """The process ends by itself, within its own `drain`, and no other is to be started."""
+        if self._apply(Event.STOP) and self._state is State.STOPPING:
+            self._kill_after(self._drain + _LEAVE_AFTER)
 
     def kill(self) -> None:
         """End the process now, and what it has started."""

@@ -20,94 +20,181 @@ import logging
 import math
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import Any, Self
+
+from aiohttp import web
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common import logs
 from moorline.gateway.common.config.options import changed
+from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import run, stop_signals
-from moorline.gateway.common.start import print_start
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.listen import listen
-from moorline.gateway.common.web.server import running
+from moorline.gateway.common.web.metrics_port import METRICS_SOCKET
+from moorline.gateway.common.web.server import Running, running
 from moorline.gateway.keys import SIBLINGS
-from moorline.gateway.run import server
+from moorline.gateway.proxy.handover import begin_hand_over, take_over
+from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
 from moorline.gateway.run.supervisor import Child, SpawnExtras, Supervisor
 from moorline.gateway.settings import Settings
 from moorline.gateway.siblings import Hub, Siblings
 
-__all__ = ["Workers", "main", "run_worker"]
+__all__ = ["MetricsSockets", "Workers", "run_worker"]
 
 log = logging.getLogger("moorline.gateway")
 
+# Until a new worker is ready: imports on a machine that is busy.
+_START_SECONDS = 60.0
 # What a worker needs of the environment: how Python starts, and where certificates and temporary files are. nginx keeps
 # TZ alone. A worker needs no key of the provider's and no password of the database's.
 _ENVIRONMENT = {"HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ"}
 _ENVIRONMENT_PREFIXES = ("LC_", "MALLOC_", "PYTHON")
 
 
+class MetricsSockets:
+    """Sockets that listen for the metrics of each worker: they outlive it, so that its successor has them at once."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[int, socket.socket] = {}
+
+    def at(self, port: int, number: int = 1) -> socket.socket:
+        """That of one worker; 0 is a free port for each.
+
+        Raises:
+            UsageError: the port is taken.
+        """
+        key = port or -number
+        if key not in self._sockets:
+            (self._sockets[key],) = listen("127.0.0.1", port, option="metrics_port")
+        return self._sockets[key]
+
+    def close(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()
+
+
 class Workers:
-    """The parent's side: the port, and the processes that serve it.
+    """The parent's side: the processes that serve a port with one configuration.
 
     Raises:
-        UsageError: an option that cannot work, or a port that is taken. All is said here, once, not by each worker.
+        UsageError: the port of the metrics is taken.
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        create_app(settings)
-        self._acceptor = Acceptor(listen(settings.host, settings.port), scheme=settings.scheme)
-        self.addresses = self._acceptor.addresses
-        self.status = 0
-        """Not 0 when a worker refused its options."""
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], acceptor: Acceptor, metrics: MetricsSockets
+    ) -> None:
+        self._acceptor = acceptor
         self._drain = settings.drain
         # Without a key of the user's, one for all: a chat has the same hash in the lines of each.
         settings = dataclasses.replace(settings, log_key=settings.log_key or secrets.token_hex())
-        numbers = range(1, settings.workers + 1)
+        self._numbers = range(1, settings.workers + 1)
         # A hook of the user's may need anything.
         environ = _without_key(environ) if settings.authorize else _environ(environ)
-        self._supervisors = [Supervisor(self._child(number, _share(settings, number), environ)) for number in numbers]
+        shares = {number: _share(settings, number) for number in self._numbers}
+        self._metrics = {
+            number: metrics.at(share.metrics_port, number)
+            for number, share in shares.items()
+            if share.metrics_port is not None
+        }
         self._channels: dict[int, WorkerChannel] = {}
         self._hub = Hub()
-        self._starting = set(numbers)
+        self._starting = set(self._numbers)
         self._ready = asyncio.Event()
+        self._failed = asyncio.Event()
+        self._is_open = False
+        self._supervisors = {number: Supervisor(self._child(number, shares[number], environ)) for number in shares}
+        self._keeping: list[asyncio.Task[None]] = []
+        # Those that end by themselves, as others have their tunnels.
+        self._left: set[int] = set()
 
-    @contextlib.asynccontextmanager
-    async def running(self, stop: asyncio.Event) -> AsyncIterator[None]:
-        """Keep them alive; they drain at the end. `stop` is set when one refused its options."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for supervisor in self._supervisors:
-                    tasks.create_task(self._keep(supervisor, stop))
-                yield
-                self.drain()
-        finally:
-            self._acceptor.close()
+    @property
+    def size(self) -> int:
+        return len(self._supervisors)
+
+    def start(self, on_refused: Callable[[int], None] = lambda status: None) -> None:
+        """Keep them alive until `end`. `on_refused` gets the status of one that refused its options."""
+        self._keeping = [
+            asyncio.create_task(self._keep(supervisor, on_refused)) for supervisor in self._supervisors.values()
+        ]
+
+    def open(self) -> None:
+        """Accept connections, as soon as one is ready."""
+        self._is_open = True
+        for channel in self._channels.values():
+            if channel.is_ready:
+                self._acceptor.add(channel)
 
     async def ready(self) -> None:
         """Return when each of them has been ready once."""
         await self._ready.wait()
 
+    async def settled(self) -> bool:
+        """Whether all have started; False as soon as one has not."""
+        waiting = [asyncio.create_task(event.wait()) for event in (self._ready, self._failed)]
+        try:
+            await asyncio.wait(waiting, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        return self._ready.is_set() and not self._failed.is_set()
+
+    async def take_over(self, number: int, sock: socket.socket) -> bool:
+        """Have the worker of this place take the tunnels of the process behind `sock`; False: it is not ready."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_SECONDS):
+                # One that has ended is started again.
+                while (channel := self._channels.get(number + 1)) is None or not channel.is_ready:
+                    self._ready.clear()
+                    await self._ready.wait()
+            channel.take_over(sock)
+            return True
+        return False
+
+    async def hand_over(self, number: int, sock: socket.socket) -> bool:
+        """See `Generation`. A worker that has ended has none left."""
+        channel = self._channels[number + 1]
+        if not channel.is_ready:
+            sock.close()
+            return True
+        done = await channel.hand_over(sock)
+        if done:
+            self._left.add(number + 1)
+            self._supervisors[number + 1].leave()
+        return done or not channel.is_ready
+
     def drain(self, within: float | None = None) -> None:
-        """Begin the drain of all at the same time; leaving `running` completes it."""
-        for supervisor in self._supervisors:
-            supervisor.stop(within)
+        """Begin the drain of all at the same time; `end` completes it."""
+        for number, supervisor in self._supervisors.items():
+            if number not in self._left:
+                supervisor.stop(within)
+
+    async def end(self) -> None:
+        """Return when all have ended."""
+        self.drain()
+        await asyncio.gather(*self._keeping)
 
     def kill(self) -> None:
         """End all of them now."""
-        for supervisor in self._supervisors:
+        for supervisor in self._supervisors.values():
             supervisor.kill()
 
-    async def _keep(self, supervisor: Supervisor, stop: asyncio.Event) -> None:
+    async def _keep(self, supervisor: Supervisor, on_refused: Callable[[int], None]) -> None:
         if status := await supervisor.run():
-            self.status = status
-            stop.set()
+            self._failed.set()
+            on_refused(status)
 
     def _child(self, number: int, settings: Settings, environ: Mapping[str, str]) -> Child:
         def is_ready(_: Mapping[str, str]) -> None:
-            self._acceptor.add(self._channels[number])
+            channel = self._channels[number]
+            channel.open()
+            if self._is_open:
+                self._acceptor.add(channel)
             self._starting.discard(number)
             if not self._starting:
+                # At each life, for those that wait for one that has ended.
                 self._ready.set()
 
         return Child(
@@ -117,6 +204,7 @@ class Workers:
             environ=environ,
             drain=self._drain,
             on_ready=is_ready,
+            on_failed_start=self._failed.set,
             spawn_context=lambda: self._channel(number),
         )
 
@@ -127,6 +215,8 @@ class Workers:
         try:
             with self._hub.member() as siblings:
                 given = {"channel": channel.fileno(), "siblings": siblings}
+                if number in self._metrics:
+                    given["metrics"] = self._metrics[number].fileno()
                 yield SpawnExtras(tuple(given.values()), given)
         finally:
             self._acceptor.remove(channel)
@@ -166,40 +256,70 @@ def _environ(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def main(settings: Settings, environ: Mapping[str, str]) -> int:
-    """`moorline gateway --workers N`: serve until a signal ends them; the exit status."""
-    logs.setup(settings)
-    return run(_run(settings, environ))
-
-
-async def _run(settings: Settings, environ: Mapping[str, str]) -> int:
-    workers = Workers(settings, environ)
-    with stop_signals(log, settings.drain, before_exit=workers.kill) as stop:
-        async with workers.running(stop):
-            stopped, ready = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(workers.ready())
-            await asyncio.wait([stopped, ready], return_when=asyncio.FIRST_COMPLETED)
-            if ready.done():
-                facts = {"page": server.page(settings, workers.addresses), "backend": settings.upstream[0]}
-                print_start(settings, facts)
-            await stopped
-            ready.cancel()
-    return workers.status
-
-
 def run_worker(parent: Parent) -> int:
-    """Be a worker until a signal, or the end of the parent; the exit status."""
+    """Be a worker until a signal, the end of the parent, or a successor; the exit status."""
     message = parent.receive()
-    settings = Settings(**message["settings"])
+    try:
+        settings = Settings(**message["settings"])
+    except TypeError as error:
+        # The parent is of another version.
+        raise UsageError(f"the installed version cannot be started by the running one: {error}") from None
     logs.setup(settings, worker=message["number"])
-    return run(_work(settings, parent, message["channel"], message["siblings"]))
+    return run(_work(settings, parent, message))
 
 
-async def _work(settings: Settings, parent: Parent, channel: int, siblings: int) -> int:
+async def _work(settings: Settings, parent: Parent, message: Mapping[str, Any]) -> int:
     app = create_app(settings)
-    app[SIBLINGS] = Siblings(socket.socket(fileno=siblings))
-    listener = WorkerListener(socket.socket(fileno=channel))
+    app[SIBLINGS] = Siblings(socket.socket(fileno=message["siblings"]))
+    if "metrics" in message:
+        app[METRICS_SOCKET] = socket.socket(fileno=message["metrics"])
+    listener = WorkerListener(socket.socket(fileno=message["channel"]))
     with stop_signals(log, settings.drain) as stop:
-        async with running(app, settings, listener=listener) as started:
+        async with (
+            _Introductions(app, listener) as introductions,
+            running(app, settings, listener=listener) as started,
+        ):
+            introductions.begin(started, stop)
             await parent.wait({}, stop, lambda: started.draining.begin(0))
             listener.leave()
     return 0
+
+
+class _Introductions:
+    """What this worker gives to its successor, and takes from its predecessor."""
+
+    def __init__(self, app: web.Application, listener: WorkerListener) -> None:
+        self._app = app
+        self._listener = listener
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def begin(self, started: Running, stop: asyncio.Event) -> None:
+        """Be ready for both. `stop` is set when a successor has the tunnels."""
+        self._listener.on_predecessor = lambda sock: self._add(
+            take_over(self._app[TUNNELS], sock, self._listener.connection)
+        )
+        self._listener.on_successor = lambda sock: self._add(self._hand_over(sock, started, stop))
+
+    def _add(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _hand_over(self, sock: socket.socket, started: Running, stop: asyncio.Event) -> None:
+        giving = await begin_hand_over(self._app[TUNNELS], sock, self._listener.connection)
+        self._listener.handed_over(done=giving is not None)
+        if giving is not None:
+            started.leave()
+            stop.set()
+            try:
+                await giving
+            finally:
+                giving.cancel()

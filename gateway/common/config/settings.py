@@ -99,7 +99,10 @@ class CommonSettings:
         60.0, DURATION, "until the authorize hook is asked again about an open socket or a held poll", can_be_off=True
     )
     drain: float = option(
-        10.0, DURATION, "time for sockets and responses to end after SIGTERM, SIGINT or SIGHUP", group="Running"
+        10.0,
+        DURATION,
+        "time for sockets and responses to end after SIGTERM or SIGINT, and for those that a reload leaves behind",
+        group="Running",
     )
     log_level: str = option("info", choice("debug", "info", "warning", "error"), "least severe lines to log")
     log_format: str = option("text", choice("text", "json"), "form of a log line")

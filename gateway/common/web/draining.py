@@ -20,6 +20,8 @@ class Draining:
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self._deadline = 0.0
+        self.is_leaving = False
+        """Another process accepts connections in place of this one, which ends once nothing is under way."""
         self._held = 0
         self._waiting: list[asyncio.Future[None]] = []
 

@@ -109,6 +109,11 @@ class IdleConnections:
             self._count_silent(connection, address, now)
         return not full
 
+    @property
+    def silent(self) -> int:
+        """How many have sent no request yet."""
+        return len(self._silent)
+
     def is_reserved(self, descriptor: int) -> bool:
         """Whether a connection with this number is for the page and /healthz alone."""
         return descriptor >= self._unreserved

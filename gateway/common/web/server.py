@@ -43,6 +43,11 @@ ACCEPT_THROUGH: web.AppKey[Callable[[Callable[[], Connection]], Accept]] = web.A
 _MAX_LINE = 8190
 # For handlers whose deadline has passed to send their close frames, taken out of `drain` where that is long enough.
 _FAREWELL = 0.5
+# For what is left of a process that has waited for `drain` already, as another has taken its place.
+_LAST_SECONDS = 2.0
+# For the request of a connection that was accepted last.
+_REQUEST_SECONDS = 1.0
+_REQUEST_CHECKS = 20
 # For handlers that are cancelled after that to release what they hold.
 _CANCEL_TIMEOUT = 0.25
 
@@ -56,6 +61,13 @@ class Running:
     port: int
     draining: Draining
     _drain: float
+    _listener: "Listener"
+
+    def leave(self) -> None:
+        """Accept no more connections, for another process does. Requests and sockets that are under way have `drain` to
+        end by themselves, from when `running` is left."""
+        self.draining.is_leaving = True
+        self._listener.close()
 
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which leaving `running` completes, `within` so many seconds if that is less than `drain`.
@@ -86,6 +98,7 @@ class SocketListener:
         self.port: int = sockets[0].getsockname()[1]
         self._sockets = sockets
         self._listeners: list[asyncio.Server] = []
+        self._closed = False
 
     async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()
@@ -96,6 +109,9 @@ class SocketListener:
             sock.listen(BACKLOG)
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         for listener in self._listeners:
             listener.close()
         for sock in self._sockets:
@@ -113,7 +129,11 @@ def _count_requests(server: web.Server, draining: Draining, bad_request_handler:
             return response
         draining.hold()
         try:
-            return await handle(request)
+            handled = await handle(request)
+            if draining.is_leaving:
+                # The next request on this connection is for the other process.
+                handled.force_close()
+            return handled
         finally:
             draining.release()
 
@@ -143,9 +163,13 @@ async def running(
         _count_requests(server, draining, app.get(BAD_REQUEST_HANDLER, default_bad_request))
         if tls is not None:
             tls.warn()
-        await listener.open(ending.enter_context(_connections(app, server)))
-        started = Running(listener.addresses, listener.port, draining, settings.drain)
+        idle_connections = IdleConnections(Descriptors.of_process())
+        await listener.open(ending.enter_context(_connections(app, server, idle_connections)))
+        started = Running(listener.addresses, listener.port, draining, settings.drain, listener)
         yield started
+        if draining.is_leaving:
+            await _finish(draining, idle_connections, settings.drain)
+            started.drain(_LAST_SECONDS)
         started.drain()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(draining.released(), draining.remaining() + _FAREWELL)
@@ -155,11 +179,24 @@ async def running(
         await runner.cleanup()
 
 
+async def _finish(draining: Draining, idle_connections: IdleConnections, seconds: float) -> None:
+    """Return when nothing is under way, or after so many seconds."""
+    # The request of a connection that was just accepted is on its way. A browser also opens some ahead of need.
+    for _ in range(_REQUEST_CHECKS):
+        if idle_connections.silent == 0:
+            break
+        await asyncio.sleep(_REQUEST_SECONDS / _REQUEST_CHECKS)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(draining.released(), seconds)
+
+
 @contextlib.contextmanager
-def _connections(app: web.Application, server: web.Server) -> Iterator[Callable[[], asyncio.Protocol]]:
+def _connections(
+    app: web.Application, server: web.Server, idle_connections: IdleConnections
+) -> Iterator[Callable[[], asyncio.Protocol]]:
     """Makes the protocol of each accepted connection; at the end, TLS handshakes that are not over are ended."""
     loop = asyncio.get_running_loop()
-    idle_connections, turns = IdleConnections(Descriptors.of_process()), Turns(loop)
+    turns = Turns(loop)
     timeouts = app.get(CONNECTION_TIMEOUTS, ConnectionTimeouts())
     bad_request_handler = app.get(BAD_REQUEST_HANDLER, default_bad_request)
     message_limits = app.get(MESSAGE_LIMITS)

@@ -14,7 +14,7 @@ from tests.support.websocket_frames import close_frame
 GOODBYE = close_frame(1001, "gateway restarting")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_idle_sockets_do_not_delay_the_end(number: int, tmp_path: Path) -> None:
     async with (
         echoing(tmp_path, "--drain", "5m") as (program, address),

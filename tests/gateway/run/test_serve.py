@@ -65,7 +65,7 @@ async def test_one_command_starts_everything_and_says_where(tmp_path: Path) -> N
         assert await ask(address)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_ends_both_cleanly(number: int, tmp_path: Path) -> None:
     async with serving(tmp_path) as (program, _):
         backend = backend_of(program)

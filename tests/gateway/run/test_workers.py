@@ -167,7 +167,7 @@ async def first_event(client: aiohttp.ClientSession) -> dict[str, Any]:
         return event
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_all_drain_together_and_say_goodbye(number: int, tmp_path: Path) -> None:
     async with (
         echoing(tmp_path, *WORKERS, "--drain", "5m") as (program, address),

@@ -1,0 +1,94 @@
+"""The configuration, read again while the program runs: by a process of its own.
+
+That process is started as the program was, with the same arguments and environment, and with the code as it is
+installed now: what it accepts, the next processes of the gateway accept. It also makes the application, and with it
+loads the user's own modules, which this process may have in an older form.
+"""
+
+import asyncio
+import contextlib
+import logging
+import pickle
+import socket
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+from moorline.gateway.common.config.options import changed
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.supervised import SUPERVISOR, Parent, packed
+from moorline.gateway.run.supervisor import module_command
+
+__all__ = ["Configuration", "answer"]
+
+log = logging.getLogger("moorline.supervisor")
+
+_LENGTH = 8
+# Where a hook of the user's does not return at its import.
+_SECONDS = 60.0
+_COMMAND = "configuration"
+
+
+class Configuration:
+    """How the program was started."""
+
+    def __init__(self, command: str, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+        self._command = command
+        self._argv = list(argv)
+        self._environ = dict(environ)
+
+    async def read(self) -> dict[type[Any], Any]:
+        """The settings of each section, by class.
+
+        Raises:
+            UsageError: they cannot be used, or the installed version does not start.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *module_command(_COMMAND),
+                env={**self._environ, SUPERVISOR: str(theirs.fileno())},
+                stdin=DEVNULL,
+                stderr=PIPE,
+                pass_fds=[theirs.fileno()],
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            writer.write(packed({"command": self._command, "argv": self._argv}))
+            async with asyncio.timeout(_SECONDS):
+                answered, (_, said) = await asyncio.gather(_answer(reader), process.communicate())
+        except TimeoutError:
+            raise UsageError(f"the configuration was not read within {_SECONDS:g}s") from None
+        finally:
+            writer.close()
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+        if answered is None:
+            last = said.decode(errors="replace").strip().rpartition("\n")[2]
+            raise UsageError(last.removeprefix("moorline: ") or f"status {process.returncode}")
+        return {kind: kind(**fields) for kind, fields in answered["sections"]}
+
+
+async def _answer(reader: asyncio.StreamReader) -> dict[str, Any] | None:
+    """None where it has ended without one."""
+    try:
+        size = int.from_bytes(await reader.readexactly(_LENGTH), "big")
+        message: dict[str, Any] = pickle.loads(await reader.readexactly(size))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    return message
+
+
+def answer(parent: Parent, environ: MutableMapping[str, str]) -> int:
+    """Be the process that reads; the exit status."""
+    from moorline.gateway.app import create_app
+    from moorline.gateway.run.cli import configured
+    from moorline.gateway.settings import Settings
+
+    message = parent.receive()
+    sections = configured(message["command"], message["argv"], environ)
+    # As it is served, so that what would end a worker ends this process instead.
+    create_app(sections[Settings])
+    parent.send({"sections": [(kind, changed(settings)) for kind, settings in sections.items()]})
+    return 0

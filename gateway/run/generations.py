@@ -1,0 +1,259 @@
+"""The gateway of a program, whichever processes serve it: SIGHUP and SIGUSR2 have new ones take the old ones' place.
+
+    this process                               one worker or more, the first generation with `workers`
+      | serves the first generation itself       |
+      | SIGHUP: the configuration is read        | and so on
+      v                                          v
+    workers 1..N start with it     ->  they accept     ->  the old ones give their tunnels, finish their requests, end
+
+This process keeps its id, the listening sockets and the backend of `serve`, so that a supervisor, a container or a
+terminal sees one program. A configuration that cannot be used, or a version that does not start, changes nothing.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from aiohttp import web
+
+from moorline.gateway.app import create_app
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.loop import ReloadRequests
+from moorline.gateway.common.web.listen import address, listen
+from moorline.gateway.common.web.metrics_port import METRICS_SOCKET
+from moorline.gateway.common.web.server import Running, SocketListener, running
+from moorline.gateway.proxy.handover import begin_hand_over
+from moorline.gateway.proxy.tunnels import TUNNELS
+from moorline.gateway.run.handover import Acceptor
+from moorline.gateway.run.workers import MetricsSockets, Workers
+from moorline.gateway.settings import Settings
+
+__all__ = ["Gateway", "keep_reloading"]
+
+log = logging.getLogger("moorline.gateway")
+
+# A new worker that dies while it takes tunnels is started again, and takes the rest.
+_ATTEMPTS = 3
+
+
+class Generation(Protocol):
+    """Processes with one configuration."""
+
+    @property
+    def size(self) -> int:
+        """How many processes have tunnels."""
+
+    async def hand_over(self, number: int, sock: socket.socket) -> bool:
+        """Accept no more, and give the tunnels of one of them to the process behind `sock`; whether it has them."""
+
+    def drain(self, within: float | None = None) -> None:
+        """Begin the drain, which `end` completes."""
+
+    async def end(self) -> None:
+        """Finish what is under way, and end."""
+
+    def kill(self) -> None:
+        """End now."""
+
+
+class _Local:
+    """The first generation without `workers`: this process."""
+
+    size = 1
+
+    def __init__(self, settings: Settings, app: web.Application) -> None:
+        self._settings = settings
+        self._app = app
+        self._stack = contextlib.AsyncExitStack()
+        self._started: Running | None = None
+        self._giving: list[asyncio.Task[None]] = []
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        listener = SocketListener([sock.dup() for sock in sockets], scheme=self._settings.scheme)
+        self._started = await self._stack.enter_async_context(running(self._app, self._settings, listener=listener))
+
+    async def hand_over(self, number: int, sock: socket.socket) -> bool:
+        assert self._started is not None, "it serves"
+        self._started.leave()
+        giving = await begin_hand_over(self._app[TUNNELS], sock)
+        if giving is not None:
+            self._giving.append(giving)
+        return giving is not None
+
+    def drain(self, within: float | None = None) -> None:
+        if self._started is not None:
+            self._started.drain(within)
+
+    async def end(self) -> None:
+        try:
+            await self._stack.aclose()
+        finally:
+            for giving in self._giving:
+                giving.cancel()
+            await asyncio.gather(*self._giving, return_exceptions=True)
+
+    def kill(self) -> None:
+        """It ends with this process."""
+
+
+async def keep_reloading(requests: ReloadRequests, reload: Callable[[bool], Awaitable[None]]) -> None:
+    """Call `reload` with whether it is an upgrade, whenever it is asked for, until this is cancelled. It raises
+    UsageError where it changes nothing."""
+    while True:
+        upgrade = await requests.next()
+        log.info("starting the installed version" if upgrade else "reading the configuration again")
+        try:
+            await reload(upgrade)
+        except UsageError as error:
+            log.error("nothing is changed: %s", error)
+        else:
+            log.info("the new processes serve")
+
+
+class Gateway:
+    """Use: `async with gateway.running(stop)`, and `reload` within.
+
+    Raises:
+        UsageError: an option that cannot work, or a port that is taken. All is said here, once, not by each worker.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        *,
+        prepare: Callable[[web.Application], None] = lambda app: None,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        app = create_app(settings)
+        prepare(app)
+        self._settings = settings
+        self._environ = environ
+        self._sockets = list(sockets) or listen(settings.host, settings.port)
+        self._given = bool(sockets)
+        self._metrics = MetricsSockets()
+        self._acceptor: Acceptor | None = None
+        self.local = app if settings.workers == 1 else None
+        """The application of this process, while it serves."""
+        self._generation: Generation | None = None
+        self._starting: Workers | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self.status = 0
+        """Not 0 when a worker refused its options."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(address(sock, self._settings.scheme) for sock in self._sockets)
+
+    @contextlib.asynccontextmanager
+    async def running(self, stop: asyncio.Event) -> AsyncIterator[None]:
+        """Serve; drain at the end. `stop` is set when a worker refused its options."""
+        try:
+            self._generation = await self._first(stop)
+            yield
+        finally:
+            self.drain()
+            if self._generation is not None:
+                await self._generation.end()
+            await asyncio.gather(*self._ending)
+            if self._acceptor is not None:
+                self._acceptor.close()
+            self._metrics.close()
+            for sock in self._sockets:
+                sock.close()
+
+    async def ready(self) -> None:
+        """Return when each worker has been ready once."""
+        if isinstance(self._generation, Workers):
+            await self._generation.ready()
+
+    def drain(self, within: float | None = None) -> None:
+        """Begin the drain, which leaving `running` completes."""
+        for generation in (self._generation, self._starting):
+            if generation is not None:
+                generation.drain(within)
+
+    def kill(self) -> None:
+        """End all other processes now."""
+        for generation in (self._generation, self._starting):
+            if generation is not None:
+                generation.kill()
+
+    async def reload(self, settings: Settings) -> None:
+        """Have new processes with these settings take the place of the present ones.
+
+        Raises:
+            UsageError: they do not start, and the present ones serve on.
+        """
+        # A chat has the same hash in the log as before.
+        settings = dataclasses.replace(settings, log_key=settings.log_key or self._settings.log_key)
+        sockets = self._sockets
+        moves = (settings.host, settings.port) != (self._settings.host, self._settings.port) and not self._given
+        if moves:
+            sockets = listen(settings.host, settings.port)
+        acceptor = self._acceptor
+        if moves or acceptor is None:
+            acceptor = Acceptor([sock.dup() for sock in sockets])
+        workers = self._starting = Workers(settings, self._environ, acceptor, self._metrics)
+        try:
+            workers.start()
+            if not await workers.settled():
+                raise UsageError("the new processes do not start; the lines above say why")
+        except BaseException:
+            workers.drain()
+            workers.kill()
+            await workers.end()
+            if acceptor is not self._acceptor:
+                acceptor.close()
+            if moves:
+                for sock in sockets:
+                    sock.close()
+            raise
+        finally:
+            self._starting = None
+        workers.open()
+        old, old_acceptor, old_sockets = self._generation, self._acceptor, self._sockets
+        self._generation, self._acceptor, self._settings, self._sockets = workers, acceptor, settings, sockets
+        assert old is not None, "it runs"
+        if moves and old_acceptor is not None:
+            old_acceptor.close()
+        await asyncio.gather(*(_hand_over(old, number, workers) for number in range(old.size)))
+        self.local = None
+        for sock in old_sockets if moves else ():
+            sock.close()
+        ending = asyncio.create_task(old.end())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def _first(self, stop: asyncio.Event) -> Generation:
+        settings = self._settings
+        if self.local is None:
+            self._acceptor = Acceptor([sock.dup() for sock in self._sockets])
+            workers = Workers(settings, self._environ, self._acceptor, self._metrics)
+            workers.start(on_refused=lambda status: self._refused(status, stop))
+            workers.open()
+            return workers
+        if settings.metrics_port is not None:
+            self.local[METRICS_SOCKET] = self._metrics.at(settings.metrics_port).dup()
+        local = _Local(settings, self.local)
+        await local.start(self._sockets)
+        return local
+
+    def _refused(self, status: int, stop: asyncio.Event) -> None:
+        self.status = status
+        stop.set()
+
+
+async def _hand_over(old: Generation, number: int, new: Workers) -> None:
+    for _ in range(_ATTEMPTS):
+        one, other = socket.socketpair()
+        taker = number % new.size
+        if not await new.take_over(taker, other):
+            one.close()
+        elif await old.hand_over(number, one):
+            return
+    log.error("the sockets of an old process were not taken over; they end with it, within drain")

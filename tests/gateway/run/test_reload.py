@@ -1,0 +1,92 @@
+"""SIGHUP and SIGUSR2 to real processes: the next ones serve with what they read, and no open socket notices."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import aiohttp
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+
+from tests.support.faulty_upstream import Upstream
+from tests.support.gateway_process import echoing
+from tests.support.process import Program, children, gone, started
+
+BOTH = pytest.mark.parametrize("workers", ["1", "2"])
+
+
+async def reloaded(program: Program, number: int = signal.SIGHUP) -> None:
+    program.send(number)
+    await program.line("gateway: the new processes serve")
+
+
+async def echoed(socket: ClientConnection, text: str) -> None:
+    async with asyncio.timeout(10):
+        await socket.send(text)
+        assert await socket.recv() == text
+
+
+@BOTH
+async def test_open_sockets_are_served_on_by_the_next_processes(workers: str, tmp_path: Path) -> None:
+    async with (
+        echoing(tmp_path, "--workers", workers) as (program, address),
+        connect(address, proxy=None) as one,
+        connect(address, proxy=None) as other,
+    ):
+        before = children(program.pid, "-m moorline gateway")
+        await reloaded(program)
+        for socket in (one, other):
+            await echoed(socket, "still here")
+        async with connect(address, proxy=None) as late:
+            await echoed(late, "and new ones")
+        for pid in before:
+            await gone(pid)
+        assert await program.stop() == 0
+    assert " error " not in program.err
+
+
+async def test_a_configuration_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "moorline.toml"
+    file.write_text("[gateway]\ndrain = 5\n", encoding="utf-8")
+    async with echoing(tmp_path) as (program, address), connect(address, proxy=None) as socket:
+        file.write_text("[gateway]\nmax_connections = 0\n", encoding="utf-8")
+        program.send(signal.SIGHUP)
+        line = await program.line("nothing is changed")
+        assert "max_connections" in line
+        await echoed(socket, "still here")
+        assert children(program.pid) == []
+
+
+async def test_what_was_read_again_counts(tmp_path: Path) -> None:
+    async with echoing(tmp_path) as (program, address):
+        (tmp_path / "moorline.toml").write_text("[gateway]\nmax_connections = 1\n", encoding="utf-8")
+        await reloaded(program, signal.SIGUSR2)
+        async with connect(address, proxy=None) as socket:
+            await echoed(socket, "the only one")
+            with pytest.raises(InvalidStatus, match="503"):
+                await connect(address, proxy=None)
+
+
+async def test_a_new_process_that_is_killed_takes_only_what_it_had(tmp_path: Path) -> None:
+    async with echoing(tmp_path) as (program, address), connect(address, proxy=None) as socket:
+        await reloaded(program)
+        (worker,) = children(program.pid, "-m moorline gateway")
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(ConnectionClosedError):
+            await echoed(socket, "gone with it")
+        async with connect(address, proxy=None, open_timeout=None) as late:
+            await echoed(late, "and served by the next")
+
+
+async def test_a_request_that_is_under_way_is_answered_by_the_old_process(tmp_path: Path) -> None:
+    async with Upstream() as upstream:
+        options = ("gateway", "--host", "127.0.0.1", "--port", "0", "--upstream", f"http://127.0.0.1:{upstream.port}")
+        async with started("moorline", *options, cwd=tmp_path) as program, aiohttp.ClientSession() as http:
+            asking = asyncio.create_task(http.get(await program.page() + "/api/slow"))
+            backend = await upstream.accept()
+            await reloaded(program)
+            await backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")
+            async with await asking as response:
+                assert await response.text() == "done"
