@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.output import Output
 
 __all__ = ["hashed", "info", "json_line", "setup"]
 
@@ -30,6 +31,9 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 # Of lines that wait for the end of an iteration of the event loop.
 _MOST_WAITING = 64
+# Until a reader that had no room is asked again, and how long it is waited for at the end of the process.
+_RETRY_SECONDS = 0.1
+_LAST_SECONDS = 1.0
 
 
 class _Key:
@@ -80,12 +84,17 @@ class _Lines(logging.StreamHandler[TextIO]):
     """Writes the lines of one iteration of the event loop together: with one write for each, a tenth of the time of a
     small request would be spent on its line. Warnings are written at once, with what waits, and so is every line of
     another thread.
+
+    A reader that does not read, as `less` or a stopped terminal, must not stop the sockets: what it has no room for
+    waits up to a limit. What is beyond that, or cannot be written since a disk is full, is dropped and counted.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self._lines: list[str] = []
         self._flushing: asyncio.AbstractEventLoop | None = None
+        self._output = Output(stream)
+        self._retry: asyncio.TimerHandle | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -106,14 +115,26 @@ class _Lines(logging.StreamHandler[TextIO]):
             loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Write the lines that wait. The end of the process calls this, too (`logging.shutdown`)."""
+        """Write the lines that wait, as far as that blocks nothing."""
         with self.lock or contextlib.nullcontext():
             lines, self._lines, self._flushing = self._lines, [], None
-            # Where stderr is gone, no place is left to report it.
-            with contextlib.suppress(OSError, ValueError):
-                if lines:
-                    self.stream.write("".join(lines))
-                super().flush()
+            if self._output.write(lines) and self._output.dropped:
+                text, self._output.dropped = f"{self._output.dropped} lines of the log were dropped", 0
+                record = logging.LogRecord("moorline.logs", logging.WARNING, "", 0, text, None, None)
+                self._output.write([self.format(record) + self.terminator])
+            if self._output.waits and self._retry is None:
+                # In another thread than the loop's the next line tries again.
+                with contextlib.suppress(RuntimeError):
+                    self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._try_again)
+
+    def close(self) -> None:
+        """The end of the process calls this (`logging.shutdown`)."""
+        self._output.finish(_LAST_SECONDS)
+        super().close()
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.flush()
 
 
 class _Formatter(logging.Formatter):
