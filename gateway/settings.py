@@ -36,6 +36,7 @@ _ABOVE_ZERO = (
     "upstream_connections",
     "upstream_keepalive",
     "workers",
+    "watchdog",
 )
 
 
@@ -146,6 +147,12 @@ class Settings(CommonSettings):
         "bytes of all sockets that one side does not read; over it those that wait longest end with 1013",
     )
     workers: int = option(1, INT, "processes that serve the port, for more than one core")
+    watchdog: float | None = option(
+        10.0,
+        DURATION,
+        "time without a sign of life after which a worker, or the backend of serve, is replaced",
+        can_be_off=True,
+    )
     metrics_port: int | None = option(
         None,
         PORT,

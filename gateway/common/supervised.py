@@ -1,7 +1,10 @@
 """A process that another process of moorline started and keeps alive: see `gateway/run/supervisor.py`.
 
 Both are joined by a socket pair. The parent sends one message, the settings; the child answers with one line of JSON
-once it is ready, and with another when what it reported has changed. Settings do not come as arguments or variables:
+once it is ready, and with another when what it reported has changed. Where the message has a `watchdog`, the child
+sends an empty line `BEATS` times within so many seconds, as long as its event loop runs.
+
+Settings do not come as arguments or variables:
 those can be read by others, and a database's address may hold a password. The message is pickled, as `multiprocessing`
 does it: both ends are one installation, and no other process has the socket.
 """
@@ -19,12 +22,15 @@ from typing import Any
 
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["SUPERVISOR", "Parent", "ParentConnection", "packed"]
+__all__ = ["BEATS", "SUPERVISOR", "Parent", "ParentConnection", "packed"]
 
 log = logging.getLogger("moorline.supervised")
 
 #: The variable that holds the descriptor of the child's end.
 SUPERVISOR = "MOORLINE_SUPERVISOR"
+
+#: How many empty lines a child sends within the time of its `watchdog`.
+BEATS = 4
 
 _LENGTH = 8
 
@@ -40,6 +46,7 @@ class Parent:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._watchdog: float | None = None
 
     @classmethod
     def of(cls, environ: MutableMapping[str, str]) -> "Parent | None":
@@ -64,6 +71,7 @@ class Parent:
         """The parent's message. Blocks: call it first, before the event loop runs."""
         length = int.from_bytes(self._read(_LENGTH), "big")
         message: dict[str, Any] = pickle.loads(self._read(length))
+        self._watchdog = message.get("watchdog")
         return message
 
     def send(self, message: Mapping[str, object]) -> None:
@@ -78,12 +86,14 @@ class Parent:
         """
         async with self.connected() as connection:
             connection.report(facts)
+            beating = asyncio.create_task(connection.beat(self._watchdog))
             stopped = asyncio.ensure_future(stop.wait())
             await asyncio.wait([stopped, connection.closed], return_when=asyncio.FIRST_COMPLETED)
             if connection.closed.done():
                 log.info("the parent process has closed the connection: ending at once")
                 end_now()
             stopped.cancel()
+            beating.cancel()
 
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator["ParentConnection"]:
@@ -116,6 +126,14 @@ class ParentConnection:
     def report(self, facts: Mapping[str, str]) -> None:
         """This process is ready, or what it reported has changed."""
         self._writer.write(json.dumps(facts).encode() + b"\n")
+
+    async def beat(self, watchdog: float | None) -> None:
+        """Tell that this process is not hung, until this is cancelled."""
+        while watchdog is not None:
+            await asyncio.sleep(watchdog / BEATS)
+            # Not to a parent that is stopped itself.
+            if not self._writer.transport.get_write_buffer_size():
+                self._writer.write(b"\n")
 
 
 async def _end_of_file(reader: asyncio.StreamReader) -> None:

@@ -216,6 +216,8 @@ class _Serve:
             # Options reach it as settings. The rest is for the provider's and the database's libraries.
             environ={name: value for name, value in self._environ.items() if not name.startswith(PREFIX)},
             drain=settings.drain,
+            # A debugger may hold a backend that is being worked on.
+            watchdog=None if self._own.reload else self._settings.watchdog,
             on_ready=on_ready,
             on_failed_start=lambda: self._reports.failed("backend"),
             spawn_context=port.life,

@@ -2,8 +2,9 @@
 
 Parent and child are joined by a socket pair, see `gateway/common/supervised.py`. Its end of file tells the child to
 end at once: at a restart, and when this process was killed, so that no orphan keeps the port and the database. SIGTERM
-tells it to drain. The child is in a session and a process group of its own: Ctrl-C in a terminal reaches it through the
-parent, once, and what is left of the group is killed when the child has ended.
+tells it to drain. A child with a `watchdog` that is silent for so long hangs: it is stopped, or in a loop that does not
+end. It is killed, and the next one starts. Each is in a session and a process group of its own: Ctrl-C in a terminal
+reaches it through the parent, once, and what is left of the group is killed when the child has ended.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Container, Iterator, Mapping
 
 from moorline.gateway.common.program import USAGE_ERROR
-from moorline.gateway.common.supervised import SUPERVISOR, packed
+from moorline.gateway.common.supervised import BEATS, SUPERVISOR, packed
 from moorline.gateway.run.lifecycle import Event, State, after
 
 __all__ = ["Child", "SpawnExtras", "Supervisor", "module_command"]
@@ -66,6 +67,8 @@ class Child:
     """Called when a life ends that was not asked to, and none has been ready yet."""
     spawn_context: Callable[[], contextlib.AbstractContextManager[SpawnExtras]] = _no_extras
     """Held around each life."""
+    watchdog: float | None = None
+    """Seconds without a sign of life, once it is ready, after which it is killed."""
     waits_for_changes: bool = False
     """After a start that failed the next waits for `restart`."""
     refusals: Container[int] = (USAGE_ERROR,)
@@ -93,6 +96,7 @@ class Supervisor:
         self._process: Process | None = None
         self._connection: asyncio.StreamWriter | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
+        self._beat_at = 0.0
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
@@ -211,14 +215,38 @@ class Supervisor:
     async def _attend(self, ours: socket.socket, process: Process, extras: SpawnExtras) -> int:
         self._process = process
         reader, self._connection = await asyncio.open_connection(sock=ours)
-        self._connection.write(packed({**self._child.message, **extras.message}))
+        self._connection.write(packed({**self._child.message, **extras.message, "watchdog": self._child.watchdog}))
         # A request that came while the process was being started.
         self._tell()
         # Reset, not end of file, where it ended without having read the message.
-        with contextlib.suppress(ConnectionError):
-            async for line in reader:
-                self._report(json.loads(line))
+        watching: asyncio.Task[None] | None = None
+        try:
+            with contextlib.suppress(ConnectionError):
+                async for line in reader:
+                    self._beat_at = asyncio.get_running_loop().time()
+                    if line != b"\n":
+                        self._report(json.loads(line))
+                    if watching is None and self._child.watchdog is not None:
+                        watching = asyncio.create_task(self._watch(self._child.watchdog))
+        finally:
+            # It drains, or has ended.
+            if watching is not None:
+                watching.cancel()
         return await process.wait()
+
+    async def _watch(self, seconds: float) -> None:
+        """Kill the process when it has been silent for so long."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            looked = clock()
+            await asyncio.sleep(seconds / BEATS)
+            if clock() - looked > 2 * seconds / BEATS:
+                # This process was stopped or busy itself, and has not read what came meanwhile.
+                self._beat_at = clock()
+            elif clock() - self._beat_at > seconds:
+                log.error("%s has given no sign of life for %gs: killing it", self._child.name, seconds)
+                self.kill()
+                return
 
     def _report(self, facts: Mapping[str, str]) -> None:
         if self._apply(Event.READY) and self._was_ready:

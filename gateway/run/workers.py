@@ -203,6 +203,7 @@ class Workers:
             message={"settings": changed(settings), "number": number},
             environ=environ,
             drain=self._drain,
+            watchdog=settings.watchdog,
             on_ready=is_ready,
             on_failed_start=self._failed.set,
             spawn_context=lambda: self._channel(number),
