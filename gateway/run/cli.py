@@ -91,15 +91,17 @@ def configured(name: str, argv: Sequence[str], environ: MutableMapping[str, str]
 
 
 def _serve(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    from moorline.gateway.common.systemd import Systemd
     from moorline.gateway.run.commands import BackendSettings, ServeSettings, Settings
 
+    systemd = Systemd.of(environ)
     started = dict(environ)
     config = configured("serve", argv, environ)
     from moorline.gateway.run import serve
     from moorline.gateway.run.configuration import Configuration
 
     configuration = Configuration("serve", argv, started)
-    return serve.main(config[Settings], config[BackendSettings], config[ServeSettings], environ, configuration)
+    return serve.main(config[Settings], config[BackendSettings], config[ServeSettings], environ, configuration, systemd)
 
 
 def _gateway(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
@@ -109,14 +111,16 @@ def _gateway(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
         from moorline.gateway.run import workers
 
         return workers.run_worker(parent)
+    from moorline.gateway.common.systemd import Systemd
     from moorline.gateway.run.commands import Settings
 
+    systemd = Systemd.of(environ)
     started = dict(environ)
     settings = configured("gateway", argv, environ)[Settings]
     from moorline.gateway.run import server
     from moorline.gateway.run.configuration import Configuration
 
-    return server.main(settings, environ, Configuration("gateway", argv, started))
+    return server.main(settings, environ, Configuration("gateway", argv, started), systemd)
 
 
 def _backend(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:

@@ -23,6 +23,7 @@ from aiohttp import web
 from moorline.gateway.app import create_app
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import ReloadRequests
+from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web.listen import address, listen
 from moorline.gateway.common.web.metrics_port import METRICS_SOCKET
 from moorline.gateway.common.web.server import Running, SocketListener, running
@@ -50,6 +51,9 @@ class Generation(Protocol):
     async def hand_over(self, number: int, sock: socket.socket) -> bool:
         """Accept no more, and give the tunnels of one of them to the process behind `sock`; whether it has them."""
 
+    def stop_accepting(self) -> None:
+        """Accept no more; what comes waits for another process."""
+
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which `end` completes."""
 
@@ -71,6 +75,7 @@ class _Local:
         self._stack = contextlib.AsyncExitStack()
         self._started: Running | None = None
         self._giving: list[asyncio.Task[None]] = []
+        self._stopped = False
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         listener = SocketListener([sock.dup() for sock in sockets], scheme=self._settings.scheme)
@@ -84,8 +89,14 @@ class _Local:
             self._giving.append(giving)
         return giving is not None
 
-    def drain(self, within: float | None = None) -> None:
+    def stop_accepting(self) -> None:
+        self._stopped = True
         if self._started is not None:
+            self._started.stop_accepting()
+
+    def drain(self, within: float | None = None) -> None:
+        # Else `end` begins it, once requests that were on their way have been handled.
+        if self._started is not None and not self._stopped:
             self._started.drain(within)
 
     async def end(self) -> None:
@@ -100,18 +111,20 @@ class _Local:
         """It ends with this process."""
 
 
-async def keep_reloading(requests: ReloadRequests, reload: Callable[[bool], Awaitable[None]]) -> None:
+async def keep_reloading(requests: ReloadRequests, reload: Callable[[bool], Awaitable[None]], systemd: Systemd) -> None:
     """Call `reload` with whether it is an upgrade, whenever it is asked for, until this is cancelled. It raises
     UsageError where it changes nothing."""
     while True:
         upgrade = await requests.next()
         log.info("starting the installed version" if upgrade else "reading the configuration again")
+        systemd.reloading()
         try:
             await reload(upgrade)
         except UsageError as error:
             log.error("nothing is changed: %s", error)
         else:
             log.info("the new processes serve")
+        systemd.ready()
 
 
 class Gateway:
@@ -127,15 +140,17 @@ class Gateway:
         environ: Mapping[str, str],
         *,
         prepare: Callable[[web.Application], None] = lambda app: None,
-        sockets: Sequence[socket.socket] = (),
+        systemd: Systemd | None = None,
     ) -> None:
         app = create_app(settings)
         prepare(app)
         self._settings = settings
         self._environ = environ
-        self._sockets = list(sockets) or listen(settings.host, settings.port)
-        self._given = bool(sockets)
-        self._metrics = MetricsSockets()
+        systemd = systemd or Systemd()
+        self._sockets = list(systemd.sockets) or listen(settings.host, settings.port)
+        # The manager's, which go on to listen between this process and the next.
+        self._given = bool(systemd.sockets)
+        self._metrics = MetricsSockets(systemd.metrics)
         self._acceptor: Acceptor | None = None
         self.local = app if settings.workers == 1 else None
         """The application of this process, while it serves."""
@@ -171,8 +186,17 @@ class Gateway:
         if isinstance(self._generation, Workers):
             await self._generation.ready()
 
+    def stop_accepting(self) -> None:
+        """Before the drain, where the sockets are the manager's: connections wait for the next process."""
+        if self._given:
+            if self._acceptor is not None:
+                self._acceptor.close()
+            if self._generation is not None:
+                self._generation.stop_accepting()
+
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which leaving `running` completes."""
+        self.stop_accepting()
         for generation in (self._generation, self._starting):
             if generation is not None:
                 generation.drain(within)

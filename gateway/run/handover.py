@@ -31,6 +31,7 @@ _PREDECESSOR = b"p"
 _HANDED_OVER = b"d"
 _FAILED = b"f"
 _ADOPTED = b"a"
+_STOP = b"x"
 
 # A worker that hangs gets no more than this many before others get all. The kernel has room for 277 on Linux.
 _MOST_UNTAKEN = 64
@@ -100,6 +101,11 @@ class WorkerChannel:
     def take_over(self, sock: socket.socket) -> None:
         """Have the worker take the tunnels of the process behind `sock`."""
         self._send(_PREDECESSOR, sock)
+
+    def stop(self) -> None:
+        """Nothing is given any more, and what was given has to be handled before the worker drains."""
+        with contextlib.suppress(OSError):
+            self._ours.send(_STOP)
 
     def _send(self, message: bytes, sock: socket.socket) -> None:
         # Where the worker has ended, the other end of `sock` is told by the close of this copy.
@@ -223,6 +229,7 @@ class WorkerListener:
 
     addresses: tuple[str, ...] = ()
     port = 0
+    closed = False
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -232,6 +239,8 @@ class WorkerListener:
         """Called with a connection to the process that is to take this one's tunnels."""
         self.on_predecessor: Callable[[socket.socket], None] | None = None
         """Called with a connection to a process whose tunnels are to be taken."""
+        self.on_stop: Callable[[], None] | None = None
+        """Called once nothing is given any more, and this process is about to end."""
         self._connection: Callable[[], asyncio.Protocol] | None = None
         self._opening: set[asyncio.Task[None]] = set()
         # Two bytes for each connection at most; an acceptor that is stopped gives no more of them.
@@ -242,7 +251,9 @@ class WorkerListener:
         self._loop.add_reader(self._sock, self._arrive)
 
     def leave(self) -> None:
-        """Have the acceptor prefer others from now on."""
+        """Have the acceptor prefer others from now on. What it has sent is received first: its stop, for one."""
+        if not self.closed:
+            self._arrive()
         self._send(_LEAVING)
 
     def handed_over(self, *, done: bool) -> None:
@@ -255,6 +266,7 @@ class WorkerListener:
         return _Connection(descriptor, self._send)
 
     def close(self) -> None:
+        self.closed = True
         self._loop.remove_reader(self._sock)
 
     def _arrive(self) -> None:
@@ -272,6 +284,10 @@ class WorkerListener:
             if given in (_SUCCESSOR, _PREDECESSOR):
                 self._introduce(given, descriptors)
                 continue
+            if given == _STOP:
+                if self.on_stop is not None:
+                    self.on_stop()
+                return
             # Before a byte of it is read: from here on no other worker can serve it.
             self._send(_TAKEN)
             if not descriptors:

@@ -19,6 +19,7 @@ from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import ReloadRequests, run, stop_signals
 from moorline.gateway.common.program import USAGE_ERROR
 from moorline.gateway.common.start import print_start
+from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run.backend_port import BackendPort
 from moorline.gateway.run.command import NOT_FOUND
@@ -50,6 +51,7 @@ def main(
     own: ServeSettings,
     environ: Mapping[str, str],
     configuration: Configuration,
+    systemd: Systemd,
 ) -> int:
     """Run gateway, backend and front end until a signal ends them; the exit status."""
     _check(settings, own)
@@ -62,7 +64,7 @@ def main(
         # Until the dev server names another one.
         settings = dataclasses.replace(settings, frontend=f"http://localhost:{free_port()}")
     logs.setup(settings)
-    serve = _Serve(settings, own, backend, sock, environ, configuration, follows_output=follows_output)
+    serve = _Serve(settings, own, backend, sock, environ, configuration, systemd, follows_output=follows_output)
     return run(serve.run())
 
 
@@ -131,6 +133,7 @@ class _Serve:
         sock: socket.socket | None,
         environ: Mapping[str, str],
         configuration: Configuration,
+        systemd: Systemd,
         *,
         follows_output: bool,
     ) -> None:
@@ -144,6 +147,7 @@ class _Serve:
         self._port = BackendPort(sock, settings.connect_retry or 0.0) if sock is not None else None
         self._sock = sock
         self._configuration = configuration
+        self._systemd = systemd
         self._backend_settings = backend
         self._backend = Supervisor(self._backend_child(backend))
         self._gateway: Gateway | None = None
@@ -164,7 +168,9 @@ class _Serve:
     async def _run(self, stop: asyncio.Event) -> None:
         # In a thread, so that the loop can start the backend meanwhile.
         generations = await asyncio.to_thread(importlib.import_module, "moorline.gateway.run.generations")
-        gateway: Gateway = generations.Gateway(self._settings, self._environ, prepare=self._prepare)
+        gateway: Gateway = generations.Gateway(
+            self._settings, self._environ, prepare=self._prepare, systemd=self._systemd
+        )
         self._gateway = gateway
         async with gateway.running(stop), asyncio.TaskGroup() as tasks:
             # Not earlier: a dev server whose usual port is the gateway's takes another one.
@@ -173,8 +179,13 @@ class _Serve:
             # Before the start block is printed: a change from then on must not be missed.
             beside = [tasks.create_task(self._reload())] if self._own.reload and self._port is not None else []
             beside.append(tasks.create_task(self._announce(gateway)))
-            beside.append(tasks.create_task(generations.keep_reloading(self._requests, self._reload_all)))
+            beside.append(
+                tasks.create_task(generations.keep_reloading(self._requests, self._reload_all, self._systemd))
+            )
+            beside.append(tasks.create_task(self._systemd.beat()))
             await asyncio.wait([stopped, ended], return_when=asyncio.FIRST_COMPLETED)
+            self._systemd.stopping()
+            gateway.stop_accepting()
             for task in (stopped, ended, *beside):
                 task.cancel()
             # The backend first, so that it ends its sockets itself, with its own Close frames, through a gateway
@@ -288,4 +299,5 @@ class _Serve:
 
         await gateway.ready()
         async for facts in self._reports.facts():
+            self._systemd.ready()
             print_start(self._settings, {"page": server.page(self._settings, gateway.addresses), **facts})

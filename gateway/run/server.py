@@ -12,6 +12,7 @@ from moorline.gateway.common import logs
 from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.loop import ReloadRequests, run, stop_signals
 from moorline.gateway.common.start import print_start
+from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web import server
 from moorline.gateway.run.configuration import Configuration
 from moorline.gateway.run.generations import Gateway, keep_reloading
@@ -41,30 +42,35 @@ def page(settings: Settings, addresses: Sequence[str]) -> str:
     return address + ("/" if settings.frontend else _EXAMPLE_CHAT)
 
 
-def main(settings: Settings, environ: Mapping[str, str], configuration: Configuration) -> int:
+def main(settings: Settings, environ: Mapping[str, str], configuration: Configuration, systemd: Systemd) -> int:
     """`moorline gateway`: serve until a signal ends it; the exit status."""
     settings = dataclasses.replace(settings, log_key=settings.log_key or secrets.token_hex())
     logs.setup(settings)
-    return run(_run(settings, environ, configuration))
+    return run(_run(settings, environ, configuration, systemd))
 
 
-async def _run(settings: Settings, environ: Mapping[str, str], configuration: Configuration) -> int:
-    gateway, requests = Gateway(settings, environ), ReloadRequests()
+async def _run(settings: Settings, environ: Mapping[str, str], configuration: Configuration, systemd: Systemd) -> int:
+    gateway, requests = Gateway(settings, environ, systemd=systemd), ReloadRequests()
 
     async def reload(_: bool) -> None:  # noqa: FBT001 - the only one there is
         await gateway.reload((await configuration.read())[Settings])
 
     with stop_signals(log, settings.drain, before_exit=gateway.kill, reload=requests) as stop:
         async with gateway.running(stop):
-            reloading = asyncio.create_task(keep_reloading(requests, reload))
-            announcing = asyncio.create_task(_announce(gateway, settings))
+            beside = [
+                asyncio.create_task(keep_reloading(requests, reload, systemd)),
+                asyncio.create_task(_announce(gateway, settings, systemd)),
+                asyncio.create_task(systemd.beat()),
+            ]
             await stop.wait()
-            for task in (reloading, announcing):
+            systemd.stopping()
+            for task in beside:
                 task.cancel()
-            await asyncio.gather(reloading, announcing, return_exceptions=True)
+            await asyncio.gather(*beside, return_exceptions=True)
     return gateway.status
 
 
-async def _announce(gateway: Gateway, settings: Settings) -> None:
+async def _announce(gateway: Gateway, settings: Settings, systemd: Systemd) -> None:
     await gateway.ready()
+    systemd.ready()
     print_start(settings, {"page": page(settings, gateway.addresses), "backend": settings.upstream[0]})

@@ -57,7 +57,8 @@ _ENVIRONMENT_PREFIXES = ("LC_", "MALLOC_", "PYTHON")
 class MetricsSockets:
     """Sockets that listen for the metrics of each worker: they outlive it, so that its successor has them at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: socket.socket | None = None) -> None:
+        self._first = first
         self._sockets: dict[int, socket.socket] = {}
 
     def at(self, port: int, number: int = 1) -> socket.socket:
@@ -67,12 +68,14 @@ class MetricsSockets:
             UsageError: the port is taken.
         """
         key = port or -number
+        if self._first is not None and number == 1:
+            return self._first
         if key not in self._sockets:
             (self._sockets[key],) = listen("127.0.0.1", port, option="metrics_port")
         return self._sockets[key]
 
     def close(self) -> None:
-        for sock in self._sockets.values():
+        for sock in (*self._sockets.values(), *([self._first] if self._first is not None else [])):
             sock.close()
 
 
@@ -164,6 +167,12 @@ class Workers:
             self._left.add(number + 1)
             self._supervisors[number + 1].leave()
         return done or not channel.is_ready
+
+    def stop_accepting(self) -> None:
+        """See `Generation`: the acceptor gives nothing more, and what was given has its answer."""
+        for channel in self._channels.values():
+            channel.is_retired = True
+            channel.stop()
 
     def drain(self, within: float | None = None) -> None:
         """Begin the drain of all at the same time; `end` completes it."""
@@ -308,6 +317,7 @@ class _Introductions:
             take_over(self._app[TUNNELS], sock, self._listener.connection)
         )
         self._listener.on_successor = lambda sock: self._add(self._hand_over(sock, started, stop))
+        self._listener.on_stop = started.stop_accepting
 
     def _add(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

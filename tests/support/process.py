@@ -130,7 +130,7 @@ async def started(
 
 @asynccontextmanager
 async def started_command(
-    *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None
+    *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
 ) -> AsyncIterator[Program]:
     """A command in the folder `cwd`, without options or keys of the person who runs the tests."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
@@ -139,6 +139,7 @@ async def started_command(
         cwd=cwd,
         stdout=PIPE,
         stderr=PIPE,
+        pass_fds=pass_fds,
         env={**inherited, "PYTHONPATH": PYTHONPATH, "COLUMNS": "100", **(env or {})},
     )
     program = Program(process)

@@ -22,6 +22,8 @@ class Draining:
         self._deadline = 0.0
         self.is_leaving = False
         """Another process accepts connections in place of this one, which ends once nothing is under way."""
+        self.requests = 0
+        """Those that are being handled; a socket is none any more once its handler has returned."""
         self._held = 0
         self._waiting: list[asyncio.Future[None]] = []
 

@@ -45,7 +45,7 @@ _MAX_LINE = 8190
 _FAREWELL = 0.5
 # For what is left of a process that has waited for `drain` already, as another has taken its place.
 _LAST_SECONDS = 2.0
-# For the request of a connection that was accepted last.
+# For requests that are under way when no more connections are accepted.
 _REQUEST_SECONDS = 1.0
 _REQUEST_CHECKS = 20
 # For handlers that are cancelled after that to release what they hold.
@@ -69,6 +69,11 @@ class Running:
         self.draining.is_leaving = True
         self._listener.close()
 
+    def stop_accepting(self) -> None:
+        """Accept no more connections: they wait in the queue of a socket that outlives this process. Requests that were
+        on their way are handled before the drain begins, when `running` is left."""
+        self._listener.close()
+
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which leaving `running` completes, `within` so many seconds if that is less than `drain`.
         Handlers get what the last steps leave of it.
@@ -82,6 +87,7 @@ class Listener(Protocol):
 
     addresses: tuple[str, ...]
     port: int
+    closed: bool
 
     async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
         """Accept them, each with a protocol of its own."""
@@ -98,7 +104,7 @@ class SocketListener:
         self.port: int = sockets[0].getsockname()[1]
         self._sockets = sockets
         self._listeners: list[asyncio.Server] = []
-        self._closed = False
+        self.closed = False
 
     async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()
@@ -109,9 +115,9 @@ class SocketListener:
             sock.listen(BACKLOG)
 
     def close(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         for listener in self._listeners:
             listener.close()
         for sock in self._sockets:
@@ -128,6 +134,7 @@ def _count_requests(server: web.Server, draining: Draining, bad_request_handler:
             response.force_close()
             return response
         draining.hold()
+        draining.requests += 1
         try:
             handled = await handle(request)
             if draining.is_leaving:
@@ -135,6 +142,7 @@ def _count_requests(server: web.Server, draining: Draining, bad_request_handler:
                 handled.force_close()
             return handled
         finally:
+            draining.requests -= 1
             draining.release()
 
     server.request_handler = counted
@@ -167,8 +175,11 @@ async def running(
         await listener.open(ending.enter_context(_connections(app, server, idle_connections)))
         started = Running(listener.addresses, listener.port, draining, settings.drain, listener)
         yield started
+        if listener.closed:
+            await _finish_requests(draining, idle_connections)
         if draining.is_leaving:
-            await _finish(draining, idle_connections, settings.drain)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(draining.released(), settings.drain)
             started.drain(_LAST_SECONDS)
         started.drain()
         with contextlib.suppress(TimeoutError):
@@ -179,15 +190,13 @@ async def running(
         await runner.cleanup()
 
 
-async def _finish(draining: Draining, idle_connections: IdleConnections, seconds: float) -> None:
-    """Return when nothing is under way, or after so many seconds."""
-    # The request of a connection that was just accepted is on its way. A browser also opens some ahead of need.
+async def _finish_requests(draining: Draining, idle_connections: IdleConnections) -> None:
+    """Return when none is under way, or after `_REQUEST_SECONDS`. That of a connection that was accepted last is still
+    to come; a browser also opens some ahead of need, and a poll is held for longer."""
     for _ in range(_REQUEST_CHECKS):
-        if idle_connections.silent == 0:
+        if idle_connections.silent == 0 and draining.requests == 0:
             break
         await asyncio.sleep(_REQUEST_SECONDS / _REQUEST_CHECKS)
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(draining.released(), seconds)
 
 
 @contextlib.contextmanager

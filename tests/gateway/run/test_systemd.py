@@ -1,0 +1,106 @@
+"""A service manager, played by the test: it holds the listening socket between two lives of the gateway."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+
+from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.systemd import Systemd
+from moorline.gateway.common.web.listen import listen
+from tests.gateway.run.test_reload import echoed, reloaded
+from tests.support.gateway_process import echo_server
+from tests.support.process import Program, started_command
+
+
+class Manager:
+    """Its notification socket, and the sockets that it passes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(str(folder / "notify"))
+        self.notify.setblocking(False)
+        # Read as it comes: the kernel keeps ten messages at most.
+        self._said = asyncio.Queue[str]()
+        asyncio.get_running_loop().add_reader(
+            self.notify, lambda: self._said.put_nowait(self.notify.recv(4096).decode())
+        )
+        (self.sock,) = listen("127.0.0.1", 0)
+        self.port = self.sock.getsockname()[1]
+
+    async def told_that(self, state: str) -> str:
+        while state not in (said := await self._said.get()):
+            pass
+        return said
+
+    @contextlib.asynccontextmanager
+    async def service(self, upstream: str, *options: str) -> AsyncIterator[Program]:
+        """One life of `moorline gateway`, as systemd executes it: the socket is descriptor 3."""
+        command = 'exec 3<&"$1"; shift; export LISTEN_PID=$$; exec "$@"'
+        moorline = (sys.executable, "-m", "moorline", "gateway", "--upstream", upstream, *options)
+        env = {
+            "LISTEN_FDS": "1",
+            "LISTEN_FDNAMES": "http",
+            "NOTIFY_SOCKET": str(self._folder / "notify"),
+            "WATCHDOG_USEC": "2000000",
+        }
+        os.set_inheritable(self.sock.fileno(), True)
+        arguments = ("bash", "-c", command, "bash", str(self.sock.fileno()), *moorline)
+        async with started_command(*arguments, cwd=self._folder, env=env, pass_fds=[self.sock.fileno()]) as program:
+            yield program
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.notify)
+        self.notify.close()
+        self.sock.close()
+
+
+@pytest.fixture
+async def manager(tmp_path: Path) -> AsyncIterator[Manager]:
+    with contextlib.closing(Manager(tmp_path)) as played:
+        yield played
+
+
+async def test_the_manager_is_told_of_start_reload_life_and_end(manager: Manager) -> None:
+    async with echo_server() as upstream, manager.service(upstream) as program:
+        said = await manager.told_that("READY=1")
+        assert f"MAINPID={program.pid}" in said
+        await manager.told_that("WATCHDOG=1")
+        await reloaded(program)
+        said = await manager.told_that("RELOADING=1")
+        assert "MONOTONIC_USEC=" in said
+        await manager.told_that("READY=1")
+        assert await program.stop() == 0
+        await manager.told_that("STOPPING=1")
+
+
+async def test_connections_wait_in_the_managers_socket_while_the_service_restarts(manager: Manager) -> None:
+    address = f"ws://127.0.0.1:{manager.port}/ws/x"
+    async with echo_server() as upstream:
+        async with manager.service(upstream) as program:
+            await manager.told_that("READY=1")
+            async with connect(address, proxy=None):
+                assert await program.stop() == 0
+        early = asyncio.create_task(connect(address, proxy=None, open_timeout=None).__aenter__())
+        await asyncio.sleep(0)
+        async with manager.service(upstream), await early as socket:
+            await echoed(socket, "served by the next life")
+
+
+def test_a_descriptor_that_does_not_listen_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moorline.gateway.common.systemd._FIRST_DESCRIPTOR", os.open(os.devnull, os.O_RDONLY))
+    with pytest.raises(UsageError, match="LISTEN_FDS: descriptor"):
+        Systemd.of({"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())})
+
+
+def test_what_is_meant_for_another_process_is_left_alone() -> None:
+    environ = {"LISTEN_FDS": "1", "LISTEN_PID": "1", "NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "1", "HOME": "/"}
+    assert not Systemd.of(environ).sockets
+    assert environ == {"HOME": "/"}
