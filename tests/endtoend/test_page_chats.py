@@ -3,7 +3,8 @@
 import json
 import re
 
-from playwright.async_api import Dialog, Locator, Page, expect
+import aiohttp
+from playwright.async_api import Dialog, Locator, Page, Route, expect
 
 from tests.endtoend.conftest import Site
 from tests.support import needs
@@ -125,6 +126,46 @@ async def test_an_earlier_chat_is_found_again(chat: Site, tab: Visitor) -> None:
     await listed.last.get_by_role("button", name="Open").click()
     await expect(questions(tab.page)).to_have_text(["Hello"])
     await expect(answers(tab.page)).to_have_text(["Good morning."])
+
+
+async def test_a_chat_of_another_browser_is_listed_with_its_first_words_and_can_be_opened(
+    chat: Site, tab: Visitor
+) -> None:
+    chat.script.put("Good morning.", None)
+    body = {"patient_id": "patient:demo", "message": "From another browser", "client_msg_id": "c1"}
+    async with aiohttp.request("POST", f"{chat.url}/api/chat/elsewhere/messages", json=body) as sent:
+        assert sent.status == 202
+    await connected(tab.page, chat)
+    listed = await chats(tab.page)
+    await expect(listed).to_have_count(1)
+    await expect(listed).to_contain_text("From another browser")
+    await listed.get_by_role("button", name="Open").click()
+    await expect(answers(tab.page)).to_have_text(["Good morning."])
+    assert "From another browser" not in await tab.page.evaluate(STORED)
+
+
+async def test_older_chats_come_page_by_page(chat: Site, tab: Visitor) -> None:
+    sessions = [{"session_id": f"s{n}", "at": f"2026-01-{n:02}T00:00:00.000Z", "first_words": f"{n}."} for n in (2, 1)]
+
+    async def page(route: Route) -> None:
+        is_first = "before=" not in route.request.url
+        shown = {"sessions": sessions[:1], "next": "1.5~s2"} if is_first else {"sessions": sessions[1:]}
+        await route.fulfill(json=shown)
+
+    await tab.page.route("**/api/patients/patient:demo/sessions*", page)
+    await connected(tab.page, chat)
+    listed = await chats(tab.page)
+    await expect(listed.locator(".words")).to_have_text(["2."])
+    await tab.page.get_by_role("button", name="Older chats").click()
+    await expect(listed.locator(".words")).to_have_text(["2.", "1."])
+    await expect(tab.page.get_by_role("button", name="Older chats")).to_be_hidden()
+
+
+async def test_where_the_server_lists_no_chats_those_of_this_browser_are(chat: Site, tab: Visitor) -> None:
+    await tab.page.route("**/api/patients/**", lambda route: route.fulfill(status=404, body="<p>no such page</p>"))
+    await connected(tab.page, chat)
+    await converse(tab.page, chat, "Hello", "Good morning.")
+    await expect(await chats(tab.page)).to_have_count(1)
 
 
 async def test_the_list_holds_no_text_and_no_chat_without_a_message(chat: Site, tab: Visitor) -> None:

@@ -3,6 +3,7 @@ import { ChatsDialog } from './chats.js';
 import { MoorlineClient, usableStorage, uuid } from './client/moorline-client.js';
 import { Following } from './following.js';
 import { Keeping, tabStorage } from './keeping.js';
+import { ListedChats } from './listed.js';
 import { Unfinished, unsentOf } from './unfinished.js';
 import { BubbleList, plainWords, rowBubble, unsentBubble } from './view.js';
 
@@ -30,6 +31,7 @@ const following = new Following(find('scroller'), find('column'), (atEnd) => (fi
 const keeping = new Keeping(usableStorage(), tabStorage());
 const unfinished = new Unfinished(showUnfinished);
 const patientId = patientOfPage();
+const listed = new ListedChats(patientId);
 let noticeTimer = 0;
 let sessionId = '';
 /** Of the listeners of the client that is shown. */
@@ -106,6 +108,7 @@ async function erase(session) {
   await (session === sessionId ? client : clientOf(session)).erase();
   unfinished.take(session)?.close();
   keeping.forget(session);
+  listed.forget(session);
   if (session !== sessionId) return;
   client.discard();
   newChat();
@@ -293,7 +296,11 @@ function losesText() {
 
 function start() {
   const chats = new ChatsDialog(/** @type {HTMLDialogElement} */ (find('chats')), {
-    chats: () => keeping.chats(patientId),
+    chats: () => listed.with(keeping.chats(patientId)),
+    // A server of version 1 has no such list, and may log the question as an error.
+    load: async () => (client.state.version === 2 ? listed.load() : undefined),
+    more: () => listed.more,
+    loadMore: () => listed.loadMore(),
     current: () => sessionId,
     keeps: () => keeping.on,
     // What is unsent would have to move from one place to the other, in all tabs at once.

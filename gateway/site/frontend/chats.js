@@ -1,9 +1,10 @@
-/** The dialog with the patient's chats in this browser, and the choice to keep nothing here. */
+/** The dialog with the patient's chats, and the choice to keep nothing in this browser. */
 import { make, quietButton } from './elements.js';
 
 const TIME = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'short' });
 
-/** @typedef {{chats: () => import('./keeping.js').Chat[], current: () => string, keeps: () => boolean,
+/** @typedef {{chats: () => import('./listed.js').Listed[], load: () => Promise<void>, more: () => boolean,
+ *   loadMore: () => Promise<void>, current: () => string, keeps: () => boolean,
  *   mayChange: () => boolean, open: (sessionId: string) => void, erase: (sessionId: string) => Promise<void>,
  *   keep: (on: boolean) => void}} Page what the dialog shows, and what it can do */
 
@@ -12,6 +13,7 @@ export class ChatsDialog {
   #list;
   #keep;
   #why;
+  #older;
   #page;
 
   /** @param {HTMLDialogElement} dialog @param {Page} page */
@@ -25,12 +27,30 @@ export class ChatsDialog {
       page.keep(this.#keep.checked);
       this.draw();
     });
+    this.#older = /** @type {HTMLElement} */ (dialog.querySelector('[data-older]'));
+    this.#older.addEventListener('click', () => this.#loaded(page.loadMore()));
     dialog.querySelector('[data-close]')?.addEventListener('click', () => dialog.close());
   }
 
   show() {
     this.draw();
     this.#dialog.showModal();
+    this.#loaded(this.#page.load());
+  }
+
+  /** Draw what comes, and stay with what is there where nothing does. @param {Promise<void>} loading */
+  async #loaded(loading) {
+    try {
+      await loading;
+    } catch {
+      return;
+    }
+    // A question that waits for its answer stays.
+    if (this.#list.querySelector('.danger')) return;
+    const focused = document.activeElement?.ariaLabel;
+    this.draw();
+    const again = [...this.#list.querySelectorAll('button')].find((button) => button.ariaLabel === focused);
+    if (focused) again?.focus();
   }
 
   draw() {
@@ -40,17 +60,20 @@ export class ChatsDialog {
     this.#why.hidden = !this.#keep.disabled;
     const none = make('li', { textContent: 'None yet.' });
     this.#list.replaceChildren(...(chats.length ? chats.map((chat) => this.#row(chat)) : [none]));
+    this.#older.hidden = !this.#page.more();
   }
 
-  /** @param {import('./keeping.js').Chat} chat */
-  #row({ sessionId, at }) {
+  /** @param {import('./listed.js').Listed} chat */
+  #row({ sessionId, at, words }) {
     const time = TIME.format(at);
     const shown = sessionId === this.#page.current();
     const row = make('li');
     const open = quietButton('Open', () => this.#open(sessionId), { ariaLabel: `Open the chat of ${time}` });
     const ask = () => this.#ask(row, sessionId, time);
     const erase = quietButton('Erase', ask, { ariaLabel: `Erase the chat of ${time}` });
-    row.append(make('span', { textContent: shown ? `${time} (this chat)` : time }), ...(shown ? [] : [open]), erase);
+    const name = make('span', { textContent: shown ? `${time} (this chat)` : time });
+    if (words) name.append(make('span', { textContent: words, className: 'words' }));
+    row.append(name, ...(shown ? [] : [open]), erase);
     return row;
   }
 
