@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
@@ -14,11 +15,13 @@ from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.errors import GatewayError, Malformed, render
 from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED, UPSTREAM
-from moorline.gateway.metrics import Metrics
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.handshake import asks_for_websocket
 from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.site.unreachable import stand_in
+
+if TYPE_CHECKING:
+    from moorline.gateway.metrics import Metrics
 
 __all__ = ["access", "bad_request_handler"]
 
@@ -62,7 +65,7 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
             log_request(request, status, seconds)
 
 
-def _count(metrics: Metrics, request: web.Request, status: int, seconds: float) -> None:
+def _count(metrics: "Metrics", request: web.Request, status: int, seconds: float) -> None:
     """Count a handshake by its outcome, any other request by its duration, and a failure by its cause."""
     if CAUSE in request:
         metrics.failed(request[CAUSE])

@@ -31,7 +31,6 @@ from moorline.gateway.keys import (
     SETTINGS,
     UPSTREAMS,
 )
-from moorline.gateway.metrics import Metrics
 from moorline.gateway.proxy import health
 from moorline.gateway.proxy.authorize import authorize_middleware, note_begun
 from moorline.gateway.proxy.configured import configured_routes
@@ -100,6 +99,9 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
 
     app.on_response_prepare.append(add_cors_headers(settings, _CORS_METHODS, is_foreign=is_foreign))
     if settings.metrics_port is not None:
+        # prometheus-client takes a tenth of the start.
+        from moorline.gateway.metrics import Metrics
+
         app[METRICS] = Metrics()
         app.cleanup_ctx.append(_metrics)
     app.cleanup_ctx.extend((pools, tunnels))

@@ -8,16 +8,16 @@ from moorline.gateway.cause import Cause
 from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import DRAINING
-from moorline.gateway.metrics import Metrics
 from moorline.gateway.proxy.held import Held
 from moorline.gateway.proxy.routes import Destination, Routes
 from moorline.gateway.proxy.upstreams import Upstreams
 from moorline.gateway.settings import Settings
 from moorline.gateway.siblings import Siblings
 
-# A gateway without the option `faults` starts without it.
+# A gateway without the options `faults` and `metrics_port` starts without them.
 if TYPE_CHECKING:
     from moorline.gateway.faults.live import LiveFaults
+    from moorline.gateway.metrics import Metrics
 
 __all__ = [
     "ACCESS_RULES",
@@ -51,7 +51,7 @@ RIGHTS = web.AppKey("rights", Rights)
 """Only with an authorize hook."""
 FRONTEND_COMMAND = web.AppKey("frontend_command", str)
 """Only where `serve` runs one."""
-METRICS = web.AppKey("metrics", Metrics)
+METRICS: "web.AppKey[Metrics]" = web.AppKey("metrics")
 """Only with `metrics_port`."""
 LIVE_FAULTS: "web.AppKey[LiveFaults]" = web.AppKey("live_faults")
 """Only with `faults`."""

@@ -5,8 +5,7 @@ Sockets and plain requests have series of their own: one socket of eight hours w
 label holds an id, a path or what a client may choose freely: paths are routes, and methods and codes are of few kinds.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPMethod
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -15,8 +14,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from moorline.gateway.cause import Cause
+from moorline.gateway.traffic import State
 
-__all__ = ["Metrics", "State", "Traffic", "code_label", "method_label"]
+__all__ = ["Metrics", "code_label", "method_label"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _PING_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)
@@ -24,38 +24,6 @@ _LIFETIMES = (1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
 _METHODS = frozenset(HTTPMethod)
 # Codes up to here are of RFC 6455's registry; those beyond are the applications'.
 _REGISTERED = range(1000, 1016)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Traffic:
-    """What sockets have carried in all."""
-
-    from_client: int = 0
-    """Bytes."""
-    from_upstream: int = 0
-    frames_from_client: int = 0
-    frames_from_upstream: int = 0
-
-    def __add__(self, other: "Traffic") -> "Traffic":
-        return Traffic(
-            self.from_client + other.from_client,
-            self.from_upstream + other.from_upstream,
-            self.frames_from_client + other.frames_from_client,
-            self.frames_from_upstream + other.frames_from_upstream,
-        )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class State:
-    """A gateway at the moment of a scrape."""
-
-    open: int
-    buffered: int
-    """Bytes."""
-    held: int
-    traffic: Traffic
-    upstreams: Sequence[tuple[str, int, bool]]
-    """Each one's URL, connections, and whether it is down."""
 
 
 class Metrics(Collector):

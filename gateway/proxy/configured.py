@@ -4,7 +4,6 @@ import logging
 from urllib.parse import urlsplit
 
 from moorline.gateway.proxy.locations import LocationRoutes
-from moorline.gateway.proxy.nginx_conf import read_nginx_conf
 from moorline.gateway.proxy.routes import Routes, default_routes
 from moorline.gateway.proxy.timeouts import Timeouts
 from moorline.gateway.settings import Settings
@@ -26,6 +25,8 @@ def configured_routes(settings: Settings) -> Routes:
     timeouts, fails, seconds = Timeouts.of(settings), settings.max_fails, settings.fail_timeout
     if not settings.nginx_conf:
         return Routes(routes, timeouts=timeouts, max_fails=fails, fail_timeout=seconds)
+    from moorline.gateway.proxy.nginx_conf import read_nginx_conf
+
     conf = read_nginx_conf(
         settings.nginx_conf,
         is_own=lambda url: _is_own(url, settings),

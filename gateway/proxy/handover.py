@@ -20,8 +20,8 @@ import socket
 from collections.abc import Callable
 
 from moorline.gateway.common.descriptors import DescriptorChannel
-from moorline.gateway.metrics import Traffic
 from moorline.gateway.proxy.tunnels import SocketState, Tunnels
+from moorline.gateway.traffic import Traffic
 from moorline.gateway.tunnel.relay import Relay
 from moorline.gateway.tunnel.state import VERSION, decode, encode
 

@@ -8,6 +8,7 @@ import logging
 import math
 import socket
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -20,7 +21,6 @@ from moorline.gateway.common.web.idle import Descriptors
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import ShuttingDown
 from moorline.gateway.keys import ACCESS_RULES, DESTINATION, DRAINING, HELD, METRICS, REQUEST_ID, ROUTES, SETTINGS
-from moorline.gateway.metrics import Metrics, State, Traffic
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.held import Held
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES, RetryQueue
@@ -30,12 +30,16 @@ from moorline.gateway.proxy.sockets import Ends, Socket
 from moorline.gateway.proxy.upgrade import switch
 from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
+from moorline.gateway.traffic import State, Traffic
 from moorline.gateway.tunnel.buffered import Buffered
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits, Tunnel
 from moorline.gateway.tunnel.relay import End, Ended, Relay
 from moorline.gateway.tunnel.resume import resume
 from moorline.gateway.tunnel.state import TunnelState
+
+if TYPE_CHECKING:
+    from moorline.gateway.metrics import Metrics
 
 __all__ = ["TUNNELS", "SocketState", "Tunnels", "tunnels"]
 
@@ -84,7 +88,7 @@ class Tunnels:
         settings: Settings,
         rules: AccessRules,
         draining: Draining,
-        metrics: Metrics | None,
+        metrics: "Metrics | None",
         routes: Routes,
     ) -> None:
         most = _most_sockets(settings.max_connections)
@@ -339,7 +343,7 @@ def _carried(relay: Relay) -> Traffic:
     return Traffic(client.size, upstream.size, client.frames, upstream.frames)
 
 
-def _round_trips(metrics: Metrics) -> Callable[[Side, float], None]:
+def _round_trips(metrics: "Metrics") -> Callable[[Side, float], None]:
     return lambda side, seconds: metrics.round_trip(side.value, seconds)
 
 

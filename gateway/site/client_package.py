@@ -4,7 +4,6 @@ import functools
 import io
 import json
 import struct
-import tarfile
 import zlib
 from pathlib import Path
 
@@ -36,6 +35,8 @@ def _package() -> bytes:
 
 
 def _tar(folder: Path) -> bytes:
+    import tarfile
+
     files = json.loads((folder / "package.json").read_text(encoding="utf-8"))["files"]
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:

@@ -10,6 +10,7 @@ _BENCHMARKS = {
     "restart": "how clients come back after a restart of the backend, in the time that it tells",
     "start": "how long the commands take to start",
     "chat": "what a chat costs beside a plain server without a log",
+    "why": "what it costs to know why a socket ended, and the inspector",
     "chaos": "what is lost while everything breaks: nothing may be",
     "hostile": "what hostile clients, providers and files cost, each beside its bound",
     "soak": "what grows in hours of chatting while connections break: nothing but the chats may",

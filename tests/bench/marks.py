@@ -9,7 +9,9 @@ __all__ = [
     "API_LARGE",
     "API_SMALL",
     "ASSET",
+    "CAUSE_MEMORY",
     "CHECK",
+    "FIRST",
     "HTTP_MARKS",
     "MARKS",
     "NO_WORK",
@@ -18,6 +20,8 @@ __all__ = [
     "RECONNECT_MARKS",
     "START_MARKS",
     "VERSION",
+    "WHY_MARKS",
+    "WHY_ROUND_TRIP",
     "Mark",
     "marks_table",
     "verdicts",
@@ -46,8 +50,10 @@ NO_WORK = "GET /healthz"
 RECONNECT_CPU = "CPU per handshake, all at once"
 VERSION, CHECK = "moorline --version", "moorline check, without a server"
 READY = "moorline serve, until it is ready"
+FIRST = "moorline.testing, the first gateway"
 
-_ROUND_TRIP = "CPU per round trip, 128 B, 32 connections"
+_ROUND_TRIP = WHY_ROUND_TRIP = "CPU per round trip, 128 B, 32 connections"
+CAUSE_MEMORY = "memory of an open socket, kept for its cause"
 _LARGE = ("CPU per round trip, 16 KiB, 32 connections", "CPU per round trip, 1 MiB, 4 connections")
 
 MARKS = (
@@ -71,7 +77,10 @@ START_MARKS = (
     Mark(VERSION, 150, subject="moorline"),
     Mark(CHECK, 150, subject="moorline"),
     Mark(READY, 1000, subject="moorline"),
+    Mark(FIRST, 150, subject="moorline"),
 )
+
+WHY_MARKS = (Mark(WHY_ROUND_TRIP, 1.02, "without causes"), Mark(CAUSE_MEMORY, 200))
 
 HTTP_MARKS = (
     *(Mark(row, 0.8, "http-proxy-3") for row in (API_SMALL, API_LARGE)),

@@ -16,7 +16,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.marks import CHECK, READY, START_MARKS, VERSION, marks_table
+from tests.bench.marks import CHECK, FIRST, READY, START_MARKS, VERSION, marks_table
 from tests.bench.processes import environment, free_port
 from tests.bench.rounds import Results
 from tests.bench.table import number
@@ -28,6 +28,18 @@ _MILLI = 1e3
 _NAME = "moorline"
 _MOORLINE = (sys.executable, "-m", "moorline")
 _PATIENCE = 60.0
+# With what a test run has imported anyway.
+_FIRST = """
+import asyncio, time
+import aiohttp.web, pytest
+from moorline.gateway.testing.story import Story
+from moorline.testing import Moorline
+async def start():
+    began = time.process_time()
+    async with Moorline(Story()).gateway(upstream=aiohttp.web.Application()):
+        print(time.process_time() - began)
+asyncio.run(start())
+"""
 # Compiled code must be kept, as it is once a package is installed.
 _UNWANTED = ("PYTHONDONTWRITEBYTECODE",)
 
@@ -47,6 +59,8 @@ async def measure(rounds: int) -> Results:
             # The first run compiles what was not compiled yet.
             taken = [await _cpu(command, Path(name)) for _ in range(rounds + 1)][1:]
             results.add([row], "ms of CPU", _NAME, [[each * _MILLI] for each in taken])
+        first = [await _first(Path(name)) for _ in range(rounds + 1)][1:]
+        results.add([FIRST], "ms of CPU", _NAME, [[each * _MILLI] for each in first])
         ready = [await _ready(Path(name)) for _ in range(rounds + 1)][1:]
         results.add([READY], "ms by the clock", _NAME, [[each * _MILLI] for each in ready])
     return results
@@ -64,6 +78,14 @@ async def _cpu(command: Sequence[str], folder: Path) -> float:
     await process.wait()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+async def _first(folder: Path) -> float:
+    """CPU seconds of a test run's first gateway, imports included."""
+    command = (sys.executable, "-c", _FIRST)
+    process = await asyncio.create_subprocess_exec(*command, cwd=folder, env=_environment(), stdout=PIPE)
+    out, _ = await process.communicate()
+    return float(out)
 
 
 async def _ready(folder: Path) -> float:

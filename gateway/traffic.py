@@ -1,0 +1,38 @@
+"""What a gateway's sockets carry, and its state at one moment. Pure."""
+
+import dataclasses
+from collections.abc import Sequence
+
+__all__ = ["State", "Traffic"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Traffic:
+    """What sockets have carried in all."""
+
+    from_client: int = 0
+    """Bytes."""
+    from_upstream: int = 0
+    frames_from_client: int = 0
+    frames_from_upstream: int = 0
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(
+            self.from_client + other.from_client,
+            self.from_upstream + other.from_upstream,
+            self.frames_from_client + other.frames_from_client,
+            self.frames_from_upstream + other.frames_from_upstream,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class State:
+    """A gateway at the moment of a scrape."""
+
+    open: int
+    buffered: int
+    """Bytes."""
+    held: int
+    traffic: Traffic
+    upstreams: Sequence[tuple[str, int, bool]]
+    """Each one's URL, connections, and whether it is down."""

@@ -1,0 +1,157 @@
+"""What it costs to know why a socket ended: `python -m tests.bench why [--quick]`.
+
+The gateway is measured beside itself without causes (`causeless.py`) and with the option `faults` on and none armed, in
+turn, round after round: CPU of a small round trip, and of a socket's whole life, in which its end is named once. Then
+what the inspector costs while 1,000 sockets are open, closed and open. Memory is what an open socket holds so that its
+end can be named, by Python's own count.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import os
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+
+from moorline.gateway.proxy.sockets import Socket
+from tests.bench.figures import FIGURES, Rig, Scale
+from tests.bench.marks import CAUSE_MEMORY, WHY_MARKS, WHY_ROUND_TRIP, marks_table
+from tests.bench.peers.base import Peer, Running, connections, running
+from tests.bench.peers.gateway import gateway
+from tests.bench.processes import child, raise_file_limit, split_cores
+from tests.bench.rounds import Results, all_running, in_turn
+from tests.bench.table import table
+from tests.bench.usage import cpu_seconds
+
+__all__ = ["main", "measure"]
+
+_LIFE = "CPU of a socket's life: handshake, end"
+_CLOSED, _OPEN = "CPU of 1,000 sockets, inspector closed", "CPU of 1,000 sockets, inspector open"
+_FIRST = "the inspector's first look at 1,000 sockets"
+_SOCKETS = 1000
+_COUNTED = 10_000
+_MICRO, _MILLI = 1e6, 1e3
+_FILES = 1 << 14
+# Many short rounds: what is looked for is smaller than what the machine does meanwhile.
+_SCALE = Scale(rounds=15, seconds=0.5, handshakes=100)
+QUICK = Scale(rounds=1, seconds=0.3, handshakes=100)
+
+
+async def measure(scale: Scale) -> Results:
+    """Every figure."""
+    results = Results()
+    raise_file_limit(_FILES)
+    peers = (gateway(), _causeless(), _with_faults())
+    _, core = split_cores()
+    with tempfile.TemporaryDirectory(prefix="moorline-bench-") as name:
+        folder = Path(name)
+        async with child("tests.bench.echo", cores=core) as backend, child("tests.bench.load", cores=core) as load:
+            rig = Rig(load, backend, core)
+
+            async def round_trip(peer: Running) -> Sequence[float]:
+                return await FIGURES[0].measure(rig, peer, scale)
+
+            async def life(peer: Running) -> Sequence[float]:
+                before = cpu_seconds(peer.pid)
+                await load.ask("open", port=peer.port, count=scale.handshakes)
+                await load.ask("close")
+                return [(cpu_seconds(peer.pid) - before) / scale.handshakes * _MICRO]
+
+            async with all_running(peers, folder, backend.port, results, cores=core) as started:
+                await in_turn([WHY_ROUND_TRIP], "us", started, round_trip, results, rounds=scale.rounds)
+                await in_turn([_LIFE], "us", started, life, results, rounds=scale.rounds)
+            alone = gateway("inspected", max_connections_per_address="off")
+            async with running(alone, folder / "inspected", backend.port, cores=core) as peer:
+                await _inspector(rig, peer, scale, results)
+    results.add([CAUSE_MEMORY], "B", "gateway", [[_memory()]])
+    return results
+
+
+def _causeless() -> Peer:
+    """The gateway of `causeless.py`, with the same options."""
+    return _changed("without causes", lambda own: [sys.executable, "-m", "tests.bench.causeless", *own[3:]])
+
+
+def _with_faults() -> Peer:
+    return _changed("with faults", lambda own: [*own, "--faults"])
+
+
+def _changed(name: str, change: Callable[[Sequence[str]], Sequence[str]]) -> Peer:
+    plain = gateway()
+
+    async def command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
+        # python -m moorline gateway OPTIONS
+        return change(await plain.command(folder, port, backend_port))
+
+    return dataclasses.replace(plain, name=name, command=command)
+
+
+async def _inspector(rig: Rig, peer: Running, scale: Scale, results: Results) -> None:
+    count = min(_SOCKETS, connections())
+    await rig.load.ask("open", port=peer.port, count=count)
+    seconds = 4 * scale.seconds
+    rounds: list[tuple[float, float, float]] = []
+    for _ in range(scale.rounds):
+        closed = await _cpu(peer, seconds)
+        async with _viewer(peer) as first:
+            rounds.append((closed, await _cpu(peer, seconds), first * _MILLI))
+    results.add([_CLOSED, _OPEN], "ms per s", "gateway", [each[:2] for each in rounds])
+    results.add([_FIRST], "ms", "gateway", [each[2:] for each in rounds])
+    await rig.load.ask("close")
+
+
+async def _cpu(peer: Running, seconds: float) -> float:
+    """Milliseconds of CPU in a second."""
+    before = cpu_seconds(peer.pid)
+    await asyncio.sleep(seconds)
+    return (cpu_seconds(peer.pid) - before) / seconds * _MILLI
+
+
+@asynccontextmanager
+async def _viewer(peer: Running) -> AsyncIterator[float]:
+    """One that reads all the time; seconds until it has seen all sockets."""
+    began = time.monotonic()
+    url = f"http://127.0.0.1:{peer.port}/-/moorline/events"
+    async with aiohttp.ClientSession(read_bufsize=1 << 22) as http, http.get(url) as response:
+        await response.content.readline()
+        seconds = time.monotonic() - began
+        reading = asyncio.create_task(_read(response))
+        try:
+            yield seconds
+        finally:
+            reading.cancel()
+
+
+async def _read(response: aiohttp.ClientResponse) -> None:
+    async for _ in response.content.iter_any():
+        pass
+
+
+def _memory() -> float:
+    """Bytes of what is kept of an open socket for its end alone; its route and upstream are shared by all."""
+    kept: list[Socket] = []
+    tracemalloc.start()
+    for number in range(_COUNTED):
+        kept.append(Socket(os.urandom(16).hex(), "/ws", "127.0.0.1", "http://127.0.0.1:8000", float(number)))
+    took = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return took / len(kept)
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench why", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small numbers: does it run, not what is it worth")
+    results = asyncio.run(measure(QUICK if parser.parse_args(arguments).quick else _SCALE))
+    print(table(results.medians, results.units, against="without causes"))
+    print("\n" + marks_table(results.medians, WHY_MARKS))
+    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    for name, reason in results.missing.items():
+        print(f"not measured: {name} ({reason})")
+    return 0
