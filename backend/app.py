@@ -11,7 +11,7 @@ from aiohttp import web
 
 from moorline.backend.api import Api, answer, limited
 from moorline.backend.audit import Audit
-from moorline.backend.eventlog.base import LogUnavailable
+from moorline.backend.eventlog.base import DatabaseState, LogUnavailable
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.gate import PAGES_AT_ONCE, Gate
@@ -205,7 +205,7 @@ async def _check(log: EventLog) -> None:
         async with asyncio.timeout(_READY_TIMEOUT):
             await log.check()
     except TimeoutError:
-        raise LogUnavailable(f"no answer within {_READY_TIMEOUT:g} s") from None
+        raise LogUnavailable(f"no answer within {_READY_TIMEOUT:g} s", state=DatabaseState.DOWN) from None
 
 
 # Draining -------------------------------------------------------------------------------------------------------------
@@ -246,10 +246,16 @@ async def _healthz(request: web.Request) -> web.Response:
 
 
 async def _readyz(request: web.Request) -> web.Response:
-    """Ready when the database answers. Chats can be read without the model, so its state is only in the body."""
+    """Ready when the database answers. Chats can be read without the model, and while nothing can be written: those
+    states are only in the body.
+    """
     app = request.app
     if app[DRAINING].is_set():
         return answer({"status": "draining"}, status=503)
-    await _check(app[LOG])
+    try:
+        await _check(app[LOG])
+    except LogUnavailable as error:
+        logger.warning("event log unavailable: %s", error)
+        return answer({"status": "not ready", "database": error.state}, status=503)
     model = {"name": app[SERVICE].name, "state": app[RUNS].model_state}
-    return answer({"status": "ready", "database": "ok", "model": model})
+    return answer({"status": "ready", "database": app[LOG].database, "model": model})

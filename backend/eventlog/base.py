@@ -36,6 +36,7 @@ __all__ = [
     "SNAPSHOT_BYTES",
     "SNAPSHOT_ROWS",
     "Commit",
+    "DatabaseState",
     "End",
     "EventQuery",
     "Hint",
@@ -73,6 +74,24 @@ FIRST_WORDS = 100
 ANONYMOUS = "anonymous"
 
 
+class DatabaseState(enum.StrEnum):
+    """What kept the database from its work, for /readyz: no names and no data."""
+
+    OK = "ok"
+    LOCKED = "locked"
+    """Another transaction or process holds what is needed."""
+    READ_ONLY = "read-only"
+    FULL = "full"
+    DOWN = "down"
+    """It cannot be reached, or does not answer."""
+    FAILED = "failed"
+
+    @property
+    def outlives_reads(self) -> bool:
+        """Whether some reads succeed all the same, so that only a write shows that it is over."""
+        return self in (DatabaseState.LOCKED, DatabaseState.FULL, DatabaseState.READ_ONLY)
+
+
 class LogUnavailable(Exception):
     """The database does not answer, is full or cannot be written; trying again may help.
 
@@ -82,9 +101,10 @@ class LogUnavailable(Exception):
     `separable`: of several pieces of text that were written together, one may have caused it; each may be tried alone.
     """
 
-    def __init__(self, message: str, *, separable: bool = False) -> None:
+    def __init__(self, message: str, *, separable: bool = False, state: DatabaseState = DatabaseState.FAILED) -> None:
         super().__init__(message)
         self.separable = separable
+        self.state = state
 
 
 class RunLost(Exception):

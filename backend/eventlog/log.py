@@ -10,6 +10,7 @@ a run through `RunOwner`: a run was cancelled by another process, or another pro
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -19,6 +20,7 @@ from moorline.backend.errors import Refusal
 from moorline.backend.eventlog.base import (
     ANONYMOUS,
     Commit,
+    DatabaseState,
     End,
     EventQuery,
     Hint,
@@ -69,6 +71,8 @@ class EventLog:
         self._store = store
         self._tail = Tail()
         self._watches = Watches()
+        self.database = DatabaseState.OK
+        """As the last operation found it."""
         self.commits = 0
         """Transactions of this process that added something."""
         self._texts: Batches[Piece, int] = Batches(
@@ -271,7 +275,7 @@ class EventLog:
         Raises:
             RunLost: the run has ended already or has another owner.
         """
-        return await self._carry_out(self._store.end_run(End(run, finish, now, text, at, error, usage)))
+        return await self._carry_out(self._store.end_run(End(run, finish, now, text, at, error, usage)), writes=True)
 
     async def cancel_run(self, session_id: str, run_id: str) -> None:
         """Have the owner of the active run, in whatever process, stop it (`RunOwner.stop_run`); otherwise nothing.
@@ -366,28 +370,35 @@ class EventLog:
         if self._closing is not None:
             raise LogUnavailable("the log is closed")
 
-    def _carry_out(self, operation: Coroutine[Any, Any, T]) -> "asyncio.Future[T]":
+    def _carry_out(self, operation: Coroutine[Any, Any, T], *, writes: bool = False) -> "asyncio.Future[T]":
         """Await the result: the operation is carried out to its end also when its caller is cancelled."""
-        return asyncio.shield(self._begin(operation))
+        return asyncio.shield(self._begin(operation, writes=writes))
 
-    def _begin(self, operation: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    def _begin(self, operation: Coroutine[Any, Any, T], *, writes: bool = False) -> "asyncio.Task[T]":
         if self._closing is not None:
             operation.close()
             raise LogUnavailable("the log is closed")
         task = asyncio.create_task(operation)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(functools.partial(self._done, writes))
         return task
 
-    def _done(self, task: "asyncio.Task[Any]") -> None:
+    def _done(self, writes: bool, task: "asyncio.Task[Any]") -> None:  # noqa: FBT001 - bound by `_begin`
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # retrieved here, as a cancelled caller does not
+            # Retrieved here, as a cancelled caller does not.
+            self._note(task.exception(), writes=writes)
+
+    def _note(self, error: BaseException | None, *, writes: bool) -> None:
+        if isinstance(error, LogUnavailable):
+            self.database = error.state
+        elif writes or not self.database.outlives_reads:
+            self.database = DatabaseState.OK
 
     async def _start(self, start: Start) -> Started:
         """A caller that is cancelled meanwhile never gets the handle, and the session would stay busy: then the run is
         ended here."""
-        starting = self._begin(self._store.start_run(start))
+        starting = self._begin(self._store.start_run(start), writes=True)
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -405,10 +416,14 @@ class EventLog:
 
     async def _add_texts(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
         try:
-            return await self._store.add_texts(pieces)
+            added = await self._store.add_texts(pieces)
         except LogUnavailable as error:
+            self._note(error, writes=True)
             if len(pieces) == 1 or not error.separable:
                 raise
+        else:
+            self._note(None, writes=True)
+            return added
         return await asyncio.gather(*(self._add_alone(piece) for piece in pieces))
 
     async def _add_alone(self, piece: Piece) -> int | Exception:

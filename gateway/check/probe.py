@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from moorline.gateway.check.services import service_of
@@ -35,6 +35,8 @@ ANSWER_TIMEOUT = 60.0
 _BANNER_TIMEOUT = 2.0
 _PATIENT = "patient:check"
 _QUESTION = "This is a test of the connection. Please answer with one word."
+_AFTER = {"after": "0", "epoch": "", "wait": "0"}
+_VERSION_1 = "version 1 of the protocol alone: no resume, and a page that needs version 2 gets no answer"
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _NO_NETWORK = (errno.ENETUNREACH, errno.ENETDOWN)
 # What nginx says to plain HTTP at a TLS port.
@@ -91,7 +93,8 @@ async def probe(
             try:
                 detail = await action()
             except Exception as error:
-                yield Step(hop, time.perf_counter() - began, failure=_failure_of(error))
+                seconds = time.perf_counter() - began
+                yield Step(hop, seconds, failure=await running.with_database(hop, _failure_of(error)))
                 return
             seconds = time.perf_counter() - began
             yield Step(hop, seconds, detail, note=await running.note() if hop is Hop.ANSWER else "")
@@ -290,11 +293,12 @@ class _Probe:
         await self._socket.send_text(json.dumps({"message": _QUESTION}))
         try:
             async with asyncio.timeout(self._answer_timeout):
-                return await self._first_answer()
+                answer = await self._first_answer()
         except TimeoutError:
             # A server that still answers a Ping waits for its model.
             await self._pong()
             raise
+        return f"{answer}; {_VERSION_1}" if await self._is_version_1() else answer
 
     async def _first_answer(self) -> str:
         assert self._socket is not None
@@ -308,16 +312,39 @@ class _Probe:
             if message.get("type") == "message":
                 return f"{len(str(message.get('content')))} characters"
 
+    async def with_database(self, hop: Hop, failure: Failure) -> Failure:
+        """With what moorline's backend, asked directly, says of its database."""
+        hangs = failure.cause is Cause.TIMEOUT and hop is not Hop.TCP
+        if self._open_client is None or not (hangs or failure.code == "internal"):
+            return failure
+        said = (await self._readyz()).get("database")
+        return dataclasses.replace(failure, database=said) if isinstance(said, str) and said != "ok" else failure
+
     async def note(self) -> str:
         """Whether the answer came from a model, where moorline's backend is asked directly."""
+        model = (await self._readyz()).get("model")
+        name = str(model.get("name", "")) if isinstance(model, dict) else ""
+        return f"But no model answered ({name})." if name.startswith("none") else ""
+
+    async def _is_version_1(self) -> bool:
+        """As the chat client finds it: a backend of version 1 ignores the position, and sends a list of rows."""
         import aiohttp
 
-        with suppress(aiohttp.ClientError, TimeoutError, ValueError, AttributeError):
+        url = f"{self._base}/api/chat/{self._session_id}/messages"
+        with suppress(aiohttp.ClientError, TimeoutError, ValueError):
+            async with self._client.get(url, params={**_AFTER, "patient_id": _PATIENT}) as response:
+                return response.status == 200 and isinstance(json.loads(await response.text()), list)
+        return False
+
+    async def _readyz(self) -> Mapping[str, Any]:
+        """What moorline's backend says of its parts; nothing where it is another server."""
+        import aiohttp
+
+        with suppress(aiohttp.ClientError, TimeoutError, ValueError):
             async with self._client.get(f"{self._base}/readyz", allow_redirects=False) as response:
-                name = str(json.loads(await response.text()).get("model", {}).get("name", ""))
-                if name.startswith("none"):
-                    return f"But no model answered ({name})."
-        return ""
+                said = json.loads(await response.text())
+                return said if isinstance(said, dict) else {}
+        return {}
 
     async def _idle(self) -> str:
         """Send nothing but what a browser sends by itself: the Pongs to the server's Pings."""
@@ -403,7 +430,7 @@ def _failure_of(error: Exception) -> Failure:
         case TimeoutError():
             return Failure(Cause.TIMEOUT)
         case socket.gaierror():
-            return Failure(Cause.UNKNOWN)
+            return Failure(Cause.NO_DNS if error.errno == socket.EAI_AGAIN else Cause.UNKNOWN)
         case ConnectionRefusedError():
             return Failure(Cause.REFUSED)
     if type(error).__module__.startswith("aiohttp") and (failure := _client_failure(error)) is not None:

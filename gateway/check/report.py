@@ -106,5 +106,5 @@ def _as_json(reports: Sequence[tuple[Side, str, Sequence[Step]]], broken: tuple[
 def _step(step: Step) -> dict[str, Any]:
     found: dict[str, Any] = {"hop": step.hop.value, "ms": round(step.seconds * 1000, 1)}
     if step.failure is None:
-        return {**found, "detail": step.detail}
+        return {**found, "detail": step.detail} | ({"note": step.note} if step.note else {})
     return {**found, "failure": step.failure.cause.name.lower(), "said": str(step.failure)}

@@ -32,6 +32,7 @@ class Cause(enum.Enum):
     """How a hop failed."""
 
     UNKNOWN = "the name has no address"
+    NO_DNS = "no DNS server answers"
     REFUSED = "connection refused"
     UNREACHABLE = "no route to this address"
     TIMEOUT = "no answer in time"
@@ -72,6 +73,8 @@ class Failure:
     detail: str = ""
     gateway_cause: str = ""
     """The code that a moorline gateway gives to a request that failed, as in `moorline explain`."""
+    database: str = ""
+    """What /readyz of a moorline backend says of its database, where that is not well."""
 
     @classmethod
     def refused(cls, status: int, headers: Mapping[str, str], body: bytes) -> "Failure":
@@ -88,6 +91,9 @@ class Failure:
         return cls(Cause.STATUS, status=status, code=code, detail=detail, gateway_cause=cause)
 
     def __str__(self) -> str:
+        return self._said() + (f"; the database is {self.database}" if self.database else "")
+
+    def _said(self) -> str:
         match self.cause:
             case Cause.STATUS | Cause.ORIGIN | Cause.STRIPPED | Cause.NO_SOCKET:
                 said = "" if self.cause is Cause.STATUS else f", {self.cause.value}"
@@ -126,6 +132,10 @@ _REDIRECTS = range(300, 400)
 _USUAL: dict[tuple[Hop | None, Cause, int], Verdict] = {
     (None, Cause.UNKNOWN, _ANY): Verdict(
         "the name is misspelt, or this machine's DNS does not know it", "check the address, or try its IP address"
+    ),
+    (None, Cause.NO_DNS, _ANY): Verdict(
+        "this machine is offline, or its DNS server is down",
+        "check this machine's connection; try the IP address of the server in place of its name",
     ),
     (None, Cause.UNREACHABLE, _ANY): Verdict(
         "a router or a firewall rejects the packets", "try from a machine of the same network"
@@ -308,6 +318,24 @@ _DATABASE = Verdict(
     "the backend's database is locked, read-only, full or down",
     "look for `event log unavailable` in the backend's log; check the disk and the --database address",
 )
+_BY_DATABASE = {
+    "locked": Verdict(
+        "another transaction or program holds a lock on the backend's database for too long",
+        "PostgreSQL: look for it in pg_stat_activity and pg_locks, and end it; SQLite: fuser FILE",
+    ),
+    "read-only": Verdict(
+        "the backend's database accepts no writes: a standby, default_transaction_read_only, or a file system that was "
+        "mounted read-only after an error",
+        "name the primary with --database, or make the database or its file system writable again",
+    ),
+    "full": Verdict(
+        "the disk of the backend's database is full", "free space there: df -h; the backend goes on by itself"
+    ),
+    "down": Verdict(
+        "the backend's database cannot be reached or does not answer",
+        "start the database, or check the address in --database; the backend goes on by itself",
+    ),
+}
 _DOWN = {
     Side.GATEWAY: Verdict("the gateway is not running there", "start it: moorline"),
     Side.BACKEND: Verdict("the backend is down, or it listens on another port", "start it: moorline backend"),
@@ -318,6 +346,8 @@ def verdict(side: Side, hop: Hop, failure: Failure) -> Verdict:
     """The usual cause of a failure at this hop."""
     if failure.cause is Cause.REFUSED:
         return _DOWN[side]
+    if failure.database in _BY_DATABASE:
+        return _BY_DATABASE[failure.database]
     told = explain(failure.gateway_cause) if failure.gateway_cause else None
     if failure.cause is Cause.STATUS and told is not None:
         return Verdict(told.usual_cause, told.next_step)

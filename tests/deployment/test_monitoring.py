@@ -15,7 +15,8 @@ from moorline.backend.metrics import Metrics as BackendMetrics
 from moorline.backend.metrics import State as BackendState
 from moorline.backend.run import Figures, Outcome
 from moorline.gateway.cause import Cause, Moment, Reason, Who
-from moorline.gateway.metrics import Metrics, State, Traffic
+from moorline.gateway.metrics import Metrics
+from moorline.gateway.traffic import State, Traffic
 from tests.support.needs import program
 from tests.support.nginx import SOURCE, run
 

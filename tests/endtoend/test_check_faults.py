@@ -42,15 +42,15 @@ Check = Callable[..., Awaitable[Found | None]]
 def checked(capsys: pytest.CaptureFixture[str]) -> Check:
     """`await checked(url, backend=None, **asked)`"""
 
-    async def run(url: str, backend: str | None = None, **asked: Any) -> Found | None:
+    async def run(url: str, backend: str | None = None, patience: float = 1.0, **asked: Any) -> Found | None:
         status = await check(
             url,
             backend,
             backend_is_named=True,
             asked=Asked(**asked),
             as_json=True,
-            hop_timeout=1.0,
-            answer_timeout=1.0,
+            hop_timeout=patience,
+            answer_timeout=patience,
         )
         broken = json.loads(capsys.readouterr().out)["broken"]
         assert status == (broken is not None)

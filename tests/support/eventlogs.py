@@ -98,7 +98,7 @@ class FaultyLog:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._log, name)
-        if name in ("attach", "watch", "close", "read_tail", "text_spacing"):
+        if name in ("attach", "database", "on_revoked", "read_tail", "text_spacing", "watch", "close"):
             return method
 
         async def attempt(*args: Any, **options: Any) -> Any:

@@ -30,6 +30,8 @@ def _mark_root(*names: str, package: str) -> pytest.MarkDecorator:
 
 
 chromium = _mark("chromium", package="chromium")
+haproxy = _mark("haproxy", package="haproxy")
+mounts = _mark_root("mount", package="mount")
 namespaces = _mark_root("ip", package="iproute2")
 nginx = _mark("nginx", "openssl", package="nginx openssl")
 npm = _mark("npm", package="npm")

@@ -18,7 +18,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
-from moorline.backend.eventlog.base import LogUnavailable
+from moorline.backend.eventlog.base import DatabaseState, LogUnavailable
 from moorline.backend.settings import shown_database
 from moorline.gateway.common.errors import UsageError
 
@@ -168,6 +168,16 @@ def _shut_down(connection: Connection) -> None:
         handle.shutdown(socket.SHUT_RDWR)
 
 
+# disk_full; read_only_sql_transaction; lock_not_available, deadlock_detected, query_canceled by a time limit of ours.
+_STATES = {
+    "53100": DatabaseState.FULL,
+    "25006": DatabaseState.READ_ONLY,
+    "55P03": DatabaseState.LOCKED,
+    "40P01": DatabaseState.LOCKED,
+    "57014": DatabaseState.LOCKED,
+}
+
+
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
     """psycopg's errors as LogUnavailable, except that a value which PostgreSQL cannot store is the caller's error."""
@@ -176,7 +186,15 @@ def translated() -> Iterator[None]:
     except psycopg.DataError:
         raise
     except psycopg.Error as error:
-        raise LogUnavailable(first_line(error), separable=error.sqlstate in _SEPARABLE) from error
+        state = _state(error)
+        raise LogUnavailable(first_line(error), separable=error.sqlstate in _SEPARABLE, state=state) from error
+
+
+def _state(error: psycopg.Error) -> DatabaseState:
+    if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
+        # No answer, or one that ended the connection.
+        return DatabaseState.DOWN
+    return _STATES.get(error.sqlstate, DatabaseState.FAILED)
 
 
 def first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from moorline.backend.eventlog.base import Commit, LogUnavailable
+from moorline.backend.eventlog.base import Commit, DatabaseState, LogUnavailable
 
 __all__ = ["Committer", "Stepwise", "Transaction", "run_batch", "truncate_journal"]
 
@@ -234,12 +234,26 @@ def _run_one(tx: Transaction, command: Command) -> Outcome:
     return value, None
 
 
+_STATES = {
+    sqlite3.SQLITE_FULL: DatabaseState.FULL,
+    sqlite3.SQLITE_READONLY: DatabaseState.READ_ONLY,
+    sqlite3.SQLITE_BUSY: DatabaseState.LOCKED,
+    sqlite3.SQLITE_LOCKED: DatabaseState.LOCKED,
+    sqlite3.SQLITE_CANTOPEN: DatabaseState.DOWN,
+}
+
+
+def _state(error: sqlite3.Error) -> DatabaseState:
+    # The low byte is the primary code.
+    return _STATES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, DatabaseState.FAILED)
+
+
 def _translated(error: Exception) -> Exception:
     if not isinstance(error, sqlite3.Error):
         return error
     log.warning("database: %s", error)
     # On a disk that is almost full some pieces of text may fit where all of them do not.
-    unavailable = LogUnavailable(str(error), separable=True)
+    unavailable = LogUnavailable(str(error), separable=True, state=_state(error))
     unavailable.__cause__ = error
     return unavailable
 
