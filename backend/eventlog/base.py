@@ -32,6 +32,7 @@ from moorline.backend.session import PriorCommand, check_owner, check_retry, che
 __all__ = [
     "ANONYMOUS",
     "EPOCH_BUCKETS",
+    "ERASED_AT_ONCE",
     "FIRST_WORDS",
     "SNAPSHOT_BYTES",
     "SNAPSHOT_ROWS",
@@ -360,6 +361,11 @@ def epoch_bucket(session_id: str) -> int:
     return zlib.crc32(session_id.encode()) % EPOCH_BUCKETS
 
 
+#: Events that one transaction deletes of a session that is erased: of more it is thinned out before. A million would
+#: hold up all other chats for six seconds in SQLite, and never be deleted within PostgreSQL's time for a statement.
+ERASED_AT_ONCE = 10_000
+
+
 # The store ------------------------------------------------------------------------------------------------------------
 
 
@@ -435,6 +441,15 @@ class Store(Protocol):
 
     async def revoke(self, principal: str) -> float:
         """Revoke what the principal has, in all processes; the time of that."""
+
+    async def long_sessions(self, before: float, limit: int) -> Sequence[str]:
+        """Those of the sessions that `expire` would erase which `thin_out` has to come before."""
+
+    async def thin_out(self, session_id: str) -> bool:
+        """Delete the oldest ERASED_AT_ONCE events, but the first, of a session that is to be erased.
+
+        False when the rest can be deleted at once.
+        """
 
     async def delete_session(self, session_id: str) -> bool:
         """Erase the session; False when there was none."""

@@ -160,15 +160,33 @@ class EventLog:
         return await self._carry_out(self._store.revoke(principal))
 
     async def delete_session(self, session_id: str) -> bool:
-        """Erase the session and all its events; watchers are woken. False when there was none."""
-        return await self._carry_out(self._store.delete_session(session_id))
+        """Erase the session and all its events; watchers are woken. False when there was none.
+
+        A very long one is erased in parts, the oldest first (`base.ERASED_AT_ONCE`).
+        """
+        return await self._carry_out(self._delete(session_id))
 
     async def expire(self, before: float, *, limit: int = 100) -> Sequence[str]:
         """Erase sessions last written to before `before`, the oldest first; watchers are woken.
 
         Returns the ids of up to `limit` erased ones; call again while there are so many. One with an active run stays.
         """
-        return await self._carry_out(self._store.expire(before, limit))
+        return await self._carry_out(self._expire(before, limit))
+
+    async def _delete(self, session_id: str) -> bool:
+        await self._thin_out(session_id)
+        return await self._store.delete_session(session_id)
+
+    async def _expire(self, before: float, limit: int) -> Sequence[str]:
+        # What a message that comes meanwhile keeps from the end is the newest part; the rest had expired.
+        for session_id in await self._store.long_sessions(before, limit):
+            await self._thin_out(session_id)
+        return await self._store.expire(before, limit)
+
+    async def _thin_out(self, session_id: str) -> None:
+        """Other commands are carried out in between, and one that fails leaves a session that can be erased again."""
+        while await self._store.thin_out(session_id):
+            pass
 
     # Writing ----------------------------------------------------------------------------------------------------------
 

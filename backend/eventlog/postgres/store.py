@@ -121,6 +121,9 @@ class PostgresStore:
     snapshot = _read(read.snapshot)
     rows = _read(read.rows)
     run_facts = _read(read.run_facts)
+    long_sessions = _read(write.long_sessions)
+    # Readers are told when the session is erased.
+    thin_out = _read(write.thin_out)
     delete_session = _write(write.delete_session)
     expire = _write(write.expire)
 

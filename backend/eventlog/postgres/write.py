@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from moorline.backend.eventlog.base import (
+    ERASED_AT_ONCE,
     Commit,
     End,
     LogUnavailable,
@@ -34,7 +35,17 @@ from moorline.backend.events import Event, RunStarted
 from moorline.backend.parts import STATUS_PREFIX, decode_parts, encode_part
 from moorline.backend.session import PriorCommand
 
-__all__ = ["Written", "add_texts", "delete_session", "end_run", "expire", "request_cancel", "start_run"]
+__all__ = [
+    "Written",
+    "add_texts",
+    "delete_session",
+    "end_run",
+    "expire",
+    "long_sessions",
+    "request_cancel",
+    "start_run",
+    "thin_out",
+]
 
 #: How often a command reads again because others write to its session. Two or three times are seen.
 MAX_ATTEMPTS = 20
@@ -45,6 +56,38 @@ Written = tuple[T, list[Commit]]
 
 
 # Sessions -------------------------------------------------------------------------------------------------------------
+
+
+async def long_sessions(db: Connection, before: float, limit: int) -> list[str]:
+    """Those of the sessions that `expire` would erase that have to be thinned out before."""
+    found = await db.execute(
+        "SELECT session_id, head FROM sessions WHERE touched_at < %s AND active_run_id IS NULL"
+        " ORDER BY touched_at LIMIT %s",
+        (before, limit),
+    )
+    return [session_id for session_id, head in await found.fetchall() if head > ERASED_AT_ONCE]
+
+
+_THIN_OUT = """
+WITH session AS (
+    SELECT id, head, (SELECT min(seq) FROM events WHERE session = s.id AND seq > 1) AS oldest
+    FROM sessions s WHERE session_id = %(session_id)s
+), part AS (
+    SELECT id, oldest + %(count)s AS through FROM session WHERE head - oldest >= %(count)s
+), command AS (
+    DELETE FROM commands USING part WHERE session = part.id AND user_seq < part.through
+), run AS (
+    DELETE FROM runs USING part WHERE session = part.id AND user_seq < part.through
+), event AS (
+    DELETE FROM events USING part WHERE session = part.id AND seq > 1 AND seq < part.through
+)
+SELECT id FROM part
+"""
+
+
+async def thin_out(db: Connection, session_id: str) -> bool:
+    """See Store.thin_out. The first message stays: its id names the session among the erasures."""
+    return await _one(db, _THIN_OUT, {"session_id": session_id, "count": ERASED_AT_ONCE}) is not None
 
 
 async def delete_session(db: Connection, session_id: str) -> Written[bool]:

@@ -109,6 +109,8 @@ class SQLiteStore:
     snapshot = _command(read.snapshot)
     rows = _command(read.rows)
     run_facts = _command(read.run_facts)
+    long_sessions = _command(write.long_sessions)
+    thin_out = _command(write.thin_out)
     start_run = _command(write.start_run)
     add_texts = _command(add_texts)
     end_run = _command(write.end_run)

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from moorline.backend.eventlog.base import (
+    ERASED_AT_ONCE,
     Commit,
     End,
     Retried,
@@ -25,9 +26,34 @@ from moorline.backend.events import Finish, MessageEnded, RunStarted, UserMessag
 from moorline.backend.parts import kept
 from moorline.backend.session import PriorCommand
 
-__all__ = ["delete_session", "end_orphans", "end_run", "expire", "start_run"]
+__all__ = ["delete_session", "end_orphans", "end_run", "expire", "long_sessions", "start_run", "thin_out"]
 
 _INSERT = f"INSERT INTO events (session, {STORED}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def long_sessions(tx: Transaction, before: float, limit: int) -> list[str]:
+    """Those of the sessions that `expire` would erase that have to be thinned out before."""
+    found = tx.db.execute(
+        "SELECT session_id, head FROM sessions WHERE touched_at < ? AND active_run_id IS NULL"
+        " ORDER BY touched_at LIMIT ?",
+        (before, limit),
+    )
+    return [session_id for session_id, head in found if head > ERASED_AT_ONCE]
+
+
+def thin_out(tx: Transaction, session_id: str) -> bool:
+    """See Store.thin_out. The first message stays: its id names the session in the erasure log."""
+    session = session_record(tx.db, session_id)
+    if session is None:
+        return False
+    (oldest,) = tx.db.execute("SELECT min(seq) FROM events WHERE session = ? AND seq > 1", (session.id,)).fetchone()
+    if oldest is None or session.head - oldest < ERASED_AT_ONCE:
+        return False
+    through = oldest + ERASED_AT_ONCE
+    tx.db.execute("DELETE FROM events WHERE session = ? AND seq > 1 AND seq < ?", (session.id, through))
+    for table in ("commands", "runs"):
+        tx.db.execute(f"DELETE FROM {table} WHERE session = ? AND user_seq < ?", (session.id, through))
+    return True
 
 
 def delete_session(tx: Transaction, session_id: str, erasures: ErasureLog) -> bool:

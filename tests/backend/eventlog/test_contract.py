@@ -341,6 +341,40 @@ async def test_a_watch_wakes_for_growth_and_for_the_end_of_its_session(log: Even
     assert await log.delete_session("s") is False
 
 
+@pytest.fixture
+def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for store in ("sqlite", "postgres"):
+        monkeypatch.setattr(f"moorline.backend.eventlog.{store}.write.ERASED_AT_ONCE", 4)
+
+
+async def turns(log: EventLog, session_id: str, count: int) -> None:
+    """Three events each."""
+    for number in range(count):
+        run = await log.start_run(session_id, "p", client_msg_id=f"m{number}", content="Hi", now=NOW)
+        await log.end_run(handle_of(run), finish=Finish.STOP, now=NOW, text="text")
+
+
+@pytest.mark.usefixtures("short_parts")
+async def test_a_long_session_is_erased_in_parts(log: EventLog) -> None:
+    await turns(log, "s", 6)
+    await turns(log, "other", 6)
+    assert [await log._store.thin_out("s") for _ in range(5)] == [True, True, True, True, False]
+    assert [event.seq for event in await everything(log, "s")] == [1, 18]
+    # As after a failure between two parts.
+    assert await log.delete_session("s")
+    assert await log.find_session("s") is None
+    assert len(await everything(log, "other")) == 18
+
+
+@pytest.mark.usefixtures("short_parts")
+async def test_a_long_session_expires_like_a_short_one(log: EventLog) -> None:
+    await turns(log, "long", 6)
+    await exchange(log, "short")
+    await exchange(log, "young", at=NOW + 2)
+    assert sorted(await log.expire(NOW + 1)) == ["long", "short"]
+    assert await everything(log, "long") == []
+
+
 async def test_an_erased_session_begins_anew_under_another_epoch(log: EventLog) -> None:
     before = await log.session_for("s", "p")
     assert before == await log.session_for("s", "p")
