@@ -73,8 +73,9 @@ async def _workers(folder: Path, sizes: Sequence[int], scale: Scale) -> Rows:
 
 
 def _possible_sockets(scale: Scale) -> list[int]:
-    """Those that this machine's limit on open files has room for: a tunnel takes two of the gateway."""
-    most = connections()
+    """Those that this machine's limit on open files has room for: a tunnel takes two of the gateway, which keeps some
+    for other requests."""
+    most = connections() * 19 // 20
     return sorted({min(size, most) for size in scale.sockets})
 
 

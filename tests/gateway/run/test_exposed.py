@@ -8,7 +8,16 @@ import pytest
 from tests.support.gateway_process import echoing
 from tests.support.process import refused
 
-PRIVATE = ("moorline.db", "moorline.db-wal", "moorline.db-shm", "chats.sqlite3", "moorline.toml", ".env")
+PRIVATE = (
+    "moorline.db",
+    "moorline.db-wal",
+    "moorline.db-shm",
+    "moorline.db-erased",
+    "moorline.db-backup-x1y2",
+    "chats.sqlite3",
+    "moorline.toml",
+    ".env",
+)
 
 
 @pytest.fixture
