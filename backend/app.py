@@ -37,6 +37,7 @@ from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.messages import MESSAGE_LIMITS, MessageLimits
 from moorline.gateway.common.web.metrics_port import metrics_port
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
+from moorline.gateway.common.web.traced import add_tracing
 
 __all__ = ["LOG", "RUNS", "SERVICE", "SETTINGS", "close_principal", "create_app"]
 
@@ -76,6 +77,7 @@ def create_app(
     app = web.Application(
         middlewares=[problem_middleware, access_middleware(settings)], client_max_size=frame_limit(settings.max_bytes)
     )
+    add_tracing(app, settings)
     app.on_response_prepare.append(add_cors_headers(settings))
     app.on_response_prepare.append(add_security_headers)
     app[SETTINGS] = settings

@@ -5,7 +5,7 @@ become the codes of the protocol in `llm_errors.py`, and what streams in is read
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -13,11 +13,14 @@ import httpx2
 import openai
 
 from moorline.backend import provider
+from moorline.backend.errors import LLMError
 from moorline.backend.llm_errors import FAILURES, llm_error
 from moorline.backend.llm_stream import bound_error, pieces
-from moorline.backend.responder import Piece, Prompt, Turn
+from moorline.backend.responder import Done, Piece, Prompt, Turn
 from moorline.backend.settings import Settings
+from moorline.gateway.common import tracing
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.logs import hashed
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
@@ -67,23 +70,53 @@ class OpenAIResponder:
 
     async def answer(self, turn: Turn) -> AsyncIterator[Piece]:
         """See `Responder.answer`. A responder of yours may call it, and yield what it yields: text, then `Done`."""
+        with self._span(turn) as span:
+            try:
+                stream = await self._ask(turn, span.headers())
+            except FAILURES as error:
+                raise llm_error(error) from error
+            # Entered, so that the provider's connection is closed however this generator ends.
+            async with (
+                stream,
+                contextlib.aclosing(pieces(stream.response, timeout=self._settings.llm_read_timeout)) as answer,
+            ):
+                async for piece in answer:
+                    if isinstance(piece, Done):
+                        _describe(span, piece)
+                    yield piece
+
+    @contextlib.contextmanager
+    def _span(self, turn: Turn) -> Iterator[tracing.Span]:
+        """The call by the names of OpenTelemetry's conventions for generative AI, without a word of the chat."""
+        settings, target = self._settings, urlsplit(str(self._client.base_url))
+        span = tracing.begin(
+            f"chat {settings.model}",
+            "client",
+            gen_ai__operation__name="chat",
+            gen_ai__provider__name="openai",
+            gen_ai__request__model=settings.model,
+            gen_ai__request__max_tokens=settings.max_tokens,
+            gen_ai__request__temperature=settings.temperature,
+            gen_ai__conversation__id=hashed(turn.session_id),
+            server__address=target.hostname,
+            server__port=target.port or (443 if target.scheme == "https" else 80),
+        )
         try:
-            stream = await self._ask(turn)
-        except FAILURES as error:
-            raise llm_error(error) from error
-        # Entered, so that the provider's connection is closed however this generator ends.
-        async with (
-            stream,
-            contextlib.aclosing(pieces(stream.response, timeout=self._settings.llm_read_timeout)) as answer,
-        ):
-            async for piece in answer:
-                yield piece
+            yield span
+        except LLMError as error:
+            span.fail(error.code)
+            raise
+        except Exception as error:
+            span.fail(type(error).__name__)
+            raise
+        finally:
+            span.end()
 
     async def shutdown(self) -> None:
         """Close all connections."""
         await self._client.close()
 
-    async def _ask(self, turn: Turn) -> "openai.AsyncStream[ChatCompletionChunk]":
+    async def _ask(self, turn: Turn, headers: Mapping[str, str]) -> "openai.AsyncStream[ChatCompletionChunk]":
         settings = self._settings
         system = settings.system_prompt if turn.system is None else turn.system
         options: dict[str, int | float] = {self._max_tokens: settings.max_tokens}
@@ -96,9 +129,17 @@ class OpenAIResponder:
                 messages=_messages(system, turn.prompts),
                 stream=True,
                 stream_options={"include_usage": True},
+                extra_headers=headers,
                 **cast("Any", options),
             )
             return stream
+
+
+def _describe(span: tracing.Span, done: Done) -> None:
+    span.set(gen_ai__response__finish_reasons=[done.finish.value])
+    if done.usage is not None:
+        span.set(gen_ai__usage__input_tokens=done.usage.input_tokens)
+        span.set(gen_ai__usage__output_tokens=done.usage.output_tokens)
 
 
 def _messages(system_prompt: str, chat: Iterable[Prompt]) -> "list[ChatCompletionMessageParam]":

@@ -1,6 +1,7 @@
 """`moorline backend`: the chat backend as a program, by itself and as the child of `moorline serve`."""
 
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from aiohttp import web
 from moorline.backend.app import SERVICE, create_app
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.settings import SQLITE, Settings, shown_database
-from moorline.gateway.common import logs
+from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import run, stop_signals
 from moorline.gateway.common.start import print_start
@@ -40,6 +41,7 @@ def run_supervised(parent: Parent) -> int:
 
 def _start(settings: Settings, parent: Parent | None, listener: SocketListener | None) -> int:
     logs.setup(settings)
+    tracing.start("moorline-backend", os.environ)
     sys.setswitchinterval(_SWITCH_SECONDS)
     return run(_run(settings, parent, listener))
 

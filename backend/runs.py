@@ -20,7 +20,9 @@ from moorline.backend.ratelimit import rate_limit_refusal
 from moorline.backend.run import Figures, Outcome, Run
 from moorline.backend.service import Service
 from moorline.backend.settings import Settings
+from moorline.gateway.common import tracing
 from moorline.gateway.common.access.authorize import Principal
+from moorline.gateway.common.logs import hashed
 
 __all__ = ["Runs"]
 
@@ -182,7 +184,10 @@ class Runs:
     async def _carry_out(
         self, session_id: str, command: Command, client: Client, by: Principal, acknowledge: Acknowledge | None
     ) -> Started:
-        task = asyncio.create_task(self._begin(session_id, command, client, by, acknowledge))
+        span = tracing.begin("message")
+        with tracing.current(span):
+            task = asyncio.create_task(self._begin(session_id, command, client, by, acknowledge))
+        task.add_done_callback(lambda _: span.end())
         self._keep(task)
         return await asyncio.shield(task)
 
@@ -247,9 +252,16 @@ class Runs:
         return run
 
     async def _run(self, run: Run, place: Place | None) -> None:
+        handle = run.handle
+        span = tracing.begin(
+            "run", gen_ai__conversation__id=hashed(handle.session_id), moorline__run=hashed(handle.run_id)
+        )
         try:
-            outcome = await run.carry_out()
+            with tracing.current(span):
+                outcome = await run.carry_out()
+            _describe(span, outcome)
         finally:
+            span.end()
             del self._runs[run.handle.run_id]
             if place is not None:
                 place.release()
@@ -292,3 +304,9 @@ class Runs:
         deadline = loop.time() + seconds
         while self._tasks and loop.time() < deadline:
             await asyncio.wait(set(self._tasks), timeout=deadline - loop.time())
+
+
+def _describe(span: tracing.Span, outcome: Outcome | None) -> None:
+    span.set(moorline__finish="lost" if outcome is None else outcome.finish.value)
+    if outcome is not None and outcome.error is not None:
+        span.fail(str(outcome.error.code))

@@ -7,11 +7,12 @@ from aiohttp import web
 
 from moorline.gateway.common import logs
 from moorline.gateway.common.access.middleware import REFUSAL, client_address
+from moorline.gateway.common.web.route_name import describe
 from moorline.gateway.keys import CAUSE, DESTINATION, REQUEST_ID, UPSTREAM
 from moorline.gateway.logged_path import logged_path
 from moorline.gateway.proxy.routes import Owner
 
-__all__ = ["describe", "log_request"]
+__all__ = ["log_request"]
 
 log = logging.getLogger("moorline.gateway.access")
 
@@ -44,12 +45,6 @@ def log_request(request: web.Request, status: int, seconds: float) -> None:
         text += f" upstream={request[UPSTREAM]}"
     # Without values: what looks like a placeholder in a path is none.
     logs.info(log, text, extra=facts)
-
-
-def describe(request: web.Request) -> str:
-    """The route of a request, for a log that must not name patients and sessions: `/api/chat/{session_id}/messages`."""
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "(no route)"
 
 
 def _path(request: web.Request) -> str:

@@ -9,10 +9,11 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 
-from moorline.gateway.access_line import describe, log_request
+from moorline.gateway.access_line import log_request
 from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS
 from moorline.gateway.common.web.connection import BadRequestHandler
+from moorline.gateway.common.web.route_name import describe
 from moorline.gateway.errors import GatewayError, Malformed, render
 from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED, UPSTREAM
 from moorline.gateway.proxy import headers

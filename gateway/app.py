@@ -18,6 +18,7 @@ from moorline.gateway.common.web.metrics_port import METRICS_SOCKET, metrics_por
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
 from moorline.gateway.common.web.server import ACCEPT_THROUGH
 from moorline.gateway.common.web.tls import SERVER_TLS, ServerTls
+from moorline.gateway.common.web.traced import add_tracing
 from moorline.gateway.inspector.handlers import add_inspector
 from moorline.gateway.keys import (
     ACCESS_RULES,
@@ -76,6 +77,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
         # is, compressed or not. Here and not in `server`, so that the application has them in tests as well.
         handler_args={"handler_cancellation": True, "auto_decompress": False},
     )
+    add_tracing(app, settings)
     app[SETTINGS] = settings
     app[ACCESS_RULES] = AccessRules.of(settings)
     app[REQUEST_LIMITS] = RequestLimits(settings)

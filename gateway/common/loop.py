@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
+from moorline.gateway.common import tracing
 from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.web.idle import raise_limit
 
@@ -43,6 +44,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
             sys.stdout.flush()
             logging.shutdown()
             os._exit(value if isinstance(value, int) else 0)
+    tracing.stop()
     # The interpreter would look through every object of every library for cycles, 0.1 s and on a busy machine 0.9 s,
     # before a supervisor sees that the program has ended.
     gc.freeze()

@@ -5,6 +5,7 @@ import functools
 from aiohttp import hdrs, web
 from multidict import istr
 
+from moorline.gateway.common import tracing
 from moorline.gateway.common.access.middleware import client_address, is_preflight
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, taken
 from moorline.gateway.errors import Loop, Malformed
@@ -45,12 +46,14 @@ def request_head(request: web.Request, upstream: Upstream, *, upgrade: bool = Fa
     route, gateway_id = request[DESTINATION].route, request.app[GATEWAY_ID]
     if _PASSED_BY in request.headers and gateway_id in request.headers.getall(_PASSED_BY):
         raise Loop(route.path, upstream.url)
-    replaced = {}
+    replaced: dict[bytes, bytes] = {}
     # A client of HTTP/1.0 may leave Host out; HTTP/1.1 asks for one.
     if route.host is Host.UPSTREAM or hdrs.HOST not in request.headers:
         replaced[b"host"] = upstream.authority
     if route.owner is Owner.FRONTEND and _is_own_origin(request):
         replaced[b"origin"] = upstream.url.encode()
+    # In the place of the client's, which is not one of this trace, or its parent.
+    replaced |= {name.encode(): value.encode() for name, value in tracing.outgoing().items()}
     added = [f"{_PASSED_BY}: {gateway_id}".encode()]
     if request.app[SETTINGS].upstream_keepalive is None and not upgrade:
         added.append(b"Connection: close")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from moorline.gateway.cause import Reason
-from moorline.gateway.common import logs
+from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
@@ -102,6 +102,8 @@ class Tunnels:
         self._on_round_trip = None if metrics is None else _round_trips(metrics)
         self._ended_traffic = Traffic()
         self._sockets: dict[Relay, _Open] = {}
+        # Only with traces.
+        self._spans: dict[Relay, tracing.Span] = {}
         self.ends = Ends()
         self._turns = Turns(asyncio.get_running_loop())
         self._buffered = Buffered[End](settings.max_buffered)
@@ -153,6 +155,8 @@ class Tunnels:
             buffered=self._buffered,
         )
         self._add(relay, _Open(socket, upstream, request.get(HELD)))
+        if tracing.is_on():
+            self._spans[relay] = tracing.begin(f"WebSocket {route.path}", network__protocol__name="websocket")
         exchange.detach()
         if log.isEnabledFor(logging.INFO):
             name = upstream.url if self._names_upstream else None
@@ -170,6 +174,7 @@ class Tunnels:
         if each is None or each.held is not None or (detached := relay.detach()) is None:
             return None
         self._remove(relay)
+        self._spans.pop(relay, tracing.NO_SPAN).end()
         tunnel, client, upstream = detached
         return SocketState(**dataclasses.asdict(each.socket), tunnel=tunnel), client, upstream
 
@@ -288,6 +293,8 @@ class Tunnels:
         self._ended_traffic += _carried(relay)
         if self._metrics is not None:
             self._metrics.ended(ended.outcome.ended_by, ended.cause, ended.code, ended.seconds)
+        if (span := self._spans.pop(relay, None)) is not None:
+            _end_span(span, ended)
         if log.isEnabledFor(logging.INFO):
             _log("WebSocket closed", _facts(ended) | {"request_id": socket.request_id})
 
@@ -322,6 +329,14 @@ def _facts(ended: Ended) -> dict[str, object]:
         "order": ",".join(ended.order),
         **(_kernel_view(ended) if ended.cause.reason not in _ORDERLY else {}),
     }
+
+
+def _end_span(span: tracing.Span, ended: Ended) -> None:
+    cause = ended.cause
+    span.set(moorline__cause=cause.code, moorline__ended_by=ended.outcome.ended_by, moorline__close_code=ended.code)
+    if cause.reason not in _ORDERLY:
+        span.fail(cause.code)
+    span.end()
 
 
 def _kernel_view(ended: Ended) -> dict[str, object]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from moorline.backend.settings import Settings as BackendSettings
-from moorline.gateway.common import logs
+from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.config.options import PREFIX, changed
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import ReloadRequests, run, stop_signals
@@ -64,6 +64,8 @@ def main(
         # Until the dev server names another one.
         settings = dataclasses.replace(settings, frontend=f"http://localhost:{free_port()}")
     logs.setup(settings)
+    if settings.workers == 1:
+        tracing.start("moorline-gateway", environ)
     serve = _Serve(settings, own, backend, sock, environ, configuration, systemd, follows_output=follows_output)
     return run(serve.run())
 

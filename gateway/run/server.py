@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from moorline.gateway.app import create_app
-from moorline.gateway.common import logs
+from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.loop import ReloadRequests, run, stop_signals
 from moorline.gateway.common.start import print_start
@@ -46,6 +46,8 @@ def main(settings: Settings, environ: Mapping[str, str], configuration: Configur
     """`moorline gateway`: serve until a signal ends it; the exit status."""
     settings = dataclasses.replace(settings, log_key=settings.log_key or secrets.token_hex())
     logs.setup(settings)
+    if settings.workers == 1:
+        tracing.start("moorline-gateway", environ)
     return run(_run(settings, environ, configuration, systemd))
 
 

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import os
 import secrets
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -26,7 +27,7 @@ from typing import Any, Self
 from aiohttp import web
 
 from moorline.gateway.app import create_app
-from moorline.gateway.common import logs
+from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.config.options import changed
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import run, stop_signals
@@ -51,7 +52,7 @@ _START_SECONDS = 60.0
 # What a worker needs of the environment: how Python starts, and where certificates and temporary files are. nginx keeps
 # TZ alone. A worker needs no key of the provider's and no password of the database's.
 _ENVIRONMENT = {"HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ"}
-_ENVIRONMENT_PREFIXES = ("LC_", "MALLOC_", "PYTHON")
+_ENVIRONMENT_PREFIXES = ("LC_", "MALLOC_", "OTEL_", "PYTHON")
 
 
 class MetricsSockets:
@@ -275,6 +276,7 @@ def run_worker(parent: Parent) -> int:
         # The parent is of another version.
         raise UsageError(f"the installed version cannot be started by the running one: {error}") from None
     logs.setup(settings, worker=message["number"])
+    tracing.start("moorline-gateway", os.environ)
     return run(_work(settings, parent, message))
 
 

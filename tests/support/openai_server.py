@@ -78,6 +78,8 @@ class OpenAIServer:
         """The bodies of all requests."""
         self.keys: list[str] = []
         self.encodings: list[str] = []
+        self.traces: list[str] = []
+        """Each request's traceparent."""
         """Accept-Encoding of all requests."""
         self.gone = asyncio.Event()
         """A client went away before the end of its answer."""
@@ -100,6 +102,7 @@ class OpenAIServer:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.keys.append(request.headers.get("Authorization", "").removeprefix("Bearer "))
         self.encodings.append(request.headers.get("Accept-Encoding", ""))
+        self.traces.append(request.headers.get("traceparent", ""))
         body = await request.json()
         async with self._arrived:
             self.asked.append(body)

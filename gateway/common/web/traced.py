@@ -1,0 +1,74 @@
+"""The span of each request that a program serves. Only added to an application where traces are on."""
+
+import asyncio
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from moorline.gateway.common import tracing
+from moorline.gateway.common.access.rules import AccessRules
+from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.web.route_name import describe
+
+__all__ = ["add_tracing"]
+
+_SPAN = web.RequestKey("span", tracing.Span)
+# nginx's status for a client that closed its connection.
+_CLIENT_CLOSED_REQUEST = 499
+_SWITCHING_PROTOCOLS, _SERVER_ERROR = 101, 500
+
+
+def add_tracing(app: web.Application, settings: CommonSettings) -> None:
+    """Give each request a span around all other middlewares, where traces are on.
+
+    That of a WebSocket's handshake ends with its 101: the socket may live for days, and its messages have spans of
+    their own. A trace goes on only where a trusted proxy names it: a client that sets `traceparent` could join the
+    traces of others, and have all of its requests sampled.
+    """
+    if not tracing.is_on():
+        return
+    rules = AccessRules.of(settings)
+
+    async def switched(request: web.Request, response: web.StreamResponse) -> None:
+        if response.status == _SWITCHING_PROTOCOLS:
+            _end(request, request[_SPAN], response.status)
+
+    app.middlewares.insert(0, _middleware(rules))
+    app.on_response_prepare.append(switched)
+
+
+def _middleware(rules: AccessRules) -> Middleware:
+    @web.middleware
+    async def trace(request: web.Request, handler: Handler) -> web.StreamResponse:
+        parent = {}
+        if rules.trusts(request.remote or ""):
+            parent = {name: request.headers[name] for name in tracing.TRACE_HEADERS if name in request.headers}
+        span = tracing.begin(request.method, "server", parent=parent, http__request__method=request.method)
+        request[_SPAN] = span
+        status = _SERVER_ERROR
+        try:
+            with tracing.current(span):
+                response = await handler(request)
+            status = response.status
+            return response
+        except web.HTTPException as error:
+            status = error.status
+            raise
+        except asyncio.CancelledError:
+            status = _CLIENT_CLOSED_REQUEST
+            raise
+        finally:
+            _end(request, span, status)
+
+    return trace
+
+
+def _end(request: web.Request, span: tracing.Span, status: int) -> None:
+    route = describe(request)
+    span.rename(f"{request.method} {route}")
+    span.set(http__route=route, http__response__status_code=status, url__scheme=request.scheme)
+    if hdrs.UPGRADE in request.headers:
+        span.set(network__protocol__name="websocket")
+    if status >= _SERVER_ERROR:
+        span.fail(str(status))
+    span.end()
