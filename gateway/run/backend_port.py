@@ -46,6 +46,7 @@ class BackendPort:
     def __init__(self, sock: socket.socket, hold: float) -> None:
         self._sock = sock
         self._hold = hold
+        self._was_up = False
         self._standing_in: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
@@ -59,6 +60,7 @@ class BackendPort:
 
     def up(self) -> None:
         """The backend accepts connections itself."""
+        self._was_up = True
         if self._standing_in is not None:
             self._standing_in.cancel()
             self._standing_in = None
@@ -77,7 +79,8 @@ class BackendPort:
     async def _stand_in(self) -> None:
         """Answer for the backend, once it has been down for too long."""
         await asyncio.sleep(self._hold)
-        log.warning("the backend has been down for %gs: requests to it are answered with 503", self._hold)
+        state = "been down for" if self._was_up else "not started within"
+        log.warning("the backend has %s %gs: requests to it are answered with 503", state, self._hold)
         try:
             server = await asyncio.start_server(_answer, sock=self._sock.dup(), backlog=BACKLOG)
         except OSError as error:

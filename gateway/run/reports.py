@@ -7,7 +7,7 @@ __all__ = ["Reports"]
 
 # For the first report of each. A command may serve at an address that it neither announces nor was given.
 _FIRST_REPORT_SECONDS = 10.0
-_FAILED = "it did not start; its own lines say why"
+_FAILED = "it did not start{}; its own lines say why"
 _NOT_READY = "not ready yet"
 
 
@@ -24,9 +24,9 @@ class Reports:
         """A part is ready, with what a person wants to know of it."""
         self._queue.put_nowait((part, facts))
 
-    def failed(self, part: str) -> None:
-        """A part has ended at its start."""
-        self._queue.put_nowait((part, {part: _FAILED}))
+    def failed(self, part: str, folder: str = "") -> None:
+        """A part has ended at its start. `folder` is where a command of the user's ran, which may be the wrong one."""
+        self._queue.put_nowait((part, {part: _FAILED.format(f" in {folder}" * bool(folder))}))
 
     async def facts(self) -> AsyncIterator[Mapping[str, str]]:
         """The facts of all parts, once each has reported or its time is up; and again when they have changed: the

@@ -7,6 +7,7 @@ import asyncio
 import dataclasses
 import importlib
 import logging
+import os
 import secrets
 import socket
 from collections.abc import Mapping
@@ -214,7 +215,7 @@ class _Serve:
                 self._settings,
                 self._environ,
                 on_ready=lambda address: self._reports.ready("backend", {"backend": address}),
-                on_failed_start=lambda: self._reports.failed("backend"),
+                on_failed_start=lambda: self._reports.failed("backend", os.getcwd()),
             )
         port = self._port
 
@@ -284,7 +285,7 @@ class _Serve:
             self._environ,
             follows_output=self._follows_output,
             on_ready=on_ready,
-            on_failed_start=lambda: self._reports.failed("frontend"),
+            on_failed_start=lambda: self._reports.failed("frontend", os.getcwd()),
         )
         self._parts.start(Supervisor(child))
 

@@ -1,4 +1,4 @@
-"""The development server with real tools: `python -m tests.bench devserver [--quick]`.
+"""The development server with real tools: `python -m tests.bench devserver [--quick] [--part kills]`.
 
 How many of 50 edits reach the page by hot reload, for each tool; how many sockets of hot reload are lost while the
 backend is killed 100 times; and what a cold load of a page with 2,000 modules takes through the gateway, beside the dev
@@ -30,6 +30,9 @@ __all__ = ["main"]
 
 # Of the wall time of a cold load, through the gateway to direct.
 MARK = 1.25
+PARTS = ("edits", "kills", "loads")
+# Seconds.
+_START = 120.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +79,16 @@ async def _kills(chromium: Browser, count: int, folder: Path) -> int:
         frontend = announced_address(await vite.line("Local", "http://"))
         assert frontend is not None
         upstream = f"http://127.0.0.1:{port}"
-        settings = Settings(host="127.0.0.1", port=0, upstream=(upstream,), frontend=frontend, drain=0.2)
+        # A backend that starts on busy cores is waited for: what is measured is the other sockets.
+        settings = Settings(
+            host="127.0.0.1",
+            port=0,
+            upstream=(upstream,),
+            frontend=frontend,
+            connect_retry=_START,
+            handshake_timeout=_START,
+            drain=0.2,
+        )
         async with server.running(settings) as gateway:
             seen.page.on("websocket", lambda opening: opened.append(opening))
             page = Tab(seen.page)
@@ -127,23 +139,36 @@ async def _load(chromium: Browser, url: str, modules: int) -> tuple[float, int]:
         await context.close()
 
 
-async def _run(names: Sequence[str], scale: Scale) -> bool:
+async def _all_edits(chromium: Browser, names: Sequence[str], count: int, folder: Path) -> bool:
+    held = True
+    for name in names:
+        (folder / name).mkdir()
+        shown, unreloaded = await _edits(chromium, name, count, folder / name)
+        print(f"{name}: {shown} of {count} edits by hot reload, reloaded: {not unreloaded}", flush=True)
+        held = held and shown == count and unreloaded
+    return held
+
+
+async def _run(names: Sequence[str], parts: Sequence[str], scale: Scale) -> bool:
     held = True
     with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         async with browser() as chromium:
-            for name in names:
-                folder = Path(scratch) / name
-                folder.mkdir()
-                shown, unreloaded = await _edits(chromium, name, scale.edits, folder)
-                print(f"{name}: {shown} of {scale.edits} edits by hot reload, reloaded: {not unreloaded}", flush=True)
-                held = held and shown == scale.edits and unreloaded
-            lost = await _kills(chromium, scale.kills, Path(scratch))
-            print(f"backend killed {scale.kills} times: {lost} sockets of hot reload lost", flush=True)
-            gateway, direct, failed = await _loads(chromium, scale, Path(scratch))
-    ratio = gateway / direct
-    print(f"{scale.modules} modules, cold: {gateway:.2f}s through the gateway, {direct:.2f}s direct,", end=" ")
-    print(f"{ratio:.2f} x (mark {MARK:g}); {failed} requests failed")
-    return held and lost == 0 and failed == 0 and ratio <= MARK
+            if "edits" in parts:
+                held = await _all_edits(chromium, names, scale.edits, folder)
+            if "kills" in parts:
+                lost = await _kills(chromium, scale.kills, folder)
+                print(f"backend killed {scale.kills} times: {lost} sockets of hot reload lost", flush=True)
+                held = held and lost == 0
+            if "loads" in parts:
+                gateway, direct, failed = await _loads(chromium, scale, folder)
+                ratio = gateway / direct
+                print(
+                    f"{scale.modules} modules, cold: {gateway:.2f}s through the gateway, {direct:.2f}s direct,", end=" "
+                )
+                print(f"{ratio:.2f} x (mark {MARK:g}); {failed} requests failed")
+                held = held and failed == 0 and ratio <= MARK
+    return held
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -151,5 +176,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench devserver", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute or two, to see that it runs")
     parser.add_argument("--site", action="append", choices=SITES, help="this tool alone; may be repeated")
+    parser.add_argument("--part", action="append", choices=PARTS, help="this part alone; may be repeated")
     options = parser.parse_args(arguments)
-    return 0 if asyncio.run(_run(options.site or list(SITES), QUICK if options.quick else Scale())) else 1
+    scale = QUICK if options.quick else Scale()
+    return 0 if asyncio.run(_run(options.site or list(SITES), options.part or PARTS, scale)) else 1
