@@ -1,0 +1,137 @@
+"""No credential stands in what `serve` prints, answers, counts or shows of itself: in no line of any level, no error, no
+metric, no argument and no URL, whichever way it was given.
+"""
+
+import asyncio
+import re
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jwt
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from tests.support.openai_server import Status, error, openai_server
+from tests.support.process import children, started
+
+#: What the operator configures.
+CONFIGURED = {
+    "MOORLINE_JWT_KEY": "configured-key-of-32-bytes-or-more",
+    "MOORLINE_LOG_KEY": "configured-log-key",
+    "MOORLINE_INSPECTOR_TOKEN": "configured-inspector-token",
+    "OPENAI_API_KEY": "sk-configured-provider",
+}
+
+
+def token(key: str = CONFIGURED["MOORLINE_JWT_KEY"]) -> str:
+    return jwt.encode({"sub": "dr-who", "exp": time.time() + 3600}, key, algorithm="HS256")
+
+
+#: What clients send, right and wrong.
+GOOD, FORGED, BROKEN = token(), token("another key of 32 bytes or more!"), "not-even-a-token-7391"
+SENT = (GOOD, FORGED, BROKEN, "never-issued-ticket-5512", "wrong-inspector-token-8843")
+
+
+def parts(credential: str) -> list[str]:
+    """What of it must not be found: all of it and, of a token, its claims and its signature."""
+    return [credential, *(part for part in credential.split(".")[1:] if len(part) > 16)]
+
+
+async def use(address: str, issued: list[str]) -> AsyncIterator[str]:
+    """What the server answers to each credential, at each address that takes one and in each way; `issued` gets the
+    ticket that one of them was exchanged for, whose answer is not among these."""
+    path = "/api/chat/s1/messages?patient_id=p1"
+    async with aiohttp.ClientSession(address) as http:
+        for given in SENT:
+            ways: tuple[dict[str, str], ...] = (
+                {"Authorization": f"Bearer {given}"},
+                {"Authorization": f"Basic {given}"},
+                {"Cookie": f"session={given}"},
+            )
+            for headers in ways:
+                for url in (path, "/-/moorline/none", "/api/unknown", "/ws/chat/p1/s1", "/docs"):
+                    async with http.get(url, headers={**headers, "X-Forwarded-For": "203.0.113.9"}) as answer:
+                        yield f"{answer.headers} {await answer.text()}"
+            for kind in ("jwt", "ticket"):
+                yield await opened(address, f"moorline.{kind}.{given}")
+        headers = {"Authorization": f"Bearer {GOOD}"}
+        async with http.post("/api/ticket", json={"patient_id": "p1"}, headers=headers) as answer:
+            issued.append((await answer.json())["ticket"])
+        for _ in range(2):
+            yield await opened(address, f"moorline.ticket.{issued[0]}")
+        message = {"patient_id": "p1", "message": "Hello", "client_msg_id": "c1"}
+        async with http.post(path.partition("?")[0], json=message, headers=headers) as answer:
+            yield await answer.text()
+        async with http.get(f"{path}&after=1&wait=5&epoch=", headers=headers) as answer:
+            yield await answer.text()
+
+
+async def opened(address: str, subprotocol: str) -> str:
+    """What a handshake with this subprotocol is answered."""
+    try:
+        names: Any = ["moorline", subprotocol]
+        async with connect(f"{address.replace('http', 'ws', 1)}/ws/chat/p1/s1", subprotocols=names, proxy=None) as chat:
+            return f"{chat.response.headers if chat.response else ''}"
+    except InvalidStatus as refused:
+        return f"{refused.response.headers} {refused.response.body!r}"
+    except WebSocketException as failed:
+        return str(failed)
+
+
+async def scraped(log: str) -> str:
+    """All metrics of the addresses that the log names."""
+    found = ""
+    for url in re.findall(r"http://127\.0\.0\.1:\d+/metrics", log):
+        async with aiohttp.request("GET", url) as answer:
+            found += await answer.text()
+    return found
+
+
+def arguments(pid: int) -> str:
+    """Those of a process and of all that it started."""
+    own = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return own + "".join(map(arguments, children(pid)))
+
+
+def free_pair() -> int:
+    """A port that is free, as the next one is."""
+    while True:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            try:
+                other.bind(("127.0.0.1", one.getsockname()[1] + 1))
+            except OSError:
+                continue
+            return int(one.getsockname()[1])
+
+
+@pytest.mark.timeout(120)
+async def test_no_credential_is_found_in_anything_that_comes_out(tmp_path: Path) -> None:
+    options = ("--port", "0", "--backend-port", "0", "--metrics-port", str(free_pair()), "--log-level", "debug")
+    async with openai_server() as model:
+        # A provider that quotes the key, as some do.
+        model.reply(Status(401, error(f"invalid_api_key: {CONFIGURED['OPENAI_API_KEY']}")))
+        environ = {**CONFIGURED, "OPENAI_BASE_URL": model.base_url, "MOORLINE_JWT_COOKIE": "session"}
+        async with started("moorline", "serve", *options, cwd=tmp_path, env=environ) as program:
+            await program.line("database")
+            address = await program.page()
+            issued: list[str] = []
+            answers = [answer async for answer in use(address, issued)]
+            async with asyncio.timeout(30):
+                await program.line("llm_misconfigured")
+            metrics = await scraped(program.err)
+            shown = arguments(program.pid)
+            assert await program.stop() == 0
+    outputs = {"log": program.out + program.err, "answers": "".join(answers), "metrics": metrics, "arguments": shown}
+    assert "dr-who" not in outputs["log"]
+    assert "moorline_" in metrics
+    assert "backend" in shown
+    for where, text in outputs.items():
+        for credential in (*CONFIGURED.values(), *SENT, *issued):
+            for part in parts(credential):
+                assert part not in text, f"{where}: {part}"
