@@ -16,7 +16,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 from moorline.backend.backup import backup, restore
-from moorline.backend.eventlog.base import LogUnavailable
+from moorline.backend.eventlog.base import LogUnavailable, Ticket
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.sqlite import control
 from moorline.backend.eventlog.sqlite.committer import Committer
@@ -30,6 +30,7 @@ from tests.support.needs import program
 from tests.support.postgres import PostgresServer
 from tests.support.process import run_program, started
 
+TICKET = Ticket("p", None, "dr.who", "{}", None, NOW + 30, None)
 Command = Callable[[str, list[str]], int]
 
 
@@ -329,6 +330,16 @@ async def test_a_reader_does_not_go_on_behind_what_was_lost(tmp_path: Path) -> N
         assert (await log.session_for("s", "patient:demo")).head.epoch != old.head.epoch
         # One that began after the backup, and whose id is used again.
         assert (await log.session_for("new", "patient:demo")).head.epoch != begun.head.epoch
+
+
+async def test_a_ticket_that_was_redeemed_since_is_not_valid_again(tmp_path: Path) -> None:
+    async with opened(database_at(tmp_path)) as log:
+        await log.add_ticket("digest", TICKET, NOW)
+        file = await saved(tmp_path)
+        assert await log.take_ticket("digest") == TICKET
+    await restored(tmp_path, file)
+    async with opened(database_at(tmp_path)) as log:
+        assert await log.take_ticket("digest") is None
 
 
 async def test_an_ordinary_start_keeps_the_epochs(tmp_path: Path) -> None:

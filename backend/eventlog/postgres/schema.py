@@ -117,8 +117,6 @@ CREATE TABLE tickets (
 CREATE INDEX tickets_valid ON tickets (valid_until);
 """
 
-#: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
-#: before, which go on running while a new one starts.
 # As in the SQLite file. Each process reads the latest at every poll.
 _EIGHTH = """
 CREATE TABLE revocations (principal text COLLATE "C" PRIMARY KEY, at double precision NOT NULL);
@@ -126,6 +124,8 @@ CREATE INDEX revocations_at ON revocations (at);
 ALTER TABLE tickets ADD COLUMN issued double precision;
 """
 
+#: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
+#: before, which go on running while a new one starts.
 MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH)
 
 #: What this program writes.
@@ -141,9 +141,10 @@ DELETE FROM sessions s USING events e
 WHERE e.session = s.id AND e.seq = 1 AND {KEY} IN (SELECT key FROM moorline_erasures.erasures)
 """
 
-_NEW_EPOCHS = """
+_RESTORED = """
 UPDATE sessions SET epoch = replace(gen_random_uuid()::text, '-', '');
 UPDATE epoch_seeds SET seed = gen_random_uuid()::text;
+DELETE FROM tickets;
 """
 
 # Locked by the process that migrates; a number that no other program is likely to use ("moorline").
@@ -205,7 +206,7 @@ async def _catch_up(connection: Connection) -> None:
     # None: it was written by a version that did not store it.
     if stored is not None:
         erased = (await connection.execute(_ERASE_AGAIN)).rowcount
-        await connection.execute(_NEW_EPOCHS)
+        await connection.execute(_RESTORED)
         log.info("the database was restored from an earlier time: %d sessions erased again", erased)
 
 

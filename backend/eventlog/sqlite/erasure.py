@@ -58,6 +58,8 @@ def catch_up(db: sqlite3.Connection, erasures: ErasureLog) -> int:
     erased = _erase_again(db, frozenset(erasures.after(applied)))
     db.execute("UPDATE sessions SET epoch = lower(hex(randomblob(16)))")
     db.execute("UPDATE epoch_seeds SET seed = lower(hex(randomblob(16)))")
+    # One that was redeemed since may be in the copy.
+    db.execute("DELETE FROM tickets")
     db.execute("UPDATE erasures SET applied = ?", (erasures.last,))
     log.info("the database was restored from an earlier time: %d sessions erased again", erased)
     return erased
