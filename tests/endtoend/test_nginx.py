@@ -145,13 +145,14 @@ async def test_only_listed_headers_of_a_client_reach_the_backend(tmp_path: Path,
 
 
 async def test_more_requests_of_one_address_than_the_burst_get_429(either: Nginx) -> None:
-    async with aiohttp.ClientSession(either.plain, connector=aiohttp.TCPConnector(limit=50)) as session:
+    # At once: what comes as fast as a busy machine answers may be slower than the rate.
+    async with aiohttp.ClientSession(either.plain, connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def status() -> int:
             async with session.get("/missing.js") as answer:
                 return answer.status
 
-        statuses = await asyncio.gather(*(status() for _ in range(1500)))
+        statuses = await asyncio.gather(*(status() for _ in range(900)))
     assert statuses.count(404) >= 500
     assert set(statuses) == {404, 429}
 

@@ -28,7 +28,7 @@ _MAIN = """
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log {folder}/main.log;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{
     include /etc/nginx/mime.types;
     client_body_temp_path {folder}/body;
