@@ -18,6 +18,8 @@ from tests.support.needs import program
 from tests.support.nginx import SOURCE
 
 UNITS = sorted((SOURCE / "systemd").iterdir())
+SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
+GATEWAY, SOCKET = (SOURCE / "systemd" / f"moorline-gateway.{kind}" for kind in ("service", "socket"))
 LOGROTATE = SOURCE / "logrotate" / "moorline"
 # systemd's own scale of exposure, from 0 to 10, in tenths.
 MOST_EXPOSED = 20
@@ -57,24 +59,33 @@ def test_systemd_finds_a_mistake_in_a_unit(installed: list[str]) -> None:
 @needs.systemd
 def test_the_units_are_hardened(installed: list[str]) -> None:
     threshold = f"--threshold={MOST_EXPOSED}"
-    said = said_by("systemd-analyze", "security", "--offline=true", threshold, "--no-pager", *installed)
-    assert said.count("Overall exposure level") == len(UNITS)
+    services = [path for path in installed if path.endswith(".service")]
+    said = said_by("systemd-analyze", "security", "--offline=true", threshold, "--no-pager", *services)
+    assert said.count("Overall exposure level") == len(SERVICES)
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
 def test_the_command_of_a_unit_exists_and_reads_the_units_file(unit: Path, tmp_path: Path) -> None:
     (tmp_path / "moorline.toml").write_text("[gateway]\nport = 4999\n[backend]\nport = 8999\n", encoding="utf-8")
     (command,) = setting(unit, "ExecStart")
-    name, *arguments = shlex.split(command.replace("%d", str(tmp_path)))[1:]
+    name, *arguments = shlex.split(command.replace("/etc/moorline", str(tmp_path)))[1:]
     config = read(COMMANDS[name], arguments, environ={}, tables=TABLES)
     settings, port = {"gateway": (Settings, 4999), "backend": (BackendSettings, 8999)}[name]
     assert config[settings].port == port
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
 def test_a_unit_waits_for_longer_than_the_drain(unit: Path) -> None:
     (seconds,) = setting(unit, "TimeoutStopSec")
     assert float(seconds.removesuffix("s")) > Settings().drain
+
+
+def test_the_units_of_the_gateway_use_what_it_tells_the_manager() -> None:
+    # What a manager is told, and how it passes sockets on, is in tests/gateway/run/test_systemd.py.
+    assert setting(GATEWAY, "Type") == ["notify"]
+    assert setting(GATEWAY, "ExecReload") == ["/bin/kill -HUP $MAINPID"]
+    assert setting(GATEWAY, "Requires") == [SOCKET.name]
+    assert setting(SOCKET, "ListenStream") == [f"{host}:{Settings().port}" for host in ("127.0.0.1", "[::1]")]
 
 
 @needs.logrotate
