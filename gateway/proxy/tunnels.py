@@ -95,6 +95,7 @@ class Tunnels:
         self._socket_limits = SocketLimits(most, settings.max_connections_per_address, rules.trusts)
         self._limits = Limits.of(settings)
         self._limits_by_destination: dict[Destination, Limits] = {}
+        self._stay_here = settings.faults
         self._routes = routes
         self._names_upstream = len(list(routes.each_upstream())) > 1
         self._draining = draining
@@ -169,9 +170,10 @@ class Tunnels:
         return [relay for relay, each in self._sockets.items() if each.socket.request_id not in besides]
 
     def detach(self, relay: Relay) -> tuple[SocketState, int, int] | None:
-        """Take a tunnel out of this process; see `Relay.detach`. None also for one whose right is asked about here."""
+        """Take a tunnel out of this process; see `Relay.detach`. None also for one whose right is asked about here, and
+        with `faults`, whose networks are within this process."""
         each = self._sockets.get(relay)
-        if each is None or each.held is not None or (detached := relay.detach()) is None:
+        if self._stay_here or each is None or each.held is not None or (detached := relay.detach()) is None:
             return None
         self._remove(relay)
         self._spans.pop(relay, tracing.NO_SPAN).end()

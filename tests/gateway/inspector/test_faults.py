@@ -1,16 +1,23 @@
 """POST /-/faults on a gateway that runs: what is open breaks at once, on either side, and heals."""
 
+import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common.web.server import running
 from moorline.gateway.faults.catalogue import CATALOGUE, Phase
+from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
 from moorline.gateway.settings import Settings
+from tests.support import needs
+from tests.support.certificates import certificate
 from tests.support.faulty_upstream import SWITCH, Peer, Upstream, dial, handshake
 from tests.support.websocket_frames import TEXT, frame
 
@@ -21,7 +28,8 @@ HELLO = frame(TEXT, b"hello")
 class Rig:
     """A gateway with the option `faults` before an upstream that the test plays."""
 
-    def __init__(self, upstream: Upstream, port: int, http: aiohttp.ClientSession) -> None:
+    def __init__(self, app: web.Application, upstream: Upstream, port: int, http: aiohttp.ClientSession) -> None:
+        self.tunnels: Tunnels = app[TUNNELS]
         self.upstream = upstream
         self.port = port
         self.http = http
@@ -52,11 +60,9 @@ async def gateway(**options: Any) -> AsyncIterator[Rig]:
     async with Upstream() as upstream:
         given = {"host": "127.0.0.1", "port": 0, "faults": True, "drain": 0.2, "connect_retry": None}
         settings = Settings(**{**given, "upstream": (f"http://127.0.0.1:{upstream.port}",), **options})
-        async with (
-            running(create_app(settings), settings) as started,
-            aiohttp.ClientSession(started.addresses[0]) as http,
-        ):
-            yield Rig(upstream, started.port, http)
+        app = create_app(settings)
+        async with running(app, settings) as started, aiohttp.ClientSession(started.addresses[0]) as http:
+            yield Rig(app, upstream, started.port, http)
 
 
 @pytest.fixture
@@ -126,6 +132,23 @@ async def test_the_client_keeps_its_address(rig: Rig) -> None:
         assert b"\r\nX-Real-IP: 127.0.0.1\r\n" in backend.request
     async with rig.http.get("/-/faults", headers={"X-Forwarded-For": "203.0.113.9"}) as response:
         assert response.status == 403
+
+
+async def test_a_socket_stays_in_the_process_that_its_networks_are_in(rig: Rig) -> None:
+    async with rig.socket():
+        (relay,) = rig.tunnels.relays()
+        assert rig.tunnels.detach(relay) is None
+
+
+@needs.nginx
+async def test_over_tls_an_upstream_learns_the_clients_scheme(tmp_path: Path) -> None:
+    made = await certificate(tmp_path)
+    async with gateway(tls_certificate=str(made.file), tls_certificate_key=str(made.key)) as rig:
+        asked = asyncio.create_task(rig.http.get("/api/x", ssl=ssl.create_default_context(cafile=str(made.file))))
+        backend = await rig.upstream.accept()
+        assert b"\r\nX-Forwarded-Proto: https\r\n" in backend.request
+        await backend.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+        assert (await asked).status == 204
 
 
 # Who may, and what ----------------------------------------------------------------------------------------------------
