@@ -194,9 +194,9 @@ async def test_a_gateway_without_a_free_place_says_which_limit(tmp_path: Path, c
 
 
 @contextlib.asynccontextmanager
-async def over_tls(context: ssl.SSLContext) -> AsyncIterator[int]:
-    """An HTTP server behind TLS that knows no path."""
-    runner = web.AppRunner(web.Application())
+async def over(app: web.Application, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """An HTTP server of another make; its port."""
+    runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     try:
@@ -227,7 +227,7 @@ async def test_a_certificate_that_is_not_accepted(
     made = await certificate(tmp_path, name, expired=expired)
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(made.file))
-    async with over_tls(made.server()) as port:
+    async with over(web.Application(), made.server()) as port:
         found = await checked(f"https://localhost:{port}")
     assert found is not None
     assert (found.hop, said in found.said, next_step in found.next_step) == ("HTTP", True, True), found
@@ -242,7 +242,7 @@ async def test_tls_to_a_plain_port_is_named(parts: Stack, checked: Check) -> Non
 
 @needs.nginx
 async def test_plain_to_a_port_of_tls_is_named(tmp_path: Path, checked: Check) -> None:
-    async with over_tls((await certificate(tmp_path)).server()) as port:
+    async with over(web.Application(), (await certificate(tmp_path)).server()) as port:
         found = await checked(f"http://127.0.0.1:{port}")
     assert found is not None
     assert found.said == "this port speaks TLS"
@@ -264,6 +264,19 @@ async def test_another_service_is_named(checked: Check, banner: bytes, service: 
     assert found.said == f"what answers does not speak HTTP ({service})"
 
 
+async def test_another_web_server_is_told_from_moorline(checked: Check) -> None:
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text="another site")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", page)
+    async with over(app) as port:
+        found = await checked(f"http://127.0.0.1:{port}")
+    assert found is not None
+    assert (found.hop, found.said) == ("HTTP", "what answers is not moorline (/healthz: HTTP 200)"), found
+    assert "check the host, the port and the path" in found.next_step
+
+
 # Behind the backend ---------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +296,15 @@ async def test_a_provider_that_fails(tmp_path: Path, checked: Check, name: str, 
     assert found is not None
     assert (found.hop, found.said) == ("first answer", f"answered with an error: {code}")
     assert next_step in found.next_step
+
+
+async def test_a_provider_that_is_down(tmp_path: Path, checked: Check, unused_tcp_port: int) -> None:
+    async with _backend(tmp_path, f"http://127.0.0.1:{unused_tcp_port}/v1") as url:
+        # The library of the provider tries twice more.
+        found = await checked(url, patience=15.0)
+    assert found is not None
+    assert (found.hop, found.said) == ("first answer", "answered with an error: llm_unavailable")
+    assert "OPENAI_BASE_URL" in found.next_step
 
 
 async def test_a_provider_that_stalls_is_told_from_a_backend_that_hangs(tmp_path: Path, checked: Check) -> None:
