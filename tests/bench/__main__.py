@@ -8,6 +8,7 @@ _BENCHMARKS = {
     "http": "what a request costs, proxied or answered, beside other servers",
     "reconnect": "what clients that come back at once wait for",
     "restart": "how clients come back after a restart of the backend, in the time that it tells",
+    "jwt": "what a token costs a handshake",
     "start": "how long the commands take to start",
     "chat": "what a chat costs beside a plain server without a log",
     "why": "what it costs to know why a socket ended, and the inspector",
@@ -19,7 +20,7 @@ _BENCHMARKS = {
     "log": "appends per second of the SQLite log",
 }
 # A module named `http` would be confused with the library's.
-_MODULES = {"http": "http_cost", "log": "eventlog"}
+_MODULES = {"http": "http_cost", "jwt": "jwt_cost", "log": "eventlog"}
 
 
 def main(arguments: list[str]) -> int:
