@@ -5,6 +5,7 @@ from it what was erased since the backup was made. PostgreSQL has tools of its o
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
@@ -23,6 +24,8 @@ from moorline.gateway.common.errors import UsageError
 
 __all__ = ["backup", "restore"]
 
+# Of FAT and of some network file systems.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP)
 _JOURNALS = ("-wal", "-shm", "-journal")
 
 
@@ -39,7 +42,7 @@ def backup(database: str, arguments: list[str]) -> int:
         raise UsageError(f'backup: "{file}" exists; name a new file, or remove it')
     if not os.path.exists(path):
         raise UsageError(f'database: "{path}" does not exist; name the one that moorline uses with --database')
-    with _copied(path) as source, _new_file(file) as part:
+    with _new_file(file) as part, _copied(path) as source:
         with _complaining("backup", file):
             _write(source, part)
         sessions = _verified("backup", part)
@@ -161,8 +164,7 @@ def _new_file(path: str) -> Iterator[str]:
     try:
         yield part
         try:
-            # Unlike a renaming it never replaces a file that was made meanwhile.
-            os.link(part, path)
+            _give_name(part, path)
             sync_folder(Path(folder))
         except OSError as error:
             raise UsageError(f'"{path}" cannot be written ({error.strerror})') from error
@@ -170,6 +172,16 @@ def _new_file(path: str) -> Iterator[str]:
         for suffix in ("", *_JOURNALS):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part + suffix)
+
+
+def _give_name(part: str, path: str) -> None:
+    try:
+        # Unlike a renaming it never replaces a file that was made meanwhile.
+        os.link(part, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or os.path.lexists(path):
+            raise
+        os.rename(part, path)
 
 
 def _write(source: BinaryIO, part: str) -> None:

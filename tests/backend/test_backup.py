@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -180,6 +181,16 @@ async def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r'backup: ".*copy\.db" exists; name a new file'):
             await saved(tmp_path)
     assert (tmp_path / "copy.db").read_text(encoding="utf-8") == "mine"
+
+
+async def test_a_file_system_without_links_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    async with opened(database_at(tmp_path)):
+        await saved(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["chat.db", "copy.db"]
 
 
 async def test_a_missing_database_is_not_created(tmp_path: Path) -> None:

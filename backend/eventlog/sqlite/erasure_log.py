@@ -17,7 +17,7 @@ from pathlib import Path
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["ErasureLog", "erasure_key"]
+__all__ = ["ErasureLog", "erasure_key", "sync_folder"]
 
 #: Permissions of the file: how many chats were erased, and when, is the owner's alone.
 PRIVATE = 0o600
