@@ -13,7 +13,7 @@ from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.settings import SQLITE, Settings, shown_database
 from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.loop import run, stop_signals
+from moorline.gateway.common.loop import keep_start, run, stop_signals
 from moorline.gateway.common.start import print_start
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.server import Running, SocketListener, running
@@ -51,6 +51,7 @@ async def _run(settings: Settings, parent: Parent | None, listener: SocketListen
     with stop_signals(log, settings.drain) as stop:
         try:
             async with running(app, settings, listener=listener) as started:
+                keep_start()
                 facts = _facts(app, settings, started)
                 if parent is None:
                     print_start(settings, facts)

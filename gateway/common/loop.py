@@ -20,7 +20,7 @@ from moorline.gateway.common import tracing
 from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.web.idle import raise_limit
 
-__all__ = ["ReloadRequests", "run", "stop_signals"]
+__all__ = ["ReloadRequests", "keep_start", "run", "stop_signals"]
 
 T = TypeVar("T")
 
@@ -49,6 +49,14 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     # before a supervisor sees that the program has ended.
     gc.freeze()
     return value
+
+
+def keep_start() -> None:
+    """Call it once a program has started: what is there now stays, and no search for cycles goes through it any more.
+
+    Each one took 50 ms in a gateway and 130 ms in a backend, in which nothing else is done.
+    """
+    gc.freeze()
 
 
 async def _cancel_all() -> int:

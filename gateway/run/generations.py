@@ -22,7 +22,7 @@ from aiohttp import web
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.loop import ReloadRequests
+from moorline.gateway.common.loop import ReloadRequests, keep_start
 from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web.listen import address, listen
 from moorline.gateway.common.web.metrics_port import METRICS_SOCKET
@@ -169,6 +169,8 @@ class Gateway:
         """Serve; drain at the end. `stop` is set when a worker refused its options."""
         try:
             self._generation = await self._first(stop)
+            # Of the first one alone: those that a reload replaces have to be collected.
+            keep_start()
             yield
         finally:
             self.drain()

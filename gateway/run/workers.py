@@ -30,7 +30,7 @@ from moorline.gateway.app import create_app
 from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.config.options import changed
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.loop import run, stop_signals
+from moorline.gateway.common.loop import keep_start, run, stop_signals
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.metrics_port import METRICS_SOCKET
@@ -291,6 +291,7 @@ async def _work(settings: Settings, parent: Parent, message: Mapping[str, Any]) 
             _Introductions(app, listener) as introductions,
             running(app, settings, listener=listener) as started,
         ):
+            keep_start()
             introductions.begin(started, stop)
             await parent.wait({}, stop, lambda: started.draining.begin(0))
             listener.leave()

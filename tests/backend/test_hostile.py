@@ -10,10 +10,16 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from moorline.backend.delivery import Delivery
 from moorline.backend.events import Finish
+from moorline.gateway.common.web.connection import Connection
+from moorline.gateway.common.web.turns import _FIRST_SLICE as FIRST_SLICE
+from moorline.gateway.common.web.turns import _LARGEST_SLICE as LARGEST_SLICE
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive, receive_until, say
+from tests.support.websocket_frames import PING, frame
 
 BIG = 64 << 10
+EMPTY_PING = frame(PING, b"", key=b"\1\2\3\4")
 
 
 async def raw(server: Backend, head: str, body: bytes = b"") -> str:
@@ -120,6 +126,36 @@ async def test_a_frame_longer_than_any_message_can_be_ends_the_socket(tmp_path: 
         await hello(socket)
         await socket.send(json.dumps({"type": "ping", "x": "x" * 6 * BIG + "x" * 5000}))
         assert await close_code(socket) == 1009
+
+
+async def test_of_a_flood_of_pings_few_are_parsed_before_those_that_came_first_are_received(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = received = most = 0
+    parse, answer = Connection._parse_messages, Delivery.answer_ping
+
+    def parsing(connection: Connection, data: bytes) -> None:
+        nonlocal parsed, most
+        parsed += len(data) // len(EMPTY_PING)
+        most = max(most, parsed - received)
+        parse(connection, data)
+
+    def answering(delivery: Delivery, payload: bytes) -> None:
+        nonlocal received
+        received += 1
+        answer(delivery, payload)
+
+    monkeypatch.setattr(Connection, "_parse_messages", parsing)
+    monkeypatch.setattr(Delivery, "answer_ping", answering)
+    async with backend(tmp_path, Script()) as server, server.socket() as socket:
+        await hello(socket)
+        parsed = received = most = 0
+        socket.transport.write(EMPTY_PING * 20_000)
+        await say(socket, type="ping")
+        assert [(await receive(socket))["type"]] == ["pong"]
+    assert received == 20_000
+    # The frames of a largest slice, and those of the read before it.
+    assert most <= (LARGEST_SLICE + FIRST_SLICE) // len(EMPTY_PING)
 
 
 async def test_a_page_of_rows_is_bounded_in_bytes_and_before_goes_on(tmp_path: Path) -> None:

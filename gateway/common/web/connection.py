@@ -120,11 +120,13 @@ class Connection(ServerProtocol):
         "_idle_until",
         "_pace",
         "_parsed",
+        "_receiver",
         "_send_timer",
         "_timeouts",
         "_turns",
         "_unfinished",
         "_unparsed",
+        "_waits_for_turn",
         "reserved",
     )
 
@@ -152,6 +154,9 @@ class Connection(ServerProtocol):
         self._unparsed = b""
         # So many bytes of it are parsed.
         self._parsed = 0
+        self._waits_for_turn = False
+        # A handler that waits for a turn.
+        self._receiver: asyncio.Future[None] | None = None
         self._timeouts = timeouts
         self._bad_request_handler = bad_request_handler
         # Of a WebSocket whose messages are parsed here; a tunnel takes the transport instead.
@@ -179,6 +184,16 @@ class Connection(ServerProtocol):
         if self._unfinished is not None:
             self._unfinished.on_excess(callback)
 
+    async def turn(self) -> None:
+        """Wait for a turn among the connections whose input is costly: for a handler that has received several messages
+        at once. Nothing is parsed meanwhile, so that no more of them wait for it than were parsed in one slice."""
+        if self._client.is_closing():
+            return
+        self._receiver = receiver = self._event_loop.create_future()
+        self._client.pause_reading()
+        self._queue_for_turn()
+        await receiver
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # `transport` is forgotten as soon as it is to be closed.
         self._client = cast("asyncio.Transport", transport)
@@ -196,19 +211,19 @@ class Connection(ServerProtocol):
         if not data or (self.upgraded and not self.has_message_parser):
             # aiohttp goes on with what its parser has, or keeps it for the tunnel, which must find all of it there.
             super().data_received(data)
-        elif self._unparsed or self._pace.is_slow:
+        elif self._waits_for_turn or self._pace.is_slow:
             self._wait_for_turn(data)
         elif len(data) <= _SMALL_READ:
             self._parse(data)
         else:
             self._unparsed = data
-            if self.parse_slice():
+            if self._parse_next():
                 self._client.pause_reading()
-                self._turns.add(self)
+                self._queue_for_turn()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
         super().resume_reading(resume_parser)
-        if self._unparsed or self._has_exceeded():
+        if self._waits_for_turn or self._has_exceeded():
             self._client.pause_reading()
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
@@ -221,6 +236,8 @@ class Connection(ServerProtocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._idle_connections.remove(self)
         self._unparsed, self._parsed = b"", 0
+        if self._receiver is not None and not self._receiver.done():
+            self._receiver.set_result(None)
         self._idle_ends()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -282,6 +299,23 @@ class Connection(ServerProtocol):
     # Parsing ----------------------------------------------------------------------------------------------------------
 
     def parse_slice(self) -> bool:
+        """Let the handler go on that waits for a turn, or parse some of the input; whether another turn is needed."""
+        receiver, self._receiver = self._receiver, None
+        if receiver is None or receiver.done():  # its task was cancelled
+            self._waits_for_turn = self._unparsed != b"" and self._parse_next()
+            return self._waits_for_turn
+        receiver.set_result(None)
+        self._waits_for_turn = self._unparsed != b""
+        if not self._waits_for_turn and not self._has_exceeded():
+            self.resume_if_unpaused()
+        return self._waits_for_turn
+
+    def _queue_for_turn(self) -> None:
+        if not self._waits_for_turn:
+            self._waits_for_turn = True
+            self._turns.add(self)
+
+    def _parse_next(self) -> bool:
         """Parse some of the input; whether there is more."""
         was_upgraded, began = self.upgraded, time.perf_counter()
         data = self._take_unparsed(self._pace.slice)
@@ -311,8 +345,7 @@ class Connection(ServerProtocol):
     def _wait_for_turn(self, data: bytes) -> None:
         """Parse no more until the others had a turn."""
         self._client.pause_reading()
-        if not self._unparsed:
-            self._turns.add(self)
+        self._queue_for_turn()
         self._unparsed, self._parsed = self._unparsed[self._parsed :] + data, 0
 
     def _rest_is_payload(self) -> bool:

@@ -48,7 +48,7 @@ class Parsing(Protocol):
     """A connection with input that waits for a turn."""
 
     def parse_slice(self) -> bool:
-        """Parse some of it; whether there is more."""
+        """Parse some of it; whether it waits for another turn."""
 
 
 class Turns:
