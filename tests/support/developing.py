@@ -53,10 +53,10 @@ class Tab:
 
     page: Page
 
-    async def open(self, url: str) -> None:
+    async def open(self, url: str, timeout: float = _FIRST) -> None:
         """Open it, and mark it: the mark does not outlive a reload."""
-        await self.page.goto(url, timeout=_FIRST)
-        await self.shows("edit 0", _FIRST)
+        await self.page.goto(url, timeout=timeout)
+        await self.shows("edit 0", timeout)
         await self.page.evaluate("document.documentElement.dataset.mark = 'first'")
 
     async def shows(self, text: str, timeout: float = STEP) -> None:
