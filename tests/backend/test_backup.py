@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import socket
 import sqlite3
 import stat
@@ -217,6 +218,30 @@ async def test_what_a_killed_process_left_of_a_copy_is_removed(tmp_path: Path) -
     (tmp_path / "chat.db-backup-x1y2").write_text("half", encoding="utf-8")
     async with opened(database_at(tmp_path)):
         assert not (tmp_path / "chat.db-backup-x1y2").exists()
+
+
+async def test_a_server_without_free_descriptors_accepts_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_ACCEPT_AGAIN_SECONDS", 0.01)
+    async with opened(database_at(tmp_path)) as log:
+        await exchange(log, "s")
+        used: list[int] = []
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        asking = socket.socket(socket.AF_UNIX)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (asking.fileno() + 1, limits[1]))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    used.append(os.dup(asking.fileno()))
+            asking.connect(str(tmp_path / "chat.db-control"))
+            await asyncio.sleep(0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for number in used:
+                os.close(number)
+            asking.close()
+        assert (await saved(tmp_path)).exists()
 
 
 async def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -47,21 +48,24 @@ async def sockets(folder: Path, *, sizes: Sequence[int], seconds: float) -> Rows
         await asyncio.sleep(_SETTLE)
         bases = {name: memory(pid) for name, pid in parts.items()}
         there = 20
+        idle = dict.fromkeys(parts, 0.0)
         for size in sizes:
-            before = {name: cpu_seconds(pid) for name, pid in parts.items()}
+            began, before = time.monotonic(), {name: cpu_seconds(pid) for name, pid in parts.items()}
             await _open(chatters, front.port, there, size)
-            opened, there = size - there, size
+            elapsed, opened, there = time.monotonic() - began, size - there, size
             took = {name: cpu_seconds(pid) - before[name] for name, pid in parts.items()}
             await asyncio.sleep(_SETTLE)
             before = {name: cpu_seconds(pid) for name, pid in parts.items()}
             await asyncio.sleep(seconds)
             for name, pid in parts.items():
-                idle = (cpu_seconds(pid) - before[name]) / seconds
+                was_idle, idle[name] = idle[name], (cpu_seconds(pid) - before[name]) / seconds
+                # While they were opened the ones that were there had their heartbeats.
+                handshakes = took[name] - elapsed * (was_idle + idle[name]) / 2
                 grown = memory(pid) - bases[name]
                 _note(rows, f"{name}: memory (MiB)", grown / _MIB)
                 _note(rows, f"{name}: memory of a socket (KiB)", grown / size / _KIB)
-                _note(rows, f"{name}: CPU of a handshake (us)", took[name] / opened * _MICRO)
-                _note(rows, f"{name}: CPU while all are idle (% of a core)", idle * 100)
+                _note(rows, f"{name}: CPU of a handshake (us)", handshakes / opened * _MICRO)
+                _note(rows, f"{name}: CPU while all are idle (% of a core)", idle[name] * 100)
     return dict(sorted(rows.items(), reverse=True))
 
 

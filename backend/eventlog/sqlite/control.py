@@ -35,6 +35,7 @@ _REQUEST_SECONDS = 5.0
 # More than any request has: a socket that is closed before all was read resets the answer.
 _REQUEST_BYTES = 4096
 _BACKLOG = 8
+_ACCEPT_AGAIN_SECONDS = 1.0
 _ANSWER_BYTES = 4096
 # Of a socket's name, with its end; the rest of a longer one stands in for its folder's descriptor.
 _LONGEST_NAME = 100
@@ -127,8 +128,14 @@ class ControlSocket:
 
     async def _accept(self, sock: socket.socket) -> None:
         while True:
-            connection, _ = await asyncio.get_running_loop().sock_accept(sock)
-            self._begin(self._serve(connection))
+            try:
+                connection, _ = await asyncio.get_running_loop().sock_accept(sock)
+            except OSError as error:
+                # Too many open files, for example, which ends when others are closed.
+                log.warning("database: a connection for moorline's backup was not accepted (%s)", error.strerror)
+                await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
+            else:
+                self._begin(self._serve(connection))
 
     async def _serve(self, connection: socket.socket) -> None:
         # A client that has ended, or takes nothing, gets no copy.
