@@ -34,13 +34,15 @@ def log_request(request: web.Request, status: int, seconds: float) -> None:
         "request_id": request[REQUEST_ID],
     }
     text = f"{request.method} {path} {status} {seconds:.3f}s client={client} request_id={request[REQUEST_ID]}"
-    if CAUSE in request:
+    # One look for all three: what a request lacks is found out by an exception.
+    present = set(request)
+    if CAUSE in present:
         facts["cause"] = request[CAUSE].code
         text += f" cause={request[CAUSE].code}"
-    if REFUSAL in request:
+    if REFUSAL in present:
         facts["refused"] = request[REFUSAL]
         text += f' refused="{request[REFUSAL]}"'
-    if UPSTREAM in request:
+    if UPSTREAM in present:
         facts["upstream"] = request[UPSTREAM]
         text += f" upstream={request[UPSTREAM]}"
     # Without values: what looks like a placeholder in a path is none.

@@ -1,8 +1,9 @@
 """The gateway's application: what is served where. No logic."""
 
+import functools
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Sequence
 
 from aiohttp import hdrs, web
 
@@ -12,11 +13,12 @@ from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
 from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
+from moorline.gateway.common.web.aiohttp_private import pass_router
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.metrics_port import METRICS_SOCKET, metrics_port
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
-from moorline.gateway.common.web.server import ACCEPT_THROUGH
+from moorline.gateway.common.web.server import ACCEPT_THROUGH, DIRECT_HANDLER
 from moorline.gateway.common.web.tls import SERVER_TLS, ServerTls
 from moorline.gateway.common.web.traced import add_tracing
 from moorline.gateway.inspector.handlers import add_inspector
@@ -38,8 +40,9 @@ from moorline.gateway.proxy.configured import configured_routes
 from moorline.gateway.proxy.followed_hook import followed_hook
 from moorline.gateway.proxy.locations import LocationRoutes
 from moorline.gateway.proxy.pool import pools
-from moorline.gateway.proxy.routes import Owner
+from moorline.gateway.proxy.routes import Owner, Route
 from moorline.gateway.proxy.routing import is_foreign, proxy, route_middleware
+from moorline.gateway.proxy.templates import Templates
 from moorline.gateway.proxy.tls import add_tls
 from moorline.gateway.proxy.tunnels import tunnels
 from moorline.gateway.proxy.websocket import websocket
@@ -64,6 +67,8 @@ _CHAT = (
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _READING = (hdrs.METH_GET, hdrs.METH_HEAD)
 _PAGE = ("/chat/{patient_id}", "/{path:.*}")
+# How many resources the router has of the gateway.
+RESOURCES = web.AppKey("resources", int)
 
 
 def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web.Application:
@@ -71,12 +76,15 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
 
     `authorize` decides who may; without it the hook that the option of this name names.
     """
+    hook = hook_of(settings, authorize) or jwt_authorize(settings)
     app = web.Application(
-        middlewares=[route_middleware, access, access_middleware(settings, is_foreign), authorize_middleware],
+        middlewares=[route_middleware, access, access_middleware(settings, is_foreign)],
         # A client that goes away takes its request with it, at the upstream and at once; an upload is passed on as it
         # is, compressed or not. Here and not in `server`, so that the application has them in tests as well.
         handler_args={"handler_cancellation": True, "auto_decompress": False},
     )
+    if hook is not None:
+        app.middlewares.append(authorize_middleware)
     add_tracing(app, settings)
     app[SETTINGS] = settings
     app[ACCESS_RULES] = AccessRules.of(settings)
@@ -92,7 +100,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     add_tls(app)
     if settings.tls_certificate:
         app[SERVER_TLS] = ServerTls(settings.tls_certificate, settings.tls_certificate_key)
-    if (hook := hook_of(settings, authorize) or jwt_authorize(settings)) is not None:
+    if hook is not None:
         app[RIGHTS] = Rights(hook, again=settings.authorize_again)
         app.on_response_prepare.append(note_begun)
         if settings.follow_authorize and authorize is None:
@@ -122,7 +130,11 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     if settings.nginx_conf:
         _add_locations(app, frontend)
     else:
-        _add_routes(app, frontend)
+        proxied = _add_routes(app, frontend)
+        app[RESOURCES] = len(app.router.resources())
+        if hook is None:
+            # A hook may read what the router finds in the path.
+            app.on_startup.append(functools.partial(_set_direct_handler, proxied=proxied))
     return app
 
 
@@ -148,19 +160,58 @@ async def _faults(app: web.Application) -> AsyncIterator[None]:
     await faults.aclose()
 
 
-def _add_routes(app: web.Application, frontend: Frontend | None) -> None:
-    """`Routes` decides; here each route gets its handler and its name in the log."""
-    for path in _CHAT:
-        app.router.add_route("*", path, proxy)
+def _is_socket(route: Route) -> bool:
+    return route.owner is Owner.BACKEND and route.path.startswith("/ws")
+
+
+def _add_routes(app: web.Application, frontend: Frontend | None) -> list[tuple[str, web.AbstractRoute]]:
+    """`Routes` decides; here each route gets its handler and its name in the log. Those that lead to an upstream, each
+    with its template.
+    """
+    proxied = [(path, app.router.add_route("*", path, proxy)) for path in _CHAT]
     for route in app[ROUTES]:
-        is_socket = route.owner is Owner.BACKEND and route.path.startswith("/ws")
-        for path in route.templates:
-            app.router.add_route("*", path, websocket if is_socket else proxy)
+        handler = websocket if _is_socket(route) else proxy
+        proxied += [(path, app.router.add_route("*", path, handler)) for path in route.templates]
     for path in _PAGE:
         if frontend is None:
-            app.router.add_route("*", path, proxy)
+            proxied.append((path, app.router.add_route("*", path, proxy)))
         else:
             app.router.add_get(path, frontend.serve)
+    return proxied
+
+
+async def _set_direct_handler(app: web.Application, proxied: Sequence[tuple[str, web.AbstractRoute]]) -> None:
+    """Have requests for an upstream pass aiohttp's router, which would take a tenth of each to find what `Routes` knows
+    and which of the `proxied` templates fits.
+    """
+    if len(app.router.resources()) != app[RESOURCES]:
+        # A program that embeds the gateway has added routes of its own.
+        return
+    templates = Templates([template for template, _ in proxied])
+    middlewares = [each for each in reversed(app.middlewares) if each is not route_middleware]
+    found = []
+    for _, route in proxied:
+        handler = route.handler
+        for middleware in middlewares:
+            handler = functools.partial(middleware, handler=handler)
+        match_info = web.UrlMappingMatchInfo({}, route)
+        match_info.add_app(app)
+        match_info.freeze()
+        found.append((match_info, handler))
+
+    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse] | None:
+        assert isinstance(request, web.Request), "an application makes no others"
+        # aiohttp answers Expect.
+        if hdrs.EXPECT in request.headers or (place := templates.find(path := request.rel_url.raw_path)) is None:
+            return None
+        if (destination := app[ROUTES].match(path)) is None:
+            return None
+        request[DESTINATION] = destination
+        match_info, handler = found[place]
+        pass_router(request, match_info)
+        return handler(request)
+
+    app[DIRECT_HANDLER] = handle
 
 
 def _add_locations(app: web.Application, frontend: Frontend | None) -> None:

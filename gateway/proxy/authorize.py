@@ -24,9 +24,9 @@ _ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9:._-]{1,128}")
 
 @web.middleware
 async def authorize_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Handle what the hook allows, and while it does; without a hook, everything."""
-    rights = request.app.get(RIGHTS)
-    if rights is None or (ids := _ids(request)) is None:
+    """Handle what the hook allows, and while it does."""
+    rights = request.app[RIGHTS]
+    if (ids := _ids(request)) is None:
         return await handler(request)
     try:
         principal = await rights.ask(request, *ids)

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 from moorline.gateway.app import create_app
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.web import server
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.settings import Settings
@@ -272,3 +273,14 @@ async def test_an_error_in_the_gateway_is_a_500_that_says_nothing(
         assert answer.status == 500
         assert "directory" not in await answer.text()
     assert "the directory of users is gone" in caplog.text
+
+
+async def test_a_route_that_a_program_has_added_counts_before_a_shorter_one_of_the_gateway(page: str) -> None:
+    async def mine(_: web.Request) -> web.Response:
+        return web.Response(text="mine")
+
+    settings = Settings(port=0, upstream=("http://127.0.0.1:9",), frontend=page)
+    app = create_app(settings)
+    app.router.add_get("/api/mine", mine)
+    async with server.running(app, settings) as started, aiohttp.ClientSession(started.addresses[0]) as session:
+        assert await (await session.get("/api/mine")).text() == "mine"

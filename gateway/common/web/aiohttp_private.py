@@ -1,18 +1,21 @@
 """Everything that moorline uses of aiohttp beyond its documented interface, under names of its own.
 
-A server connection bounds a request's headers where aiohttp has no hook for it, and a proxy takes the client's
-transport out of aiohttp's protocol without losing a byte. No other module may name a private attribute of aiohttp. Each
-name is checked when this module is imported: a version of aiohttp that lacks one ends the program with a line that says
-so, rather than with an AttributeError in the middle of a handshake.
+A server connection bounds a request's headers where aiohttp has no hook for it, and runs its requests itself; a proxy
+takes the client's transport out of aiohttp's protocol without losing a byte, and needs no router for what its routes
+have found. No other module may name a private attribute of aiohttp. Each name is checked when this module is imported:
+a version of aiohttp that lacks one ends the program with a line that says so, rather than with an AttributeError in the
+middle of a handshake.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Any, cast
 
 import aiohttp
-from aiohttp import web, web_protocol
+from aiohttp import StreamReader, web, web_protocol
 from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
@@ -23,24 +26,40 @@ __all__ = [
     "ServerProtocol",
     "check",
     "is_upgraded",
+    "pass_router",
     "take_over",
 ]
 
 # Of what, and the names that are used of it: methods and slots.
 _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
-    (web_protocol, ("_ErrInfo",)),
-    (BaseProtocol, ("_buffer_paused", "_reading_paused", "_upgraded", "transport", "writing_paused")),
+    (web_protocol, ("ERROR", "_ErrInfo", "_PAYLOAD_ACCESS_ERROR")),
+    (
+        BaseProtocol,
+        ("_buffer_paused", "_loop", "_parser", "_reading_paused", "_upgraded", "transport", "writing_paused"),
+    ),
+    (web.Request, ("_match_info",)),
     (
         RequestHandler,
         (
+            "_close",
+            "_force_close",
+            "_handle_request",
+            "_keepalive",
+            "_lingering_time",
+            "_make_error_handler",
+            "_manager",
             "_message_tail",
             "_messages",
+            "_msg_queue_resume_size",
             "_payload_parser",
-            "_waiter",
+            "_request_count",
+            "_request_factory",
+            "_request_handler",
+            "_resume_reading_if_drained",
+            "_task_handler",
             "finish_response",
             "handle_error",
             "set_parser",
-            "start",
         ),
     ),
 )
@@ -66,19 +85,111 @@ check()
 
 
 class ServerProtocol(RequestHandler):
-    """A connection of aiohttp's server that tells where it is between two requests."""
+    """A connection of aiohttp's server that has a task for each request, and none between two requests.
+
+    aiohttp's own `start` is a task for the connection, which waits for requests and begins another task for each: two
+    more iterations of the event loop for a request, and a timer and a task for a connection that becomes a tunnel. A
+    task for each request there must be: a variable of one request's context must not be seen by the next one.
+    """
 
     __slots__ = ()
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # The loop has set TCP_NODELAY, and the connection has SO_KEEPALIVE from its listener.
+        self.transport = cast("asyncio.Transport", transport)
+        assert self._manager is not None, "until the connection is lost"
+        self._manager.connection_made(self, self.transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.parse(data)
+        self.serve_queued()
+
+    def parse(self, data: bytes) -> None:
+        """Parse what the client sent; `serve_queued` handles the requests that it ends."""
+        super().data_received(data)
+
+    def serve_queued(self) -> None:
+        """Handle the next request that was parsed, unless one is being handled."""
+        if self._messages and self._task_handler is None and not self._force_close:
+            self._task_handler = self._loop.create_task(self.serve())
+
+    async def serve(self) -> None:
+        """Handle the request that was parsed first."""
+        message, payload = self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        try:
+            is_usable = await self._respond(message, payload)
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        except Exception:
+            self.logger.exception("Unhandled exception")
+            self.force_close()
+            return
+        self._task_handler = None
+        if self._force_close:
+            return
+        if is_usable and self._keepalive and not self._close:
+            self.serve_queued()
+        elif self.transport is not None:
+            self.transport.close()
+
+    async def _respond(self, message: Any, payload: StreamReader) -> bool:
+        """Whether the client has the response to this message."""
+        assert self._manager is not None, "until the connection is lost"
+        assert self._request_factory is not None
+        assert self._request_handler is not None
+        assert self._task_handler is not None
+        self._manager.requests_count += 1
+        handler = self._request_handler
+        if isinstance(message, web_protocol._ErrInfo):
+            message, handler = web_protocol.ERROR, self._make_error_handler(message)
+        writer = StreamWriter(self, self._loop)
+        request = self._request_factory(message, payload, self, writer, self._task_handler)
+        try:
+            response, is_lost = await self._handle_request(request, None, handler)
+        except ConnectionError:
+            return False
+        finally:
+            # The two refer to each other.
+            request._task = None  # type: ignore[assignment]
+        if is_lost:
+            return False
+        self._keepalive = bool(response.keep_alive)
+        if not payload.is_eof():
+            await self._discard(payload)
+        payload.set_exception(web_protocol._PAYLOAD_ACCESS_ERROR)
+        return True
+
+    async def _discard(self, payload: StreamReader) -> None:
+        """Read the body that the handler has left, for some time: a client that is still sending would lose the
+        response to a reset.
+        """
+        if not self._force_close and self._lingering_time:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._lingering_time):
+                    while not payload.is_eof():
+                        await payload.readany()
+        if not payload.is_eof() and not self._force_close:
+            self.close()
+
+    def close(self) -> None:
+        super().close()
+        if self._task_handler is None and self.transport is not None:
+            self.transport.close()
+
     @property
-    def queued(self) -> int:
-        """How many requests were parsed and are not handled yet."""
-        return len(self._messages)
+    def requests(self) -> int:
+        """How many requests were parsed."""
+        return self._request_count
 
     @property
     def awaits_request(self) -> bool:
         """Whether no request is parsed or being handled, nor the rest of a request's body awaited."""
-        return self._waiter is not None and not self._waiter.done()
+        return self._task_handler is None and not self._messages
 
     @property
     def upgraded(self) -> bool:
@@ -113,10 +224,14 @@ class ServerProtocol(RequestHandler):
 
     def refuse_request(self, status: int, message: str) -> None:
         """Have `handle_error` answer in the place of the request that is awaited."""
-        assert self._waiter is not None, "only while a request is awaited"
         error = web_protocol._ErrInfo(status, HttpProcessingError(code=status), message)
         self._messages.append((error, EMPTY_PAYLOAD))
-        self._waiter.set_result(None)
+        self.serve_queued()
+
+
+def pass_router(request: web.Request, match_info: web.UrlMappingMatchInfo) -> None:
+    """Give the request what its handler needs of the router's work: its application."""
+    request._match_info = match_info
 
 
 def is_upgraded(request: web.BaseRequest) -> bool:
@@ -131,8 +246,6 @@ def take_over(request: web.BaseRequest, protocol: asyncio.Protocol) -> tuple[byt
     """
     handler = request.protocol
     early, handler._message_tail = handler._message_tail, b""
-    # Its timer would keep all of it alive.
-    handler.keep_alive(False)
     cast("asyncio.Transport", handler.transport).set_protocol(protocol)
     # aiohttp closes what it finds here when the handler has returned.
     handler.transport = None

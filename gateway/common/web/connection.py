@@ -41,8 +41,6 @@ __all__ = [
 # nginx's large_client_header_buffers: 4 of 8 kB.
 MAX_HEADERS = 32 << 10
 _END_OF_HEADERS = b"\r\n\r\n"
-# Ten years.
-_NEVER = 10 * 365 * 86400.0
 _SERVER = "moorline"
 # Input that costs nothing to measure, as a request without a body; it is parsed at once.
 _SMALL_READ = 512
@@ -142,8 +140,7 @@ class Connection(ServerProtocol):
         message_limits: MessageLimits | None = None,
         **arguments: Any,
     ) -> None:
-        # aiohttp's own timer would cut headers that begin shortly before it fires.
-        super().__init__(server, loop=loop, keepalive_timeout=_NEVER, **arguments)
+        super().__init__(server, loop=loop, **arguments)
         self.reserved = False
         self._event_loop = loop
         self._asked = False
@@ -256,13 +253,19 @@ class Connection(ServerProtocol):
         super().resume_writing()
         self._is_read()
 
-    async def start(self) -> None:
+    async def serve(self) -> None:
         try:
-            await super().start()
+            await super().serve()
         finally:
-            # The client may never read the end of the last response; a tunnel has timers of its own.
-            if self._client.get_protocol() is self and self._client.get_write_buffer_size():
-                self._is_unread()
+            self._watch_end()
+
+    def close(self) -> None:
+        super().close()
+        self._watch_end()
+
+    def force_close(self) -> None:
+        super().force_close()
+        self._watch_end()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -368,9 +371,9 @@ class Connection(ServerProtocol):
         if self.has_message_parser:
             self._parse_messages(data)
             return
-        queued = self.queued
-        super().data_received(data)
-        if self.queued > queued:
+        requests = self.requests
+        self.parse(data)
+        if self.requests > requests:
             self._asked = True
             self._idle_connections.set_busy(self)
             self._idle_ends()
@@ -384,6 +387,7 @@ class Connection(ServerProtocol):
             if self._header_bytes > MAX_HEADERS:
                 self._headers_end()
                 self.refuse_request(431, "the headers are too large")
+        self.serve_queued()
 
     def _next_has_begun(self, data: bytes) -> bool:
         """Whether there is more in `data` than the request whose headers it ends. Not known behind a body: there the
@@ -437,6 +441,12 @@ class Connection(ServerProtocol):
         """Cut the client if it reads nothing of what waits for it from now on."""
         if self._send_timer is None:
             self._watch_client()
+
+    def _watch_end(self) -> None:
+        """The same where the connection is being closed; a tunnel has timers of its own."""
+        client = self._client
+        if client.is_closing() and client.get_protocol() is self and client.get_write_buffer_size():
+            self._is_unread()
 
     def _watch_client(self) -> None:
         size = self._client.get_write_buffer_size()

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Protocol, cast
 
 from aiohttp import web
@@ -33,11 +33,24 @@ from moorline.gateway.common.web.tls import SERVER_TLS
 from moorline.gateway.common.web.tls_handshake import TlsHandshakes
 from moorline.gateway.common.web.turns import Turns
 
-__all__ = ["ACCEPT_THROUGH", "Accept", "Listener", "Running", "SocketListener", "running"]
+__all__ = [
+    "ACCEPT_THROUGH",
+    "DIRECT_HANDLER",
+    "Accept",
+    "DirectHandler",
+    "Listener",
+    "Running",
+    "SocketListener",
+    "running",
+]
 
 Accept = Callable[[], asyncio.Protocol]
 ACCEPT_THROUGH: web.AppKey[Callable[[Callable[[], Connection]], Accept]] = web.AppKey("accept_through")
 """Only where something stands between the accepted connections and their protocols."""
+DirectHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse] | None]
+"""Handles a request without aiohttp's router; None for a request that needs it."""
+DIRECT_HANDLER = web.AppKey[DirectHandler]("direct_handler")
+"""Set by an application that knows the handler of most requests without the router."""
 
 # nginx's 8 kB for one line of a head.
 _MAX_LINE = 8190
@@ -124,9 +137,11 @@ class SocketListener:
             sock.close()
 
 
-def _count_requests(server: web.Server, draining: Draining, bad_request_handler: BadRequestHandler) -> None:
-    """Make the drain wait for requests that are being handled."""
-    handle = server.request_handler
+def _count_requests(
+    server: web.Server, draining: Draining, bad_request_handler: BadRequestHandler, direct: DirectHandler
+) -> None:
+    """Make the drain wait for requests that are being handled, and aiohttp's router see only those that need it."""
+    router = server.request_handler
 
     async def counted(request: web.BaseRequest) -> web.StreamResponse:
         if (status := reject_status(request)) is not None:
@@ -136,7 +151,7 @@ def _count_requests(server: web.Server, draining: Draining, bad_request_handler:
         draining.hold()
         draining.requests += 1
         try:
-            handled = await handle(request)
+            handled = await (direct(request) or router(request))
             if draining.is_leaving:
                 # The next request on this connection is for the other process.
                 handled.force_close()
@@ -168,7 +183,8 @@ async def running(
     try:
         await runner.setup()
         server = cast("web.Server", runner.server)
-        _count_requests(server, draining, app.get(BAD_REQUEST_HANDLER, default_bad_request))
+        direct = app.get(DIRECT_HANDLER, lambda request: None)
+        _count_requests(server, draining, app.get(BAD_REQUEST_HANDLER, default_bad_request), direct)
         if tls is not None:
             tls.warn()
         idle_connections = IdleConnections(Descriptors.of_process())

@@ -72,8 +72,8 @@ def test_a_missing_method_is_named_with_the_version(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_missing_slot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(RequestHandler, "_waiter")
-    with pytest.raises(UsageError, match=r"has no RequestHandler\._waiter,"):
+    monkeypatch.delattr(RequestHandler, "_messages")
+    with pytest.raises(UsageError, match=r"has no RequestHandler\._messages,"):
         aiohttp_private.check()
 
 
