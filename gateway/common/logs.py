@@ -54,6 +54,8 @@ def setup(settings: CommonSettings, *, worker: int | None = None) -> None:
     for previous in [each for each in root.handlers if each.get_name() == "moorline"]:
         root.removeHandler(previous)
     root.addHandler(handler)
+    # No format names thread or process, which cost a record a third of its time.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # Libraries log warnings and errors only: their informational lines may quote what users wrote.
     root.setLevel(logging.WARNING)
     # It warns with what a client offers as subprotocols, and some clients send their token there.

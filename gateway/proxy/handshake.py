@@ -4,9 +4,10 @@ Nothing of RFC 6455 beyond the switch itself is checked: key, version, subprotoc
 upstream.
 """
 
+import functools
 from http import HTTPStatus
 
-from multidict import MultiMapping
+from multidict import MultiMapping, istr
 
 from moorline.gateway.errors import BadUpstreamResponse, Malformed
 from moorline.gateway.proxy import headers
@@ -14,7 +15,8 @@ from moorline.gateway.proxy.response import Response
 
 __all__ = ["asks_for_upgrade", "asks_for_websocket", "check_request", "is_switch", "switch_head"]
 
-_PROTOCOL = "websocket"
+_WEBSOCKET = ("websocket",)
+_CONNECTION, _UPGRADE = istr("Connection"), istr("Upgrade")
 # RFC 9110 section 8.6 and RFC 9112 section 6.1: no 101 has a body, whatever it says.
 _OF_A_BODY = ("Content-Length", "Transfer-Encoding")
 
@@ -24,12 +26,12 @@ _OF_A_BODY = ("Content-Length", "Transfer-Encoding")
 
 def asks_for_upgrade(request: MultiMapping[str]) -> bool:
     """Whether this is a handshake. Upgrade without Connection is none: it was meant for an earlier hop."""
-    return "upgrade" in _tokens(request, "Connection") and bool(_tokens(request, "Upgrade"))
+    return _UPGRADE in request and "upgrade" in _tokens(request, _CONNECTION) and bool(_tokens(request, _UPGRADE))
 
 
 def asks_for_websocket(request: MultiMapping[str]) -> bool:
     """Whether this is a handshake for a WebSocket, and for nothing else."""
-    return asks_for_upgrade(request) and _tokens(request, "Upgrade") == [_PROTOCOL]
+    return asks_for_upgrade(request) and _tokens(request, _UPGRADE) == _WEBSOCKET
 
 
 def check_request(request: MultiMapping[str], version: tuple[int, int]) -> None:
@@ -40,7 +42,7 @@ def check_request(request: MultiMapping[str], version: tuple[int, int]) -> None:
     """
     if version < (1, 1):
         raise Malformed("A WebSocket needs HTTP/1.1.")
-    if _tokens(request, "Upgrade") != [_PROTOCOL]:
+    if _tokens(request, _UPGRADE) != _WEBSOCKET:
         raise Malformed("Only WebSocket is offered here (Upgrade: websocket).")
 
 
@@ -56,8 +58,8 @@ def is_switch(response: Response) -> bool:
     if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
         return False
     # Relaying after a switch that the client does not know of would let its next request pass unseen.
-    upgrade, connection = _tokens(response.headers, "Upgrade"), _tokens(response.headers, "Connection")
-    if upgrade != [_PROTOCOL] or "upgrade" not in connection:
+    upgrade, connection = _tokens(response.headers, _UPGRADE), _tokens(response.headers, _CONNECTION)
+    if upgrade != _WEBSOCKET or "upgrade" not in connection:
         raise BadUpstreamResponse("101 to another protocol than WebSocket")
     return True
 
@@ -75,6 +77,11 @@ def switch_head(response: Response, *, request_id: str) -> bytes:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _tokens(source: MultiMapping[str], name: str) -> list[str]:
-    parts = (part.strip().lower() for line in source.getall(name, ()) for part in line.split(","))
-    return [part for part in parts if part]
+def _tokens(source: MultiMapping[str], name: str) -> tuple[str, ...]:
+    return _tokens_of(",".join(source.getall(name, ())))
+
+
+# Seven calls per handshake, of the few values that clients and upstreams send.
+@functools.lru_cache(maxsize=64)
+def _tokens_of(value: str) -> tuple[str, ...]:
+    return tuple(token for part in value.split(",") if (token := part.strip().lower()))

@@ -74,10 +74,17 @@ class Limits:
     close_timeout: float
     max_frame_size: int | None
     message_timeout: float | None
+    first_timeout: float = dataclasses.field(init=False, repr=False)
+    """The first timer of a tunnel in which nothing happens."""
+
+    def __post_init__(self) -> None:
+        timers = (self.proxy_read_timeout, self.client_heartbeat, self.upstream_heartbeat, self.message_timeout)
+        object.__setattr__(self, "first_timeout", min(timer for timer in timers if timer is not None))
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
-        return cls(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(cls)})
+        given = (field.name for field in dataclasses.fields(cls) if field.init)
+        return cls(**{name: getattr(settings, name) for name in given})
 
 
 class Phase(enum.Enum):
@@ -135,8 +142,8 @@ class Tunnel:
     longer. The bytes themselves go through `client` and `upstream`, which are what comes from each side."""
 
     __slots__ = (
-        "_close_by", "_closer", "_event", "_gone", "_heartbeats", "_limits", "_linger_until", "_message_timer",
-        "_outputs", "_randbytes", "_stalls", "_teardowns", "client", "code", "culprit", "ended_at", "moment",
+        "_close_by", "_closer", "_event", "_gone", "_heartbeats", "_linger_until", "_message_timer",
+        "_outputs", "_randbytes", "_stalls", "_teardowns", "client", "code", "culprit", "ended_at", "limits", "moment",
         "order", "outcome", "phase", "upstream",
     )  # fmt: skip
 
@@ -164,7 +171,7 @@ class Tunnel:
         """How far it was when it ended."""
         self.order: tuple[str, ...] = ()
         """The first events of its end, `_EVENTS` at most, as they came: `upstream:reset`, `gateway:send_timeout`."""
-        self._limits = limits
+        self.limits = limits
         self._randbytes = randbytes
         self._event = now
         self._heartbeats = tuple(self._make_heartbeats(on_round_trip))
@@ -273,9 +280,9 @@ class Tunnel:
         """This side does not take what is sent to it: do not read from the other until it does."""
         self._event = now
         if side is Side.CLIENT:
-            stall = _Stall(Reason.SEND_TIMEOUT, self._limits.send_timeout, now, unsent)
+            stall = _Stall(Reason.SEND_TIMEOUT, self.limits.send_timeout, now, unsent)
         else:
-            stall = _Stall(Reason.PROXY_SEND_TIMEOUT, self._limits.proxy_send_timeout, now, unsent)
+            stall = _Stall(Reason.PROXY_SEND_TIMEOUT, self.limits.proxy_send_timeout, now, unsent)
         self._stalls = {**(self._stalls or {}), side: stall}
 
     def writing_resumed(self, side: Side, now: float) -> None:
@@ -340,14 +347,17 @@ class Tunnel:
     # Heartbeats -------------------------------------------------------------------------------------------------------
 
     def _make_heartbeats(self, observe: Callable[[Side, float], None] | None) -> Iterator[tuple[Side, Heartbeat]]:
-        limits = self._limits
-        for side, interval in ((Side.CLIENT, limits.client_heartbeat), (Side.UPSTREAM, limits.upstream_heartbeat)):
+        client, upstream, limits = self.client, self.upstream, self.limits
+        for side, interval, inbound, outbound in (
+            (Side.CLIENT, limits.client_heartbeat, client, upstream),
+            (Side.UPSTREAM, limits.upstream_heartbeat, upstream, client),
+        ):
             if interval is not None:
                 yield (
                     side,
                     Heartbeat(
-                        self.inbound(side),
-                        self.outbound(side),
+                        inbound,
+                        outbound,
                         interval=interval,
                         timeout=limits.heartbeat_timeout,
                         masked=side is Side.UPSTREAM,
@@ -389,8 +399,8 @@ class Tunnel:
     def _enter(self, phase: Phase) -> None:
         assert phase in _NEXT[self.phase], f"from {self.phase} to {phase}"
         self.phase = phase
-        if self._limits.close_frames and self._close_by is None:
-            self._close_by = self._event + self._limits.close_timeout
+        if self.limits.close_frames and self._close_by is None:
+            self._close_by = self._event + self.limits.close_timeout
 
     def _end(self, cause: Outcome, *, ended: Side | None = None) -> None:
         self._note(cause.side, cause.reason)
@@ -399,13 +409,11 @@ class Tunnel:
             # The side that sent the first Close frame, not the one that closed its connection first.
             self.outcome, self.culprit = Outcome(self._closer, Reason.CLOSED), self._closer
         self.ended_at = self._event
-        self._enter(Phase.ENDING if self._limits.close_frames else Phase.LINGERING)
+        self._enter(Phase.ENDING if self.limits.close_frames else Phase.LINGERING)
         for side in Side if cause.side is not Side.UPSTREAM else reversed(Side):
             if side in self._gone:
                 continue
-            teardown = teardown_for(
-                side, cause.reason, stalls=self.stalls(side), close_frames=self._limits.close_frames
-            )
+            teardown = teardown_for(side, cause.reason, stalls=self.stalls(side), close_frames=self.limits.close_frames)
             if side is ended:
                 # What is buffered for it is lost, as in nginx.
                 teardown = Teardown.ABORT
@@ -467,7 +475,7 @@ class Tunnel:
 
     def _read_timer(self) -> Iterator[tuple[float, Reason]]:
         if not self.stalls(Side.CLIENT):
-            yield self._last_event() + self._limits.proxy_read_timeout, Reason.PROXY_READ_TIMEOUT
+            yield self._last_event() + self.limits.proxy_read_timeout, Reason.PROXY_READ_TIMEOUT
 
     def _send_timers(self) -> Iterator[tuple[float, Reason]]:
         # In LINGERING bytes go nowhere, and do not keep a side that takes nothing.

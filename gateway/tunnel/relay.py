@@ -278,7 +278,8 @@ class Relay:
         for end in (self._client, self._upstream):
             # The handshake may have paused it.
             self.resume_reading(end)
-        self._transmit()
+        # Whatever happened meanwhile has set its own timer; to compute this one costs a handshake forty calls.
+        self._arm_at(self._began + self.tunnel.limits.first_timeout)
 
     def shut_down(self) -> None:
         """End the tunnel, for the gateway is about to."""
@@ -391,9 +392,10 @@ class Relay:
 
     def _arm(self) -> None:
         """Have the timer fire in time. One that fires too early is set again: cheaper than to set it at each byte."""
-        due = self.tunnel.next_timeout()
-        if due is None:
-            return
+        if (due := self.tunnel.next_timeout()) is not None:
+            self._arm_at(due)
+
+    def _arm_at(self, due: float) -> None:
         if self._timer is not None:
             if self._due <= due:
                 return

@@ -1,7 +1,6 @@
 """Counts of what many clients share, in all and for each client address. Pure."""
 
 import enum
-import functools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -9,8 +8,6 @@ from collections.abc import Callable
 from moorline.gateway.common.access.rules import client_network
 
 __all__ = ["Full", "Places"]
-
-_network = functools.lru_cache(maxsize=1024)(client_network)
 
 
 class Full(enum.Enum):
@@ -42,19 +39,19 @@ class Places:
         """Why there is no place for one more of this address; None where there is one."""
         if self._total >= self._most:
             return Full.ALL
-        if self._by_network[_network(address)] >= self._most_per_address and not self._is_exempt(address):
+        if self._by_network[client_network(address)] >= self._most_per_address and not self._is_exempt(address):
             return Full.CLIENT
         return None
 
     def add(self, address: str) -> None:
         """One more is taken; `remove` it with the same address."""
         self._total += 1
-        self._by_network[_network(address)] += 1
+        self._by_network[client_network(address)] += 1
 
     def remove(self, address: str) -> None:
         """One less is taken."""
         self._total -= 1
-        network = _network(address)
+        network = client_network(address)
         self._by_network[network] -= 1
         if not self._by_network[network]:
             # As many addresses come and go as the clients have.

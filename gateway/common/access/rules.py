@@ -114,6 +114,8 @@ def is_host(host: str) -> bool:
     return _parts(host) is not None
 
 
+# Of each request and each connection, and most come from few addresses.
+@functools.lru_cache(maxsize=1024)
 def client_network(address: str) -> str:
     """What counts as one client: an IPv4 address, or the /64 of an IPv6 one, of which each host has all."""
     parsed = _address(address)
