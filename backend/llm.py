@@ -87,7 +87,7 @@ class OpenAIResponder:
 
     @contextlib.contextmanager
     def _span(self, turn: Turn) -> Iterator[tracing.Span]:
-        """The call by the names of OpenTelemetry's conventions for generative AI, without a word of the chat."""
+        """The call by the names of OpenTelemetry's conventions for generative AI, without text of the chat."""
         settings, target = self._settings, urlsplit(str(self._client.base_url))
         span = tracing.begin(
             f"chat {settings.model}",

@@ -76,15 +76,19 @@ async def ask(url: str) -> str:
         return str((await receive_until(client, "message"))[-1]["content"])
 
 
-async def test_one_trace_leads_from_the_request_to_the_provider(
-    tmp_path: Path, model: OpenAIServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with collector() as collected:
-        async with recording(monkeypatch, collected.url), chat(tmp_path, model) as url:
+@pytest.fixture
+async def collected(tmp_path: Path, model: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    """A collector that has all spans of one message over a socket."""
+    async with collector() as listening:
+        async with recording(monkeypatch, listening.url), chat(tmp_path, model) as url:
             await ask(url)
-        gateway, behind = [await collected.named(f"GET {route}") for route in ("/ws/{path}", SOCKET)]
-        message, run, call = [await collected.named(name) for name in ("message", "run", "chat m1")]
-        tunnel = await collected.span(lambda span: span.name.startswith("WebSocket "))
+        yield listening
+
+
+async def test_one_trace_leads_from_the_request_to_the_provider(collected: Collector, model: OpenAIServer) -> None:
+    gateway, behind = [await collected.named(f"GET {route}") for route in ("/ws/{path}", SOCKET)]
+    message, run, call = [await collected.named(name) for name in ("message", "run", "chat m1")]
+    tunnel = await collected.span(lambda span: span.name.startswith("WebSocket "))
     assert gateway.parent == b""
     assert [behind.parent, message.parent, run.parent, call.parent] == [gateway.id, behind.id, message.id, run.id]
     assert tunnel.parent == gateway.id
@@ -94,12 +98,9 @@ async def test_one_trace_leads_from_the_request_to_the_provider(
 
 
 async def test_a_call_has_the_names_of_the_conventions_for_generative_ai(
-    tmp_path: Path, model: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+    collected: Collector, model: OpenAIServer
 ) -> None:
-    async with collector() as collected:
-        async with recording(monkeypatch, collected.url), chat(tmp_path, model) as url:
-            await ask(url)
-        call = await collected.named("chat m1")
+    call = await collected.named("chat m1")
     port = int(model.base_url.split(":")[2].split("/")[0])
     assert call.attributes == {
         "gen_ai.operation.name": "chat",

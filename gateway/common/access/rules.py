@@ -53,8 +53,8 @@ class AccessRules:
         """Whether a request with this Origin may change something or open a socket at this Host.
 
         A request without Origin is not a browser's. `null` (a sandboxed frame, a file) equals no origin. The scheme is
-        compared where the server speaks `tls` itself: a page of http can be anybody's who is on its way. Elsewhere the
-        server's is http also where a proxy terminates TLS.
+        compared where the server speaks `tls` itself: a page got by http may be an attacker's on the network path.
+        Elsewhere the server's is http also where a proxy terminates TLS.
         """
         if origin is None or self.any_origin or self.lists_origin(origin):
             return True

@@ -1,9 +1,9 @@
 """A connection of a TLS port until its handshake is over; then it is a `Connection` like that of any other port.
 
-asyncio's own TLS server closes a client that speaks plain HTTP without a word, and a connection counts as one only
-once its handshake is over, so that clients which begin none would be bounded by nothing but time. Here the first byte
-decides: a letter begins an HTTP request, which is answered with nginx's 400; all else is for TLS. A client that has
-not sent a request yet counts as idle from the accept on, and `client_header_timeout` bounds its handshake as nginx's.
+asyncio's own TLS server closes the connection of a client that speaks plain HTTP without a response, and counts no
+connection before the end of its handshake, so that only time would bound clients that begin none. Here the first byte
+decides: a letter begins an HTTP request, which gets nginx's 400; all else is for TLS. A connection counts as idle from
+the accept to its first request, and `client_header_timeout` bounds its handshake, as in nginx.
 """
 
 import asyncio

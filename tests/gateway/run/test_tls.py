@@ -1,5 +1,6 @@
 """Programs that speak TLS: their addresses, their workers, and `moorline check` of them."""
 
+import contextlib
 import ssl
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from websockets.asyncio.client import connect
 from tests.support.certificates import Certificate, certificate
 from tests.support.gateway_process import echoing
 from tests.support.process import refused, run_program, started
+from tests.support.raw import dial
+
+FILES = 64
 
 
 @pytest.fixture
@@ -48,6 +52,25 @@ async def test_serve_speaks_tls_and_check_knows_it_by_its_certificate(tmp_path: 
         )
         assert (status, err) == (0, "")
         assert f"the gateway: https://localhost:{port}" in out
+
+
+@pytest.mark.parametrize("first", [b"", b"\x16\x03"], ids=["silent", "begun"])
+async def test_connections_without_a_handshake_make_way_for_a_client_that_has_one(
+    tmp_path: Path, pair: Certificate, first: bytes
+) -> None:
+    tls = ssl.create_default_context(cafile=str(pair.file))
+    arguments = ("--port", "0", "--drain", "100ms", *options(pair))
+    async with started("moorline", "gateway", *arguments, cwd=tmp_path, files=FILES) as program:
+        page = await program.page()
+        async with contextlib.AsyncExitStack() as clients:
+            for _ in range(2 * FILES):
+                client = await clients.enter_async_context(dial(int(page.rpartition(":")[2])))
+                with contextlib.suppress(ConnectionError):
+                    await client.send(first)
+            async with aiohttp.ClientSession() as http, http.get(f"{page}/healthz", ssl=tls) as response:
+                assert response.status == 200
+        assert await program.stop() == 0
+    assert "Traceback" not in program.err
 
 
 async def test_a_mistake_is_one_line(tmp_path: Path, pair: Certificate) -> None:
