@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from moorline.backend.eventlog.sqlite.connection import connect, in_use
-from moorline.backend.eventlog.sqlite.control import ControlRefused, NoServer, request_copy
+from moorline.backend.eventlog.sqlite.control import NoServer, complaining, request_copy
 from moorline.backend.eventlog.sqlite.copies import copy
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog, sync_folder
 from moorline.backend.eventlog.sqlite.schema import VERSION, recognise
@@ -96,17 +96,11 @@ def _complaining(command: str, file: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _copied(path: str) -> Iterator[BinaryIO]:
     """A copy of the database, by the process that has it or, without one, by this."""
-    try:
-        file = request_copy(path)
-    except NoServer:
-        file = _copied_here(path)
-    except ControlRefused as error:
-        raise UsageError(f'backup: "{path}": {error}') from error
-    except OSError as error:
-        raise UsageError(
-            f'backup: "{path}" is in use by a process that cannot be reached ({error.strerror}); '
-            "run this as the user that moorline runs as"
-        ) from error
+    with complaining("backup", path):
+        try:
+            file = request_copy(path)
+        except NoServer:
+            file = _copied_here(path)
     with file:
         yield file
 

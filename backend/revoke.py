@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from moorline.backend.eventlog.sqlite import revocations
 from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.eventlog.sqlite.connection import connect
-from moorline.backend.eventlog.sqlite.control import ControlRefused, NoServer, request_revocation
+from moorline.backend.eventlog.sqlite.control import NoServer, complaining, request_revocation
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
 from moorline.backend.settings import SQLITE
 from moorline.gateway.common.errors import UsageError
@@ -40,21 +40,19 @@ def revoke(database: str, arguments: list[str]) -> int:
 def _in_file(path: str, name: str) -> float:
     if not os.path.exists(path):
         raise UsageError(f'database: "{path}" does not exist; name the one that moorline uses with --database')
-    try:
-        return request_revocation(path, name)
-    except NoServer:
-        with contextlib.closing(connect(path, ErasureLog(path))) as db:
-            try:
-                return revocations.revoke(Transaction(db), name)
-            except sqlite3.Error as error:
-                raise UsageError(f'database: "{path}" cannot be written ({error})') from error
-    except ControlRefused as error:
-        raise UsageError(f'revoke: "{path}": {error}') from error
-    except OSError as error:
-        raise UsageError(
-            f'revoke: "{path}" is in use by a process that cannot be reached ({error.strerror}); '
-            "run this as the user that moorline runs as"
-        ) from error
+    with complaining("revoke", path):
+        try:
+            return request_revocation(path, name)
+        except NoServer:
+            return _noted(path, name)
+
+
+def _noted(path: str, name: str) -> float:
+    with contextlib.closing(connect(path, ErasureLog(path))) as db:
+        try:
+            return revocations.revoke(Transaction(db), name)
+        except sqlite3.Error as error:
+            raise UsageError(f'database: "{path}" cannot be written ({error})') from error
 
 
 def _in_postgres(database: str, name: str) -> float:

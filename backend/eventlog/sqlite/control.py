@@ -17,8 +17,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, BinaryIO, TypeVar
 
 from moorline.backend.eventlog.base import LogUnavailable
+from moorline.gateway.common.errors import UsageError
 
-__all__ = ["ControlRefused", "ControlSocket", "NoServer", "request_copy", "request_revocation"]
+__all__ = ["ControlRefused", "ControlSocket", "NoServer", "complaining", "request_copy", "request_revocation"]
 
 log = logging.getLogger("moorline.backend")
 
@@ -185,6 +186,20 @@ def _close(copying: "asyncio.Task[BinaryIO]") -> None:
 
 
 # The client -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def complaining(command: str, database: str) -> Iterator[None]:
+    """What the two requests below raise, but for NoServer, as one line for who gave the command."""
+    try:
+        yield
+    except ControlRefused as error:
+        raise UsageError(f'{command}: "{database}": {error}') from error
+    except OSError as error:
+        raise UsageError(
+            f'{command}: "{database}" is in use by a process that cannot be reached ({error.strerror}); '
+            "run this as the user that moorline runs as"
+        ) from error
 
 
 def request_copy(database: str) -> BinaryIO:
