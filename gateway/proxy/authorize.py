@@ -34,7 +34,7 @@ async def authorize_middleware(request: web.Request, handler: Handler) -> web.St
         # Its own words may name the patient.
         request[REFUSAL] = "authorize"
         raise
-    held = request[HELD] = Held(rights, principal, lambda: rights.ask(request, *ids))
+    held = request[HELD] = Held(rights, principal, request, ids)
     try:
         async with asyncio.timeout(None) as limit:
             held.on_end(lambda: limit.reschedule(0))

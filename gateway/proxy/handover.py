@@ -227,6 +227,8 @@ async def _take(
     try:
         state = decode(SocketState, payload[1:])
         client, upstream = descriptors
+        if not tunnels.admits(state):
+            raise ValueError("the authorize hook is new, and asked first")
     except ValueError as error:
         # Also where this process has no descriptor left.
         log.warning("a socket was not taken over: %s", error)

@@ -1,21 +1,77 @@
 """A principal's right while its request is handled and, where that becomes a tunnel, until the tunnel has ended."""
 
-from collections.abc import Awaitable, Callable
+import dataclasses
+import json
+from collections.abc import Callable
+
+from aiohttp import web
 
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.access.rights import Rights
+from moorline.gateway.common.web.aiohttp_private import rebuilt
 
-__all__ = ["Held"]
+__all__ = ["Held", "RightState"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RightState:
+    """A right, and the request that the hook is asked about, for another process. It holds the client's credentials: it
+    goes from one process to another of this gateway, and nowhere else."""
+
+    name: str
+    expires: float | None
+    issued: float | None
+    metadata: str
+    """JSON."""
+    method: str
+    target: str
+    headers: tuple[bytes, ...]
+    """Names and values in turn."""
+    peer: str | None
+    patient_id: str | None
+    session_id: str | None
 
 
 class Held:
-    """Release it once, when nothing uses it any more."""
+    """Release it once, when nothing uses it any more. `ids`: those of the patient and the session that it is for."""
 
-    def __init__(self, rights: Rights, principal: Principal, ask: Callable[[], Awaitable[Principal]]) -> None:
+    def __init__(
+        self, rights: Rights, principal: Principal, request: web.Request, ids: tuple[str | None, str | None]
+    ) -> None:
         self._rights = rights
-        self._right = rights.take(principal, ask)
+        self._request = request
+        self._ids = ids
+        self._right = rights.take(principal, lambda: rights.ask(request, *ids))
         self.kept = False
         """Whether a tunnel keeps it beyond its request."""
+
+    @classmethod
+    async def restored(cls, app: web.Application, rights: Rights, state: RightState) -> "Held":
+        """A right that another process held."""
+        headers = list(zip(state.headers[::2], state.headers[1::2], strict=True))
+        request = await rebuilt(app, state.method, state.target, headers, state.peer)
+        principal = Principal(state.name, state.expires, json.loads(state.metadata), state.issued)
+        return cls(rights, principal, request, (state.patient_id, state.session_id))
+
+    def state(self) -> RightState | None:
+        """None where it cannot go to another process, since its metadata have no form as JSON."""
+        principal, request = self._right.principal, self._request
+        try:
+            metadata = json.dumps(dict(principal.metadata))
+        except (TypeError, ValueError):
+            return None
+        return RightState(
+            name=principal.name,
+            expires=principal.expires,
+            issued=principal.issued,
+            metadata=metadata,
+            method=request.method,
+            target=request.raw_path,
+            headers=tuple(part for header in request.raw_headers for part in header),
+            peer=request.remote,
+            patient_id=self._ids[0],
+            session_id=self._ids[1],
+        )
 
     @property
     def expired(self) -> bool:

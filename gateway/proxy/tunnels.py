@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 import socket
-from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -15,14 +15,25 @@ from aiohttp import web
 from moorline.gateway.cause import Reason
 from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.idle import Descriptors
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import ShuttingDown
-from moorline.gateway.keys import ACCESS_RULES, DESTINATION, DRAINING, HELD, METRICS, REQUEST_ID, ROUTES, SETTINGS
+from moorline.gateway.keys import (
+    ACCESS_RULES,
+    DESTINATION,
+    DRAINING,
+    HELD,
+    METRICS,
+    REQUEST_ID,
+    RIGHTS,
+    ROUTES,
+    SETTINGS,
+)
 from moorline.gateway.proxy.exchange import Exchange
-from moorline.gateway.proxy.held import Held
+from moorline.gateway.proxy.held import Held, RightState
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES, RetryQueue
 from moorline.gateway.proxy.routes import Destination, Owner, Routes
 from moorline.gateway.proxy.socket_limits import SocketLimits
@@ -68,6 +79,10 @@ class SocketState:
     upstream: str
     opened: float
     tunnel: TunnelState
+    guarded: bool
+    """Whether there was an authorize hook."""
+    right: RightState | None
+    """What the hook decided, where it was asked."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,6 +105,8 @@ class Tunnels:
         draining: Draining,
         metrics: "Metrics | None",
         routes: Routes,
+        rights: Rights | None,
+        restored: Callable[[Rights, RightState], Awaitable[Held]],
     ) -> None:
         most = _most_sockets(settings.max_connections)
         self._socket_limits = SocketLimits(most, settings.max_connections_per_address, rules.trusts)
@@ -97,6 +114,8 @@ class Tunnels:
         self._limits_by_destination: dict[Destination, Limits] = {}
         self._stay_here = settings.faults
         self._routes = routes
+        self._rights = rights
+        self._restored = restored
         self._names_upstream = len(list(routes.each_upstream())) > 1
         self._draining = draining
         self._metrics = metrics
@@ -170,15 +189,25 @@ class Tunnels:
         return [relay for relay, each in self._sockets.items() if each.socket.request_id not in besides]
 
     def detach(self, relay: Relay) -> tuple[SocketState, int, int] | None:
-        """Take a tunnel out of this process; see `Relay.detach`. None also for one whose right is asked about here, and
-        with `faults`, whose networks are within this process."""
+        """Take a tunnel out of this process; see `Relay.detach`. None also where its right cannot go, and with
+        `faults`, whose networks are within this process."""
         each = self._sockets.get(relay)
-        if self._stay_here or each is None or each.held is not None or (detached := relay.detach()) is None:
+        if self._stay_here or each is None:
+            return None
+        right = None if each.held is None else each.held.state()
+        if (each.held is not None and right is None) or (detached := relay.detach()) is None:
             return None
         self._remove(relay)
         self._spans.pop(relay, tracing.NO_SPAN).end()
         tunnel, client, upstream = detached
-        return SocketState(**dataclasses.asdict(each.socket), tunnel=tunnel), client, upstream
+        guarded = self._rights is not None
+        state = SocketState(**dataclasses.asdict(each.socket), tunnel=tunnel, guarded=guarded, right=right)
+        return state, client, upstream
+
+    def admits(self, state: SocketState) -> bool:
+        """Whether `adopt` may be called: where there is a hook now and was none before, it has to be asked first, by a
+        new handshake."""
+        return self._rights is None or state.guarded
 
     async def adopt(self, state: SocketState, client: socket.socket, upstream: socket.socket) -> None:
         """Go on with a tunnel that was detached, here or elsewhere. It counts as a socket, whatever the limits.
@@ -188,24 +217,32 @@ class Tunnels:
         """
         known = next((each for each in self._routes.each_upstream() if each.url == state.upstream), None)
         destination = self._routes.match(state.route.rstrip("/") + "/")
-        opened = _Open(Socket(state.request_id, state.route, state.client, state.upstream, state.opened), known, None)
+        held = None
+        if self._rights is not None and state.right is not None:
+            held = await self._restored(self._rights, state.right)
+        opened = _Open(Socket(state.request_id, state.route, state.client, state.upstream, state.opened), known, held)
 
         def add(relay: Relay) -> None:
             if known is not None:
                 known.take()
             self._add(relay, opened)
 
-        await resume(
-            state.tunnel,
-            client,
-            upstream,
-            self._limits if destination is None else self._limits_for(destination),
-            self._ended,
-            self._on_round_trip,
-            turns=self._turns,
-            buffered=self._buffered,
-            on_start=add,
-        )
+        try:
+            await resume(
+                state.tunnel,
+                client,
+                upstream,
+                self._limits if destination is None else self._limits_for(destination),
+                self._ended,
+                self._on_round_trip,
+                turns=self._turns,
+                buffered=self._buffered,
+                on_start=add,
+            )
+        except BaseException:
+            if held is not None:
+                held.release()
+            raise
 
     def take_ended_traffic(self) -> Traffic:
         """What ended tunnels have carried, for the process that counts it from now on."""
@@ -379,7 +416,15 @@ TUNNELS = web.AppKey("tunnels", Tunnels)
 
 async def tunnels(app: web.Application) -> AsyncIterator[None]:
     """The cleanup context that holds the tunnels and ends those that are left."""
-    app[TUNNELS] = Tunnels(app[SETTINGS], app[ACCESS_RULES], app[DRAINING], app.get(METRICS), app[ROUTES])
+    app[TUNNELS] = Tunnels(
+        app[SETTINGS],
+        app[ACCESS_RULES],
+        app[DRAINING],
+        app.get(METRICS),
+        app[ROUTES],
+        app.get(RIGHTS),
+        functools.partial(Held.restored, app),
+    )
     app[RETRY_QUEUES] = {group: RetryQueue() for group in app[ROUTES].upstreams}
     if METRICS in app:
         app[METRICS].set_state(functools.partial(_state, app))

@@ -9,6 +9,7 @@ _BENCHMARKS = {
     "reconnect": "what clients that come back at once wait for",
     "restart": "how clients come back after a restart of the backend, in the time that it tells",
     "jwt": "what a token costs a handshake",
+    "handover": "upgrades under thousands of open sockets: what is lost, and how long they pause",
     "start": "how long the commands take to start",
     "chat": "what a chat costs beside a plain server without a log",
     "why": "what it costs to know why a socket ended, and the inspector",

@@ -10,15 +10,19 @@ middle of a handshake.
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, cast
 
 import aiohttp
-from aiohttp import StreamReader, web, web_protocol
+from aiohttp import HttpVersion11, StreamReader, web, web_protocol
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from moorline.gateway.common.errors import UnsupportedLibrary
 
@@ -27,6 +31,7 @@ __all__ = [
     "check",
     "is_upgraded",
     "pass_router",
+    "rebuilt",
     "take_over",
 ]
 
@@ -252,3 +257,42 @@ def take_over(request: web.BaseRequest, protocol: asyncio.Protocol) -> tuple[byt
     # The server must forget the connection, of whose end it is not told. Earlier would cancel the task.
     request.task.add_done_callback(lambda _: handler.connection_lost(None))
     return early, handler.writing_paused
+
+
+class _Gone:
+    """What a request asks of its connection, where it has none here."""
+
+    ssl_context = None
+    sockname = None
+    transport = None
+
+    def __init__(self, peer: str | None) -> None:
+        self.peername = None if peer is None else (peer, 0)
+
+
+async def rebuilt(
+    app: web.Application, method: str, target: str, headers: Sequence[tuple[bytes, bytes]], peer: str | None
+) -> web.Request:
+    """A request that another process received, for a hook that is asked about it again. Nothing can be sent to it."""
+    path, _, query = target.partition("?")
+    named = CIMultiDict((name.decode("latin-1"), value.decode("utf-8", "surrogateescape")) for name, value in headers)
+    message = RawRequestMessage(
+        method,
+        target,
+        HttpVersion11,
+        CIMultiDictProxy(named),
+        tuple(headers),
+        should_close=False,
+        compression=None,
+        upgrade=True,
+        chunked=False,
+        url=URL.build(path=path, query_string=query, encoded=True),
+    )
+    protocol: Any = _Gone(peer)
+    loop = asyncio.get_running_loop()
+    request = web.Request(message, cast("Any", EMPTY_PAYLOAD), protocol, cast("Any", None), cast("Any", None), loop)
+    match = await app.router.resolve(request)
+    match.add_app(app)
+    match.freeze()
+    request._match_info = cast("Any", match)
+    return request

@@ -12,6 +12,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from moorline.gateway.app import create_app
+from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.web import server
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES
 from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
@@ -67,7 +68,7 @@ async def start(page: str) -> AsyncIterator[Start]:
     """`await start(port_of_the_backend, option=value, …)`"""
     async with contextlib.AsyncExitStack() as running:
 
-        async def start_one(backend: int, **options: Any) -> Gateway:
+        async def start_one(backend: int, authorize: Authorize | None = None, **options: Any) -> Gateway:
             if "proxy_read_timeout" in options:
                 # They have to be below it.
                 options = {"client_heartbeat": None, "upstream_heartbeat": None, **options}
@@ -81,7 +82,7 @@ async def start(page: str) -> AsyncIterator[Start]:
                     **options,
                 }
             )
-            app = create_app(settings)
+            app = create_app(settings, authorize=authorize)
             return Gateway(app, await running.enter_async_context(server.running(app, settings)))
 
         yield start_one

@@ -7,7 +7,9 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
 
+from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.descriptors import DescriptorChannel
 from moorline.gateway.proxy.handover import HandOverFailed, hand_over, take_over
 from tests.gateway.websocket.conftest import Gateway, Start, ended, tunnel
@@ -112,6 +114,42 @@ async def test_a_tunnel_that_opens_later_in_the_old_process_follows(start: Start
         await new.has(1)
         await client.send(frame(TEXT, b"late", key=KEY))
         assert await backend.exactly(10) == frame(TEXT, b"late", key=KEY)
+
+
+class Hook:
+    """Allows until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.allows = True
+        self.asked: list[tuple[str, str | None, str | None]] = []
+
+    async def __call__(self, request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        self.asked.append((request.headers["Sec-WebSocket-Key"], patient_id, session_id))
+        if not self.allows or request.remote != "127.0.0.1":
+            raise web.HTTPForbidden
+        return Principal("alice", metadata={"role": "nurse"})
+
+
+async def test_the_new_process_asks_the_hook_again_with_the_clients_request(start: Start, upstream: Upstream) -> None:
+    old = await start(upstream.port, Hook(), authorize_again=None)
+    hook = Hook()
+    new = await start(upstream.port, hook, authorize_again=0.05)
+    async with tunnel(old, upstream) as (client, _), moving(old, new):
+        await new.has(1)
+        hook.allows = False
+        (closed,) = parse(await client.exactly(2 + 2 + len("forbidden")))
+        assert closed.close == (4503, "forbidden")
+    assert set(hook.asked) == {("dGhlIHNhbXBsZSBub25jZQ==", "p", "s")}
+
+
+async def test_a_hook_that_was_not_there_before_is_asked_first(start: Start, upstream: Upstream) -> None:
+    old, new = await start(upstream.port), await start(upstream.port, Hook())
+    async with tunnel(old, upstream) as (client, backend):
+        await client.send(LONG[:500])
+        await backend.exactly(500)
+        async with moving(old, new):
+            await serves_on(old, client, backend)
+            assert len(new.tunnels) == 0
 
 
 async def serves_on(gateway: Gateway, client: Peer, backend: Peer) -> None:
