@@ -35,9 +35,9 @@ _TUNNEL = b"t"
 _TAKEN = b"y"
 _NOT_TAKEN = b"n"
 # Tunnels that neither process serves at one moment: what a tunnel's pause consists of.
-_UNDER_WAY = 32
+_UNDER_WAY = 8
 # Of them, without a turn for the sockets that are served.
-_BURST = 4
+_BURST = 2
 # Handshakes that were under way become tunnels of the old process, and tunnels that could not go yet may later.
 _AGAIN_SECONDS = 0.1
 _GREETING_SECONDS = 10.0

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import re
 import signal
 import statistics
@@ -30,8 +31,10 @@ from tests.support.websocket_frames import BINARY, frame
 __all__ = ["Result", "main", "measure"]
 
 _FRAMES = [frame(BINARY, bytes([number % 256]) * (number * 37 % 900), key=b"mask") for number in range(500)]
-# Longer than a piece, so that a slice of it wraps around.
+# Longer than a piece, so that a slice of it wraps around: into the first frame.
 _STREAM = b"".join(_FRAMES)
+# Where a stream may begin.
+_BOUNDARIES = list(itertools.accumulate(map(len, _FRAMES), initial=0))[:-1]
 _PIECE = 700
 _FILES = 1 << 16
 _DIALLING = 64
@@ -89,7 +92,7 @@ class _Tunnel(asyncio.Protocol):
         self._head = b""
         # An odd tunnel's pieces end within a frame, as good as always.
         self._size = _PIECE + number % 2 * 13
-        self._at = number * 997 % len(_STREAM)
+        self._at = _BOUNDARIES[number * 7 % len(_BOUNDARIES)]
         self._expected = b""
         self._sent_at = 0.0
 
