@@ -4,7 +4,6 @@ Each command imports the libraries that it needs, so that help, `--version` and 
 takes a quarter of a second.
 """
 
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -163,6 +162,8 @@ def _configuration(argv: Sequence[str], environ: MutableMapping[str, str]) -> in
 
 
 def _check(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
+    import dataclasses
+
     from moorline.gateway.run.commands import CheckSettings, Settings
 
     config = _config("check", argv, environ)
