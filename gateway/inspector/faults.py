@@ -8,8 +8,9 @@ from typing import Any
 from aiohttp import web
 
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.inspector.others import ask_others
 from moorline.gateway.inspector.viewers import check_control
-from moorline.gateway.keys import LIVE_FAULTS, SIBLINGS
+from moorline.gateway.keys import LIVE_FAULTS
 
 __all__ = ["add_faults", "answer", "merged"]
 
@@ -31,9 +32,9 @@ async def list_faults(request: web.Request) -> web.Response:
     _check(request)
     from moorline.gateway.faults.live import catalogue
 
-    others, silent = await _ask(request.app, {"faults": None})
-    armed = merged([request.app[LIVE_FAULTS].armed(), *others])
-    return web.json_response({"catalogue": catalogue(), "armed": armed, "silent": silent}, headers=_NO_STORE)
+    others = await ask_others(request.app, {"faults": None}, seconds=_SECONDS)
+    armed = merged([request.app[LIVE_FAULTS].armed(), *others.bodies])
+    return web.json_response({"catalogue": catalogue(), "armed": armed, "silent": others.silent}, headers=_NO_STORE)
 
 
 async def arm(request: web.Request) -> web.Response:
@@ -47,8 +48,8 @@ async def arm(request: web.Request) -> web.Response:
         armed = request.app[LIVE_FAULTS].arm(wanted)
     except (UsageError, ValueError) as error:
         raise web.HTTPBadRequest(text=str(error)) from None
-    _, silent = await _ask(request.app, {"arm": wanted})
-    return web.json_response({**armed, "silent": silent}, status=201, headers=_NO_STORE)
+    others = await ask_others(request.app, {"arm": wanted}, seconds=_SECONDS)
+    return web.json_response({**armed, "silent": others.silent}, status=201, headers=_NO_STORE)
 
 
 async def disarm(request: web.Request) -> web.Response:
@@ -56,8 +57,8 @@ async def disarm(request: web.Request) -> web.Response:
     _check(request)
     wanted = request.match_info["id"]
     was_armed = request.app[LIVE_FAULTS].disarm(wanted)
-    answers, _ = await _ask(request.app, {"disarm": wanted})
-    if not (was_armed or any(answers)):
+    others = await ask_others(request.app, {"disarm": wanted}, seconds=_SECONDS)
+    if not (was_armed or any(others.bodies)):
         raise web.HTTPNotFound(text="No such fault is armed.")
     return web.Response(status=204)
 
@@ -66,7 +67,7 @@ async def disarm_all(request: web.Request) -> web.Response:
     """End all of them."""
     _check(request)
     _disarm_all(request.app)
-    await _ask(request.app, {"disarm_all": None})
+    await ask_others(request.app, {"disarm_all": None}, seconds=_SECONDS)
     return web.Response(status=204)
 
 
@@ -104,10 +105,3 @@ def _check(request: web.Request) -> None:
     check_control(request)
     if LIVE_FAULTS not in request.app:
         raise web.HTTPForbidden(text=_OFF)
-
-
-async def _ask(app: web.Application, message: Mapping[str, Any]) -> tuple[Sequence[Any], int]:
-    if SIBLINGS not in app:
-        return (), 0
-    answers = await app[SIBLINGS].ask(message, seconds=_SECONDS)
-    return answers.bodies, answers.silent

@@ -13,7 +13,7 @@ from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.errors import Unavailable
 from moorline.gateway.inspector.faults import add_faults, merged
 from moorline.gateway.inspector.rows import Row, changes, of_all_workers
-from moorline.gateway.inspector.shared import View, answering, end_of, look_at_all
+from moorline.gateway.inspector.shared import View, all_views, answering, end_of
 from moorline.gateway.inspector.viewers import check, is_local
 from moorline.gateway.keys import LIVE_FAULTS, SETTINGS, SIBLINGS
 from moorline.gateway.proxy.tunnels import TUNNELS
@@ -128,7 +128,7 @@ class _Viewer:
 
     async def look(self) -> Mapping[str, Any]:
         """What is new since the last look; the first has everything."""
-        views, silent = await look_at_all(self._app, self._start, self._last)
+        views, silent = await all_views(self._app, self._start, self._last)
         self._rows, changed, gone = changes(self._rows, (row for view in views for row in view.open))
         self._last |= {view.gateway: self._last_of(view) for view in views}
         ended = sorted((row for view in views for row in view.ended), key=lambda row: row["at"])

@@ -9,15 +9,15 @@ from typing import Any
 from aiohttp import web
 
 from moorline.gateway.inspector import faults
+from moorline.gateway.inspector.others import ask_others
 from moorline.gateway.inspector.rows import Row, ended_row, open_row, sentence
 from moorline.gateway.keys import GATEWAY_ID, LIVE_FAULTS, ROUTES, SIBLINGS
 from moorline.gateway.proxy.tunnels import TUNNELS
-from moorline.gateway.siblings import Answers
 
-__all__ = ["View", "answering", "ask_others", "end_of", "look", "look_at_all"]
+__all__ = ["View", "all_views", "answering", "end_of", "own_view"]
 
 # A worker that hangs is shown as silent, and does not hold up the others for longer.
-_LOOK_SECONDS = 1.0
+_VIEW_SECONDS = 1.0
 # From what a client sees of an end to the gateway's own: the other connection is closed, too.
 _END_SECONDS = 2.0
 
@@ -33,20 +33,15 @@ async def answering(app: web.Application) -> AsyncIterator[None]:
 
 async def _answer(app: web.Application, message: Mapping[str, Any]) -> Any:
     match message:
-        case {"look": start, "since": since}:
-            return dataclasses.asdict(look(app, start, since))
+        case {"view": start, "since": since}:
+            return dataclasses.asdict(own_view(app, start, since))
         case {"end": request_id}:
             return await _own_end(app, request_id)
         case _:
             return faults.answer(app, message)
 
 
-async def ask_others(app: web.Application, message: Mapping[str, Any], *, seconds: float) -> Answers:
-    """What the other workers say, where there are any."""
-    return await app[SIBLINGS].ask(message, seconds=seconds) if SIBLINGS in app else Answers()
-
-
-# One look at all sockets ----------------------------------------------------------------------------------------------
+# One view of all sockets ----------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,7 +57,7 @@ class View:
     """What is armed; None without the option `faults`."""
 
 
-def look(app: web.Application, start: float, since: Mapping[str, int]) -> View:
+def own_view(app: web.Application, start: float, since: Mapping[str, int]) -> View:
     """All open sockets, and those that ended `since` these numbers. `start` is a time on the loop's clock, which all
     processes of a machine share.
     """
@@ -81,10 +76,10 @@ def look(app: web.Application, start: float, since: Mapping[str, int]) -> View:
     )
 
 
-async def look_at_all(app: web.Application, start: float, since: Mapping[str, int]) -> tuple[list[View], int]:
+async def all_views(app: web.Application, start: float, since: Mapping[str, int]) -> tuple[list[View], int]:
     """What each worker sees, and how many of them did not answer."""
-    answers = await ask_others(app, {"look": start, "since": since}, seconds=_LOOK_SECONDS)
-    return [look(app, start, since), *(View(**body) for body in answers.bodies if body)], answers.silent
+    answers = await ask_others(app, {"view": start, "since": since}, seconds=_VIEW_SECONDS)
+    return [own_view(app, start, since), *(View(**body) for body in answers.bodies if body)], answers.silent
 
 
 # One end --------------------------------------------------------------------------------------------------------------
@@ -94,7 +89,7 @@ async def end_of(app: web.Application, request_id: str) -> Row | None:
     """Why this socket ended, whichever worker had it; waits for an end that is under way."""
     found = await _own_end(app, request_id)
     if found is None:
-        answers = await ask_others(app, {"end": request_id}, seconds=_END_SECONDS + _LOOK_SECONDS)
+        answers = await ask_others(app, {"end": request_id}, seconds=_END_SECONDS + _VIEW_SECONDS)
         found = next((body for body in answers.bodies if body), None)
     return found
 
