@@ -140,8 +140,15 @@ def _skipped(reported: Mapping[int, Event]) -> Sequence[bool]:
     )
 
 
+def _within(skipped: Sequence[bool]) -> Sequence[bool]:
+    """The same within a fragmented message, which a data frame without FIN does not change."""
+    return tuple(each or not first & (_FIN | _CONTROL) for first, each in enumerate(skipped))
+
+
 _SKIPPED = _skipped(_REPORTED)
 _SKIPPED_BUT_PONGS = _skipped(_REPORTED_WITH_PONGS)
+_WITHIN = _within(_SKIPPED)
+_WITHIN_BUT_PONGS = _within(_SKIPPED_BUT_PONGS)
 
 
 @functools.cache
@@ -169,7 +176,18 @@ class FrameParser:
     opcodes, RSV bits and a mask in the wrong direction do not keep it from being followed.
     """
 
-    __slots__ = ("_reported", "_skipped", "fragmented", "frames", "left", "lost", "max_payload", "partial", "sizes")
+    __slots__ = (
+        "_reported",
+        "_skipped",
+        "_within",
+        "fragmented",
+        "frames",
+        "left",
+        "lost",
+        "max_payload",
+        "partial",
+        "sizes",
+    )
 
     def __init__(self, max_payload: int | None = None) -> None:
         self.max_payload = _ENDLESS if max_payload is None else max_payload
@@ -200,6 +218,7 @@ class FrameParser:
         """Whether Pongs are reported from now on, beside Close frames; others are followed faster."""
         self._reported = _REPORTED_WITH_PONGS if on else _REPORTED
         self._skipped = _SKIPPED_BUT_PONGS if on else _SKIPPED
+        self._within = _WITHIN_BUT_PONGS if on else _WITHIN
 
     def to_boundary(self, data: bytes) -> int | None:
         """How many of these bytes, the next ones, belong to the present frame. None: it goes on behind them."""
@@ -218,7 +237,8 @@ class FrameParser:
         at, before = self.left, len(self.partial)
         if before:
             at, data, self.partial = 0, self.partial + data, b""
-        sizes, skipped, end, left = self.sizes, self._skipped, len(data), None
+        sizes, end, left = self.sizes, len(data), None
+        skipped = self._skipped if self.fragmented is None else self._within
         last = end - 1
         found: list[Found] = []
         for frames in _TURN:
@@ -244,6 +264,7 @@ class FrameParser:
                 found.append(Found(event, at - before, after - before, _unmasked(data[at:after], header)))
             elif not data[at] & _CONTROL:
                 self._follow_message(data[at], self.frames + frames + 1)
+                skipped = self._skipped if self.fragmented is None else self._within
             at = after
         else:
             frames += 1
