@@ -91,7 +91,7 @@ async def test_a_whole_conversation_leaves_no_id_and_no_text_in_the_log_at_info(
 
 
 def all_bytes(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in folder.iterdir())
+    return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
 
 
 async def test_an_erased_session_leaves_no_text_in_the_file_and_its_journal(tmp_path: Path) -> None:
