@@ -83,8 +83,6 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
         # is, compressed or not. Here and not in `server`, so that the application has them in tests as well.
         handler_args={"handler_cancellation": True, "auto_decompress": False},
     )
-    if hook is not None:
-        app.middlewares.append(authorize_middleware)
     add_tracing(app, settings)
     app[SETTINGS] = settings
     app[ACCESS_RULES] = AccessRules.of(settings)
@@ -101,10 +99,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     if settings.tls_certificate:
         app[SERVER_TLS] = ServerTls(settings.tls_certificate, settings.tls_certificate_key)
     if hook is not None:
-        app[RIGHTS] = Rights(hook, again=settings.authorize_again)
-        app.on_response_prepare.append(note_begun)
-        if settings.follow_authorize and authorize is None:
-            app.cleanup_ctx.append(followed_hook)
+        _add_rights(app, hook, is_followed=settings.follow_authorize and authorize is None)
     warn_if_open(log, settings.host, hook)
 
     app.on_response_prepare.append(add_cors_headers(settings, _CORS_METHODS, is_foreign=is_foreign))
@@ -136,6 +131,15 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
             # A hook may read what the router finds in the path.
             app.on_startup.append(functools.partial(_set_direct_handler, proxied=proxied))
     return app
+
+
+def _add_rights(app: web.Application, hook: Authorize, *, is_followed: bool) -> None:
+    """Ask `hook` about requests; with `is_followed`, as it stands in its module's file."""
+    app.middlewares.append(authorize_middleware)
+    app[RIGHTS] = Rights(hook, again=app[SETTINGS].authorize_again)
+    app.on_response_prepare.append(note_begun)
+    if is_followed:
+        app.cleanup_ctx.append(followed_hook)
 
 
 async def _metrics(app: web.Application) -> AsyncIterator[None]:

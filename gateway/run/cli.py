@@ -158,7 +158,7 @@ def _configuration(argv: Sequence[str], environ: MutableMapping[str, str]) -> in
         raise UsageError("configuration: there is no such command")
     from moorline.gateway.run import configuration
 
-    return configuration.answer(parent, environ)
+    return configuration.answer(parent, environ, configured)
 
 
 def _check(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:

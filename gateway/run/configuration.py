@@ -11,7 +11,7 @@ import logging
 import pickle
 import socket
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from moorline.gateway.common.config.options import changed
@@ -22,6 +22,9 @@ from moorline.gateway.run.supervisor import module_command
 __all__ = ["Configuration", "answer"]
 
 log = logging.getLogger("moorline.supervisor")
+
+#: From a command, its arguments and the environment to the settings of each section, by class.
+Configured = Callable[[str, Sequence[str], MutableMapping[str, str]], Mapping[type[Any], Any]]
 
 _LENGTH = 8
 # Where a hook of the user's does not return at its import.
@@ -80,10 +83,9 @@ async def _answer(reader: asyncio.StreamReader) -> dict[str, Any] | None:
     return message
 
 
-def answer(parent: Parent, environ: MutableMapping[str, str]) -> int:
-    """Be the process that reads; the exit status."""
+def answer(parent: Parent, environ: MutableMapping[str, str], configured: Configured) -> int:
+    """Be the process that reads, as the command line does; the exit status."""
     from moorline.gateway.app import create_app
-    from moorline.gateway.run.cli import configured
     from moorline.gateway.settings import Settings
 
     message = parent.receive()
