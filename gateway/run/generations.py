@@ -224,6 +224,33 @@ class Gateway:
         acceptor = self._acceptor
         if moves or acceptor is None:
             acceptor = Acceptor([sock.dup() for sock in sockets])
+        try:
+            workers = await self._started(settings, acceptor)
+        except BaseException:
+            if acceptor is not self._acceptor:
+                acceptor.close()
+            for sock in sockets if moves else ():
+                sock.close()
+            raise
+        workers.open()
+        old, old_acceptor, old_sockets = self._generation, self._acceptor, self._sockets
+        self._generation, self._acceptor, self._settings, self._sockets = workers, acceptor, settings, sockets
+        assert old is not None, "it runs"
+        if moves and old_acceptor is not None:
+            old_acceptor.close()
+        try:
+            await asyncio.gather(*(_hand_over(old, number, workers) for number in range(old.size)))
+        finally:
+            # Also where the program is told to end meanwhile.
+            self.local = None
+            for sock in old_sockets if moves else ():
+                sock.close()
+            ending = asyncio.create_task(old.end())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    async def _started(self, settings: Settings, acceptor: Acceptor) -> Workers:
+        """Workers that are all ready, and accept nothing yet."""
         workers = self._starting = Workers(settings, self._environ, acceptor, self._metrics)
         try:
             workers.start()
@@ -233,27 +260,10 @@ class Gateway:
             workers.drain()
             workers.kill()
             await workers.end()
-            if acceptor is not self._acceptor:
-                acceptor.close()
-            if moves:
-                for sock in sockets:
-                    sock.close()
             raise
         finally:
             self._starting = None
-        workers.open()
-        old, old_acceptor, old_sockets = self._generation, self._acceptor, self._sockets
-        self._generation, self._acceptor, self._settings, self._sockets = workers, acceptor, settings, sockets
-        assert old is not None, "it runs"
-        if moves and old_acceptor is not None:
-            old_acceptor.close()
-        await asyncio.gather(*(_hand_over(old, number, workers) for number in range(old.size)))
-        self.local = None
-        for sock in old_sockets if moves else ():
-            sock.close()
-        ending = asyncio.create_task(old.end())
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
+        return workers
 
     async def _first(self, stop: asyncio.Event) -> Generation:
         settings = self._settings
