@@ -104,18 +104,12 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
 
     app.on_response_prepare.append(add_cors_headers(settings, _CORS_METHODS, is_foreign=is_foreign))
     if settings.metrics_port is not None:
-        # prometheus-client takes a tenth of the start.
-        from moorline.gateway.metrics import Metrics
-
-        app[METRICS] = Metrics()
-        app.cleanup_ctx.append(_metrics)
-    app.cleanup_ctx.extend((pools, tunnels))
+        _add_metrics(app)
+    app.cleanup_ctx.extend((pools, tunnels, _faults))
 
     app.router.add_get("/healthz", health.healthz)
     app.router.add_get("/readyz", health.readyz)
     add_inspector(app)
-    if settings.faults:
-        app.cleanup_ctx.append(_faults)
     app.router.add_get("/moorline-client.tgz", client_package)
     app.router.add_get("/-/docs", docs)
     app.router.add_get("/-/docs/{page}", docs)
@@ -142,6 +136,14 @@ def _add_rights(app: web.Application, hook: Authorize, *, is_followed: bool) -> 
         app.cleanup_ctx.append(followed_hook)
 
 
+def _add_metrics(app: web.Application) -> None:
+    # prometheus-client takes a tenth of the start.
+    from moorline.gateway.metrics import Metrics
+
+    app[METRICS] = Metrics()
+    app.cleanup_ctx.append(_metrics)
+
+
 async def _metrics(app: web.Application) -> AsyncIterator[None]:
     async def render(accept: str) -> tuple[str, bytes]:
         return app[METRICS].render(accept)
@@ -153,6 +155,9 @@ async def _metrics(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _faults(app: web.Application) -> AsyncIterator[None]:
+    if not app[SETTINGS].faults:
+        yield
+        return
     from moorline.gateway.faults.live import LiveFaults
 
     faults = app[LIVE_FAULTS] = LiveFaults()
