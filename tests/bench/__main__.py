@@ -10,6 +10,7 @@ _BENCHMARKS = {
     "restart": "how clients come back after a restart of the backend, in the time that it tells",
     "jwt": "what a token costs a handshake",
     "handover": "upgrades under thousands of open sockets: what is lost, and how long they pause",
+    "restarts": "restarts under a service manager: whether a handshake is refused, and how long it waits",
     "start": "how long the commands take to start",
     "chat": "what a chat costs beside a plain server without a log",
     "why": "what it costs to know why a socket ended, and the inspector",

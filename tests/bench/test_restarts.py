@@ -1,0 +1,12 @@
+"""That the measurement of restarts runs, and that no client notices one but by its wait."""
+
+import pytest
+
+from tests.bench.restarts import measure
+
+
+@pytest.mark.timeout(120)
+async def test_no_handshake_is_refused_during_a_restart() -> None:
+    result = await measure(restarts=1, rate=20)
+    assert not result.refused
+    assert len(result.seconds) >= 20

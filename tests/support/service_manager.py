@@ -1,0 +1,57 @@
+"""systemd's part, played: the notification socket, and a listening socket that stays open between two lives."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from moorline.gateway.common.web.listen import listen
+from tests.support.process import Program, started_command
+
+__all__ = ["Manager"]
+
+
+class Manager:
+    """Its notification socket, and the sockets that it passes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(str(folder / "notify"))
+        self.notify.setblocking(False)
+        # Read as it comes: the kernel keeps ten messages at most.
+        self._said = asyncio.Queue[str]()
+        asyncio.get_running_loop().add_reader(
+            self.notify, lambda: self._said.put_nowait(self.notify.recv(4096).decode())
+        )
+        (self.sock,) = listen("127.0.0.1", 0)
+        self.port = self.sock.getsockname()[1]
+
+    async def told_that(self, state: str) -> str:
+        while state not in (said := await self._said.get()):
+            pass
+        return said
+
+    @contextlib.asynccontextmanager
+    async def service(self, upstream: str, *options: str) -> AsyncIterator[Program]:
+        """One life of `moorline gateway`, as systemd executes it: the socket is descriptor 3."""
+        command = 'exec 3<&"$1"; shift; export LISTEN_PID=$$; exec "$@"'
+        moorline = (sys.executable, "-m", "moorline", "gateway", "--upstream", upstream, *options)
+        env = {
+            "LISTEN_FDS": "1",
+            "LISTEN_FDNAMES": "http",
+            "NOTIFY_SOCKET": str(self._folder / "notify"),
+            "WATCHDOG_USEC": "2000000",
+        }
+        os.set_inheritable(self.sock.fileno(), True)
+        arguments = ("bash", "-c", command, "bash", str(self.sock.fileno()), *moorline)
+        async with started_command(*arguments, cwd=self._folder, env=env, pass_fds=[self.sock.fileno()]) as program:
+            yield program
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.notify)
+        self.notify.close()
+        self.sock.close()
