@@ -173,6 +173,9 @@ class Acceptor:
             self._retry.cancel()
         for sock in (*self._waiting, *self._sockets):
             sock.close()
+        # A worker that becomes ready, or ends, calls `_serve` all the same.
+        self._waiting.clear()
+        self._sockets = ()
 
     def _serve(self) -> None:
         """Go on, now that a worker may have room."""

@@ -177,6 +177,13 @@ async def test_a_worker_without_a_free_descriptor_sheds_the_connection_and_serve
         await worker.die()
 
 
+async def test_a_worker_may_become_ready_and_end_after_the_acceptor_was_closed() -> None:
+    async with accepting() as (acceptor, _):
+        acceptor.close()
+        worker = await Worker(acceptor, "a").start()
+        await worker.die()
+
+
 @contextlib.contextmanager
 def no_more_descriptors() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
