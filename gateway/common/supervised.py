@@ -4,9 +4,9 @@ Both are joined by a socket pair. The parent sends one message, the settings; th
 once it is ready, and with another when what it reported has changed. Where the message has a `watchdog`, the child
 sends an empty line `BEATS` times within so many seconds, as long as its event loop runs.
 
-Settings do not come as arguments or variables:
-those can be read by others, and a database's address may hold a password. The message is pickled, as `multiprocessing`
-does it: both ends are one installation, and no other process has the socket.
+Settings do not come as arguments or variables: those can be read by others, and a database's address may hold a
+password. The message is pickled, as `multiprocessing` does it, and no other process has the socket. Both ends are one
+installation, unless that was upgraded since the parent started.
 """
 
 import asyncio

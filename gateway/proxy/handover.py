@@ -6,9 +6,9 @@
     new   taken, before it touches the tunnel; or not taken
     ...   until the old process ends
 
-Whoever has a tunnel is always decided: it is the old process's until `taken` has been sent, and the new one's from then
-on. The old process stops a tunnel as it sends it, forgets it when it is taken, and goes on with it where the new one
-refuses it or dies before. What the new process had taken ends with it, and nothing else does.
+Which of the two has a tunnel is always decided: it is the old process's until `taken` has been sent, and the new one's
+from then on. The old process stops a tunnel as it sends it, forgets it when it is taken, and goes on with it where the
+new one refuses it or dies before. What the new process had taken ends with it, and nothing else does.
 """
 
 import asyncio

@@ -422,7 +422,7 @@ async def test_a_backup_of_a_newer_program_is_refused(tmp_path: Path) -> None:
 # The erasure log ------------------------------------------------------------------------------------------------------
 
 
-async def test_the_erasure_log_names_nobody_and_is_private(tmp_path: Path) -> None:
+async def test_the_erasure_log_names_no_patient_and_is_private(tmp_path: Path) -> None:
     async with opened(database_at(tmp_path)) as log:
         await exchange(log, "session-7", patient_id="patient-4711")
         await log.delete_session("session-7")

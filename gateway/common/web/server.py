@@ -55,7 +55,7 @@ DIRECT_HANDLER = web.AppKey[DirectHandler]("direct_handler")
 # nginx's 8 kB for one line of a head.
 _MAX_LINE = 8190
 # For handlers whose deadline has passed to send their close frames, taken out of `drain` where that is long enough.
-_FAREWELL = 0.5
+_CLOSE_FRAMES = 0.5
 # For what is left of a process that has waited for `drain` already, as another has taken its place.
 _LAST_SECONDS = 2.0
 # For requests that are under way when no more connections are accepted.
@@ -92,7 +92,7 @@ class Running:
         Handlers get what the last steps leave of it.
         """
         seconds = self._drain if within is None else min(within, self._drain)
-        self.draining.begin(max(0.0, seconds - _FAREWELL - 2 * _CANCEL_TIMEOUT))
+        self.draining.begin(max(0.0, seconds - _CLOSE_FRAMES - 2 * _CANCEL_TIMEOUT))
 
 
 class Listener(Protocol):
@@ -199,7 +199,7 @@ async def running(
             started.drain(_LAST_SECONDS)
         started.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(draining.released(), draining.remaining() + _FAREWELL)
+            await asyncio.wait_for(draining.released(), draining.remaining() + _CLOSE_FRAMES)
     finally:
         listener.close()
         ending.close()
