@@ -45,16 +45,21 @@ class Configuration:
 
         Raises:
             UsageError: they cannot be used, or the installed version does not start.
+            OSError: the system has no process or descriptor left.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *module_command(_COMMAND),
-                env={**self._environ, SUPERVISOR: str(theirs.fileno())},
-                stdin=DEVNULL,
-                stderr=PIPE,
-                pass_fds=[theirs.fileno()],
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *module_command(_COMMAND),
+                    env={**self._environ, SUPERVISOR: str(theirs.fileno())},
+                    stdin=DEVNULL,
+                    stderr=PIPE,
+                    pass_fds=[theirs.fileno()],
+                )
+            except BaseException:
+                ours.close()
+                raise
         reader, writer = await asyncio.open_connection(sock=ours)
         try:
             writer.write(packed({"command": self._command, "argv": self._argv}))
@@ -70,17 +75,20 @@ class Configuration:
         if answered is None:
             last = said.decode(errors="replace").strip().rpartition("\n")[2]
             raise UsageError(last.removeprefix("moorline: ") or f"status {process.returncode}")
-        return {kind: kind(**fields) for kind, fields in answered["sections"]}
+        try:
+            return {kind: kind(**fields) for kind, fields in pickle.loads(answered)["sections"]}
+        except (AttributeError, ImportError, TypeError) as error:
+            # A class that was moved, or an option that this version lacks.
+            raise UsageError(f"the installed version cannot be started by the running one: {error}") from None
 
 
-async def _answer(reader: asyncio.StreamReader) -> dict[str, Any] | None:
+async def _answer(reader: asyncio.StreamReader) -> bytes | None:
     """None where it has ended without one."""
     try:
         size = int.from_bytes(await reader.readexactly(_LENGTH), "big")
-        message: dict[str, Any] = pickle.loads(await reader.readexactly(size))
+        return await reader.readexactly(size)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
-    return message
 
 
 def answer(parent: Parent, environ: MutableMapping[str, str], configured: Configured) -> int:

@@ -113,7 +113,7 @@ class _Local:
 
 async def keep_reloading(requests: ReloadRequests, reload: Callable[[bool], Awaitable[None]], systemd: Systemd) -> None:
     """Call `reload` with whether it is an upgrade, whenever it is asked for, until this is cancelled. It raises
-    UsageError where it changes nothing."""
+    UsageError where it changes nothing, and may raise OSError."""
     while True:
         upgrade = await requests.next()
         log.info("starting the installed version" if upgrade else "reading the configuration again")
@@ -122,6 +122,9 @@ async def keep_reloading(requests: ReloadRequests, reload: Callable[[bool], Awai
             await reload(upgrade)
         except UsageError as error:
             log.error("nothing is changed: %s", error)
+        except OSError as error:
+            # No process or descriptor is left, for example. What serves goes on, and so do later requests.
+            log.error("the reload failed: %s", error)
         else:
             log.info("the new processes serve")
         systemd.ready()

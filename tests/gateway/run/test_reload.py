@@ -1,6 +1,7 @@
 """SIGHUP and SIGUSR2 to real processes: the next ones serve with what they read, and no open socket notices."""
 
 import asyncio
+import errno
 import os
 import signal
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
+from moorline.gateway.common.loop import ReloadRequests
+from moorline.gateway.common.systemd import Systemd
+from moorline.gateway.run.generations import keep_reloading
 from tests.support.faulty_upstream import Upstream
 from tests.support.gateway_process import echoing
 from tests.support.process import Program, children, gone, started
@@ -57,6 +61,22 @@ async def test_a_configuration_that_cannot_be_used_changes_nothing(tmp_path: Pat
         assert "max_connections" in line
         await echoed(socket, "still here")
         assert children(program.pid) == []
+
+
+async def test_a_reload_without_a_free_descriptor_prevents_no_later_one() -> None:
+    requests, reloads = ReloadRequests(), asyncio.Queue[bool]()
+
+    async def reload(upgrade: bool) -> None:  # noqa: FBT001 - the only one there is
+        reloads.put_nowait(upgrade)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    reloading = asyncio.create_task(keep_reloading(requests, reload, Systemd()))
+    for upgrade in (False, True):
+        requests.add(upgrade=upgrade)
+        assert await reloads.get() is upgrade
+    reloading.cancel()
+    await asyncio.wait({reloading})
+    assert reloading.cancelled()
 
 
 async def test_what_was_read_again_counts(tmp_path: Path) -> None:
