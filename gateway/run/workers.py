@@ -328,8 +328,12 @@ class _Introductions:
         task.add_done_callback(self._tasks.discard)
 
     async def _hand_over(self, sock: socket.socket, started: Running, stop: asyncio.Event) -> None:
-        giving = await begin_hand_over(self._app[TUNNELS], sock, self._listener.connection)
-        self._listener.handed_over(done=giving is not None)
+        giving = None
+        try:
+            giving = await begin_hand_over(self._app[TUNNELS], sock, self._listener.connection)
+        finally:
+            # Also after an error that is not expected: the reload waits for this.
+            self._listener.handed_over(done=giving is not None)
         if giving is not None:
             started.leave()
             stop.set()
