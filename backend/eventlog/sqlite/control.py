@@ -40,6 +40,9 @@ _ACCEPT_AGAIN_SECONDS = 1.0
 _ANSWER_BYTES = 4096
 # Of a socket's name, with its end; the rest of a longer one stands in for its folder's descriptor.
 _LONGEST_NAME = 100
+# macOS has neither flag; such a longer name then has no socket, which `open` says.
+_SEARCH = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+_CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class NoServer(Exception):
@@ -61,7 +64,7 @@ def _address(path: str) -> Iterator[str]:
     if len(os.fsencode(path)) < _LONGEST_NAME:
         yield path
         return
-    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = os.open(os.path.dirname(path), _SEARCH)
     try:
         yield f"/proc/self/fd/{folder}/{os.path.basename(path)}"
     finally:
@@ -257,5 +260,5 @@ def _received(sock: socket.socket) -> BinaryIO:
 
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
-    data, descriptors, _, _ = socket.recv_fds(sock, _ANSWER_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+    data, descriptors, _, _ = socket.recv_fds(sock, _ANSWER_BYTES, 1, _CLOSED_ON_EXEC)
     return data, list(descriptors)
