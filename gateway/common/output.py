@@ -9,6 +9,7 @@ import io
 import os
 import select
 import stat
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TextIO
@@ -39,11 +40,11 @@ class Output:
         """Write what waits and these, as far as that blocks nothing; whether all has been written."""
         for line in lines:
             self._add(line.encode(self._stream.encoding or "utf-8", "backslashreplace"))
-        return self._write_waiting(0.0)
+        return self._write_waiting(time.monotonic())
 
     def finish(self, seconds: float) -> None:
         """The last chance for what waits, for so long at most."""
-        self._write_waiting(seconds)
+        self._write_waiting(time.monotonic() + seconds)
 
     def _add(self, line: bytes) -> None:
         if self._size + len(line) > _MOST_BYTES:
@@ -52,7 +53,7 @@ class Output:
             self._waiting.append(line)
             self._size += len(line)
 
-    def _write_waiting(self, seconds: float) -> bool:
+    def _write_waiting(self, deadline: float) -> bool:
         try:
             descriptor = _descriptor(self._stream)
             while self._waiting:
@@ -61,7 +62,7 @@ class Output:
                     self._stream.flush()
                 elif stat.S_ISREG(os.fstat(descriptor).st_mode):
                     self._write_some(descriptor, _MOST_BYTES)
-                elif _has_room(descriptor, seconds):
+                elif _has_room(descriptor, max(0.0, deadline - time.monotonic())):
                     self._write_some(descriptor, _PIPE_BUF)
                 else:
                     return False
