@@ -46,6 +46,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (
         RequestHandler,
         (
+            "_cache",
             "_close",
             "_force_close",
             "_handle_request",
