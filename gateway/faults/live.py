@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.faults.catalogue import CATALOGUE, Fault, Phase, fault_named
+from moorline.gateway.faults.catalogue import CATALOGUE, Fault, Phase, fault_named, parameters_of
 from moorline.gateway.faults.control import Faults, Switch
 from moorline.gateway.faults.end import End
 from moorline.gateway.faults.network import FaultyNetwork
@@ -205,6 +205,8 @@ def _checked(wanted: Mapping[str, Any]) -> tuple[Fault, dict[str, Any]]:
         raise UsageError(f"{fault.name}: resets_after={resets_after!r} is not a number of seconds")
     if not isinstance(parameters, dict):
         raise UsageError(f"{fault.name}: parameters is no object")
+    # Before they are arguments of a function that has others.
+    parameters_of(fault, parameters)
     return fault, {
         "id": wanted.get("id") or secrets.token_hex(4),
         "fault": fault.name,

@@ -189,6 +189,7 @@ async def test_the_list_has_the_catalogue_but_for_a_models_server(rig: Rig) -> N
     [
         ({"fault": "rest"}, "did you mean reset?"),
         ({"fault": "reset", "parameters": {"code": 1}}, "there is no parameter code"),
+        ({"fault": "reset", "parameters": {"side": "client"}}, "there is no parameter side"),
         ({"fault": "reset", "parameters": {"after_bytes": "x"}}, "after_bytes='x' is not a number"),
         ({"fault": "reset", "side": "both"}, 'neither "client" nor "upstream"'),
         ({"fault": "refuse", "side": "client"}, "on the side of the upstream alone"),
