@@ -451,8 +451,8 @@ class Store(Protocol):
         False when the rest can be deleted at once.
         """
 
-    async def delete_session(self, session_id: str) -> bool:
-        """Erase the session; False when there was none."""
+    async def delete_session(self, session_id: str) -> bool | None:
+        """Erase the session; False when there was none, and None when `thin_out` has to come before."""
 
     async def expire(self, before: float, limit: int) -> Sequence[str]:
         """Erase up to `limit` idle sessions, the oldest first; returns their ids."""

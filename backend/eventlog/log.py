@@ -174,8 +174,10 @@ class EventLog:
         return await self._carry_out(self._expire(before, limit))
 
     async def _delete(self, session_id: str) -> bool:
-        await self._thin_out(session_id)
-        return await self._store.delete_session(session_id)
+        # All but very long ones are gone with the first command: what is sent behind it begins a new session.
+        while (erased := await self._store.delete_session(session_id)) is None:
+            await self._thin_out(session_id)
+        return erased
 
     async def _expire(self, before: float, limit: int) -> Sequence[str]:
         # What a message that comes meanwhile keeps from the end is the newest part; the rest had expired.

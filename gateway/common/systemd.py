@@ -3,7 +3,6 @@
 The variables are taken out of the environment: no process that this one starts may answer for it.
 """
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -58,6 +57,9 @@ class Systemd:
 
     async def beat(self) -> None:
         """Tell twice within WatchdogSec= that the event loop runs, until this is cancelled."""
+        # Help and mistakes are answered without an event loop, and this module is read before them.
+        import asyncio
+
         while self._watchdog is not None:
             self._send("WATCHDOG=1")
             await asyncio.sleep(self._watchdog / 2)

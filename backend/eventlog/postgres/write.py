@@ -68,6 +68,10 @@ async def long_sessions(db: Connection, before: float, limit: int) -> list[str]:
     return [session_id for session_id, head in await found.fetchall() if head > ERASED_AT_ONCE]
 
 
+# From the oldest event but the first.
+_LENGTH = """
+SELECT id, head - (SELECT min(seq) FROM events WHERE session = s.id AND seq > 1) FROM sessions s WHERE session_id = %s
+"""
 _THIN_OUT = """
 WITH session AS (
     SELECT id, head, (SELECT min(seq) FROM events WHERE session = s.id AND seq > 1) AS oldest
@@ -90,14 +94,17 @@ async def thin_out(db: Connection, session_id: str) -> bool:
     return await _one(db, _THIN_OUT, {"session_id": session_id, "count": ERASED_AT_ONCE}) is not None
 
 
-async def delete_session(db: Connection, session_id: str) -> Written[bool]:
-    """Erase the session; False when there was none. The foreign keys delete its rows in the other tables."""
-    found = await _one(db, "SELECT id FROM sessions WHERE session_id = %s", (session_id,))
+async def delete_session(db: Connection, session_id: str) -> Written[bool | None]:
+    """See Store.delete_session. The foreign keys delete its rows in the other tables."""
+    found = await _one(db, _LENGTH, (session_id,))
     if found is None:
         return False, []
+    number, length = found
+    if length is not None and length >= ERASED_AT_ONCE:
+        return None, []
     await _replace_seeds(db, [session_id])
     # By the number of its row: the session that has perhaps begun under this id since is another one.
-    found = await _one(db, _erase("id = %s"), found)
+    found = await _one(db, _erase("id = %s"), (number,))
     return True, [] if found is None else [Commit(found[0], found[1], None)]
 
 

@@ -85,7 +85,7 @@ class SQLiteStore:
         self._owner.revoked({principal: at})
         return at
 
-    async def delete_session(self, session_id: str) -> bool:
+    async def delete_session(self, session_id: str) -> bool | None:
         """See Store.delete_session."""
         return await self.committer.submit(lambda tx: write.delete_session(tx, session_id, self._erasures))
 

@@ -44,23 +44,27 @@ def long_sessions(tx: Transaction, before: float, limit: int) -> list[str]:
 def thin_out(tx: Transaction, session_id: str) -> bool:
     """See Store.thin_out. The first message stays: its id names the session in the erasure log."""
     session = session_record(tx.db, session_id)
-    if session is None:
+    if session is None or (through := _end_of_part(tx, session)) is None:
         return False
-    (oldest,) = tx.db.execute("SELECT min(seq) FROM events WHERE session = ? AND seq > 1", (session.id,)).fetchone()
-    if oldest is None or session.head - oldest < ERASED_AT_ONCE:
-        return False
-    through = oldest + ERASED_AT_ONCE
     tx.db.execute("DELETE FROM events WHERE session = ? AND seq > 1 AND seq < ?", (session.id, through))
     for table in ("commands", "runs"):
         tx.db.execute(f"DELETE FROM {table} WHERE session = ? AND user_seq < ?", (session.id, through))
     return True
 
 
-def delete_session(tx: Transaction, session_id: str, erasures: ErasureLog) -> bool:
-    """Erase the session; False when there was none."""
+def _end_of_part(tx: Transaction, session: SessionRecord) -> int | None:
+    """The event behind the oldest part of a session that is too long to be erased at once; None where it is not."""
+    (oldest,) = tx.db.execute("SELECT min(seq) FROM events WHERE session = ? AND seq > 1", (session.id,)).fetchone()
+    return None if oldest is None or session.head - oldest < ERASED_AT_ONCE else int(oldest) + ERASED_AT_ONCE
+
+
+def delete_session(tx: Transaction, session_id: str, erasures: ErasureLog) -> bool | None:
+    """See Store.delete_session."""
     session = session_record(tx.db, session_id)
     if session is None:
         return False
+    if _end_of_part(tx, session) is not None:
+        return None
     _erase(tx, [session], erasures)
     return True
 
