@@ -31,6 +31,7 @@ from moorline.backend.websocket import V1_PING_SECONDS, Sockets
 from moorline.gateway.common.access.authorize import Authorize, hook_of, warn_if_open
 from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, add_security_headers
+from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.config.named import load_named
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING, Draining
@@ -81,7 +82,7 @@ def create_app(
     app.on_response_prepare.append(add_cors_headers(settings))
     app.on_response_prepare.append(add_security_headers)
     app[SETTINGS] = settings
-    app[RIGHTS] = Rights(authorize, again=settings.authorize_again)
+    app[RIGHTS] = Rights(authorize, AccessRules.of(settings), again=settings.authorize_again)
     app[SERVICE] = as_service(_responder(settings) if responder is None else responder)
     app[LOG] = open_log(settings.database, pool_size=settings.database_pool)
     app[LOG].on_revoked(app[RIGHTS].revoke)

@@ -1,12 +1,12 @@
 """The rights of the backend's clients, and who a client is for the limits."""
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from moorline.backend.client_limits import Client
 from moorline.gateway.common.access import rights
 from moorline.gateway.common.access.authorize import Authorize, Principal, allow_all, is_loopback
 from moorline.gateway.common.access.middleware import client_address
-from moorline.gateway.common.access.rules import client_network
+from moorline.gateway.common.access.rules import AccessRules, client_network
 
 __all__ = ["RIGHTS", "Rights"]
 
@@ -14,17 +14,21 @@ __all__ = ["RIGHTS", "Rights"]
 class Rights(rights.Rights):
     """All rights that are in use in this process; without a hook every request is allowed, and asked about once."""
 
-    def __init__(self, authorize: Authorize | None, *, again: float | None) -> None:
+    def __init__(self, authorize: Authorize | None, rules: AccessRules, *, again: float | None) -> None:
         super().__init__(authorize or allow_all, again=again if authorize else None)
         self._names = authorize is not None
+        self._rules = rules
 
     def check_list(self, request: web.Request) -> None:
         """Refuse the list of a patient's sessions where no hook decides, but for clients on this machine.
 
         Without a hook the id of a session, which none can guess, is all that keeps visitors of one page from the chats
-        of each other.
+        of each other, and pages of other sites from all of them where `allowed_origins` is `*`.
         """
-        if not self._names and not is_loopback(client_address(request)):
+        if self._names:
+            return
+        origin, host = request.headers.get(hdrs.ORIGIN), request.headers.get(hdrs.HOST)
+        if not (is_loopback(client_address(request)) and self._rules.is_own(origin, host)):
             raise web.HTTPForbidden(text="The list of a patient's sessions needs an authorize hook or tokens.")
 
     def client(self, request: web.Request, principal: Principal) -> Client:

@@ -14,7 +14,7 @@ from moorline.gateway.errors import Unavailable
 from moorline.gateway.inspector.faults import add_faults, merged
 from moorline.gateway.inspector.rows import Row, changes, of_all_workers
 from moorline.gateway.inspector.shared import View, all_views, answering, end_of
-from moorline.gateway.inspector.viewers import check, is_local
+from moorline.gateway.inspector.viewers import check, is_local, is_own
 from moorline.gateway.keys import LIVE_FAULTS, SETTINGS, SIBLINGS
 from moorline.gateway.proxy.tunnels import TUNNELS
 
@@ -59,7 +59,7 @@ def add_inspector(app: web.Application) -> None:
 async def page(request: web.Request) -> web.Response:
     """One of its three files. They hold nothing of any socket: a page from elsewhere asks for the token and sends it
     with its other requests."""
-    if not is_local(request) and not request.app[SETTINGS].inspector_token:
+    if not is_own(request) and not request.app[SETTINGS].inspector_token:
         check(request)
     name = _FILES.get(request.match_info.get("file", ""))
     if name is None:
@@ -69,9 +69,9 @@ async def page(request: web.Request) -> web.Response:
 
 async def ended(request: web.Request) -> web.Response:
     """Why the socket with this request id ended. The id has 128 random bits and is told to the socket's own client
-    alone, so with `tell_causes` it is the right to ask.
+    alone, so with `tell_causes` it is the right to ask, and on this machine that of a page of any allowed origin.
     """
-    if not request.app[SETTINGS].tell_causes:
+    if not (request.app[SETTINGS].tell_causes or is_local(request)):
         check(request)
     found = await end_of(request.app, request.match_info["request_id"])
     if found is None:

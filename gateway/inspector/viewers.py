@@ -6,9 +6,9 @@ from ipaddress import ip_address
 from aiohttp import hdrs, web
 
 from moorline.gateway.common.access.authorize import bearer_token
-from moorline.gateway.keys import SETTINGS
+from moorline.gateway.keys import ACCESS_RULES, SETTINGS
 
-__all__ = ["check", "check_control", "is_local"]
+__all__ = ["check", "check_control", "is_local", "is_own"]
 
 # What a proxy in front adds: its own address is this machine's, and that of its client is not.
 _FORWARDED = (
@@ -27,7 +27,7 @@ def check(request: web.Request) -> None:
     Raises:
         web.HTTPForbidden, web.HTTPUnauthorized
     """
-    if not is_local(request):
+    if not is_own(request):
         _check_token(request)
 
 
@@ -37,7 +37,7 @@ def check_control(request: web.Request) -> None:
     Raises:
         web.HTTPForbidden, web.HTTPUnauthorized
     """
-    if request.app[SETTINGS].inspector_token or not is_local(request):
+    if request.app[SETTINGS].inspector_token or not is_own(request):
         _check_token(request)
 
 
@@ -52,9 +52,15 @@ def _check_token(request: web.Request) -> None:
         raise web.HTTPUnauthorized(text="The inspector's token is needed.", headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
 
 
+def is_own(request: web.Request) -> bool:
+    """Whether it comes from this machine, and from no page of another site, of which this machine's browser may show
+    one."""
+    origin, host = request.headers.get(hdrs.ORIGIN), request.headers.get(hdrs.HOST)
+    return is_local(request) and request.app[ACCESS_RULES].is_own(origin, host)
+
+
 def is_local(request: web.Request) -> bool:
-    """Whether it comes from this machine and through no proxy. That its Host is one of this gateway's, and not a name
-    that another site has pointed at this machine, the access middleware has seen to."""
+    """Whether it comes from this machine and through no proxy."""
     if any(name in request.headers for name in _FORWARDED):
         return False
     try:

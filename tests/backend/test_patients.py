@@ -70,6 +70,13 @@ async def test_without_a_hook_the_list_is_for_this_machine(tmp_path: Path) -> No
         assert (await listed(server, **{"X-Forwarded-For": "127.0.0.1"}))[0] == 200
 
 
+async def test_without_a_hook_pages_of_other_sites_get_no_list(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), allowed_origins=("*",)) as server:
+        assert (await listed(server, Origin="https://elsewhere.example"))[0] == 403
+        assert (await listed(server, Host="rebound.example"))[0] == 403
+        assert (await listed(server))[0] == 200
+
+
 async def test_the_audit_log_has_the_patient_whose_sessions_were_listed(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     async with backend(tmp_path, Script(), authorize=own_patient, audit_log=str(path)) as server:

@@ -73,6 +73,12 @@ class AccessRules:
         local = name == "localhost" or name.endswith(".localhost")
         return self.any_origin or local or _is_address(name) or name in self.hosts
 
+    def is_own(self, origin: str | None, host: str | None) -> bool:
+        """Whether a request comes from no page of another site, for what is this machine's alone. `*` counts for
+        nothing here: it would let any page in that this machine's browser shows."""
+        listed = dataclasses.replace(self, any_origin=False)
+        return host is None or (listed.allows_host(host) and listed.allows_origin(origin, host))
+
     def cors_headers(self, origin: str | None) -> dict[str, str]:
         """The headers that make a browser let a listed origin's page read a response; else none.
 

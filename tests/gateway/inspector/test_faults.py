@@ -71,6 +71,14 @@ async def rig() -> AsyncIterator[Rig]:
         yield started
 
 
+async def test_a_name_that_is_pointed_at_this_machine_breaks_nothing() -> None:
+    async with gateway(allowed_origins=("*",)) as rig:
+        rebound = {"Host": "rebound.example", "Origin": "http://rebound.example"}
+        async with rig.http.post("/-/faults", json={"fault": "reset"}, headers=rebound) as response:
+            assert response.status == 403
+        assert await rig.armed() == []
+
+
 # What is open ---------------------------------------------------------------------------------------------------------
 
 

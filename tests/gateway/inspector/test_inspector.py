@@ -76,6 +76,16 @@ async def test_another_name_of_this_machine_is_refused(start_gateway: StartGatew
     assert (await gateway.get(EVENTS, headers={"Host": "rebound.example"})).status == 421
 
 
+@pytest.mark.parametrize("headers", [{"Host": "rebound.example"}, {"Origin": "https://elsewhere.example"}])
+async def test_a_star_lets_pages_of_other_sites_in_nowhere(
+    start_gateway: StartGateway, headers: dict[str, str]
+) -> None:
+    gateway = await start_gateway(0, allowed_origins=("*",))
+    for path in ("/-/moorline", EVENTS, "/-/faults"):
+        assert (await gateway.get(path, headers=headers)).status == 403, path
+    assert (await gateway.get("/-/moorline")).status == 200
+
+
 async def test_at_most_four_may_look_at_once(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(0)
     viewers = [await gateway.get(EVENTS) for _ in range(4)]
