@@ -21,12 +21,14 @@ from typing import Protocol
 from aiohttp import web
 
 from moorline.gateway.app import create_app
+from moorline.gateway.common.access.authorize import warn_if_open
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import ReloadRequests, keep_start
 from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web.listen import address, listen
 from moorline.gateway.common.web.metrics_port import METRICS_SOCKET
 from moorline.gateway.common.web.server import Running, SocketListener, running
+from moorline.gateway.keys import RIGHTS
 from moorline.gateway.proxy.handover import begin_hand_over
 from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.run.handover import Acceptor
@@ -153,6 +155,10 @@ class Gateway:
         self._sockets = list(systemd.sockets) or listen(settings.host, settings.port)
         # The manager's, which go on to listen between this process and the next.
         self._given = bool(systemd.sockets)
+        if self._given and RIGHTS not in app:
+            # The option `host`, of which `create_app` warns, says nothing about them.
+            for sock in self._sockets:
+                warn_if_open(log, sock.getsockname()[0], None)
         self._metrics = MetricsSockets(systemd.metrics)
         self._acceptor: Acceptor | None = None
         self.local = app if settings.workers == 1 else None

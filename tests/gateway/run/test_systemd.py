@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from websockets.asyncio.client import connect
 
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.systemd import Systemd
+from moorline.gateway.run.generations import Gateway
+from moorline.gateway.settings import Settings
 from tests.gateway.run.test_reload import echoed, reloaded
 from tests.support.gateway_process import echo_server
 from tests.support.service_manager import Manager
@@ -46,6 +49,28 @@ async def test_connections_wait_in_the_managers_socket_while_the_service_restart
         await asyncio.sleep(0)
         async with manager.service(upstream), await early as socket:
             await echoed(socket, "served by the next life")
+
+
+class OfAllAddresses(socket.socket):
+    """Says of itself what a unit's `ListenStream=4321` makes of a socket."""
+
+    def getsockname(self) -> tuple[str, int, int, int]:
+        return "::", 4321, 0, 0
+
+
+@pytest.mark.parametrize(("authorize", "warned"), [("", True), ("tests.gateway.run.test_systemd:hook", False)])
+def test_a_socket_of_all_addresses_without_a_hook_is_warned_of(
+    caplog: pytest.LogCaptureFixture, authorize: str, *, warned: bool
+) -> None:
+    systemd = Systemd()
+    with OfAllAddresses() as sock:
+        systemd.sockets = [sock]
+        Gateway(Settings(host="127.0.0.1", authorize=authorize), {}, systemd=systemd)
+    assert ("every chat is open to any client that reaches ::" in caplog.text) is warned
+
+
+async def hook(request: web.Request, patient_id: str | None, session_id: str | None) -> str:
+    return "dr.who"
 
 
 def test_a_descriptor_that_does_not_listen_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
