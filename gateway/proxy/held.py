@@ -30,18 +30,26 @@ class RightState:
     peer: str | None
     patient_id: str | None
     session_id: str | None
+    ask_by: float | None
+    """When the hook is due: processes that follow one another fast would never ask it otherwise."""
 
 
 class Held:
     """Release it once, when nothing uses it any more. `ids`: those of the patient and the session that it is for."""
 
     def __init__(
-        self, rights: Rights, principal: Principal, request: web.Request, ids: tuple[str | None, str | None]
+        self,
+        rights: Rights,
+        principal: Principal,
+        request: web.Request,
+        ids: tuple[str | None, str | None],
+        *,
+        ask_by: float | None = None,
     ) -> None:
         self._rights = rights
         self._request = request
         self._ids = ids
-        self._right = rights.take(principal, lambda: rights.ask(request, *ids))
+        self._right = rights.take(principal, lambda: rights.ask(request, *ids), ask_by=ask_by)
         self.kept = False
         """Whether a tunnel keeps it beyond its request."""
 
@@ -51,7 +59,7 @@ class Held:
         headers = list(zip(state.headers[::2], state.headers[1::2], strict=True))
         request = await rebuilt(app, state.method, state.target, headers, state.peer)
         principal = Principal(state.name, state.expires, json.loads(state.metadata), state.issued)
-        return cls(rights, principal, request, (state.patient_id, state.session_id))
+        return cls(rights, principal, request, (state.patient_id, state.session_id), ask_by=state.ask_by)
 
     def state(self) -> RightState | None:
         """None where it cannot go to another process, since its metadata have no form as JSON."""
@@ -71,6 +79,7 @@ class Held:
             peer=request.remote,
             patient_id=self._ids[0],
             session_id=self._ids[1],
+            ask_by=self._right.ask_by,
         )
 
     @property

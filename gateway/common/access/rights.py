@@ -76,11 +76,13 @@ class Rights:
         held.callback(self.release, right)
         return right
 
-    def take(self, principal: Principal, ask: Callable[[], Awaitable[Principal]] | None) -> "Right":
+    def take(
+        self, principal: Principal, ask: Callable[[], Awaitable[Principal]] | None, *, ask_by: float | None = None
+    ) -> "Right":
         """Call `ask` again and again until `release`. Comes before the next await after the hook's answer.
 
-        Without `ask` the right ends by its time, or is closed."""
-        right = Right(ask, principal, self.again)
+        Without `ask` the right ends by its time, or is closed. `ask_by`: that of a right that this one goes on with."""
+        right = Right(ask, principal, self.again, ask_by)
         self._held.add(right)
         return right
 
@@ -124,7 +126,11 @@ class Right:
     __slots__ = ("_again", "_ask", "_ask_at", "_on_end", "_task", "_timer", "ended", "expired", "principal")
 
     def __init__(
-        self, ask: Callable[[], Awaitable[Principal]] | None, principal: Principal, again: float | None
+        self,
+        ask: Callable[[], Awaitable[Principal]] | None,
+        principal: Principal,
+        again: float | None,
+        ask_by: float | None = None,
     ) -> None:
         self.principal = principal
         self.ended = False
@@ -136,7 +142,14 @@ class Right:
         self._on_end: Callable[[], None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._renew()
+        self._renew(math.inf if ask_by is None else ask_by)
+
+    @property
+    def ask_by(self) -> float | None:
+        """When `ask` is due, on the loop's clock: now where it works and may refuse. None: it is not called again."""
+        if self._again is None:
+            return None
+        return asyncio.get_running_loop().time() if self._ask_at is None else self._ask_at
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the right ends; at once where it has ended already."""
@@ -179,9 +192,9 @@ class Right:
         if self._task is not None:
             self._task.cancel()
 
-    def _renew(self) -> None:
+    def _renew(self, ask_by: float = math.inf) -> None:
         now = asyncio.get_running_loop().time()
-        self._ask_at = None if self._again is None else now + self._again * random.uniform(_JITTER, 1)
+        self._ask_at = None if self._again is None else min(ask_by, now + self._again * random.uniform(_JITTER, 1))
         self._arm()
 
     def _arm(self) -> None:

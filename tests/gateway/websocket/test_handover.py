@@ -142,6 +142,15 @@ async def test_the_new_process_asks_the_hook_again_with_the_clients_request(star
     assert set(hook.asked) == {("dGhlIHNhbXBsZSBub25jZQ==", "p", "s")}
 
 
+async def test_a_hook_that_is_due_is_not_put_off_by_a_new_process(start: Start, upstream: Upstream) -> None:
+    hook = Hook()
+    old, new = await start(upstream.port, Hook(), authorize_again=0.5), await start(upstream.port, hook)
+    hook.allows = False
+    async with tunnel(old, upstream) as (client, _), moving(old, new):
+        (closed,) = parse(await client.exactly(2 + 2 + len("forbidden")))
+        assert closed.close == (4503, "forbidden")
+
+
 async def test_a_hook_that_was_not_there_before_is_asked_first(start: Start, upstream: Upstream) -> None:
     old, new = await start(upstream.port), await start(upstream.port, Hook())
     async with tunnel(old, upstream) as (client, backend):
