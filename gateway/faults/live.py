@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import logging
+import math
 import os
 import secrets
 import socket
@@ -201,12 +202,14 @@ def _checked(wanted: Mapping[str, Any]) -> tuple[Fault, dict[str, Any]]:
         raise UsageError(f"{fault.name}: path={path!r} would take the requests that end the fault; write {_PATH}")
     if not (times is None or (isinstance(times, int) and times > 0)):
         raise UsageError(f"{fault.name}: times={times!r} is not a number from 1 up")
-    if not (resets_after is None or (isinstance(resets_after, int | float) and resets_after >= 0)):
+    if not (resets_after is None or (isinstance(resets_after, int | float) and 0 <= resets_after < math.inf)):
         raise UsageError(f"{fault.name}: resets_after={resets_after!r} is not a number of seconds")
     if not isinstance(parameters, dict):
         raise UsageError(f"{fault.name}: parameters is no object")
-    # Before they are arguments of a function that has others.
+    # Before they are arguments beside the options, which have names, too.
     parameters_of(fault, parameters)
+    if math.inf in parameters.values():
+        raise UsageError(f"{fault.name}: JSON, which lists what is armed, has no number without end")
     return fault, {
         "id": wanted.get("id") or secrets.token_hex(4),
         "fault": fault.name,

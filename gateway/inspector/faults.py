@@ -46,7 +46,7 @@ async def arm(request: web.Request) -> web.Response:
             raise UsageError('write an object, for example {"fault": "reset"}')
         wanted = {**wanted, "id": secrets.token_hex(4)}
         armed = request.app[LIVE_FAULTS].arm(wanted)
-    except (UsageError, ValueError) as error:
+    except (UsageError, ValueError, RecursionError) as error:
         raise web.HTTPBadRequest(text=str(error)) from None
     others = await ask_others(request.app, {"arm": wanted}, seconds=_SECONDS)
     return web.json_response({**armed, "silent": others.silent}, status=201, headers=_NO_STORE)

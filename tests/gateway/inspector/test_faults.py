@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -199,6 +200,10 @@ async def test_the_list_has_the_catalogue_but_for_a_models_server(rig: Rig) -> N
         ({"fault": "reset", "parameters": {"code": 1}}, "there is no parameter code"),
         ({"fault": "reset", "parameters": {"side": "client"}}, "there is no parameter side"),
         ({"fault": "reset", "parameters": {"after_bytes": "x"}}, "after_bytes='x' is not a number"),
+        ({"fault": "reset", "parameters": {"path": "/"}}, "there is no parameter path"),
+        ({"fault": "reset", "parameters": {"name": "x"}}, "there is no parameter name"),
+        ({"fault": "reset", "parameters": {"after_bytes": math.inf}}, "no number without end"),
+        ({"fault": "reset", "resets_after": math.inf}, "resets_after=inf is not a number of seconds"),
         ({"fault": "reset", "side": "both"}, 'neither "client" nor "upstream"'),
         ({"fault": "refuse", "side": "client"}, "on the side of the upstream alone"),
         ({"fault": "reset", "path": "/"}, "would take the requests that end the fault"),
@@ -215,6 +220,12 @@ async def test_what_cannot_be_armed_is_said_in_one_line(rig: Rig, wanted: Any, s
         assert response.status == 400
         assert said in (await response.json())["detail"]
     assert await rig.armed() == []
+
+
+async def test_json_that_is_nested_deep_is_refused(rig: Rig) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with rig.http.post("/-/faults", data="[" * 100_000, headers=headers) as response:
+        assert response.status == 400
 
 
 async def test_there_is_a_bound(rig: Rig) -> None:
