@@ -1,5 +1,8 @@
 """The rights of the backend's clients, and who a client is for the limits."""
 
+import math
+import time
+
 from aiohttp import hdrs, web
 
 from moorline.backend.client_limits import Client
@@ -18,6 +21,16 @@ class Rights(rights.Rights):
         super().__init__(authorize or allow_all, again=again if authorize else None)
         self._names = authorize is not None
         self._rules = rules
+        self._closed_at: dict[str, float] = {}
+
+    def close(self, name: str) -> None:
+        """See `gateway/common/access/rights.py`. What the hook said of the principal before counts no longer."""
+        self._closed_at[name] = time.time()
+        super().close(name)
+
+    def closed_since(self, name: str, at: float) -> bool:
+        """Whether the principal called `name` was closed at this time, of `time.time()`, or later."""
+        return at <= self._closed_at.get(name, -math.inf)
 
     def check_list(self, request: web.Request) -> None:
         """Refuse the list of a patient's sessions where no hook decides, but for clients on this machine.

@@ -82,6 +82,9 @@ class Tickets:
         ticket = await self._log.take_ticket(_digest(text))
         if ticket is None or ticket.valid_until < time.time():
             raise web.HTTPUnauthorized(text="The ticket is not valid: it was used, or is too old.")
+        if self._rights.closed_since(ticket.principal, ticket.valid_until - LIFE_SECONDS):
+            # The hook decides whether it may come back, and was asked before.
+            raise web.HTTPUnauthorized(text="The ticket is not valid any more.")
         if ticket.patient_id != patient_id or ticket.session_id not in (None, session_id):
             raise web.HTTPForbidden
         return Principal(ticket.principal, ticket.expires, json.loads(ticket.metadata), ticket.issued)

@@ -65,6 +65,18 @@ async def test_a_ticket_opens_a_socket_for_the_principal_that_asked_for_it(datab
     assert user["author"] == "alice"
 
 
+async def test_a_ticket_from_before_its_principal_was_closed_opens_nothing(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=by_header) as server:
+        text = await ticket(server)
+        close_principal(server.app, "bob")
+        async with socket(server, await ticket(server)):
+            pass
+        close_principal(server.app, "alice")
+        assert await refused(server, text) == 401
+        async with socket(server, await ticket(server)):
+            pass
+
+
 async def test_a_ticket_opens_one_socket(database: str, tmp_path: Path) -> None:
     async with backend(tmp_path, Script(), authorize=by_header, database=database) as server:
         text = await ticket(server)
