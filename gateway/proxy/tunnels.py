@@ -1,6 +1,7 @@
 """The open tunnels of one gateway: their limit, their log lines, and their end when the gateway drains."""
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -122,6 +123,8 @@ class Tunnels:
         self._on_round_trip = None if metrics is None else _round_trips(metrics)
         self._ended_traffic = Traffic()
         self._sockets: dict[Relay, _Open] = {}
+        # How many have each id, which is a proxy's where that is trusted.
+        self._ids = collections.Counter[str]()
         # Only with traces.
         self._spans: dict[Relay, tracing.Span] = {}
         self.ends = Ends()
@@ -138,7 +141,7 @@ class Tunnels:
 
     def holds(self, request_id: str) -> bool:
         """Whether the socket with this id is open."""
-        return any(each.socket.request_id == request_id for each in self._sockets.values())
+        return request_id in self._ids
 
     @contextlib.contextmanager
     def handshake(self, request: web.Request) -> Iterator[None]:
@@ -308,6 +311,7 @@ class Tunnels:
 
     def _add(self, relay: Relay, each: _Open) -> None:
         self._sockets[relay] = each
+        self._ids[each.socket.request_id] += 1
         if (held := each.held) is not None:
             held.keep(lambda: relay.withdraw(expired=held.expired))
         self._socket_limits.add(each.socket.client)
@@ -316,6 +320,9 @@ class Tunnels:
 
     def _remove(self, relay: Relay) -> Socket:
         each = self._sockets.pop(relay)
+        self._ids[each.socket.request_id] -= 1
+        if not self._ids[each.socket.request_id]:
+            del self._ids[each.socket.request_id]
         if each.held is not None:
             each.held.release()
         self._socket_limits.remove(each.socket.client)

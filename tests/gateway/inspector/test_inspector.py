@@ -12,6 +12,7 @@ import pytest
 from moorline.gateway.keys import DRAINING
 from moorline.gateway.proxy.tunnels import TUNNELS
 from tests.gateway.conftest import Client, StartGateway
+from tests.support.eventlogs import until
 from tests.support.faulty_upstream import STEP, SWITCH, Peer, Upstream, dial, handshake
 from tests.support.websocket_frames import TEXT, frame
 
@@ -180,6 +181,33 @@ async def test_a_page_of_an_allowed_origin_may_ask_why_its_socket_ended(start_ga
     gateway = await start_gateway(0, allowed_origins=(origin,))
     async with gateway.get("/-/ended/unknown", headers={"Origin": origin}) as response:
         assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (404, origin)
+
+
+class Counted(dict[Any, Any]):
+    """Sockets that are not looked through."""
+
+    def values(self) -> Any:
+        raise AssertionError("each of ten thousand sockets was looked at for one request")
+
+
+async def test_a_question_about_an_id_costs_the_same_however_many_sockets_there_are(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Upstream() as upstream, AsyncExitStack() as running:
+        gateway = await start_gateway(upstream.port, tell_causes=True)
+        for _ in range(2):
+            # Both have the same id, as a proxy may give it.
+            client, backend = await open_socket(gateway, upstream, running)
+        tunnels = gateway.app[TUNNELS]
+        monkeypatch.setattr(tunnels, "_sockets", Counted(tunnels._sockets))
+        assert (await gateway.get("/-/ended/unknown")).status == 404
+        assert tunnels.holds("id-of-the-test")
+        backend.reset()
+        await client.rest()
+        client.close()
+        await until(lambda: len(tunnels) == 1)
+        assert tunnels.holds("id-of-the-test")
+    await until(lambda: not tunnels.holds("id-of-the-test"))
 
 
 async def test_an_unknown_id_is_404(start_gateway: StartGateway) -> None:
