@@ -96,10 +96,9 @@ class Tickets:
         self._rate.add(name, now)
 
     def _expires(self, principal: Principal, now: float) -> float | None:
-        """As the principal does, or when the hook would be asked again."""
-        if principal.expires is not None or self._rights.again is None:
-            return principal.expires
-        return now + self._rights.again
+        """As the principal does, and when the hook would be asked again: it must be able to withdraw the right."""
+        due = None if self._rights.again is None else now + self._rights.again
+        return min((each for each in (principal.expires, due) if each is not None), default=None)
 
 
 def _digest(text: str) -> str:

@@ -142,6 +142,16 @@ async def test_a_socket_by_ticket_ends_with_its_principal(tmp_path: Path) -> Non
         assert opened.close_code == 4401
 
 
+async def test_a_socket_by_ticket_does_not_outlive_the_next_question_where_its_principal_would(tmp_path: Path) -> None:
+    async def lasting(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        return Principal("alice", expires=time.time() + 3600)
+
+    async with backend(tmp_path, Script(), authorize=lasting, authorize_again=0.2) as server:
+        async with asyncio.timeout(STEP), socket(server, await ticket(server)) as opened:
+            await opened.wait_closed()
+        assert opened.close_code == 4401
+
+
 async def test_a_principal_that_is_closed_loses_its_socket_by_ticket(tmp_path: Path) -> None:
     async with backend(tmp_path, Script(), authorize=by_header) as server:
         async with asyncio.timeout(STEP), socket(server, await ticket(server)) as opened:

@@ -6,6 +6,7 @@ from tests.bench.chat import Scale, _marks, measure
 from tests.bench.streams import Streams
 
 
+@pytest.mark.whole_measurement
 @pytest.mark.timeout(120)
 async def test_both_servers_stream_and_a_restart_and_a_history_are_measured() -> None:
     results = await measure(Scale(levels=(3,), seconds=0.5, resumed=3, messages=2200, rounds=1))

@@ -11,6 +11,7 @@ from tests.bench.soak import Found, run
 _NOISE = (0.3, -0.2, 0.4, -0.4, 0.1, -0.3, 0.2, -0.1)
 
 
+@pytest.mark.whole_measurement
 @pytest.mark.timeout(120)
 async def test_clients_chat_while_faults_strike_and_everything_is_measured(tmp_path: Path) -> None:
     found = await run(seconds=0.3, sockets=3, seed=1, folder=tmp_path, pause=(0.01, 0.05), parts=1)

@@ -6,6 +6,7 @@ from tests.bench.marks import START_MARKS
 from tests.bench.start import measure
 
 
+@pytest.mark.whole_measurement
 @pytest.mark.timeout(180)
 async def test_the_commands_with_a_mark_are_measured() -> None:
     results = await measure(1)

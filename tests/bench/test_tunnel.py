@@ -13,6 +13,7 @@ TINY = Scale(rounds=1, seconds=0.1, handshakes=20, tunnels=100, idle=100, heartb
 
 
 @needs.nginx
+@pytest.mark.whole_measurement
 @pytest.mark.timeout(120)
 async def test_every_figure_of_the_gateway_and_of_nginx_is_measured() -> None:
     results = await measure(TINY, [peer for peer in PEERS if peer.name in ("gateway", "nginx")])

@@ -6,6 +6,7 @@ from tests.bench.marks import WHY_MARKS, verdicts
 from tests.bench.why import QUICK, measure
 
 
+@pytest.mark.whole_measurement
 @pytest.mark.timeout(120)
 async def test_what_a_cause_and_the_inspector_cost_is_measured() -> None:
     results = await measure(QUICK)
