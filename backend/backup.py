@@ -9,6 +9,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,14 +66,22 @@ def restore(database: str, arguments: list[str]) -> int:
         if os.path.lexists(name):
             raise UsageError(f'restore: "{name}" exists; stop moorline and move it away, then run this again')
     sessions = _verified("restore", file)
+    erasures = ErasureLog(path)
+    has_log = erasures.path.exists()
     with _new_file(path) as part:
         with _complaining("restore", path), open(file, "rb") as source:
             _write(source, part)
-        with contextlib.closing(connect(part, ErasureLog(path), is_copy=True)) as db:
+        with contextlib.closing(connect(part, erasures, is_copy=True)) as db:
             kept = _sessions(db)
         with _complaining("restore", path):
             _sync(part)
     print(f"{path}: {kept} sessions, and {sessions - kept} erased again")
+    if not has_log:
+        # It may stand elsewhere, beside what a link led to before.
+        print(
+            f"{erasures.path}: there was no erasure log; what was erased since the backup is in the database again",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping, Sequence
+from ipaddress import ip_address
 
 from moorline.gateway.common.errors import UsageError
 
@@ -68,6 +69,13 @@ class Systemd:
         sockets = [_listening(_FIRST_DESCRIPTOR + number) for number in range(count)]
         named = dict(zip(sockets, names, strict=False))
         self.metrics = next((sock for sock in sockets if named.get(sock) == _METRICS), None)
+        if self.metrics is not None and not ip_address(host := self.metrics.getsockname()[0]).is_loopback:
+            for sock in sockets:
+                sock.close()
+            raise UsageError(
+                f'LISTEN_FDS: the socket "{_METRICS}" listens on {host}, and metrics are for this machine alone; '
+                "write for example ListenStream=127.0.0.1:9100"
+            )
         self.sockets = [sock for sock in sockets if sock is not self.metrics]
 
     def _send(self, state: str) -> None:

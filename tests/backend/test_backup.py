@@ -388,6 +388,14 @@ async def test_an_ordinary_start_keeps_the_epochs(tmp_path: Path) -> None:
         assert await log.session_for("s", "patient:demo") == old
 
 
+async def test_a_restore_without_an_erasure_log_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with opened(database_at(tmp_path)) as log:
+        await exchange(log, "s")
+        file = await saved(tmp_path)
+    assert restore(f"sqlite:///{tmp_path / 'elsewhere.db'}", [str(file)]) == 0
+    assert f"{tmp_path / 'elsewhere.db'}-erased: there was no erasure log; " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["chat.db", "chat.db-wal"])
 async def test_a_restore_overwrites_neither_a_database_nor_its_journal(tmp_path: Path, name: str) -> None:
     async with opened(database_at(tmp_path)):

@@ -231,7 +231,7 @@ def schedules(examples: int) -> settings:
     )
 
 
-@pytest.mark.timeout(60 + EXAMPLES)
+@pytest.mark.timeout(120 + 2 * EXAMPLES)
 @pytest.mark.usefixtures("impatient")
 @schedules(EXAMPLES)
 @given(schedule=SCHEDULES)
@@ -241,7 +241,7 @@ def test_every_schedule_on_sqlite(schedule: Schedule) -> None:
 
 
 @needs.postgres
-@pytest.mark.timeout(60 + EXAMPLES)
+@pytest.mark.timeout(120 + 2 * EXAMPLES)
 @pytest.mark.usefixtures("impatient")
 @schedules(EXAMPLES // 4)
 @given(schedule=SCHEDULES)

@@ -10,6 +10,7 @@ SMALL = Scale(requests=40, sockets=30, messages=80, event=20 << 20, bomb=32 << 2
 TIMED = ("percentile", "slowest")
 
 
+@pytest.mark.whole_measurement
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "attack",

@@ -14,6 +14,7 @@ EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
 @needs.nginx
+@pytest.mark.whole_measurement
 @pytest.mark.timeout(120)
 async def test_the_gateway_nginx_and_aiohttp_are_measured_as_far_as_each_goes() -> None:
     peers = [peer for peer in HTTP_PEERS if peer.name in ("gateway", "nginx", "aiohttp", "aiohttp proxy")]

@@ -8,6 +8,7 @@ from tests.support import needs
 
 
 @needs.nginx
+@pytest.mark.whole_measurement
 @pytest.mark.timeout(120)
 async def test_the_gateway_and_nginx_take_all_clients_that_come_back_at_once() -> None:
     peers = [peer for peer in PEERS if peer.name in ("gateway", "nginx")]

@@ -5,6 +5,7 @@ import pytest
 from tests.bench.restarts import measure
 
 
+@pytest.mark.whole_measurement
 @pytest.mark.timeout(120)
 async def test_no_handshake_is_refused_during_a_restart() -> None:
     result = await measure(restarts=1, rate=20)

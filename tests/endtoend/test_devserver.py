@@ -22,7 +22,7 @@ from tests.support.stack import socket, stack
 pytestmark = [needs.npm, needs.chromium, pytest.mark.timeout(300), SHARED]
 
 # `python -m tests.bench devserver` has more of each.
-EDITS = 5
+EDITS = 3
 KILLS = 3
 MODULES = 200
 # Angular's packages are 250 MB: with TEST_ANGULAR=1, as the bench has it in any case.

@@ -80,6 +80,13 @@ def test_a_descriptor_that_does_not_listen_is_one_line(monkeypatch: pytest.Monke
         Systemd.of({"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())})
 
 
+def test_metrics_on_an_address_that_others_reach_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as sock:
+        monkeypatch.setattr("moorline.gateway.common.systemd._FIRST_DESCRIPTOR", os.dup(sock.fileno()))
+        with pytest.raises(UsageError, match=r'the socket "metrics" listens on 0\.0\.0\.0'):
+            Systemd.of({"LISTEN_FDS": "1", "LISTEN_FDNAMES": "metrics", "LISTEN_PID": str(os.getpid())})
+
+
 def test_what_is_meant_for_another_process_is_left_alone() -> None:
     environ = {"LISTEN_FDS": "1", "LISTEN_PID": "1", "NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "1", "HOME": "/"}
     assert not Systemd.of(environ).sockets
