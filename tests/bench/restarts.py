@@ -45,15 +45,17 @@ async def measure(restarts: int, rate: float) -> Result:
     options = ("--log-level", "warning", "--drain", "1s", "--max-connections-per-address", "off")
     seconds: list[float] = []
     refused: list[str] = []
+    sent: list[float] = []
     with tempfile.TemporaryDirectory(prefix="moorline-bench-") as folder:
         manager = Manager(Path(folder))
         try:
-            dialling = asyncio.create_task(_dial(manager.port, rate, seconds, refused))
+            dialling = asyncio.create_task(_dial(manager.port, rate, sent, seconds, refused))
             for _ in range(restarts + 1):
                 async with manager.service(url, *options) as program:
                     await manager.told_that("READY=1")
-                    before = len(seconds)
-                    while len(seconds) < before + rate / 2:  # noqa: ASYNC110 - half a second of handshakes
+                    # Those that waited for this life are answered, and half a second of new ones.
+                    due = len(sent) + rate / 2
+                    while len(seconds) + len(refused) < due:  # noqa: ASYNC110 - thousands of them
                         await asyncio.sleep(0.01)
                     await program.stop()
             # The last connections wait for a life that answers them.
@@ -66,7 +68,7 @@ async def measure(restarts: int, rate: float) -> Result:
     return Result(seconds, refused)
 
 
-async def _dial(port: int, rate: float, seconds: list[float], refused: list[str]) -> None:
+async def _dial(port: int, rate: float, sent: list[float], seconds: list[float], refused: list[str]) -> None:
     """Open so many sockets a second, until cancelled; then wait for those under way."""
 
     async def one() -> None:
@@ -83,12 +85,12 @@ async def _dial(port: int, rate: float, seconds: list[float], refused: list[str]
             refused.append(status)
 
     async with asyncio.TaskGroup() as group:
-        began, sent = monotonic(), 0
+        began = monotonic()
         try:
             while True:
-                for _ in range(int((monotonic() - began) * rate) - sent):
+                for _ in range(int((monotonic() - began) * rate) - len(sent)):
                     group.create_task(one())
-                    sent += 1
+                    sent.append(monotonic())
                 await asyncio.sleep(0.005)
         except asyncio.CancelledError:
             # Those under way are answered by the last life.
