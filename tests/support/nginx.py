@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support.needs import program
 
-__all__ = ["NAME", "SOURCE", "Nginx", "check", "nginx", "run", "write"]
+__all__ = ["NAME", "SOURCE", "Nginx", "check", "nginx", "run", "stop", "write"]
 
 SOURCE = Path(__file__).parents[2] / "nginx"
 NAME = "chat.example.com"
@@ -95,7 +95,7 @@ async def nginx(folder: Path, upstream: str, *, root: Path | None = None) -> Asy
         plain, redirect, tls = ports
         yield Nginx(f"http://127.0.0.1:{plain}", f"http://127.0.0.1:{redirect}", f"https://127.0.0.1:{tls}", folder)
     finally:
-        await _stop(process)
+        await stop(process)
         assert "[emerg]" not in (said := (folder / "main.log").read_text(encoding="utf-8")), said
 
 
@@ -170,7 +170,8 @@ async def _certificate(folder: Path) -> None:
     await run(program("openssl"), "req", "-x509", *key, "-days", "2", *subject, "-out", str(folder / "cert.pem"))
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def stop(process: asyncio.subprocess.Process) -> None:
+    """End it, by force where it does not end by itself."""
     if process.returncode is None:
         process.terminate()
     try:

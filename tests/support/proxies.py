@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from tests.support.needs import program
+from tests.support.nginx import stop
 
 __all__ = ["haproxy", "nginx_location"]
 
-_STOP_SECONDS = 10.0
 _NGINX = """
 {user}
 worker_processes 1;
@@ -94,13 +94,7 @@ async def _running(
     try:
         yield
     finally:
-        if process.returncode is None:
-            process.terminate()
-        try:
-            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await stop(process)
         said = (folder / "output").read_text(encoding="utf-8")
         assert "[emerg]" not in said, said
         assert "[ALERT]" not in said or "config" not in said, said
