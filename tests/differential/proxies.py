@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import json
-import os
-import socket
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 from moorline.gateway.common.config.options import specs
 from moorline.gateway.settings import Settings
 from tests.differential.table import Row
-from tests.support.needs import program
+from tests.support.nginx import configuration, listener, running
 
 __all__ = ["DEFAULTS", "PROFILE", "gateways", "nginx"]
 
@@ -34,19 +32,7 @@ PROFILE: Mapping[str, Any] = {**DEFAULTS, "close_frames": False, "max_frame_size
 _ROOT = Path(__file__).parents[2]
 _STOP_SECONDS = 10.0
 
-_MAIN = """
-{user}
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-{main}
-events {{ worker_connections {connections}; }}
-http {{
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+_HTTP = """
     access_log off;
     server_tokens off;
     proxy_http_version 1.1;
@@ -56,8 +42,6 @@ http {{
     proxy_set_header Connection upgrade;
     proxy_set_header X-Real-IP $remote_addr;
     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-    {servers}
-}}
 """
 _SERVER = """
     server {{
@@ -74,36 +58,16 @@ async def nginx(
 ) -> AsyncIterator[tuple[Process, list[int]]]:
     """Run it in an empty folder with a server for each row and the port of its backend; the servers' ports."""
     with contextlib.ExitStack() as stack:
-        # nginx takes listeners over from the process that starts it, so the ports are bound here from the start.
-        sockets = [stack.enter_context(_listener()) for _ in rows]
+        sockets = [stack.enter_context(listener()) for _ in rows]
         ports = [each.getsockname()[1] for each in sockets]
         servers = "".join(
             _SERVER.format(port=port, upstream=upstream, timers=_directives(row.options))
             for (row, upstream), port in zip(rows, ports, strict=True)
         )
-        user = "user root;" if os.geteuid() == 0 else ""
-        (folder / "nginx.conf").write_text(
-            _MAIN.format(user=user, main=main, connections=connections, folder=folder, servers=servers),
-            encoding="utf-8",
-        )
-        inherited = [each.fileno() for each in sockets]
-        log = stack.enter_context((folder / "error.log").open("ab"))
-        process = await asyncio.create_subprocess_exec(
-            *(program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")),
-            *("-g", "daemon off;"),
-            env={**os.environ, "NGINX": "".join(f"{number};" for number in inherited)},
-            pass_fds=inherited,
-            stdin=DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        yield process, ports
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await _ended(process)
-        assert "[emerg]" not in (said := (folder / "error.log").read_text(encoding="utf-8")), said
+        text = configuration(folder, _HTTP + servers, main=main, connections=connections)
+        (folder / "nginx.conf").write_text(text, encoding="utf-8")
+        async with running(folder, sockets) as process:
+            yield process, ports
 
 
 @contextlib.asynccontextmanager
@@ -133,9 +97,3 @@ async def _ended(process: Process) -> None:
 
 def _directives(options: Mapping[str, float]) -> str:
     return " ".join(f"{name} {round(seconds * 1000)}ms;" for name, seconds in options.items())
-
-
-def _listener() -> socket.socket:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    listener.setblocking(False)
-    return listener

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import socket
-from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,23 +15,14 @@ from aiohttp.test_utils import TestServer
 from tests.gateway.conftest import StartGateway, page, start_gateway
 from tests.support import needs
 from tests.support.faulty_upstream import HANDSHAKE, STEP, dial, handshake
+from tests.support.nginx import configuration, listener, running
 
 __all__ = ["page", "start_gateway"]
 
 pytestmark = needs.nginx
 
-CONF = r"""
-daemon off;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{ worker_connections 64; }}
-http {{
+HTTP = r"""
     access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
     map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
     upstream first {{ server 127.0.0.1:{first}; }}
     proxy_http_version 1.1;
@@ -51,7 +40,6 @@ http {{
         location /short/ {{ proxy_pass http://first; proxy_read_timeout 1s; }}
         location /plain/ {{ proxy_pass http://127.0.0.1:{first}; proxy_set_header Host $proxy_host; }}
     }}
-}}
 """
 
 
@@ -100,32 +88,17 @@ class Pair:
 
 @pytest.fixture
 async def pair(tmp_path: Path, start_gateway: StartGateway) -> AsyncIterator[Pair]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     async with upstream("first") as first, upstream("second") as second:
-        file = tmp_path / "nginx.conf"
-        text = CONF.format(folder=tmp_path, first=first, second=second, port=port)
-        file.write_text(text, encoding="utf-8")
-        arguments = ("-c", str(file), "-p", str(tmp_path), "-e", str(tmp_path / "error.log"))
-        process = await asyncio.create_subprocess_exec(needs.program("nginx"), *arguments, stderr=DEVNULL)
-        try:
-            await _listens(port)
-            gateway = await start_gateway(
-                0, nginx_conf=str(file), close_frames=False, client_heartbeat=None, upstream_heartbeat=None
-            )
-            yield Pair(port, gateway.server.port or 0)
-        finally:
-            process.terminate()
-            await process.wait()
-
-
-async def _listens(port: int) -> None:
-    async with asyncio.timeout(STEP):
-        while True:
-            with contextlib.suppress(ConnectionRefusedError):
-                async with dial(port):
-                    return
-            await asyncio.sleep(0.01)
+        with listener() as socket:
+            port = socket.getsockname()[1]
+            file = tmp_path / "nginx.conf"
+            text = configuration(tmp_path, HTTP.format(first=first, second=second, port=port))
+            file.write_text(text, encoding="utf-8")
+            async with running(tmp_path, [socket]):
+                gateway = await start_gateway(
+                    0, nginx_conf=str(file), close_frames=False, client_heartbeat=None, upstream_heartbeat=None
+                )
+                yield Pair(port, gateway.server.port or 0)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import os
 import shutil
 import socket
 import ssl
-from asyncio.subprocess import PIPE, STDOUT
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from tests.support.needs import program
 
-__all__ = ["NAME", "SOURCE", "Nginx", "check", "nginx", "run", "stop", "write"]
+__all__ = ["NAME", "SOURCE", "Nginx", "check", "configuration", "listener", "nginx", "run", "running", "stop", "write"]
 
 SOURCE = Path(__file__).parents[2] / "nginx"
 NAME = "chat.example.com"
@@ -22,20 +22,25 @@ _BY_GATEWAY = "include moorline/page-from-gateway.conf;"
 _BY_FOLDER = "include moorline/page-from-folder.conf;"
 _STOP_SECONDS = 10.0
 
-# What Debian's nginx.conf has around conf.d/, in a folder of the test's.
 _MAIN = """
 {user}
 worker_processes 1;
 pid {folder}/nginx.pid;
-error_log {folder}/main.log;
-events {{ worker_connections 4096; }}
+error_log {folder}/error.log;
+{main}
+events {{ worker_connections {connections}; }}
 http {{
-    include /etc/nginx/mime.types;
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    {http}
+}}
+"""
+# What Debian's nginx.conf has around conf.d/.
+_DEBIAN = """
+    include /etc/nginx/mime.types;
     include conf.d/*.conf;
     # For a balancer in front that ended TLS: chat.conf with a plain listener.
     server {{
@@ -43,7 +48,6 @@ http {{
         include moorline/chat.conf;
         {page}
     }}
-}}
 """
 
 
@@ -75,28 +79,50 @@ async def nginx(folder: Path, upstream: str, *, root: Path | None = None) -> Asy
     folder `root`.
     """
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(_listener()) for _ in range(3)]
-        ports = [listener.getsockname()[1] for listener in sockets]
+        sockets = [stack.enter_context(listener()) for _ in range(3)]
+        plain, redirect, tls = ports = [each.getsockname()[1] for each in sockets]
         await write(folder, ports, upstream, root=root)
-        # nginx takes listeners over from the process that starts it, as from its older version. So the ports are
-        # bound here from the start, and clients may connect before it is up.
-        inherited = [listener.fileno() for listener in sockets]
-        environ = {**os.environ, "NGINX": "".join(f"{number};" for number in inherited)}
-        with (folder / "main.log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                *_command(folder),
-                env=environ,
-                pass_fds=inherited,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        async with running(folder, sockets):
+            yield Nginx(f"http://127.0.0.1:{plain}", f"http://127.0.0.1:{redirect}", f"https://127.0.0.1:{tls}", folder)
+
+
+def configuration(folder: Path, http: str, *, main: str = "", connections: int = 64) -> str:
+    """An nginx.conf with `http` in its http block, `main` outside, and all files that nginx writes in `folder`."""
+    user = "user root;" if os.geteuid() == 0 else ""
+    return _MAIN.format(user=user, folder=folder, main=main, connections=connections, http=http)
+
+
+def listener() -> socket.socket:
+    """A free loopback port for `running`."""
+    return socket.create_server(("127.0.0.1", 0))
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, sockets: Sequence[socket.socket]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """nginx with the nginx.conf in `folder`.
+
+    It takes listening sockets over from the process that starts it, as from its older version. So the ports are bound
+    from the start, and clients may connect before it is up. The sockets are closed here as soon as it has them.
+    """
+    inherited = [each.fileno() for each in sockets]
+    for each in sockets:
+        each.setblocking(False)
+    with (folder / "error.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *_command(folder),
+            env={**os.environ, "NGINX": "".join(f"{number};" for number in inherited)},
+            pass_fds=inherited,
+            stdin=DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    for each in sockets:
+        each.close()
     try:
-        plain, redirect, tls = ports
-        yield Nginx(f"http://127.0.0.1:{plain}", f"http://127.0.0.1:{redirect}", f"https://127.0.0.1:{tls}", folder)
+        yield process
     finally:
         await stop(process)
-        assert "[emerg]" not in (said := (folder / "main.log").read_text(encoding="utf-8")), said
+        assert "[emerg]" not in (said := (folder / "error.log").read_text(encoding="utf-8")), said
 
 
 async def write(folder: Path, ports: Sequence[int], upstream: str, *, root: Path | None = None) -> None:
@@ -105,8 +131,8 @@ async def write(folder: Path, ports: Sequence[int], upstream: str, *, root: Path
     shutil.copytree(SOURCE / "moorline", folder / "moorline")
     (folder / "conf.d").mkdir()
     page = _BY_FOLDER if root else _BY_GATEWAY
-    user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(_MAIN.format(user=user, folder=folder, plain=plain, page=page), encoding="utf-8")
+    text = configuration(folder, _DEBIAN.format(plain=plain, page=page), connections=4096)
+    (folder / "nginx.conf").write_text(text, encoding="utf-8")
     site = {
         "listen 80;": f"listen 127.0.0.1:{redirect};",
         "listen [::]:80;": "",
@@ -145,14 +171,8 @@ async def check(folder: Path) -> str:
 
 
 def _command(folder: Path) -> list[str]:
-    where = ["-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "main.log")]
+    where = ["-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     return [program("nginx"), *where, "-g", "daemon off;"]
-
-
-def _listener() -> socket.socket:
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    return listener
 
 
 def _rewrite(source: Path, target: Path, changes: dict[str, str]) -> None:

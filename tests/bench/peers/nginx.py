@@ -1,28 +1,15 @@
 """nginx, with the directives of nginx/ that bear on a request, in one worker process."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.peers.base import HTTP, SITE, Peer, connections, installed
+from tests.support.nginx import configuration
 
 __all__ = ["NGINX", "NGINX_HTTP"]
 
-_CONFIGURATION = """
-{user}
-daemon off;
-worker_processes 1;
-worker_rlimit_nofile {files};
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ worker_connections {files}; }}
-http {{
+_HTTP = """
     access_log {folder}/access.log;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
     map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
     upstream backend {{
         server 127.0.0.1:{backend_port};
@@ -59,21 +46,15 @@ http {{
             root {site};
         }}
     }}
-}}
 """
 
 
 async def _command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
     path = installed("nginx")
-    text = _CONFIGURATION.format(
-        user="user root;" if os.geteuid() == 0 else "",
-        folder=folder,
-        site=folder / SITE,
-        port=port,
-        backend_port=backend_port,
-        # Two descriptors a tunnel.
-        files=2 * connections(),
-    )
+    http = _HTTP.format(folder=folder, site=folder / SITE, port=port, backend_port=backend_port)
+    files = 2 * connections()  # Two descriptors a tunnel.
+    main = f"daemon off;\nworker_rlimit_nofile {files};"
+    text = configuration(folder, http, main=main, connections=files)
     (folder / "nginx.conf").write_text(text, encoding="utf-8")
     return [path, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
 
