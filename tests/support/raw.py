@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-__all__ = ["Connection", "answering", "dial", "listening"]
+__all__ = ["Connection", "answering", "dial", "dropping", "listening"]
 
 
 class Connection:
@@ -89,3 +90,18 @@ def answering(answer: bytes, heads: list[bytes]) -> Callable[[Connection], Await
         await connection.send(answer)
 
     return serve
+
+
+@contextlib.contextmanager
+def dropping() -> Iterator[int]:
+    """A port whose kernel drops every SYN, as a host that is down does."""
+    with contextlib.ExitStack() as sockets:
+        full = sockets.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        # One or two wait to be accepted, beyond the backlog of none. Whatever comes after them is dropped.
+        for _ in range(4):
+            filler = sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield full.getsockname()[1]

@@ -212,41 +212,38 @@ async def test_a_request_in_flight_is_answered_and_new_ones_too_while_it_drains(
         assert (await slow).status == 200
 
 
+class Endless:
+    """A handler that does not end, and what became of it."""
+
+    def __init__(self) -> None:
+        self.began, self.cancelled = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        self.began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.set()
+        return web.Response()
+
+
 async def test_a_handler_that_does_not_end_is_cancelled_at_the_deadline() -> None:
-    began, cancelled = asyncio.Event(), asyncio.Event()
-
-    async def handle(request: web.Request) -> web.Response:
-        began.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-        return web.Response()
-
-    async with served(handle, drain=0.1) as server, raw(server) as (_, writer):
+    handler = Endless()
+    async with served(handler, drain=0.1) as server, raw(server) as (_, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        await began.wait()
+        await handler.began.wait()
     async with asyncio.timeout(1):
-        await cancelled.wait()
+        await handler.cancelled.wait()
 
 
-async def test_a_client_that_goes_away_cancels_its_handler() -> None:
-    began, cancelled = asyncio.Event(), asyncio.Event()
-
-    async def handle(request: web.Request) -> web.Response:
-        began.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-        return web.Response()
-
-    async with served(handle) as server:
+async def test_a_client_that_leaves_cancels_its_handler() -> None:
+    handler = Endless()
+    async with served(handler) as server:
         async with raw(server) as (_, writer):
             writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            await began.wait()
+            await handler.began.wait()
         async with asyncio.timeout(2):
-            await cancelled.wait()
+            await handler.cancelled.wait()
 
 
 def test_programs_run_on_uvloop() -> None:

@@ -5,7 +5,7 @@ import contextlib
 import gzip
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 import pytest
@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from tests.gateway.conftest import StartGateway
-from tests.support.raw import Connection, answering, dial, listening
+from tests.support.raw import Connection, answering, dial, dropping, listening
 
 Client = TestClient[web.Request, web.Application]
 StartServer = Callable[..., Awaitable[TestServer]]
@@ -392,50 +392,38 @@ async def test_a_silent_backend_is_a_504_after_proxy_read_timeout(start_gateway:
 async def test_a_backend_that_takes_no_connection_is_a_504_after_proxy_connect_timeout(
     start_gateway: StartGateway,
 ) -> None:
-    with socket.socket() as full, contextlib.ExitStack() as waiting:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        # The queue of connections that are not accepted is full; the kernel drops what comes after.
-        for _ in range(4):
-            filler = waiting.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        gateway = await start_gateway(full.getsockname()[1], proxy_connect_timeout=0.3)
+    with dropping() as port:
+        gateway = await start_gateway(port, proxy_connect_timeout=0.3)
         async with gateway.get("/api/x") as answer:
             assert answer.status == 504
             assert "proxy_connect_timeout" in (await answer.json(content_type=None))["detail"]
 
 
-async def test_a_body_that_stalls_is_a_408_after_client_body_timeout(start_gateway: StartGateway) -> None:
+@contextlib.asynccontextmanager
+async def an_unfinished_body(start_gateway: StartGateway, **limits: float) -> AsyncIterator[Connection]:
+    """A client that has sent one byte of its body; its backend reads and never answers."""
+
     async def serve(connection: Connection) -> None:
         await connection.ended()
 
-    async with listening(serve) as backend:
-        gateway = await start_gateway(backend, client_body_timeout=0.2)
-        async with dial(port_of(gateway)) as client:
-            await client.send(
-                b"POST /api/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                b"Content-Length: 100\r\n\r\n{"
-            )
-            assert (await client.head()).startswith(b"HTTP/1.1 408 ")
+    async with listening(serve) as backend, dial(port_of(await start_gateway(backend, **limits))) as client:
+        head = "POST /api/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        await client.send(f"{head}Content-Length: 100000\r\n\r\n{{".encode())
+        yield client
+
+
+async def test_a_body_that_stalls_is_a_408_after_client_body_timeout(start_gateway: StartGateway) -> None:
+    async with an_unfinished_body(start_gateway, client_body_timeout=0.2) as client:
+        assert (await client.head()).startswith(b"HTTP/1.1 408 ")
 
 
 async def test_a_body_that_comes_byte_by_byte_is_a_408_after_message_timeout(start_gateway: StartGateway) -> None:
-    async def serve(connection: Connection) -> None:
-        await connection.ended()
-
-    async with listening(serve) as backend:
-        gateway = await start_gateway(backend, message_timeout=0.3)
-        async with dial(port_of(gateway)) as client:
-            await client.send(
-                b"POST /api/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                b"Content-Length: 100000\r\n\r\n{"
-            )
-            answered = asyncio.create_task(client.head())
-            while not answered.done():
-                await client.send(b" ")
-                await asyncio.wait({answered}, timeout=0.02)
-            assert answered.result().startswith(b"HTTP/1.1 408 ")
+    async with an_unfinished_body(start_gateway, message_timeout=0.3) as client:
+        answered = asyncio.create_task(client.head())
+        while not answered.done():
+            await client.send(b" ")
+            await asyncio.wait({answered}, timeout=0.02)
+        assert answered.result().startswith(b"HTTP/1.1 408 ")
 
 
 # Between users --------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """One exchange: which failures are whose, and how long the way to an upstream that is down may take."""
 
 import asyncio
-import contextlib
 import errno
 import logging
 import socket
@@ -15,30 +14,22 @@ from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.upstreams import State
 from tests.gateway.conftest import StartGateway
 from tests.support.faulty_upstream import Fault, Upstream, dial, faulty_upstream, handshake
-from tests.support.raw import answering, listening
+from tests.support.raw import answering, dropping, listening
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 @pytest.fixture
-def dropping() -> Iterator[int]:
-    """A port whose kernel drops every SYN, as a host that is down does."""
-    with contextlib.ExitStack() as sockets:
-        full = sockets.enter_context(socket.socket())
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for _ in range(4):
-            filler = sockets.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        yield full.getsockname()[1]
+def unreachable() -> Iterator[int]:
+    with dropping() as port:
+        yield port
 
 
 async def test_the_way_to_an_upstream_that_is_down_takes_a_second_at_most(
-    start_gateway: StartGateway, dropping: int
+    start_gateway: StartGateway, unreachable: int
 ) -> None:
     async with faulty_upstream(Fault.REFUSE) as refusing:
-        urls = tuple(f"http://127.0.0.1:{port}" for port in (dropping, refusing))
+        urls = tuple(f"http://127.0.0.1:{port}" for port in (unreachable, refusing))
         gateway = await start_gateway(0, upstream=urls, proxy_connect_timeout=30.0)
         clock = asyncio.get_running_loop().time
         for upstream in gateway.app[UPSTREAMS]:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from tests.support.faulty_upstream import (
     faulty_upstream,
     handshake,
 )
+from tests.support.raw import dropping
 
 
 async def told(client: Peer) -> tuple[int, dict[str, str], bytes]:
@@ -61,18 +61,8 @@ async def test_a_backend_without_an_answer_is_a_504_that_names_the_setting(
 
 
 async def test_a_backend_that_does_not_take_the_connection_is_a_504(start: Start) -> None:
-    with contextlib.ExitStack() as sockets:
-        full = sockets.enter_context(socket.socket())
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        # The kernel keeps one or two beyond the backlog; further ones are dropped, as by a host that is down.
-        for _ in range(4):
-            filler = sockets.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        status, problem = await status_of(
-            await start(full.getsockname()[1], proxy_connect_timeout=0.3, connect_retry=None)
-        )
+    with dropping() as port:
+        status, problem = await status_of(await start(port, proxy_connect_timeout=0.3, connect_retry=None))
     assert status == 504
     assert "(proxy_connect_timeout)" in problem["detail"]
 
