@@ -218,7 +218,7 @@ class Endless:
     def __init__(self) -> None:
         self.began, self.cancelled = asyncio.Event(), asyncio.Event()
 
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.Response:
         self.began.set()
         try:
             await asyncio.Event().wait()
@@ -229,7 +229,7 @@ class Endless:
 
 async def test_a_handler_that_does_not_end_is_cancelled_at_the_deadline() -> None:
     handler = Endless()
-    async with served(handler, drain=0.1) as server, raw(server) as (_, writer):
+    async with served(handler.handle, drain=0.1) as server, raw(server) as (_, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await handler.began.wait()
     async with asyncio.timeout(1):
@@ -238,7 +238,7 @@ async def test_a_handler_that_does_not_end_is_cancelled_at_the_deadline() -> Non
 
 async def test_a_client_that_leaves_cancels_its_handler() -> None:
     handler = Endless()
-    async with served(handler) as server:
+    async with served(handler.handle) as server:
         async with raw(server) as (_, writer):
             writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             await handler.began.wait()
