@@ -11,8 +11,8 @@ What bounds it: what one side does not take is not read from the other, so that 
 holds at most the one read that did not fit, 256 KiB; `Buffered` bounds the sum of all tunnels. A read that holds too
 many frames for one turn is followed in several, and its side is not read from until the last (`Direction.backlog`). All
 connections that have a backlog wait in one queue, of which an iteration of the event loop serves a few (`Turns`):
-however many they are, they hold up all the others for 2 ms. The timers are the machine's. An idle tunnel has one
-pending timer.
+however many they are, they hold up all the others for 2 ms. The end of a connection is reported once its backlog has
+passed. The timers are the machine's. An idle tunnel has one pending timer.
 """
 
 import asyncio
@@ -64,11 +64,13 @@ class Ended:
 class End(asyncio.Protocol):
     """One side's TCP connection."""
 
-    __slots__ = ("_inbound", "_relay", "receive", "side", "transport", "unsent", "write")
+    __slots__ = ("_ends", "_inbound", "_relay", "receive", "side", "transport", "unsent", "write")
 
     def __init__(self, relay: "Relay", side: Side, transport: asyncio.Transport) -> None:
         self._relay: Relay | None = relay
         self._inbound = relay.tunnel.inbound(side)
+        # The FIN and the loss that wait for the backlog, in their order.
+        self._ends: tuple[Callable[[], None], ...] = ()
         self.side = side
         self.receive: Callable[[bytes, float], bytes | None] = self._inbound.receive_data
         self.transport = transport
@@ -94,21 +96,23 @@ class End(asyncio.Protocol):
     def has_backlog(self) -> bool:
         return self._inbound.backlog != b"" and self._relay is not None and self._relay.tunnel.relaying
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether this connection has ended, and its backlog has not passed yet."""
+        return self._ends != ()
+
     def parse_slice(self) -> bool:
         """Pass on as much of the backlog as fits into one turn; whether there is more."""
-        relay = self._relay
-        if relay is None or not relay.tunnel.relaying:
-            return False
-        self._pass_on(self._inbound.receive_backlog())
         if self.has_backlog:
-            return True
-        relay.resume_reading(self)
-        return False
-
-    def _flush_backlog(self) -> None:
-        """Pass on all of it, before the end of the stream."""
-        while self.has_backlog:
             self._pass_on(self._inbound.receive_backlog())
+            if self.has_backlog:
+                return True
+        ends, self._ends = self._ends, ()
+        for end in ends:
+            end()
+        if self._relay is not None:
+            self._relay.resume_reading(self)
+        return False
 
     def _pass_on(self, passed: bytes | None) -> None:
         if passed is not None:
@@ -118,15 +122,20 @@ class End(asyncio.Protocol):
         elif self._relay is not None:
             self._relay.frames_received(self.side)
 
+    def _after_backlog(self, end: Callable[[], None]) -> None:
+        if self.has_backlog or self.is_ending:
+            self._ends += (end,)
+        else:
+            end()
+
     def detach(self) -> None:
         """Report no event of the transport any more."""
         self._relay = None
         self.write, self.receive = _discard, self._inbound.receive_late
 
     def eof_received(self) -> bool:
-        self._flush_backlog()
-        if self._relay is not None:
-            self._relay.eof_received(self.side)
+        if (relay := self._relay) is not None:
+            self._after_backlog(lambda: relay.eof_received(self.side))
         # The machine decides how to close; TLS knows no half-closed connection in asyncio.
         return self.transport.can_write_eof()
 
@@ -147,12 +156,19 @@ class End(asyncio.Protocol):
         relay = self._relay
         if relay is None:
             return
-        self._flush_backlog()
         if exc is not None and relay.tunnel.relaying and (unread := kernel.unread(self.transport)):
-            self._pass_on(self.receive(unread, monotonic()))
-            self._flush_backlog()
+            if self.has_backlog:
+                self._inbound.backlog += unread
+            else:
+                self.data_received(unread)
+        if self.has_backlog:
+            relay.stop_sending(self)
+        reason = Reason.UNREACHABLE if is_unreachable(exc) else Reason.RESET
+        self._after_backlog(lambda: self._lost(relay, reason))
+
+    def _lost(self, relay: "Relay", reason: Reason) -> None:
         self._relay = None
-        relay.connection_lost(self.side, Reason.UNREACHABLE if is_unreachable(exc) else Reason.RESET)
+        relay.connection_lost(self.side, reason)
 
 
 class Relay:
@@ -230,7 +246,9 @@ class Relay:
         since it is ending, has TLS, whose keys are this process's, or has unsent bytes from before it was a tunnel.
         """
         ends = (self._client, self._upstream)
-        if not self.tunnel.relaying or any(kernel.is_tls(end.transport) or end.transport.is_closing() for end in ends):
+        if not self.tunnel.relaying or any(end.is_ending for end in ends):
+            return None
+        if any(kernel.is_tls(end.transport) or end.transport.is_closing() for end in ends):
             return None
         unsent = {end.side.other: _tail(end.unsent, self._end_of(end.side.other).transport) for end in ends}
         to_client, to_upstream = unsent[Side.CLIENT], unsent[Side.UPSTREAM]
@@ -271,8 +289,7 @@ class Relay:
             inbound = self.tunnel.inbound(end.side)
             if inbound.backlog:
                 inbound.backlog += data
-                if not end.transport.is_closing():
-                    self.yield_to_others(end)
+                self.yield_to_others(end)
             elif data:
                 end.data_received(data)
         for end in (self._client, self._upstream):
@@ -349,21 +366,32 @@ class Relay:
     def yield_to_others(self, end: End) -> None:
         """Handle the other connections' events before the backlog of this one. uvloop would even read up to 32 times
         before it turned to another connection."""
-        end.transport.pause_reading()
+        if not end.transport.is_closing():
+            end.transport.pause_reading()
         self._turns.add(end)
+
+    def stop_sending(self, end: End) -> None:
+        """This connection is lost, and what came from it has not passed yet."""
+        self._other(end.side).write = _discard
+        # Its descriptor is another connection's soon.
+        self._note_tcp()
 
     # ------------------------------------------------------------------------------------------------------------------
 
     def _transmit(self) -> None:
         """Carry out what the machine decided, and set the timer."""
-        if self._tcp is None and self.tunnel.outcome is not None:
+        if self.tunnel.outcome is not None:
             # Before a connection is closed, and before a Close frame is sent that nothing acknowledges yet.
-            self._tcp = {end.side: kernel.info(end.transport) for end in (self._client, self._upstream)}
+            self._note_tcp()
         for side, data in self.tunnel.data_to_send():
             self._send(side, data)
         for side, teardown in self.tunnel.teardowns():
             self._tear_down(self._end_of(side), teardown)
         self._arm()
+
+    def _note_tcp(self) -> None:
+        if self._tcp is None:
+            self._tcp = {end.side: kernel.info(end.transport) for end in (self._client, self._upstream)}
 
     def _send(self, side: Side, data: bytes) -> None:
         transport, source = self._end_of(side).transport, self._other(side)

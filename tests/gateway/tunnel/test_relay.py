@@ -163,15 +163,64 @@ async def test_a_side_whose_backlog_has_passed_is_not_read_from_while_the_other_
     assert rig.client.reads
 
 
-@pytest.mark.parametrize("end", ["fin", "reset"])
-async def test_the_end_of_a_stream_does_not_overtake_its_backlog(rig: Rig, end: str) -> None:
-    rig.relay.client.data_received(PINGS)
-    if end == "fin":
-        rig.relay.client.eof_received()
+async def until_closed(wire: Wire) -> int:
+    """How many turns everything else on the loop had before this side was closed."""
+    count = 0
+    while not wire.is_closing():
+        await asyncio.sleep(0)
+        count += 1
+        assert count < 100
+    return count
+
+
+def end(protocol: asyncio.Protocol, how: str) -> None:
+    if how == "fin":
+        protocol.eof_received()
     else:
-        rig.relay.client.connection_lost(ConnectionResetError())
+        protocol.connection_lost(ConnectionResetError())
+
+
+@pytest.mark.parametrize("how", ["fin", "reset"])
+async def test_the_end_of_a_stream_does_not_overtake_its_backlog_and_waits_for_its_turns(rig: Rig, how: str) -> None:
+    rig.relay.client.data_received(PINGS)
+    end(rig.relay.client, how)
+    assert rig.upstream.sent == PINGS[: 1024 * 6]
+    assert await until_closed(rig.upstream) >= 2
     assert rig.upstream.sent == PINGS
     assert rig.upstream.calls[-1] == "close"
+
+
+async def test_a_fin_and_a_loss_behind_a_backlog_are_both_reported(rig: Rig) -> None:
+    rig.relay.client.data_received(PINGS)
+    for how in ("fin", "reset"):
+        end(rig.relay.client, how)
+    await until_closed(rig.upstream)
+    rig.relay.upstream.connection_lost(None)
+    assert rig.ended[0].order == ("client:fin",)
+
+
+async def test_nothing_is_sent_to_a_client_that_is_lost_while_its_backlog_passes(rig: Rig) -> None:
+    rig.relay.client.data_received(PINGS)
+    end(rig.relay.client, "reset")
+    before = rig.client.sent
+    rig.relay.upstream.data_received(frame(TEXT, b"late"))
+    assert rig.client.sent == before
+
+
+async def test_a_shutdown_while_a_backlog_passes_ends_a_tunnel_whose_client_is_lost(rig: Rig) -> None:
+    rig.relay.client.data_received(PINGS)
+    end(rig.relay.client, "reset")
+    rig.relay.shut_down()
+    rig.relay.upstream.connection_lost(None)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(rig.ended) == 1
+
+
+async def test_a_tunnel_whose_client_is_lost_does_not_go_to_another_process(rig: Rig) -> None:
+    rig.relay.client.data_received(PINGS)
+    end(rig.relay.client, "fin")
+    assert rig.relay.detach() is None
 
 
 async def test_a_backlog_is_discarded_when_the_other_side_has_ended(rig: Rig) -> None:
