@@ -21,6 +21,7 @@ from moorline.backend.settings import Settings
 from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.errors import UsageError
 from tests.support.backends import STEP, Script, backend, hello, receive_until, say
+from tests.support.faulty_upstream import dial
 
 SECRET = "0123456789abcdef0123456789abcdef"
 KEYS: dict[str, Any] = {
@@ -111,6 +112,7 @@ async def test_a_token_of_the_key_is_accepted(tmp_path: Path, algorithm: str) ->
         (token(KEYS["RS256"], "RS256"), 401),
         (unsigned({"alg": "none", "typ": "JWT"}), 401),
         (unsigned({"alg": "HS256", "typ": "JWT"}), 401),
+        (base64.urlsafe_b64encode(b'{"alg":' + b"[" * 4000).decode() + ".e30.c2ln", 401),
     ],
 )
 async def test_a_token_is_held_to_its_claims(tmp_path: Path, given: str, expected: int) -> None:
@@ -144,6 +146,18 @@ async def test_a_cookie_may_hold_the_token(tmp_path: Path) -> None:
     async with backend(tmp_path, Script(), jwt_key=SECRET, jwt_cookie="session", **OPTIONS) as server:
         assert await status(server.http, "", cookies={"session": token()}) == 200
         assert await status(server.http, "", cookies={"other": token()}) == 401
+
+
+async def test_bytes_that_are_no_text_are_no_token(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), jwt_key=SECRET, jwt_cookie="session", **OPTIONS) as server:
+        for line in (
+            b"Authorization: Bearer \xff",
+            b"Cookie: session=\xff",
+            b"Sec-WebSocket-Protocol: moorline.jwt.\xff",
+        ):
+            async with dial(server.port) as peer:
+                await peer.send(b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n" % (URL.encode(), line))
+                assert (await peer.head()).startswith(b"HTTP/1.1 401 ")
 
 
 # Sockets --------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from moorline.gateway.common.access.authorize import Principal
 from tests.support import needs
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
 from tests.support.eventlogs import until
+from tests.support.faulty_upstream import dial, handshake
 
 ALICE = {"X-User": "alice"}
 
@@ -83,6 +84,10 @@ async def test_a_ticket_opens_one_socket(database: str, tmp_path: Path) -> None:
         async with socket(server, text):
             assert await refused(server, text) == 401
         assert await refused(server, "never-issued") == 401
+        offer = handshake("/ws/chat/p1/s1", "Sec-WebSocket-Protocol: moorline.ticket.?")
+        async with dial(server.port) as peer:
+            await peer.send(offer.replace(b"?", b"\xff"))
+            assert (await peer.head()).startswith(b"HTTP/1.1 401 ")
 
 
 @needs.postgres

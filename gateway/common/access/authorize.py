@@ -21,6 +21,7 @@ __all__ = [
     "as_authorize",
     "bearer_token",
     "hook_of",
+    "is_credential",
     "is_loopback",
     "ticket",
     "warn_if_open",
@@ -60,12 +61,18 @@ def bearer_token(request: web.Request) -> str | None:
     """The token that a `MoorlineClient` with the option `token` sends, or None.
 
     It is in `Authorization: Bearer TOKEN` (RFC 6750) or, since a browser's WebSocket sets no header, in the subprotocol
-    `moorline.jwt.TOKEN`; never in the URL, which ends up in logs.
+    `moorline.jwt.TOKEN`; never in the URL, which ends up in logs. Bytes that are no text are no token.
     """
     scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
+    if scheme.lower() == "bearer" and is_credential(token.strip()):
         return token.strip()
     return _offered(request, _TOKEN_SUBPROTOCOL)
+
+
+def is_credential(text: str) -> bool:
+    """Whether this may be a token or a ticket. A byte that is no UTF-8 comes as half of a surrogate pair, which nothing
+    can encode again."""
+    return text != "" and text.isprintable()
 
 
 def ticket(request: web.Request) -> str | None:
@@ -76,7 +83,7 @@ def ticket(request: web.Request) -> str | None:
 def _offered(request: web.Request, prefix: str) -> str | None:
     offered = ",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, ())).split(",")
     found = [name.strip().removeprefix(prefix) for name in offered if name.strip().startswith(prefix)]
-    found = [credential for credential in found if credential]
+    found = [credential for credential in found if is_credential(credential)]
     # Two are none: which one would count is a guess.
     return found[0] if len(found) == 1 else None
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
-from moorline.gateway.common.access.authorize import Principal, bearer_token
+from moorline.gateway.common.access.authorize import Principal, bearer_token, is_credential
 from moorline.gateway.common.access.jwks import KeySet
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.errors import UsageError
@@ -122,8 +122,8 @@ class JwtAuthorize:
     def _token(self, request: web.Request) -> str | None:
         token = bearer_token(request)
         if token is None and self._cookie:
-            token = request.cookies.get(self._cookie)
-        return token or None
+            token = request.cookies.get(self._cookie, "")
+        return token if token and is_credential(token) else None
 
     async def _claims(self, token: str) -> Mapping[str, Any]:
         """What the token says, once it was verified. A client sends the same one with each request."""

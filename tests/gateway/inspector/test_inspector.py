@@ -58,6 +58,15 @@ async def test_a_wrong_token_is_refused(start_gateway: StartGateway, headers: di
         assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
 
 
+async def test_bytes_that_are_no_text_are_a_wrong_token(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(0, inspector_token=TOKEN)
+    async with dial(gateway.port or 0) as peer:
+        await peer.send(
+            b"GET %b HTTP/1.1\r\nHost: localhost\r\nVia: a\r\nAuthorization: Bearer \xff\r\n\r\n" % EVENTS.encode()
+        )
+        assert (await peer.head()).startswith(b"HTTP/1.1 401 ")
+
+
 async def test_the_token_opens_it_from_elsewhere(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(0, inspector_token=TOKEN)
     headers = {"X-Forwarded-For": "203.0.113.9", "Authorization": f"Bearer {TOKEN}"}
