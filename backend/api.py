@@ -2,11 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
 
 from moorline.backend.audit import Access, Audit
 from moorline.backend.errors import ErrorCode, Refusal
@@ -37,9 +35,8 @@ from moorline.backend.settings import Settings
 from moorline.backend.waiting import Waiter
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rights import Right
-from moorline.gateway.common.web.request_limits import RequestLimits, taken
 
-__all__ = ["Api", "answer", "limited", "parsed_body"]
+__all__ = ["Api", "answer", "parsed_body"]
 
 #: Longest time for which a poll is held; proxies in between end requests that are idle for 60 s.
 MAX_WAIT_SECONDS = 30.0
@@ -255,20 +252,6 @@ class _Chat(NamedTuple):
     patient_id: str | None
     right: Right
     exists: bool
-
-
-def limited(handler: Callable[[web.Request], Awaitable[web.Response]], limits: RequestLimits) -> Handler:
-    """`handler`, whose requests are counted until the client has taken the response."""
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        with limits.place(request):
-            response = await handler(request)
-            await response.prepare(request)
-            await response.write_eof()
-            await taken(request)
-            return response
-
-    return handle
 
 
 async def parsed_body(request: web.Request, model: type[T], settings: Settings, *, may_be_empty: bool = False) -> T:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from moorline.backend.api import Api, answer, limited
+from moorline.backend.api import Api, answer
 from moorline.backend.audit import Audit
 from moorline.backend.eventlog.base import DatabaseState, LogUnavailable
 from moorline.backend.eventlog.factory import open_log
@@ -37,7 +37,7 @@ from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTI
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.messages import MESSAGE_LIMITS, MessageLimits
 from moorline.gateway.common.web.metrics_port import metrics_port
-from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
+from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits, limited
 from moorline.gateway.common.web.traced import add_tracing
 
 __all__ = ["LOG", "RUNS", "SERVICE", "SETTINGS", "close_principal", "create_app"]

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Sequence
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from moorline.gateway.access_log import access, bad_request_handler
 from moorline.gateway.common.access.authorize import Authorize, hook_of, warn_if_open
@@ -17,7 +18,7 @@ from moorline.gateway.common.web.aiohttp_private import pass_router
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.metrics_port import METRICS_SOCKET, metrics_port
-from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits
+from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits, limited
 from moorline.gateway.common.web.server import ACCEPT_THROUGH, DIRECT_HANDLER
 from moorline.gateway.common.web.tls import SERVER_TLS, ServerTls
 from moorline.gateway.common.web.traced import add_tracing
@@ -110,12 +111,14 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app.router.add_get("/healthz", health.healthz)
     app.router.add_get("/readyz", health.readyz)
     add_inspector(app)
-    app.router.add_get("/moorline-client.tgz", client_package)
-    app.router.add_get("/-/docs", docs)
-    app.router.add_get("/-/docs/{page}", docs)
+    # Counted apart: a backend that hangs under `max_requests` must not keep the page from its clients.
+    files = RequestLimits(settings)
+    app.router.add_get("/moorline-client.tgz", limited(client_package, files))
+    app.router.add_get("/-/docs", limited(docs, files))
+    app.router.add_get("/-/docs/{page}", limited(docs, files))
     frontend = None
     if not settings.frontend_url:
-        frontend = Frontend(settings.frontend, policy=settings.content_security_policy)
+        frontend = limited(Frontend(settings.frontend, policy=settings.content_security_policy).serve, files)
     if settings.nginx_conf:
         _add_locations(app, frontend)
     else:
@@ -173,7 +176,7 @@ def _is_socket(route: Route) -> bool:
     return route.owner is Owner.BACKEND and route.path.startswith("/ws")
 
 
-def _add_routes(app: web.Application, frontend: Frontend | None) -> list[tuple[str, web.AbstractRoute]]:
+def _add_routes(app: web.Application, frontend: Handler | None) -> list[tuple[str, web.AbstractRoute]]:
     """`Routes` decides; here each route gets its handler and its name in the log. Those that lead to an upstream, each
     with its template.
     """
@@ -185,7 +188,7 @@ def _add_routes(app: web.Application, frontend: Frontend | None) -> list[tuple[s
         if frontend is None:
             proxied.append((path, app.router.add_route("*", path, proxy)))
         else:
-            app.router.add_get(path, frontend.serve)
+            app.router.add_get(path, frontend)
     return proxied
 
 
@@ -223,7 +226,7 @@ async def _set_direct_handler(app: web.Application, proxied: Sequence[tuple[str,
     app[DIRECT_HANDLER] = handle
 
 
-def _add_locations(app: web.Application, frontend: Frontend | None) -> None:
+def _add_locations(app: web.Application, frontend: Handler | None) -> None:
     """The same where nginx's locations decide, by rules that aiohttp's router has not."""
     routes = app[ROUTES]
     assert isinstance(routes, LocationRoutes), "there is an nginx configuration"
@@ -236,7 +239,7 @@ def _add_locations(app: web.Application, frontend: Frontend | None) -> None:
             return await proxy(request)
         if request.method not in _READING:
             raise web.HTTPMethodNotAllowed(request.method, _READING)
-        return await frontend.serve(request)
+        return await frontend(request)
 
     for path in dict.fromkeys((*_CHAT, *routes.templates, *_PAGE)):
         app.router.add_route("*", path, serve)

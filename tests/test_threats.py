@@ -14,6 +14,7 @@ from moorline.gateway.common.web.idle import _RESERVED_CONNECTIONS as RESERVED
 from moorline.gateway.common.web.idle import _SILENT_PER_ADDRESS as SILENT
 from moorline.gateway.settings import Settings
 from moorline.gateway.site.docs import DOCS
+from moorline.gateway.site.static import _PIECE as PIECE
 
 PAGE = (DOCS / "threats.md").read_text(encoding="utf-8")
 MIB = 1 << 20
@@ -21,6 +22,7 @@ SPECS: tuple[dict[str, Spec], ...] = (dict(specs(Settings)), dict(specs(BackendS
 #: For a response, 64 KiB and one read beyond it, at both ends.
 EACH = {
     "gateway: a request and its response on their way": 4 * (64 << 10),
+    "gateway: a file of the page on its way": PIECE,
     "backend: a page of history or of events that is not read": SNAPSHOT_BYTES,
     "backend: what the model is shown of a chat": BackendSettings().max_prompt,
     "backend: an event of the provider": MAX_EVENT,

@@ -7,7 +7,7 @@ ranges in `conditions`; the files are in `files`.
 import asyncio
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -25,7 +25,7 @@ from moorline.gateway.site.folder import Folder
 __all__ = ["BUILT_IN", "Frontend"]
 
 BUILT_IN = Path(__file__).parent / "frontend"
-# Of a file that is not in memory, read in a thread while the client takes it.
+# Of a file, sent while the client takes it: what one that does not read has of it.
 _PIECE = 256 << 10
 _NOT_MODIFIED = 304
 # Of a site that has one, as Astro's 404.astro becomes.
@@ -45,6 +45,10 @@ class _Reply:
     headers: CIMultiDict[str]
     start: int = 0
     end: int = 0
+
+
+_Read = Callable[[int, int], Awaitable[bytes | memoryview]]
+"""The bytes of a file, so many from this place on."""
 
 
 class Frontend:
@@ -77,8 +81,7 @@ class Frontend:
         file = asset.best(assets.encodings(request.headers.get(hdrs.ACCEPT_ENCODING, "")))
         if file.body is None:
             return await self._from_disk(request, file)
-        reply = self._reply(request, file)
-        return web.Response(status=reply.status, headers=reply.headers, body=file.body[reply.start : reply.end])
+        return await _from_memory(request, self._reply(request, file), file.body)
 
     async def _page(self, request: web.Request, names: tuple[str, ...]) -> Asset | None:
         """The page of a path without a file: `about.html` for `/about`, else the one whose script knows the path. A
@@ -99,7 +102,7 @@ class Frontend:
         for validator in (hdrs.ETAG, hdrs.LAST_MODIFIED, hdrs.ACCEPT_RANGES, hdrs.VARY):
             del headers[validator]
         headers[hdrs.CACHE_CONTROL] = "no-store"
-        return web.Response(status=404, headers=headers, body=body)
+        return await _from_memory(request, _Reply(404, headers, 0, len(body)), body)
 
     async def _at(self, names: tuple[str, ...]) -> Asset | None:
         if names[-1] == "":
@@ -152,30 +155,43 @@ class Frontend:
         if opened is None:
             raise _not_found()
         file, descriptor = opened
+
+        async def read(size: int, place: int) -> bytes:
+            # uvloop has no sendfile.
+            return await asyncio.to_thread(os.pread, descriptor, size, place)
+
         try:
-            reply = self._reply(request, file)
-            response = web.StreamResponse(status=reply.status, headers=reply.headers)
-            if reply.status != _NOT_MODIFIED:
-                response.content_length = reply.end - reply.start
-            await response.prepare(request)
-            if request.method == hdrs.METH_GET:
-                await _write(response, descriptor, reply)
-            await response.write_eof()
+            return await _send(request, self._reply(request, file), read)
         finally:
             # A cancelled read may still be under way; what it gets is dropped, and pread moves no file's position.
             os.close(descriptor)
-        return response
 
 
-async def _write(response: web.StreamResponse, descriptor: int, reply: _Reply) -> None:
-    """uvloop has no sendfile, so pieces are read in a thread; the writer waits where the client does."""
+async def _from_memory(request: web.Request, reply: _Reply, body: bytes) -> web.StreamResponse:
+    if reply.end - reply.start <= _PIECE:
+        return web.Response(status=reply.status, headers=reply.headers, body=body[reply.start : reply.end])
+
+    async def read(size: int, place: int) -> memoryview:
+        return memoryview(body)[place : place + size]
+
+    return await _send(request, reply, read)
+
+
+async def _send(request: web.Request, reply: _Reply, read: _Read) -> web.StreamResponse:
+    """Piece by piece; the writer waits where the client does."""
+    response = web.StreamResponse(status=reply.status, headers=reply.headers)
+    if reply.status != _NOT_MODIFIED:
+        response.content_length = reply.end - reply.start
+    await response.prepare(request)
     place = reply.start
-    while place < reply.end:
-        piece = await asyncio.to_thread(os.pread, descriptor, min(_PIECE, reply.end - place), place)
+    while request.method == hdrs.METH_GET and place < reply.end:
+        piece = await read(min(_PIECE, reply.end - place), place)
         if not piece:
             raise ConnectionResetError("the file was cut while it was sent")
         place += len(piece)
         await response.write(piece)
+    await response.write_eof()
+    return response
 
 
 def _redirect(request: web.Request, names: Sequence[str]) -> web.StreamResponse:

@@ -78,7 +78,10 @@ class CommonSettings:
         "", TEXT, "the claim that lists the patients whose chats a token opens (default: all patients)"
     )
     max_requests: int = option(
-        1000, INT, "requests to the backend at once, held polls too; more get 503", group="Requests"
+        1000,
+        INT,
+        "requests to the backend at once, held polls too, and as many for files of the page; more get 503",
+        group="Requests",
     )
     max_requests_per_address: int | None = option(
         500, INT, "of them, requests of one client address (IPv6: of a /64), at most half", can_be_off=True

@@ -3,15 +3,16 @@ taken its response: one that is not read holds memory as one that is being handl
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.places import Full, Places
 from moorline.gateway.common.config.settings import CommonSettings
 
-__all__ = ["REQUEST_LIMITS", "RequestLimits", "taken"]
+__all__ = ["REQUEST_LIMITS", "RequestLimits", "limited", "taken"]
 
 _FULL = {
     Full.ALL: "There are too many requests at the moment (max_requests).",
@@ -49,6 +50,20 @@ class RequestLimits:
 
 
 REQUEST_LIMITS = web.AppKey("request_limits", RequestLimits)
+
+
+def limited(handler: Callable[[web.Request], Awaitable[web.StreamResponse]], limits: RequestLimits) -> Handler:
+    """`handler`, whose requests are counted until the client has taken the response."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        with limits.place(request):
+            response = await handler(request)
+            await response.prepare(request)
+            await response.write_eof()
+            await taken(request)
+            return response
+
+    return handle
 
 
 async def taken(request: web.Request) -> None:
