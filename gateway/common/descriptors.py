@@ -8,6 +8,7 @@ was sent and not received when the sender dies is received all the same.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -52,7 +53,14 @@ class DescriptorChannel:
                 break
             except BlockingIOError:
                 await self._ready(self._loop.add_writer, self._loop.remove_writer)
-        await self._loop.sock_sendall(self._sock, message[sent:])
+        if sent < len(message):
+            # A cancellation here leaves a message that the other end never has whole; without the rest there is none.
+            await self._loop.sock_sendall(self._sock, message[sent:])
+
+    def finish(self) -> None:
+        """Send nothing more: the other end receives what it was sent whole, and then the end."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
 
     async def receive(self) -> tuple[bytes, list[int]] | None:
         """The next message, and its descriptors, which are the caller's to close; None at the end.

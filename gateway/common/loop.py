@@ -20,7 +20,7 @@ from moorline.gateway.common import tracing
 from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.web.idle import raise_limit
 
-__all__ = ["ReloadRequests", "keep_start", "run", "stop_signals"]
+__all__ = ["ReloadRequests", "keep_start", "run", "run_until", "stop_signals"]
 
 T = TypeVar("T")
 
@@ -65,6 +65,26 @@ async def _cancel_all() -> int:
     for task in tasks:
         task.cancel()
     return len((await asyncio.wait(tasks, timeout=_CANCEL_SECONDS))[1]) if tasks else 0
+
+
+async def run_until(stop: asyncio.Event, *work: Coroutine[Any, Any, object]) -> None:
+    """Do this work, all of it at the same time, until `stop` is set; some of it may end before.
+
+    Raises:
+        Exception: what a part of it has raised. The program must not go on without it, as if nothing had happened.
+    """
+    stopped = asyncio.create_task(stop.wait())
+    working = {asyncio.create_task(each) for each in work}
+    try:
+        while not stopped.done():
+            done, _ = await asyncio.wait([stopped, *working], return_when=asyncio.FIRST_COMPLETED)
+            for task in done & working:
+                task.result()
+            working -= done
+    finally:
+        for task in (stopped, *working):
+            task.cancel()
+        await asyncio.gather(stopped, *working, return_exceptions=True)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -15,6 +15,7 @@ from aiohttp import web
 from moorline.gateway.common.access.authorize import as_authorize
 from moorline.gateway.common.config.named import load_again
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.sources import changed_sources
 from moorline.gateway.keys import RIGHTS, SETTINGS
 
 __all__ = ["followed_hook"]
@@ -32,10 +33,7 @@ async def followed_hook(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _follow(app: web.Application) -> None:
-    # Under `--reload` alone.
-    from watchfiles import PythonFilter, awatch
-
-    async for _ in awatch(Path.cwd(), watch_filter=PythonFilter()):
+    async for _ in changed_sources(log, Path.cwd()):
         try:
             hook = as_authorize(load_again(app[SETTINGS].authorize, "authorize"))
         except UsageError as error:

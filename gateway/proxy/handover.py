@@ -9,15 +9,18 @@
 Which of the two has a tunnel is always decided: it is the old process's until `taken` has been sent, and the new one's
 from then on. The old process stops a tunnel as it sends it, forgets it when it is taken, and goes on with it where the
 new one refuses it or dies before. What the new process had taken ends with it, and nothing else does.
+
+A drain of either process ends the hand-over: each has the tunnels that are its own then, and ends them.
 """
 
 import asyncio
 import collections
 import contextlib
+import errno
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 
 from moorline.gateway.common.descriptors import DescriptorChannel
 from moorline.gateway.proxy.tunnels import SocketState, Tunnels
@@ -41,6 +44,8 @@ _BURST = 2
 # Handshakes that were under way become tunnels of the old process, and tunnels that could not go yet may later.
 _AGAIN_SECONDS = 0.1
 _GREETING_SECONDS = 10.0
+# For answers about tunnels that are under way when the old process gives no more. A process that works needs none.
+_ANSWER_SECONDS = 2.0
 
 
 class HandOverFailed(Exception):
@@ -68,6 +73,7 @@ async def begin_hand_over(
         log.error("the sockets stay in the old process: %s", error)
     except asyncio.CancelledError:
         giving.cancel()
+        await asyncio.gather(giving, return_exceptions=True)
         raise
     finally:
         finished.cancel()
@@ -84,10 +90,28 @@ async def hand_over(
     that can go has been taken.
 
     Raises:
-        HandOverFailed: it knows another version of the state, or has ended. What it had not taken is served here on.
+        HandOverFailed: it knows another version of the state or has ended, or this process drains. What it had not
+            taken is served here on.
     """
     with DescriptorChannel(sock) as channel:
-        await _HandOver(tunnels, channel, connection).run(done)
+        if not await _until_drain(tunnels, _HandOver(tunnels, channel, connection).run(done)) and not done.is_set():
+            raise HandOverFailed("this process drains")
+
+
+async def _until_drain(tunnels: Tunnels, work: Coroutine[object, object, None]) -> bool:
+    """Do it until this process drains; whether it was completed."""
+    working = asyncio.create_task(work)
+    draining = asyncio.create_task(tunnels.draining())
+    try:
+        await asyncio.wait([working, draining], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, draining):
+            task.cancel()
+        await asyncio.gather(working, draining, return_exceptions=True)
+    if working.cancelled():
+        return False
+    working.result()
+    return True
 
 
 class _HandOver:
@@ -122,13 +146,26 @@ class _HandOver:
         except OSError as error:
             raise HandOverFailed(f"the new process has ended: {error}") from error
         finally:
-            # What it took before its end has been answered for.
-            while self._untaken and not answers.done():
-                await self._answer(answers)
+            await self._settle(answers)
+
+    async def _settle(self, answers: "asyncio.Task[None]") -> None:
+        """Decide about what is under way: the new process answers for what it has whole, and closes the connection."""
+        try:
+            if self._untaken and not answers.done():
+                self._channel.finish()
+                await asyncio.wait([answers], timeout=_ANSWER_SECONDS)
+        finally:
+            is_decided = answers.done()
             answers.cancel()
             await asyncio.gather(answers, return_exceptions=True)
             while self._untaken:
-                await self._go_on(*self._untaken.popleft())
+                state, *descriptors = self._untaken.popleft()
+                if is_decided:
+                    await self._go_on(state, *descriptors)
+                    continue
+                # It is stopped or hangs, and would take them when it goes on: two processes must not relay one stream.
+                log.error("a socket has ended: the new process does not answer request_id=%s", state.request_id)
+                _close(descriptors)
 
     async def _greeted(self) -> None:
         try:
@@ -159,11 +196,13 @@ class _HandOver:
         self._untaken.append(detached)
         try:
             await self._channel.send(_TUNNEL + encode(state), (client, upstream))
-        except OSError:
+        except OSError as error:
             # The other end cannot have all of the message, and answers nothing.
             self._untaken.pop()
             await self._go_on(*detached)
-            raise
+            if error.errno != errno.ETOOMANYREFS:
+                raise
+            # The system's limit on descriptors under way: it goes later.
 
     async def _answer(self, answers: "asyncio.Task[None]") -> None:
         """Return at the next answer, or when there will be none."""
@@ -179,16 +218,14 @@ class _HandOver:
             state, client, upstream = self._untaken.popleft()
             if message[0] == _TAKEN:
                 self._taken += 1
-                os.close(client)
-                os.close(upstream)
+                _close((client, upstream))
             else:
                 self._refused.add(state.request_id)
                 await self._go_on(state, client, upstream)
             self._answered.set()
 
     async def _go_on(self, state: SocketState, client: int, upstream: int) -> None:
-        with contextlib.suppress(OSError):
-            await self._tunnels.adopt(state, self._connection(client), socket.socket(fileno=upstream))
+        await _adopt(self._tunnels, self._connection, state, client, upstream)
 
 
 def _check(answers: "asyncio.Task[None]") -> None:
@@ -200,52 +237,80 @@ def _check(answers: "asyncio.Task[None]") -> None:
 async def take_over(
     tunnels: Tunnels, sock: socket.socket, connection: Callable[[int], socket.socket] = _connection
 ) -> None:
-    """Take what the process behind `sock` gives, until that has ended. `connection` makes a client's connection of its
-    descriptor."""
-    taken = 0
+    """Take what the process behind `sock` gives, until that has ended or this one drains. `connection` makes a client's
+    connection of its descriptor."""
     with DescriptorChannel(sock) as channel:
-        async with asyncio.TaskGroup() as adopting:
-            room = asyncio.Semaphore(_UNDER_WAY)
+        await _until_drain(tunnels, _TakeOver(tunnels, channel, connection).run())
+
+
+class _TakeOver:
+    """The new process's side."""
+
+    def __init__(
+        self, tunnels: Tunnels, channel: DescriptorChannel, connection: Callable[[int], socket.socket]
+    ) -> None:
+        self._tunnels = tunnels
+        self._channel = channel
+        self._connection = connection
+        self._adopting: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        taken = 0
+        try:
             with contextlib.suppress(OSError):
-                await channel.send(_GREETING)
-                while (message := await channel.receive()) is not None:
-                    if (given := await _take(tunnels, channel, *message)) is not None:
-                        taken += 1
-                        await room.acquire()
-                        task = adopting.create_task(_adopt(tunnels, connection, *given))
-                        task.add_done_callback(lambda _: room.release())
-    log.info("took over %d sockets", taken)
+                await self._channel.send(_GREETING)
+                while (message := await self._channel.receive()) is not None:
+                    taken += await self._take(*message)
+                    while len(self._adopting) >= _UNDER_WAY:
+                        await asyncio.wait(self._adopting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # A tunnel that was taken is this process's, whatever ends the hand-over.
+            if self._adopting:
+                await asyncio.wait(self._adopting)
+            log.info("took over %d sockets", taken)
+
+    async def _take(self, payload: bytes, descriptors: list[int]) -> bool:
+        """Whether it is a tunnel, and this process's from now on."""
+        try:
+            if payload[:1] == _COUNTERS:
+                self._tunnels.add_ended_traffic(decode(Traffic, payload[1:]))
+                return False
+            state = decode(SocketState, payload[1:])
+            client, upstream = descriptors
+            if not self._tunnels.admits(state):
+                raise ValueError("the authorize hook is new, and asked first")
+        except ValueError as error:
+            # Also where this process has no descriptor left.
+            log.warning("a socket was not taken over: %s", error)
+            _close(descriptors)
+            await self._channel.send(_NOT_TAKEN)
+            return False
+        try:
+            with contextlib.suppress(OSError):
+                # Where the old process has ended, the tunnel is here all the same.
+                await self._channel.send(_TAKEN)
+        except asyncio.CancelledError:
+            # An answer is sent whole or not at all.
+            _close(descriptors)
+            raise
+        task = asyncio.create_task(_adopt(self._tunnels, self._connection, state, client, upstream))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+        return True
 
 
-async def _take(
-    tunnels: Tunnels, channel: DescriptorChannel, payload: bytes, descriptors: list[int]
-) -> tuple[SocketState, int, int] | None:
-    """A tunnel that is this process's from now on."""
-    if payload[:1] == _COUNTERS:
-        tunnels.add_ended_traffic(decode(Traffic, payload[1:]))
-        return None
-    try:
-        state = decode(SocketState, payload[1:])
-        client, upstream = descriptors
-        if not tunnels.admits(state):
-            raise ValueError("the authorize hook is new, and asked first")
-    except ValueError as error:
-        # Also where this process has no descriptor left.
-        log.warning("a socket was not taken over: %s", error)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        await channel.send(_NOT_TAKEN)
-        return None
-    with contextlib.suppress(OSError):
-        # Where the old process has ended, the tunnel is here all the same.
-        await channel.send(_TAKEN)
-    return state, client, upstream
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 async def _adopt(
     tunnels: Tunnels, connection: Callable[[int], socket.socket], state: SocketState, client: int, upstream: int
 ) -> None:
+    """Go on with a tunnel. One that cannot ends alone."""
     try:
         await tunnels.adopt(state, connection(client), socket.socket(fileno=upstream))
     except OSError as error:
         log.error("a socket that was taken over has ended: %s request_id=%s", error, state.request_id)
+    except Exception:
+        log.exception("a socket that was taken over has ended: request_id=%s", state.request_id)

@@ -177,7 +177,9 @@ class Tunnels:
             turns=self._turns,
             buffered=self._buffered,
         )
-        self._add(relay, _Open(socket, upstream, request.get(HELD)))
+        each = _Open(socket, upstream, request.get(HELD))
+        self._add(relay, each)
+        self._keep(relay, each)
         if tracing.is_on():
             self._spans[relay] = tracing.begin(f"WebSocket {route.path}", network__protocol__name="websocket")
         exchange.detach()
@@ -220,9 +222,12 @@ class Tunnels:
         """
         known = next((each for each in self._routes.each_upstream() if each.url == state.upstream), None)
         destination = self._routes.match(state.route.rstrip("/") + "/")
-        held = None
-        if self._rights is not None and state.right is not None:
-            held = await self._restored(self._rights, state.right)
+        try:
+            held = await self._restored_right(state)
+        except BaseException:
+            client.close()
+            upstream.close()
+            raise
         opened = _Open(Socket(state.request_id, state.route, state.client, state.upstream, state.opened), known, held)
 
         def add(relay: Relay) -> None:
@@ -231,7 +236,7 @@ class Tunnels:
             self._add(relay, opened)
 
         try:
-            await resume(
+            relay = await resume(
                 state.tunnel,
                 client,
                 upstream,
@@ -246,6 +251,19 @@ class Tunnels:
             if held is not None:
                 held.release()
             raise
+        # Not before: what was unsent goes first, and a Close frame behind it.
+        self._keep(relay, opened)
+        if self._draining.is_set() and relay in self._sockets:
+            relay.shut_down()
+
+    async def _restored_right(self, state: SocketState) -> Held | None:
+        if self._rights is None or state.right is None:
+            return None
+        return await self._restored(self._rights, state.right)
+
+    async def draining(self) -> None:
+        """Wait until the drain begins, which ends all tunnels."""
+        await self._draining.wait()
 
     def take_ended_traffic(self) -> Traffic:
         """What ended tunnels have carried, for the process that counts it from now on."""
@@ -312,11 +330,14 @@ class Tunnels:
     def _add(self, relay: Relay, each: _Open) -> None:
         self._sockets[relay] = each
         self._ids[each.socket.request_id] += 1
-        if (held := each.held) is not None:
-            held.keep(lambda: relay.withdraw(expired=held.expired))
         self._socket_limits.add(each.socket.client)
         # The drain waits for requests, and that of the handshake is about to end.
         self._draining.hold()
+
+    def _keep(self, relay: Relay, each: _Open) -> None:
+        """End the tunnel with the right to it, at once where that has ended already."""
+        if (held := each.held) is not None and relay in self._sockets:
+            held.keep(lambda: relay.withdraw(expired=held.expired))
 
     def _remove(self, relay: Relay) -> Socket:
         each = self._sockets.pop(relay)

@@ -41,6 +41,7 @@ log = logging.getLogger("moorline.gateway")
 
 # A new worker that dies while it takes tunnels is started again, and takes the rest.
 _ATTEMPTS = 3
+_RETRY_SECONDS = 0.25
 
 
 class Generation(Protocol):
@@ -127,6 +128,8 @@ async def keep_reloading(requests: ReloadRequests, reload: Callable[[bool], Awai
         except OSError as error:
             # No process or descriptor is left, for example. What serves goes on, and so do later requests.
             log.error("the reload failed: %s", error)
+        except Exception:
+            log.exception("the reload failed")
         else:
             log.info("the new processes serve")
         systemd.ready()
@@ -165,7 +168,8 @@ class Gateway:
         """The application of this process, while it serves."""
         self._generation: Generation | None = None
         self._starting: Workers | None = None
-        self._ending: set[asyncio.Task[None]] = set()
+        # Generations that were replaced, by the task that waits for their end.
+        self._ending: dict[asyncio.Task[None], Generation] = {}
         self.status = 0
         """Not 0 when a worker refused its options."""
 
@@ -208,15 +212,17 @@ class Gateway:
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which leaving `running` completes."""
         self.stop_accepting()
-        for generation in (self._generation, self._starting):
-            if generation is not None:
-                generation.drain(within)
+        for generation in self._all():
+            generation.drain(within)
 
     def kill(self) -> None:
         """End all other processes now."""
-        for generation in (self._generation, self._starting):
-            if generation is not None:
-                generation.kill()
+        for generation in self._all():
+            generation.kill()
+
+    def _all(self) -> Sequence[Generation]:
+        generations = (self._generation, self._starting, *self._ending.values())
+        return [generation for generation in generations if generation is not None]
 
     async def reload(self, settings: Settings) -> None:
         """Have new processes with these settings take the place of the present ones.
@@ -255,8 +261,8 @@ class Gateway:
             for sock in old_sockets if moves else ():
                 sock.close()
             ending = asyncio.create_task(old.end())
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
+            self._ending[ending] = old
+            ending.add_done_callback(self._ending.pop)
 
     async def _started(self, settings: Settings, acceptor: Acceptor) -> Workers:
         """Workers that are all ready, and accept nothing yet."""
@@ -294,7 +300,9 @@ class Gateway:
 
 
 async def _hand_over(old: Generation, number: int, new: Workers) -> None:
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            await asyncio.sleep(_RETRY_SECONDS)
         one, other = socket.socketpair()
         taker = number % new.size
         if not await new.take_over(taker, other):

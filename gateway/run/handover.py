@@ -62,6 +62,8 @@ class WorkerChannel:
         """Whether it gets no new connection any more."""
         self.turn = 0
         self._handed_over: asyncio.Future[bool] | None = None
+        # What the worker is to be told beside its connections, each with a socket; mostly none.
+        self._untold: deque[tuple[bytes, socket.socket | None]] = deque()
 
     def fileno(self) -> int:
         """The worker's end, for it to inherit."""
@@ -95,27 +97,50 @@ class WorkerChannel:
         """Have the worker give its tunnels to the process behind `sock`; whether it has given all that can go."""
         self.is_retired = True
         self._handed_over = asyncio.get_running_loop().create_future()
-        self._send(_SUCCESSOR, sock)
+        self._tell(_SUCCESSOR, sock)
         return await self._handed_over
 
     def take_over(self, sock: socket.socket) -> None:
         """Have the worker take the tunnels of the process behind `sock`."""
-        self._send(_PREDECESSOR, sock)
+        self._tell(_PREDECESSOR, sock)
 
     def stop(self) -> None:
         """Nothing is given any more, and what was given has to be handled before the worker drains."""
-        with contextlib.suppress(OSError):
-            self._ours.send(_STOP)
+        self._tell(_STOP)
 
-    def _send(self, message: bytes, sock: socket.socket) -> None:
-        # Where the worker has ended, the other end of `sock` is told by the close of this copy.
-        with contextlib.suppress(OSError), sock:
-            socket.send_fds(self._ours, [message], [sock.fileno()])
+    def _tell(self, message: bytes, sock: socket.socket | None = None) -> None:
+        self._untold.append((message, sock))
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._untold:
+            message, sock = self._untold[0]
+            try:
+                socket.send_fds(self._ours, [message], [] if sock is None else [sock.fileno()])
+            except BlockingIOError:
+                # It has not read what it was given. It answers each of these, and is told then.
+                return
+            except ConnectionError:
+                # It has ended, and this channel is closed next.
+                return
+            except OSError as error:
+                # The system has no descriptor left for it.
+                log.error("a worker cannot take part in the reload: %s", error.strerror)
+                if message == _SUCCESSOR:
+                    self._end_hand_over(done=False)
+            self._untold.popleft()
+            if sock is not None:
+                # The close of the last copy tells the process behind it.
+                sock.close()
 
     def close(self) -> Sequence[socket.socket]:
         """Give no more; what was not taken."""
         self.is_ready = False
         self._end_hand_over(done=False)
+        for _, sock in self._untold:
+            if sock is not None:
+                sock.close()
+        self._untold.clear()
         asyncio.get_running_loop().remove_reader(self._ours)
         self._ours.close()
         self._theirs.close()
@@ -130,6 +155,7 @@ class WorkerChannel:
             self.is_leaving = self.is_leaving or _LEAVING in messages
             if _HANDED_OVER in messages or _FAILED in messages:
                 self._end_hand_over(done=_HANDED_OVER in messages)
+            self._flush()
             self._on_message()
 
     def _end_hand_over(self, *, done: bool) -> None:

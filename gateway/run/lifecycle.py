@@ -13,6 +13,7 @@ class State(enum.Enum):
     RESTARTING = "told to end at once; the next one starts when it has"
     BACKOFF = "ended; the next one starts after a delay"
     WAITING_FOR_CHANGE = "ended at its start; the next one starts when a source has changed"
+    LEAVING = "its successor has its place; it ends by itself, and no other one starts"
     STOPPING = "told to drain; no other one starts"
     STOPPED = "ended for good"
 
@@ -26,6 +27,7 @@ class Event(enum.Enum):
     REFUSED = "it has ended because of its options, before it was ever ready"
     DELAY_OVER = "the delay before the next start is over"
     RESTART = "a restart is asked for"
+    LEAVE = "another process has its place"
     STOP = "a stop is asked for"
 
 
@@ -36,12 +38,14 @@ _NEXT: dict[State, dict[Event, State]] = {
         Event.BROKEN: State.WAITING_FOR_CHANGE,
         Event.REFUSED: State.STOPPED,
         Event.RESTART: State.RESTARTING,
+        Event.LEAVE: State.STOPPING,
         Event.STOP: State.STOPPING,
     },
     State.UP: {
         Event.READY: State.UP,
         Event.ENDED: State.BACKOFF,
         Event.RESTART: State.RESTARTING,
+        Event.LEAVE: State.LEAVING,
         Event.STOP: State.STOPPING,
     },
     # Its report may be on the way; whatever its end looks like, it was asked for.
@@ -51,16 +55,28 @@ _NEXT: dict[State, dict[Event, State]] = {
         Event.BROKEN: State.STARTING,
         Event.REFUSED: State.STARTING,
         Event.RESTART: State.RESTARTING,
+        Event.LEAVE: State.STOPPING,
         Event.STOP: State.STOPPING,
     },
     State.BACKOFF: {
         Event.DELAY_OVER: State.STARTING,
         Event.RESTART: State.STARTING,
+        Event.LEAVE: State.STOPPED,
         Event.STOP: State.STOPPED,
     },
     State.WAITING_FOR_CHANGE: {
         Event.RESTART: State.STARTING,
+        Event.LEAVE: State.STOPPED,
         Event.STOP: State.STOPPED,
+    },
+    State.LEAVING: {
+        Event.READY: State.LEAVING,
+        Event.ENDED: State.STOPPED,
+        Event.BROKEN: State.STOPPED,
+        Event.REFUSED: State.STOPPED,
+        Event.RESTART: State.LEAVING,
+        Event.LEAVE: State.LEAVING,
+        Event.STOP: State.STOPPING,
     },
     State.STOPPING: {
         Event.READY: State.STOPPING,
@@ -68,10 +84,12 @@ _NEXT: dict[State, dict[Event, State]] = {
         Event.BROKEN: State.STOPPED,
         Event.REFUSED: State.STOPPED,
         Event.RESTART: State.STOPPING,
+        Event.LEAVE: State.STOPPING,
         Event.STOP: State.STOPPING,
     },
     State.STOPPED: {
         Event.RESTART: State.STOPPED,
+        Event.LEAVE: State.STOPPED,
         Event.STOP: State.STOPPED,
     },
 }

@@ -1,11 +1,14 @@
 """`--reload`: which of the sources that the backend runs on changed."""
 
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from watchfiles import PythonFilter, awatch
+from moorline.gateway.common.sources import changed_sources
 
 __all__ = ["changes"]
+
+log = logging.getLogger("moorline.serve")
 
 # In a clone both packages are links, and events name the files themselves.
 _PACKAGES = {name: (Path(__file__).parents[2] / name).resolve() for name in ("backend", "gateway")}
@@ -16,8 +19,8 @@ _SOURCES = (_PACKAGES["backend"], _PACKAGES["gateway"] / "common")
 async def changes(*, own_sources: bool = False) -> AsyncIterator[Path]:
     """One path for each burst of changes. `own_sources`: also of the user's modules, in the current folder."""
     folders = (*_SOURCES, Path.cwd()) if own_sources else _SOURCES
-    async for burst in awatch(*folders, watch_filter=PythonFilter()):
-        yield min(_shown(Path(path)) for _, path in burst)
+    async for paths in changed_sources(log, *folders):
+        yield min(map(_shown, paths))
 
 
 def _shown(path: Path) -> Path:

@@ -17,7 +17,7 @@ from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.config.options import PREFIX, changed
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.loop import ReloadRequests, run, stop_signals
+from moorline.gateway.common.loop import ReloadRequests, run, run_until, stop_signals
 from moorline.gateway.common.program import USAGE_ERROR
 from moorline.gateway.common.start import print_start
 from moorline.gateway.common.systemd import Systemd
@@ -175,22 +175,20 @@ class _Serve:
             self._settings, self._environ, prepare=self._prepare, systemd=self._systemd
         )
         self._gateway = gateway
-        async with gateway.running(stop), asyncio.TaskGroup() as tasks:
+        async with gateway.running(stop):
             # Not earlier: a dev server whose usual port is the gateway's takes another one.
             self._start_frontend()
-            stopped, ended = tasks.create_task(stop.wait()), tasks.create_task(self._parts.wait())
             # Before the start block is printed: a change from then on must not be missed.
-            beside = [tasks.create_task(self._reload())] if self._own.reload and self._port is not None else []
-            beside.append(tasks.create_task(self._announce(gateway)))
-            beside.append(
-                tasks.create_task(generations.keep_reloading(self._requests, self._reload_all, self._systemd))
-            )
-            beside.append(tasks.create_task(self._systemd.beat()))
-            await asyncio.wait([stopped, ended], return_when=asyncio.FIRST_COMPLETED)
+            work = [self._reload()] if self._own.reload and self._port is not None else []
+            work += [
+                self._announce(gateway),
+                generations.keep_reloading(self._requests, self._reload_all, self._systemd),
+                self._systemd.beat(),
+                self._end_with_parts(stop),
+            ]
+            await run_until(stop, *work)
             self._systemd.stopping()
             gateway.stop_accepting()
-            for task in (stopped, ended, *beside):
-                task.cancel()
             # The backend first, so that it ends its sockets itself, with its own Close frames, through a gateway
             # that still relays. What is left drains as this block is left, in what is left of the time.
             began = asyncio.get_running_loop().time()
@@ -200,6 +198,11 @@ class _Serve:
             # Connections that wait in its queue are reset, so that the gateway's drain does not wait for them.
             if self._port is not None:
                 await self._port.close()
+
+    async def _end_with_parts(self, stop: asyncio.Event) -> None:
+        """End the program where a part of it refused its options."""
+        await self._parts.wait()
+        stop.set()
 
     def _kill(self) -> None:
         self._parts.kill()

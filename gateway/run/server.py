@@ -1,6 +1,5 @@
 """The gateway as a program: its application on its listeners, until a signal comes."""
 
-import asyncio
 import contextlib
 import dataclasses
 import logging
@@ -10,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from moorline.gateway.app import create_app
 from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.access.authorize import Authorize
-from moorline.gateway.common.loop import ReloadRequests, run, stop_signals
+from moorline.gateway.common.loop import ReloadRequests, run, run_until, stop_signals
 from moorline.gateway.common.start import print_start
 from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web import server
@@ -59,16 +58,9 @@ async def _run(settings: Settings, environ: Mapping[str, str], configuration: Co
 
     with stop_signals(log, settings.drain, before_exit=gateway.kill, reload=requests) as stop:
         async with gateway.running(stop):
-            beside = [
-                asyncio.create_task(keep_reloading(requests, reload, systemd)),
-                asyncio.create_task(_announce(gateway, settings, systemd)),
-                asyncio.create_task(systemd.beat()),
-            ]
-            await stop.wait()
+            reloading = keep_reloading(requests, reload, systemd)
+            await run_until(stop, reloading, _announce(gateway, settings, systemd), systemd.beat())
             systemd.stopping()
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
     return gateway.status
 
 

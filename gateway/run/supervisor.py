@@ -119,8 +119,8 @@ class Supervisor:
 
     def leave(self) -> None:
         """The process ends by itself, within its own `drain`, and no other is to be started."""
-        if self._apply(Event.STOP) and self._state is State.STOPPING:
-            self._kill_after(self._drain + _LEAVE_AFTER)
+        if self._apply(Event.LEAVE):
+            self._tell()
 
     def kill(self) -> None:
         """End the process now, and what it has started."""
@@ -261,6 +261,8 @@ class Supervisor:
         if self._state is State.STOPPING:
             self._signal(signal.SIGTERM)
             self._kill_after(self._drain + _KILL_AFTER)
+        elif self._state is State.LEAVING:
+            self._kill_after(self._drain + _LEAVE_AFTER)
         elif self._state is State.RESTARTING:
             self._connection.close()
             self._kill_after(_KILL_AFTER)

@@ -36,7 +36,7 @@ from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.metrics_port import METRICS_SOCKET
 from moorline.gateway.common.web.server import Running, running
 from moorline.gateway.keys import SIBLINGS
-from moorline.gateway.proxy.handover import begin_hand_over, take_over
+from moorline.gateway.proxy.handover import HandOverFailed, begin_hand_over, take_over
 from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
 from moorline.gateway.run.supervisor import Child, SpawnExtras, Supervisor
@@ -176,14 +176,15 @@ class Workers:
             channel.stop()
 
     def drain(self, within: float | None = None) -> None:
-        """Begin the drain of all at the same time; `end` completes it."""
-        for number, supervisor in self._supervisors.items():
-            if number not in self._left:
-                supervisor.stop(within)
+        """Begin the drain of all at the same time, also of those that would end by themselves; `end` completes it."""
+        for supervisor in self._supervisors.values():
+            supervisor.stop(within)
 
     async def end(self) -> None:
         """Return when all have ended."""
-        self.drain()
+        for number, supervisor in self._supervisors.items():
+            if number not in self._left:
+                supervisor.stop()
         await asyncio.gather(*self._keeping)
 
     def kill(self) -> None:
@@ -292,8 +293,8 @@ async def _work(settings: Settings, parent: Parent, message: Mapping[str, Any]) 
             running(app, settings, listener=listener) as started,
         ):
             keep_start()
-            introductions.begin(started, stop)
-            await parent.wait({}, stop, lambda: started.draining.begin(0))
+            ending = introductions.begin(started, stop)
+            await parent.wait({}, ending, lambda: started.draining.begin(0))
             listener.leave()
     return 0
 
@@ -314,20 +315,30 @@ class _Introductions:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def begin(self, started: Running, stop: asyncio.Event) -> None:
-        """Be ready for both. `stop` is set when a successor has the tunnels."""
+    def begin(self, started: Running, stop: asyncio.Event) -> asyncio.Event:
+        """Be ready for both. The event is set when a successor has the tunnels, and by `stop`."""
+        ending = asyncio.Event()
         self._listener.on_predecessor = lambda sock: self._add(
             take_over(self._app[TUNNELS], sock, self._listener.connection)
         )
-        self._listener.on_successor = lambda sock: self._add(self._hand_over(sock, started, stop))
+        self._listener.on_successor = lambda sock: self._add(self._hand_over(sock, started, ending))
         self._listener.on_stop = started.stop_accepting
+        self._add(self._stop(started, stop, ending))
+        return ending
 
     def _add(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _hand_over(self, sock: socket.socket, started: Running, stop: asyncio.Event) -> None:
+    async def _stop(self, started: Running, stop: asyncio.Event, ending: asyncio.Event) -> None:
+        await stop.wait()
+        if ending.is_set():
+            # It would wait for what is under way; the whole program ends.
+            started.drain()
+        ending.set()
+
+    async def _hand_over(self, sock: socket.socket, started: Running, ending: asyncio.Event) -> None:
         giving = None
         try:
             giving = await begin_hand_over(self._app[TUNNELS], sock, self._listener.connection)
@@ -336,8 +347,10 @@ class _Introductions:
             self._listener.handed_over(done=giving is not None)
         if giving is not None:
             started.leave()
-            stop.set()
+            ending.set()
             try:
                 await giving
+            except HandOverFailed as error:
+                log.warning("sockets that open in the old process end with it: %s", error)
             finally:
                 giving.cancel()

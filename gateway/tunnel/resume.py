@@ -58,7 +58,7 @@ async def resume(
     turns: Turns,
     buffered: Buffered[End],
     on_start: Callable[[Relay], None],
-) -> None:
+) -> Relay:
     """Go on. `on_start` gets the relay before any event of it.
 
     Raises:
@@ -87,3 +87,4 @@ async def resume(
     relay.resume(state, from_client=openings[0].received, from_upstream=openings[1].received)
     for opening, protocol in zip(openings, protocols, strict=True):
         opening.give(protocol)
+    return relay

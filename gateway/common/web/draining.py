@@ -22,6 +22,7 @@ class Draining:
         self._deadline = 0.0
         self.is_leaving = False
         """Another process accepts connections in place of this one, which ends once nothing is under way."""
+        self._ending = asyncio.Event()
         self.requests = 0
         """Those that are being handled; a socket is none any more once its handler has returned."""
         self._held = 0
@@ -48,11 +49,22 @@ class Draining:
             finally:
                 self._waiting.remove(waiter)
 
+    def leave(self) -> None:
+        """Another process has taken the place of this one."""
+        self.is_leaving = True
+        self._ending.set()
+
+    async def ending(self) -> None:
+        """Wait until this process is about to end: it has been left, or drains. For a response without an end of its
+        own, whose client asks again."""
+        await self._ending.wait()
+
     def begin(self, seconds: float) -> None:
         """Ask all handlers to end within `seconds`; a second call can only shorten it."""
         deadline = asyncio.get_running_loop().time() + seconds
         self._deadline = min(self._deadline, deadline) if self.is_set() else deadline
         self._event.set()
+        self._ending.set()
 
     def is_set(self) -> bool:
         """Whether the drain has begun."""

@@ -79,7 +79,7 @@ class Running:
     def leave(self) -> None:
         """Accept no more connections, for another process does. Requests and sockets that are under way have `drain` to
         end by themselves, from when `running` is left."""
-        self.draining.is_leaving = True
+        self.draining.leave()
         self._listener.close()
 
     def stop_accepting(self) -> None:
@@ -194,9 +194,9 @@ async def running(
         if listener.closed:
             await _finish_requests(draining, idle_connections)
         if draining.is_leaving:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(draining.released(), settings.drain)
-            started.drain(_LAST_SECONDS)
+            await _released_or_draining(draining, settings.drain)
+            if not draining.is_set():
+                started.drain(_LAST_SECONDS)
         started.drain()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(draining.released(), draining.remaining() + _CLOSE_FRAMES)
@@ -213,6 +213,17 @@ async def _finish_requests(draining: Draining, idle_connections: IdleConnections
         if idle_connections.silent == 0 and draining.requests == 0:
             break
         await asyncio.sleep(_REQUEST_SECONDS / _REQUEST_CHECKS)
+
+
+async def _released_or_draining(draining: Draining, seconds: float) -> None:
+    """Return when nothing is under way, when the drain begins, or after so many seconds."""
+    waiting = [asyncio.create_task(draining.released()), asyncio.create_task(draining.wait())]
+    try:
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
+import errno
 import itertools
+import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
+
+import pytest
 
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
@@ -182,6 +186,61 @@ async def test_a_worker_may_become_ready_and_end_after_the_acceptor_was_closed()
         acceptor.close()
         worker = await Worker(acceptor, "a").start()
         await worker.die()
+
+
+class Refusing:
+    """`socket.send_fds` of a system that does not send now."""
+
+    def __init__(self, error: OSError) -> None:
+        self._error = error
+
+    def __call__(self, *_: object) -> int:
+        raise self._error
+
+
+async def test_a_worker_that_reads_nothing_yet_is_told_of_its_successor_when_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with accepting() as (acceptor, port), greeted_later(port) as greeting:
+        worker = Worker(acceptor, "a")
+        await worker.channel.given.wait()
+        one, other = socket.socketpair()
+        with monkeypatch.context() as full:
+            full.setattr(socket, "send_fds", Refusing(BlockingIOError()))
+            handing = asyncio.create_task(worker.channel.hand_over(one))
+            await asyncio.sleep(0)
+
+        def give(sock: socket.socket) -> None:
+            sock.close()
+            worker.listener.handed_over(done=True)
+
+        worker.listener.on_successor = give
+        await worker.start()
+        assert await handing
+        assert await greeting == b"a"
+        other.close()
+        await worker.die()
+
+
+async def test_a_hand_over_that_the_system_has_no_descriptor_for_has_failed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with accepting() as (acceptor, _):
+        worker = await Worker(acceptor, "a").start()
+        one, other = socket.socketpair()
+        error = OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+        with monkeypatch.context() as limited, other:
+            limited.setattr(socket, "send_fds", Refusing(error))
+            assert not await worker.channel.hand_over(one)
+            assert other.recv(1) == b""
+        assert "a worker cannot take part in the reload: Too many references" in caplog.text
+        await worker.die()
+
+
+@contextlib.asynccontextmanager
+async def greeted_later(port: int) -> AsyncIterator["asyncio.Task[bytes]"]:
+    async with dial(port) as client:
+        yield asyncio.create_task(client.exactly(1))
 
 
 @contextlib.contextmanager

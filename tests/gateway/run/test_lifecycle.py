@@ -27,6 +27,9 @@ def run(*events: Event) -> State:
         ([Event.RESTART, Event.READY, Event.BROKEN], State.STARTING),
         ([Event.READY, Event.STOP, Event.ENDED], State.STOPPED),
         ([Event.ENDED, Event.STOP], State.STOPPED),
+        ([Event.READY, Event.LEAVE, Event.ENDED], State.STOPPED),
+        ([Event.READY, Event.LEAVE, Event.STOP], State.STOPPING),
+        ([Event.LEAVE], State.STOPPING),
     ],
 )
 def test_a_process_goes_from_state_to_state(events: list[Event], state: State) -> None:
@@ -38,12 +41,12 @@ def test_a_stop_holds_in_every_state(state: State) -> None:
     assert after(state, Event.STOP) in (State.STOPPING, State.STOPPED)
 
 
-@pytest.mark.parametrize("event", [Event.READY, Event.RESTART, Event.STOP])
+@pytest.mark.parametrize("event", [Event.READY, Event.RESTART, Event.LEAVE, Event.STOP])
 def test_a_process_that_drains_is_not_started_again(event: Event) -> None:
     assert after(State.STOPPING, event) is State.STOPPING
 
 
-@pytest.mark.parametrize(("state", "event"), list(itertools.product(State, (Event.RESTART, Event.STOP))))
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(State, (Event.RESTART, Event.LEAVE, Event.STOP))))
 def test_a_request_may_come_in_every_state(state: State, event: Event) -> None:
     assert after(state, event) in State
 

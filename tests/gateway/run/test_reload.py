@@ -5,11 +5,12 @@ import errno
 import os
 import signal
 from pathlib import Path
+from time import monotonic
 
 import aiohttp
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 
 from moorline.gateway.common.loop import ReloadRequests
 from moorline.gateway.common.systemd import Systemd
@@ -77,6 +78,39 @@ async def test_a_reload_without_a_free_descriptor_prevents_no_later_one() -> Non
     reloading.cancel()
     await asyncio.wait({reloading})
     assert reloading.cancelled()
+
+
+async def test_an_error_that_is_not_expected_prevents_no_later_reload(caplog: pytest.LogCaptureFixture) -> None:
+    requests, reloads = ReloadRequests(), asyncio.Queue[bool]()
+
+    async def reload(upgrade: bool) -> None:  # noqa: FBT001 - the only one there is
+        reloads.put_nowait(upgrade)
+        raise RuntimeError("a mistake")
+
+    reloading = asyncio.create_task(keep_reloading(requests, reload, Systemd()))
+    for upgrade in (False, True):
+        requests.add(upgrade=upgrade)
+        assert await reloads.get() is upgrade
+    reloading.cancel()
+    await asyncio.wait({reloading})
+    assert caplog.text.count("RuntimeError: a mistake") == 2
+
+
+async def test_processes_that_were_replaced_end_with_the_program(tmp_path: Path) -> None:
+    options = ("--faults", "--drain", "25s")
+    async with echoing(tmp_path, *options) as (program, address), connect(address, proxy=None) as one:
+        await reloaded(program)
+        async with connect(address, proxy=None) as other:
+            program.send(signal.SIGHUP)
+            await program.lines("the new processes serve", 2)
+            # With faults no socket is handed over: each stays in the process that it began in.
+            began = monotonic()
+            program.send(signal.SIGTERM)
+            for socket in (one, other):
+                with pytest.raises(ConnectionClosedOK):
+                    await socket.recv()
+            assert await program.ended() == 0
+            assert monotonic() - began < 20
 
 
 async def test_what_was_read_again_counts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator
 
@@ -12,10 +13,13 @@ from aiohttp import web
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.descriptors import DescriptorChannel
 from moorline.gateway.proxy.handover import HandOverFailed, hand_over, take_over
+from moorline.gateway.proxy.tunnels import SocketState
+from moorline.gateway.tunnel.state import VERSION
 from tests.gateway.websocket.conftest import Gateway, Start, ended, tunnel
 from tests.support.faulty_upstream import STEP, Peer, Upstream
 from tests.support.websocket_frames import BINARY, PING, PONG, TEXT, close_frame, frame, parse
 
+GREETING = b"moorline tunnels %d" % VERSION
 KEY = b"mask"
 LONG = frame(BINARY, bytes(range(256)) * 600, key=KEY)
 
@@ -176,7 +180,7 @@ async def test_a_new_process_that_dies_before_it_took_anything_leaves_all_to_the
         await backend.exactly(500)
         one, other = socket.socketpair()
         with DescriptorChannel(other) as channel:
-            await channel.send(b"moorline tunnels 1")
+            await channel.send(GREETING)
             giving = asyncio.create_task(hand_over(old.tunnels, one, asyncio.Event()))
             for _ in range(2):
                 # The counters and the tunnel arrive, and are not answered for.
@@ -184,6 +188,106 @@ async def test_a_new_process_that_dies_before_it_took_anything_leaves_all_to_the
         with pytest.raises(HandOverFailed):
             await giving
         await serves_on(old, client, backend)
+
+
+@contextlib.asynccontextmanager
+async def given_to(old: Gateway, received: int) -> AsyncIterator[tuple["asyncio.Task[None]", DescriptorChannel]]:
+    """A hand-over to a process that has received so many messages, answers nothing by itself, and ends."""
+    one, other = socket.socketpair()
+    held: list[int] = []
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with DescriptorChannel(other) as channel:
+        await channel.send(GREETING)
+        giving = asyncio.create_task(hand_over(old.tunnels, one, asyncio.Event()))
+        for _ in range(received):
+            message = await channel.receive()
+            assert message is not None
+            held += message[1]
+        yield giving, channel
+        giving.cancel()
+        await asyncio.gather(giving, return_exceptions=True)
+        for descriptor in held:
+            os.close(descriptor)
+
+
+async def test_what_is_under_way_at_a_cancellation_goes_on_unless_it_was_taken(
+    start: Start, upstream: Upstream
+) -> None:
+    old = await start(upstream.port)
+    async with tunnel(old, upstream) as (client, backend), given_to(old, 2) as (giving, channel):
+        await client.send(LONG[:500])
+        giving.cancel()
+        assert await channel.receive() is None
+        channel.__exit__(None, None, None)
+        with pytest.raises(asyncio.CancelledError):
+            await giving
+        assert await backend.exactly(500) == LONG[:500]
+        await serves_on(old, client, backend)
+
+
+async def test_a_cancellation_within_a_message_leaves_its_tunnel_where_it_is(start: Start) -> None:
+    async with Upstream(receive_buffer=4096) as upstream:
+        old = await start(upstream.port)
+        async with tunnel(old, upstream) as (client, backend):
+            sent, _ = await client.send_until_stalled(LONG)
+            # The message is longer than what the socket takes: it waits with its first half sent.
+            async with given_to(old, 1) as (giving, channel):
+                await old.has(0)
+                giving.cancel()
+                with pytest.raises(ConnectionResetError):
+                    await channel.receive()
+                channel.__exit__(None, None, None)
+                with pytest.raises(asyncio.CancelledError):
+                    await giving
+                assert await backend.exactly(sent) == (LONG * (sent // len(LONG) + 1))[:sent]
+
+
+async def test_a_drain_does_not_wait_for_a_new_process_that_hangs(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorline.gateway.proxy.handover._ANSWER_SECONDS", 0.05)
+    old = await start(upstream.port)
+    async with tunnel(old, upstream) as (_, backend):
+        async with given_to(old, 2) as (giving, _):
+            old.drain()
+            with pytest.raises(HandOverFailed, match="drains"):
+                await giving
+        # The new process may have taken it before: it ends with that.
+        assert await backend.ended()
+
+
+async def test_a_new_process_that_drains_takes_no_more(start: Start, upstream: Upstream) -> None:
+    old, new = await start(upstream.port), await start(upstream.port)
+    async with moving(old, new) as giving:
+        new.drain()
+        with pytest.raises(HandOverFailed):
+            await giving
+    async with tunnel(old, upstream) as (client, backend):
+        await client.send(LONG[:500])
+        await backend.exactly(500)
+        await serves_on(old, client, backend)
+
+
+async def test_a_tunnel_that_cannot_go_on_ends_alone(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = await start(upstream.port), await start(upstream.port)
+    adopt, outcomes = new.tunnels.adopt, iter([RuntimeError("a mistake"), None])
+
+    async def adopt_second(state: SocketState, client: socket.socket, upstream: socket.socket) -> None:
+        if (error := next(outcomes)) is not None:
+            client.close()
+            upstream.close()
+            raise error
+        await adopt(state, client, upstream)
+
+    monkeypatch.setattr(new.tunnels, "adopt", adopt_second)
+    async with tunnel(old, upstream) as (first, _), tunnel(old, upstream) as (client, backend), moving(old, new):
+        assert await first.ended()
+        await client.send(LONG[:500])
+        await backend.exactly(500)
+        await serves_on(new, client, backend)
+    assert "a mistake" in caplog.text
 
 
 async def test_a_tunnel_that_the_new_process_refuses_stays(start: Start, upstream: Upstream) -> None:
@@ -194,7 +298,7 @@ async def test_a_tunnel_that_the_new_process_refuses_stays(start: Start, upstrea
         one, other = socket.socketpair()
         done = asyncio.Event()
         with DescriptorChannel(other) as channel:
-            await channel.send(b"moorline tunnels 1")
+            await channel.send(GREETING)
             giving = asyncio.create_task(hand_over(old.tunnels, one, done))
             await channel.receive()
             await channel.receive()
@@ -212,7 +316,7 @@ async def test_nothing_goes_to_a_process_that_knows_another_form(start: Start, u
         await backend.exactly(500)
         one, other = socket.socketpair()
         with DescriptorChannel(other) as channel:
-            await channel.send(b"moorline tunnels 2")
+            await channel.send(b"moorline tunnels %d" % (VERSION + 1))
             with pytest.raises(HandOverFailed, match="another form"):
                 await hand_over(old.tunnels, one, asyncio.Event())
         await serves_on(old, client, backend)
