@@ -6,7 +6,7 @@ from glob import glob
 
 import pytest
 
-__all__ = ["chromium", "logrotate", "namespaces", "nginx", "npm", "postgres", "program", "systemd", "uv"]
+__all__ = ["chromium", "logrotate", "namespaces", "nginx", "npm", "postgres", "program", "root", "systemd", "uv"]
 
 # Servers are in folders that only root has on its path, PostgreSQL's in one of its version.
 _FOLDERS = ["/usr/sbin", "/usr/local/sbin", *sorted(glob("/usr/lib/postgresql/*/bin"), reverse=True)]
@@ -37,5 +37,6 @@ nginx = _mark("nginx", "openssl", package="nginx openssl")
 npm = _mark("npm", package="npm")
 logrotate = _mark("logrotate", package="logrotate")
 postgres = _mark("postgres", package="postgresql")
+root = _mark_root(package="")
 systemd = _mark("systemd-analyze", package="systemd")
 uv = _mark("uv", package="uv", installer="pip install")

@@ -3,8 +3,11 @@
 It is beside the file. The client sends `backup` or `revoke PRINCIPAL`, and a line feed. For a revocation the server
 sends `+` and its time. For a backup it sends a dot from time to time, as long as the copy is being made, and then `+`
 with the descriptor of the copy. So the copy is written where the client may write, which the server perhaps must not,
-and is the client's own file. Where it does neither it sends `-` and the reason. Who may read the database may use the
-socket: its permissions are those of the file.
+and is the client's own file. Where it does neither it sends `-` and the reason.
+
+Who may read the database may use the socket: its permissions are those of the file. Each side also asks the kernel
+whose process the other is. Not every system heeds the permissions of a socket; and another user who may write to the
+folder could put a socket of its own there, which would learn whom an operator revokes, and say that it was done.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, BinaryIO, TypeVar
 
 from moorline.backend.eventlog.base import LogUnavailable
+from moorline.backend.eventlog.sqlite.peer import may_use, peer_uid
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["ControlRefused", "ControlSocket", "NoServer", "complaining", "request_copy", "request_revocation"]
@@ -97,10 +101,10 @@ class ControlSocket:
             os.unlink(self._path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # Before it has a name, which gets these permissions.
-            os.fchmod(sock.fileno(), 0o600)
             with _address(self._path) as address:
                 sock.bind(address)
+                # By its name, as macOS refuses fchmod(2) on a socket. Until it listens no process connects.
+                os.chmod(address, 0o600)
             sock.listen(_BACKLOG)
             sock.setblocking(False)
         except OSError as error:
@@ -149,7 +153,9 @@ class ControlSocket:
     async def _answer(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         request = await asyncio.wait_for(loop.sock_recv(connection, _REQUEST_BYTES), _REQUEST_SECONDS)
-        if request.startswith(_REVOKE) and request.endswith(b"\n"):
+        if not may_use(peer_uid(connection)):
+            await loop.sock_sendall(connection, _FAILED + b"run this as the user that moorline runs as")
+        elif request.startswith(_REVOKE) and request.endswith(b"\n"):
             await loop.sock_sendall(connection, await self._revoked(request.removeprefix(_REVOKE)[:-1]))
         elif request == _BACKUP:
             await self._send_copy(connection)
@@ -240,6 +246,11 @@ def _asked(database: str, request: bytes, received: Callable[[socket.socket], T]
                 sock.connect(address)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NoServer from error
+        if not may_use(uid := peer_uid(sock), os.stat(database).st_uid):
+            raise ControlRefused(
+                f'a process of user {uid}, who does not own the database, listens at "{control_path(database)}"; '
+                "nothing was asked of it: find out which it is, and end it"
+            )
         try:
             sock.sendall(request)
             return received(sock)
