@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from moorline.backend.eventlog.factory import sqlite_path
 from moorline.backend.eventlog.sqlite.connection import connect, in_use
 from moorline.backend.eventlog.sqlite.control import NoServer, complaining, request_copy
 from moorline.backend.eventlog.sqlite.copies import copy
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog, sync_folder
 from moorline.backend.eventlog.sqlite.schema import VERSION, recognise
-from moorline.backend.settings import SQLITE, shown_database
+from moorline.backend.settings import shown_database
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["backup", "restore"]
@@ -33,12 +34,8 @@ _JOURNALS = ("-wal", "-shm", "-journal")
 def backup(database: str, arguments: list[str]) -> int:
     """Write the chats of the option `database` to the file that is named; the exit status."""
     file = _file(arguments, "backup", "write for example: moorline backup chats-2026-01-31.db")
-    if not database.startswith(SQLITE):
-        raise UsageError(
-            "backup: PostgreSQL has a tool of its own; run: "
-            f"pg_dump --format=custom --schema=moorline --file='{file}' '{shown_database(database)}'"
-        )
-    path = database.removeprefix(SQLITE)
+    dump = f"run: pg_dump --format=custom --schema=moorline --file='{file}' '{shown_database(database)}'"
+    path = _sqlite_path("backup", database, instead=dump)
     if os.path.lexists(file):
         raise UsageError(f'backup: "{file}" exists; name a new file, or remove it')
     if not os.path.exists(path):
@@ -55,12 +52,11 @@ def backup(database: str, arguments: list[str]) -> int:
 def restore(database: str, arguments: list[str]) -> int:
     """Make the database that the option `database` names from the backup that is named; the exit status."""
     file = _file(arguments, "restore", "name the one that `moorline backup` wrote")
-    if not database.startswith(SQLITE):
-        raise UsageError(
-            "restore: PostgreSQL has a tool of its own; stop every backend and run: "
-            f"pg_restore --clean --if-exists --exit-on-error --dbname='{shown_database(database)}' '{file}'"
-        )
-    path = database.removeprefix(SQLITE)
+    load = f"pg_restore --clean --if-exists --exit-on-error --dbname='{shown_database(database)}' '{file}'"
+    path = _sqlite_path("restore", database, instead=f"stop every backend and run: {load}")
+    if os.path.islink(path):
+        # The erasure log is beside the file that it leads to.
+        path = os.path.realpath(path)
     for name in (path, *(path + suffix for suffix in _JOURNALS)):
         # A journal of another database would be written into this one.
         if os.path.lexists(name):
@@ -77,7 +73,6 @@ def restore(database: str, arguments: list[str]) -> int:
             _sync(part)
     print(f"{path}: {kept} sessions, and {sessions - kept} erased again")
     if not has_log:
-        # It may stand elsewhere, beside what a link led to before.
         print(
             f"{erasures.path}: there was no erasure log; what was erased since the backup is in the database again",
             file=sys.stderr,
@@ -89,6 +84,13 @@ def _file(arguments: list[str], command: str, instead: str) -> str:
     if not arguments:
         raise UsageError(f"{command}: the file is missing; {instead}")
     return arguments[0]
+
+
+def _sqlite_path(command: str, database: str, *, instead: str) -> str:
+    path = sqlite_path(database)
+    if path is None:
+        raise UsageError(f"{command}: PostgreSQL has a tool of its own; {instead}")
+    return path
 
 
 @contextlib.contextmanager

@@ -10,12 +10,12 @@ import os
 import sqlite3
 from datetime import UTC, datetime
 
+from moorline.backend.eventlog.factory import sqlite_path
 from moorline.backend.eventlog.sqlite import revocations
 from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.control import NoServer, complaining, request_revocation
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
-from moorline.backend.settings import SQLITE
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["revoke"]
@@ -31,7 +31,8 @@ def revoke(database: str, arguments: list[str]) -> int:
     name = arguments[0]
     if not name.isprintable() or not 0 < len(name.encode()) <= _MOST_BYTES:
         raise UsageError(f"revoke: a principal's name has 1 to {_MOST_BYTES} bytes, and no control characters")
-    at = _in_file(database.removeprefix(SQLITE), name) if database.startswith(SQLITE) else _in_postgres(database, name)
+    path = sqlite_path(database)
+    at = _in_postgres(database, name) if path is None else _in_file(path, name)
     shown = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     print(f"{name}: sockets and polls end now, and what was issued until {shown} is refused")
     return 0

@@ -6,7 +6,7 @@ from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.settings import POSTGRES, SQLITE, shown_database
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["open_log"]
+__all__ = ["open_log", "sqlite_path"]
 
 
 def open_log(database: str, *, pool_size: int = 10) -> EventLog:
@@ -15,13 +15,23 @@ def open_log(database: str, *, pool_size: int = 10) -> EventLog:
     Raises:
         UsageError: no such kind of database, or its library is not installed.
     """
+    path = sqlite_path(database)
+    return EventLog(_postgres(database, pool_size) if path is None else SQLiteStore(path))
+
+
+def sqlite_path(database: str) -> str | None:
+    """The file of a SQLite database; None for PostgreSQL.
+
+    Raises:
+        UsageError: no such kind of database.
+    """
     if database.startswith(POSTGRES):
-        return EventLog(_postgres(database, pool_size))
+        return None
     path = database.removeprefix(SQLITE)
     if path in ("", database):
         shown = shown_database(database)
         raise UsageError(f'database: "{shown}" is not a database; write for example sqlite:///moorline.db')
-    return EventLog(SQLiteStore(path))
+    return path
 
 
 def _postgres(url: str, pool_size: int) -> Store:

@@ -32,7 +32,7 @@ from tests.support.needs import program
 from tests.support.postgres import PostgresServer
 from tests.support.process import run_program, started
 
-TICKET = Ticket("p", None, "dr.who", "{}", None, NOW + 30, None)
+TICKET = Ticket("p", None, "dr.who", "{}", None, NOW)
 Command = Callable[[str, list[str]], int]
 
 
@@ -142,6 +142,7 @@ async def test_a_client_is_told_that_the_server_ends(tmp_path: Path) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
+    (tmp_path / "chat.db").touch()
     server = control.ControlSocket(str(tmp_path / "chat.db"), never, AsyncMock())
     server.open()
     asking = asyncio.create_task(asyncio.to_thread(control.request_copy, str(tmp_path / "chat.db")))
@@ -370,9 +371,11 @@ async def test_a_reader_does_not_go_on_behind_what_was_lost(tmp_path: Path) -> N
 
 async def test_a_ticket_that_was_redeemed_since_is_not_valid_again(tmp_path: Path) -> None:
     async with opened(database_at(tmp_path)) as log:
-        await log.add_ticket("digest", TICKET, NOW)
+        await log.add_ticket("digest", TICKET, lifetime=30)
         file = await saved(tmp_path)
-        assert await log.take_ticket("digest") == TICKET
+        taken = await log.take_ticket("digest")
+        assert taken is not None
+        assert taken.ticket == TICKET
     await restored(tmp_path, file)
     async with opened(database_at(tmp_path)) as log:
         assert await log.take_ticket("digest") is None
@@ -394,6 +397,35 @@ async def test_a_restore_without_an_erasure_log_says_so(tmp_path: Path, capsys: 
         file = await saved(tmp_path)
     assert restore(f"sqlite:///{tmp_path / 'elsewhere.db'}", [str(file)]) == 0
     assert f"{tmp_path / 'elsewhere.db'}-erased: there was no erasure log; " in capsys.readouterr().err
+
+
+async def test_a_restore_writes_where_a_link_leads_and_finds_the_erasure_log_there(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "chat.db").symlink_to(tmp_path / "disk" / "real.db")
+    async with opened(database_at(tmp_path)) as log:
+        await exchange(log, "s")
+        await exchange(log, "erased")
+        file = await saved(tmp_path)
+        await log.delete_session("erased")
+    with pytest.raises(UsageError, match=r'disk/real\.db" exists; stop moorline and move it away'):
+        restore(database_at(tmp_path), [str(file)])
+    for name in ("real.db", "real.db-wal"):
+        (tmp_path / "disk" / name).unlink(missing_ok=True)
+    assert restore(database_at(tmp_path), [str(file)]) == 0
+    assert await sessions(tmp_path, "s", "erased") == ["s"]
+
+
+async def test_a_restore_is_refused_where_the_erasure_log_of_the_backups_time_is_missing(tmp_path: Path) -> None:
+    async with opened(database_at(tmp_path)) as log:
+        await exchange(log, "s")
+        await exchange(log, "erased")
+        await log.delete_session("erased")
+        file = await saved(tmp_path)
+    with pytest.raises(UsageError, match=r'erasure log: ".*elsewhere\.db-erased" is missing'):
+        restore(f"sqlite:///{tmp_path / 'elsewhere.db'}", [str(file)])
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("elsewhere")]
+    (tmp_path / "elsewhere.db-erased").touch()
+    assert restore(f"sqlite:///{tmp_path / 'elsewhere.db'}", [str(file)]) == 0
 
 
 @pytest.mark.parametrize("name", ["chat.db", "chat.db-wal"])
@@ -432,12 +464,12 @@ async def test_a_backup_of_a_newer_program_is_refused(tmp_path: Path) -> None:
 
 async def test_the_erasure_log_names_no_patient_and_is_private(tmp_path: Path) -> None:
     async with opened(database_at(tmp_path)) as log:
-        await exchange(log, "session-7", patient_id="patient-4711")
+        await exchange(log, "session-7", patient_id="patient-Xy")
         await log.delete_session("session-7")
     path = tmp_path / "chat.db-erased"
     text = path.read_text(encoding="ascii")
     assert text.startswith("1 20")
-    assert not any(word in text for word in ("session", "7 ", "patient", "4711"))
+    assert not any(word in text for word in ("session", "7 ", "patient", "Xy"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

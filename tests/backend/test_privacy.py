@@ -23,7 +23,8 @@ from tests.support.openai_server import DONE, Status, error, finish, openai_serv
 
 PATIENT, SESSION = "patient:4711-Xy", "session:0815-Qz"
 QUESTION, ANSWER, RETRY = "my-secret-question", "her-secret-answer", "client-msg-77"
-PRIVATE = (PATIENT, SESSION, QUESTION, ANSWER, RETRY, "sk-secret", "4711", "0815")
+# Not their digits: hashes in hexadecimal may have them by chance.
+PRIVATE = (PATIENT, SESSION, QUESTION, ANSWER, RETRY, "sk-secret", "-Xy", "-Qz")
 
 
 async def converse(server: BackendProcess) -> None:

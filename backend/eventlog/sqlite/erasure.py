@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Collection
 
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog, erasure_key
+from moorline.gateway.common.errors import UsageError
 
 __all__ = ["catch_up", "delete_rows", "first_messages", "mark_as_copy"]
 
@@ -41,10 +42,20 @@ def mark_as_copy(db: sqlite3.Connection) -> None:
 
 
 def catch_up(db: sqlite3.Connection, erasures: ErasureLog) -> int:
-    """Carry out the lines of the log that the open transaction's database misses; how many sessions that erased."""
+    """Carry out the lines of the log that the open transaction's database misses; how many sessions that erased.
+
+    Raises:
+        UsageError: it was restored from a backup, and the log of that time is missing.
+    """
     (stored,) = db.execute("SELECT applied FROM erasures").fetchone()
     applied = stored if stored >= 0 else -1 - stored
     if applied > erasures.last:
+        if stored < 0 and not erasures.path.exists():
+            raise UsageError(
+                f'erasure log: "{erasures.path}" is missing, and there was one when the backup was made; put it there, '
+                "from beside the database's former place, or create an empty file if it is lost: "
+                "chats that were erased since are then in the database again"
+            )
         log.warning(
             'erasure log: "%s" ends at %d, and the database has carried out %d; '
             "chats that were erased in between cannot be recognized in an older backup",
