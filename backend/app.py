@@ -5,7 +5,8 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 from aiohttp import web
 
@@ -21,12 +22,12 @@ from moorline.backend.problems import bad_request_handler, problem_middleware
 from moorline.backend.protocol.codec import frame_limit
 from moorline.backend.protocol.docs import docs_page, openapi_document
 from moorline.backend.responder import Answer, Responder
-from moorline.backend.retention import run_retention
+from moorline.backend.retention import run_pruning, run_retention
 from moorline.backend.rights import RIGHTS, Rights
 from moorline.backend.runs import Runs
 from moorline.backend.service import Service, as_service
 from moorline.backend.settings import Settings
-from moorline.backend.tickets import Tickets
+from moorline.backend.tickets import LIFE_SECONDS, Tickets
 from moorline.backend.websocket import V1_PING_SECONDS, Sockets
 from moorline.gateway.common.access.authorize import Authorize, hook_of, warn_if_open
 from moorline.gateway.common.access.jwt import jwt_authorize
@@ -36,7 +37,7 @@ from moorline.gateway.common.config.named import load_named
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.messages import MESSAGE_LIMITS, MessageLimits
-from moorline.gateway.common.web.metrics_port import metrics_port
+from moorline.gateway.common.web.metrics_port import METRICS_SOCKET, metrics_port
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits, limited
 from moorline.gateway.common.web.traced import add_tracing
 
@@ -82,7 +83,9 @@ def create_app(
     app.on_response_prepare.append(add_cors_headers(settings))
     app.on_response_prepare.append(add_security_headers)
     app[SETTINGS] = settings
-    app[RIGHTS] = Rights(authorize, AccessRules.of(settings), again=settings.authorize_again)
+    app[RIGHTS] = Rights(
+        authorize, AccessRules.of(settings), again=settings.authorize_again, closed_within=LIFE_SECONDS
+    )
     app[SERVICE] = as_service(_responder(settings) if responder is None else responder)
     app[LOG] = open_log(settings.database, pool_size=settings.database_pool)
     app[LOG].on_revoked(app[RIGHTS].revoke)
@@ -102,6 +105,7 @@ def create_app(
     # Before the log opens: it may take runs over from a process that is gone.
     app.cleanup_ctx.append(_service)
     app.cleanup_ctx.append(_resources)
+    app.cleanup_ctx.append(_pruning)
     app.cleanup_ctx.append(_retention)
     app.cleanup_ctx.append(_metrics)
     app.on_startup.append(_watch_for_drain)
@@ -158,18 +162,29 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
         app[AUDIT].close()
 
 
+async def _pruning(app: web.Application) -> AsyncIterator[None]:
+    async with _beside(run_pruning(app[LOG], app[RIGHTS])):
+        yield
+
+
 async def _retention(app: web.Application) -> AsyncIterator[None]:
     retention = app[SETTINGS].retention
     if retention is None:
         yield
         return
-    sweeping = asyncio.create_task(run_retention(retention, app[LOG], app[AUDIT]))
+    async with _beside(run_retention(retention, app[LOG], app[AUDIT])):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
-        sweeping.cancel()
+        task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await sweeping
+            await task
 
 
 async def _metrics(app: web.Application) -> AsyncIterator[None]:
@@ -181,7 +196,7 @@ async def _metrics(app: web.Application) -> AsyncIterator[None]:
     async def render(accept: str) -> tuple[str, bytes]:
         return app[METRICS].render(accept, database_is_up=await _is_up(app[LOG]))
 
-    async with metrics_port(settings, settings.metrics_port, render, logger):
+    async with metrics_port(settings, settings.metrics_port, render, logger, sock=app.get(METRICS_SOCKET)):
         yield
 
 

@@ -1,17 +1,20 @@
-"""`retention`: sessions without a new message for so long are erased, as by a DELETE.
+"""What is removed in time: sessions without a new message for `retention`, as by a DELETE, and credentials of old.
 
 Every backend sweeps for itself: with several on one database the first to come finds the most to do.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 
 from moorline.backend.audit import Audit
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.log import EventLog
+from moorline.backend.rights import Rights
+from moorline.gateway.common.access.rights import REVOKED_SECONDS
 
-__all__ = ["run_retention"]
+__all__ = ["run_pruning", "run_retention"]
 
 logger = logging.getLogger("moorline.backend.retention")
 
@@ -20,6 +23,8 @@ _BATCH = 100
 # A tenth of the retention lies between two sweeps, within these bounds: what is erased too late is late by a tenth.
 _EVERY_AT_LEAST = 0.1
 _EVERY_AT_MOST = 3600.0
+# Tickets are valid for half of it. Where there is nothing to remove, nothing is written.
+_PRUNE_SECONDS = 60.0
 
 
 async def run_retention(retention: float, log: EventLog, audit: Audit) -> None:
@@ -41,3 +46,13 @@ async def _sweep(before: float, log: EventLog, audit: Audit) -> None:
         erased += len(found)
     if erased:
         logger.info("%d sessions erased", erased)
+
+
+async def run_pruning(log: EventLog, rights: Rights) -> None:
+    """Remove tickets and revocations that can no longer count, now and from time to time, until cancelled."""
+    while True:
+        rights.prune()
+        # At the next turn, when the database is restored; those who use it say what is wrong.
+        with contextlib.suppress(LogUnavailable):
+            await log.prune(revoked_within=REVOKED_SECONDS)
+        await asyncio.sleep(_PRUNE_SECONDS)

@@ -17,20 +17,30 @@ __all__ = ["RIGHTS", "Rights"]
 class Rights(rights.Rights):
     """All rights that are in use in this process; without a hook every request is allowed, and asked about once."""
 
-    def __init__(self, authorize: Authorize | None, rules: AccessRules, *, again: float | None) -> None:
+    def __init__(
+        self, authorize: Authorize | None, rules: AccessRules, *, again: float | None, closed_within: float
+    ) -> None:
+        """`closed_within`: for how many seconds `closed_since` is asked about a closed name."""
         super().__init__(authorize or allow_all, again=again if authorize else None)
         self._names = authorize is not None
         self._rules = rules
+        self._closed_within = closed_within
         self._closed_at: dict[str, float] = {}
 
     def close(self, name: str) -> None:
         """See `gateway/common/access/rights.py`. What the hook said of the principal before counts no longer."""
-        self._closed_at[name] = time.time()
+        self._closed_at[name] = time.monotonic()
         super().close(name)
 
     def closed_since(self, name: str, at: float) -> bool:
-        """Whether the principal called `name` was closed at this time, of `time.time()`, or later."""
+        """Whether the principal called `name` was closed at this time, of `time.monotonic()`, or later."""
         return at <= self._closed_at.get(name, -math.inf)
+
+    def prune(self) -> None:
+        """Forget what can no longer count."""
+        super().prune()
+        since = time.monotonic() - self._closed_within
+        self._closed_at = {name: at for name, at in self._closed_at.items() if at >= since}
 
     def check_list(self, request: web.Request) -> None:
         """Refuse the list of a patient's sessions where no hook decides, but for clients on this machine.

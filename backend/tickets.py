@@ -26,7 +26,7 @@ from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.access.rights import Right
 
-__all__ = ["Tickets"]
+__all__ = ["LIFE_SECONDS", "Tickets"]
 
 #: From its issue to the socket's handshake.
 LIFE_SECONDS = 30.0
@@ -53,18 +53,17 @@ class Tickets:
             access.who = principal.name
             client = self._rights.client(request, principal)
             self._count(client.principal or client.address)
-            text, now = secrets.token_urlsafe(32), time.time()
+            text = secrets.token_urlsafe(32)
             ticket = Ticket(
                 body.patient_id,
                 body.session_id,
                 principal.name,
                 _metadata(principal),
-                self._expires(principal, now),
-                now + LIFE_SECONDS,
-                # It is itself a credential, and revoked as one.
-                now if principal.issued is None else principal.issued,
+                principal.expires,
+                # Without a time of theirs the ticket is itself the credential that may be revoked.
+                principal.issued,
             )
-            await self._log.add_ticket(_digest(text), ticket, now)
+            await self._log.add_ticket(_digest(text), ticket, lifetime=LIFE_SECONDS)
         return answer(IssuedTicket(ticket=text, expires_in=LIFE_SECONDS))
 
     async def enter(self, held: contextlib.ExitStack, text: str, patient_id: str, session_id: str) -> Right:
@@ -79,15 +78,18 @@ class Tickets:
         return self._rights.hold(held, principal, None)
 
     async def _redeem(self, text: str, patient_id: str, session_id: str) -> Principal:
-        ticket = await self._log.take_ticket(_digest(text))
-        if ticket is None or ticket.valid_until < time.time():
+        asked = time.monotonic()
+        taken = await self._log.take_ticket(_digest(text))
+        if taken is None:
             raise web.HTTPUnauthorized(text="The ticket is not valid: it was used, or is too old.")
-        if self._rights.closed_since(ticket.principal, ticket.valid_until - LIFE_SECONDS):
+        ticket, age = taken.ticket, LIFE_SECONDS - taken.left
+        expires = self._expires(ticket, age)
+        if self._rights.closed_since(ticket.principal, asked - age) or _is_over(expires):
             # The hook decides whether it may come back, and was asked before.
             raise web.HTTPUnauthorized(text="The ticket is not valid any more.")
         if ticket.patient_id != patient_id or ticket.session_id not in (None, session_id):
             raise web.HTTPForbidden
-        return Principal(ticket.principal, ticket.expires, json.loads(ticket.metadata), ticket.issued)
+        return Principal(ticket.principal, expires, json.loads(ticket.metadata), ticket.issued)
 
     def _count(self, name: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -95,10 +97,14 @@ class Tickets:
             raise Refusal(ErrorCode.RATE_LIMITED, "Too many tickets; please wait a moment.", retry_after=wait)
         self._rate.add(name, now)
 
-    def _expires(self, principal: Principal, now: float) -> float | None:
+    def _expires(self, ticket: Ticket, age: float) -> float | None:
         """As the principal does, and when the hook would be asked again: it must be able to withdraw the right."""
-        due = None if self._rights.again is None else now + self._rights.again
-        return min((each for each in (principal.expires, due) if each is not None), default=None)
+        due = None if self._rights.again is None else time.time() - age + self._rights.again
+        return min((each for each in (ticket.expires, due) if each is not None), default=None)
+
+
+def _is_over(expires: float | None) -> bool:
+    return expires is not None and expires <= time.time()
 
 
 def _digest(text: str) -> str:

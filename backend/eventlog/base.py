@@ -55,6 +55,7 @@ __all__ = [
     "Started",
     "Store",
     "StoreOwner",
+    "TakenTicket",
     "Ticket",
     "check_start",
     "epoch_bucket",
@@ -155,9 +156,17 @@ class Ticket(NamedTuple):
     metadata: str
     """That of the principal, as JSON."""
     expires: float | None
-    valid_until: float
     issued: float | None
-    """When the principal's credentials were issued, for a revocation meanwhile."""
+    """When the principal's credentials were issued, for a revocation meanwhile. None: with the ticket, by the
+    database's clock, which revocations have, too."""
+
+
+class TakenTicket(NamedTuple):
+    """A ticket that was redeemed."""
+
+    ticket: Ticket
+    left: float
+    """Seconds for which it would have been valid still. Not a time: the clocks of two backends may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,11 +442,14 @@ class Store(Protocol):
     async def sessions(self, patient_id: str, before: ListCursor, limit: int) -> Sequence[SessionSummary]:
         """The patient's sessions behind `before`, the one last active first."""
 
-    async def add_ticket(self, digest: str, ticket: Ticket, now: float) -> None:
-        """Keep a ticket by the hash of its text, and remove those that are not valid any more."""
+    async def add_ticket(self, digest: str, ticket: Ticket, lifetime: float) -> None:
+        """Keep a ticket by the hash of its text, valid for so many seconds."""
 
-    async def take_ticket(self, digest: str) -> Ticket | None:
-        """Remove the ticket, and return it if it was there."""
+    async def take_ticket(self, digest: str) -> TakenTicket | None:
+        """Remove the ticket, and return it if it was there and valid."""
+
+    async def prune(self, revoked_within: float) -> None:
+        """Remove tickets that are not valid any more, and revocations that are older than so many seconds."""
 
     async def revoke(self, principal: str) -> float:
         """Revoke what the principal has, in all processes; the time of that."""

@@ -35,6 +35,7 @@ from moorline.backend.eventlog.base import (
     Start,
     Started,
     Store,
+    TakenTicket,
     Ticket,
 )
 from moorline.backend.eventlog.batches import Batches
@@ -147,17 +148,21 @@ class EventLog:
         """Up to `limit` of the patient's sessions behind `before`, the one last active first."""
         return await self._carry_out(self._store.sessions(patient_id, before, limit))
 
-    async def add_ticket(self, digest: str, ticket: Ticket, now: float) -> None:
-        """Keep a ticket by the hash of its text; those that are not valid at `now` are removed."""
-        await self._carry_out(self._store.add_ticket(digest, ticket, now))
+    async def add_ticket(self, digest: str, ticket: Ticket, *, lifetime: float) -> None:
+        """Keep a ticket by the hash of its text, valid for so many seconds of the database's clock."""
+        await self._carry_out(self._store.add_ticket(digest, ticket, lifetime))
 
-    async def take_ticket(self, digest: str) -> Ticket | None:
-        """The ticket, once; None where it was taken already, or never added."""
+    async def take_ticket(self, digest: str) -> TakenTicket | None:
+        """The ticket, once; None where it was taken already, is too old, or was never added."""
         return await self._carry_out(self._store.take_ticket(digest))
 
     async def revoke(self, principal: str) -> float:
         """Revoke what the principal has until now, in every process that shares the log; the time of that."""
         return await self._carry_out(self._store.revoke(principal))
+
+    async def prune(self, *, revoked_within: float) -> None:
+        """Remove tickets that are not valid any more, and revocations that are older than so many seconds."""
+        await self._carry_out(self._store.prune(revoked_within))
 
     async def delete_session(self, session_id: str) -> bool:
         """Erase the session and all its events; watchers are woken. False when there was none.

@@ -19,6 +19,7 @@ from websockets.exceptions import InvalidStatus
 
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.jwt import jwt_authorize
+from moorline.gateway.common.access.rights import REVOKED_SECONDS
 from moorline.gateway.common.errors import UsageError
 from tests.support.backends import STEP, Script, backend, hello, receive_until, say
 from tests.support.faulty_upstream import dial
@@ -352,11 +353,19 @@ async def test_a_token_that_is_issued_after_a_revocation_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
-        monkeypatch.setattr(time, "time", lambda: 1000.5)
+        second = int(time.time()) - 1000
+        monkeypatch.setattr(time, "time", lambda: second + 0.5)
         await server.log.revoke("dr-who")
         monkeypatch.undo()
-        assert await status(server.http, token(iat=1000)) == 401
-        assert await status(server.http, token(iat=1001)) == 200
+        assert await status(server.http, token(iat=second)) == 401
+        assert await status(server.http, token(iat=second + 1)) == 200
+
+
+async def test_a_token_that_is_older_than_any_revocation_is_kept_is_refused(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
+        assert await status(server.http, token(iat=int(time.time() - REVOKED_SECONDS - 1))) == 401
+        assert await status(server.http, token(iat=int(time.time() - REVOKED_SECONDS + 60))) == 200
+        assert await status(server.http, token(iat=None)) == 200
 
 
 async def test_the_limits_of_a_principal_hold_for_all_of_its_tokens(tmp_path: Path) -> None:

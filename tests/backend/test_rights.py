@@ -14,8 +14,11 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from moorline.backend.app import close_principal
-from moorline.backend.rights import RIGHTS
+from moorline.backend.rights import RIGHTS, Rights
+from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal
+from moorline.gateway.common.access.rights import REVOKED_SECONDS
+from moorline.gateway.common.access.rules import AccessRules
 from tests.support.backends import STEP, Backend, Script, backend, hello, say
 from tests.support.eventlogs import until
 
@@ -165,3 +168,12 @@ async def test_a_hook_that_fails_has_decided_nothing(server: Backend, hook: Hook
         await until(lambda: hook.asked > asked + 1)
         await say(socket, type="ping")
         assert "pong" in str(await socket.recv())
+
+
+async def test_what_was_closed_or_revoked_is_forgotten_once_it_cannot_count() -> None:
+    rights = Rights(None, AccessRules.of(Settings()), again=None, closed_within=-1.0)
+    rights.close("alice")
+    rights.revoke("alice", time.time() - REVOKED_SECONDS - 1)
+    rights.revoke("bob", time.time())
+    rights.prune()
+    assert (list(rights._closed_at), list(rights._revoked)) == ([], ["bob"])

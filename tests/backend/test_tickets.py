@@ -11,8 +11,9 @@ import pytest
 from aiohttp import web
 from websockets.exceptions import InvalidStatus
 
-from moorline.backend import tickets
+from moorline.backend import retention, tickets
 from moorline.backend.app import close_principal
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.rights import RIGHTS
 from moorline.gateway.common.access.authorize import Principal
 from tests.support import needs
@@ -91,6 +92,21 @@ async def test_a_ticket_opens_one_socket(database: str, tmp_path: Path) -> None:
 
 
 @needs.postgres
+async def test_a_backend_with_another_clock_redeems_it(
+    postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = time.time
+    async with backend(tmp_path, Script(), authorize=by_header, database=postgres_database) as server:
+        with monkeypatch.context() as behind:
+            behind.setattr(time, "time", lambda: clock() - 3600)
+            texts = [await ticket(server) for _ in range(2)]
+        async with socket(server, texts[0]):
+            pass
+        await server.log.revoke("alice")
+        assert await refused(server, texts[1]) == 401
+
+
+@needs.postgres
 async def test_another_backend_of_the_database_redeems_it(postgres_database: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"authorize": by_header, "database": postgres_database}
     async with (
@@ -109,16 +125,28 @@ async def test_a_ticket_is_for_its_patient_and_its_session(tmp_path: Path) -> No
         assert (await issue(server, headers={}))[0] == 401
 
 
-async def test_a_ticket_that_is_too_old_opens_nothing_and_is_removed(
-    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_ticket_that_is_too_old_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tickets, "LIFE_SECONDS", -1.0)
-    async with backend(tmp_path, Script(), authorize=by_header, database=database) as server:
-        old = str((await issue(server))[1]["ticket"])
-        assert await refused(server, old) == 401
-        kept = tickets._digest(str((await issue(server))[1]["ticket"]))
+    async with backend(tmp_path, Script(), authorize=by_header) as server:
+        assert await refused(server, str((await issue(server))[1]["ticket"])) == 401
+
+
+async def test_a_ticket_that_is_not_used_is_removed_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tickets, "LIFE_SECONDS", -1.0)
+    monkeypatch.setattr(retention, "_PRUNE_SECONDS", 0.01)
+    prune, pruned = EventLog.prune, asyncio.Queue[None]()
+
+    async def noted(log: EventLog, **options: float) -> None:
+        await prune(log, **options)
+        pruned.put_nowait(None)
+
+    monkeypatch.setattr(EventLog, "prune", noted)
+    async with backend(tmp_path, Script(), authorize=by_header) as server:
         await issue(server)
-        assert await server.log.take_ticket(kept) is None
+        for _ in range(pruned.qsize() + 2):
+            await pruned.get()
+    with sqlite3.connect(tmp_path / "chat.db") as db:
+        assert db.execute("SELECT * FROM tickets").fetchall() == []
 
 
 async def test_the_database_holds_no_ticket_but_its_hash(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from moorline.backend.settings import shown_database
 from moorline.gateway.common.errors import UsageError
 
 __all__ = [
+    "NOW",
     "Connection",
     "Pool",
     "Timing",
@@ -39,6 +40,8 @@ log = logging.getLogger("moorline.backend")
 T = TypeVar("T")
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
+#: The database's clock in SQL, as `time.time()` counts: the one clock that all backends have.
+NOW = "extract(epoch FROM clock_timestamp())::double precision"
 #: libpq takes nothing below 2 seconds for what it calls connect_timeout.
 CONNECT_SECONDS = 3
 #: Between two attempts to reach a database that is not there when the program starts.

@@ -4,17 +4,17 @@ import math
 
 import psycopg
 
-from moorline.backend.eventlog.postgres.connection import Connection, Timing, connect_first, first_line
+from moorline.backend.eventlog.postgres.connection import NOW, Connection, Timing, connect_first, first_line
 from moorline.backend.settings import shown_database
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["revocations", "revoke", "revoke_at"]
+__all__ = ["prune", "revocations", "revoke", "revoke_at"]
 
-_REVOKE = """
-INSERT INTO revocations (principal, at) VALUES (%s, extract(epoch FROM clock_timestamp()))
+_REVOKE = f"""
+INSERT INTO revocations (principal, at) VALUES (%s, {NOW})
 ON CONFLICT (principal) DO UPDATE SET at = excluded.at RETURNING at
 """
-_LATEST = "SELECT principal, at FROM revocations WHERE at > extract(epoch FROM clock_timestamp()) - %s"
+_LATEST = f"SELECT principal, at FROM revocations WHERE at > {NOW} - %s"
 
 
 async def revoke(db: Connection, principal: str) -> float:
@@ -28,6 +28,11 @@ async def revocations(db: Connection, *, within: float = math.inf) -> dict[str, 
     """Those of the last seconds."""
     found = await db.execute(_LATEST, (within,))
     return dict(await found.fetchall())
+
+
+async def prune(db: Connection, within: float) -> None:
+    """Remove those that are older than so many seconds."""
+    await db.execute(f"DELETE FROM revocations WHERE at < {NOW} - %s", (within,))
 
 
 async def revoke_at(url: str, principal: str) -> float:

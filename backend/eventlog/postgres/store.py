@@ -133,6 +133,15 @@ class PostgresStore:
         self._owner.revoked({principal: at})
         return at
 
+    async def prune(self, revoked_within: float) -> None:
+        """See Store.prune."""
+
+        async def work(db: Connection, _: int) -> None:
+            await tickets.prune(db)
+            await revocations.prune(db, revoked_within)
+
+        await self.pool.run(work)
+
     async def write(self, work: Callable[[Connection, int], Awaitable[write.Written[T]]]) -> T:
         """Run `work`, and tell the log, the lease task and the other processes what it has committed."""
         value, commits = await self.pool.run(work)

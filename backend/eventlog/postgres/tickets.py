@@ -1,30 +1,35 @@
-"""One-use tickets in PostgreSQL, each by one statement.
+"""One-use tickets in PostgreSQL, each by one statement and by its clock: the backends' clocks may differ.
 
 A ticket that was taken by a statement whose result is lost is lost, too: the client asks for another one.
 """
 
-from moorline.backend.eventlog.base import Ticket
-from moorline.backend.eventlog.postgres.connection import Connection
+from moorline.backend.eventlog.base import TakenTicket, Ticket
+from moorline.backend.eventlog.postgres.connection import NOW, Connection
 
-__all__ = ["add_ticket", "take_ticket"]
+__all__ = ["add_ticket", "prune", "take_ticket"]
+
+_ADD = f"""
+INSERT INTO tickets (digest, patient_id, session_id, principal, metadata, expires, issued, valid_until)
+VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, {NOW}), {NOW} + %s) ON CONFLICT (digest) DO NOTHING
+"""
+
+_TAKE = f"""
+DELETE FROM tickets WHERE digest = %s
+RETURNING patient_id, session_id, principal, metadata, expires, issued, valid_until - {NOW}
+"""
 
 
-async def add_ticket(db: Connection, digest: str, ticket: Ticket, now: float) -> None:
-    """Keep a ticket, and remove those that are not valid any more."""
-    await db.execute(
-        "WITH gone AS (DELETE FROM tickets WHERE valid_until < %s)"
-        " INSERT INTO tickets (digest, patient_id, session_id, principal, metadata, expires, valid_until, issued)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (digest) DO NOTHING",
-        (now, digest, *ticket),
-    )
+async def add_ticket(db: Connection, digest: str, ticket: Ticket, lifetime: float) -> None:
+    """Keep a ticket for so many seconds."""
+    await db.execute(_ADD, (digest, *ticket, lifetime))
 
 
-async def take_ticket(db: Connection, digest: str) -> Ticket | None:
-    """Remove the ticket, and return it if it was there."""
-    found = await db.execute(
-        "DELETE FROM tickets WHERE digest = %s"
-        " RETURNING patient_id, session_id, principal, metadata, expires, valid_until, issued",
-        (digest,),
-    )
-    row = await found.fetchone()
-    return None if row is None else Ticket(*row)
+async def take_ticket(db: Connection, digest: str) -> TakenTicket | None:
+    """Remove the ticket, and return it if it was there and valid."""
+    found = await (await db.execute(_TAKE, (digest,))).fetchone()
+    return None if found is None or found[-1] < 0 else TakenTicket(Ticket(*found[:-1]), found[-1])
+
+
+async def prune(db: Connection) -> None:
+    """Remove those that are not valid any more: they name patients."""
+    await db.execute(f"DELETE FROM tickets WHERE valid_until < {NOW}")

@@ -5,7 +5,7 @@ import time
 
 from moorline.backend.eventlog.sqlite.committer import Transaction
 
-__all__ = ["revocations", "revoke"]
+__all__ = ["prune", "revocations", "revoke"]
 
 
 def revoke(tx: Transaction, principal: str) -> float:
@@ -18,3 +18,8 @@ def revoke(tx: Transaction, principal: str) -> float:
 def revocations(tx: Transaction) -> dict[str, float]:
     """All of them."""
     return dict(tx.db.execute("SELECT principal, at FROM revocations").fetchall())
+
+
+def prune(tx: Transaction, within: float) -> None:
+    """Remove those that are older than so many seconds."""
+    tx.db.execute("DELETE FROM revocations WHERE at < ?", (time.time() - within,))

@@ -85,6 +85,15 @@ class SQLiteStore:
         self._owner.revoked({principal: at})
         return at
 
+    async def prune(self, revoked_within: float) -> None:
+        """See Store.prune."""
+
+        def command(tx: Transaction) -> None:
+            tickets.prune(tx)
+            revocations.prune(tx, revoked_within)
+
+        await self.committer.submit(command)
+
     async def delete_session(self, session_id: str) -> bool | None:
         """See Store.delete_session."""
         return await self.committer.submit(lambda tx: write.delete_session(tx, session_id, self._erasures))

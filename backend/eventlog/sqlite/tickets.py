@@ -1,26 +1,35 @@
 """One-use tickets in the SQLite file. Each function is one command in the transaction that it is given."""
 
-from moorline.backend.eventlog.base import Ticket
+import time
+
+from moorline.backend.eventlog.base import TakenTicket, Ticket
 from moorline.backend.eventlog.sqlite.committer import Transaction
 
-__all__ = ["add_ticket", "take_ticket"]
+__all__ = ["add_ticket", "prune", "take_ticket"]
 
 
-def add_ticket(tx: Transaction, digest: str, ticket: Ticket, now: float) -> None:
-    """Keep a ticket, and remove those that are not valid any more."""
-    tx.db.execute("DELETE FROM tickets WHERE valid_until < ?", (now,))
+def add_ticket(tx: Transaction, digest: str, ticket: Ticket, lifetime: float) -> None:
+    """Keep a ticket for so many seconds."""
+    now = time.time()
+    if ticket.issued is None:
+        ticket = ticket._replace(issued=now)
     tx.db.execute(
-        "INSERT INTO tickets (digest, patient_id, session_id, principal, metadata, expires, valid_until, issued)"
+        "INSERT INTO tickets (digest, patient_id, session_id, principal, metadata, expires, issued, valid_until)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (digest, *ticket),
+        (digest, *ticket, now + lifetime),
     )
 
 
-def take_ticket(tx: Transaction, digest: str) -> Ticket | None:
-    """Remove the ticket, and return it if it was there."""
+def take_ticket(tx: Transaction, digest: str) -> TakenTicket | None:
+    """Remove the ticket, and return it if it was there and valid."""
     found = tx.db.execute(
         "DELETE FROM tickets WHERE digest = ?"
-        " RETURNING patient_id, session_id, principal, metadata, expires, valid_until, issued",
-        (digest,),
+        " RETURNING patient_id, session_id, principal, metadata, expires, issued, valid_until - ?",
+        (digest, time.time()),
     ).fetchone()
-    return None if found is None else Ticket(*found)
+    return None if found is None or found[-1] < 0 else TakenTicket(Ticket(*found[:-1]), found[-1])
+
+
+def prune(tx: Transaction) -> None:
+    """Remove those that are not valid any more: they name patients."""
+    tx.db.execute("DELETE FROM tickets WHERE valid_until < ?", (time.time(),))

@@ -18,9 +18,13 @@ from aiohttp import web
 from moorline.gateway.common.access.authorize import Authorize, Principal
 from moorline.gateway.common.logs import hashed
 
-__all__ = ["RIGHTS", "Right", "Rights"]
+__all__ = ["REVOKED_SECONDS", "RIGHTS", "Right", "Rights"]
 
 logger = logging.getLogger("moorline.rights")
+
+#: How long a revocation is kept. Credentials that are older are refused: they may have been revoked. No browser keeps a
+#: cookie for longer than these 400 days (draft-ietf-httpbis-rfc6265bis section 5.5).
+REVOKED_SECONDS = 400 * 86_400.0
 
 # The longest timer: an expiry may be years ahead, and loops bound what they take.
 _LONGEST_SECONDS = 86_400.0
@@ -62,6 +66,8 @@ class Rights:
             raise web.HTTPForbidden
         if self._is_revoked(principal):
             raise web.HTTPUnauthorized(text="These credentials were revoked. Please sign in again.")
+        if _is_older_than_revocations(principal):
+            raise web.HTTPUnauthorized(text="These credentials are too old. Please sign in again.")
         return principal
 
     async def enter(self, held: contextlib.ExitStack, ask: Callable[[], Awaitable[Principal]]) -> "Right":
@@ -110,6 +116,11 @@ class Rights:
         for right in self._closed(name):
             if right.principal.issued is None or self._is_revoked(right.principal):
                 right.expire()
+
+    def prune(self) -> None:
+        """Forget the revocations that are too old to count."""
+        since = time.time() - REVOKED_SECONDS
+        self._revoked = {name: at for name, at in self._revoked.items() if at >= since}
 
     def _closed(self, name: str) -> "list[Right]":
         for closed in self._asking.values():
@@ -236,6 +247,11 @@ class Right:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _is_older_than_revocations(principal: Principal) -> bool:
+    # 0 stands for a token that does not say when it was issued: it may be new.
+    return principal.issued is not None and 0 < principal.issued < time.time() - REVOKED_SECONDS
 
 
 def _seconds_left(principal: Principal) -> float:
