@@ -1,5 +1,7 @@
 """`moorline backend`: the chat backend as a program, by itself and as the child of `moorline serve`."""
 
+import asyncio
+import dataclasses
 import logging
 import os
 import socket
@@ -12,10 +14,13 @@ from moorline.backend.app import SERVICE, create_app
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.settings import SQLITE, Settings, shown_database
 from moorline.gateway.common import logs, tracing
+from moorline.gateway.common.access.authorize import is_loopback
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import keep_start, run, stop_signals
 from moorline.gateway.common.start import print_start
 from moorline.gateway.common.supervised import Parent
+from moorline.gateway.common.systemd import Systemd
+from moorline.gateway.common.web.metrics_port import METRICS_SOCKET
 from moorline.gateway.common.web.server import Running, SocketListener, running
 
 __all__ = ["run_backend", "run_supervised"]
@@ -27,9 +32,16 @@ log = logging.getLogger("moorline.backend")
 _SWITCH_SECONDS = 0.0005
 
 
-def run_backend(settings: Settings) -> int:
+def run_backend(settings: Settings, systemd: Systemd) -> int:
     """Serve until a signal ends it; the exit status."""
-    return _start(settings, None, None)
+    listener = None
+    if systemd.sockets:
+        addresses = [sock.getsockname()[:2] for sock in systemd.sockets]
+        # What the options say of it counts for nothing; of an address that others reach there is a warning.
+        host, port = next((each for each in addresses if not is_loopback(each[0])), addresses[0])
+        settings = dataclasses.replace(settings, host=host, port=port)
+        listener = SocketListener(systemd.sockets)
+    return _start(settings, systemd, listener)
 
 
 def run_supervised(parent: Parent) -> int:
@@ -39,28 +51,42 @@ def run_supervised(parent: Parent) -> int:
     return _start(Settings(**message["settings"]), parent, SocketListener([sock]))
 
 
-def _start(settings: Settings, parent: Parent | None, listener: SocketListener | None) -> int:
+def _start(settings: Settings, manager: Parent | Systemd, listener: SocketListener | None) -> int:
     logs.setup(settings)
     tracing.start("moorline-backend", os.environ)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    return run(_run(settings, parent, listener))
+    return run(_run(settings, manager, listener))
 
 
-async def _run(settings: Settings, parent: Parent | None, listener: SocketListener | None) -> int:
+async def _run(settings: Settings, manager: Parent | Systemd, listener: SocketListener | None) -> int:
     app = create_app(settings)
+    if isinstance(manager, Systemd) and manager.metrics is not None:
+        app[METRICS_SOCKET] = manager.metrics
     with stop_signals(log, settings.drain) as stop:
         try:
             async with running(app, settings, listener=listener) as started:
                 keep_start()
                 facts = _facts(app, settings, started)
-                if parent is None:
-                    print_start(settings, facts)
-                    await stop.wait()
+                if isinstance(manager, Parent):
+                    await manager.wait(facts, stop, lambda: started.draining.begin(0))
                 else:
-                    await parent.wait(facts, stop, lambda: started.draining.begin(0))
+                    print_start(settings, facts)
+                    await _told(manager, stop)
         except LogUnavailable as error:
             raise UsageError(f"database: {error}") from error
     return 0
+
+
+async def _told(systemd: Systemd, stop: asyncio.Event) -> None:
+    """Tell the manager that the backend is ready, lives and ends; return when `stop` is set."""
+    systemd.ready()
+    beating = asyncio.create_task(systemd.beat())
+    try:
+        await stop.wait()
+    finally:
+        beating.cancel()
+        systemd.stopping()
+        await asyncio.gather(beating, return_exceptions=True)
 
 
 def _facts(app: web.Application, settings: Settings, started: Running) -> dict[str, str]:

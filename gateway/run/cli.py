@@ -129,12 +129,14 @@ def _backend(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
         from moorline.backend import program
 
         return program.run_supervised(parent)
+    from moorline.gateway.common.systemd import Systemd
     from moorline.gateway.run.commands import BackendSettings
 
+    systemd = Systemd.of(environ)
     settings = _config("backend", argv, environ)[BackendSettings]
     from moorline.backend import program
 
-    return program.run_backend(settings)
+    return program.run_backend(settings, systemd)
 
 
 def _command(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:

@@ -80,9 +80,13 @@ def test_a_unit_waits_for_longer_than_the_drain(unit: Path) -> None:
     assert float(seconds.removesuffix("s")) > Settings().drain
 
 
-def test_the_units_of_the_gateway_use_what_it_tells_the_manager() -> None:
-    # What a manager is told, and how it passes sockets on, is in tests/gateway/run/test_systemd.py.
-    assert setting(GATEWAY, "Type") == ["notify"]
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
+def test_a_unit_uses_what_its_program_tells_the_manager(unit: Path) -> None:
+    # What a manager is told is in test_systemd.py of both parts.
+    assert (setting(unit, "Type"), setting(unit, "WatchdogSec")) == (["notify"], ["30s"])
+
+
+def test_the_units_of_the_gateway_pass_its_sockets_on() -> None:
     assert setting(GATEWAY, "ExecReload") == ["/bin/kill -HUP $MAINPID"]
     assert setting(GATEWAY, "Requires") == [SOCKET.name]
     assert setting(SOCKET, "ListenStream") == [f"{host}:{Settings().port}" for host in ("127.0.0.1", "[::1]")]

@@ -35,11 +35,15 @@ class Manager:
             pass
         return said
 
+    def service(self, upstream: str, *options: str) -> contextlib.AbstractAsyncContextManager[Program]:
+        """One life of `moorline gateway`."""
+        return self.life("gateway", "--upstream", upstream, *options)
+
     @contextlib.asynccontextmanager
-    async def service(self, upstream: str, *options: str) -> AsyncIterator[Program]:
-        """One life of `moorline gateway`, as systemd executes it: the socket is descriptor 3."""
-        command = 'exec 3<&"$1"; shift; export LISTEN_PID=$$; exec "$@"'
-        moorline = (sys.executable, "-m", "moorline", "gateway", "--upstream", upstream, *options)
+    async def life(self, *command: str) -> AsyncIterator[Program]:
+        """One life of a command of moorline's, as systemd executes it: the socket is descriptor 3."""
+        script = 'exec 3<&"$1"; shift; export LISTEN_PID=$$; exec "$@"'
+        moorline = (sys.executable, "-m", "moorline", *command)
         env = {
             "LISTEN_FDS": "1",
             "LISTEN_FDNAMES": "http",
@@ -47,7 +51,7 @@ class Manager:
             "WATCHDOG_USEC": "2000000",
         }
         os.set_inheritable(self.sock.fileno(), True)
-        arguments = ("bash", "-c", command, "bash", str(self.sock.fileno()), *moorline)
+        arguments = ("bash", "-c", script, "bash", str(self.sock.fileno()), *moorline)
         async with started_command(*arguments, cwd=self._folder, env=env, pass_fds=[self.sock.fileno()]) as program:
             yield program
 

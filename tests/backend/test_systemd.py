@@ -1,0 +1,19 @@
+"""The backend under a service manager, which listens for it and is told how it fares."""
+
+import contextlib
+from pathlib import Path
+
+import aiohttp
+
+from tests.support.service_manager import Manager
+
+
+async def test_the_manager_is_told_of_start_life_and_end_and_its_socket_is_served(tmp_path: Path) -> None:
+    with contextlib.closing(Manager(tmp_path)) as manager:
+        async with manager.life("backend") as program:
+            assert f"MAINPID={program.pid}" in await manager.told_that("READY=1")
+            async with aiohttp.request("GET", f"http://127.0.0.1:{manager.port}/readyz") as answer:
+                assert answer.status == 200
+            await manager.told_that("WATCHDOG=1")
+            assert await program.stop() == 0
+            await manager.told_that("STOPPING=1")
