@@ -216,6 +216,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"moorline.backend.{module}._LOG_RETRY_SECONDS", 0.02)
     # What a process that was killed would not have.
     monkeypatch.setattr("moorline.backend.runs._INTERRUPT_SECONDS", 0.05)
+    # In the middle of answers.
+    monkeypatch.setattr("moorline.backend.eventlog.sqlite.recent.MAX_PIECES", 5)
 
 
 def schedules(examples: int) -> settings:

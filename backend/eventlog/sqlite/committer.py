@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from moorline.backend.eventlog.base import Commit, DatabaseState, LogUnavailable
+from moorline.backend.eventlog.sqlite.recent import Recent
 
 __all__ = ["Committer", "Stepwise", "Transaction", "run_batch", "truncate_journal"]
 
@@ -34,7 +35,24 @@ class Transaction:
     """What a command works on: the connection, and the list of what readers see after the commit."""
 
     db: sqlite3.Connection
+    _recent: Recent = field(default_factory=Recent)
     commits: list[Commit] = field(default_factory=list)
+
+    @property
+    def recent(self) -> Recent:
+        """The text that is not in `events` yet."""
+        self._recent.ensure(self.db)
+        return self._recent
+
+    def state(self) -> tuple[int, int]:
+        """For `rolled_back`."""
+        return self._recent.changes, len(self.commits)
+
+    def rolled_back(self, state: tuple[int, int]) -> None:
+        """Undo in memory what came since `state`."""
+        changes, commits = state
+        self._recent.rolled_back(changes)
+        del self.commits[commits:]
 
 
 Command = Callable[[Transaction], Any]
@@ -60,6 +78,8 @@ class Committer:
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[_Queued | _Steps | None] = queue.SimpleQueue()
         self._queued = 0
+        # Of the connection, so that all transactions share it.
+        self._recent = Recent()
         self._open = False
         self._stopping = False
         self._ended: asyncio.Future[None] | None = None
@@ -159,7 +179,7 @@ class Committer:
             except queue.Empty:
                 break
         if batch:
-            outcomes, commits = run_batch(db, [command for command, _ in batch])
+            outcomes, commits = run_batch(db, [command for command, _ in batch], self._recent)
             if any(commit.event is None for commit in commits):
                 truncate_journal(db)
             self._call(self._deliver, batch, outcomes, commits)
@@ -188,9 +208,12 @@ class Committer:
                 self._loop.call_soon_threadsafe(function, *args)
 
 
-def run_batch(db: sqlite3.Connection, commands: Sequence[Command]) -> tuple[list[Outcome], list[Commit]]:
+def run_batch(
+    db: sqlite3.Connection, commands: Sequence[Command], recent: Recent
+) -> tuple[list[Outcome], list[Commit]]:
     """Run `commands` in one transaction; where that fails as a whole, each in one of its own."""
-    tx = Transaction(db)
+    tx = Transaction(db, recent)
+    before = tx.state()
     try:
         # Not IMMEDIATE: no other process has the file, and a batch that only reads must not fail on a read-only disk.
         db.execute("BEGIN")
@@ -202,10 +225,11 @@ def run_batch(db: sqlite3.Connection, commands: Sequence[Command]) -> tuple[list
         if db.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
+        tx.rolled_back(before)
         if len(commands) == 1:
             return [(None, _translated(error))], []
         # A full disk undoes the whole transaction. Reads, and writes that still fit, must not fail with the others.
-        parts = [run_batch(db, [command]) for command in commands]
+        parts = [run_batch(db, [command], recent) for command in commands]
         return [part for outcomes, _ in parts for part in outcomes], [part for _, commits in parts for part in commits]
     return outcomes, tx.commits
 
@@ -219,7 +243,7 @@ def truncate_journal(db: sqlite3.Connection) -> None:
 
 
 def _run_one(tx: Transaction, command: Command) -> Outcome:
-    mark = len(tx.commits)
+    before = tx.state()
     tx.db.execute("SAVEPOINT command")
     try:
         value = command(tx)
@@ -228,7 +252,7 @@ def _run_one(tx: Transaction, command: Command) -> Outcome:
             raise
         tx.db.execute("ROLLBACK TO command")
         tx.db.execute("RELEASE command")
-        del tx.commits[mark:]
+        tx.rolled_back(before)
         return None, _translated(error)
     tx.db.execute("RELEASE command")
     return value, None

@@ -8,6 +8,7 @@ import sqlite3
 from moorline.backend.eventlog.sqlite.committer import truncate_journal
 from moorline.backend.eventlog.sqlite.erasure import catch_up, mark_as_copy
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
+from moorline.backend.eventlog.sqlite.recent import Recent
 from moorline.backend.eventlog.sqlite.schema import migrate, recognise
 from moorline.gateway.common.errors import UsageError
 
@@ -42,6 +43,10 @@ def connect(path: str, erasures: ErasureLog, *, is_copy: bool = False) -> sqlite
         erasures.open()
         db.execute("BEGIN IMMEDIATE")
         migrate(db, path)
+        # What is done from here on finds all text in `events`.
+        recent = Recent()
+        recent.ensure(db)
+        recent.merge(db)
         if is_copy:
             mark_as_copy(db)
         erased = catch_up(db, erasures)

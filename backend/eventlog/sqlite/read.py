@@ -3,6 +3,7 @@
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
 from moorline.backend.eventlog.base import (
@@ -20,7 +21,17 @@ from moorline.backend.eventlog.base import (
 )
 from moorline.backend.eventlog.records import SELECTED, Kind, from_record
 from moorline.backend.eventlog.sqlite.committer import Transaction
-from moorline.backend.events import Event, MessageEnded, Position, Row, Snapshot, UserMessage, fitting
+from moorline.backend.events import (
+    Event,
+    MessageEnded,
+    PartAdded,
+    Position,
+    Row,
+    Snapshot,
+    TextAdded,
+    UserMessage,
+    fitting,
+)
 from moorline.backend.parts import Part, decode_part
 from moorline.backend.session import check_owner, newest, partial_answer, row_of
 
@@ -57,14 +68,17 @@ class SessionRecord(NamedTuple):
         return SessionInfo(self.session_id, self.patient_id, Position(self.epoch, self.head), self.active_run_id)
 
 
-def session_record(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:
-    """The session's row, or None."""
-    found = db.execute(
+def session_record(tx: Transaction, session_id: str) -> SessionRecord | None:
+    """The session's row as it will be when its recent text is merged, or None."""
+    found = tx.db.execute(
         "SELECT id, session_id, patient_id, epoch, head, fence, active_run_id, written FROM sessions"
         " WHERE session_id = ?",
         (session_id,),
     ).fetchone()
-    return None if found is None else SessionRecord(*found)
+    if found is None:
+        return None
+    record, growing = SessionRecord(*found), tx.recent.find(session_id)
+    return record if growing is None else record._replace(head=growing.head, written=growing.written)
 
 
 def check(tx: Transaction) -> None:
@@ -74,13 +88,13 @@ def check(tx: Transaction) -> None:
 
 def find_session(tx: Transaction, session_id: str) -> SessionInfo | None:
     """The session, or None."""
-    session = session_record(tx.db, session_id)
+    session = session_record(tx, session_id)
     return session and session.info()
 
 
 def session_for(tx: Transaction, session_id: str, patient_id: str) -> SessionInfo:
     """The session, or as it would begin for the patient."""
-    session = session_record(tx.db, session_id)
+    session = session_record(tx, session_id)
     if session is None:
         return SessionInfo(session_id, patient_id, Position(next_epoch(tx.db, session_id, patient_id), 0), None)
     check_owner(session.patient_id, patient_id)
@@ -117,12 +131,12 @@ def run_facts(tx: Transaction, run: RunHandle) -> RunFacts | None:
 
 def read_after(tx: Transaction, queries: Sequence[EventQuery]) -> list[list[Event]]:
     """The events that each of `queries` asks for."""
-    return [_events(tx.db, query) for query in queries]
+    return [_events(tx, query) for query in queries]
 
 
 def rows(tx: Transaction, session_id: str, before: int | None, limit: int) -> list[Row]:
     """The last `limit` rows before the seq `before`."""
-    session = session_record(tx.db, session_id)
+    session = session_record(tx, session_id)
     if session is None:
         return []
     return list(_newest_first(tx.db, session, session.head + 1 if before is None else before, limit))[::-1]
@@ -130,7 +144,7 @@ def rows(tx: Transaction, session_id: str, before: int | None, limit: int) -> li
 
 def snapshot(tx: Transaction, session_id: str) -> Snapshot | None:
     """The newest rows and the active run."""
-    session = session_record(tx.db, session_id)
+    session = session_record(tx, session_id)
     if session is None:
         return None
     found = _newest_first(tx.db, session, session.head + 1, SNAPSHOT_ROWS + 1)
@@ -140,27 +154,33 @@ def snapshot(tx: Transaction, session_id: str) -> Snapshot | None:
         message_id, started_seq = tx.db.execute(
             "SELECT message_id, started_seq FROM runs WHERE run_id = ?", (session.active_run_id,)
         ).fetchone()
-        run = partial_answer(session.active_run_id, message_id, *run_answer(tx.db, session.id, started_seq))
+        run = partial_answer(session.active_run_id, message_id, *run_answer(tx, session, started_seq))
     position = Position(session.epoch, session.head)
     return Snapshot(position, last, earlier, run)
 
 
-def run_answer(db: sqlite3.Connection, session: int, started_seq: int) -> tuple[str, list[Part | None]]:
+def run_answer(tx: Transaction, session: SessionRecord, started_seq: int) -> tuple[str, list[Part | None]]:
     """The text of the active run that began at `started_seq`, and the part of each event: nothing else follows that."""
-    found = db.execute(
-        "SELECT content, parts FROM events WHERE session = ? AND seq > ? ORDER BY seq", (session, started_seq)
+    found = tx.db.execute(
+        "SELECT content, parts FROM events WHERE session = ? AND seq > ? ORDER BY seq", (session.id, started_seq)
     ).fetchall()
-    return "".join(text for text, _ in found), [None if part is None else decode_part(part) for _, part in found]
+    texts = [text for text, _ in found]
+    parts = [None if part is None else decode_part(part) for _, part in found]
+    for event in tx.recent.unmerged(session.session_id):
+        texts.append(event.text if isinstance(event, TextAdded) else "")
+        parts.append(event.part if isinstance(event, PartAdded) else None)
+    return "".join(texts), parts
 
 
-def _events(db: sqlite3.Connection, query: EventQuery) -> list[Event]:
-    records = db.execute(
+def _events(tx: Transaction, query: EventQuery) -> list[Event]:
+    records = tx.db.execute(
         f"SELECT {SELECTED} FROM events WHERE session ="
         " (SELECT id FROM sessions WHERE session_id = ?1 AND (?2 IS NULL OR epoch = ?2)) AND seq > ?3"
         " ORDER BY seq LIMIT ?4",
         (query.session_id, query.epoch, query.seq, query.limit),
     )
-    events = map(from_record, records)
+    recent = (event for event in tx.recent.unmerged(query.session_id, query.epoch) if event.seq > query.seq)
+    events = islice(chain(map(from_record, records), recent), query.limit)
     # What is over the size is not even fetched.
     return list(events if query.size is None else fitting(events, query.size))
 

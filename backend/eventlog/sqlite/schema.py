@@ -1,8 +1,8 @@
 """The SQLite file: its tables, its version, and how an older file is migrated.
 
-A session's active run is in the session's own row, with the fence: so the write that happens forty times a second and
-run, `add_text`, is one UPDATE and one INSERT. `written` is the offset at which its answer goes on. During a run only
-its text and parts are appended to the session's log, so they are exactly the events after its `RunStarted`.
+A session's active run is in the session's own row, with the fence; `written` is the offset at which its answer goes on.
+During a run only its text and parts are appended to the session's log, so they are exactly the events after its
+`RunStarted`. The last ones are in `recent` until they are merged, and the session's row is behind by as much.
 
 A session has no row before its first message. The epoch that it will have is derived from a seed, its id and its
 patient, so that clients can be told before. An erasure replaces the seed: an id that is used again has another epoch.
@@ -115,8 +115,11 @@ CREATE TABLE revocations (principal TEXT NOT NULL PRIMARY KEY, at REAL NOT NULL)
 ALTER TABLE tickets ADD COLUMN issued REAL;
 """
 
+# See `recent.py`.
+_TENTH = "CREATE TABLE recent (id INTEGER PRIMARY KEY, pieces TEXT NOT NULL) STRICT"
+
 #: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
-MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH, _NINTH)
+MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH, _NINTH, _TENTH)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
 VERSION = len(MIGRATIONS)

@@ -43,7 +43,7 @@ def long_sessions(tx: Transaction, before: float, limit: int) -> list[str]:
 
 def thin_out(tx: Transaction, session_id: str) -> bool:
     """See Store.thin_out. The first message stays: its id names the session in the erasure log."""
-    session = session_record(tx.db, session_id)
+    session = session_record(tx, session_id)
     if session is None or (through := _end_of_part(tx, session)) is None:
         return False
     tx.db.execute("DELETE FROM events WHERE session = ? AND seq > 1 AND seq < ?", (session.id, through))
@@ -60,7 +60,7 @@ def _end_of_part(tx: Transaction, session: SessionRecord) -> int | None:
 
 def delete_session(tx: Transaction, session_id: str, erasures: ErasureLog) -> bool | None:
     """See Store.delete_session."""
-    session = session_record(tx.db, session_id)
+    session = session_record(tx, session_id)
     if session is None:
         return False
     if _end_of_part(tx, session) is not None:
@@ -75,14 +75,14 @@ def expire(tx: Transaction, before: float, limit: int, erasures: ErasureLog) -> 
         "SELECT session_id FROM sessions WHERE touched_at < ? AND active_run_id IS NULL ORDER BY touched_at LIMIT ?",
         (before, limit),
     ).fetchall()
-    sessions = [session for (session_id,) in found if (session := session_record(tx.db, session_id)) is not None]
+    sessions = [session for (session_id,) in found if (session := session_record(tx, session_id)) is not None]
     _erase(tx, sessions, erasures)
     return [session.session_id for session in sessions]
 
 
 def start_run(tx: Transaction, start: Start) -> Started:
     """Append `UserMessage` (of a send) and `RunStarted`, as `check_start` allows."""
-    session = session_record(tx.db, start.session_id)
+    session = session_record(tx, start.session_id)
     known = check_start(
         start,
         patient_id=session and session.patient_id,
@@ -120,10 +120,10 @@ def start_run(tx: Transaction, start: Start) -> Started:
 def end_run(tx: Transaction, end: End) -> int:
     """Append `MessageEnded` in the place of the run's text and parts; returns its seq."""
     run = end.run
-    session = _owned(tx.db, run)
+    session = _owned(tx, run)
     text = unwritten(end.text, at=end.at, written=session.written)
     (started_seq,) = tx.db.execute("SELECT started_seq FROM runs WHERE run_id = ?", (run.run_id,)).fetchone()
-    written, parts = run_answer(tx.db, session.id, started_seq)
+    written, parts = run_answer(tx, session, started_seq)
     tx.db.execute("DELETE FROM events WHERE session = ? AND seq > ?", (session.id, started_seq))
     seq = session.head + 1
     event = end.as_event(seq, from_seq=started_seq + 1, content=written + text, parts=kept(parts))
@@ -132,6 +132,7 @@ def end_run(tx: Transaction, end: End) -> int:
         "UPDATE sessions SET head = ?, active_run_id = NULL, touched_at = ? WHERE id = ?", (seq, end.now, session.id)
     )
     tx.db.execute("UPDATE runs SET finish = ? WHERE run_id = ?", (end.finish.value, run.run_id))
+    tx.recent.drop(session.session_id)
     return seq
 
 
@@ -153,7 +154,7 @@ def _create(tx: Transaction, start: Start) -> SessionRecord:
         "INSERT INTO sessions (session_id, patient_id, epoch, touched_at) VALUES (?, ?, ?, ?)",
         (start.session_id, start.patient_id, next_epoch(tx.db, start.session_id, start.patient_id), start.now),
     )
-    session = session_record(tx.db, start.session_id)
+    session = session_record(tx, start.session_id)
     assert session is not None  # inserted just above
     return session
 
@@ -184,18 +185,21 @@ def _append(tx: Transaction, session: SessionRecord, event: UserMessage | RunSta
 def _erase(tx: Transaction, sessions: Sequence[SessionRecord], erasures: ErasureLog) -> None:
     if not sessions:
         return
+    # Of answers under way, and of those that have ended: their rows are still there.
+    tx.recent.merge(tx.db)
     # Before the commit. If that fails the lines stand, and are carried out at the next start: it was asked for.
     keys = map(erasure_key, first_messages(tx.db, [session.id for session in sessions]))
     tx.db.execute("UPDATE erasures SET applied = ?", (erasures.append(list(keys)),))
     for session in sessions:
         delete_rows(tx.db, session.id)
+        tx.recent.drop(session.session_id)
         tx.db.execute("UPDATE epoch_seeds SET seed = ? WHERE bucket = ?", (new_id(), epoch_bucket(session.session_id)))
         tx.commits.append(Commit(session.session_id, session.epoch, None))
 
 
-def _owned(db: sqlite3.Connection, run: RunHandle) -> SessionRecord:
+def _owned(tx: Transaction, run: RunHandle) -> SessionRecord:
     """The session of `run`, if its handle is still the owner's."""
-    session = session_record(db, run.session_id)
+    session = session_record(tx, run.session_id)
     if session is None or session.active_run_id != run.run_id or session.fence != run.fence:
         raise RunLost(run.run_id)
     return session

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from moorline.backend.errors import Refusal
 from moorline.backend.eventlog.base import RunHandle, RunLost
 from moorline.backend.eventlog.log import EventLog
+from moorline.backend.eventlog.sqlite import recent
 from moorline.backend.events import Finish
 from moorline.backend.session import View
 from tests.support import needs
@@ -100,7 +101,10 @@ def empty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Makes an empty database of each kind, for each example."""
     if request.param == "sqlite":
         folder, numbers = tmp_path_factory.mktemp("any_order"), itertools.count()
-        yield lambda: f"sqlite:///{folder}/{next(numbers)}.db"
+        with pytest.MonkeyPatch.context() as patch:
+            # Between any two of the commands.
+            patch.setattr(recent, "MAX_PIECES", 2)
+            yield lambda: f"sqlite:///{folder}/{next(numbers)}.db"
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     yield server.empty_database

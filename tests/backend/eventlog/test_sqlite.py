@@ -25,6 +25,7 @@ from moorline.backend.eventlog.sqlite import committer, read
 from moorline.backend.eventlog.sqlite.committer import Transaction, run_batch
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
+from moorline.backend.eventlog.sqlite.recent import Recent
 from moorline.backend.eventlog.sqlite.schema import FIRST, VERSION
 from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.events import Finish
@@ -308,7 +309,9 @@ def insert_session(tx: Transaction, session_id: str) -> int:
 
 def test_a_command_that_fails_undoes_no_other(tmp_path: Path) -> None:
     db = connect(str(tmp_path / "chat.db"), ErasureLog(str(tmp_path / "chat.db")))
-    outcomes, _ = run_batch(db, [functools.partial(insert_session, session_id=name) for name in ("a", "a", "b")])
+    outcomes, _ = run_batch(
+        db, [functools.partial(insert_session, session_id=name) for name in ("a", "a", "b")], Recent()
+    )
     assert [value for value, _ in outcomes] == [1, None, 1]
     assert isinstance(outcomes[1][1], LogUnavailable)
     assert db.execute("SELECT count(*) FROM sessions").fetchone() == (2,)
@@ -323,7 +326,7 @@ def roll_back_and_fail(tx: Transaction) -> None:
 
 def test_a_command_that_undoes_the_whole_batch_fails_alone(tmp_path: Path) -> None:
     db = connect(str(tmp_path / "chat.db"), ErasureLog(str(tmp_path / "chat.db")))
-    outcomes, _ = run_batch(db, [functools.partial(insert_session, session_id="a"), roll_back_and_fail])
+    outcomes, _ = run_batch(db, [functools.partial(insert_session, session_id="a"), roll_back_and_fail], Recent())
     assert [value for value, _ in outcomes] == [1, None]
     assert isinstance(outcomes[1][1], LogUnavailable)
     assert not db.in_transaction
@@ -339,7 +342,7 @@ def test_readers_are_not_told_of_what_a_failed_command_has_written(tmp_path: Pat
 
     db = connect(str(tmp_path / "chat.db"), ErasureLog(str(tmp_path / "chat.db")))
     commands = [functools.partial(write, session_id=name, fail=name == "b") for name in "abc"]
-    _, commits = run_batch(db, commands)
+    _, commits = run_batch(db, commands, Recent())
     assert [commit.session_id for commit in commits] == ["a", "c"]
     db.close()
 
