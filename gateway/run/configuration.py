@@ -94,11 +94,15 @@ async def _answer(reader: asyncio.StreamReader) -> bytes | None:
 def answer(parent: Parent, environ: MutableMapping[str, str], configured: Configured) -> int:
     """Be the process that reads, as the command line does; the exit status."""
     from moorline.gateway.app import create_app
-    from moorline.gateway.settings import Settings
+    from moorline.gateway.run.commands import BackendSettings, ServeSettings, Settings
 
     message = parent.receive()
     sections = configured(message["command"], message["argv"], environ)
-    # As it is served, so that what would end a worker ends this process instead.
+    # As it is served, so that what would end a worker, or the backend at its start, ends this process instead.
     create_app(sections[Settings])
+    if ServeSettings in sections and not sections[ServeSettings].backend_command:
+        from moorline.backend.app import create_app as create_backend
+
+        create_backend(sections[BackendSettings])
     parent.send({"sections": [(kind, changed(settings)) for kind, settings in sections.items()]})
     return 0

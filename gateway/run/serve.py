@@ -152,7 +152,7 @@ class _Serve:
         self._configuration = configuration
         self._systemd = systemd
         self._backend_settings = backend
-        self._backend = Supervisor(self._backend_child(backend))
+        self._backend = Supervisor(self._backend_child(backend, settings.watchdog))
         self._gateway: Gateway | None = None
         self._requests = ReloadRequests()
 
@@ -211,7 +211,7 @@ class _Serve:
 
     # The backend -----------------------------------------------------------------------------------------------------
 
-    def _backend_child(self, settings: BackendSettings) -> Child:
+    def _backend_child(self, settings: BackendSettings, watchdog: float | None) -> Child:
         if self._port is None:
             return backend_command(
                 self._own.backend_command,
@@ -234,7 +234,7 @@ class _Serve:
             environ={name: value for name, value in self._environ.items() if not name.startswith(PREFIX)},
             drain=settings.drain,
             # A debugger may hold a backend that is being worked on.
-            watchdog=None if self._own.reload else self._settings.watchdog,
+            watchdog=None if self._own.reload else watchdog,
             on_ready=on_ready,
             on_failed_start=lambda: self._reports.failed("backend"),
             spawn_context=port.life,
@@ -260,13 +260,21 @@ class _Serve:
         settings, backend = _joined(settings, sections[BackendSettings], self._own, self._sock)
         if self._follows_output and not settings.frontend:
             settings = dataclasses.replace(settings, frontend=self._settings.frontend)
-        await self._gateway.reload(settings)
-        self._settings = settings
-        if upgrade or backend != self._backend_settings:
-            self._backend_settings = backend
-            if self._port is not None:
-                log.info("starting the backend again")
-                self._backend.replace(self._backend_child(backend))
+        restarts_backend = self._port is not None and (upgrade or backend != self._backend_settings)
+        if restarts_backend:
+            await self._replace_backend(backend, settings.watchdog)
+        try:
+            await self._gateway.reload(settings)
+        except Exception:
+            if restarts_backend:
+                await self._replace_backend(self._backend_settings, self._settings.watchdog)
+            raise
+        self._settings, self._backend_settings = settings, backend
+
+    async def _replace_backend(self, settings: BackendSettings, watchdog: float | None) -> None:
+        log.info("starting the backend again")
+        if not await self._backend.replace(self._backend_child(settings, watchdog)):
+            raise UsageError("the backend does not start with it, and is started as before; its own lines say why")
 
     # The front end ---------------------------------------------------------------------------------------------------
 

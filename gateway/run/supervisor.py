@@ -31,6 +31,8 @@ _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 10.0
 # A process that lived this long did not end because of its start: the next start is not delayed for long.
 _STABLE_AFTER = 10.0
+# Until a process that takes another's place is ready: it may have a database to migrate.
+_START_SECONDS = 60.0
 # What a process gets beyond its own deadline before it is killed.
 _KILL_AFTER = 2.0
 # The same for one that waits for its last requests before it drains.
@@ -83,6 +85,16 @@ def module_command(command: str) -> list[str]:
     return [sys.executable, "-P", "-m", "moorline", command]
 
 
+class _Trial:
+    """The first life of a process that takes the place of another one."""
+
+    def __init__(self, before: Child) -> None:
+        self.before = before
+        self.is_ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.has_begun = False
+        """False while the one before ends."""
+
+
 class Supervisor:
     """Keeps one process alive. Only one exists at any time: the next starts when the last has ended."""
 
@@ -97,13 +109,26 @@ class Supervisor:
         self._connection: asyncio.StreamWriter | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._beat_at = 0.0
+        self._trial: _Trial | None = None
 
     # Requests ---------------------------------------------------------------------------------------------------------
 
-    def replace(self, child: Child) -> None:
-        """Restart it as this one from now on."""
-        self._child, self._drain = child, child.drain
+    async def replace(self, child: Child) -> bool:
+        """Restart it as this one from now on. False: that ended before it was ready, or was not ready in time, and the
+        one before is started again."""
+        trial = self._trial = _Trial(self._child)
+        self._become(child)
         self.restart()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_SECONDS):
+                return await trial.is_ready
+        self._trial = None
+        self._become(trial.before)
+        self.restart()
+        return False
+
+    def _become(self, child: Child) -> None:
+        self._child, self._drain = child, child.drain
 
     def restart(self) -> None:
         """End the process without a drain and start another; where none lives, do not wait any longer."""
@@ -136,6 +161,8 @@ class Supervisor:
         while self._state is not State.STOPPED:
             if self._state is State.STARTING:
                 began = clock()
+                if self._trial is not None:
+                    self._trial.has_begun = True
                 status = await self._live()
                 self._ended(status)
                 if clock() - began >= _STABLE_AFTER:
@@ -147,13 +174,18 @@ class Supervisor:
             else:
                 log.error("%s ended with status %d at its start; waiting for the next change", self._child.name, status)
                 await self._pause(None)
+        self._decide(is_ready=False)
         return status if self._refused(status) else 0
 
     def _refused(self, status: int) -> bool:
         return status in self._child.refusals and not self._was_ready
 
     def _ended(self, status: int) -> None:
-        if self._refused(status):
+        if self._trial is not None and self._trial.has_begun and self._state is State.STARTING:
+            self._become(self._trial.before)
+            self._decide(is_ready=False)
+            self._apply(Event.ENDED)
+        elif self._refused(status):
             self._apply(Event.REFUSED)
         elif self._child.waits_for_changes and self._state is State.STARTING:
             self._apply(Event.BROKEN)
@@ -161,6 +193,12 @@ class Supervisor:
             self._apply(Event.ENDED)
         if not self._was_ready and self._state in (State.BACKOFF, State.WAITING_FOR_CHANGE):
             self._child.on_failed_start()
+
+    def _decide(self, *, is_ready: bool) -> None:
+        if self._trial is not None:
+            if not self._trial.is_ready.done():
+                self._trial.is_ready.set_result(is_ready)
+            self._trial = None
 
     def _apply(self, event: Event) -> bool:
         """Whether this is another state: a second request must not signal the process again."""
@@ -252,6 +290,8 @@ class Supervisor:
         if self._apply(Event.READY) and self._was_ready:
             log.info("%s is up again", self._child.name)
         self._was_ready = True
+        if self._state is State.UP:
+            self._decide(is_ready=True)
         self._child.on_ready(facts)
 
     def _tell(self) -> None:

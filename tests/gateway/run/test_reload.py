@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, Inv
 from moorline.gateway.common.loop import ReloadRequests
 from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.run.generations import keep_reloading
+from tests.gateway.run.test_serve import ask, backend_of, serving
 from tests.support.faulty_upstream import Upstream
 from tests.support.gateway_process import echoing
 from tests.support.process import Program, children, gone, started
@@ -54,14 +55,21 @@ async def test_open_sockets_are_served_on_by_the_next_processes(workers: str, tm
 
 async def test_a_configuration_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "moorline.toml"
-    file.write_text("[gateway]\ndrain = 5\n", encoding="utf-8")
-    async with echoing(tmp_path) as (program, address), connect(address, proxy=None) as socket:
-        file.write_text("[gateway]\nmax_connections = 0\n", encoding="utf-8")
+    async with serving(tmp_path) as (program, address):
+        backend = backend_of(program)
+        for text, reason in (
+            ("[gateway]\nmax_connections = 0", "max_connections: 0"),
+            ('[backend]\nresponder = "nowhere:answer"', 'there is no module "nowhere"'),
+        ):
+            file.write_text(text, encoding="utf-8")
+            program.send(signal.SIGHUP)
+            await program.line("nothing is changed", reason)
+        assert children(program.pid) == [backend]
+        # What shows at its start alone costs a restart.
+        file.write_text('[backend]\ndatabase = "sqlite:////dev/null/chat.db"', encoding="utf-8")
         program.send(signal.SIGHUP)
-        line = await program.line("nothing is changed")
-        assert "max_connections" in line
-        await echoed(socket, "still here")
-        assert children(program.pid) == []
+        await program.line("nothing is changed", "the backend does not start with it")
+        assert await ask(address)
 
 
 async def test_a_reload_without_a_free_descriptor_prevents_no_later_one() -> None:

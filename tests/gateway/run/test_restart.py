@@ -29,19 +29,20 @@ class Supervised:
         (sock,) = listen("127.0.0.1", 0)
         self.address = f"http://127.0.0.1:{sock.getsockname()[1]}"
         self._port = BackendPort(sock, 10.0)
-        options = BackendSettings(database=f"sqlite:///{folder}/chat.db", log_level="error")
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
         self.ready = asyncio.Event()
-        self._supervisor = Supervisor(
-            Child(
-                name="the backend",
-                command="backend",
-                message={"settings": changed(options)},
-                environ=environ,
-                drain=1.0,
-                on_ready=self._is_ready,
-                spawn_context=self._port.life,
-            )
+        self._supervisor = Supervisor(self._child(f"sqlite:///{folder}/chat.db"))
+
+    def _child(self, database: str) -> Child:
+        options = BackendSettings(database=database, log_level="error")
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "OPENAI_"))}
+        return Child(
+            name="the backend",
+            command="backend",
+            message={"settings": changed(options)},
+            environ=environ,
+            drain=1.0,
+            on_ready=self._is_ready,
+            spawn_context=self._port.life,
         )
 
     def _is_ready(self, _: Mapping[str, str]) -> None:
@@ -50,6 +51,10 @@ class Supervised:
 
     def restart(self) -> None:
         self._supervisor.restart()
+
+    async def replace(self, database: str) -> bool:
+        self.ready.clear()
+        return await self._supervisor.replace(self._child(database))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -109,3 +114,12 @@ async def test_no_handshake_fails_while_a_backend_restarts_under_50_clients(tmp_
             task.cancel()
         await asyncio.gather(*staying, return_exceptions=True)
     assert clients.failures == []
+
+
+async def test_a_backend_that_does_not_start_with_new_options_is_started_as_before(tmp_path: Path) -> None:
+    backend = Supervised(tmp_path)
+    async with backend.running(), asyncio.timeout(PATIENCE):
+        assert not await backend.replace("sqlite:////dev/null/chat.db")
+        await backend.ready.wait()
+        assert await backend.replace(f"sqlite:///{tmp_path}/other.db")
+        assert (tmp_path / "other.db").exists()
