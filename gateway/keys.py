@@ -8,6 +8,7 @@ from moorline.gateway.cause import Cause
 from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import DRAINING
+from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.proxy.held import Held
 from moorline.gateway.proxy.routes import Destination, Routes
 from moorline.gateway.proxy.upstreams import Upstreams
@@ -35,6 +36,7 @@ __all__ = [
     "ROUTES",
     "SETTINGS",
     "SIBLINGS",
+    "TIME_LIMITS",
     "TRUSTED",
     "UPSTREAM",
     "UPSTREAMS",
@@ -55,6 +57,8 @@ METRICS: "web.AppKey[Metrics]" = web.AppKey("metrics")
 """Only with `metrics_port`."""
 LIVE_FAULTS: "web.AppKey[LiveFaults]" = web.AppKey("live_faults")
 """Only with `faults`."""
+TIME_LIMITS = web.AppKey("time_limits", TimeLimits)
+"""Of handshakes."""
 SIBLINGS = web.AppKey("siblings", Siblings)
 """Only in a worker: the others."""
 

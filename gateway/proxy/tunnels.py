@@ -8,7 +8,7 @@ import functools
 import logging
 import math
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -20,6 +20,7 @@ from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.idle import Descriptors
+from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import ShuttingDown
 from moorline.gateway.keys import (
@@ -32,6 +33,7 @@ from moorline.gateway.keys import (
     RIGHTS,
     ROUTES,
     SETTINGS,
+    TIME_LIMITS,
 )
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.held import Held, RightState
@@ -96,6 +98,22 @@ class _Open:
     held: Held | None
 
 
+class _Handshake:
+    """A handshake counts as a socket within this block. A generator's block would cost it eight calls more."""
+
+    __slots__ = ("_address", "_limits")
+
+    def __init__(self, limits: SocketLimits, address: str) -> None:
+        self._limits = limits
+        self._address = address
+
+    def __enter__(self) -> None:
+        self._limits.add(self._address)
+
+    def __exit__(self, *_: object) -> None:
+        self._limits.remove(self._address)
+
+
 class Tunnels:
     """The open tunnels, and the handshakes under way."""
 
@@ -143,9 +161,8 @@ class Tunnels:
         """Whether the socket with this id is open."""
         return request_id in self._ids
 
-    @contextlib.contextmanager
-    def handshake(self, request: web.Request) -> Iterator[None]:
-        """Count a handshake that may become a tunnel.
+    def handshake(self, request: web.Request) -> _Handshake:
+        """Count a handshake that may become a tunnel, within the block of this.
 
         Raises:
             Unavailable: the gateway drains, or there are `max_connections` already.
@@ -153,25 +170,19 @@ class Tunnels:
         self._refuse_when_draining()
         address = client_address(request)
         self._socket_limits.check(address)
-        self._socket_limits.add(address)
-        try:
-            yield
-        finally:
-            self._socket_limits.remove(address)
+        return _Handshake(self._socket_limits, address)
 
     def open(self, request: web.Request, exchange: Exchange, head: bytes) -> None:
         """Answer the client with `head` and relay from now on. The exchange's upstream is released at the end."""
         self._refuse_when_draining()
-        route, upstream, address = request[DESTINATION].route, exchange.upstream, client_address(request)
+        destination, upstream, address = request[DESTINATION], exchange.upstream, client_address(request)
         opened = asyncio.get_running_loop().time()
-        socket = Socket(request[REQUEST_ID], route.path, address, upstream.url, opened)
-        hand_over = exchange.connection.hand_over
-        limits = self._limits_for(request[DESTINATION])
+        socket = Socket(request[REQUEST_ID], destination.route.path, address, upstream.url, opened)
         relay = switch(
             request,
-            hand_over,
+            exchange.connection.hand_over,
             head,
-            limits,
+            self._limits_for(destination),
             self._ended,
             self._on_round_trip,
             turns=self._turns,
@@ -181,11 +192,12 @@ class Tunnels:
         self._add(relay, each)
         self._keep(relay, each)
         if tracing.is_on():
-            self._spans[relay] = tracing.begin(f"WebSocket {route.path}", network__protocol__name="websocket")
+            name = f"WebSocket {destination.route.path}"
+            self._spans[relay] = tracing.begin(name, network__protocol__name="websocket")
         exchange.detach()
         if log.isEnabledFor(logging.INFO):
-            name = upstream.url if self._names_upstream else None
-            _log("WebSocket opened", {"upstream": name, "client": address, "request_id": socket.request_id})
+            url = upstream.url if self._names_upstream else None
+            _log("WebSocket opened", {"upstream": url, "client": address, "request_id": socket.request_id})
 
     # From one process to another --------------------------------------------------------------------------------------
 
@@ -453,6 +465,7 @@ async def tunnels(app: web.Application) -> AsyncIterator[None]:
         app.get(RIGHTS),
         functools.partial(Held.restored, app),
     )
+    app[TIME_LIMITS] = TimeLimits()
     app[RETRY_QUEUES] = {group: RetryQueue() for group in app[ROUTES].upstreams}
     if METRICS in app:
         app[METRICS].set_state(functools.partial(_state, app))
@@ -462,6 +475,7 @@ async def tunnels(app: web.Application) -> AsyncIterator[None]:
     await asyncio.gather(draining, return_exceptions=True)
     for queue in app[RETRY_QUEUES].values():
         queue.close()
+    app[TIME_LIMITS].close()
     await app[TUNNELS].close()
 
 

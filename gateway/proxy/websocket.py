@@ -4,15 +4,15 @@ The upstream's response comes before the client's, so that its refusal and its c
 the switch the handler returns and leaves nothing behind: the tunnel lives on two transports and a timer.
 """
 
-import asyncio
 import dataclasses
 import functools
 
 from aiohttp import web
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
+from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.errors import HandshakeTimeout
-from moorline.gateway.keys import CAUSE, OUTCOME, REQUEST_ID, SETTINGS
+from moorline.gateway.keys import CAUSE, OUTCOME, REQUEST_ID, SETTINGS, TIME_LIMITS
 from moorline.gateway.proxy import handshake
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.forward import forward, request_head
@@ -31,11 +31,12 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     if not handshake.asks_for_upgrade(request.headers):
         return await forward(request)
     handshake.check_request(request.headers, request.version)
-    tunnels = request.app[TUNNELS]
+    app = request.app
+    tunnels = app[TUNNELS]
     with tunnels.handshake(request):
         head = functools.partial(request_head, request, upgrade=True)
         async with Exchange(request, head, upgrade=True) as exchange:
-            response = await _response(exchange, request.app[SETTINGS].handshake_timeout)
+            response = await _response(exchange, app[TIME_LIMITS], app[SETTINGS].handshake_timeout)
             if not handshake.is_switch(response):
                 request[OUTCOME], request[CAUSE] = "rejected_by_upstream", _REJECTED
                 return await pass_on(request, response, exchange)
@@ -43,9 +44,9 @@ async def websocket(request: web.Request) -> web.StreamResponse:
             return Switched()
 
 
-async def _response(exchange: Exchange, handshake_timeout: float | None) -> Response:
+async def _response(exchange: Exchange, limits: TimeLimits, handshake_timeout: float | None) -> Response:
     try:
-        async with asyncio.timeout(handshake_timeout):
+        with limits.of(handshake_timeout):
             return await exchange.response()
     except TimeoutError:
         held = dataclasses.replace(HandshakeTimeout.cause, moment=Moment.HELD)

@@ -142,9 +142,9 @@ class Tunnel:
     longer. The bytes themselves go through `client` and `upstream`, which are what comes from each side."""
 
     __slots__ = (
-        "_close_by", "_closer", "_event", "_gone", "_heartbeats", "_linger_until", "_message_timer",
-        "_outputs", "_randbytes", "_stalls", "_teardowns", "client", "code", "culprit", "ended_at", "limits", "moment",
-        "order", "outcome", "phase", "upstream",
+        "_close_by", "_closer", "_event", "_gone", "_linger_until", "_made_heartbeats", "_message_timer",
+        "_on_round_trip", "_outputs", "_randbytes", "_stalls", "_teardowns", "client", "code", "culprit", "ended_at",
+        "limits", "moment", "order", "outcome", "phase", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -174,7 +174,8 @@ class Tunnel:
         self.limits = limits
         self._randbytes = randbytes
         self._event = now
-        self._heartbeats = tuple(self._make_heartbeats(on_round_trip))
+        self._on_round_trip = on_round_trip
+        self._made_heartbeats: tuple[tuple[Side, Heartbeat], ...] | None = None
         timeout = limits.message_timeout
         self._message_timer = None if timeout is None else MessageTimer(self.client, timeout, now)
         self._stalls: dict[Side, _Stall] | None = None
@@ -204,7 +205,7 @@ class Tunnel:
 
     def round_trips(self, side: Side) -> Sequence[float]:
         """Seconds from a Ping of the gateway to its Pong; the latest ones."""
-        return next((heartbeat.round_trips for each, heartbeat in self._heartbeats if each is side), ())
+        return next((heartbeat.round_trips for each, heartbeat in self._made_heartbeats or () if each is side), ())
 
     # From one process to another ------------------------------------------------------------------------------------
 
@@ -291,9 +292,9 @@ class Tunnel:
         if self._stalls is not None:
             self._stalls.pop(side, None)
             self._stalls = self._stalls or None
-        if self._stalls is None:
-            for _, heartbeat in self._heartbeats:
-                heartbeat.restart(now)
+            if self._stalls is None:
+                for _, heartbeat in self._heartbeats:
+                    heartbeat.restart(now)
         self._begin_lingering(now)
 
     def shut_down(self, now: float, reason: Reason = Reason.SHUTDOWN) -> None:
@@ -346,8 +347,16 @@ class Tunnel:
 
     # Heartbeats -------------------------------------------------------------------------------------------------------
 
-    def _make_heartbeats(self, observe: Callable[[Side, float], None] | None) -> Iterator[tuple[Side, Heartbeat]]:
-        client, upstream, limits = self.client, self.upstream, self.limits
+    @property
+    def _heartbeats(self) -> tuple[tuple[Side, Heartbeat], ...]:
+        """Of each side that has one. They are made when a timer or a stall asks for them, which a handshake need not
+        pay for: until then a silent side is due at its last byte and the interval, as `Limits.first_timeout` has it."""
+        if self._made_heartbeats is None:
+            self._made_heartbeats = tuple(self._make_heartbeats())
+        return self._made_heartbeats
+
+    def _make_heartbeats(self) -> Iterator[tuple[Side, Heartbeat]]:
+        client, upstream, limits, observe = self.client, self.upstream, self.limits, self._on_round_trip
         for side, interval, inbound, outbound in (
             (Side.CLIENT, limits.client_heartbeat, client, upstream),
             (Side.UPSTREAM, limits.upstream_heartbeat, upstream, client),

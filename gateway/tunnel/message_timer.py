@@ -19,14 +19,14 @@ class MessageTimer:
     def __init__(self, inbound: Direction, timeout: float, now: float) -> None:
         self._inbound = inbound
         self._timeout = timeout
-        self.restart(now)
-
-    def restart(self, now: float) -> None:
-        """A message that has come in part has all of its time again: it was not read."""
         self._number: int | None = None
         self._began = now
         self._size = 0
-        self.next_check = now + self._timeout
+        self.next_check = now + timeout
+
+    def restart(self, now: float) -> None:
+        """A message that has come in part has all of its time again: it was not read."""
+        self._number, self._began, self._size, self.next_check = None, now, 0, now + self._timeout
 
     def state(self) -> MessageTimerState:
         return MessageTimerState(number=self._number, began=self._began, size=self._size, next_check=self.next_check)

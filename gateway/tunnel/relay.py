@@ -64,15 +64,16 @@ class Ended:
 class End(asyncio.Protocol):
     """One side's TCP connection."""
 
-    __slots__ = ("_ends", "_inbound", "_relay", "receive", "side", "transport", "unsent", "write")
+    __slots__ = ("_ends", "_relay", "inbound", "receive", "side", "transport", "unsent", "write")
 
     def __init__(self, relay: "Relay", side: Side, transport: asyncio.Transport) -> None:
         self._relay: Relay | None = relay
-        self._inbound = relay.tunnel.inbound(side)
+        tunnel = relay.tunnel
+        self.inbound = inbound = tunnel.client if side is Side.CLIENT else tunnel.upstream
         # The FIN and the loss that wait for the backlog, in their order.
         self._ends: tuple[Callable[[], None], ...] = ()
         self.side = side
-        self.receive: Callable[[bytes, float], bytes | None] = self._inbound.receive_data
+        self.receive: Callable[[bytes, float], bytes | None] = inbound.receive_data
         self.transport = transport
         self.write: Callable[[bytes], None] = _discard
         """The other end's, while the tunnel is open."""
@@ -94,7 +95,7 @@ class End(asyncio.Protocol):
 
     @property
     def has_backlog(self) -> bool:
-        return self._inbound.backlog != b"" and self._relay is not None and self._relay.tunnel.relaying
+        return self.inbound.backlog != b"" and self._relay is not None and self._relay.tunnel.relaying
 
     @property
     def is_ending(self) -> bool:
@@ -104,7 +105,7 @@ class End(asyncio.Protocol):
     def parse_slice(self) -> bool:
         """Pass on as much of the backlog as fits into one turn; whether there is more."""
         if self.has_backlog:
-            self._pass_on(self._inbound.receive_backlog())
+            self._pass_on(self.inbound.receive_backlog())
             if self.has_backlog:
                 return True
         ends, self._ends = self._ends, ()
@@ -131,7 +132,7 @@ class End(asyncio.Protocol):
     def detach(self) -> None:
         """Report no event of the transport any more."""
         self._relay = None
-        self.write, self.receive = _discard, self._inbound.receive_late
+        self.write, self.receive = _discard, self.inbound.receive_late
 
     def eof_received(self) -> bool:
         if (relay := self._relay) is not None:
@@ -158,7 +159,7 @@ class End(asyncio.Protocol):
             return
         if exc is not None and relay.tunnel.relaying and (unread := kernel.unread(self.transport)):
             if self.has_backlog:
-                self._inbound.backlog += unread
+                self.inbound.backlog += unread
             else:
                 self.data_received(unread)
         if self.has_backlog:
@@ -273,20 +274,20 @@ class Relay:
         return state, client, upstream
 
     def _begin(self, *, client_stalls: bool) -> None:
-        client, upstream = self._client, self._upstream
-        for end in (client, upstream):
+        for end, other in ((self._client, self._upstream), (self._upstream, self._client)):
+            transport = end.transport
+            if transport.is_closing():
+                continue
             # Any byte that does not leave at once pauses the other side's reading. TCP pauses beyond its mark, TLS at
             # it: at 0 that would be with nothing to send, and for ever.
-            if not end.transport.is_closing():
-                is_tls = kernel.is_tls(end.transport)
-                end.transport.set_write_buffer_limits(high=int(is_tls), low=0)
+            transport.set_write_buffer_limits(high=int(kernel.is_tls(transport)), low=0)
+            other.write = transport.write
         if client_stalls:
             self.pause_writing(Side.CLIENT)
-        client.write, upstream.write = _writer(upstream.transport), _writer(client.transport)
 
     def _go_on(self, from_client: bytes, from_upstream: bytes) -> None:
         for end, data in ((self._upstream, from_upstream), (self._client, from_client)):
-            inbound = self.tunnel.inbound(end.side)
+            inbound = end.inbound
             if inbound.backlog:
                 inbound.backlog += data
                 self.yield_to_others(end)
@@ -486,10 +487,6 @@ def _median(round_trips: Sequence[float]) -> float | None:
     if not ordered:
         return None
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-
-
-def _writer(transport: asyncio.Transport) -> Callable[[bytes], None]:
-    return _discard if transport.is_closing() else transport.write
 
 
 def _discard(data: bytes) -> None:

@@ -143,15 +143,16 @@ def _client(rules: AccessRules, request: web.Request) -> str:
 
 
 def _check_origin(rules: AccessRules, request: web.Request) -> None:
-    """Refuse a page of another site before the request has any effect."""
+    """Refuse a page of another site before the request has any effect. A request without Origin is not a page's."""
+    if hdrs.ORIGIN not in request.headers:
+        return
     is_safe = request.method in _SAFE_METHODS and hdrs.UPGRADE not in request.headers
     if is_safe and not (_is_api(request) and is_preflight(request)):
         return
     # No browser sends two Origin headers; joined they equal no origin.
-    origins = request.headers.getall(hdrs.ORIGIN, ())
-    origin = ", ".join(origins) if origins else None
+    origin = ", ".join(request.headers.getall(hdrs.ORIGIN))
     if not rules.allows_origin(origin, request.headers.get(hdrs.HOST, ""), tls=_is_tls(rules, request)):
-        request[REFUSAL] = f"Origin {_shown(origin or '')} is none of allowed_origins"
+        request[REFUSAL] = f"Origin {_shown(origin)} is none of allowed_origins"
         raise web.HTTPForbidden(text="Pages of this origin may not use this server; see allowed_origins.")
 
 

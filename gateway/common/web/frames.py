@@ -191,7 +191,7 @@ class FrameParser:
 
     def __init__(self, max_payload: int | None = None) -> None:
         self.max_payload = _ENDLESS if max_payload is None else max_payload
-        self.sizes = frame_sizes(min(self.max_payload, 126))
+        self.sizes = frame_sizes(126 if self.max_payload > 126 else self.max_payload)
         self.frames = 0
         """How many there were, up to where the stream was lost."""
         self.left = 0
@@ -201,7 +201,7 @@ class FrameParser:
         self.lost = False
         self.fragmented: int | None = None
         """The number of the frame that began a fragmented message."""
-        self.report_pongs(on=False)
+        self._reported, self._skipped, self._within = _REPORTED, _SKIPPED, _WITHIN
 
     @property
     def message(self) -> int | None:

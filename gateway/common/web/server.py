@@ -236,6 +236,7 @@ def _connections(
     timeouts = app.get(CONNECTION_TIMEOUTS, ConnectionTimeouts())
     bad_request_handler = app.get(BAD_REQUEST_HANDLER, default_bad_request)
     message_limits = app.get(MESSAGE_LIMITS)
+    logger = logging.getLogger("moorline.http")
 
     def connection() -> Connection:
         return Connection(
@@ -252,7 +253,7 @@ def _connections(
             access_log=None,
             # The gateway passes bodies on as they are, and a small one could decompress to gigabytes in the backend.
             auto_decompress=False,
-            logger=logging.getLogger("moorline.http"),
+            logger=logger,
         )
 
     through = app.get(ACCEPT_THROUGH)
