@@ -11,10 +11,10 @@ from aiohttp.typedefs import Handler
 
 from moorline.gateway.access_line import log_request
 from moorline.gateway.cause import Cause, Moment, Reason, Who
-from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS
+from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS, TooManyConnections
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.common.web.route_name import describe
-from moorline.gateway.errors import GatewayError, Malformed, render
+from moorline.gateway.errors import GatewayError, Malformed, Unavailable, render
 from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED, UPSTREAM
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.handshake import asks_for_websocket
@@ -82,6 +82,8 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as exception:
         if exception.status < 400:
             raise
+        if isinstance(exception, TooManyConnections):
+            request[CAUSE] = Unavailable.cause
         kept = {str(name): exception.headers[name] for name in _KEPT if name in exception.headers}
         return _problem(request, exception.status, exception.text or exception.reason, kept)
     except GatewayError as error:

@@ -207,11 +207,18 @@ class _Probe:
             await self._handshake_of_tls()
         try:
             return await self._request()
+        except TimeoutError as error:
+            if await self._answers_at_its_end():
+                raise HopFailed(Failure(Cause.BUFFERED)) from error
+            raise
         except (aiohttp.ClientResponseError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if self._tls is None and await self._speaks_tls():
                 raise HopFailed(Failure(Cause.SPEAKS_TLS)) from error
-            if isinstance(error, aiohttp.ClientResponseError):
-                raise HopFailed(Failure(Cause.NOT_HTTP, detail=await self._banner())) from error
+            answers = isinstance(error, aiohttp.ClientResponseError)
+            # Redis ends a connection that sends it a Host header, and answers this.
+            service = await self._banner(b"GET / HTTP/1.1\r\nHost: check\r\n\r\n" if answers else b"PING\r\n")
+            if answers or service:
+                raise HopFailed(Failure(Cause.NOT_HTTP, detail=service)) from error
             raise
 
     async def _request(self) -> str:
@@ -324,7 +331,8 @@ class _Probe:
         """Whether the answer came from a model, where moorline's backend is asked directly."""
         model = (await self._readyz()).get("model")
         name = str(model.get("name", "")) if isinstance(model, dict) else ""
-        return f"But no model answered ({name})." if name.startswith("none") else ""
+        step = "set it where the backend starts, or give it a responder of your own (--responder)"
+        return f"But no model answered ({name}): {step}." if name.startswith("none") else ""
 
     async def _is_version_1(self) -> bool:
         """As the chat client finds it: a backend of version 1 ignores the position, and sends a list of rows."""
@@ -350,7 +358,7 @@ class _Probe:
         """Send nothing but what a browser sends by itself: the Pongs to the server's Pings."""
         assert self._socket is not None
         assert self._asked.idle is not None
-        began, pings = time.perf_counter(), self._socket.pings
+        pings = self._socket.pings
         try:
             async with asyncio.timeout(self._asked.idle):
                 while True:
@@ -358,7 +366,7 @@ class _Probe:
         except TimeoutError:
             await self._pong()
         except HopFailed as error:
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - self._socket.last
             raise HopFailed(Failure(Cause.IDLE, detail=f"after {seconds:.1f} s: {error.failure}")) from error
         return (
             f"open after {format_duration(self._asked.idle)}, with {self._socket.pings - pings} Pings of the server's"
@@ -389,13 +397,26 @@ class _Probe:
         writer.transport.abort()
         return True
 
-    async def _banner(self) -> str:
-        """Which service it is, where its first bytes tell."""
+    async def _answers_at_its_end(self) -> bool:
+        """Whether a response that is the connection's last comes, where others do not."""
+        request = f"GET / HTTP/1.1\r\nHost: {self._authority}\r\nConnection: close\r\n\r\n".encode()
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(_BANNER_TIMEOUT):
+                reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+                try:
+                    writer.write(request)
+                    return (await reader.read(5)).startswith(b"HTTP/")
+                finally:
+                    writer.transport.abort()
+        return False
+
+    async def _banner(self, question: bytes) -> str:
+        """Which service it is, where the first bytes that it sends tell."""
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(_BANNER_TIMEOUT):
                 reader, writer = await asyncio.open_connection(self._host, self._port)
                 try:
-                    writer.write(b"GET / HTTP/1.1\r\nHost: check\r\n\r\n")
+                    writer.write(question)
                     return service_of(await reader.read(256))
                 finally:
                     writer.transport.abort()

@@ -4,8 +4,11 @@ __all__ = ["service_of"]
 
 _BY_START = (
     (b"SSH-", "an SSH server"),
+    (b"+PONG", "a Redis server"),
     (b"-ERR", "a Redis server"),
+    (b"-NOAUTH", "a Redis server"),
     (b"-DENIED", "a Redis server"),
+    (b"ERROR\r\n", "a memcached server"),
     (b"220 ", "a mail or FTP server"),
     (b"220-", "a mail or FTP server"),
     # A TLS record: an alert, or a handshake (RFC 8446 section 5.1).

@@ -52,6 +52,7 @@ class Cause(enum.Enum):
     BAD_ACCEPT = "the 101 is not the answer to this handshake"
     SUBPROTOCOL = "the subprotocols do not fit"
     NO_PONG = "the socket is open, and no Pong came"
+    BUFFERED = "an answer came only when the connection was to end with it"
     NOT_MOORLINE = "what answers is not moorline"
     CLOSED = "closed without an answer"
     FIN = "the connection ended without a Close frame"
@@ -127,6 +128,10 @@ class Verdict:
 _ANY = 0
 _MAX_DETAIL = 200
 _REDIRECTS = range(300, 400)
+_PASS_UPGRADE = (
+    "have it pass both headers on, and HTTP/1.1 (nginx: proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade "
+    "and Connection $connection_upgrade)"
+)
 
 # By hop, cause and status or _ANY; the hop None stands for all.
 _USUAL: dict[tuple[Hop | None, Cause, int], Verdict] = {
@@ -202,12 +207,11 @@ _USUAL: dict[tuple[Hop | None, Cause, int], Verdict] = {
     ),
     (None, Cause.STRIPPED, _ANY): Verdict(
         "a proxy in front strips Upgrade, so that an ordinary request arrived",
-        "nginx: proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade and Connection $connection_upgrade",
+        _PASS_UPGRADE,
     ),
     (None, Cause.NO_SOCKET, 400): Verdict(
         "an ordinary request gets the same response: a proxy in front strips Upgrade, or the server wants a parameter",
-        "nginx: proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade and Connection $connection_upgrade; "
-        "without a proxy, compare with what its own client sends",
+        f"{_PASS_UPGRADE}; without a proxy, compare with what its own client sends",
     ),
     (None, Cause.NO_SOCKET, _ANY): Verdict(
         "an ordinary request gets the same response: no WebSocket is served at this path, or a proxy strips Upgrade",
@@ -217,7 +221,7 @@ _USUAL: dict[tuple[Hop | None, Cause, int], Verdict] = {
         "the server wants credentials", "give what its clients send: --header 'Authorization: Bearer TOKEN' or Cookie"
     ),
     (Hop.UPGRADE, Cause.STATUS, 403): Verdict(
-        "access was refused, with and without Origin: the credentials do not allow this chat",
+        "access was refused, with and without Origin: credentials are missing, or do not allow this socket",
         "check the token or cookie (--header) and the rules of the server's authorization",
     ),
     (None, Cause.STATUS, 429): Verdict(
@@ -230,7 +234,7 @@ _USUAL: dict[tuple[Hop | None, Cause, int], Verdict] = {
     ),
     (Hop.UPGRADE, Cause.STATUS, 426): Verdict(
         "a proxy in front strips Upgrade, so that an ordinary request arrived",
-        "nginx: proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade and Connection $connection_upgrade",
+        _PASS_UPGRADE,
     ),
     (Hop.UPGRADE, Cause.STATUS, 500): Verdict(
         "the server's handler of the handshake failed", "look at the server's log for a traceback at this moment"
@@ -247,9 +251,19 @@ _USUAL: dict[tuple[Hop | None, Cause, int], Verdict] = {
         "a proxy in between buffers what the server sends, or the server hangs after its handshake",
         "nginx: proxy_buffering off and proxy_http_version 1.1; if the backend alone does the same, look at its log",
     ),
+    (Hop.IDLE, Cause.NO_PONG, _ANY): Verdict(
+        "while it was silent a firewall or NAT in between forgot the connection, and drops its packets",
+        "have Pings sent more often than its timer (client_heartbeat); --idle with other times finds that timer",
+    ),
+    (None, Cause.BUFFERED, _ANY): Verdict(
+        "a proxy in between buffers what the server sends, and no small response or frame gets through",
+        "have it pass on what it gets at once (nginx: proxy_buffering off); ask the backend directly to compare "
+        "(--backend URL)",
+    ),
     (Hop.UPGRADE, Cause.STATUS, 404): Verdict(
-        "wrong path: nothing serves /ws/chat/{patient_id}/{session_id} there",
-        "check that the proxy in front passes /ws/ on without changing the path",
+        "wrong path: no WebSocket is served there",
+        "check that a proxy in front passes /ws/ on without changing the path, or name the path of a server that is "
+        "not moorline's (--path)",
     ),
     (Hop.UPGRADE, Cause.STATUS, _ANY): Verdict(
         "the server refused the handshake", "look at the server's log; --header gives what its clients send"

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import ssl
+import time
 from collections.abc import Mapping
 from typing import Self
 
@@ -64,6 +65,8 @@ class WebSocket:
         self._reader = reader
         self._writer = writer
         self.pings = 0
+        self.last = time.perf_counter()
+        """When the last bytes came."""
 
     @classmethod
     async def open(cls, target: Target, path: str, headers: Mapping[str, str]) -> Self:
@@ -145,7 +148,9 @@ class WebSocket:
 
     async def _read(self, size: int, *, mid_frame: bool = True) -> bytes:
         try:
-            return await self._reader.readexactly(size)
+            data = await self._reader.readexactly(size)
+            self.last = time.perf_counter()
+            return data
         except asyncio.IncompleteReadError as error:
             raise HopFailed(Failure(Cause.CUT if mid_frame or error.partial else Cause.FIN)) from None
         except ConnectionError:

@@ -13,6 +13,7 @@ _BENCHMARKS = {
     "restarts": "restarts under a service manager: whether a handshake is refused, and how long it waits",
     "start": "how long the commands take to start",
     "chat": "what a chat costs beside a plain server without a log",
+    "check": "whether `moorline check` names each fault of its list, and reports what works as healthy",
     "why": "what it costs to know why a socket ended, and the inspector",
     "chaos": "what is lost while everything breaks: nothing may be",
     "hostile": "what hostile clients, providers and files cost, each beside its bound",

@@ -148,6 +148,20 @@ async def test_a_proxy_that_cuts_silent_sockets_is_found_with_its_time(
     assert "proxy_read_timeout" in found.next_step
 
 
+async def test_a_proxy_that_holds_back_every_response_but_a_connections_last_one(checked: Check) -> None:
+    async def serve(connection: Connection) -> None:
+        if b"Connection: close" in await connection.head():
+            await connection.send(b"HTTP/1.1 404 Not Found\r\n\r\n")
+        else:
+            await connection.rest()
+
+    async with listening(serve) as port:
+        found = await checked(f"http://127.0.0.1:{port}", patience=0.3)
+    assert found is not None
+    assert (found.hop, "buffers what the server sends" in found.cause) == ("HTTP", True), found
+    assert "proxy_buffering off" in found.next_step
+
+
 async def test_a_proxy_that_strips_upgrade_is_proven_by_the_backend(parts: Stack, checked: Check) -> None:
     async with faulted(parts.gateway, "strip_upgrade") as url:
         found = await checked(url, parts.backend)
@@ -250,13 +264,19 @@ async def test_plain_to_a_port_of_tls_is_named(tmp_path: Path, checked: Check) -
 
 
 @pytest.mark.parametrize(
-    ("banner", "service"),
-    [(b"SSH-2.0-OpenSSH_9.2\r\n", "an SSH server"), (b"-ERR unknown command 'GET'\r\n", "a Redis server")],
+    ("question", "answer", "service"),
+    [
+        (b"", b"SSH-2.0-OpenSSH_9.2\r\n", "an SSH server"),
+        (b"GET ", b"-ERR unknown command 'GET'\r\n", "a Redis server"),
+        # As Redis 7: it ends a connection whose commands have a Host header, without an answer.
+        (b"PING", b"+PONG\r\n", "a Redis server"),
+    ],
 )
-async def test_another_service_is_named(checked: Check, banner: bytes, service: str) -> None:
+async def test_another_service_is_named(checked: Check, question: bytes, answer: bytes, service: str) -> None:
     async def serve(connection: Connection) -> None:
-        await connection.send(banner)
-        await connection.rest()
+        if await connection.exactly(len(question)) == question:
+            await connection.send(answer)
+            await connection.rest()
 
     async with listening(serve) as port:
         found = await checked(f"http://127.0.0.1:{port}")

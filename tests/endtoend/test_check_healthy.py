@@ -47,7 +47,10 @@ async def test_a_script_in_place_of_a_model_is_told(tmp_path: Path, capsys: pyte
     script.name = "none: OPENAI_API_KEY is not set"
     async with backend(tmp_path, script) as started:
         assert await healthy(started.http)
-    assert "Everything answers. But no model answered (none: OPENAI_API_KEY is not set)." in capsys.readouterr().out
+    assert (
+        "Everything answers. But no model answered (none: OPENAI_API_KEY is not set): set it where"
+        in capsys.readouterr().out
+    )
 
 
 async def test_another_backend_behind_the_gateway(moorline: Moorline, capsys: pytest.CaptureFixture[str]) -> None:

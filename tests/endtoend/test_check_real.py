@@ -1,17 +1,14 @@
 """`moorline check` and what really breaks: proxies of other makes, databases, and networks."""
 
-import contextlib
+import asyncio
 import json
 import re
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg import sql
 
 from moorline.gateway.run import server
 from moorline.gateway.settings import Settings
@@ -19,6 +16,7 @@ from tests.endtoend.test_check_faults import Check, Found, checked
 from tests.endtoend.test_check_healthy import healthy
 from tests.support import needs
 from tests.support.backends import Script, backend
+from tests.support.database_states import filled, locked, read_only, small_disk
 from tests.support.namespace import Machine, machine
 from tests.support.postgres import PostgresServer
 from tests.support.process import started
@@ -94,26 +92,13 @@ async def of_database(checked: Check, url: str) -> Found:
     return found
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 @needs.mounts
-async def test_a_full_disk(checked: Check, small_disk: Path) -> None:
-    async with backend(small_disk, Script("Good.", None)) as full:
-        with contextlib.suppress(OSError), (small_disk / "filler").open("wb") as filler:
-            while True:
-                filler.write(bytes(4096))
-                filler.flush()
-        found = await of_database(checked, full.http)
+async def test_a_full_disk(checked: Check, tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    with small_disk(folder):
+        async with backend(folder, Script("Good.", None)) as full:
+            filled(folder)
+            found = await of_database(checked, full.http)
     assert (found.hop, "the database is full" in found.said) == ("first answer", True), found
     assert (found.cause, found.next_step[:16]) == ("the disk of the backend's database is full", "free space there")
 
@@ -121,17 +106,8 @@ async def test_a_full_disk(checked: Check, small_disk: Path) -> None:
 @needs.postgres
 async def test_a_database_that_is_read_only(checked: Check, postgres_database: str, tmp_path: Path) -> None:
     async with backend(tmp_path, Script("Good.", None), database=postgres_database) as part:
-        with psycopg.connect(postgres_database, autocommit=True) as db:
-            name = sql.Identifier(db.info.dbname)
-            db.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
-            db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
-        try:
+        with read_only(postgres_database):
             found = await of_database(checked, part.http)
-        finally:
-            with psycopg.connect(
-                postgres_database, autocommit=True, options="-cdefault_transaction_read_only=off"
-            ) as db:
-                db.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name))
     assert "the database is read-only" in found.said, found
     assert "name the primary with --database" in found.next_step
 
@@ -139,8 +115,7 @@ async def test_a_database_that_is_read_only(checked: Check, postgres_database: s
 @needs.postgres
 async def test_a_database_that_is_locked(checked: Check, postgres_database: str, tmp_path: Path) -> None:
     async with backend(tmp_path, Script("Good.", None), database=postgres_database) as part:
-        with psycopg.connect(postgres_database) as db:
-            db.execute("LOCK TABLE moorline.sessions IN ACCESS EXCLUSIVE MODE")
+        with locked(postgres_database):
             found = await of_database(checked, part.http)
     assert "the database is locked" in found.said, found
     assert "pg_locks" in found.next_step
@@ -199,8 +174,13 @@ async def test_a_server_whose_packets_are_lost(far: Machine, checked: Check, tmp
     async with started(peer, "serve", far.its, cwd=tmp_path, under=far.run) as echo:
         port = int((await echo.line("serving")).split()[1])
         assert await checked(f"ws://{far.its}:{port}/") is None
-        far.vanish()
+        # As a firewall that forgets a silent connection.
+        asyncio.get_running_loop().call_later(0.3, far.vanish)
+        silent = await checked(f"ws://{far.its}:{port}/", idle=0.6)
         found = await checked(f"ws://{far.its}:{port}/")
+    assert silent is not None
+    assert (silent.hop, "forgot the connection" in silent.cause) == ("idle", True), silent
+    assert "client_heartbeat" in silent.next_step
     assert found is not None
     assert (found.hop, found.said) == ("TCP", "no answer in time"), found
     assert "a firewall drops the packets" in found.cause

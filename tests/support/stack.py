@@ -14,6 +14,7 @@ from typing import Any
 
 from websockets.asyncio.client import connect
 
+from moorline.backend.responder import Answer
 from moorline.gateway.run import server
 from moorline.gateway.settings import Settings
 from tests.support.backends import Script, backend
@@ -25,7 +26,7 @@ SOCKET = "/ws/chat/patient:demo/s1"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stack:
-    """Where both parts listen, and what the model says next."""
+    """Where both parts listen, and what the model says next, where no other responder is given."""
 
     gateway: str
     backend: str
@@ -34,11 +35,15 @@ class Stack:
 
 @contextlib.asynccontextmanager
 async def stack(
-    folder: Path, *, gateway: dict[str, Any] | None = None, backend_options: dict[str, Any] | None = None
+    folder: Path,
+    *,
+    gateway: dict[str, Any] | None = None,
+    backend_options: dict[str, Any] | None = None,
+    responder: Answer | None = None,
 ) -> AsyncIterator[Stack]:
     """A backend with its database in `folder`, and a gateway; both with options of their own."""
     script = Script()
-    async with backend(folder, script, **{"drain": 0.2, **(backend_options or {})}) as behind:
+    async with backend(folder, responder or script, **{"drain": 0.2, **(backend_options or {})}) as behind:
         settings = Settings(
             **{"host": "127.0.0.1", "port": 0, "upstream": (behind.http,), "drain": 2.0, **(gateway or {})}
         )

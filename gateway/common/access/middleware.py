@@ -20,6 +20,7 @@ from moorline.gateway.common.web.connection import is_reserved
 __all__ = [
     "REFUSAL",
     "SECURITY_HEADERS",
+    "TooManyConnections",
     "access_middleware",
     "add_cors_headers",
     "add_security_headers",
@@ -34,6 +35,7 @@ _NEVER = frozenset({hdrs.METH_CONNECT, hdrs.METH_TRACE})
 _ALLOWED = sorted(hdrs.METH_ALL - _NEVER)
 # Why a client's own socket ended: its page may read that where it may use /api.
 _ENDED = "/-/ended/"
+_NO_FILES = "There are too many connections at the moment: the limit of open files (ulimit -n) is nearly reached."
 # How long a browser may keep the response to a preflight.
 _CORS_MAX_AGE_SECONDS = "600"
 
@@ -45,6 +47,10 @@ REFUSAL = web.RequestKey("refusal", str)
 
 # Of a header in the log.
 _LONGEST_SHOWN = 100
+
+
+class TooManyConnections(web.HTTPServiceUnavailable):
+    """The last descriptors are reserved for the page and for /healthz."""
 
 
 def access_middleware(
@@ -68,8 +74,8 @@ def access_middleware(
             request[REFUSAL] = reason
             raise web.HTTPBadRequest(text=reason)
         if is_reserved(request) and paths.is_for_backend(request.raw_path):
-            text = request[REFUSAL] = "There are too many connections at the moment."
-            raise web.HTTPServiceUnavailable(text=text, headers={hdrs.RETRY_AFTER: "1"})
+            text = request[REFUSAL] = _NO_FILES
+            raise TooManyConnections(text=text, headers={hdrs.RETRY_AFTER: "1"})
         if is_foreign(request):
             return await handler(request)
         if _is_api(request) and is_preflight(request):

@@ -144,8 +144,9 @@ async def test_requests_leave_the_page_and_healthz_their_connections(tmp_path: P
                 pending.append(head)
             else:
                 backend.cancel()
-                refused = await head
+                refused = await head + await client.until(b"}")
         assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b'"cause": "GQ-request"' in refused
         assert b"\r\nRetry-After: 1\r\n" in refused
         assert (await status(port, HEALTHY), await status(port, PAGE)) == (200, 200)
         for head in pending:
