@@ -31,6 +31,7 @@ from moorline.backend.session import PriorCommand, check_owner, check_retry, che
 
 __all__ = [
     "ANONYMOUS",
+    "CHECKED_BYTES",
     "EPOCH_BUCKETS",
     "ERASED_AT_ONCE",
     "FIRST_WORDS",
@@ -68,6 +69,8 @@ SNAPSHOT_ROWS = 500
 #: Text of a snapshot and of a plain GET, as UTF-8, but always one row. It is what a client that does not read can make
 #: a process hold: with a MiB, 4,000 requests of 80 bytes held 4 GiB.
 SNAPSHOT_BYTES = 64 << 10
+#: What `check_write` writes: a disk that has no room for it is full.
+CHECKED_BYTES = 16 << 10
 #: Characters of a session's first message in the list of its patient's sessions: a title, not the text.
 FIRST_WORDS = 100
 
@@ -432,6 +435,9 @@ class Store(Protocol):
 
     async def check(self) -> None:
         """Return if the database answers."""
+
+    async def check_write(self) -> None:
+        """Return if a message could be written; nothing of it stays."""
 
     async def find_session(self, session_id: str) -> SessionInfo | None:
         """The session, or None."""

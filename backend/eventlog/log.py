@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
@@ -59,6 +60,8 @@ TAIL_EVENTS = 16
 # does not wait.
 _TEXT_SPACING = 0.001
 _LONGEST_TEXT_SPACING = 0.010
+# Between two attempts to write for `check`: each costs a flush to disk, and to a locked database half a second.
+_CHECK_WRITE_SECONDS = 2.0
 
 T = TypeVar("T")
 
@@ -74,6 +77,7 @@ class EventLog:
         self._watches = Watches()
         self.database = DatabaseState.OK
         """As the last operation found it."""
+        self._check_write_at = -math.inf
         self.commits = 0
         """Transactions of this process that added something."""
         self._texts: Batches[Piece, int] = Batches(
@@ -116,7 +120,15 @@ class EventLog:
         self._watches.notify_all()
 
     async def check(self) -> None:
-        """Return if the database answers (for /readyz)."""
+        """Return if the database answers (for /readyz).
+
+        Where the last write failed, and reads do not show whether the next one would, that is tried, however often this
+        is asked once in `_CHECK_WRITE_SECONDS`: a backend that is said to be ill may be sent no message that shows it.
+        """
+        if self.database.outlives_reads and (now := time.monotonic()) >= self._check_write_at:
+            self._check_write_at = now + _CHECK_WRITE_SECONDS
+            with contextlib.suppress(LogUnavailable):  # what it finds is noted
+                await self._carry_out(self._store.check_write(), writes=True)
         await self._carry_out(self._store.check())
 
     def attach(self, owner: RunOwner) -> None:

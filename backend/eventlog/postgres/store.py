@@ -111,6 +111,7 @@ class PostgresStore:
     # Reads and writes -------------------------------------------------------------------------------------------------
 
     check = _read(read.check)
+    check_write = _read(write.check_write)
     find_session = _read(read.find_session)
     sessions = _read(read.sessions)
     # No reader of the log waits for them.

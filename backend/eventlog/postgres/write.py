@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from moorline.backend.eventlog.base import (
+    CHECKED_BYTES,
     ERASED_AT_ONCE,
     Commit,
     End,
@@ -38,6 +39,7 @@ from moorline.backend.session import PriorCommand
 __all__ = [
     "Written",
     "add_texts",
+    "check_write",
     "delete_session",
     "end_run",
     "expire",
@@ -56,6 +58,23 @@ Written = tuple[T, list[Commit]]
 
 
 # Sessions -------------------------------------------------------------------------------------------------------------
+
+
+_CHECK_WRITE = f"""
+WITH session AS (
+    INSERT INTO sessions (session_id, patient_id, epoch, touched_at) VALUES (%s, '', '', 0) RETURNING id
+)
+INSERT INTO events (session, seq, kind, run_id, message_id, content, at)
+SELECT id, 1, {Kind.USER:d}, '', '', repeat('0', {CHECKED_BYTES}), 0 FROM session
+"""
+
+
+async def check_write(db: Connection) -> None:
+    """See Store.check_write. Undone: what needs room or a lock needs it before a commit."""
+    async with db.transaction(force_rollback=True):
+        await db.execute("SET LOCAL lock_timeout = 500")
+        # A new id: two processes that check at once do not wait for each other.
+        await db.execute(_CHECK_WRITE, (new_id(),))
 
 
 async def long_sessions(db: Connection, before: float, limit: int) -> list[str]:

@@ -109,6 +109,7 @@ class SQLiteStore:
             self._owner.stop_run(run_id)
 
     check = _command(read.check)
+    check_write = _command(write.check_write)
     find_session = _command(read.find_session)
     sessions = _command(read.sessions)
     add_ticket = _command(tickets.add_ticket)

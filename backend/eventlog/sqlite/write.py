@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from moorline.backend.eventlog.base import (
+    CHECKED_BYTES,
     ERASED_AT_ONCE,
     Commit,
     End,
@@ -26,9 +27,28 @@ from moorline.backend.events import Finish, MessageEnded, RunStarted, UserMessag
 from moorline.backend.parts import kept
 from moorline.backend.session import PriorCommand
 
-__all__ = ["delete_session", "end_orphans", "end_run", "expire", "long_sessions", "start_run", "thin_out"]
+__all__ = [
+    "check_write",
+    "delete_session",
+    "end_orphans",
+    "end_run",
+    "expire",
+    "long_sessions",
+    "start_run",
+    "thin_out",
+]
 
 _INSERT = f"INSERT INTO events (session, {STORED}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def check_write(tx: Transaction) -> None:
+    """See Store.check_write. Committed: a full disk, or one that may only be read, shows at the flush alone."""
+    tx.db.execute(
+        "INSERT INTO events (session, seq, kind, run_id, message_id, content, at) VALUES (0, 0, 0, '', '', ?, 0.0)",
+        ("0" * CHECKED_BYTES,),
+    )
+    # No session has this number.
+    tx.db.execute("DELETE FROM events WHERE session = 0")
 
 
 def long_sessions(tx: Transaction, before: float, limit: int) -> list[str]:
