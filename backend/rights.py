@@ -3,11 +3,11 @@
 import math
 import time
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from moorline.backend.client_limits import Client
-from moorline.gateway.common.access import rights
-from moorline.gateway.common.access.authorize import Authorize, Principal, allow_all, is_loopback
+from moorline.gateway.common.access import machine, rights
+from moorline.gateway.common.access.authorize import Authorize, Principal, allow_all
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rules import AccessRules, client_network
 
@@ -43,15 +43,14 @@ class Rights(rights.Rights):
         self._closed_at = {name: at for name, at in self._closed_at.items() if at >= since}
 
     def check_list(self, request: web.Request) -> None:
-        """Refuse the list of a patient's sessions where no hook decides, but for clients on this machine.
+        """Refuse the list of a patient's sessions where no hook decides, but for programs on this machine.
 
         Without a hook the id of a session, which none can guess, is all that keeps visitors of one page from the chats
         of each other, and pages of other sites from all of them where `allowed_origins` is `*`.
         """
         if self._names:
             return
-        origin, host = request.headers.get(hdrs.ORIGIN), request.headers.get(hdrs.HOST)
-        if not (is_loopback(client_address(request)) and self._rules.is_own(origin, host)):
+        if not machine.is_own(request, self._rules, behind_gateway=True):
             raise web.HTTPForbidden(text="The list of a patient's sessions needs an authorize hook or tokens.")
 
     def client(self, request: web.Request, principal: Principal) -> Client:

@@ -9,12 +9,13 @@ from typing import Any
 
 from aiohttp import web
 
+from moorline.gateway.common.access.machine import is_direct
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.errors import Unavailable
 from moorline.gateway.inspector.faults import add_faults, merged
 from moorline.gateway.inspector.rows import Row, changes, of_all_workers
 from moorline.gateway.inspector.shared import View, all_views, answering, end_of
-from moorline.gateway.inspector.viewers import check, is_local, is_own
+from moorline.gateway.inspector.viewers import check, is_own
 from moorline.gateway.keys import LIVE_FAULTS, SETTINGS, SIBLINGS
 from moorline.gateway.proxy.tunnels import TUNNELS
 
@@ -71,7 +72,7 @@ async def ended(request: web.Request) -> web.Response:
     """Why the socket with this request id ended. The id has 128 random bits and is told to the socket's own client
     alone, so with `tell_causes` it is the right to ask, and on this machine that of a page of any allowed origin.
     """
-    if not (request.app[SETTINGS].tell_causes or is_local(request)):
+    if not (request.app[SETTINGS].tell_causes or is_direct(request)):
         check(request)
     found = await end_of(request.app, request.match_info["request_id"])
     if found is None:

@@ -1,24 +1,14 @@
 """Which requests may see the inspector, and how many at once."""
 
 import hmac
-from ipaddress import ip_address
 
 from aiohttp import hdrs, web
 
+from moorline.gateway.common.access import machine
 from moorline.gateway.common.access.authorize import bearer_token
 from moorline.gateway.keys import ACCESS_RULES, SETTINGS
 
-__all__ = ["check", "check_control", "is_local", "is_own"]
-
-# What a proxy in front adds: its own address is this machine's, and that of its client is not.
-_FORWARDED = (
-    hdrs.FORWARDED,
-    hdrs.X_FORWARDED_FOR,
-    hdrs.X_FORWARDED_HOST,
-    hdrs.X_FORWARDED_PROTO,
-    hdrs.VIA,
-    "X-Real-IP",
-)
+__all__ = ["check", "check_control", "is_own"]
 
 
 def check(request: web.Request) -> None:
@@ -45,7 +35,8 @@ def _check_token(request: web.Request) -> None:
     token = request.app[SETTINGS].inspector_token
     if not token:
         raise web.HTTPForbidden(
-            text="The inspector is for programs on the gateway's own machine; elsewhere it needs inspector_token."
+            text="The inspector is for programs on the gateway's own machine, where its options name no public host; "
+            "otherwise it needs inspector_token."
         )
     given = bearer_token(request) or ""
     if not hmac.compare_digest(given.encode(), token.encode()):
@@ -55,15 +46,4 @@ def _check_token(request: web.Request) -> None:
 def is_own(request: web.Request) -> bool:
     """Whether it comes from this machine, and from no page of another site, of which this machine's browser may show
     one."""
-    origin, host = request.headers.get(hdrs.ORIGIN), request.headers.get(hdrs.HOST)
-    return is_local(request) and request.app[ACCESS_RULES].is_own(origin, host)
-
-
-def is_local(request: web.Request) -> bool:
-    """Whether it comes from this machine and through no proxy."""
-    if any(name in request.headers for name in _FORWARDED):
-        return False
-    try:
-        return ip_address((request.remote or "").partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+    return machine.is_own(request, request.app[ACCESS_RULES])

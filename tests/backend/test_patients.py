@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.logs import hashed
+from tests.support import needs
 from tests.support.backends import Backend, Script, backend
 from tests.support.eventlogs import NOW, exchange
+from tests.support.proxies import nginx_location
 
 ELSEWHERE = {"X-Forwarded-For": "203.0.113.9"}
 
@@ -68,6 +71,43 @@ async def test_without_a_hook_the_list_is_for_this_machine(tmp_path: Path) -> No
     async with backend(tmp_path, Script()) as server:
         assert (await listed(server, **ELSEWHERE))[0] == 403
         assert (await listed(server, **{"X-Forwarded-For": "127.0.0.1"}))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Via": "1.1 proxy"},
+        {"Forwarded": "for=127.0.0.1"},
+        {"X-Real-IP": "203.0.113.9"},
+        {"X-Forwarded-For": "127.0.0.1, 10.0.0.7"},
+        {"X-Forwarded-Host": "chat.example.com"},
+        {"Host": "192.0.2.1:8000"},
+        {"Referer": "http://192.0.2.1:5173/chat/p"},
+    ],
+    ids=lambda headers: next(iter(headers)),
+)
+async def test_without_a_hook_what_a_proxy_passes_on_is_not_this_machines(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    async with backend(tmp_path, Script()) as server:
+        assert (await listed(server, **headers))[0] == 403
+
+
+async def test_without_a_hook_a_server_with_a_public_name_lists_nothing(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), allowed_hosts=("chat.example.com",)) as server:
+        assert (await listed(server))[0] == 403
+    async with backend(tmp_path, Script(), allowed_origins=("http://localhost:5173",)) as server:
+        assert (await listed(server))[0] == 200
+
+
+@needs.nginx
+async def test_without_a_hook_an_nginx_that_says_nothing_of_its_clients_gets_no_list(tmp_path: Path) -> None:
+    async with (
+        backend(tmp_path, Script()) as server,
+        nginx_location(tmp_path, server.http) as proxy,
+        aiohttp.request("GET", f"{proxy}/api/patients/p/sessions") as answer,
+    ):
+        assert answer.status == 403
 
 
 async def test_without_a_hook_pages_of_other_sites_get_no_list(tmp_path: Path) -> None:

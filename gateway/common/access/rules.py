@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from moorline.gateway.common.config.settings import CommonSettings
 
-__all__ = ["AccessRules", "client_network", "is_host", "is_json"]
+__all__ = ["AccessRules", "client_network", "is_host", "is_json", "is_local_name"]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -70,8 +70,12 @@ class AccessRules:
     def allows_host(self, host: str) -> bool:
         """Whether this server accepts the Host: no name that an attacker could resolve to it by DNS."""
         name = _name(host)
-        local = name == "localhost" or name.endswith(".localhost")
-        return self.any_origin or local or _is_address(name) or name in self.hosts
+        return self.any_origin or _is_localhost(name) or _is_address(name) or name in self.hosts
+
+    @property
+    def has_public_name(self) -> bool:
+        """Whether the options name a host that is not this machine's loopback, or a page there."""
+        return not all(map(is_local_name, (*self.hosts, *(origin.partition("://")[2] for origin in self.origins))))
 
     def is_own(self, origin: str | None, host: str | None) -> bool:
         """Whether a request comes from no page of another site, for what is this machine's alone. `*` counts for
@@ -115,6 +119,13 @@ class AccessRules:
         return client
 
 
+def is_local_name(host: str) -> bool:
+    """Whether this Host, name or address is one of loopback."""
+    name = _name(host)
+    address = _address(name)
+    return _is_localhost(name) if address is None else address.is_loopback
+
+
 def is_host(host: str) -> bool:
     """Whether this is well formed as a Host header."""
     return _parts(host) is not None
@@ -155,6 +166,10 @@ def _parts(host: str) -> tuple[str, str] | None:
     """Name and port of a well formed Host."""
     match = _HOST.fullmatch(host.lower())
     return None if match is None else (match[1], match[2] or "")
+
+
+def _is_localhost(name: str) -> bool:
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def _normal_origin(origin: str) -> str:

@@ -50,6 +50,14 @@ async def test_a_request_through_a_proxy_is_refused_without_a_token(
     assert (await gateway.get(path, headers={name: "127.0.0.1"})).status == 403
 
 
+async def test_a_gateway_with_a_public_name_needs_the_token_on_its_own_machine_as_well(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(0, allowed_hosts=("chat.example.com",), inspector_token=TOKEN)
+    assert (await gateway.get("/-/moorline/events")).status == 401
+    assert (await gateway.get("/-/moorline", headers={"Authorization": f"Bearer {TOKEN}"})).status == 200
+
+
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}])
 async def test_a_wrong_token_is_refused(start_gateway: StartGateway, headers: dict[str, str]) -> None:
     gateway = await start_gateway(0, inspector_token=TOKEN)
