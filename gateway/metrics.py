@@ -137,6 +137,12 @@ class Metrics(Collector):
             down.add_metric([url], is_down)
         yield connections
         yield down
+        if state.certificate_expiry is not None:
+            yield GaugeMetricFamily(
+                "moorline_certificate_expiry_timestamp_seconds",
+                "When the certificate of `tls_certificate` expires, in seconds since 1970",
+                value=state.certificate_expiry,
+            )
 
 
 def method_label(method: str) -> str:

@@ -36,3 +36,5 @@ class State:
     traffic: Traffic
     upstreams: Sequence[tuple[str, int, bool]]
     """Each one's URL, connections, and whether it is down."""
+    certificate_expiry: float | None = None
+    """As `time.time()` counts; None without a certificate."""

@@ -77,6 +77,10 @@ class _Kind(enum.Enum):
 _DROPPED = frozenset({*(name.lower() for name in HOP_BY_HOP), "expect", "x-real-ip", "x-request-id"})
 
 
+# A client that names a trace could join those of others, and have all of its requests sampled.
+_FORWARDED = frozenset({"forwarded", "traceparent", "tracestate"})
+
+
 @functools.lru_cache(maxsize=256)
 def _kind(name: bytes) -> _Kind:
     lower = name.decode("latin-1").lower()
@@ -84,7 +88,8 @@ def _kind(name: bytes) -> _Kind:
         return _Kind.DROPPED
     if lower == "x-forwarded-for":
         return _Kind.FORWARDED_FOR
-    return _Kind.FORWARDED if lower == "forwarded" or lower.startswith("x-forwarded-") else _Kind.END_TO_END
+    is_forwarded = lower in _FORWARDED or lower.startswith("x-forwarded-")
+    return _Kind.FORWARDED if is_forwarded else _Kind.END_TO_END
 
 
 def origin_form(target: str) -> str:

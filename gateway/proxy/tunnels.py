@@ -21,6 +21,7 @@ from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.idle import Descriptors
 from moorline.gateway.common.web.time_limit import TimeLimits
+from moorline.gateway.common.web.tls import SERVER_TLS
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import ShuttingDown
 from moorline.gateway.keys import (
@@ -489,6 +490,7 @@ def _state(app: web.Application) -> State:
         upstreams=[
             (each.url, each.connections, group.is_down(each, now)) for group in app[ROUTES].upstreams for each in group
         ],
+        certificate_expiry=None if (tls := app.get(SERVER_TLS)) is None else tls.expiry(now),
     )
 
 

@@ -56,7 +56,11 @@ def series() -> dict[str, set[str]]:
     """Each series of both programs, with its labels, from what they render after one event of each kind."""
     cause = Cause(Who.UPSTREAM, Reason.RESET, Moment.IDLE)
     gateway = Metrics()
-    gateway.set_state(lambda: State(open=1, held=0, buffered=0, traffic=Traffic(), upstreams=[("http://a", 1, False)]))
+    gateway.set_state(
+        lambda: State(
+            open=1, held=0, buffered=0, traffic=Traffic(), upstreams=[("http://a", 1, False)], certificate_expiry=1.0
+        )
+    )
     gateway.handshake("opened", 0.1)
     gateway.request("GET", "/", 200, 0.1)
     gateway.failed(cause)

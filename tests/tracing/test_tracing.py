@@ -147,6 +147,18 @@ async def _ended(http: aiohttp.ClientSession) -> None:
                 return
 
 
+async def test_a_method_that_a_client_may_choose_freely_is_not_in_the_name_of_a_span(
+    tmp_path: Path, model: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with collector() as collected:
+        running = chat(tmp_path, model)
+        async with recording(monkeypatch, collected.url), running as url, aiohttp.request("PURGE", url + API):
+            pass
+        span = await collected.span(lambda span: span.parent == b"" and span.name.startswith("HTTP /api/"))
+    assert span.attributes["http.request.method"] == "_OTHER"
+    assert span.attributes["http.request.method_original"] == "PURGE"
+
+
 @pytest.mark.parametrize("proxies", [("127.0.0.0/8",), ()], ids=["trusted", "untrusted"])
 async def test_the_trace_of_the_client_counts_where_a_trusted_proxy_names_it(
     tmp_path: Path, model: OpenAIServer, monkeypatch: pytest.MonkeyPatch, proxies: tuple[str, ...]

@@ -25,6 +25,8 @@ _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _KEY = b"PRIVATE KEY-----"
 _CHECK_SECONDS = 1.0
+# X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which the module `ssl` does not name: the dates are read of an expired one, too.
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 # Of a handshake in memory; TLS 1.2 needs two round trips.
 _MOST_ROUNDS = 4
 
@@ -42,6 +44,7 @@ class ServerTls:
         self._state = self._files_state()
         self._context = _read(certificate, key)
         self._next_check = 0.0
+        self._expiry = _expiry(self._context, certificate)
 
     def warn(self) -> None:
         """Say in the log what does not prevent a start, and yet fails clients or exposes the key."""
@@ -58,9 +61,16 @@ class ServerTls:
                 self._read_again()
         return self._context
 
+    def expiry(self, now: float) -> float | None:
+        """When the certificate for a connection that begins `now` expires, as `time.time()` counts; None where every
+        client refuses it for another reason."""
+        self.context(now)
+        return self._expiry
+
     def _read_again(self) -> None:
         try:
             self._context = _read(self._certificate, self._key)
+            self._expiry = _expiry(self._context, self._certificate)
         except UsageError as error:
             log.error("the certificate read before serves on: %s", error)
             return
@@ -136,12 +146,8 @@ def _refused_by_clients(server: ssl.SSLContext, certificate: str) -> str:
     """Why every client would refuse the certificate: above all that it has expired. Whether its authority is known to
     them is not asked, nor which name they use.
     """
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
-        client.load_verify_locations(certificate)
-        _shake_hands(client, server)
+        _shake_hands(_client(certificate), server)
     except ssl.SSLCertVerificationError as error:
         return f'tls_certificate: clients will refuse "{certificate}": {error.verify_message}'
     except ssl.SSLError as error:
@@ -149,11 +155,32 @@ def _refused_by_clients(server: ssl.SSLContext, certificate: str) -> str:
     return ""
 
 
-def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
-    """A handshake in memory: the standard library has no other view of a certificate's dates and purpose."""
+def _expiry(server: ssl.SSLContext, certificate: str) -> float | None:
+    try:
+        client = _client(certificate)
+        client.verify_flags |= _NO_CHECK_TIME
+        found = _shake_hands(client, server).getpeercert() or {}
+    except ssl.SSLError:
+        return None
+    return ssl.cert_time_to_seconds(str(found["notAfter"])) if "notAfter" in found else None
+
+
+def _client(certificate: str) -> ssl.SSLContext:
+    """The context of a client that trusts this certificate, and no other."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(certificate)
+    return client
+
+
+def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> ssl.SSLObject:
+    """The client's end of a handshake in memory: the standard library has no other view of a certificate's dates and
+    purpose."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = (client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True))
     for _ in range(_MOST_ROUNDS):
         for end in ends:
             with contextlib.suppress(ssl.SSLWantReadError):
                 end.do_handshake()
+    return ends[0]

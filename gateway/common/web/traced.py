@@ -1,6 +1,7 @@
 """The span of each request that a program serves. Only added to an application where traces are on."""
 
 import asyncio
+from http import HTTPMethod
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -16,6 +17,9 @@ _SPAN = web.RequestKey("span", tracing.Span)
 # nginx's status for a client that closed its connection.
 _CLIENT_CLOSED_REQUEST = 499
 _SWITCHING_PROTOCOLS, _SERVER_ERROR = 101, 500
+_METHODS = frozenset(HTTPMethod)
+# Of one that a client made up.
+_LONGEST_METHOD = 32
 
 
 def add_tracing(app: web.Application, settings: CommonSettings) -> None:
@@ -43,7 +47,7 @@ def _middleware(rules: AccessRules) -> Middleware:
         parent = {}
         if rules.trusts(request.remote or ""):
             parent = {name: request.headers[name] for name in tracing.TRACE_HEADERS if name in request.headers}
-        span = tracing.begin(request.method, "server", parent=parent, http__request__method=request.method)
+        span = tracing.begin(_named(request), "server", parent=parent, **_method(request))
         request[_SPAN] = span
         status = _SERVER_ERROR
         try:
@@ -63,9 +67,24 @@ def _middleware(rules: AccessRules) -> Middleware:
     return trace
 
 
+def _named(request: web.Request) -> str:
+    """The method in a span's name, of which there must be few: of a method that a client made up `HTTP`, as
+    OpenTelemetry's conventions have it."""
+    return request.method if request.method in _METHODS else "HTTP"
+
+
+def _method(request: web.Request) -> dict[str, str]:
+    if request.method in _METHODS:
+        return {"http__request__method": request.method}
+    return {
+        "http__request__method": "_OTHER",
+        "http__request__method_original": request.method[:_LONGEST_METHOD],
+    }
+
+
 def _end(request: web.Request, span: tracing.Span, status: int) -> None:
     route = describe(request)
-    span.rename(f"{request.method} {route}")
+    span.rename(f"{_named(request)} {route}")
     span.set(http__route=route, http__response__status_code=status, url__scheme=request.scheme)
     if hdrs.UPGRADE in request.headers:
         span.set(network__protocol__name="websocket")

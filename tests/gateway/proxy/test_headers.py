@@ -42,6 +42,12 @@ def test_nobody_but_a_trusted_proxy_speaks_for_a_client() -> None:
     assert passed(trusted=True, **spoken)["X-Forwarded-Proto"] == "https"
 
 
+def test_a_trace_goes_on_only_where_a_trusted_proxy_names_it() -> None:
+    named = {"Traceparent": "00-1-2-01", "TraceState": "a=1"}
+    assert passed(trusted=True, **named).get("traceparent") == "00-1-2-01"
+    assert {"Traceparent", "Tracestate"}.isdisjoint(name.title() for name in passed(trusted=False, **named))
+
+
 def test_an_underscore_does_not_pass_for_a_hyphen() -> None:
     names = sent([("X_Real_IP", "7.7.7.7"), ("X-Fine", "1")])
     assert "X_Real_IP" not in names

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import re
 import shutil
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.web.tls import ServerTls
 from tests.gateway.websocket.conftest import Gateway, Start, ended
 from tests.support.certificates import Certificate, certificate
 from tests.support.faulty_upstream import HANDSHAKE, STEP, SWITCH, Upstream
@@ -238,6 +241,27 @@ async def test_a_renewed_certificate_serves_the_next_connection(
             for client in (before, after):
                 await client.send("a")
                 assert await client.recv() == "a"
+
+
+async def test_metrics_have_the_date_on_which_the_certificate_expires(
+    start: Start, pair: Certificate, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    await start_tls(start, pair, 1, metrics_port=unused_tcp_port)
+    async with aiohttp.request("GET", f"http://127.0.0.1:{unused_tcp_port}/metrics") as answer:
+        (found,) = re.findall(
+            r"^moorline_certificate_expiry_timestamp_seconds (\S+)$", await answer.text(), re.MULTILINE
+        )
+    two_days = 2 * 86400
+    assert two_days - 3600 < float(found) - time.time() <= two_days
+
+
+async def test_the_date_is_that_of_the_file_that_is_there(pair: Certificate, tmp_path: Path) -> None:
+    tls = ServerTls(str(pair.file), str(pair.key))
+    assert (tls.expiry(0.0) or 0.0) > time.time()
+    old = await certificate(tmp_path, "old", expired=True)
+    old.file.replace(pair.file)
+    old.key.replace(pair.key)
+    assert 0 < (tls.expiry(10.0) or 0.0) < time.time()
 
 
 def _no_key(pair: Certificate) -> None:
