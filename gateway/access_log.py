@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.typedefs import Handler
 
 from moorline.gateway.access_line import log_request
@@ -14,6 +13,7 @@ from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS, TooManyConnections
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.common.web.route_name import describe
+from moorline.gateway.common.web.sent import Sent
 from moorline.gateway.errors import GatewayError, Malformed, Unavailable, render
 from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED, UPSTREAM
 from moorline.gateway.proxy import headers
@@ -32,6 +32,7 @@ log = logging.getLogger("moorline.gateway.access")
 CLIENT_CLOSED_REQUEST = 499
 _CLIENT_CLOSED = Cause(Who.CLIENT, Reason.FIN, Moment.RESPONSE)
 _SWITCHING_PROTOCOLS = 101
+# A sixth of what `uuid4` costs, and as random.
 _ID_BYTES = 16
 # Of a handshake; any other status is the access middleware's or the authorize hook's.
 _OUTCOMES = {_SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_closed", 500: "internal_error"}
@@ -50,11 +51,14 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Handle the request and log its result in one line."""
     app = request.app
     trusted = request[TRUSTED] = app[ACCESS_RULES].trusts(request.remote or "")
-    request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=_fresh_id())
+    request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=os.urandom(_ID_BYTES).hex())
     clock = asyncio.get_running_loop().time
     began, status = clock(), CLIENT_CLOSED_REQUEST
     try:
-        response = await _respond(request, handler)
+        try:
+            response = await handler(request)
+        except BaseException as error:
+            response = _rendered(request, error)
         status = response.status
         return response
     finally:
@@ -76,36 +80,43 @@ def _count(metrics: "Metrics", request: web.Request, status: int, seconds: float
         metrics.request(request.method, describe(request), status, seconds)
 
 
-async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as exception:
-        if exception.status < 400:
-            raise
-        if isinstance(exception, TooManyConnections):
+def _rendered(request: web.Request, error: BaseException) -> web.StreamResponse:
+    """The response to what a handler raised; what is aiohttp's to handle is raised again."""
+    if isinstance(error, web.HTTPException):
+        if error.status < 400:
+            raise error
+        if isinstance(error, TooManyConnections):
             request[CAUSE] = Unavailable.cause
-        kept = {str(name): exception.headers[name] for name in _KEPT if name in exception.headers}
-        return _problem(request, exception.status, exception.text or exception.reason, kept)
-    except GatewayError as error:
-        request[OUTCOME], request[CAUSE] = error.outcome, error.cause
-        message = request[REFUSAL] = error.message_about(_upstream_of(request))
-        if error.detail:
-            _warn(request, error)
-        if (page := stand_in(request, error)) is not None:
-            return page
-        retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        return _problem(request, error.status, message, retry)
-    except ConnectionError:
+        kept = {str(name): error.headers[name] for name in _KEPT if name in error.headers}
+        return _problem(request, error.status, error.text or error.reason, kept)
+    if isinstance(error, GatewayError):
+        return _failed(request, error)
+    if isinstance(error, ConnectionError):
         request[CAUSE] = _CLIENT_CLOSED
-        return _Gone(request)
-    except asyncio.CancelledError:
-        # aiohttp cancels the handler of a client that closes its connection.
-        request[CAUSE] = _CLIENT_CLOSED
-        raise
-    except Exception:
-        log.exception("a request failed in the gateway: request_id=%s", request[REQUEST_ID])
-        request[CAUSE] = GatewayError.cause
-        return _problem(request, GatewayError.status, GatewayError.message, {})
+        if request.transport is not None:
+            # A response that was under way must not look complete.
+            request.transport.abort()
+        # aiohttp would log a traceback for the error.
+        return Sent(status=CLIENT_CLOSED_REQUEST)
+    if not isinstance(error, Exception):
+        if isinstance(error, asyncio.CancelledError):
+            # aiohttp cancels the handler of a client that closes its connection.
+            request[CAUSE] = _CLIENT_CLOSED
+        raise error
+    log.error("a request failed in the gateway: request_id=%s", request[REQUEST_ID], exc_info=error)
+    request[CAUSE] = GatewayError.cause
+    return _problem(request, GatewayError.status, GatewayError.message, {})
+
+
+def _failed(request: web.Request, error: GatewayError) -> web.StreamResponse:
+    request[OUTCOME], request[CAUSE] = error.outcome, error.cause
+    message = request[REFUSAL] = error.message_about(_upstream_of(request))
+    if error.detail:
+        _warn(request, error)
+    if (page := stand_in(request, error)) is not None:
+        return page
+    retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return _problem(request, error.status, message, retry)
 
 
 def _upstream_of(request: web.Request) -> str:
@@ -122,27 +133,11 @@ def _warn(request: web.Request, error: GatewayError) -> None:
     log.warning("%s: %s %s", type(error).__name__, error.detail, named, extra=facts)
 
 
-class _Gone(web.StreamResponse):
-    """The response to a client that is gone: nothing. aiohttp would log a traceback for the error."""
-
-    def __init__(self, request: web.Request) -> None:
-        super().__init__(status=CLIENT_CLOSED_REQUEST)
-        if request.transport is not None:
-            # A response that was under way must not look complete.
-            request.transport.abort()
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        pass
-
-
 def bad_request_handler(app: web.Application) -> BadRequestHandler:
     """The handler of bytes that are no request, with its line in the log. No header of theirs is believed."""
 
     def respond(request: web.BaseRequest, status: int) -> web.Response:
-        request[REQUEST_ID] = _fresh_id()
+        request[REQUEST_ID] = os.urandom(_ID_BYTES).hex()
         if METRICS in app:
             app[METRICS].request("", _NOT_A_REQUEST, status, 0.0)
         reason, client = _WORDS.get(status, Malformed.message), request.remote or ""
@@ -152,11 +147,6 @@ def bad_request_handler(app: web.Application) -> BadRequestHandler:
         return _problem(request, status, reason, {})
 
     return respond
-
-
-def _fresh_id() -> str:
-    # A sixth of what `uuid4` costs, and as random.
-    return os.urandom(_ID_BYTES).hex()
 
 
 def _problem(request: web.BaseRequest, status: int, message: str, extra: dict[str, str]) -> web.Response:

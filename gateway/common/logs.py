@@ -4,6 +4,7 @@ A patient's or a session's id is not for a log. `hashed` gives a short keyed has
 throughout one log, and without the key it cannot be found by trying ids.
 """
 
+import abc
 import asyncio
 import contextlib
 import hashlib
@@ -14,7 +15,7 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.output import Output
@@ -63,11 +64,29 @@ def setup(settings: CommonSettings, *, worker: int | None = None) -> None:
     logging.getLogger("moorline").setLevel(settings.log_level.upper())
 
 
-def info(logger: logging.Logger, message: str, *values: object, extra: Mapping[str, object] | None = None) -> None:
-    """`logger.info` without the search for the caller's file and line, which no format names: a fifth of the cost of a
-    line. For those that each request and each socket has; ask `isEnabledFor` before the values are computed.
+def info(logger: logging.Logger, message: str, *, extra: Mapping[str, object]) -> None:
+    """`logger.info` for the lines that each request and each socket has; ask `isEnabledFor` before.
+
+    `message` is taken as it is. A record, and its way through the loggers, costs four times what the line itself does:
+    where nothing but the handler of `setup` would see it, none is made.
     """
-    logger.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, message, values, None, extra=extra))
+    if (lines := _only_handler(logger)) is not None:
+        lines.add("info", logger.name, message, extra)
+    else:
+        logger.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, message, (), None, extra=extra))
+
+
+def _only_handler(logger: logging.Logger) -> "_Lines | None":
+    """The handler of `setup`, unless the program has another one, or a filter: a test, a library that collects logs."""
+    each = logger
+    while each.parent is not None:
+        if each.handlers or each.filters or not each.propagate:
+            return None
+        each = each.parent
+    if len(each.handlers) != 1:
+        return None
+    handler = each.handlers[0]
+    return handler if isinstance(handler, _Lines) and not handler.filters else None
 
 
 def hashed(identifier: str) -> str:
@@ -100,11 +119,20 @@ class _Lines(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._lines.append(self.format(record) + self.terminator)
+            line = self.format(record)
         except Exception:
             self.handleError(record)
-            return
-        if record.levelno >= logging.WARNING or len(self._lines) >= _MOST_WAITING:
+        else:
+            self._add(line, is_urgent=record.levelno >= logging.WARNING)
+
+    def add(self, level: str, name: str, message: str, extra: Mapping[str, object]) -> None:
+        """What `handle` does with a record of these facts, whose line can wait for those of the same iteration."""
+        with self.lock or contextlib.nullcontext():
+            self._add(cast("_Formatter", self.formatter).line(time.time(), level, name, message, extra))
+
+    def _add(self, line: str, *, is_urgent: bool = False) -> None:
+        self._lines.append(line + self.terminator)
+        if is_urgent or len(self._lines) >= _MOST_WAITING:
             self.flush()
             return
         try:
@@ -139,20 +167,24 @@ class _Lines(logging.StreamHandler[TextIO]):
         self.flush()
 
 
-class _Formatter(logging.Formatter):
-    """What both formats begin with."""
+class _Formatter(logging.Formatter, abc.ABC):
+    """What both formats have in common: a line from the facts of a record, or from a record."""
 
     def __init__(self) -> None:
         super().__init__()
         self._second = 0
         self._prefix = ""
 
-    def moment(self, record: logging.LogRecord) -> str:
+    @abc.abstractmethod
+    def line(self, created: float, level: str, name: str, message: str, extra: Mapping[str, object]) -> str:
+        """The line of a message of this moment, level and logger; `extra` holds further fields."""
+
+    def moment(self, created: float) -> str:
         """`2026-01-31T12:00:00.000Z`"""
-        second = int(record.created)
+        second = int(created)
         if second != self._second:
             self._second, self._prefix = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._prefix}.{int(record.msecs):03d}Z"
+        return f"{self._prefix}.{int((created - second) * 1000):03d}Z"
 
 
 class _Text(_Formatter):
@@ -162,10 +194,13 @@ class _Text(_Formatter):
         super().__init__()
         self._worker = "" if worker is None else f"[{worker}]"
 
+    def line(self, created: float, level: str, name: str, message: str, extra: Mapping[str, object]) -> str:
+        if not message.isprintable():
+            message = _CONTROL.sub(lambda found: repr(found[0])[1:-1], message)
+        return f"{self.moment(created)} {level} {name.removeprefix('moorline.')}{self._worker}: {message}"
+
     def format(self, record: logging.LogRecord) -> str:
-        message = _CONTROL.sub(lambda found: repr(found[0])[1:-1], record.getMessage())
-        name = record.name.removeprefix("moorline.")
-        line = f"{self.moment(record)} {record.levelname.lower()} {name}{self._worker}: {message}"
+        line = self.line(record.created, record.levelname.lower(), record.name, record.getMessage(), {})
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -175,16 +210,22 @@ class _Json(_Formatter):
     def __init__(self, worker: int | None) -> None:
         super().__init__()
         self._worker = {} if worker is None else {"worker": worker}
+        # `json.dumps` makes one for each line.
+        self._encoder = json.JSONEncoder(default=str, ensure_ascii=False)
+
+    def line(self, created: float, level: str, name: str, message: str, extra: Mapping[str, object]) -> str:
+        fields: dict[str, Any] = {
+            "time": self.moment(created),
+            "level": level,
+            "logger": name,
+            "message": message,
+            **self._worker,
+            **extra,
+        }
+        return self._encoder.encode(fields)
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = {
-            "time": self.moment(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **self._worker,
-        }
-        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str, ensure_ascii=False)
+            extra["traceback"] = self.formatException(record.exc_info)
+        return self.line(record.created, record.levelname.lower(), record.name, record.getMessage(), extra)

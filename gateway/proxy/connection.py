@@ -41,6 +41,7 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_deadline",
+        "_descriptor",
         "_drained",
         "_due",
         "_error",
@@ -59,6 +60,7 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._descriptor = -1
         self._parser: ResponseParser | None = None
         self._requests = 0
         self._received = False
@@ -159,12 +161,13 @@ class UpstreamConnection(asyncio.Protocol):
             BadUpstreamResponse: what came is not HTTP/1.1.
             UpstreamTimeout: it took longer than `seconds`.
         """
-        assert self._parser is not None, "a request was sent"
-        if self._parser.response is None and self._error is None:
+        parser = self._parser
+        assert parser is not None, "a request was sent"
+        if parser.response is None and self._error is None:
             await self._wait(seconds)
-        if self._parser.response is None:
+        if parser.response is None:
             raise self._failure()
-        return self._parser.response
+        return parser.response
 
     async def read(self, seconds: float) -> bytes:
         """The next part of the response's body; b"" once it is complete.
@@ -211,6 +214,11 @@ class UpstreamConnection(asyncio.Protocol):
             and not transport.is_closing()
             and not self._writing_paused
         )
+
+    @property
+    def established(self) -> bool:
+        """Whether a request can be sent."""
+        return self._transport is not None
 
     @property
     def was_stale(self) -> bool:
@@ -265,7 +273,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_end = None
         self._deadline = math.inf
         transport = self._transport
-        if transport is None or transport.is_closing() or kernel.has_unread(transport):
+        if transport is None or transport.is_closing() or kernel.has_unread_at(self._descriptor):
             self.abort()
             return False
         return True
@@ -274,6 +282,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._descriptor = kernel.descriptor(self._transport)
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser
@@ -297,7 +306,8 @@ class UpstreamConnection(asyncio.Protocol):
             if response.status == _SWITCHING_PROTOCOLS:
                 # Whatever follows is for the tunnel's protocol.
                 self._pause_reading()
-            self._wake()
+            if (waiter := self._waiter) is not None and not waiter.done():
+                waiter.set_result(None)
 
     def eof_received(self) -> None:
         if self._parser is not None:

@@ -9,7 +9,7 @@ again only where that is the same request (`_repeatable`).
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -50,29 +50,39 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 # does not answer an attempt would last for all of proxy_connect_timeout.
 _DOWN_CONNECT_SECONDS = 1.0
 _LAST_STATUS = 599
+_SWITCHING_PROTOCOLS = 101
+# Of a body that is sent with the headers; asyncio's high-water mark is twice as much.
+_SMALL_BODY = 32 << 10
+_LAST_CHUNK = b"0\r\n\r\n"
+_BODY = "The body of the request is malformed."
 _UPSTREAM_FAILED = (BadUpstreamResponse, ConnectTimeout, UpstreamTimeout, UpstreamTlsError, UpstreamUnreachable)
+
+
+Head = Callable[["Exchange", Upstream], bytes]
+"""Gives the request line and headers of an exchange for an upstream."""
 
 
 class Exchange:
     """`async with Exchange(request, head) as exchange: await exchange.response()`, then read `exchange.connection`.
 
-    `head` gives the request line and headers for an upstream.
-
     Leaving it, in whatever way, ends the request at the upstream, unless `detach` was called.
     """
 
-    def __init__(self, request: web.Request, head: Callable[[Upstream], bytes], *, upgrade: bool = False) -> None:
-        self._request = request
-        self._upstreams = request[DESTINATION].upstreams
-        self._timeouts = request[DESTINATION].timeouts
+    def __init__(self, request: web.Request, head: Head, *, upgrade: bool = False) -> None:
+        self.request = request
+        self.app = request.app
+        self.destination = destination = request[DESTINATION]
+        self.is_upgrade = upgrade
+        self._upstreams = destination.upstreams
+        self._timeouts = destination.timeouts
         self._head = head
-        self._upgrade = upgrade
-        self._may_be_held = upgrade or request[DESTINATION].route.owner is Owner.FRONTEND
+        self._may_be_held = upgrade or destination.route.owner is Owner.FRONTEND
         self.held = False
         """Whether it waits in the queue, since no upstream can be reached."""
-        self._app = request.app
-        self._settings = self._app[SETTINGS]
         self._clock = asyncio.get_running_loop().time
+        self._has_body = request.body_exists
+        # A body that was sent is gone.
+        self._idempotent = not self._has_body and request.method in _IDEMPOTENT
         self._upload: asyncio.Task[None] | None = None
         self._sent = False
         self._body_sent = True
@@ -121,20 +131,23 @@ class Exchange:
 
     # The response's headers -------------------------------------------------------------------------------------------
 
-    async def response(self) -> Response:
+    def response(self) -> Awaitable[Response]:
         """The status line and headers of an upstream's response.
 
         Raises:
             GatewayError: no upstream sent one in time, or the client's request is at fault.
         """
+        return self._retried() if self._may_be_held else self._try_each()
+
+    async def _retried(self) -> Response:
+        """Try again while no upstream can be reached, for up to `connect_retry`."""
         was_held = False
-        until = self._clock() + ((self._settings.connect_retry or 0.0) if self._may_be_held else 0.0)
+        settings = self.app[SETTINGS]
+        until = self._clock() + (settings.connect_retry or 0.0)
         while True:
             try:
                 return await self._try_each()
             except (UpstreamUnreachable, ConnectTimeout) as error:
-                if not self._may_be_held:
-                    raise
                 error.retry_after = 1
                 left = until - self._clock()
                 if left <= 0 or not self._repeatable:
@@ -142,17 +155,15 @@ class Exchange:
                         error.cause = dataclasses.replace(error.cause, moment=Moment.HELD)
                     raise
             self.held = was_held = True
-            await self._app[RETRY_QUEUES][self._upstreams].wait_turn(left)
+            await self.app[RETRY_QUEUES][self._upstreams].wait_turn(left)
             self.held = False
-            if self._app[DRAINING].is_set():
+            if self.app[DRAINING].is_set():
                 raise ShuttingDown(cause=dataclasses.replace(ShuttingDown.cause, moment=Moment.HELD))
 
     @property
     def _repeatable(self) -> bool:
-        """Whether it is the same request when it is sent again: what may have been done is not done again, and a body
-        that was sent is gone.
-        """
-        return not self._sent or (self._request.method in _IDEMPOTENT and not self._request.body_exists)
+        """Whether it is the same request when it is sent again: what may have been done is not done again."""
+        return self._idempotent or not self._sent
 
     async def _try_each(self) -> Response:
         """Try the upstreams one after the other until one responds."""
@@ -161,16 +172,16 @@ class Exchange:
         tried: list[Upstream] = []
         while (upstream := upstreams.choose(self._clock(), besides=tried)) is not None:
             tried.append(upstream)
+            self._upstream = upstream
+            upstream.take()
             try:
-                response = await self._try(upstream)
-            except _UPSTREAM_FAILED as error:
-                if upstreams.failed(upstream, self._clock()):
-                    log.warning(
-                        "upstream %s marked down for %gs",
-                        upstream.url,
-                        self._settings.fail_timeout,
-                        extra={"upstream": upstream.url},
-                    )
+                response = await self._send(upstream)
+            except BaseException as error:
+                self.request[UPSTREAM] = upstream.url
+                self.close()
+                if not isinstance(error, _UPSTREAM_FAILED):
+                    raise
+                self._note_failure(upstream)
                 if isinstance(error, BadUpstreamResponse) or not self._repeatable:
                     raise
                 failure = error
@@ -181,86 +192,105 @@ class Exchange:
         assert failure is not None, "there is at least one upstream"
         raise failure
 
-    async def _try(self, upstream: Upstream) -> Response:
-        self._upstream = upstream
-        upstream.take()
-        try:
-            response = await self._send(upstream)
-            self._check(response)
-        except BaseException:
-            self._request[UPSTREAM] = upstream.url
-            self.close()
-            raise
-        return response
+    def _note_failure(self, upstream: Upstream) -> None:
+        if self._upstreams.failed(upstream, self._clock()):
+            seconds = self.app[SETTINGS].fail_timeout
+            log.warning("upstream %s marked down for %gs", upstream.url, seconds, extra={"upstream": upstream.url})
 
     async def _send(self, upstream: Upstream) -> Response:
         """Send the request and wait for the response's headers."""
-        head = self._head(upstream)
+        head = self._head(self, upstream)
         # An upstream may close an idle connection just when a request is on its way. Only what can be sent again takes
         # that risk.
-        repeatable = self._request.method in _IDEMPOTENT and not self._request.body_exists
-        connection = await self._connect(upstream, reuse=repeatable)
+        connection = self._take_idle(upstream) if self._idempotent else None
+        if connection is None:
+            connection = await self._connect(upstream, reuse=self._idempotent)
         try:
-            return await self._send_on(connection, head)
+            response = await self._send_on(connection, head)
         except UpstreamUnreachable:
             if not connection.was_stale:
                 raise
-        self._end(upstream, connection)
-        return await self._send_on(await self._connect(upstream, reuse=False), head)
-
-    def _check(self, response: Response) -> None:
-        if not is_switch(response):
-            if response.status > _LAST_STATUS:
-                raise BadUpstreamResponse(f"status {response.status}")
-        elif not self._upgrade:
+            self._end(upstream, connection)
+            response = await self._send_on(await self._connect(upstream, reuse=False), head)
+        if response.status > _LAST_STATUS:
+            raise BadUpstreamResponse(f"status {response.status}")
+        if response.status == _SWITCHING_PROTOCOLS and is_switch(response) and not self.is_upgrade:
             raise BadUpstreamResponse("101 to a request that did not ask for it")
+        return response
 
     # The connection ---------------------------------------------------------------------------------------------------
+
+    def _take_idle(self, upstream: Upstream) -> UpstreamConnection | None:
+        """One of the pool's that serves at once, if there is one."""
+        if self.is_upgrade or (pool := self.app[POOLS][upstream]).is_full:
+            return None
+        connection = self._connection = pool.take_idle(self._clock())
+        return connection
 
     async def _connect(self, upstream: Upstream, *, reuse: bool) -> UpstreamConnection:
         """One of the pool's for plain HTTP, one of its own for a handshake."""
         seconds = self._timeouts.proxy_connect_timeout
-        if self._upgrade:
-            self._connection, established = UpstreamConnection(), False
+        if self.is_upgrade:
+            connection = self._connection = UpstreamConnection()
         else:
-            self._connection, established = await self._app[POOLS][upstream].take(
-                reuse=reuse, seconds=seconds, client=client_network(client_address(self._request))
-            )
-        if not established:
-            if self._upstreams.is_down(upstream, self._clock()):
-                seconds = min(seconds, _DOWN_CONNECT_SECONDS)
-            tls = tls_for(self._app, upstream)
-            await self._connection.connect(upstream.host, upstream.port, seconds, tls=tls, through=upstream.through)
-            self._app[RETRY_QUEUES][self._upstreams].wake_all()
-        return self._connection
+            pool = self.app[POOLS][upstream]
+            if pool.is_full:
+                await pool.wait(seconds, client_network(client_address(self.request)))
+            connection = self._connection = pool.take(self._clock(), reuse=reuse)
+            if connection.established:
+                return connection
+        if self._upstreams.is_down(upstream, self._clock()):
+            seconds = min(seconds, _DOWN_CONNECT_SECONDS)
+        tls = tls_for(self.app, upstream)
+        await connection.connect(upstream.host, upstream.port, seconds, tls=tls, through=upstream.through)
+        self.app[RETRY_QUEUES][self._upstreams].wake_all()
+        return connection
 
     def _end(self, upstream: Upstream | None, connection: UpstreamConnection) -> None:
         self._connection = None
-        if self._upgrade or upstream is None:
+        if self.is_upgrade or upstream is None:
             connection.abort()
         else:
-            self._app[POOLS][upstream].give_back(connection, keep=connection.reusable and self._body_sent)
+            self.app[POOLS][upstream].give_back(connection, keep=self._body_sent and connection.reusable)
 
     # The request ------------------------------------------------------------------------------------------------------
 
     async def _send_on(self, connection: UpstreamConnection, head: bytes) -> Response:
         self._sent = True
-        connection.send(self._request.method, head)
-        if not self._request.body_exists:
+        if not self._has_body:
+            connection.send(self.request.method, head)
             return await connection.response(self._timeouts.proxy_read_timeout)
+        if (body := self._complete_body()) is not None:
+            connection.send(self.request.method, head + body)
+            return await connection.response(self._timeouts.proxy_read_timeout)
+        connection.send(self.request.method, head)
         self._body_sent = False
         self._upload = asyncio.create_task(self._send_body(connection))
         # The timer of the response begins when the body was sent; until then the upload has its own.
         return await connection.response(None)
 
+    @property
+    def _is_chunked(self) -> bool:
+        return hdrs.TRANSFER_ENCODING in self.request.headers
+
+    def _complete_body(self) -> bytes | None:
+        """A small body as it is sent, if all of it has come."""
+        content = self.request.content
+        if not content.is_eof() or content.total_bytes > _SMALL_BODY:
+            return None
+        try:
+            data = content.read_nowait()
+        except Exception as error:
+            raise Malformed(_BODY) from error
+        return _chunk(data) + _LAST_CHUNK if self._is_chunked else data
+
     async def _send_body(self, connection: UpstreamConnection) -> None:
         """Send the client's body as it comes, beside the wait for the response, which may come before its end."""
-        chunked = hdrs.TRANSFER_ENCODING in self._request.headers
         began, size = self._clock(), 0
         try:
             while data := await self._read_body(began, size):
                 size += len(data)
-                connection.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+                connection.write(_chunk(data) if self._is_chunked else data)
                 drained = self._clock()
                 await connection.drain(self._timeouts.proxy_send_timeout)
                 # The time that the upstream takes is not the client's.
@@ -268,20 +298,24 @@ class Exchange:
         except GatewayError as error:
             connection.fail(error)
             return
-        if chunked:
-            connection.write(b"0\r\n\r\n")
+        if self._is_chunked:
+            connection.write(_LAST_CHUNK)
         self._body_sent = True
         connection.request_sent(self._timeouts.proxy_read_timeout)
 
     async def _read_body(self, began: float, size: int) -> bytes:
         """The next part of a body of which `size` bytes have come since `began`."""
         until = self._clock() + self._timeouts.client_body_timeout
-        if self._settings.message_timeout is not None:
-            until = min(until, latest_end(began, size, self._settings.message_timeout))
+        if (timeout := self.app[SETTINGS].message_timeout) is not None:
+            until = min(until, latest_end(began, size, timeout))
         try:
             async with asyncio.timeout_at(until):
-                return await self._request.content.readany()
+                return await self.request.content.readany()
         except TimeoutError:
             raise ClientBodyTimeout from None
         except Exception as error:
-            raise Malformed("The body of the request is malformed.") from error
+            raise Malformed(_BODY) from error
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)

@@ -7,7 +7,7 @@ from multidict import istr
 
 from moorline.gateway.common import tracing
 from moorline.gateway.common.access.middleware import client_address, is_preflight
-from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, taken
+from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, is_untaken, taken
 from moorline.gateway.errors import Loop, Malformed
 from moorline.gateway.keys import ACCESS_RULES, DESTINATION, GATEWAY_ID, REQUEST_ID, SETTINGS, TRUSTED
 from moorline.gateway.proxy import headers
@@ -26,42 +26,45 @@ _PASSED_BY = istr("X-Moorline-Gateway")
 async def forward(request: web.Request) -> web.StreamResponse:
     """Pass the request on and its response back, both as they come."""
     with request.app[REQUEST_LIMITS].place(request):
-        async with Exchange(request, functools.partial(request_head, request)) as exchange:
+        async with Exchange(request, request_head) as exchange:
             response = await exchange.response()
-            if is_preflight(request) and _leaves_cors_to_gateway(request, response):
+            if request.method == hdrs.METH_OPTIONS and _leaves_cors_to_gateway(request, response):
                 # `add_cors_headers` adds the rest.
                 return web.Response(status=204)
             proxied = await pass_on(request, response, exchange)
-        await taken(request)
+        if is_untaken(request):
+            await taken(request)
         return proxied
 
 
-def request_head(request: web.Request, upstream: Upstream, *, upgrade: bool = False) -> bytes:
+def request_head(exchange: Exchange, upstream: Upstream) -> bytes:
     """The request line and headers for this upstream.
 
     Raises:
         Malformed: they cannot be passed on.
         Loop: this gateway has passed the request on before.
     """
-    route, gateway_id = request[DESTINATION].route, request.app[GATEWAY_ID]
-    if _PASSED_BY in request.headers and gateway_id in request.headers.getall(_PASSED_BY):
+    app, request, route, upgrade = exchange.app, exchange.request, exchange.destination.route, exchange.is_upgrade
+    given, gateway_id = request.headers, app[GATEWAY_ID]
+    if _PASSED_BY in given and gateway_id in given.getall(_PASSED_BY):
         raise Loop(route.path, upstream.url)
     replaced: dict[bytes, bytes] = {}
     # A client of HTTP/1.0 may leave Host out; HTTP/1.1 asks for one.
-    if route.host is Host.UPSTREAM or hdrs.HOST not in request.headers:
+    if route.host is Host.UPSTREAM or hdrs.HOST not in given:
         replaced[b"host"] = upstream.authority
     if route.owner is Owner.FRONTEND and _is_own_origin(request):
         replaced[b"origin"] = upstream.url.encode()
-    # In the place of the client's, which is not one of this trace, or its parent.
-    replaced |= {name.encode(): value.encode() for name, value in tracing.outgoing().items()}
-    added = [f"{_PASSED_BY}: {gateway_id}".encode()]
-    if request.app[SETTINGS].upstream_keepalive is None and not upgrade:
+    if tracing.is_on():
+        # In the place of the client's, which is not one of this trace, or its parent.
+        replaced |= {name.encode(): value.encode() for name, value in tracing.outgoing().items()}
+    added = [_passed_by(gateway_id)]
+    if app[SETTINGS].upstream_keepalive is None and not upgrade:
         added.append(b"Connection: close")
     try:
         return headers.request_head(
             request.method,
             route.sent(headers.origin_form(request.raw_path)),
-            request.headers,
+            given,
             request.raw_headers,
             peer=request.remote or "",
             client=client_address(request),
@@ -76,11 +79,17 @@ def request_head(request: web.Request, upstream: Upstream, *, upgrade: bool = Fa
         raise Malformed("A header holds a line break.") from error
 
 
+@functools.lru_cache(maxsize=4)
+def _passed_by(gateway_id: str) -> bytes:
+    return f"{_PASSED_BY}: {gateway_id}".encode()
+
+
 def _leaves_cors_to_gateway(request: web.Request, response: Response) -> bool:
-    """Whether the server of a route says nothing of an origin that the gateway allows."""
+    """Whether this is a preflight, and the server of a route says nothing of an origin that the gateway allows."""
     return (
-        request[DESTINATION].route.owner is Owner.USER
-        and hdrs.ACCESS_CONTROL_ALLOW_ORIGIN not in response.headers
+        is_preflight(request)
+        and request[DESTINATION].route.owner is Owner.USER
+        and b"access-control-allow-origin" not in response.names
         and bool(request.app[ACCESS_RULES].cors_headers(request.headers.get(hdrs.ORIGIN)))
     )
 

@@ -18,7 +18,7 @@ __all__ = ["asks_for_upgrade", "asks_for_websocket", "check_request", "is_switch
 _WEBSOCKET = ("websocket",)
 _CONNECTION, _UPGRADE = istr("Connection"), istr("Upgrade")
 # RFC 9110 section 8.6 and RFC 9112 section 6.1: no 101 has a body, whatever it says.
-_OF_A_BODY = ("Content-Length", "Transfer-Encoding")
+_OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
 
 
 # The request ----------------------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ def is_switch(response: Response) -> bool:
     if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
         return False
     # Relaying after a switch that the client does not know of would let its next request pass unseen.
-    upgrade, connection = _tokens(response.headers, _UPGRADE), _tokens(response.headers, _CONNECTION)
+    upgrade, connection = _tokens_of_all(response, b"upgrade"), _tokens_of_all(response, b"connection")
     if upgrade != _WEBSOCKET or "upgrade" not in connection:
         raise BadUpstreamResponse("101 to another protocol than WebSocket")
     return True
@@ -66,12 +66,10 @@ def is_switch(response: Response) -> bool:
 
 def switch_head(response: Response, *, request_id: str) -> bytes:
     """The upstream's 101 as the client gets it."""
-    passed = headers.end_to_end(response.headers)
-    for name in _OF_A_BODY:
-        passed.popall(name, None)
-    passed.setdefault("X-Request-ID", request_id)
-    passed.extend(headers.UPGRADE)
-    return headers.encoded(f"HTTP/1.1 101 {response.reason or 'Switching Protocols'}", passed)
+    fields = [field for field in headers.end_to_end(response) if field[0].lower() not in _OF_A_BODY]
+    if b"x-request-id" not in response.names:
+        fields.append((b"X-Request-ID", request_id.encode()))
+    return headers.encoded(f"HTTP/1.1 101 {response.reason or 'Switching Protocols'}", [*fields, *headers.UPGRADE])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -79,6 +77,10 @@ def switch_head(response: Response, *, request_id: str) -> bytes:
 
 def _tokens(source: MultiMapping[str], name: str) -> tuple[str, ...]:
     return _tokens_of(",".join(source.getall(name, ())))
+
+
+def _tokens_of_all(response: Response, name: bytes) -> tuple[str, ...]:
+    return _tokens_of(b",".join(response.all(name)).decode("latin-1"))
 
 
 # Seven calls per handshake, of the few values that clients and upstreams send.

@@ -3,15 +3,18 @@
 import enum
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from urllib.parse import SplitResult, urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 from moorline.gateway.errors import Malformed
+from moorline.gateway.proxy.response import Response
 
 __all__ = [
     "UPGRADE",
+    "Fields",
+    "bytes_of",
     "cookie_for",
     "encoded",
     "end_to_end",
@@ -19,44 +22,41 @@ __all__ = [
     "origin_form",
     "request_head",
     "request_id",
-    "response_headers",
+    "response_fields",
+    "text_of",
 ]
 
 Headers = CIMultiDictProxy[str] | CIMultiDict[str]
+Fields = Sequence[tuple[bytes, bytes]]
+"""The headers of a message, each with its name and value as they were sent."""
 
 # RFC 9110 section 7.6.1: headers about one connection. They end here, in requests and in responses.
-HOP_BY_HOP = tuple(
-    map(
-        istr,
-        (
-            "Connection",
-            "Keep-Alive",
-            "Proxy-Authenticate",
-            "Proxy-Authorization",
-            "Proxy-Connection",  # never standard, still sent
-            "TE",
-            "Trailer",
-            "Transfer-Encoding",  # each hop frames the body anew
-            "Upgrade",
-        ),
-    )
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",  # never standard, still sent
+        b"te",
+        b"trailer",
+        b"transfer-encoding",  # each hop frames the body anew
+        b"upgrade",
+    }
 )
 _CONNECTION = istr("Connection")
 _HOST = istr("Host")
-_LOCATION = istr("Location")
-_SET_COOKIE = istr("Set-Cookie")
 _TRANSFER_ENCODING = istr("Transfer-Encoding")
-_X_REQUEST_ID = istr("X-Request-ID")
 # What says where a request goes and where it ends cannot be withdrawn by its sender: without its Content-Length a
-# handshake would have its body read as the next request, which no access rule has seen.
-_NOT_TO_NOMINATE = frozenset({"host", "content-length"})
+# handshake would have its body read as the next request, which no access rule has seen. Nor can the id by which both
+# sides have it in their logs.
+_NOT_TO_NOMINATE = frozenset({b"host", b"content-length", b"x-request-id"})
 # What Connection says of the connection itself.
-_OPTIONS = frozenset({"", "close", "keep-alive", "upgrade"})
+_OPTIONS = frozenset({b"", b"close", b"keep-alive", b"upgrade"})
 # RFC 9112 section 3.2: visible ASCII and no fragment. All else would reach the upstream as something not meant.
 _TARGET = re.compile(r"[!-\"$-~]+")
 # Written anew on each hop (RFC 9110 section 7.8).
-UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
-_UPGRADE_LINES = [f"{name}: {value}".encode() for name, value in UPGRADE]
+UPGRADE = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 
 
@@ -74,21 +74,21 @@ class _Kind(enum.Enum):
 
 # Underscores are dropped as nginx does it: CGI and WSGI applications cannot tell X_Real_IP from X-Real-IP. Expect is
 # answered here. X-Real-IP and X-Request-ID are written anew.
-_DROPPED = frozenset({*(name.lower() for name in HOP_BY_HOP), "expect", "x-real-ip", "x-request-id"})
+_DROPPED = _HOP_BY_HOP | {b"expect", b"x-real-ip", b"x-request-id"}
 
 
 # A client that names a trace could join those of others, and have all of its requests sampled.
-_FORWARDED = frozenset({"forwarded", "traceparent", "tracestate"})
+_FORWARDED = frozenset({b"forwarded", b"traceparent", b"tracestate"})
 
 
 @functools.lru_cache(maxsize=256)
 def _kind(name: bytes) -> _Kind:
-    lower = name.decode("latin-1").lower()
-    if lower in _DROPPED or "_" in lower:
+    lower = name.lower()
+    if lower in _DROPPED or b"_" in lower:
         return _Kind.DROPPED
-    if lower == "x-forwarded-for":
+    if lower == b"x-forwarded-for":
         return _Kind.FORWARDED_FOR
-    is_forwarded = lower in _FORWARDED or lower.startswith("x-forwarded-")
+    is_forwarded = lower in _FORWARDED or lower.startswith(b"x-forwarded-")
     return _Kind.FORWARDED if is_forwarded else _Kind.END_TO_END
 
 
@@ -106,29 +106,18 @@ def origin_form(target: str) -> str:
     return path[path.index("/") :] if "/" in path else "/"
 
 
-def end_to_end(headers: Headers) -> CIMultiDict[str]:
-    """The headers that pass: all but the hop-by-hop ones and those that Connection may and does name as such."""
-    passed = CIMultiDict(headers)
-    if _CONNECTION in headers:
-        for name in _nominated(headers):
-            passed.popall(name, None)
-    for name in HOP_BY_HOP:
-        if name in passed:
-            del passed[name]
-    return passed
-
-
-def _nominated(headers: Headers) -> frozenset[str]:
-    """The headers that Connection names as hop-by-hop, in lower case."""
-    named = (name.strip().lower() for line in headers.getall(_CONNECTION, ()) for name in line.split(","))
-    return frozenset(named) - _OPTIONS - _NOT_TO_NOMINATE
+# Of the few values that clients and upstreams send.
+@functools.lru_cache(maxsize=64)
+def _nominated(connection: bytes) -> frozenset[bytes]:
+    """The headers that the values of Connection, joined, name as hop-by-hop; in lower case."""
+    return frozenset(name.strip().lower() for name in connection.split(b",")) - _OPTIONS - _NOT_TO_NOMINATE
 
 
 def request_head(
     method: str,
     target: str,
     headers: Headers,
-    raw_headers: Sequence[tuple[bytes, bytes]],
+    raw_headers: Fields,
     *,
     peer: str,
     client: str,
@@ -148,88 +137,127 @@ def request_head(
     Raises:
         ValueError: a header holds a line break.
     """
-    lines = [f"{method} {target} HTTP/1.1".encode()]
-    hops: list[bytes] = []
-    nominated = _nominated(headers) if _CONNECTION in headers else ()
-    for name, value in raw_headers:
-        kind = _kind(name)
-        if kind is _Kind.DROPPED or (nominated and name.decode("latin-1").lower() in nominated):
-            continue
-        if replaced and name.lower() in replaced:
-            continue
-        if kind is not _Kind.END_TO_END:
-            if trusted and kind is _Kind.FORWARDED_FOR:
-                hops.append(value)
-            if not trusted or kind is _Kind.FORWARDED_FOR:
-                continue
-        lines.append(b"%b: %b" % (name, value))
-    lines.append(b"X-Forwarded-For: " + b", ".join([*hops, peer.encode()]))
-    lines.append(f"X-Real-IP: {client}\r\nX-Request-ID: {request_id}".encode())
-    if not (trusted and "X-Forwarded-Proto" in headers):
-        lines.append(b"X-Forwarded-Proto: " + scheme.encode())
-    if (host := headers.get(_HOST)) and not (trusted and "X-Forwarded-Host" in headers):
-        lines.append(b"X-Forwarded-Host: " + _bytes(host))
-    lines += [b"%b: %b" % (name.title(), value) for name, value in replaced.items()]
-    lines += added
+    left_out: Set[bytes] = replaced.keys()
+    if _CONNECTION in headers:
+        left_out = left_out | _nominated(bytes_of(",".join(headers.getall(_CONNECTION))))
+    lines, spoken = _passed(raw_headers, left_out, trusted=trusted)
+    lines.insert(0, f"{method} {target} HTTP/1.1".encode())
+    written = b"\r\n".join(lines)
+    # Parsers let no line break pass; one that did would let a client write a request here.
+    if not written.count(b"\n") == written.count(b"\r") == len(lines) - 1:
+        raise ValueError("a line break in a header")
+    host = headers.get(_HOST, "")
+    if spoken:
+        hops = [value for name, value in spoken if name.lower() == b"x-forwarded-for"]
+        lines = [b"X-Forwarded-For: " + b", ".join([*hops, peer.encode()]), f"X-Real-IP: {client}".encode()]
+        if "X-Forwarded-Proto" not in headers:
+            lines.append(b"X-Forwarded-Proto: " + scheme.encode())
+        if host and "X-Forwarded-Host" not in headers:
+            lines.append(_forwarded_host(host))
+    else:
+        lines = [_forwarded(peer, client, scheme, host)]
+    lines += [f"X-Request-ID: {request_id}".encode(), *added]
+    if replaced:
+        lines += [b"%b: %b" % (name.title(), value) for name, value in replaced.items()]
     if _TRANSFER_ENCODING in headers:
         lines.append(b"Transfer-Encoding: chunked")
     if upgrade:
-        lines += _UPGRADE_LINES
-    head = b"\r\n".join([*lines, b"", b""])
-    # One line holds two headers. Parsers let no line break pass; one that did would let a client write a request here.
-    if not head.count(b"\n") == head.count(b"\r") == len(lines) + 2:
+        lines += map(b": ".join, UPGRADE)
+    return b"\r\n".join([written, *lines, b"", b""])
+
+
+def _passed(fields: Fields, left_out: Set[bytes], *, trusted: bool) -> tuple[list[bytes], Fields]:
+    """The lines of the headers that pass, and what a trusted peer says of the client that it speaks for."""
+    lines: list[bytes] = []
+    spoken: list[tuple[bytes, bytes]] = []
+    for field in fields:
+        kind = _kind(field[0])
+        if left_out and field[0].lower() in left_out:
+            continue
+        if kind is not _Kind.END_TO_END:
+            if kind is _Kind.DROPPED or not trusted:
+                continue
+            spoken.append(field)
+            if kind is _Kind.FORWARDED_FOR:
+                continue
+        lines.append(b": ".join(field))
+    return lines, spoken
+
+
+# Of the few addresses and names by which one server's clients come.
+@functools.lru_cache(maxsize=256)
+def _forwarded(peer: str, client: str, scheme: str, host: str) -> bytes:
+    """The headers about a client that no trusted proxy speaks for."""
+    text = f"X-Forwarded-For: {peer}\r\nX-Real-IP: {client}\r\nX-Forwarded-Proto: {scheme}"
+    return text.encode() + b"\r\n" + _forwarded_host(host) if host else text.encode()
+
+
+def _forwarded_host(host: str) -> bytes:
+    if "\r" in host or "\n" in host:
         raise ValueError("a line break in a header")
-    return head
+    return b"X-Forwarded-Host: " + bytes_of(host)
 
 
-def response_headers(
-    headers: Headers,
+def end_to_end(response: Response) -> list[tuple[bytes, bytes]]:
+    """The headers that pass: all but the hop-by-hop ones and those that Connection may and does name as such."""
+    if response.names.keys().isdisjoint(_HOP_BY_HOP):
+        return response.fields
+    dropped = _HOP_BY_HOP | _nominated(b",".join(response.all(b"connection")))
+    return [field for field in response.fields if field[0].lower() not in dropped]
+
+
+def response_fields(
+    response: Response,
     *,
     request_id: str,
-    upstream: str,
-    scheme: str,
-    host: str,
-    returned: Callable[[str], str] | None = None,
-) -> CIMultiDict[str]:
-    """The response's headers as the client gets them. `scheme` and `host` are those by which the client knows us.
-
-    `returned` gives the client's name of an upstream's path; with it the paths and domains of cookies are mapped, too.
+    location: Callable[[str], str],
+    cookie: Callable[[str], str] | None,
+) -> list[tuple[bytes, bytes]]:
+    """The response's headers as the client gets them. `location` and `cookie` give the client's form of a Location and
+    of a Set-Cookie, which stays as it is with None.
     """
-    passed = end_to_end(headers)
-    if _X_REQUEST_ID not in passed:
-        passed[_X_REQUEST_ID] = request_id
-    if location := passed.get(_LOCATION):
-        passed[_LOCATION] = location_for(
-            location, upstream=upstream, scheme=scheme, host=host, returned=returned or str
-        )
-    if returned is not None and _SET_COOKIE in passed:
-        upstream_host = urlsplit(upstream).hostname or ""
-        for cookie in passed.popall(_SET_COOKIE):
-            passed.add(_SET_COOKIE, cookie_for(cookie, upstream_host=upstream_host, returned=returned))
-    return passed
+    fields = end_to_end(response)
+    mapped: dict[bytes, Callable[[str], str]] = {b"location": location}
+    if cookie is not None:
+        mapped[b"set-cookie"] = cookie
+    if not response.names.keys().isdisjoint(mapped):
+        fields = [
+            (name, bytes_of(map_value(text_of(value)))) if (map_value := mapped.get(name.lower())) else (name, value)
+            for name, value in fields
+        ]
+    if b"x-request-id" not in response.names:
+        fields = [*fields, (b"X-Request-ID", request_id.encode())]
+    return fields
 
 
-def encoded(status_line: str, headers: CIMultiDict[str]) -> bytes:
+def encoded(status_line: str, fields: Fields) -> bytes:
     """The bytes of a status line and headers with the empty line behind them.
 
     Raises:
         ValueError: one of them holds a line break.
     """
-    lines = [status_line, *[f"{name}: {value}" for name, value in headers.items()], "", ""]
-    text = "\r\n".join(lines)
-    if not text.count("\n") == text.count("\r") == len(lines) - 1:
+    lines = [bytes_of(status_line), *map(b": ".join, fields), b"", b""]
+    head = b"\r\n".join(lines)
+    if not head.count(b"\n") == head.count(b"\r") == len(lines) - 1:
         raise ValueError("a line break in a header")
-    return _bytes(text)
+    return head
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+def text_of(value: bytes) -> str:
+    """Text whose surrogates stand for bytes that are not UTF-8; `bytes_of` turns them back."""
+    return value.decode("utf-8", "surrogateescape")
+
+
+def bytes_of(value: str) -> bytes:
+    return value.encode("utf-8", "surrogateescape")
 
 
 def request_id(headers: Mapping[str, str], *, trusted: bool, fresh: str) -> str:
     """The request's id in every log: that of a trusted proxy in front of the gateway, or `fresh`."""
+    if not trusted:
+        return fresh
     given = headers.get("X-Request-ID", "")
-    return given if trusted and _REQUEST_ID.fullmatch(given) else fresh
+    return given if _REQUEST_ID.fullmatch(given) else fresh
 
 
 def location_for(location: str, *, upstream: str, scheme: str, host: str, returned: Callable[[str], str] = str) -> str:

@@ -43,26 +43,29 @@ class Pool:
     def idle(self) -> int:
         return len(self._idle)
 
-    async def take(self, *, reuse: bool, seconds: float, client: str = "") -> tuple[UpstreamConnection, bool]:
-        """A connection, to be given back, and whether it is established already; it is new without `reuse`. Where there
-        is none, each `client` has the next one in rotation.
+    @property
+    def is_full(self) -> bool:
+        """Whether the next request has to `wait`."""
+        return bool(self._waiting) or len(self._busy) + self._given >= self._limit
 
-        Raises:
-            Unavailable: there was no place in so many seconds.
-        """
-        if self._waiting or len(self._busy) + self._given >= self._limit:
-            await self._wait(seconds, client)
-        now = asyncio.get_running_loop().time()
-        while reuse and self._idle:
+    def take_idle(self, now: float) -> UpstreamConnection | None:
+        """A connection that is established already, to be given back."""
+        while self._idle:
             connection = self._idle.pop()
             if connection.end_idle():
                 self._busy[connection] = now
-                return connection, True
+                return connection
+        return None
+
+    def take(self, now: float, *, reuse: bool) -> UpstreamConnection:
+        """A connection, to be given back; it is not established where there is none to `reuse`."""
+        if reuse and (idle := self.take_idle(now)) is not None:
+            return idle
         if len(self._idle) + len(self._busy) >= self._limit and self._idle:
             self._idle.pop(0).abort()
         connection = UpstreamConnection()
         self._busy[connection] = now
-        return connection, False
+        return connection
 
     def give_back(self, connection: UpstreamConnection, *, keep: bool) -> None:
         """Keep it for another request, or end it."""
@@ -82,7 +85,13 @@ class Pool:
         if self._timer is not None:
             self._timer.cancel()
 
-    async def _wait(self, seconds: float, client: str) -> None:
+    async def wait(self, seconds: float, client: str) -> None:
+        """Wait until a connection may be taken, which the caller does at once. Each `client` has the next place in
+        rotation.
+
+        Raises:
+            Unavailable: there was no place in so many seconds.
+        """
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(client, place)
         self._watch()

@@ -1,11 +1,12 @@
 """An upstream's response on its way to the client: status, headers, and the body as it comes.
 
 It is written to the client's connection as bytes. aiohttp would encode surrogates away, add a Content-Type where there
-is none and a Server of its own, and take a copy of each header.
+is none and a Server of its own, and take a copy of each header. A small response leaves with one write.
 """
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import socket
 import struct
@@ -13,11 +14,11 @@ from email.utils import formatdate
 from http import HTTPStatus
 
 from aiohttp import HttpVersion11, hdrs, web
-from aiohttp.abc import AbstractStreamWriter
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
+from moorline.gateway.common.web.sent import Sent
 from moorline.gateway.errors import BadUpstreamResponse, GatewayError
-from moorline.gateway.keys import CAUSE, DESTINATION, REQUEST_ID, TRUSTED
+from moorline.gateway.keys import CAUSE, REQUEST_ID, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.response import Response
@@ -29,59 +30,60 @@ log = logging.getLogger("moorline.gateway.upstream")
 
 _CLIENT_STALLED = Cause(Who.CLIENT, Reason.SEND_TIMEOUT, Moment.BODY)
 # RFC 9110 section 6.4.1
-_WITHOUT_BODY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+_NO_CONTENT = 204
+_WITHOUT_BODY = frozenset({_NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+_CONTENT_LENGTH = b"content-length"
+# What is smaller costs less to copy than to send in parts.
+_SMALL_BODY = 16 << 10
 
 
 async def pass_on(request: web.Request, response: Response, exchange: Exchange) -> web.StreamResponse:
     """Answer the client with the exchange's response. One that breaks off ends the client's connection, too, so that it
     does not look complete.
     """
+    is_backend = exchange.destination.route.owner is Owner.BACKEND
+    fields = headers.response_fields(
+        response,
+        request_id=request[REQUEST_ID],
+        location=functools.partial(_location, request, exchange),
+        cookie=None if is_backend else functools.partial(_cookie, exchange),
+    )
     proxied = ProxiedResponse(request, response, exchange)
-    await request.app.on_response_prepare.send(request, proxied)
-    await proxied.send()
+    if handlers := exchange.app.on_response_prepare:
+        # They see the headers as aiohttp's, and may change them.
+        proxied.headers.extend((headers.text_of(name), headers.text_of(value)) for name, value in fields)
+        await handlers.send(request, proxied)
+        fields = [(headers.bytes_of(name), headers.bytes_of(value)) for name, value in proxied.headers.items()]
+    await proxied.send(fields)
     return proxied
 
 
-class ProxiedResponse(web.StreamResponse):
-    """What the handler returns: aiohttp has nothing left to send then."""
+class ProxiedResponse(Sent):
+    """What the handler returns."""
 
     def __init__(self, request: web.Request, response: Response, exchange: Exchange) -> None:
-        route = request[DESTINATION].route
-        passed = headers.response_headers(
-            response.headers,
-            request_id=request[REQUEST_ID],
-            upstream=exchange.upstream.url,
-            scheme=_scheme(request),
-            host=request.headers.get(hdrs.HOST, ""),
-            returned=None if route.owner is Owner.BACKEND else route.returned,
-        )
-        super().__init__(status=response.status, reason=response.reason, headers=passed)
+        super().__init__(status=response.status, reason=response.reason)
         self._request = request
         self._exchange = exchange
-        self._timeouts = request[DESTINATION].timeouts
-        self._has_body = request.method != hdrs.METH_HEAD and response.status not in _WITHOUT_BODY
-        self._is_sized = hdrs.CONTENT_LENGTH in passed or not self._has_body
-        self._is_chunked = not self._is_sized and request.version >= HttpVersion11
+        self._timeouts = exchange.destination.timeouts
+        self._is_current = request.version >= HttpVersion11
+        has_body = response.status not in _WITHOUT_BODY and request.method != hdrs.METH_HEAD
+        self._is_sized = _CONTENT_LENGTH in response.names or not has_body
+        self._is_chunked = not self._is_sized and self._is_current
         self._persistent = request.keep_alive and (self._is_sized or self._is_chunked)
 
     @property
     def keep_alive(self) -> bool:
         return self._persistent
 
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        pass
-
-    async def send(self) -> None:
-        """Send all of it.
+    async def send(self, fields: headers.Fields) -> None:
+        """Send all of it, with these headers.
 
         Raises:
             ConnectionResetError: the client is gone.
             BadUpstreamResponse: the headers cannot be sent as they are; nothing was sent.
         """
-        head = self._head()
+        head = self._head(fields)
         try:
             await self._stream(head)
         except (GatewayError, TimeoutError) as error:
@@ -95,60 +97,61 @@ class ProxiedResponse(web.StreamResponse):
             self._break_off()
             raise
 
-    def _head(self) -> bytes:
-        fields = self.headers
-        if hdrs.DATE not in fields:
+    def _head(self, fields: headers.Fields) -> bytes:
+        names = {name.lower() for name, _ in fields}
+        added: list[tuple[bytes, bytes]] = []
+        if b"date" not in names:
             # RFC 9110 section 6.6.1
-            fields[hdrs.DATE] = formatdate(usegmt=True)
-        if self.status == HTTPStatus.NO_CONTENT:
+            added.append((b"Date", formatdate(usegmt=True).encode()))
+        if self.status == _NO_CONTENT and _CONTENT_LENGTH in names:
             # RFC 9110 section 8.6
-            fields.popall(hdrs.CONTENT_LENGTH, None)
+            fields = [field for field in fields if field[0].lower() != _CONTENT_LENGTH]
         if self._is_chunked:
-            fields[hdrs.TRANSFER_ENCODING] = "chunked"
+            added.append((b"Transfer-Encoding", b"chunked"))
         if not self._persistent:
-            fields[hdrs.CONNECTION] = "close"
-        elif self._request.version < HttpVersion11:
-            fields[hdrs.CONNECTION] = "keep-alive"
-        version = "1.1" if self._request.version >= HttpVersion11 else "1.0"
+            added.append((b"Connection", b"close"))
+        elif not self._is_current:
+            added.append((b"Connection", b"keep-alive"))
+        status_line = f"HTTP/{'1.1' if self._is_current else '1.0'} {self.status} {self.reason}"
         try:
-            return headers.encoded(f"HTTP/{version} {self.status} {self.reason}", fields)
+            return headers.encoded(status_line, [*fields, *added])
         except ValueError as error:
             raise BadUpstreamResponse(str(error)) from error
 
     async def _stream(self, head: bytes) -> None:
         # As it comes: a server-sent event must not wait for the next one.
-        connection, seconds = self._exchange.connection, self._timeouts.proxy_read_timeout
+        connection = self._exchange.connection
         parts = [head]
         data = connection.read_nowait()
         while True:
             if data:
-                parts += self._framed(data)
+                parts += [b"%x\r\n" % len(data), data, b"\r\n"] if self._is_chunked else [data]
             complete = connection.complete
             if complete and self._is_chunked:
                 parts.append(b"0\r\n\r\n")
-            self._write(parts)
+            self._write(parts, len(data))
             if complete:
                 # The next request may have the connection before this client has taken everything.
                 self._exchange.close()
-            await self._drain()
+            if self._request.protocol.writing_paused:
+                await self._drain()
             if complete:
                 return
             parts = []
-            data = await connection.read(seconds)
+            data = await connection.read(self._timeouts.proxy_read_timeout)
 
-    def _framed(self, data: bytes) -> list[bytes]:
-        return [b"%x\r\n" % len(data), data, b"\r\n"] if self._is_chunked else [data]
-
-    def _write(self, parts: list[bytes]) -> None:
+    def _write(self, parts: list[bytes], size: int) -> None:
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError
-        transport.writelines(parts)
+        if size < _SMALL_BODY:
+            transport.write(b"".join(parts))
+        else:
+            transport.writelines(parts)
 
     async def _drain(self) -> None:
-        if self._request.protocol.writing_paused:
-            async with asyncio.timeout(self._timeouts.send_timeout):
-                await self._request.writer.drain()
+        async with asyncio.timeout(self._timeouts.send_timeout):
+            await self._request.writer.drain()
 
     def _break_off(self) -> None:
         """End the client's connection in a way that does not pass for the end of the response."""
@@ -163,7 +166,21 @@ class ProxiedResponse(web.StreamResponse):
         transport.abort()
 
 
-def _scheme(request: web.Request) -> str:
-    """The client's: that of TLS in front of the gateway, where a trusted proxy says so."""
+def _location(request: web.Request, exchange: Exchange, location: str) -> str:
+    """A Location with the scheme and host by which the client knows the gateway."""
+    route = exchange.destination.route
+    # That of TLS in front of the gateway, where a trusted proxy says so.
     forwarded = request.headers.get(hdrs.X_FORWARDED_PROTO) if request[TRUSTED] else None
-    return forwarded or request.scheme
+    return headers.location_for(
+        location,
+        upstream=exchange.upstream.url,
+        scheme=forwarded or request.scheme,
+        host=request.headers.get(hdrs.HOST, ""),
+        returned=str if route.owner is Owner.BACKEND else route.returned,
+    )
+
+
+def _cookie(exchange: Exchange, cookie: str) -> str:
+    return headers.cookie_for(
+        cookie, upstream_host=exchange.upstream.host, returned=exchange.destination.route.returned
+    )

@@ -9,11 +9,10 @@ is one Content-Length or one Transfer-Encoding, which is chunked, and folded lin
 lenient with responses, and keeps what follows one for the next.
 """
 
-import dataclasses
 import enum
 import re
 
-from multidict import CIMultiDict, istr
+from multidict import CIMultiDict
 
 from moorline.gateway.errors import BadUpstreamResponse
 
@@ -31,26 +30,47 @@ _FIRST_FINAL_STATUS = 200
 # RFC 9112 section 6.3: these end with their headers, as every response to HEAD does.
 _WITHOUT_BODY = frozenset({101, 204, 304})
 
-_CONNECTION = istr("Connection")
-_CONTENT_LENGTH = istr("Content-Length")
-_TRANSFER_ENCODING = istr("Transfer-Encoding")
+_CONNECTION = b"connection"
+_CONTENT_LENGTH = b"content-length"
+_TRANSFER_ENCODING = b"transfer-encoding"
 _START = b"HTTP/1."
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (%b))?\r\n" % _VALUE)
-# Of text whose surrogates stand for bytes that are not UTF-8. Each match begins where a line does and takes all of it.
-_HEADER = re.compile(rf"(?<=\n)({_TOKEN.decode()}):[\t ]*+([^\x00-\x08\x0a-\x1f\x7f]*+)\r\n")
+# Each match begins where a line does and takes all of it.
+_HEADER = re.compile(rb"(?<=\n)(%b):[\t ]*+(%b)\r\n" % (_TOKEN, _VALUE))
 _HEADER_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;%b)?" % _VALUE)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Response:
-    """Status line and headers. Bytes that are not UTF-8 are surrogates, which `headers.encoded` turns back."""
+    """Status line and headers, as the upstream sent them."""
 
-    status: int
-    reason: str
-    headers: CIMultiDict[str]
+    __slots__ = ("_headers", "fields", "names", "reason", "status")
+
+    def __init__(self, status: int, reason: str, fields: list[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        """Name and value of each header line."""
+        self.names = {name.lower(): value for name, value in fields}
+        """The names in lower case, each with its last value."""
+        self._headers: CIMultiDict[str] | None = None
+
+    @property
+    def headers(self) -> CIMultiDict[str]:
+        """The headers as text: bytes that are not UTF-8 are surrogates, which `headers.encoded` turns back."""
+        if self._headers is None:
+            self._headers = CIMultiDict((_decoded(name), _decoded(value)) for name, value in self.fields)
+        return self._headers
+
+    def all(self, name: bytes) -> list[bytes]:
+        """The values of the headers of this name, which is in lower case."""
+        if name not in self.names:
+            return []
+        if len(self.names) == len(self.fields):
+            return [self.names[name]]
+        return [value for each, value in self.fields if each.lower() == name]
 
 
 class _Phase(enum.Enum):
@@ -61,13 +81,22 @@ class _Phase(enum.Enum):
     CHUNK_DATA = "a chunk"
     CHUNK_END = "the CRLF behind a chunk"
     TRAILERS = "the lines behind the last chunk, which are dropped"
-    COMPLETE = "the response has ended"
 
 
 class ResponseParser:
     """One response, to one request."""
 
-    __slots__ = ("_buffer", "_header_bytes", "_method", "_phase", "_remaining", "excess", "persistent", "response")
+    __slots__ = (
+        "_buffer",
+        "_header_bytes",
+        "_method",
+        "_phase",
+        "_remaining",
+        "complete",
+        "excess",
+        "persistent",
+        "response",
+    )
 
     def __init__(self, method: str) -> None:
         self._method = method
@@ -77,15 +106,12 @@ class ResponseParser:
         self._remaining = 0
         self.response: Response | None = None
         """The final response, once its headers are complete."""
+        self.complete = False
+        """Whether the response ended by its own framing, or with the connection where that is its framing."""
         self.excess = b""
         """What came behind the response: early bytes of a tunnel behind a 101, else not to be used for anything."""
         self.persistent = False
         """Whether the upstream keeps the connection open behind this response."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether the response ended by its own framing, or with the connection where that is its framing."""
-        return self._phase is _Phase.COMPLETE
 
     def receive_data(self, data: bytes) -> bytes:
         """Take the next bytes, not behind the end; the part of the body that is in them.
@@ -97,20 +123,19 @@ class ResponseParser:
             data = self._receive_headers(data)
             if self.response is None:
                 return b""
+        if self.complete:
+            self.excess = data
+            return b""
         if self._phase is _Phase.LENGTH:
             return self._receive_length(data)
         if self._phase is _Phase.UNTIL_EOF:
             return data
-        if self._phase is _Phase.COMPLETE:
-            self.excess = data
-            return b""
         return self._receive_chunked(data)
 
     def receive_eof(self) -> None:
         """Take the end of the connection; the response is complete afterwards, or it never will be."""
         self.persistent = False
-        if self._phase is _Phase.UNTIL_EOF:
-            self._phase = _Phase.COMPLETE
+        self.complete = self.complete or self._phase is _Phase.UNTIL_EOF
 
     # Status line and headers ------------------------------------------------------------------------------------------
 
@@ -138,25 +163,24 @@ class ResponseParser:
         return data
 
     def _begin_body(self, response: Response, minor: bytes) -> None:
-        headers = response.headers
-        lengths = headers.getall(_CONTENT_LENGTH, ())
-        codings = headers.getall(_TRANSFER_ENCODING, ())
+        lengths = response.all(_CONTENT_LENGTH)
+        codings = response.all(_TRANSFER_ENCODING)
         if len(lengths) + len(codings) > 1:
             raise BadUpstreamResponse("more than one Content-Length or Transfer-Encoding")
-        if codings and codings[0].lower() != "chunked":
+        if codings and codings[0].lower() != b"chunked":
             raise BadUpstreamResponse("a Transfer-Encoding other than chunked")
         if lengths:
             self._remaining = _length(lengths[0])
         if self._method == "HEAD" or response.status in _WITHOUT_BODY:
-            self._phase = _Phase.COMPLETE
+            self.complete = True
         elif codings:
             self._phase = _Phase.CHUNK_SIZE
         elif lengths:
-            self._phase = _Phase.LENGTH if self._remaining else _Phase.COMPLETE
+            self._phase, self.complete = _Phase.LENGTH, not self._remaining
         else:
             self._phase = _Phase.UNTIL_EOF
         # HTTP/1.0's keep-alive is not used: RFC 9112 appendix C.2.2 has the reasons.
-        self.persistent = minor == b"1" and self._phase is not _Phase.UNTIL_EOF and not _says_close(headers)
+        self.persistent = minor == b"1" and self._phase is not _Phase.UNTIL_EOF and not _says_close(response)
 
     # Body -------------------------------------------------------------------------------------------------------------
 
@@ -165,7 +189,7 @@ class ResponseParser:
         if size < self._remaining:
             self._remaining -= size
             return data
-        self._phase = _Phase.COMPLETE
+        self.complete = True
         if size > self._remaining:
             self.excess = data[self._remaining :]
             return data[: self._remaining]
@@ -175,7 +199,7 @@ class ResponseParser:
         data = self._buffer + data
         pieces: list[bytes] = []
         position = 0
-        while self._phase is not _Phase.COMPLETE:
+        while not self.complete:
             if self._phase is _Phase.CHUNK_DATA:
                 piece = data[position : position + self._remaining]
                 pieces.append(piece)
@@ -188,7 +212,7 @@ class ResponseParser:
             if following is None:
                 break
             position = following
-        if self._phase is _Phase.COMPLETE:
+        if self.complete:
             self._buffer, self.excess = b"", data[position:]
         else:
             self._buffer = data[position:]
@@ -210,7 +234,7 @@ class ResponseParser:
         elif self._phase is _Phase.CHUNK_SIZE:
             self._begin_chunk(data, position, end)
         elif end == position:
-            self._phase = _Phase.COMPLETE
+            self.complete = True
         else:
             self._header_bytes += end + 2 - position
             self._check_trailers(0)
@@ -238,23 +262,23 @@ def _parse(head: bytes) -> tuple[Response, bytes]:
     start = _STATUS_LINE.match(head)
     if start is None:
         raise BadUpstreamResponse("a malformed status line")
-    headers = _HEADER.findall(_decoded(head))
-    if len(headers) != lines - 1:
+    fields: list[tuple[bytes, bytes]] = _HEADER.findall(head)
+    if len(fields) != lines - 1:
         raise BadUpstreamResponse("a malformed header")
     if b" \r\n" in head or b"\t\r\n" in head:
-        headers = [(name, value.rstrip(" \t")) for name, value in headers]
+        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
     minor, status, reason = start.groups(b"")
-    return Response(int(status), _decoded(reason), CIMultiDict(headers)), minor
+    return Response(int(status), _decoded(reason), fields), minor
 
 
-def _length(value: str) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) <= _MAX_LENGTH_DIGITS):
+def _length(value: bytes) -> int:
+    if not (value.isdigit() and len(value) <= _MAX_LENGTH_DIGITS):
         raise BadUpstreamResponse("a malformed Content-Length")
     return int(value)
 
 
-def _says_close(headers: CIMultiDict[str]) -> bool:
-    return any("close" in map(str.strip, line.lower().split(",")) for line in headers.getall(_CONNECTION, ()))
+def _says_close(response: Response) -> bool:
+    return any(b"close" in map(bytes.strip, line.lower().split(b",")) for line in response.all(_CONNECTION))
 
 
 def _decoded(raw: bytes) -> str:

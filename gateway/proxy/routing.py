@@ -1,6 +1,6 @@
 """Finds the route of each request, and handles those that have one: a handshake becomes a tunnel, all else is HTTP."""
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from moorline.gateway.common.access.paths import dots, refusal
@@ -9,7 +9,7 @@ from moorline.gateway.keys import DESTINATION, ROUTES
 from moorline.gateway.proxy.forward import forward
 from moorline.gateway.proxy.handshake import asks_for_websocket
 from moorline.gateway.proxy.headers import origin_form
-from moorline.gateway.proxy.routes import Owner
+from moorline.gateway.proxy.routes import Owner, Route
 from moorline.gateway.proxy.websocket import websocket
 
 __all__ = ["is_foreign", "proxy", "route_middleware"]
@@ -25,22 +25,20 @@ async def route_middleware(request: web.Request, handler: Handler) -> web.Stream
 
 async def proxy(request: web.Request) -> web.StreamResponse:
     """Pass the request on. One for an upgrade to anything but WebSocket is served without (RFC 9110 section 7.8)."""
-    if DESTINATION not in request:
+    destination = request.get(DESTINATION)
+    if destination is None:
         # The gateway's own, though it is below a route for all paths.
         raise web.HTTPNotFound(text="There is nothing at this address.")
-    if (reason := _refusal(request)) is not None:
+    if destination.route.owner is Owner.USER and (reason := _refusal(request, destination.route)) is not None:
         raise Malformed(reason)
-    upgrades = request[DESTINATION].upgrades and asks_for_websocket(request.headers)
+    upgrades = hdrs.UPGRADE in request.headers and destination.upgrades and asks_for_websocket(request.headers)
     return await (websocket if upgrades else forward)(request)
 
 
-def _refusal(request: web.Request) -> str | None:
+def _refusal(request: web.Request, route: Route) -> str | None:
     """Why a path that a route of the user takes is refused: it would leave the route, at a server that has more than
     what the route names, or it leads to the backend in a spelling that has two readings.
     """
-    route = request[DESTINATION].route
-    if route.owner is not Owner.USER:
-        return None
     return dots(request.raw_path) or refusal(route.sent(origin_form(request.raw_path)))
 
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
 
 from moorline.gateway.common.web.aiohttp_private import is_upgraded, take_over
 from moorline.gateway.common.web.turns import Turns
@@ -14,7 +13,7 @@ from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits
 from moorline.gateway.tunnel.relay import End, Ended, Relay
 
-__all__ = ["Switched", "switch"]
+__all__ = ["switch"]
 
 
 def switch(
@@ -29,7 +28,7 @@ def switch(
     buffered: Buffered[End],
 ) -> Relay:
     """Answer the client with `head` and begin the tunnel. `hand_over` gives the upstream's transport, which does not
-    read, and the bytes that came behind its 101. The handler must return `Switched` next.
+    read, and the bytes that came behind its 101. The handler must return `Sent` next.
 
     Raises:
         Malformed: aiohttp did not take the request for a handshake, and went on parsing.
@@ -47,16 +46,3 @@ def switch(
     from_client, client_stalls = take_over(request, relay.client)
     relay.start(head=head, from_client=from_client, from_upstream=early, client_stalls=client_stalls)
     return relay
-
-
-class Switched(web.StreamResponse):
-    """What a handler returns when the connection is no longer aiohttp's: nothing is sent."""
-
-    def __init__(self) -> None:
-        super().__init__(status=101)
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        pass

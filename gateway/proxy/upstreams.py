@@ -33,7 +33,6 @@ class _Event(enum.Enum):
 _TRANSITIONS: Mapping[tuple[State, _Event], State] = {
     (State.UP, _Event.FAILED): State.DOWN,
     (State.UP, _Event.CHOSEN): State.UP,
-    (State.UP, _Event.RESPONDED): State.UP,
     (State.DOWN, _Event.FAILED): State.DOWN,
     (State.DOWN, _Event.CHOSEN): State.PROBING,
     (State.DOWN, _Event.RESPONDED): State.UP,
@@ -141,4 +140,5 @@ class Upstreams:
         """
         if upstream.state is not State.UP or upstream._failed_at < upstream._checked_at:
             upstream._fails = 0
-        return upstream.apply(_Event.RESPONDED)
+        # Each response is reported, and most of them change nothing.
+        return upstream.state is not State.UP and upstream.apply(_Event.RESPONDED)

@@ -5,11 +5,11 @@ the switch the handler returns and leaves nothing behind: the tunnel lives on tw
 """
 
 import dataclasses
-import functools
 
 from aiohttp import web
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
+from moorline.gateway.common.web.sent import Sent
 from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.errors import HandshakeTimeout
 from moorline.gateway.keys import CAUSE, OUTCOME, REQUEST_ID, SETTINGS, TIME_LIMITS
@@ -19,7 +19,6 @@ from moorline.gateway.proxy.forward import forward, request_head
 from moorline.gateway.proxy.proxied import pass_on
 from moorline.gateway.proxy.response import Response
 from moorline.gateway.proxy.tunnels import TUNNELS
-from moorline.gateway.proxy.upgrade import Switched
 
 __all__ = ["websocket"]
 
@@ -34,14 +33,13 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     app = request.app
     tunnels = app[TUNNELS]
     with tunnels.handshake(request):
-        head = functools.partial(request_head, request, upgrade=True)
-        async with Exchange(request, head, upgrade=True) as exchange:
+        async with Exchange(request, request_head, upgrade=True) as exchange:
             response = await _response(exchange, app[TIME_LIMITS], app[SETTINGS].handshake_timeout)
             if not handshake.is_switch(response):
                 request[OUTCOME], request[CAUSE] = "rejected_by_upstream", _REJECTED
                 return await pass_on(request, response, exchange)
             tunnels.open(request, exchange, handshake.switch_head(response, request_id=request[REQUEST_ID]))
-            return Switched()
+            return Sent(status=101)
 
 
 async def _response(exchange: Exchange, limits: TimeLimits, handshake_timeout: float | None) -> Response:

@@ -11,10 +11,11 @@ import termios
 
 from moorline.gateway.tunnel import tcp_info
 
-__all__ = ["duplicate", "has_unread", "info", "is_tls", "unread", "unsent"]
+__all__ = ["descriptor", "duplicate", "has_unread", "has_unread_at", "info", "is_tls", "unread", "unsent"]
 
 # The most that both loops read at once.
 _ONE_READ = 256 << 10
+_NONE = bytes(struct.calcsize("i"))
 # Linux alone has it in this form.
 _TCP_INFO = socket.TCP_INFO if sys.platform == "linux" else None
 
@@ -23,12 +24,26 @@ def unsent(transport: asyncio.Transport) -> int:
     """How many bytes the peer has not taken yet, those in the kernel's queue included. Of a TLS connection those are
     missing that the loop holds between the two; they are at most its high-water mark of 64 KiB, and one write.
     """
-    return transport.get_write_buffer_size() + _waiting(transport, termios.TIOCOUTQ)
+    waiting = _waiting(descriptor(transport), termios.TIOCOUTQ)
+    return transport.get_write_buffer_size() + int(struct.unpack("i", waiting)[0])
 
 
 def has_unread(transport: asyncio.Transport) -> bool:
     """Whether there is unread input; a socket that is closed with unread input sends RST."""
-    return _waiting(transport, termios.FIONREAD) > 0
+    return has_unread_at(descriptor(transport))
+
+
+def has_unread_at(descriptor: int) -> bool:
+    """The same by its descriptor, which is open: each request on a pooled connection asks."""
+    return _waiting(descriptor, termios.FIONREAD) != _NONE
+
+
+def descriptor(transport: asyncio.Transport) -> int:
+    """That of an open connection; -1 where it has none."""
+    try:
+        return _descriptor(transport)
+    except OSError:
+        return -1
 
 
 def unread(transport: asyncio.Transport) -> bytes:
@@ -80,11 +95,10 @@ def _descriptor(transport: asyncio.Transport) -> int:
     return int(sock.fileno())
 
 
-def _waiting(transport: asyncio.Transport, queue: int) -> int:
-    """How many bytes are in one of the two queues; 0 where the system does not report it, as macOS does not for the
-    outgoing one."""
+def _waiting(descriptor: int, queue: int) -> bytes:
+    """How many bytes are in one of the two queues, as the system writes it; 0 where it does not report it, as macOS
+    does not for the outgoing one."""
     try:
-        count = fcntl.ioctl(_descriptor(transport), queue, bytes(4))
+        return fcntl.ioctl(descriptor, queue, _NONE)
     except (OSError, ValueError):
-        return 0
-    return int(struct.unpack("i", count)[0])
+        return _NONE

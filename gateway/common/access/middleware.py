@@ -65,10 +65,13 @@ def access_middleware(
     @web.middleware
     async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[CLIENT] = _client(rules, request)
-        if request.method in _NEVER:
+        method = request.method
+        if method in _NEVER:
             request[REFUSAL] = "method"
-            raise web.HTTPMethodNotAllowed(request.method, _ALLOWED)
-        _check_origin(rules, request)
+            raise web.HTTPMethodNotAllowed(method, _ALLOWED)
+        is_safe = method in _SAFE_METHODS
+        if hdrs.ORIGIN in request.headers:
+            _check_origin(rules, request)
         _check_host(rules, request)
         if (reason := paths.refusal(request.raw_path)) is not None:
             request[REFUSAL] = reason
@@ -78,9 +81,9 @@ def access_middleware(
             raise TooManyConnections(text=text, headers={hdrs.RETRY_AFTER: "1"})
         if is_foreign(request):
             return await handler(request)
-        if _is_api(request) and is_preflight(request):
+        if method == hdrs.METH_OPTIONS and _is_api(request) and is_preflight(request):
             return web.Response(status=204)
-        if request.method not in _SAFE_METHODS and request.body_exists and not is_json(_content_type(request)):
+        if not is_safe and request.body_exists and not is_json(_content_type(request)):
             request[REFUSAL] = f"Content-Type {_shown(_content_type(request))}"
             raise web.HTTPUnsupportedMediaType(text="The body must be sent as application/json.")
         return await handler(request)
@@ -149,9 +152,9 @@ def _client(rules: AccessRules, request: web.Request) -> str:
 
 
 def _check_origin(rules: AccessRules, request: web.Request) -> None:
-    """Refuse a page of another site before the request has any effect. A request without Origin is not a page's."""
-    if hdrs.ORIGIN not in request.headers:
-        return
+    """Refuse a page of another site before the request has any effect: one that may change something, asks for a
+    socket, or asks for leave to do so. A request without Origin is not a page's.
+    """
     is_safe = request.method in _SAFE_METHODS and hdrs.UPGRADE not in request.headers
     if is_safe and not (_is_api(request) and is_preflight(request)):
         return
@@ -169,14 +172,15 @@ def _is_tls(rules: AccessRules, request: web.Request) -> bool:
 
 def _check_host(rules: AccessRules, request: web.Request) -> None:
     hosts = request.headers.getall(hdrs.HOST, ())
+    if len(hosts) == 1 and rules.accepts_host(hosts[0]):
+        return
     if not hosts and request.version < (1, 1):
         return
     if len(hosts) != 1 or not is_host(hosts[0]):
         request[REFUSAL] = f"Host {_shown(', '.join(hosts))} is not one host"
         raise web.HTTPBadRequest(text="The request must name one host in its Host header.")
-    if not rules.allows_host(hosts[0]):
-        request[REFUSAL] = f"Host {_shown(hosts[0])} is none of allowed_hosts"
-        raise web.HTTPMisdirectedRequest(text="This server does not answer for this name; see allowed_hosts.")
+    request[REFUSAL] = f"Host {_shown(hosts[0])} is none of allowed_hosts"
+    raise web.HTTPMisdirectedRequest(text="This server does not answer for this name; see allowed_hosts.")
 
 
 def _shown(value: str) -> str:

@@ -39,8 +39,20 @@ class Places:
         """Why there is no place for one more of this address; None where there is one."""
         if self._total >= self._most:
             return Full.ALL
-        if self._by_network[client_network(address)] >= self._most_per_address and not self._is_exempt(address):
+        if self._by_network.get(client_network(address), 0) >= self._most_per_address and not self._is_exempt(address):
             return Full.CLIENT
+        return None
+
+    def take(self, address: str) -> Full | None:
+        """Take a place for this address; else why there is none."""
+        network = client_network(address)
+        if self._total >= self._most:
+            return Full.ALL
+        held = self._by_network.get(network, 0)
+        if held >= self._most_per_address and not self._is_exempt(address):
+            return Full.CLIENT
+        self._total += 1
+        self._by_network[network] = held + 1
         return None
 
     def add(self, address: str) -> None:

@@ -34,8 +34,12 @@ class AccessRules:
     proxies: tuple[Network, ...]
     trusts: Callable[[str], bool] = dataclasses.field(init=False, repr=False, compare=False)
     """Whether forwarding headers from this address are trusted. Each request asks, mostly about the same few."""
+    accepts_host: Callable[[str], bool] = dataclasses.field(init=False, repr=False, compare=False)
+    """Whether this Host is well formed and allowed; the same goes for it."""
 
     def __post_init__(self) -> None:
+        accepts_host = functools.lru_cache(maxsize=256)(lambda host: is_host(host) and self.allows_host(host))
+        object.__setattr__(self, "accepts_host", accepts_host)
         object.__setattr__(self, "trusts", functools.lru_cache(maxsize=1024)(self._trusts))
 
     @classmethod

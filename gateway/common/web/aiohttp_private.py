@@ -110,9 +110,11 @@ class ServerProtocol(RequestHandler):
         self.parse(data)
         self.serve_queued()
 
-    def parse(self, data: bytes) -> None:
-        """Parse what the client sent; `serve_queued` handles the requests that it ends."""
+    def parse(self, data: bytes) -> bool:
+        """Parse what the client sent; whether a request begins with it, which `serve_queued` handles."""
+        before = self._request_count
         super().data_received(data)
+        return self._request_count > before
 
     def serve_queued(self) -> None:
         """Handle the next request that was parsed, unless one is being handled."""
@@ -139,9 +141,10 @@ class ServerProtocol(RequestHandler):
         if self._force_close:
             return
         if is_usable and self._keepalive and not self._close:
-            self.serve_queued()
-        elif self.transport is not None:
-            self.transport.close()
+            if self._messages:
+                self.serve_queued()
+        else:
+            self.end()
 
     async def _respond(self, message: Any, payload: StreamReader) -> bool:
         """Whether the client has the response to this message."""
@@ -153,7 +156,7 @@ class ServerProtocol(RequestHandler):
         handler = self._request_handler
         if isinstance(message, web_protocol._ErrInfo):
             message, handler = web_protocol.ERROR, self._make_error_handler(message)
-        writer = StreamWriter(self, self._loop)
+        writer = StreamWriter(self, self._loop, None, self.on_headers_sent)
         request = self._request_factory(message, payload, self, writer, self._task_handler)
         try:
             response, is_lost = await self._handle_request(request, None, handler)
@@ -162,13 +165,34 @@ class ServerProtocol(RequestHandler):
         finally:
             # The two refer to each other.
             request._task = None  # type: ignore[assignment]
+        self.has_responded()
         if is_lost:
             return False
         self._keepalive = bool(response.keep_alive)
+        if payload is EMPTY_PAYLOAD:
+            return True
         if not payload.is_eof():
             await self._discard(payload)
         payload.set_exception(web_protocol._PAYLOAD_ACCESS_ERROR)
         return True
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        # Behind a handshake that was refused aiohttp goes on parsing.
+        if getattr(resp, "is_sent", False) and not self._upgraded:
+            return resp, False
+        self.complete(resp)
+        return await super().finish_response(request, resp, start_time)
+
+    async def on_headers_sent(self, headers: CIMultiDict[str]) -> None:
+        """Change the headers of a response that aiohttp is about to send."""
+
+    def complete(self, response: web.StreamResponse) -> None:
+        """Set what is the same in all responses that aiohttp sends."""
+
+    def has_responded(self) -> None:
+        """A response has been sent, or what will be sent of it."""
 
     async def _discard(self, payload: StreamReader) -> None:
         """Read the body that the handler has left, for some time: a client that is still sending would lose the
@@ -187,10 +211,15 @@ class ServerProtocol(RequestHandler):
         if self._task_handler is None and self.transport is not None:
             self.transport.close()
 
+    def end(self) -> None:
+        """End the connection once what was written is sent, behind its last response."""
+        if self.transport is not None:
+            self.transport.close()
+
     @property
-    def requests(self) -> int:
-        """How many requests were parsed."""
-        return self._request_count
+    def parses_requests(self) -> bool:
+        """Whether what the client sends is parsed as requests."""
+        return self._payload_parser is None and not self._upgraded
 
     @property
     def awaits_request(self) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, cast
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.http_exceptions import LineTooLong
+from multidict import CIMultiDict
 
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.aiohttp_private import ServerProtocol
@@ -34,7 +35,6 @@ __all__ = [
     "ConnectionTimeouts",
     "default_bad_request",
     "is_reserved",
-    "name_server",
     "reject_status",
 ]
 
@@ -76,7 +76,7 @@ def reject_status(request: web.BaseRequest) -> int | None:
     programs on its way could disagree about where it ends.
     """
     raw = request.raw_headers
-    if len(request.raw_path) + sum(map(len, itertools.chain.from_iterable(raw))) + 4 * len(raw) > MAX_HEADERS:
+    if len(request.raw_path) + len(b"".join(itertools.chain.from_iterable(raw))) + 4 * len(raw) > MAX_HEADERS:
         return 431
     if request.version not in (HttpVersion10, HttpVersion11):
         return 505
@@ -87,14 +87,6 @@ def reject_status(request: web.BaseRequest) -> int | None:
     if request.version < HttpVersion11:
         return 400
     return None if coding.strip().lower() == "chunked" else 501
-
-
-async def name_server(_: web.BaseRequest, response: web.StreamResponse) -> None:
-    """The on_response_prepare handler that replaces aiohttp's Server header, which tells the versions of aiohttp and
-    Python. That of an upstream is passed on.
-    """
-    if response.headers.get(hdrs.SERVER) == SERVER_SOFTWARE:
-        response.headers[hdrs.SERVER] = _SERVER
 
 
 def is_reserved(request: web.BaseRequest) -> bool:
@@ -235,7 +227,7 @@ class Connection(ServerProtocol):
         self._unparsed, self._parsed = b"", 0
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_result(None)
-        self._idle_ends()
+        self._idle_until = math.inf
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self._headers_end()
@@ -253,12 +245,6 @@ class Connection(ServerProtocol):
         super().resume_writing()
         self._is_read()
 
-    async def serve(self) -> None:
-        try:
-            await super().serve()
-        finally:
-            self._watch_end()
-
     def close(self) -> None:
         super().close()
         self._watch_end()
@@ -267,14 +253,21 @@ class Connection(ServerProtocol):
         super().force_close()
         self._watch_end()
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
+    def end(self) -> None:
+        super().end()
+        self._watch_end()
+
+    async def on_headers_sent(self, headers: CIMultiDict[str]) -> None:
+        # aiohttp's own tells the versions of aiohttp and Python. A response that a handler has prepared has it.
+        if headers.get(hdrs.SERVER) == SERVER_SOFTWARE:
+            headers[hdrs.SERVER] = _SERVER
+
+    def complete(self, response: web.StreamResponse) -> None:
         if self.reserved:
-            resp.force_close()
-        # Here for responses to what is not a request, which `name_server` does not see.
-        resp.headers.setdefault(hdrs.SERVER, _SERVER)
-        finished = await super().finish_response(request, resp, start_time)
+            response.force_close()
+        response.headers.setdefault(hdrs.SERVER, _SERVER)
+
+    def has_responded(self) -> None:
         if self.reserved:
             # Also where the response was under way already: the descriptor is for the next client.
             self.close()
@@ -282,7 +275,6 @@ class Connection(ServerProtocol):
             now = self._event_loop.time()
             self._idle_connections.add(self, now)
             self._idle_begins(now)
-        return finished
 
     def handle_error(
         self,
@@ -371,14 +363,12 @@ class Connection(ServerProtocol):
         if self.has_message_parser:
             self._parse_messages(data)
             return
-        requests = self.requests
-        self.parse(data)
-        if self.requests > requests:
+        if self.parse(data):
             self._asked = True
             self._idle_connections.set_busy(self)
-            self._idle_ends()
+            self._idle_until = math.inf
             self._headers_end()
-            if self._next_has_begun(data):
+            if not data.endswith(_END_OF_HEADERS) and self._next_has_begun(data):
                 self._headers_begin()
         elif data and self.awaits_request:
             if self._header_timer is None:
@@ -398,7 +388,7 @@ class Connection(ServerProtocol):
     # The timer of a request's headers -------------------------------------------------------------------------------
 
     def _headers_begin(self) -> None:
-        self._idle_ends()
+        self._idle_until = math.inf
         self._header_timer = self._event_loop.call_later(self._timeouts.client_header, self._headers_timed_out)
 
     def _headers_timed_out(self) -> None:
@@ -431,9 +421,6 @@ class Connection(ServerProtocol):
             self._idle_timer = self._event_loop.call_at(self._idle_until, self._idle_timer_fired)
         elif self.awaits_request:
             self.force_close()
-
-    def _idle_ends(self) -> None:
-        self._idle_until = math.inf
 
     # The timer of a client that does not read -------------------------------------------------------------------------
 

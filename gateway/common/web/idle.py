@@ -120,13 +120,16 @@ class IdleConnections:
 
     def add(self, connection: Connection, now: float) -> None:
         """From now on it waits for a request, or soon will."""
-        self.set_busy(connection)
-        (self._idle if connection.has_asked() else self._silent)[connection] = now
+        waiting = self._idle if connection.has_asked() else self._silent
+        # The last one in order.
+        waiting.pop(connection, None)
+        waiting[connection] = now
 
     def set_busy(self, connection: Connection) -> None:
         """It has sent a request and waits no more."""
+        if self._idle.pop(connection, None) is not None:
+            return
         self._silent.pop(connection, None)
-        self._idle.pop(connection, None)
         address = self._address_of.pop(connection, None)
         if address is not None:
             del self._silent_of[address][connection]

@@ -2,8 +2,7 @@
 taken its response: one that is not read holds memory as one that is being handled does.
 """
 
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -12,7 +11,7 @@ from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.places import Full, Places
 from moorline.gateway.common.config.settings import CommonSettings
 
-__all__ = ["REQUEST_LIMITS", "RequestLimits", "limited", "taken"]
+__all__ = ["REQUEST_LIMITS", "RequestLimits", "is_untaken", "limited", "taken"]
 
 _FULL = {
     Full.ALL: "There are too many requests at the moment (max_requests).",
@@ -32,21 +31,32 @@ class RequestLimits:
     def __len__(self) -> int:
         return len(self._places)
 
-    @contextlib.contextmanager
-    def place(self, request: web.Request) -> Iterator[None]:
-        """Count the request within this block.
+    def place(self, request: web.Request) -> "_Place":
+        """Count the request in a `with` block.
 
         Raises:
             web.HTTPServiceUnavailable: there are too many.
         """
         address = client_address(request)
-        if (full := self._places.full(address)) is not None:
+        if (full := self._places.take(address)) is not None:
             raise web.HTTPServiceUnavailable(text=_FULL[full], headers={hdrs.RETRY_AFTER: _RETRY_AFTER_SECONDS})
-        self._places.add(address)
-        try:
-            yield
-        finally:
-            self._places.remove(address)
+        return _Place(self._places, address)
+
+
+class _Place:
+    """What a request has until the end of its block; `contextlib` would need three times as many calls."""
+
+    __slots__ = ("_address", "_places")
+
+    def __init__(self, places: Places, address: str) -> None:
+        self._places = places
+        self._address = address
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._places.remove(self._address)
 
 
 REQUEST_LIMITS = web.AppKey("request_limits", RequestLimits)
@@ -66,6 +76,12 @@ def limited(handler: Callable[[web.Request], Awaitable[web.StreamResponse]], lim
     return handle
 
 
+def is_untaken(request: web.Request) -> bool:
+    """Whether there is something to wait for in `taken`."""
+    transport = request.transport
+    return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() > _SMALL
+
+
 async def taken(request: web.Request) -> None:
     """Return when the kernel has what was sent to the client; `send_timeout` bounds it. asyncio itself waits only for
     what is over 64 KiB, which thousands of connections could hold each.
@@ -74,7 +90,7 @@ async def taken(request: web.Request) -> None:
         ConnectionError: the client is gone.
     """
     transport = request.transport
-    if transport is None or transport.is_closing() or transport.get_write_buffer_size() <= _SMALL:
+    if transport is None or not is_untaken(request):
         return
     transport.set_write_buffer_limits(high=0)
     await request.writer.drain()

@@ -1,5 +1,7 @@
 """The name of a request's route, which holds no id of a patient or a session."""
 
+import functools
+
 from aiohttp import web
 
 __all__ = ["describe"]
@@ -7,5 +9,10 @@ __all__ = ["describe"]
 
 def describe(request: web.Request) -> str:
     """The route of a request, for a log that must not name patients and sessions: `/api/chat/{session_id}/messages`."""
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "(no route)"
+    return _name(request.match_info.route)
+
+
+# Of the few that an application has; those of errors are made anew for each request.
+@functools.lru_cache(maxsize=64)
+def _name(route: web.AbstractRoute) -> str:
+    return route.resource.canonical if route.resource is not None else "(no route)"

@@ -22,7 +22,6 @@ from moorline.gateway.common.web.connection import (
     Connection,
     ConnectionTimeouts,
     default_bad_request,
-    name_server,
     reject_status,
 )
 from moorline.gateway.common.web.draining import DRAINING, Draining
@@ -178,7 +177,6 @@ async def running(
     listener = listener or SocketListener(listen(settings.host, settings.port), scheme=scheme)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_CANCEL_TIMEOUT)
     draining = app.setdefault(DRAINING, Draining())
-    app.on_response_prepare.append(name_server)
     ending = contextlib.ExitStack()
     try:
         await runner.setup()

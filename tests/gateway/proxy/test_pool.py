@@ -9,7 +9,7 @@ import pytest
 
 from moorline.gateway.keys import UPSTREAMS
 from moorline.gateway.proxy.connection import UpstreamConnection
-from moorline.gateway.proxy.pool import POOLS
+from moorline.gateway.proxy.pool import POOLS, Pool
 from tests.gateway.conftest import Client, StartGateway
 from tests.support.faulty_upstream import STEP, Fault, Peer, Upstream, dial, faulty_upstream
 
@@ -353,21 +353,27 @@ async def test_a_client_that_leaves_the_queue_takes_no_place(start_gateway: Star
     assert await first == await last == (200, "ok")
 
 
+async def taken(pool: Pool) -> UpstreamConnection:
+    if pool.is_full:
+        await pool.wait(STEP, "")
+    return pool.take(asyncio.get_running_loop().time(), reuse=False)
+
+
 async def test_a_client_that_leaves_when_its_turn_comes_passes_it_on(
     start_gateway: StartGateway, upstream: Upstream
 ) -> None:
     gateway = await start_gateway(upstream.port, upstream_connections=1)
     (pool,) = gateway.app[POOLS].values()
-    connection, _ = await pool.take(reuse=False, seconds=STEP)
-    leaves, stays = (asyncio.create_task(pool.take(reuse=False, seconds=STEP)) for _ in range(2))
+    connection = await taken(pool)
+    leaves, stays = (asyncio.create_task(taken(pool)) for _ in range(2))
     await waits(gateway, 2)
     pool.give_back(connection, keep=False)
     leaves.cancel()
     await asyncio.wait([leaves])
     assert leaves.cancelled()
     async with asyncio.timeout(STEP):
-        pool.give_back((await stays)[0], keep=False)
-    assert (await pool.take(reuse=False, seconds=STEP))[1] is False
+        pool.give_back(await stays, keep=False)
+    assert not (await taken(pool)).established
 
 
 async def test_a_wait_of_proxy_connect_timeout_is_a_503(start_gateway: StartGateway, upstream: Upstream) -> None:

@@ -38,7 +38,7 @@ def head(*raw: tuple[bytes, bytes], target: str = "/ws/x", trusted: bool = False
 
 
 def response(status: int, *raw: tuple[bytes, bytes]) -> Response:
-    return Response(status, "Some Reason", decoded(raw))
+    return Response(status, "Some Reason", list(raw))
 
 
 # The request ----------------------------------------------------------------------------------------------------------
