@@ -33,7 +33,6 @@ from moorline.backend.protocol.models import (
     is_id,
 )
 from moorline.backend.requests import path_id
-from moorline.backend.returning import Measured, ReturnWindow
 from moorline.backend.rights import Rights
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
@@ -44,6 +43,7 @@ from moorline.gateway.common.access.rights import Right
 from moorline.gateway.common.logs import hashed
 from moorline.gateway.common.web.connection import Connection
 from moorline.gateway.common.web.messages import Excess
+from moorline.gateway.common.web.return_window import Measured, ReturnWindow
 
 __all__ = ["V1_PING_SECONDS", "Sockets"]
 
@@ -51,6 +51,9 @@ logger = logging.getLogger("moorline.backend.websocket")
 
 #: What clients of version 1 expect.
 V1_PING_SECONDS = 30.0
+# See ReturnWindow: parsing the request, its tasks, `hello`, what the client has missed, and the gateway's part.
+_WHOLE_RETURN = 14.0
+_MEAN_OF = 64
 # From the Close frame sent to the peer's.
 _CLOSE_TIMEOUT = 5.0
 # The third frame that is not understood within this time ends the socket.
@@ -89,7 +92,7 @@ class Sockets:
         self._v1_ping = v1_ping
         self._open: set[Delivery] = set()
         self._closing = False
-        self._returning = ReturnWindow()
+        self._returning = ReturnWindow(whole=_WHOLE_RETURN, weight=_MEAN_OF)
         self._within: float | None = None
 
     def close_all(self) -> None:

@@ -8,8 +8,8 @@ import functools
 import logging
 import math
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
@@ -20,6 +20,7 @@ from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.idle import Descriptors
+from moorline.gateway.common.web.return_window import Measured, ReturnWindow
 from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.common.web.tls import SERVER_TLS
 from moorline.gateway.common.web.turns import Turns
@@ -47,7 +48,7 @@ from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
 from moorline.gateway.traffic import State, Traffic
 from moorline.gateway.tunnel.buffered import Buffered
-from moorline.gateway.tunnel.endings import Side
+from moorline.gateway.tunnel.endings import Return, Side
 from moorline.gateway.tunnel.machine import Limits, Tunnel
 from moorline.gateway.tunnel.relay import End, Ended, Relay
 from moorline.gateway.tunnel.resume import resume
@@ -58,12 +59,21 @@ if TYPE_CHECKING:
 
 __all__ = ["TUNNELS", "SocketState", "Tunnels", "tunnels"]
 
+T = TypeVar("T")
+
 log = logging.getLogger("moorline.gateway.ws")
 
 # So many tunnels are ended at once when the gateway drains; more are ended in steps over this part of the drain.
 _AT_ONCE = 100
 _SPREAD = 0.8
 _STEP_SECONDS = 0.05
+# Until the next gateway is ready for clients that were told when to come back.
+_RESTART_SECONDS = 2.0
+# Of so many handshakes one is measured: the clock of a thread's CPU time costs 1 us for each step.
+_MEASURED = 16
+# See ReturnWindow: the parsing and the end of the request, and the backend's part.
+_WHOLE_RETURN = 10.0
+_MEAN_OF = 16
 # For tunnels that are left at the end of the drain: their last bytes are sent within this time or discarded.
 _FLUSH_SECONDS = 0.25
 # Ends of which the kernel's view would tell nothing.
@@ -147,6 +157,8 @@ class Tunnels:
         # Only with traces.
         self._spans: dict[Relay, tracing.Span] = {}
         self.ends = Ends()
+        self.window = ReturnWindow(whole=_WHOLE_RETURN, weight=_MEAN_OF)
+        self._handshakes = 0
         self._turns = Turns(asyncio.get_running_loop())
         self._buffered = Buffered[End](settings.max_buffered)
         self._none_left = asyncio.Event()
@@ -199,6 +211,17 @@ class Tunnels:
         if log.isEnabledFor(logging.INFO):
             url = upstream.url if self._names_upstream else None
             _log("WebSocket opened", {"upstream": url, "client": address, "request_id": socket.request_id})
+
+    def measured(self, handshake: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """The handshake to await: as it is, or one that notes what it costs."""
+        self._handshakes += 1
+        return handshake if self._handshakes % _MEASURED else self._measure(handshake)
+
+    async def _measure(self, handshake: Coroutine[Any, Any, T]) -> T:
+        work = Measured(handshake)
+        result = await work
+        self.window.add(work.seconds)
+        return result
 
     # From one process to another --------------------------------------------------------------------------------------
 
@@ -309,16 +332,20 @@ class Tunnels:
         return sum(map(_carried, self._sockets), self._ended_traffic)
 
     async def drain(self) -> None:
-        """End all of them with a Close frame to both sides. Many are ended over most of the drain: their clients
-        reconnect at once, and to a gateway that has others to serve.
+        """End all of them with a Close frame to both sides. Many are ended over most of the drain: clients that read no
+        more of a Close frame than its code reconnect at once, and to a gateway that has others to serve. The others
+        come back over a time that their number asks for, from when this gateway has ended all.
         """
         relays = list(self._sockets)
         seconds = self._draining.remaining() * _SPREAD if len(relays) > _AT_ONCE else 0.0
+        within, over = self.window.seconds(len(relays)), asyncio.get_running_loop().time() + seconds
         size = math.ceil(len(relays) / (1 + int(seconds / _STEP_SECONDS)))
         for start in range(0, len(relays), max(1, size)):
+            left = max(0.0, over - asyncio.get_running_loop().time())
+            clients_return = None if within is None else Return(left + _RESTART_SECONDS, within)
             for relay in relays[start : start + size]:
                 if relay in self._sockets:
-                    relay.shut_down()
+                    relay.shut_down(clients_return)
             await asyncio.sleep(_STEP_SECONDS)
 
     async def close(self) -> None:

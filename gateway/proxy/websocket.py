@@ -18,7 +18,7 @@ from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.forward import forward, request_head
 from moorline.gateway.proxy.proxied import pass_on
 from moorline.gateway.proxy.response import Response
-from moorline.gateway.proxy.tunnels import TUNNELS
+from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
 
 __all__ = ["websocket"]
 
@@ -30,16 +30,21 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     if not handshake.asks_for_upgrade(request.headers):
         return await forward(request)
     handshake.check_request(request.headers, request.version)
-    app = request.app
-    tunnels = app[TUNNELS]
+    tunnels = request.app[TUNNELS]
     with tunnels.handshake(request):
-        async with Exchange(request, request_head, upgrade=True) as exchange:
-            response = await _response(exchange, app[TIME_LIMITS], app[SETTINGS].handshake_timeout)
-            if not handshake.is_switch(response):
-                request[OUTCOME], request[CAUSE] = "rejected_by_upstream", _REJECTED
-                return await pass_on(request, response, exchange)
-            tunnels.open(request, exchange, handshake.switch_head(response, request_id=request[REQUEST_ID]))
-            return Sent(status=101)
+        return await tunnels.measured(_switched(request, tunnels))
+
+
+async def _switched(request: web.Request, tunnels: Tunnels) -> web.StreamResponse:
+    """Open a tunnel, or pass the upstream's refusal on."""
+    app = request.app
+    async with Exchange(request, request_head, upgrade=True) as exchange:
+        response = await _response(exchange, app[TIME_LIMITS], app[SETTINGS].handshake_timeout)
+        if not handshake.is_switch(response):
+            request[OUTCOME], request[CAUSE] = "rejected_by_upstream", _REJECTED
+            return await pass_on(request, response, exchange)
+        tunnels.open(request, exchange, handshake.switch_head(response, request_id=request[REQUEST_ID]))
+        return Sent(status=101)
 
 
 async def _response(exchange: Exchange, limits: TimeLimits, handshake_timeout: float | None) -> Response:

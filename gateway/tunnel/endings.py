@@ -11,7 +11,7 @@ from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.web.frames import CloseCode
 from moorline.gateway.tunnel.tcp_info import TcpInfo
 
-__all__ = ["Outcome", "Side", "Teardown", "cause_of", "close_frame_for", "teardown_for"]
+__all__ = ["Outcome", "Return", "Side", "Teardown", "cause_of", "close_frame_for", "teardown_for"]
 
 
 class Side(enum.Enum):
@@ -38,11 +38,28 @@ class Teardown(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Return:
+    """When the clients of a gateway that restarts should come back: each at a random time within `within` seconds,
+    which begin `after` seconds from now.
+
+    The Close frame's reason says it, for a gateway sends no messages of its own in a socket of whatever protocol.
+    """
+
+    after: float
+    within: float
+
+    def __str__(self) -> str:
+        return f"reconnect_after={self.after:.1f} reconnect_within={self.within:.1f}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
     """Which side ended a tunnel, None for the gateway itself, and why."""
 
     side: Side | None
     reason: Reason
+    clients_return: Return | None = None
+    """At a SHUTDOWN of many."""
 
     @property
     def ended_by(self) -> str:
@@ -103,6 +120,8 @@ def close_frame_for(side: Side, outcome: Outcome) -> tuple[CloseCode, str] | Non
     if reason not in _CODES:
         return None
     to_client, to_upstream, text = _CODES[reason]
+    if side is Side.CLIENT and outcome.clients_return is not None:
+        text = f"{text}; {outcome.clients_return}"
     code_or_none = to_client if side is Side.CLIENT else to_upstream
     return None if code_or_none is None else (code_or_none, text)
 

@@ -43,7 +43,7 @@ from moorline.gateway.cause import Moment, Reason
 from moorline.gateway.common.web.frames import CloseCode, close
 from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.direction import Direction
-from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, close_frame_for, teardown_for
+from moorline.gateway.tunnel.endings import Outcome, Return, Side, Teardown, close_frame_for, teardown_for
 from moorline.gateway.tunnel.heartbeat import Beat, Heartbeat
 from moorline.gateway.tunnel.message_timer import MessageTimer
 from moorline.gateway.tunnel.state import TunnelState
@@ -297,11 +297,11 @@ class Tunnel:
                     heartbeat.restart(now)
         self._begin_lingering(now)
 
-    def shut_down(self, now: float, reason: Reason = Reason.SHUTDOWN) -> None:
+    def shut_down(self, now: float, reason: Reason = Reason.SHUTDOWN, *, clients_return: Return | None = None) -> None:
         """The gateway is about to end, or ends this tunnel for another `reason`."""
         self._event = now
         if self.relaying:
-            self._end(Outcome(None, reason))
+            self._end(Outcome(None, reason, clients_return))
 
     # What to do -------------------------------------------------------------------------------------------------------
 

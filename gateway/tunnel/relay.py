@@ -27,7 +27,7 @@ from moorline.gateway.cause import Cause, Reason, is_unreachable
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
 from moorline.gateway.tunnel.buffered import Buffered
-from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, cause_of
+from moorline.gateway.tunnel.endings import Outcome, Return, Side, Teardown, cause_of
 from moorline.gateway.tunnel.machine import Limits, Phase, Tunnel
 from moorline.gateway.tunnel.state import TunnelState
 from moorline.gateway.tunnel.tcp_info import TcpInfo
@@ -299,9 +299,9 @@ class Relay:
         # Whatever happened meanwhile has set its own timer; to compute this one costs a handshake forty calls.
         self._arm_at(self._began + self.tunnel.limits.first_timeout)
 
-    def shut_down(self) -> None:
-        """End the tunnel, for the gateway is about to."""
-        self.tunnel.shut_down(monotonic())
+    def shut_down(self, clients_return: Return | None = None) -> None:
+        """End the tunnel, for the gateway is about to; its client is told when to come back."""
+        self.tunnel.shut_down(monotonic(), clients_return=clients_return)
         self._transmit()
 
     def withdraw(self, *, expired: bool) -> None:

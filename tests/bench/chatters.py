@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 import statistics
 import time
 import uuid
@@ -20,6 +21,8 @@ _PATIENCE = 60.0
 _AT_ONCE = 32
 # The page's own, where the server tells no time.
 _JITTER = 1.0
+# In the Close frame of a gateway.
+_TOLD = re.compile(rb"reconnect_after=([\d.]+) reconnect_within=([\d.]+)")
 _BYE = frame(CLOSE, (1000).to_bytes(2, "big"), masked=True)
 
 
@@ -42,6 +45,7 @@ class Chatter(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self.epoch, self.seq = "", 0
         self.goaway: dict[str, Any] = {}
+        self.ended = 0.0
         self.transport: asyncio.Transport
         self._head: bytes | None = b""
         self._frames = Frames(keep=True)
@@ -76,10 +80,13 @@ class Chatter(asyncio.Protocol):
                 self._received(json.loads(payload))
             elif opcode == PING:
                 self.transport.write(frame(PONG, payload, masked=True))
+            elif opcode == CLOSE and (told := _TOLD.search(payload)):
+                self.goaway = {"reconnect_after": float(told[1]), "reconnect_within": float(told[2])}
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.greeted.done():
             self.greeted.set_exception(exc or ConnectionResetError("closed before the hello"))
+        self.ended = time.monotonic()
         self.closed.set_result(None)
 
     def _received(self, event: dict[str, Any]) -> None:
@@ -159,17 +166,20 @@ class Chatters:
 
     async def come_back_as_told(self, port: int) -> list[float]:
         """As the page's client does after a restart: each within the time that the server has told, and again with
-        back-off where it is turned away. Seconds until all are back, the median and the 99th percentile of a handshake
-        with its hello, and how often one was turned away.
+        back-off where it is turned away. Seconds from when the last client's time began until all are back, the median
+        and the 99th percentile of a handshake with its hello, and how often one was turned away.
         """
         took: list[float] = []
         turned_away = 0
+
+        def begins(old: Chatter) -> float:
+            return old.ended + float(old.goaway.get("reconnect_after", 0.0))
 
         async def one(old: Chatter) -> Chatter:
             nonlocal turned_away
             resume = {"type": "hello", "v": 2, "resume": {"epoch": old.epoch, "seq": old.seq}}
             within = old.goaway.get("reconnect_within", _JITTER)
-            await asyncio.sleep(old.goaway["reconnect_after"] + random.uniform(0, within))
+            await asyncio.sleep(max(0.0, begins(old) - time.monotonic()) + random.uniform(0, within))
             while True:
                 dialled = time.perf_counter()
                 try:
@@ -181,10 +191,10 @@ class Chatters:
                     took.append(time.perf_counter() - dialled)
                     return chatter
 
-        began = time.perf_counter()
+        began = max(time.monotonic(), *map(begins, self._chatters))
         self._chatters = list(await asyncio.gather(*map(one, self._chatters)))
         quantiles = statistics.quantiles(took, n=100)
-        return [time.perf_counter() - began, quantiles[49], quantiles[98], turned_away]
+        return [time.monotonic() - began, quantiles[49], quantiles[98], turned_away]
 
     async def ask(self, per_second: float) -> int:
         """All clients ask, one after the other, and waits for the first token; how many got it."""

@@ -98,6 +98,13 @@ async def test_after_a_restart_the_client_comes_back_within_the_time_that_the_se
     await until(page, "client.state.status === 'connected'")
 
 
+async def test_a_gateway_that_restarts_tells_the_same_in_its_close_frame(backend: Played, url: str, page: Page) -> None:
+    socket = await connected(page, url, backend)
+    await page.evaluate("Math.random = () => 0.75")
+    await socket.close(1001, "gateway restarting; reconnect_after=100.0 reconnect_within=3600.0")
+    await until(page, "Math.abs(client.state.retryAt - Date.now() - 2800_000) < 60_000")
+
+
 async def test_the_browser_says_offline_and_the_socket_is_asked(backend: Played, url: str, page: Page) -> None:
     await connected(page, url, backend)
     await page.context.set_offline(True)

@@ -54,8 +54,8 @@ class PlayedSocket:
     def received_nothing(self) -> bool:
         return self._frames.empty()
 
-    async def close(self, code: int = 1000) -> None:
-        await self._socket.close(code=code)
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        await self._socket.close(code=code, message=reason.encode())
 
     async def listen(self) -> None:
         """Read the client's frames until the socket is closed."""

@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import re
 import time
 
+import pytest
+
+from moorline.gateway.common.web import return_window
 from tests.gateway.websocket.conftest import Start, tunnel
 from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Upstream, dial
 from tests.support.websocket_frames import close_frame, parse
@@ -41,6 +45,20 @@ async def test_both_sides_of_every_tunnel_get_a_close_frame_at_once(start: Start
             (told,) = parse(await backend.rest())
             assert told.close == (1001, "gateway restarting")
         assert time.monotonic() - began < 2
+
+
+async def test_the_close_frames_of_many_tell_their_clients_over_which_time_to_come_back(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(return_window, "_LEAST_SECONDS", 0.0)
+    gateway = await start(upstream.port)
+    async with tunnel(gateway, upstream) as (client, backend):
+        gateway.drain()
+        (told,) = parse(await client.rest())
+        assert told.close is not None
+        assert re.fullmatch(r"gateway restarting; reconnect_after=2\.0 reconnect_within=\d+\.\d", told.close[1])
+        # The backend does not come back.
+        assert parse(await backend.rest())[0].close == (1001, "gateway restarting")
 
 
 async def test_more_than_100_tunnels_are_ended_in_steps(start: Start, upstream: Upstream) -> None:

@@ -11,7 +11,7 @@
  *   `receive` takes an event, a snapshot with its epoch, and says false where something before it was missed.
  */
 import { HttpError, Poller, within } from './polling.js';
-import { NO_SOCKET_REASON, delay, finalReason, isAbnormal, outageReason, refusalReason } from './reconnect.js';
+import { NO_SOCKET_REASON, delay, finalReason, isAbnormal, outageReason, refusalReason, toldByReason } from './reconnect.js';
 import { ChatSocket } from './socket.js';
 import { Version1 } from './version1.js';
 
@@ -150,7 +150,11 @@ export class Connection {
       this.#socket = new ChatSocket(this.#url(), protocols, hello, {
         opened: () => this.#beginVersion1(token),
         frame: (frame) => (this.#version1 ? this.#version1.receive(frame) : this.#receive(frame)),
-        ended: (code, greeted) => this.#lost(code, greeted),
+        ended: (code, greeted, reason) => {
+          const told = toldByReason(reason);
+          if (told) this.#leave(told);
+          this.#lost(code, greeted);
+        },
       });
     } catch {
       // A content security policy without ws: makes some browsers throw where others report a socket that failed.

@@ -49,6 +49,14 @@ export function outageReason(status) {
 /** Whether the server announced a restart. @param {number} code the close code */
 const announced = (code) => code === 1001 || code === 1012;
 
+/** When a gateway that restarts wants its clients back, in the words of `goaway`. It knows no messages of the chat, so
+ * that its Close frame's reason says it. @param {string} reason
+ * @returns {{reconnect_after: number, reconnect_within: number} | null} */
+export function toldByReason(reason) {
+  const [, after, within] = /reconnect_after=([\d.]+) reconnect_within=([\d.]+)/.exec(reason) ?? [];
+  return within ? { reconnect_after: Number(after), reconnect_within: Number(within) } : null;
+}
+
 /** Whether a socket ended otherwise than one side meant it to. @param {number} code the close code */
 export function isAbnormal(code) {
   return !announced(code) && !finalReason(code);

@@ -25,7 +25,8 @@ export class ChatSocket {
   /** Throws where the page may open no WebSocket at all.
    * @param {string} url @param {string[]} protocols the server must select the first, if there is any
    * @param {object | null} hello the first frame; null in version 1, which has none
-   * @param {{opened: () => void, frame: (frame: any) => void, ended: (code: number, greeted: boolean) => void}} owner
+   * @param {{opened: () => void, frame: (frame: any) => void, ended: (code: number, greeted: boolean, reason: string) =>
+   * void}} owner
    * `opened`: a socket of version 1 takes messages; `ended` is called once, `greeted`: it was ready before */
   constructor(url, protocols, hello, { opened, frame: onFrame, ended }) {
     this.#onEnd = ended;
@@ -46,7 +47,7 @@ export class ChatSocket {
       this.#deadline = Date.now() + this.#silence;
       onFrame(frame);
     };
-    this.#socket.onclose = ({ code }) => this.#end(code);
+    this.#socket.onclose = ({ code, reason }) => this.#end(code, reason);
     // A dead connection may take minutes to close; what counts is that nothing was received.
     this.#watchdog = setInterval(() => this.#watch(), TICK);
   }
@@ -108,11 +109,11 @@ export class ChatSocket {
     if (Date.now() > this.#deadline) this.end();
   }
 
-  /** @param {number} code */
-  #end(code) {
+  /** @param {number} code @param {string} [reason] */
+  #end(code, reason = '') {
     const report = this.#onEnd;
     this.drop();
-    report(code, this.ready);
+    report(code, this.ready, reason);
   }
 }
 

@@ -7,12 +7,12 @@ import pytest
 
 from moorline.backend.protocol.v1 import Version1
 from moorline.backend.protocol.v2 import Version2
-from moorline.backend.returning import Measured, ReturnWindow
+from moorline.gateway.common.web.return_window import Measured, ReturnWindow
 
 
 def window(cost: float) -> ReturnWindow:
     """After many handshakes of this cost."""
-    window = ReturnWindow()
+    window = ReturnWindow(whole=10, weight=64)
     for _ in range(1000):
         window.add(cost)
     return window

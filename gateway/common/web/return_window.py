@@ -1,4 +1,4 @@
-"""How long the clients of a backend that restarts should take to come back, all of them together.
+"""How long the clients of a server that restarts should take to come back, all of them together.
 
 Each handshake costs CPU time. If all clients came at once the last would wait for the sum, and time-outs would make
 clients come again that are waiting already. So they are told a time over which to spread.
@@ -14,11 +14,6 @@ T = TypeVar("T")
 
 #: Of a handshake before one was measured.
 _FIRST_COST = 0.001
-#: The newest of so many handshakes counts for a part of the mean.
-_WEIGHT = 64
-#: All that a client costs when it comes back, in handshakes as they are measured here: parsing the request, its tasks,
-#: `hello`, what it has missed, and the gateway's part on the same machine. `python -m tests.bench restart` prints it.
-_WHOLE_RETURN = 6.0
 #: Of the time that there is, for those that come back; the rest serves those that are there, and what comes unevenly.
 _SHARE = 0.5
 #: Shorter than a client's own jitter after a restart: not worth saying.
@@ -53,16 +48,22 @@ class Measured(Generic[T]):
 
 
 class ReturnWindow:
-    """The mean cost of a handshake, and what follows from it. Pure."""
+    """The mean cost of a handshake, and what follows from it. Pure.
 
-    def __init__(self) -> None:
+    `whole` is all that a client costs when it comes back, in both parts on one machine, in handshakes as they are
+    measured; `python -m tests.bench restart` prints it. The mean is that of about the `weight` newest.
+    """
+
+    def __init__(self, *, whole: float, weight: int) -> None:
+        self._whole = whole
+        self._weight = weight
         self._cost = _FIRST_COST
 
     def add(self, seconds: float) -> None:
         """A handshake has taken so much CPU time."""
-        self._cost += (seconds - self._cost) / _WEIGHT
+        self._cost += (seconds - self._cost) / self._weight
 
     def seconds(self, sockets: int) -> float | None:
         """For so many clients; None: they need not be told."""
-        needed = sockets * self._cost * _WHOLE_RETURN / _SHARE
+        needed = sockets * self._cost * self._whole / _SHARE
         return None if needed <= _LEAST_SECONDS else round(min(needed, _MOST_SECONDS), 1)
