@@ -13,6 +13,7 @@ import aiohttp
 import jwt
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from websockets.exceptions import InvalidStatus
@@ -131,6 +132,19 @@ async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(tmp_pat
     signature = base64.urlsafe_b64encode(hmac.digest(pem.encode(), head.encode(), hashlib.sha256)).rstrip(b"=").decode()
     async with backend(tmp_path, Script(), jwt_key=pem, **OPTIONS) as server:
         assert await status(server.http, f"{head}.{signature}") == 401
+
+
+async def test_what_a_responder_changes_of_the_claims_decides_nothing() -> None:
+    authorize = jwt_authorize(Settings(jwt_key=SECRET, jwt_patients_claim="patients", jwt_audience="chat"))
+    assert authorize is not None
+    request = make_mocked_request("GET", "/", headers={"Authorization": f"Bearer {token()}"})
+    metadata: Any = (await authorize(request, "patient:demo", None)).metadata
+    metadata["patients"].append("patient:other")
+    metadata["patients"] = ["patient:another"]
+    for patient in ("patient:other", "patient:another"):
+        with pytest.raises(web.HTTPForbidden):
+            await authorize(request, patient, None)
+    assert (await authorize(request, "patient:demo", None)).name == "dr-who"
 
 
 async def test_a_token_that_was_verified_before_still_expires(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import hdrs, web
 
@@ -89,6 +89,16 @@ def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
+class _Verified(NamedTuple):
+    """What a token says."""
+
+    claims: Mapping[str, Any]
+    expires: float
+    """With the leeway."""
+    patients: tuple[str, ...]
+    """Those of the claim that the options name."""
+
+
 class JwtAuthorize:
     """The hook; see `Authorize`."""
 
@@ -106,18 +116,18 @@ class JwtAuthorize:
             "options": {"require": ["exp", "sub"]},
         }
         self._leeway = settings.jwt_leeway
-        self._verified: dict[bytes, Mapping[str, Any]] = {}
+        self._verified: dict[bytes, _Verified] = {}
 
     async def __call__(self, request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
         token = self._token(request)
         if token is None:
             raise _unauthorized("A token is needed.", "")
-        claims = await self._claims(token)
-        if self._patients and patient_id is not None and patient_id not in _patients(claims.get(self._patients)):
+        verified = await self._verified_token(token)
+        if self._patients and patient_id is not None and patient_id not in verified.patients:
             raise web.HTTPForbidden(text="This chat is not open to you.")
-        return Principal(
-            str(claims["sub"]), expires=float(claims["exp"]) + self._leeway, metadata=claims, issued=_issued(claims)
-        )
+        claims = verified.claims
+        # A copy: a responder may change what it is given, and the next request of the token is decided by the claims.
+        return Principal(str(claims["sub"]), expires=verified.expires, metadata=dict(claims), issued=_issued(claims))
 
     def _token(self, request: web.Request) -> str | None:
         token = bearer_token(request)
@@ -125,20 +135,21 @@ class JwtAuthorize:
             token = request.cookies.get(self._cookie, "")
         return token if token and is_credential(token) else None
 
-    async def _claims(self, token: str) -> Mapping[str, Any]:
+    async def _verified_token(self, token: str) -> "_Verified":
         """What the token says, once it was verified. A client sends the same one with each request."""
         digest = hashlib.sha256(token.encode()).digest()
         if isinstance(self._key, KeySet) and self._key.is_stale:
             self._verified.clear()
-        claims = self._verified.get(digest)
-        if claims is not None and time.time() < float(claims["exp"]) + self._leeway:
-            return claims
+        known = self._verified.get(digest)
+        if known is not None and time.time() < known.expires:
+            return known
         claims = await self._verify(token)
         if len(self._verified) >= _MOST_VERIFIED:
             # The oldest.
             del self._verified[next(iter(self._verified))]
-        self._verified[digest] = claims
-        return claims
+        expires = float(claims["exp"]) + self._leeway
+        verified = self._verified[digest] = _Verified(claims, expires, _patients(claims.get(self._patients)))
+        return verified
 
     async def _verify(self, token: str) -> Mapping[str, Any]:
         try:
