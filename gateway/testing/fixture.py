@@ -67,8 +67,10 @@ class Moorline:
     @contextlib.asynccontextmanager
     async def _gateway(self, upstream: "Upstream", options: dict[str, Any]) -> AsyncIterator[Gateway]:
         with _collection_paused():
+            # Not `run.server`, which imports what reloads and replaces whole processes.
+            from moorline.gateway.app import create_app
+            from moorline.gateway.common.web.server import running as serving_app
             from moorline.gateway.faults.proxy import FaultProxy
-            from moorline.gateway.run import server
             from moorline.gateway.settings import Settings
             from moorline.gateway.testing.upstreams import serving
 
@@ -76,7 +78,7 @@ class Moorline:
             host, port = await running.enter_async_context(serving(upstream))
             behind = await running.enter_async_context(FaultProxy(host, port, self._story.note))
             settings = Settings(**{**_DEFAULTS, **options, "host": _HOST, "port": 0, "upstream": (behind.url,)})
-            gateway = await running.enter_async_context(server.running(settings))
+            gateway = await running.enter_async_context(serving_app(create_app(settings), settings))
             before = await running.enter_async_context(FaultProxy(_HOST, gateway.port, self._story.note))
             targets = {Side.CLIENT: before, Side.UPSTREAM: behind}
             faults = Faults(targets, asyncio.get_running_loop(), provider=False)
