@@ -14,6 +14,7 @@ _BENCHMARKS = {
     "start": "how long the commands take to start",
     "chat": "what a chat costs beside a plain server without a log",
     "check": "whether `moorline check` names each fault of its list, and reports what works as healthy",
+    "flakes": "how often a test with `moorline.testing` fails by chance: never",
     "why": "what it costs to know why a socket ended, and the inspector",
     "chaos": "what is lost while everything breaks: nothing may be",
     "hostile": "what hostile clients, providers and files cost, each beside its bound",
