@@ -1,8 +1,19 @@
-"""`python -m moorline`: the same as the command `moorline`."""
+"""The command `moorline`, and `python -m moorline`.
 
-import sys
+It imports nothing before `main` has begun: Ctrl-C while modules are read would print a traceback.
+"""
 
-from moorline.gateway.run.cli import main
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Run the command line; the exit status."""
+    try:
+        from moorline.gateway.run import cli
+    except KeyboardInterrupt:
+        return 130
+    return cli.main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

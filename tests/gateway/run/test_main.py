@@ -267,13 +267,16 @@ async def test_flags_beat_variables_and_variables_beat_the_file(tmp_path: Path) 
         assert "http://127.0.0.1:3" in await program.line("backend")
 
 
-@pytest.mark.parametrize("module", ["gateway", "backend"])
-async def test_ctrl_c_while_the_libraries_are_read_ends_without_a_word(module: str, tmp_path: Path) -> None:
-    (tmp_path / "aiohttp.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8")
-    status, out, err = await run_program(
-        "moorline", module, cwd=tmp_path, env={"PYTHONPATH": os.pathsep.join([str(tmp_path), PYTHONPATH])}
-    )
-    assert (status, out, err) == (130, "", "")
+@pytest.mark.parametrize(("command", "library"), [("gateway", "aiohttp"), ("backend", "aiohttp"), ("serve", "typing")])
+async def test_ctrl_c_while_the_libraries_are_read_ends_without_a_word(
+    command: str, library: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"{library}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8")
+    environ = {"PYTHONPATH": os.pathsep.join([str(tmp_path), PYTHONPATH])}
+    # As the command that pip installs: `python -m` itself reads libraries first.
+    program = f"import sys; sys.argv[1:] = ['{command}']; from moorline.__main__ import main; sys.exit(main())"
+    async with started_command(sys.executable, "-c", program, cwd=tmp_path, env=environ) as running:
+        assert (await running.ended(), running.out, running.err) == (130, "", "")
 
 
 def test_keys_that_serve_does_not_use_beside_others_are_said(
