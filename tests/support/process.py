@@ -37,14 +37,26 @@ class Program:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._printed = asyncio.Condition()
-        self.out = ""
-        self.err = ""
-        self._readers = [asyncio.create_task(self._read(name)) for name in ("out", "err")]
+        # A line a request: to join them at each would cost a test of thousands more than what it measures.
+        self._out: list[str] = []
+        self._err: list[str] = []
+        streams = ((process.stdout, self._out), (process.stderr, self._err))
+        self._readers = [asyncio.create_task(self._read(stream, lines)) for stream, lines in streams]
 
     @property
     def pid(self) -> int:
         """The id to signal or to look up children by."""
         return self._process.pid
+
+    @property
+    def out(self) -> str:
+        """What it has written to standard output."""
+        return "".join(self._out)
+
+    @property
+    def err(self) -> str:
+        """What it has written to standard error."""
+        return "".join(self._err)
 
     async def page(self) -> str:
         """Scheme, host and port of the gateway, from its start block or, with `log_format=json`, its first object."""
@@ -83,12 +95,11 @@ class Program:
         self.send(number)
         return await self.ended()
 
-    async def _read(self, name: str) -> None:
-        stream = self._process.stdout if name == "out" else self._process.stderr
+    async def _read(self, stream: asyncio.StreamReader | None, lines: list[str]) -> None:
         assert stream is not None
         while line := await stream.readline():
             async with self._printed:
-                setattr(self, name, getattr(self, name) + line.decode())
+                lines.append(line.decode())
                 self._printed.notify_all()
         async with self._printed:
             self._printed.notify_all()
