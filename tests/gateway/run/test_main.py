@@ -271,7 +271,9 @@ async def test_flags_beat_variables_and_variables_beat_the_file(tmp_path: Path) 
 async def test_ctrl_c_while_the_libraries_are_read_ends_without_a_word(
     command: str, library: str, tmp_path: Path
 ) -> None:
-    (tmp_path / f"{library}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8")
+    (tmp_path / f"{library}.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n", encoding="utf-8"
+    )
     environ = {"PYTHONPATH": os.pathsep.join([str(tmp_path), PYTHONPATH])}
     # As the command that pip installs: `python -m` itself reads libraries first.
     program = f"import sys; sys.argv[1:] = ['{command}']; from moorline.__main__ import main; sys.exit(main())"
