@@ -133,7 +133,7 @@ class Sockets:
             # A client that offers its token as a subprotocol offers this one beside it: a browser wants one named.
             protocols=(SUBPROTOCOL,),
         )
-        if not socket.can_prepare(request):
+        if not _is_handshake(socket, request):
             raise Refusal(ErrorCode.BAD_REQUEST, "This address speaks WebSocket; see /docs.")
         if self._closing:
             raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"})
@@ -331,6 +331,14 @@ class _Reader:
         self._bad.append(now)
         if len(self._bad) == _BAD_FRAMES and now - self._bad[0] <= _BAD_FRAMES_SECONDS:
             self._delivery.end(CloseCode.BAD_FRAMES)
+
+
+def _is_handshake(socket: web.WebSocketResponse, request: web.Request) -> bool:
+    try:
+        return bool(socket.can_prepare(request))
+    except ValueError:
+        # Of a Sec-WebSocket-Key that is not base64.
+        return False
 
 
 def _request_id(request: web.Request) -> str | None:

@@ -59,7 +59,8 @@ class Tail:
         if not events or seq < events[0].seq - 1 or epoch != known:
             return None
         # The events in here have no gaps, so the index of a seq is known: no search for readers that keep up.
-        start = seq - events[0].seq + 1
+        # A client's cursor may be any number up to MAX_SEQ.
+        start = min(seq - events[0].seq + 1, len(events))
         if start == len(events) - 1:
             # The reader of an answer under way: to walk to the last one would cost time in the length of the answer.
             return [events[-1]]

@@ -16,6 +16,7 @@ from moorline.gateway.common.web.connection import Connection
 from moorline.gateway.common.web.turns import _FIRST_SLICE as FIRST_SLICE
 from moorline.gateway.common.web.turns import _LARGEST_SLICE as LARGEST_SLICE
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive, receive_until, say
+from tests.support.faulty_upstream import dial, handshake
 from tests.support.websocket_frames import PING, frame
 
 BIG = 64 << 10
@@ -71,6 +72,27 @@ async def test_a_cursor_beyond_what_a_database_counts_gets_a_snapshot(tmp_path: 
             assert (answer.status, (await answer.json())["recovered"]) == (200, False)
         async with server.socket() as socket:
             assert (await hello(socket, resume={"epoch": "x", "seq": 2**63}))[0]["recovered"] is False
+
+
+async def test_the_last_seq_that_a_database_counts_gets_a_snapshot_of_a_session_that_has_begun(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script("a", None)) as server, server.socket() as socket:
+        await hello(socket)
+        await say(socket, type="send", message="Hi", client_msg_id="c1")
+        await receive_until(socket, "message")
+        begun = await server.log.session_for("s1", "patient:demo")
+        cursor = {"epoch": begun.head.epoch, "seq": 2**63 - 1}
+        async with server.socket() as other:
+            assert (await hello(other, resume=cursor))[0]["recovered"] is False
+        url = f"{server.http}/api/chat/s1/messages?after={cursor['seq']}&epoch={cursor['epoch']}"
+        async with aiohttp.request("GET", url) as answer:
+            assert (answer.status, (await answer.json())["recovered"]) == (200, False)
+
+
+@pytest.mark.parametrize("key", [b"\xff", b"abc", b"====", b""])
+async def test_a_handshake_whose_key_is_none_is_refused(tmp_path: Path, key: bytes) -> None:
+    async with backend(tmp_path, Script()) as server, dial(server.port) as peer:
+        await peer.send(handshake("/ws/chat/p1/s1").replace(b"dGhlIHNhbXBsZSBub25jZQ==", key))
+        assert (await peer.head()).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize("name", [".", ".."])
