@@ -113,6 +113,7 @@ class End(asyncio.Protocol):
             end()
         if self._relay is not None:
             self._relay.resume_reading(self)
+            self._relay.resume_discarding(self)
         return False
 
     def _pass_on(self, passed: bytes | None) -> None:
@@ -128,6 +129,14 @@ class End(asyncio.Protocol):
             self._ends += (end,)
         else:
             end()
+
+    def receive_late(self, data: bytes, now: float) -> bytes:
+        """After the tunnel's end: nothing passes any more. A peer that goes on sending is read in turns: uvloop would
+        take up to 8 MiB of each at once, only to discard them."""
+        self.inbound.receive_late(data, now)
+        if self._relay is not None:
+            self._relay.yield_to_others(self)
+        return b""
 
     def detach(self) -> None:
         """Report no event of the transport any more."""
@@ -364,6 +373,11 @@ class Relay:
         if self.tunnel.relaying and not end.has_backlog and not self.tunnel.stalls(end.side.other):
             end.transport.resume_reading()
 
+    def resume_discarding(self, end: End) -> None:
+        """The same after the end of the tunnel, where the peer's end is awaited."""
+        if not self.tunnel.relaying and not end.transport.is_closing():
+            end.transport.resume_reading()
+
     def yield_to_others(self, end: End) -> None:
         """Handle the other connections' events before the backlog of this one. uvloop would even read up to 32 times
         before it turned to another connection."""
@@ -403,7 +417,7 @@ class Relay:
 
     def _tear_down(self, end: End, teardown: Teardown) -> None:
         for each in (self._client, self._upstream):
-            each.write, each.receive = _discard, self.tunnel.inbound(each.side).receive_late
+            each.write, each.receive = _discard, each.receive_late
         transport = end.transport
         if teardown is Teardown.ABORT:
             transport.abort()

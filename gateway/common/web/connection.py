@@ -204,9 +204,14 @@ class Connection(ServerProtocol):
             self._wait_for_turn(data)
         elif len(data) <= _SMALL_READ:
             self._parse(data)
+        elif self._turns.are_spent:
+            self._wait_for_turn(data)
         else:
             self._unparsed = data
-            if self._parse_next():
+            began = time.perf_counter()
+            has_more = self._parse_next()
+            self._turns.spend(time.perf_counter() - began)
+            if has_more:
                 self._client.pause_reading()
                 self._queue_for_turn()
 

@@ -3,7 +3,8 @@
 A body in chunks of one byte, or tiny frames, cost hundreds of times what the same bytes cost in one piece: a read of
 256 KiB of them takes a third of a second, and fifty such connections stop an event loop for a minute. Input is
 therefore parsed in slices. A connection whose slice took long waits in a queue with others of its kind, and each
-iteration of the event loop takes a few slices from the queue; all other connections are served as they come.
+iteration of the event loop takes a few slices from the queue; all other connections are served as they come, as long as
+what they send in one iteration costs little: fifty that show their costly input at once wait in the queue, too.
 """
 
 import asyncio
@@ -59,6 +60,22 @@ class Turns:
         self._waiting: deque[Parsing] = deque()
         self._slices = 1
         self._began = 0.0
+        # What this iteration has spent outside of the queue.
+        self._spent = 0.0
+
+    @property
+    def are_spent(self) -> bool:
+        """Whether this iteration has no time left for input outside of the queue."""
+        return self._spent > _ITERATION_SECONDS
+
+    def spend(self, seconds: float) -> None:
+        """Input that came in this iteration took so long."""
+        if not self._spent:
+            self._loop.call_soon(self._renew)
+        self._spent += seconds
+
+    def _renew(self) -> None:
+        self._spent = 0.0
 
     def add(self, connection: Parsing) -> None:
         """Give this connection a turn; not while it waits for one."""

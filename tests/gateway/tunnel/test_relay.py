@@ -1,6 +1,7 @@
 """The shell on a real loop, between two transports that only record what they are asked for."""
 
 import asyncio
+import dataclasses
 import socket
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import pytest
 
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel.buffered import Buffered
+from moorline.gateway.tunnel.machine import Limits
 from moorline.gateway.tunnel.relay import End, Ended, Relay
 from tests.support.tunnels import NGINX
 from tests.support.websocket_frames import PING, TEXT, frame
@@ -68,13 +70,14 @@ class Rig:
         from_client: bytes = b"",
         client_stalls: bool = False,
         turns: Turns | None = None,
+        limits: Limits = NGINX,
     ) -> None:
         self.client, self.upstream = Wire(sock), Wire(sock)
         self.ended: list[Ended] = []
         self.relay = Relay(
             self.client,
             self.upstream,
-            NGINX,
+            limits,
             lambda relay, ended: self.ended.append(ended),
             turns=turns or Turns(asyncio.get_running_loop()),
             buffered=Buffered[End](1 << 20),
@@ -230,6 +233,17 @@ async def test_a_backlog_is_discarded_when_the_other_side_has_ended(rig: Rig) ->
     rig.relay.client.connection_lost(None)
     await asyncio.sleep(0)
     assert (rig.upstream.sent, len(rig.ended)) == (sent, 1)
+
+
+async def test_after_its_end_a_side_that_goes_on_sending_is_read_in_turns(sock: socket.socket) -> None:
+    rig = Rig(sock, limits=dataclasses.replace(NGINX, close_frames=True))
+    rig.relay.shut_down()
+    sent = rig.upstream.sent
+    for _ in range(3):
+        rig.relay.client.data_received(bytes(1 << 16))
+        assert not rig.client.reads
+        await until_read(rig.client)
+    assert rig.upstream.sent == sent
 
 
 async def test_after_its_end_nothing_passes(rig: Rig) -> None:
