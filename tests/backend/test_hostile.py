@@ -180,6 +180,28 @@ async def test_of_a_flood_of_pings_few_are_parsed_before_those_that_came_first_a
     assert most <= (LARGEST_SLICE + FIRST_SLICE) // len(EMPTY_PING)
 
 
+async def test_frames_that_come_one_by_one_wait_for_no_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = 0
+    turn = Connection.turn
+
+    async def counted(connection: Connection) -> None:
+        nonlocal turns
+        turns += 1
+        await turn(connection)
+
+    monkeypatch.setattr(Connection, "turn", counted)
+    async with backend(tmp_path, Script()) as server, server.socket() as socket:
+        await hello(socket)
+        for _ in range(40):
+            await say(socket, type="ping")
+            await receive(socket)
+        assert turns == 0
+        socket.transport.write(EMPTY_PING * 40)
+        await say(socket, type="ping")
+        await receive(socket)
+    assert turns > 0
+
+
 async def test_a_page_of_rows_is_bounded_in_bytes_and_before_goes_on(tmp_path: Path) -> None:
     async with backend(tmp_path, Script()) as server, aiohttp.ClientSession() as http:
         for number in range(20):
