@@ -18,7 +18,7 @@ from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.aiohttp_private import pass_router
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
-from moorline.gateway.common.web.metrics_port import METRICS_SOCKET, metrics_port
+from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET, METRICS_WAIT, MetricsPort
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits, limited
 from moorline.gateway.common.web.server import ACCEPT_THROUGH, DIRECT_HANDLER
 from moorline.gateway.common.web.tls import SERVER_TLS, ServerTls
@@ -155,8 +155,13 @@ async def _metrics(app: web.Application) -> AsyncIterator[None]:
 
     port = app[SETTINGS].metrics_port
     assert port is not None, "create_app asks for this only with a port"
-    async with metrics_port(app[SETTINGS], port, render, log, sock=app.get(METRICS_SOCKET)):
+    opened = app[METRICS_PORT] = MetricsPort(app[SETTINGS], port, render, log, app.get(METRICS_SOCKET))
+    try:
+        if not app.get(METRICS_WAIT):
+            await opened.open()
         yield
+    finally:
+        await opened.close()
 
 
 async def _faults(app: web.Application) -> AsyncIterator[None]:

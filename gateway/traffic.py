@@ -1,9 +1,9 @@
-"""What a gateway's sockets carry, and its state at one moment. Pure."""
+"""What a gateway counts, and its state at one moment. Pure."""
 
 import dataclasses
 from collections.abc import Sequence
 
-__all__ = ["State", "Traffic"]
+__all__ = ["Counts", "Sample", "State", "Traffic"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -23,6 +23,33 @@ class Traffic:
             self.frames_from_client + other.frames_from_client,
             self.frames_from_upstream + other.frames_from_upstream,
         )
+
+    def __sub__(self, other: "Traffic") -> "Traffic":
+        return Traffic(
+            self.from_client - other.from_client,
+            self.from_upstream - other.from_upstream,
+            self.frames_from_client - other.frames_from_client,
+            self.frames_from_upstream - other.frames_from_upstream,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """One number of a counter or a histogram."""
+
+    family: str
+    name: str
+    labels: tuple[str, ...]
+    """Names and values in turn."""
+    value: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Counts:
+    """What one process has counted, for another one that counts it from now on."""
+
+    traffic: Traffic = Traffic()
+    samples: tuple[Sample, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -95,7 +95,11 @@ class DescriptorChannel:
             raise ConnectionResetError("a message that is too long")
         payload = bytearray()
         while len(payload) < size:
-            data = await self._loop.sock_recv(self._sock, size - len(payload))
+            try:
+                # It is mostly here, and uvloop's call would wait for the next iteration.
+                data = self._sock.recv(size - len(payload))
+            except BlockingIOError:
+                data = await self._loop.sock_recv(self._sock, size - len(payload))
             if not data:
                 raise ConnectionResetError("ended within a message")
             payload += data

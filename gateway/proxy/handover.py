@@ -1,7 +1,7 @@
 """Live tunnels on their way from the old process of a gateway to the new one.
 
     new   greeting: it knows this version of the state
-    old   counters, once
+    old   counts, first and now and then: what was counted since the last of these messages
     old   a tunnel: its state, and the descriptors of both connections            many at a time
     new   taken, before it touches the tunnel; or not taken
     ...   until the old process ends
@@ -10,30 +10,35 @@ Which of the two has a tunnel is always decided: it is the old process's until `
 from then on. The old process stops a tunnel as it sends it, forgets it when it is taken, and goes on with it where the
 new one refuses it or dies before. What the new process had taken ends with it, and nothing else does.
 
+Who counts: a number is in the scrapes of one process alone. The old one answers no scrape any more once it has been
+told of its successor, which answers them from the first counts on. Of a tunnel the new one counts what came after
+these.
+
 A drain of either process ends the hand-over: each has the tunnels that are its own then, and ends them.
 """
 
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 from moorline.gateway.common.descriptors import DescriptorChannel
 from moorline.gateway.proxy.tunnels import SocketState, Tunnels
-from moorline.gateway.traffic import Traffic
+from moorline.gateway.traffic import Counts, Traffic
 from moorline.gateway.tunnel.relay import Relay
-from moorline.gateway.tunnel.state import VERSION, decode, encode
+from moorline.gateway.tunnel.state import VERSION, TunnelState, Unreadable, decode, encode
 
 __all__ = ["HandOverFailed", "begin_hand_over", "hand_over", "take_over"]
 
 log = logging.getLogger("moorline.gateway.handover")
 
 _GREETING = b"moorline tunnels %d" % VERSION
-_COUNTERS = b"c"
+_COUNTS = b"c"
 _TUNNEL = b"t"
 _TAKEN = b"y"
 _NOT_TAKEN = b"n"
@@ -43,6 +48,7 @@ _UNDER_WAY = 8
 _BURST = 2
 # Handshakes that were under way become tunnels of the old process, and tunnels that could not go yet may later.
 _AGAIN_SECONDS = 0.1
+_COUNTS_SECONDS = 1.0
 _GREETING_SECONDS = 10.0
 # For answers about tunnels that are under way when the old process gives no more. A process that works needs none.
 _ANSWER_SECONDS = 2.0
@@ -94,8 +100,14 @@ async def hand_over(
             taken is served here on.
     """
     with DescriptorChannel(sock) as channel:
-        if not await _until_drain(tunnels, _HandOver(tunnels, channel, connection).run(done)) and not done.is_set():
-            raise HandOverFailed("this process drains")
+        handing = _HandOver(tunnels, channel, connection)
+        try:
+            if not await _until_drain(tunnels, handing.give_all()):
+                raise HandOverFailed("this process drains")
+            done.set()
+            await handing.follow()
+        finally:
+            await handing.settle()
 
 
 async def _until_drain(tunnels: Tunnels, work: Coroutine[object, object, None]) -> bool:
@@ -128,28 +140,46 @@ class _HandOver:
         # By request id: they stay.
         self._refused: set[str] = set()
         self._taken = 0
+        self._has_counted = False
+        self._answers: asyncio.Task[None] | None = None
 
-    async def run(self, done: asyncio.Event) -> None:
-        began = asyncio.get_running_loop().time()
+    async def give_all(self) -> None:
+        """Return when each tunnel that can go has been taken."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
         await self._greeted()
-        answers = asyncio.create_task(self._receive_answers())
-        try:
-            await self._channel.send(_COUNTERS + encode(self._tunnels.take_ended_traffic()))
-            while True:
-                await self._send_all(answers)
-                if not done.is_set():
-                    seconds = asyncio.get_running_loop().time() - began
-                    log.info("handed over %d sockets in %.2fs; %d stay", self._taken, seconds, len(self._tunnels))
-                    done.set()
-                await asyncio.wait([answers], timeout=_AGAIN_SECONDS)
-                _check(answers)
-        except OSError as error:
-            raise HandOverFailed(f"the new process has ended: {error}") from error
-        finally:
-            await self._settle(answers)
+        self._answers = asyncio.create_task(self._receive_answers())
+        self._answers.add_done_callback(lambda _: self._answered.set())
+        with _translated():
+            await self._send_counts()
+            await self._send_all(self._answers)
+        log.info("handed over %d sockets in %.2fs; %d stay", self._taken, clock() - began, len(self._tunnels))
 
-    async def _settle(self, answers: "asyncio.Task[None]") -> None:
+    async def follow(self) -> None:
+        """Give what can go later, and what is counted here, until this is cancelled."""
+        assert self._answers is not None, "all has been given"
+        clock = asyncio.get_running_loop().time
+        with _translated():
+            counts_at = clock() + _COUNTS_SECONDS
+            while True:
+                try:
+                    await asyncio.wait([self._answers], timeout=_AGAIN_SECONDS)
+                except asyncio.CancelledError:
+                    # What this process has finished since.
+                    async with asyncio.timeout(_ANSWER_SECONDS):
+                        await self._send_counts()
+                    raise
+                _check(self._answers)
+                if not self._tunnels.is_draining:
+                    await self._send_all(self._answers)
+                if clock() >= counts_at:
+                    counts_at = clock() + _COUNTS_SECONDS
+                    await self._send_counts()
+
+    async def settle(self) -> None:
         """Decide about what is under way: the new process answers for what it has whole, and closes the connection."""
+        if (answers := self._answers) is None:
+            return
         try:
             if self._untaken and not answers.done():
                 self._channel.finish()
@@ -166,6 +196,11 @@ class _HandOver:
                 # It is stopped or hangs, and would take them when it goes on: two processes must not relay one stream.
                 log.error("a socket has ended: the new process does not answer request_id=%s", state.request_id)
                 _close(descriptors)
+
+    async def _send_counts(self) -> None:
+        if (counts := self._tunnels.take_counts()) != Counts() or not self._has_counted:
+            self._has_counted = True
+            await self._channel.send(_COUNTS + encode(counts))
 
     async def _greeted(self) -> None:
         try:
@@ -206,12 +241,9 @@ class _HandOver:
 
     async def _answer(self, answers: "asyncio.Task[None]") -> None:
         """Return at the next answer, or when there will be none."""
-        self._answered.clear()
-        answered = asyncio.ensure_future(self._answered.wait())
-        try:
-            await asyncio.wait([answered, answers], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            answered.cancel()
+        if not answers.done():
+            self._answered.clear()
+            await self._answered.wait()
 
     async def _receive_answers(self) -> None:
         while (message := await self._channel.receive()) is not None:
@@ -228,6 +260,14 @@ class _HandOver:
         await _adopt(self._tunnels, self._connection, state, client, upstream)
 
 
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise HandOverFailed(f"the new process has ended: {error}") from error
+
+
 def _check(answers: "asyncio.Task[None]") -> None:
     if answers.done():
         answers.result()
@@ -235,29 +275,49 @@ def _check(answers: "asyncio.Task[None]") -> None:
 
 
 async def take_over(
-    tunnels: Tunnels, sock: socket.socket, connection: Callable[[int], socket.socket] = _connection
+    tunnels: Tunnels,
+    sock: socket.socket,
+    connection: Callable[[int], socket.socket] = _connection,
+    *,
+    on_counts: Callable[[], None] = lambda: None,
+    is_same_place: bool = True,
 ) -> None:
     """Take what the process behind `sock` gives, until that has ended or this one drains. `connection` makes a client's
-    connection of its descriptor."""
+    connection of its descriptor. `on_counts` is called once its counts are here, or do not come. Another place's are
+    left out: they are in series of their own.
+    """
     with DescriptorChannel(sock) as channel:
-        await _until_drain(tunnels, _TakeOver(tunnels, channel, connection).run())
+        try:
+            taking = _TakeOver(tunnels, channel, connection, on_counts, is_same_place=is_same_place)
+            await _until_drain(tunnels, taking.run())
+        finally:
+            on_counts()
 
 
 class _TakeOver:
     """The new process's side."""
 
     def __init__(
-        self, tunnels: Tunnels, channel: DescriptorChannel, connection: Callable[[int], socket.socket]
+        self,
+        tunnels: Tunnels,
+        channel: DescriptorChannel,
+        connection: Callable[[int], socket.socket],
+        on_counts: Callable[[], None],
+        *,
+        is_same_place: bool,
     ) -> None:
         self._tunnels = tunnels
         self._channel = channel
         self._connection = connection
+        self._on_counts = on_counts
+        self._is_same_place = is_same_place
         self._adopting: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         taken = 0
         try:
-            with contextlib.suppress(OSError):
+            # What is no count ends the connection as its end does.
+            with contextlib.suppress(OSError, Unreadable):
                 await self._channel.send(_GREETING)
                 while (message := await self._channel.receive()) is not None:
                     taken += await self._take(*message)
@@ -271,10 +331,12 @@ class _TakeOver:
 
     async def _take(self, payload: bytes, descriptors: list[int]) -> bool:
         """Whether it is a tunnel, and this process's from now on."""
+        if payload[:1] == _COUNTS:
+            if self._is_same_place:
+                self._tunnels.add_counts(decode(Counts, payload[1:]))
+            self._on_counts()
+            return False
         try:
-            if payload[:1] == _COUNTERS:
-                self._tunnels.add_ended_traffic(decode(Traffic, payload[1:]))
-                return False
             state = decode(SocketState, payload[1:])
             client, upstream = descriptors
             if not self._tunnels.admits(state):
@@ -293,10 +355,17 @@ class _TakeOver:
             # An answer is sent whole or not at all.
             _close(descriptors)
             raise
+        if not self._is_same_place:
+            state = dataclasses.replace(state, counted=_counted(state.tunnel))
         task = asyncio.create_task(_adopt(self._tunnels, self._connection, state, client, upstream))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
         return True
+
+
+def _counted(tunnel: TunnelState) -> Traffic:
+    client, upstream = tunnel.client, tunnel.upstream
+    return Traffic(client.size, upstream.size, client.frames, upstream.frames)
 
 
 def _close(descriptors: Sequence[int]) -> None:

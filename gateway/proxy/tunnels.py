@@ -8,7 +8,7 @@ import functools
 import logging
 import math
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
@@ -46,7 +46,7 @@ from moorline.gateway.proxy.sockets import Ends, Socket
 from moorline.gateway.proxy.upgrade import switch
 from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
-from moorline.gateway.traffic import State, Traffic
+from moorline.gateway.traffic import Counts, State, Traffic
 from moorline.gateway.tunnel.buffered import Buffered
 from moorline.gateway.tunnel.endings import Return, Side
 from moorline.gateway.tunnel.machine import Limits, Tunnel
@@ -97,6 +97,8 @@ class SocketState:
     """Whether there was an authorize hook."""
     right: RightState | None
     """What the hook decided, where it was asked."""
+    counted: Traffic
+    """What of it was in `Counts` already."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class Tunnels:
         self._metrics = metrics
         self._on_round_trip = None if metrics is None else _round_trips(metrics)
         self._ended_traffic = Traffic()
+        # Of open tunnels: what was counted elsewhere.
+        self._told: dict[Relay, Traffic] = {}
         self._sockets: dict[Relay, _Open] = {}
         # How many have each id, which is a proxy's where that is trusted.
         self._ids = collections.Counter[str]()
@@ -241,8 +245,17 @@ class Tunnels:
         self._remove(relay)
         self._spans.pop(relay, tracing.NO_SPAN).end()
         tunnel, client, upstream = detached
-        guarded = self._rights is not None
-        state = SocketState(**dataclasses.asdict(each.socket), tunnel=tunnel, guarded=guarded, right=right)
+        state = SocketState(
+            request_id=each.socket.request_id,
+            route=each.socket.route,
+            client=each.socket.client,
+            upstream=each.socket.upstream,
+            opened=each.socket.opened,
+            tunnel=tunnel,
+            guarded=self._rights is not None,
+            right=right,
+            counted=self._told.pop(relay, Traffic()),
+        )
         return state, client, upstream
 
     def admits(self, state: SocketState) -> bool:
@@ -270,6 +283,7 @@ class Tunnels:
             if known is not None:
                 known.take()
             self._add(relay, opened)
+            self._told[relay] = state.counted
 
         try:
             relay = await resume(
@@ -297,17 +311,27 @@ class Tunnels:
             return None
         return await self._restored(self._rights, state.right)
 
+    @property
+    def is_draining(self) -> bool:
+        return self._draining.is_set()
+
     async def draining(self) -> None:
         """Wait until the drain begins, which ends all tunnels."""
         await self._draining.wait()
 
-    def take_ended_traffic(self) -> Traffic:
-        """What ended tunnels have carried, for the process that counts it from now on."""
-        traffic, self._ended_traffic = self._ended_traffic, Traffic()
-        return traffic
+    def take_counts(self) -> Counts:
+        """What was counted here since the last call, of open tunnels as well, for the process that counts it from now
+        on."""
+        told = {relay: _carried(relay) for relay in self._sockets}
+        traffic = self._ended_traffic + _total(told.values()) - _total(self._told.values())
+        self._ended_traffic, self._told = Traffic(), told
+        return Counts(traffic, () if self._metrics is None else self._metrics.take())
 
-    def add_ended_traffic(self, traffic: Traffic) -> None:
-        self._ended_traffic += traffic
+    def add_counts(self, counts: Counts) -> None:
+        """Go on with what another process has counted."""
+        self._ended_traffic += counts.traffic
+        if self._metrics is not None:
+            self._metrics.add(counts.samples)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -328,8 +352,8 @@ class Tunnels:
         return self._buffered.size
 
     def traffic(self) -> Traffic:
-        """What all tunnels have carried since the start."""
-        return sum(map(_carried, self._sockets), self._ended_traffic)
+        """What all tunnels have carried since the start, or since `take_counts`."""
+        return self._ended_traffic + _total([_carried(each) for each in self._sockets]) - _total(self._told.values())
 
     async def drain(self) -> None:
         """End all of them with a Close frame to both sides. Many are ended over most of the drain: clients that read no
@@ -397,7 +421,7 @@ class Tunnels:
     def _ended(self, relay: Relay, ended: Ended) -> None:
         socket = self._remove(relay)
         self.ends.add(socket, ended)
-        self._ended_traffic += _carried(relay)
+        self._ended_traffic += _carried(relay) - self._told.pop(relay, Traffic())
         if self._metrics is not None:
             self._metrics.ended(ended.outcome.ended_by, ended.cause, ended.code, ended.seconds)
         if (span := self._spans.pop(relay, None)) is not None:
@@ -463,6 +487,16 @@ def _kernel_view(ended: Ended) -> dict[str, object]:
 def _carried(relay: Relay) -> Traffic:
     client, upstream = relay.tunnel.client, relay.tunnel.upstream
     return Traffic(client.size, upstream.size, client.frames, upstream.frames)
+
+
+def _total(each: Collection[Traffic]) -> Traffic:
+    """Their sum. To add one by one makes an object for each."""
+    return Traffic(
+        sum(one.from_client for one in each),
+        sum(one.from_upstream for one in each),
+        sum(one.frames_from_client for one in each),
+        sum(one.frames_from_upstream for one in each),
+    )
 
 
 def _round_trips(metrics: "Metrics") -> Callable[[Side, float], None]:

@@ -26,7 +26,7 @@ from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import ReloadRequests, keep_start
 from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web.listen import address, listen
-from moorline.gateway.common.web.metrics_port import METRICS_SOCKET
+from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET
 from moorline.gateway.common.web.server import Running, SocketListener, running
 from moorline.gateway.keys import RIGHTS
 from moorline.gateway.proxy.handover import begin_hand_over
@@ -87,6 +87,8 @@ class _Local:
     async def hand_over(self, number: int, sock: socket.socket) -> bool:
         assert self._started is not None, "it serves"
         self._started.leave()
+        if METRICS_PORT in self._app:
+            await self._app[METRICS_PORT].close()
         giving = await begin_hand_over(self._app[TUNNELS], sock)
         if giving is not None:
             self._giving.append(giving)
@@ -260,13 +262,16 @@ class Gateway:
             self.local = None
             for sock in old_sockets if moves else ():
                 sock.close()
+            self._metrics.keep(workers.metrics)
             ending = asyncio.create_task(old.end())
             self._ending[ending] = old
             ending.add_done_callback(self._ending.pop)
 
     async def _started(self, settings: Settings, acceptor: Acceptor) -> Workers:
         """Workers that are all ready, and accept nothing yet."""
-        workers = self._starting = Workers(settings, self._environ, acceptor, self._metrics)
+        assert self._generation is not None, "it runs"
+        predecessors = self._generation.size
+        workers = self._starting = Workers(settings, self._environ, acceptor, self._metrics, predecessors=predecessors)
         try:
             workers.start()
             if not await workers.settled():
@@ -300,13 +305,16 @@ class Gateway:
 
 
 async def _hand_over(old: Generation, number: int, new: Workers) -> None:
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            await asyncio.sleep(_RETRY_SECONDS)
-        one, other = socket.socketpair()
-        taker = number % new.size
-        if not await new.take_over(taker, other):
-            one.close()
-        elif await old.hand_over(number, one):
-            return
-    log.error("the sockets of an old process were not taken over; they end with it, within drain")
+    taker = number % new.size
+    try:
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(_RETRY_SECONDS)
+            one, other = socket.socketpair()
+            if not await new.take_over(taker, other, is_same_place=taker == number):
+                one.close()
+            elif await old.hand_over(number, one):
+                return
+        log.error("the sockets of an old process were not taken over; they end with it, within drain")
+    finally:
+        new.has_taken_over(taker)

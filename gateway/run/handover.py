@@ -28,6 +28,7 @@ _CLOSED = b"c"
 _LEAVING = b"l"
 _SUCCESSOR = b"s"
 _PREDECESSOR = b"p"
+_OTHER_PREDECESSOR = b"o"
 _HANDED_OVER = b"d"
 _FAILED = b"f"
 _ADOPTED = b"a"
@@ -100,9 +101,9 @@ class WorkerChannel:
         self._tell(_SUCCESSOR, sock)
         return await self._handed_over
 
-    def take_over(self, sock: socket.socket) -> None:
-        """Have the worker take the tunnels of the process behind `sock`."""
-        self._tell(_PREDECESSOR, sock)
+    def take_over(self, sock: socket.socket, *, is_same_place: bool) -> None:
+        """Have the worker take the tunnels of the process behind `sock`, and its counts where it had the same place."""
+        self._tell(_PREDECESSOR if is_same_place else _OTHER_PREDECESSOR, sock)
 
     def stop(self) -> None:
         """Nothing is given any more, and what was given has to be handled before the worker drains."""
@@ -266,8 +267,8 @@ class WorkerListener:
         self._loop = asyncio.get_running_loop()
         self.on_successor: Callable[[socket.socket], None] | None = None
         """Called with a connection to the process that is to take this one's tunnels."""
-        self.on_predecessor: Callable[[socket.socket], None] | None = None
-        """Called with a connection to a process whose tunnels are to be taken."""
+        self.on_predecessor: Callable[[socket.socket, bool], None] | None = None
+        """Called with a connection to a process whose tunnels are to be taken, and whether it had the same place."""
         self.on_stop: Callable[[], None] | None = None
         """Called once nothing is given any more, and this process is about to end."""
         self._connection: Callable[[], asyncio.Protocol] | None = None
@@ -310,7 +311,7 @@ class WorkerListener:
                 # The acceptor has ended. The supervisor, in the same process, ends this worker.
                 self.close()
                 return
-            if given in (_SUCCESSOR, _PREDECESSOR):
+            if given in (_SUCCESSOR, _PREDECESSOR, _OTHER_PREDECESSOR):
                 self._introduce(given, descriptors)
                 continue
             if given == _STOP:
@@ -328,13 +329,14 @@ class WorkerListener:
             task.add_done_callback(self._opening.discard)
 
     def _introduce(self, given: bytes, descriptors: Sequence[int]) -> None:
-        introduce = self.on_successor if given == _SUCCESSOR else self.on_predecessor
         for descriptor in descriptors:
             sock = socket.socket(fileno=descriptor)
-            if introduce is None:
-                sock.close()
+            if given == _SUCCESSOR and self.on_successor is not None:
+                self.on_successor(sock)
+            elif given != _SUCCESSOR and self.on_predecessor is not None:
+                self.on_predecessor(sock, given == _PREDECESSOR)
             else:
-                introduce(sock)
+                sock.close()
 
     async def _accept(self, connection: socket.socket) -> None:
         assert self._connection is not None

@@ -21,7 +21,7 @@ import math
 import os
 import secrets
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping
 from typing import Any, Self
 
 from aiohttp import web
@@ -33,7 +33,7 @@ from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import keep_start, run, stop_signals
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.listen import listen
-from moorline.gateway.common.web.metrics_port import METRICS_SOCKET
+from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET, METRICS_WAIT
 from moorline.gateway.common.web.server import Running, running
 from moorline.gateway.keys import SIBLINGS
 from moorline.gateway.proxy.handover import HandOverFailed, begin_hand_over, take_over
@@ -49,6 +49,8 @@ log = logging.getLogger("moorline.gateway")
 
 # Until a new worker is ready: imports on a machine that is busy.
 _START_SECONDS = 60.0
+# Until the counts of its predecessor are here, once it is ready. All workers have to be before.
+_COUNTS_SECONDS = _START_SECONDS
 # What a worker needs of the environment: how Python starts, and where certificates and temporary files are. nginx keeps
 # TZ alone. A worker needs no key of the provider's and no password of the database's.
 _ENVIRONMENT = {"HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ"}
@@ -76,8 +78,15 @@ class MetricsSockets:
         return self._sockets[key]
 
     def close(self) -> None:
-        for sock in (*self._sockets.values(), *([self._first] if self._first is not None else [])):
-            sock.close()
+        self.keep(())
+        if self._first is not None:
+            self._first.close()
+
+    def keep(self, used: Container[socket.socket]) -> None:
+        """Close the others: a connection would wait in them for ever."""
+        for key, sock in list(self._sockets.items()):
+            if sock not in used:
+                self._sockets.pop(key).close()
 
 
 class Workers:
@@ -88,7 +97,13 @@ class Workers:
     """
 
     def __init__(
-        self, settings: Settings, environ: Mapping[str, str], acceptor: Acceptor, metrics: MetricsSockets
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        acceptor: Acceptor,
+        metrics: MetricsSockets,
+        *,
+        predecessors: int = 0,
     ) -> None:
         self._acceptor = acceptor
         self._drain = settings.drain
@@ -103,6 +118,8 @@ class Workers:
             for number, share in shares.items()
             if share.metrics_port is not None
         }
+        # Those that go on with another process's counts, which come with its tunnels.
+        self._waiting_for_counts = set(range(1, predecessors + 1))
         self._channels: dict[int, WorkerChannel] = {}
         self._hub = Hub()
         self._starting = set(self._numbers)
@@ -117,6 +134,11 @@ class Workers:
     @property
     def size(self) -> int:
         return len(self._supervisors)
+
+    @property
+    def metrics(self) -> Collection[socket.socket]:
+        """The sockets that listen for their metrics."""
+        return self._metrics.values()
 
     def start(self, on_refused: Callable[[int], None] = lambda status: None) -> None:
         """Keep them alive until `end`. `on_refused` gets the status of one that refused its options."""
@@ -145,7 +167,7 @@ class Workers:
                 task.cancel()
         return self._ready.is_set() and not self._failed.is_set()
 
-    async def take_over(self, number: int, sock: socket.socket) -> bool:
+    async def take_over(self, number: int, sock: socket.socket, *, is_same_place: bool) -> bool:
         """Have the worker of this place take the tunnels of the process behind `sock`; False: it is not ready."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_START_SECONDS):
@@ -153,9 +175,13 @@ class Workers:
                 while (channel := self._channels.get(number + 1)) is None or not channel.is_ready:
                     self._ready.clear()
                     await self._ready.wait()
-            channel.take_over(sock)
+            channel.take_over(sock, is_same_place=is_same_place)
             return True
         return False
+
+    def has_taken_over(self, number: int) -> None:
+        """A later life of this worker has no predecessor."""
+        self._waiting_for_counts.discard(number + 1)
 
     async def hand_over(self, number: int, sock: socket.socket) -> bool:
         """See `Generation`. A worker that has ended has none left."""
@@ -229,7 +255,9 @@ class Workers:
                 given = {"channel": channel.fileno(), "siblings": siblings}
                 if number in self._metrics:
                     given["metrics"] = self._metrics[number].fileno()
-                yield SpawnExtras(tuple(given.values()), given)
+                yield SpawnExtras(
+                    tuple(given.values()), {**given, "waits_for_counts": number in self._waiting_for_counts}
+                )
         finally:
             self._acceptor.remove(channel)
 
@@ -286,6 +314,7 @@ async def _work(settings: Settings, parent: Parent, message: Mapping[str, Any]) 
     app[SIBLINGS] = Siblings(socket.socket(fileno=message["siblings"]))
     if "metrics" in message:
         app[METRICS_SOCKET] = socket.socket(fileno=message["metrics"])
+        app[METRICS_WAIT] = message["waits_for_counts"]
     listener = WorkerListener(socket.socket(fileno=message["channel"]))
     with stop_signals(log, settings.drain) as stop:
         async with (
@@ -306,6 +335,7 @@ class _Introductions:
         self._app = app
         self._listener = listener
         self._tasks: set[asyncio.Task[None]] = set()
+        self._has_counts = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -318,8 +348,16 @@ class _Introductions:
     def begin(self, started: Running, stop: asyncio.Event) -> asyncio.Event:
         """Be ready for both. The event is set when a successor has the tunnels, and by `stop`."""
         ending = asyncio.Event()
-        self._listener.on_predecessor = lambda sock: self._add(
-            take_over(self._app[TUNNELS], sock, self._listener.connection)
+        if self._app.get(METRICS_WAIT):
+            self._add(self._answer_scrapes())
+        self._listener.on_predecessor = lambda sock, is_same_place: self._add(
+            take_over(
+                self._app[TUNNELS],
+                sock,
+                self._listener.connection,
+                on_counts=self._has_counts.set,
+                is_same_place=is_same_place,
+            )
         )
         self._listener.on_successor = lambda sock: self._add(self._hand_over(sock, started, ending))
         self._listener.on_stop = started.stop_accepting
@@ -331,6 +369,11 @@ class _Introductions:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _answer_scrapes(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._has_counts.wait(), _COUNTS_SECONDS)
+        await self._app[METRICS_PORT].open()
+
     async def _stop(self, started: Running, stop: asyncio.Event, ending: asyncio.Event) -> None:
         await stop.wait()
         if ending.is_set():
@@ -340,6 +383,8 @@ class _Introductions:
 
     async def _hand_over(self, sock: socket.socket, started: Running, ending: asyncio.Event) -> None:
         giving = None
+        if METRICS_PORT in self._app:
+            await self._app[METRICS_PORT].close()
         try:
             giving = await begin_hand_over(self._app[TUNNELS], sock, self._listener.connection)
         finally:

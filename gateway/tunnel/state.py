@@ -1,6 +1,6 @@
 """A tunnel at rest: all that one process knows of it, as bytes that another process goes on from. Pure.
 
-    {"version": 1, "request_id": "…", …, "tunnel": {"client": {"size": 4096, "left": 12, …}, "upstream": {…}, …}}
+    {"version": 2, "request_id": "…", …, "tunnel": {"client": {"size": 4096, "left": 12, …}, "upstream": {…}, …}}
 
 One JSON object with typed fields, and nothing that is executed when it is read: the process that reads it may have been
 installed later. A field of another type, or another version, is refused as a whole, and the tunnel stays where it is.
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 #: Of the form. A process that knows another one takes no tunnels.
-VERSION = 1
+VERSION = 2
 
 T = TypeVar("T")
 

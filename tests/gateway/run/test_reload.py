@@ -16,10 +16,12 @@ from moorline.gateway.common.loop import ReloadRequests
 from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.run.generations import keep_reloading
 from tests.gateway.run.test_serve import ask, backend_of, serving
+from tests.gateway.websocket.test_metrics import scrape, until
 from tests.support.faulty_upstream import Upstream
 from tests.support.gateway_process import echoing
 from tests.support.process import Program, children, gone, started
 
+COUNT = 'moorline_http_request_seconds_count{{method="GET",route="{}",status="200"}}'
 BOTH = pytest.mark.parametrize("workers", ["1", "2"])
 
 
@@ -142,13 +144,23 @@ async def test_a_new_process_that_is_killed_takes_only_what_it_had(tmp_path: Pat
             await echoed(late, "and served by the next")
 
 
-async def test_a_request_that_is_under_way_is_answered_by_the_old_process(tmp_path: Path) -> None:
+async def test_a_request_that_is_under_way_is_answered_by_the_old_process_and_counted_by_the_new_one(
+    tmp_path: Path, unused_tcp_port: int
+) -> None:
     async with Upstream() as upstream:
-        options = ("gateway", "--host", "127.0.0.1", "--port", "0", "--upstream", f"http://127.0.0.1:{upstream.port}")
-        async with started("moorline", *options, cwd=tmp_path) as program, aiohttp.ClientSession() as http:
+        address = ("--host", "127.0.0.1", "--port", "0", "--metrics-port", str(unused_tcp_port))
+        options = (*address, "--upstream", f"http://127.0.0.1:{upstream.port}")
+        async with started("moorline", "gateway", *options, cwd=tmp_path) as program, aiohttp.ClientSession() as http:
             asking = asyncio.create_task(http.get(await program.page() + "/api/slow"))
             backend = await upstream.accept()
+            async with http.get(await program.page() + "/healthz"):
+                pass
+            before = await until(unused_tcp_port, COUNT.format("/healthz"))
             await reloaded(program)
+            after = await scrape(unused_tcp_port)
+            assert all(after[name] >= value for name, value in before.items() if name.endswith(("_count", "_total")))
+            assert after[COUNT.format("/healthz")] == 1
             await backend.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")
             async with await asking as response:
                 assert await response.text() == "done"
+            await until(unused_tcp_port, COUNT.format("/api/{path}"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -12,10 +13,12 @@ from aiohttp import web
 
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.descriptors import DescriptorChannel
+from moorline.gateway.keys import METRICS
 from moorline.gateway.proxy.handover import HandOverFailed, hand_over, take_over
 from moorline.gateway.proxy.tunnels import SocketState
 from moorline.gateway.tunnel.state import VERSION
 from tests.gateway.websocket.conftest import Gateway, Start, ended, tunnel
+from tests.gateway.websocket.test_metrics import samples_of
 from tests.support.faulty_upstream import STEP, Peer, Upstream
 from tests.support.websocket_frames import BINARY, PING, PONG, TEXT, close_frame, frame, parse
 
@@ -25,12 +28,12 @@ LONG = frame(BINARY, bytes(range(256)) * 600, key=KEY)
 
 
 @contextlib.asynccontextmanager
-async def moving(old: Gateway, new: Gateway) -> AsyncIterator["asyncio.Task[None]"]:
+async def moving(old: Gateway, new: Gateway, *, is_same_place: bool = True) -> AsyncIterator["asyncio.Task[None]"]:
     """The hand-over at work, once all has gone that can."""
     one, other = socket.socketpair()
     done = asyncio.Event()
     giving = asyncio.create_task(hand_over(old.tunnels, one, done))
-    taking = asyncio.create_task(take_over(new.tunnels, other))
+    taking = asyncio.create_task(take_over(new.tunnels, other, is_same_place=is_same_place))
     try:
         async with asyncio.timeout(STEP):
             await done.wait()
@@ -98,6 +101,64 @@ async def test_the_log_line_of_its_end_counts_what_both_relayed(
     assert "ended_by=client reason=closed close_code=1000" in line
     assert "from_client=17 " in line
     assert "frames_from_client=2 " in line
+
+
+def counted(gateway: Gateway) -> dict[str, float]:
+    """What a scrape would read, but the times at which series began."""
+    samples = samples_of(gateway.app[METRICS].render("")[1].decode())
+    return {name: value for name, value in samples.items() if not name.partition("{")[0].endswith("_created")}
+
+
+async def test_counts_go_on_in_the_next_process_and_none_is_counted_twice(start: Start, upstream: Upstream) -> None:
+    gateways = [await start(upstream.port, metrics_port=0) for _ in range(3)]
+    text = frame(TEXT, b"text", key=KEY)
+    async with tunnel(gateways[0], upstream) as (client, backend):
+        await client.send(text)
+        await backend.exactly(len(text))
+        client.reset()
+        await backend.end()
+        backend.close()
+        await gateways[0].has(0)
+    async with tunnel(gateways[0], upstream) as (client, backend):
+        for old, new in itertools.pairwise(gateways):
+            await client.send(text)
+            await backend.exactly(len(text))
+            before = counted(old)
+            async with moving(old, new):
+                await new.has(1)
+                assert counted(new) == before
+                assert not old.tunnels.traffic().from_client
+        assert counted(new)['moorline_socket_bytes_total{from="client"}'] == 3 * len(text)
+        assert counted(new)['moorline_handshake_seconds_count{outcome="opened"}'] == 2
+
+
+async def test_what_stays_in_the_old_process_is_counted_by_the_new_one(start: Start, upstream: Upstream) -> None:
+    old, new = await start(upstream.port, metrics_port=0), await start(upstream.port, Hook(), metrics_port=0)
+    text = frame(TEXT, b"text", key=KEY)
+    async with tunnel(old, upstream) as (client, backend):
+        await client.send(text)
+        await backend.exactly(len(text))
+        async with moving(old, new) as giving:
+            await client.send(text)
+            await backend.exactly(len(text))
+            giving.cancel()
+            await asyncio.wait([giving])
+    async with asyncio.timeout(STEP):
+        while new.tunnels.traffic().from_client != 2 * len(text):  # noqa: ASYNC110 - it is on its way
+            await asyncio.sleep(0)
+
+
+async def test_a_process_of_another_place_adds_nothing_that_was_scraped_there(start: Start, upstream: Upstream) -> None:
+    old, new = await start(upstream.port), await start(upstream.port)
+    text = frame(TEXT, b"text", key=KEY)
+    async with tunnel(old, upstream) as (client, backend):
+        await client.send(text)
+        await backend.exactly(len(text))
+        async with moving(old, new, is_same_place=False):
+            await new.has(1)
+            await client.send(text)
+            await backend.exactly(len(text))
+            assert new.tunnels.traffic().from_client == len(text)
 
 
 async def test_the_new_process_removes_the_pong_to_the_old_ones_ping(start: Start, upstream: Upstream) -> None:

@@ -35,11 +35,14 @@ def port(unused_tcp_port: int) -> int:
 
 
 async def scrape(port: int) -> dict[str, float]:
-    """Each sample by its name and its labels in alphabetical order: `moorline_socket_bytes_total{from="client"}`."""
     async with aiohttp.ClientSession() as client, client.get(f"http://127.0.0.1:{port}/metrics") as answer:
         assert answer.status == 200
         assert answer.headers["Content-Type"].startswith("text/plain")
-        text = await answer.text()
+        return samples_of(await answer.text())
+
+
+def samples_of(text: str) -> dict[str, float]:
+    """Each sample by its name and its labels in alphabetical order: `moorline_socket_bytes_total{from="client"}`."""
     samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
