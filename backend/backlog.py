@@ -22,6 +22,9 @@ class Room:
 
     def fitting(self, text: str) -> str:
         """As much of `text` as there is room for; it is taken."""
+        if text.isascii() and len(text) <= self._size:
+            self._size -= len(text)
+            return text
         data = text.encode("utf-8", "surrogatepass")
         if len(data) <= self._size:
             self._size -= len(data)
@@ -52,7 +55,7 @@ class Backlog:
 
     def put(self, piece: str | Part) -> None:
         """Add a piece. Half a surrogate pair goes behind a part, to its other half."""
-        half = self._half() if isinstance(piece, Part) else ""
+        half = "" if isinstance(piece, str) else self._half()
         self._waiting.append(piece)
         if half:
             self._waiting.append(half)
@@ -66,10 +69,12 @@ class Backlog:
         if self._waiting and not isinstance(self._waiting[0], str):
             return self._waiting.popleft()
         texts: list[str] = []
-        while self._waiting and isinstance(text := self._waiting[0], str):
-            texts.append(text)
+        while self._waiting and isinstance(piece := self._waiting[0], str):
+            texts.append(piece)
             self._waiting.popleft()
         text = "".join(texts)
+        if text.isascii():
+            return storable(text) or None
         if not last and not self._waiting and (held := _TRAILING_HIGH_SURROGATE.search(text)):
             self._waiting.append(held[0])
             text = text[: held.start()]
@@ -91,12 +96,12 @@ class Backlog:
 
     def written(self) -> None:
         """The log has taken the piece."""
-        self.size = sum(map(_size, self._waiting))
+        self.size = sum(map(_size, self._waiting)) if self._waiting else 0
 
     @property
     def has_part(self) -> bool:
         """Whether a part waits."""
-        return any(not isinstance(piece, str) for piece in self._waiting)
+        return bool(self._waiting) and any(not isinstance(piece, str) for piece in self._waiting)
 
     @property
     def empty(self) -> bool:

@@ -275,11 +275,16 @@ class Delivery:
         if self._hello is not None or self.ending or self._outbox or self._ping is not None or self._unsent():
             return False
         events = self._follower.read_now()
-        frames = [self.version.event(event) for event in events if isinstance(event, TextAdded)]
-        sent = [frame for frame in frames if frame is not None]
-        if not events or len(frames) < len(events) or sum(map(len, sent)) > _NEVER_WAITS:
-            return False
-        if sent and not self._write(b"".join(map(text, sent))):
+        data = b""
+        for event in events:
+            if not isinstance(event, TextAdded):
+                return False
+            frame = self.version.event(event)
+            if frame is not None:
+                if len(data) + len(frame) > _NEVER_WAITS:
+                    return False
+                data += text(frame)
+        if not events or (data and not self._write(data)):
             return False
         self._follower.position = Position(self._follower.position.epoch, events[-1].seq)
         return True

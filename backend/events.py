@@ -7,7 +7,7 @@ sees has a `seq`: gap-free within the session, starting at 1, never reset. `at` 
 import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from moorline.backend.errors import ErrorCode
 from moorline.backend.parts import Part, encode_part
@@ -35,8 +35,7 @@ __all__ = [
 MAX_SEQ = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """How far a reader has come: everything up to and including `seq` of the log called `epoch`.
 
     The epoch is a random value of the session, new when its log was lost; so a lost log is detected, not skipped.

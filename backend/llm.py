@@ -16,6 +16,7 @@ from moorline.backend import provider
 from moorline.backend.errors import LLMError
 from moorline.backend.llm_errors import FAILURES, llm_error
 from moorline.backend.llm_stream import bound_error, pieces
+from moorline.backend.llm_transport import http_client
 from moorline.backend.responder import Done, Piece, Prompt, Turn
 from moorline.backend.settings import Settings
 from moorline.gateway.common import tracing
@@ -56,10 +57,7 @@ class OpenAIResponder:
             # A retry by the library would be charged twice and hide the outage; the user decides, with `retry`.
             max_retries=0,
             # aiohttp's parser of HTTP is in C; with httpx's own transport a token costs a third more.
-            # A redirect would send the chat to a host that is not configured.
-            http_client=openai.DefaultAioHttpClient(
-                timeout=clock, limits=limits, follow_redirects=False, event_hooks={"response": [bound_error]}
-            ),
+            http_client=http_client(timeout=clock, limits=limits, on_response=bound_error),
             timeout=clock,
             # Of text in small events nothing is gained by compression, and 2 MiB of gzip can hold 2 GiB.
             default_headers={"Accept-Encoding": "identity"},

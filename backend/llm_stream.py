@@ -17,7 +17,8 @@ import openai
 from moorline.backend.errors import ErrorCode, LLMError
 from moorline.backend.events import Finish, Usage
 from moorline.backend.llm_errors import FAILURES, llm_error, loggable
-from moorline.backend.responder import Done, Piece, Text
+from moorline.backend.llm_transport import reader
+from moorline.backend.responder import Done, Piece
 from moorline.backend.silence import Silence
 from moorline.backend.sse import MAX_EVENT, EventData
 
@@ -64,33 +65,32 @@ class _Bounded(httpx2.AsyncByteStream):
 
 async def pieces(response: httpx2.Response, *, timeout: float) -> AsyncGenerator[Piece, None]:
     """See `Responder.answer`. `timeout` bounds the silence between two events."""
-    answer, clock = _Answer(response), asyncio.get_running_loop().time
+    # Raw: 16 KiB that are read at once may be inflated to 16 MiB.
+    answer, read, clock = _Answer(response), reader(response), asyncio.get_running_loop().time
     # Apart from the transport's clock: comments that keep a connection alive are bytes, but no answer.
     with contextlib.closing(Silence(clock() + timeout)) as silence:
-        # Raw: 16 KiB that are read at once may be inflated to 16 MiB.
-        async with contextlib.aclosing(response.aiter_raw()) as stream:
-            while True:
-                texts: list[str] = []
-                failed: LLMError | None = None
-                try:
-                    with silence:
-                        received = await anext(stream)
-                    for event in answer.events.receive_data(received):
-                        texts.append(answer.take(event))
-                        silence.deadline = clock() + min(timeout, answer.patience)
-                    answer.check_size()
-                except StopAsyncIteration:
+        while True:
+            text = ""
+            failed: LLMError | None = None
+            try:
+                with silence:
+                    received = await read()
+                if not received:
                     break
-                except LLMError as error:
-                    failed = error
-                except FAILURES as error:
-                    failed = llm_error(error)
-                if text := "".join(texts):
-                    yield Text(text)
-                if failed is not None and answer.finished:
+                for event in answer.events.receive_data(received):
+                    text += answer.take(event)
+                    silence.deadline = clock() + min(timeout, answer.patience)
+                answer.check_size()
+            except LLMError as error:
+                failed = error
+            except FAILURES as error:
+                failed = llm_error(error)
+            if text:
+                yield text
+            if failed is not None:
+                if answer.finished:
                     break
-                if failed is not None:
-                    raise failed
+                raise failed
     answer.check()
     # Without a reason the provider's connection ended in the middle.
     yield Done(answer.finish or Finish.INTERRUPTED, answer.usage)
@@ -119,7 +119,9 @@ class _Answer:
         if data.startswith(b"[DONE]"):
             self.finished, self.patience = True, _DRAIN_SECONDS
             return ""
-        chunk = json.loads(data.decode())
+        chunk = _decode(data.decode())
+        if not self.finished and (text := _plain_text(chunk)) is not None:
+            return text
         if isinstance(chunk, dict) and chunk.get("error"):
             raise openai.APIError("in the stream", self._response.request, body=chunk["error"])
         self.usage = _usage(chunk) or self.usage
@@ -144,6 +146,37 @@ class _Answer:
             coding = loggable(headers.get("Content-Encoding", "none"))
             detail = f"an answer without any event (Content-Type: {kind}, Content-Encoding: {coding})"
             raise LLMError(ErrorCode.LLM_UNAVAILABLE, detail)
+
+
+_JSON = json.JSONDecoder()
+
+
+def _decode(text: str) -> object:
+    """The JSON value in `text`. `json.loads` looks for white space around it by regular expressions, which take as long
+    as the value itself; most events have none."""
+    try:
+        value, end = _JSON.raw_decode(text)
+    except ValueError:
+        end = -1
+    return value if end == len(text) else json.loads(text)
+
+
+def _plain_text(chunk: object) -> str | None:
+    """The text of an event that has nothing else to say, as all but the last ones of an answer are."""
+    try:
+        choice = chunk["choices"][0]  # type: ignore[index]
+        delta = choice["delta"]
+        text = delta["content"]
+        plain = (
+            type(text) is str
+            and choice["finish_reason"] is None
+            and delta.get("refusal") is None
+            and chunk.get("usage") is None  # type: ignore[attr-defined]
+            and not chunk.get("error")  # type: ignore[attr-defined]
+        )
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return None
+    return text if plain else None
 
 
 # Reading an event: any member may be missing or of another type -------------------------------------------------------

@@ -210,12 +210,16 @@ class Run:
                 piece = self._service.checked(given)
                 if isinstance(piece, Done):
                     outcome = Outcome(piece.finish, usage=_sum(outcome.usage, piece.usage))
-                elif not await self._put(piece):
+                    continue
+                whole = self._put(piece)
+                if self._writer.is_full:
+                    await self._writer.room()
+                if not whole:
                     logger.warning("run %s exceeded max_answer", hashed(self.handle.run_id))
                     return Outcome(Finish.LENGTH, usage=outcome.usage)
         return outcome
 
-    async def _put(self, piece: str | Part) -> bool:
+    def _put(self, piece: str | Part) -> bool:
         """Add a piece to the backlog, or as much of it as there is room for, and then return False."""
         whole = True
         if self.figures.first is None:
@@ -228,8 +232,6 @@ class Run:
         elif whole := self._room.fits(encoded := encode_part(piece)):
             # A copy: the responder may go on to change what it has yielded.
             self._writer.put(decode_part(encoded))
-        if self._writer.is_full:
-            await self._writer.room()
         return whole
 
     # Writing the log --------------------------------------------------------------------------------------------------

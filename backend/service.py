@@ -42,10 +42,10 @@ class Service:
 
     def checked(self, piece: object) -> str | Part | Done:
         """`piece`, which the responder has yielded; raises WrongPiece."""
-        if isinstance(piece, Text):
-            piece = piece.text
         if isinstance(piece, str):
             return piece
+        if isinstance(piece, Text):
+            return self.checked(piece.text)
         if isinstance(piece, Part):
             try:
                 encode_part(piece)

@@ -80,7 +80,7 @@ class Waiter:
         if self._future is None or self._future.done():
             return
         if self._watch.peek() is Hint.GROWN and self._at_growth is not None and self._at_growth():
-            self._watch.take()
+            self._watch.skip()
         else:
             self._end_wait()
 

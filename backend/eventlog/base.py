@@ -9,7 +9,7 @@ import math
 import secrets
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from moorline.backend.errors import Refusal
@@ -251,8 +251,7 @@ class Start:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A piece of a run's text, or a part. `at` is its offset in the answer; None: at the end, unconditionally.
 
     Offsets count characters, and a part, which has no text, as one.
@@ -275,7 +274,7 @@ class Piece:
         missing = unwritten(self.text, at=self.at, written=written)
         if self.part is not None:
             return None
-        return replace(self, text=missing, at=written) if missing or not self.text else None
+        return self._replace(text=missing, at=written) if missing or not self.text else None
 
     def as_event(self, seq: int) -> TextAdded | PartAdded:
         """What readers see of it."""

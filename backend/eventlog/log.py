@@ -283,7 +283,8 @@ class EventLog:
     def _submit(self, piece: Piece) -> "asyncio.Future[int]":
         try:
             # What a database cannot hold is found here, because it would fail the whole batch.
-            piece.text.encode()
+            if not piece.text.isascii():
+                piece.text.encode()
             if "\0" in piece.text:
                 raise ValueError("text holds NUL")
             self._refuse_when_closed()

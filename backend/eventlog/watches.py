@@ -33,7 +33,8 @@ class _Signal:
 
     def notify(self, hint: Hint) -> None:
         self.count += 1
-        self.erasures += hint is Hint.ERASED
+        if hint is Hint.ERASED:
+            self.erasures += 1
         # A copy: one that was waiting for this hint alone listens no more.
         for listener in tuple(self.listeners):
             listener()
@@ -71,9 +72,14 @@ class Watch:
     def take(self) -> Hint | None:
         """What `wait` would return at once, if it would."""
         hint = self.peek()
-        if hint is not None and self._signal is not None:
-            self._seen, self._erasures = self._signal.count, self._signal.erasures
+        if hint is not None:
+            self.skip()
         return hint
+
+    def skip(self) -> None:
+        """What `peek` has returned is done."""
+        if self._signal is not None:
+            self._seen, self._erasures = self._signal.count, self._signal.erasures
 
     def peek(self) -> Hint | None:
         """What `take` would return. It is not taken."""

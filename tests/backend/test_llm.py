@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2
 import pytest
 
 from moorline.backend.events import Finish, Usage
 from moorline.backend.llm import OpenAIResponder
+from moorline.backend.llm_transport import http_client
 from moorline.backend.provider import base_url
-from moorline.backend.responder import Done, Text
+from moorline.backend.responder import Done
 from moorline.backend.responder_factory import create_responder
 from moorline.backend.settings import Settings
 from moorline.gateway.common.errors import UsageError
@@ -85,7 +87,7 @@ def test_a_base_url_is_shown_without_its_password(text: str) -> None:
 
 async def test_an_answer_streams_and_ends_with_its_usage(server: OpenAIServer) -> None:
     *texts, done = await pieces(server, says("Good "), says("morning."), finish("stop"), usage(12, 3), DONE)
-    assert "".join(piece.text for piece in texts if isinstance(piece, Text)) == "Good morning."
+    assert "".join(piece for piece in texts if isinstance(piece, str)) == "Good morning."
     assert done == Done(Finish.STOP, Usage(12, 3))
 
 
@@ -94,18 +96,18 @@ async def test_text_is_there_before_the_answer_ends(server: OpenAIServer) -> Non
     server.reply(says("Good"), gate, finish("stop"), DONE)
     model = responder(server)
     stream = model.answer(CHAT)
-    assert await anext(stream) == Text("Good")
+    assert await anext(stream) == "Good"
     gate.set()
     assert await anext(stream) == Done(Finish.STOP)
     await model.shutdown()
 
 
 async def test_an_answer_without_usage_is_whole(server: OpenAIServer) -> None:
-    assert await pieces(server, says("Hi"), finish("stop"), DONE) == [Text("Hi"), Done(Finish.STOP)]
+    assert await pieces(server, says("Hi"), finish("stop"), DONE) == ["Hi", Done(Finish.STOP)]
 
 
 async def test_length_is_told_from_stop(server: OpenAIServer) -> None:
-    assert await pieces(server, says("Hi"), finish("length"), DONE) == [Text("Hi"), Done(Finish.LENGTH)]
+    assert await pieces(server, says("Hi"), finish("length"), DONE) == ["Hi", Done(Finish.LENGTH)]
 
 
 async def test_other_words_for_the_end_count_as_stop(server: OpenAIServer) -> None:
@@ -115,25 +117,25 @@ async def test_other_words_for_the_end_count_as_stop(server: OpenAIServer) -> No
 async def test_a_model_that_declines_is_heard(server: OpenAIServer) -> None:
     refusal = says("")
     refusal["choices"][0]["delta"] = {"refusal": "I cannot help with that."}
-    assert (await pieces(server, refusal, finish("stop"), DONE))[0] == Text("I cannot help with that.")
+    assert (await pieces(server, refusal, finish("stop"), DONE))[0] == "I cannot help with that."
 
 
 async def test_an_end_without_finish_reason_is_not_done(server: OpenAIServer) -> None:
-    assert await pieces(server, says("Good "), DONE) == [Text("Good "), Done(Finish.INTERRUPTED)]
+    assert await pieces(server, says("Good "), DONE) == ["Good ", Done(Finish.INTERRUPTED)]
 
 
 async def test_a_stream_that_just_ends_is_not_done(server: OpenAIServer) -> None:
-    assert await pieces(server, says("Good ")) == [Text("Good "), Done(Finish.INTERRUPTED)]
+    assert await pieces(server, says("Good ")) == ["Good ", Done(Finish.INTERRUPTED)]
 
 
 @pytest.mark.parametrize("after", [Fault.RESET, "data: {broken\n\n", error("server_error")])
 async def test_trouble_behind_the_end_takes_nothing_back(server: OpenAIServer, after: Any) -> None:
-    assert await pieces(server, says("Hi"), finish("stop"), after) == [Text("Hi"), Done(Finish.STOP)]
+    assert await pieces(server, says("Hi"), finish("stop"), after) == ["Hi", Done(Finish.STOP)]
 
 
 async def test_a_server_that_stays_silent_behind_the_end_does_not_hold_it_back(server: OpenAIServer) -> None:
     done = await pieces(server, says("Hi"), finish("stop"), Fault.STALL, llm_read_timeout=0.2)
-    assert done == [Text("Hi"), Done(Finish.STOP)]
+    assert done == ["Hi", Done(Finish.STOP)]
 
 
 @pytest.mark.parametrize(
@@ -157,4 +159,28 @@ async def test_a_server_that_stays_silent_behind_the_end_does_not_hold_it_back(s
     ],
 )
 async def test_events_of_an_odd_shape_say_nothing(server: OpenAIServer, odd: Any) -> None:
-    assert await pieces(server, odd, says("Hi"), odd, finish("stop"), DONE) == [Text("Hi"), Done(Finish.STOP)]
+    assert await pieces(server, odd, says("Hi"), odd, finish("stop"), DONE) == ["Hi", Done(Finish.STOP)]
+
+
+# The transport --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_body_is_read_directly_unless_the_environment_names_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def keep(_: httpx2.Response) -> None:
+        pass
+
+    found = []
+    for proxy in ("", "http://127.0.0.1:9"):
+        monkeypatch.setenv("http_proxy", proxy)
+        client = http_client(timeout=httpx2.Timeout(1), limits=httpx2.Limits(), on_response=keep)
+        found.append(type(client) is httpx2.AsyncClient)
+        await client.aclose()
+    assert found == [True, False]
+
+
+async def test_an_answer_through_a_proxy_of_the_environment_is_the_same(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A server takes the absolute URL that a proxy is asked for.
+    monkeypatch.setenv("http_proxy", server.base_url.removesuffix("/v1"))
+    assert await pieces(server, says("Hi"), finish("stop"), DONE) == ["Hi", Done(Finish.STOP)]

@@ -14,7 +14,7 @@ import pytest
 from moorline.backend.errors import ErrorCode, LLMError
 from moorline.backend.events import Finish
 from moorline.backend.llm_errors import retry_after
-from moorline.backend.responder import Done, Piece, Text
+from moorline.backend.responder import Done, Piece
 from tests.support.models import CHAT, pieces, responder
 from tests.support.openai_server import DONE, Fault, OpenAIServer, Status, error, finish, openai_server, says
 
@@ -118,7 +118,7 @@ async def test_trouble_in_the_middle_comes_after_the_text(server: OpenAIServer, 
     model = responder(server, llm_read_timeout=0.3)
     server.reply(says("Good "), step)
     stream = model.answer(CHAT)
-    assert await anext(stream) == Text("Good ")
+    assert await anext(stream) == "Good "
     with pytest.raises(LLMError) as caught:
         await anext(stream)
     assert caught.value.code == code
@@ -156,7 +156,7 @@ async def test_an_event_without_end_is_given_up(server: OpenAIServer, line: str)
 
 async def test_an_event_without_end_behind_the_end_takes_nothing_back(server: OpenAIServer) -> None:
     got = await pieces(server, says("Hi"), finish("stop"), *["x" * 65536] * 64)
-    assert got == [Text("Hi"), Done(Finish.STOP)]
+    assert got == ["Hi", Done(Finish.STOP)]
 
 
 async def test_a_compressed_answer_is_not_inflated(server: OpenAIServer) -> None:
@@ -194,7 +194,7 @@ async def test_closing_the_iterator_closes_the_providers_connection(server: Open
     model = responder(server)
     server.reply(says("Good "), Fault.STALL)
     stream = model.answer(CHAT)
-    assert await anext(stream) == Text("Good ")
+    assert await anext(stream) == "Good "
     await stream.aclose()  # type: ignore[attr-defined]
     await asyncio.wait_for(server.gone.wait(), 5)
     await model.shutdown()
@@ -241,5 +241,5 @@ async def test_many_answers_at_once_do_not_wait_for_each_other(server: OpenAISer
     began = [asyncio.ensure_future(whole()) for _ in range(150)]
     await server.has(150)
     gate.set()
-    assert all(answer == [Text("Hi"), Done(Finish.STOP)] for answer in await asyncio.gather(*began))
+    assert all(answer == ["Hi", Done(Finish.STOP)] for answer in await asyncio.gather(*began))
     await model.shutdown()
