@@ -54,8 +54,12 @@ async def run(folder: Path, source: str, *options: str) -> str:
     """All that pytest prints."""
     (folder / "conftest.py").write_text('pytest_plugins = ["tests.support.time_limit"]\n', encoding="utf-8")
     (folder / "test_example.py").write_text(source, encoding="utf-8")
-    options = (f"--rootdir={folder}", f"-c{ROOT}/pyproject.toml", *options, str(folder))
-    status, out, err = await run_program("pytest", *options, cwd=ROOT, patience=SECONDS)
+    # Without Hypothesis and the others, which each of the processes would import.
+    plugins = ("-ppytest_asyncio.plugin", "-pxdist.plugin", "-ppytest_timeout")
+    options = (*plugins, f"--rootdir={folder}", f"-c{ROOT}/pyproject.toml", *options, str(folder))
+    status, out, err = await run_program(
+        "pytest", *options, cwd=ROOT, env={"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, patience=SECONDS
+    )
     assert status == 1
     return out + err
 

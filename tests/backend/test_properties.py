@@ -28,7 +28,7 @@ from tests.support.tab import Tab
 from tests.support.world import SESSIONS, World
 from tests.support.world_checks import check_runs, check_tabs
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "40"))
 TABS = 5
 TEXTS = ("a", "word ", "\u00fc", "\ud83d", "\ude00")
 PARTS = (Source("Guideline", "https://example.com/"), Status("looking up"), Data("vitals", {"pulse": None}))

@@ -10,6 +10,9 @@ from tests.support.process import PYTHONPATH
 __all__ = ["Project"]
 
 _INI = "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\nfilterwarnings = error\n"
+# Of the plugins that are installed for this repository's tests, those that a project with such tests has: Hypothesis
+# and the others take longer to import than most of these runs last.
+_PLUGINS = ("-p", "pytest_asyncio.plugin", "-p", "anyio.pytest_plugin", "-p", "xdist.plugin")
 _PLUGIN = 'pytest_plugins = ["moorline.testing"]\n'
 
 
@@ -31,9 +34,14 @@ class Project:
     def run(self, *options: str) -> str:
         """What pytest prints."""
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *_PLUGINS, *options],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": PYTHONPATH, "PYTEST_ADDOPTS": ""},
+            env={
+                **os.environ,
+                "PYTHONPATH": PYTHONPATH,
+                "PYTEST_ADDOPTS": "",
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
