@@ -5,10 +5,17 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp.test_utils import TestServer
 
+from moorline.backend.app import create_app
+from moorline.backend.settings import Settings
+from moorline.gateway.common.errors import UsageError
 from tests.gateway.run.test_serve import ask, serving
 from tests.support.gateway_process import echoing
+from tests.support.own_modules import own_folder
 from tests.support.process import refused, started
+
+__all__ = ["own_folder"]
 
 CHAT = """\
 async def answer(turn):
@@ -77,7 +84,6 @@ async def test_a_gateway_asks_the_hook_in_all_its_workers(tmp_path: Path, worker
 
 
 WRONG = {
-    "no colon": ("chat", "", '--responder: "chat" is not MODULE:NAME; write for example chat:answer'),
     "wrong module": (
         "chta:answer",
         "",
@@ -124,16 +130,22 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_a_wrong_responder_is_one_line_that_names_function_and_file(wrong: str, tmp_path: Path) -> None:
+async def test_a_wrong_responder_is_one_line_that_names_function_and_file(wrong: str, own_folder: Path) -> None:
     option, source, line = WRONG[wrong]
-    (tmp_path / "chat.py").write_text(source, encoding="utf-8")
-    found = await refused("backend", "--port", "0", "--responder", option, cwd=tmp_path)
-    assert found.removeprefix("responder: ") == line.format(folder=tmp_path)
+    (own_folder / "chat.py").write_text(source, encoding="utf-8")
+    with pytest.raises(UsageError) as refusal:
+        async with TestServer(create_app(Settings(responder=option, database="sqlite:///chats.db"))):
+            pass
+    assert str(refusal.value) == "responder: " + line.format(folder=own_folder)
 
 
-async def test_a_wrong_responder_ends_serve_with_that_line(tmp_path: Path) -> None:
-    options = ("--port", "0", "--max-connections", "100", "--responder", "chat:answer")
-    assert 'there is no module "chat"' in await refused("serve", *options, cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [("chat", "is not MODULE:NAME; write for example chat:answer"), ("chat:answer", 'there is no module "chat"')],
+)
+async def test_a_wrong_responder_ends_the_command_with_its_line(tmp_path: Path, option: str, line: str) -> None:
+    for command in ("backend", "serve"):
+        assert line in await refused(command, "--port", "0", "--responder", option, cwd=tmp_path)
 
 
 async def test_a_wrong_hook_is_one_line(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """What an option names as MODULE:NAME is found, or said to be missing in one line."""
 
 import fnmatch
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +8,11 @@ import pytest
 
 from moorline.gateway.common.config.named import described, failure, load_named, takes
 from moorline.gateway.common.errors import UsageError
+from tests.support.own_modules import own_folder
 
+__all__ = ["own_folder"]
 
-@pytest.fixture(autouse=True)
-def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty current folder; what a test imports from it is forgotten again."""
-    modules, path = dict(sys.modules), list(sys.path)
-    monkeypatch.chdir(tmp_path)
-    yield
-    sys.path[:] = path
-    for name in sys.modules.keys() - modules.keys():
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def load(text: str, source: str, name: str = "chat_of_mine") -> Any:
