@@ -30,8 +30,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-# Of lines that wait for the end of an iteration of the event loop.
+# Of lines that wait for the end of an iteration of the event loop, or for this pause between two writes.
 _MOST_WAITING = 64
+_PAUSE_SECONDS = 0.01
 # Until a reader that had no room is asked again, and how long it is waited for at the end of the process.
 _RETRY_SECONDS = 0.1
 _LAST_SECONDS = 1.0
@@ -102,9 +103,9 @@ def json_line(message: str, facts: Mapping[str, str]) -> str:
 
 
 class _Lines(logging.StreamHandler[TextIO]):
-    """Writes the lines of one iteration of the event loop together: with one write for each, a tenth of the time of a
-    small request would be spent on its line. Warnings are written at once, with what waits, and so is every line of
-    another thread.
+    """Writes the lines of one iteration of the event loop together, and at most a hundred times a second: with one
+    write for each, a tenth of the time of a small request would be spent on its line. Warnings are written at once,
+    with what waits, and so is every line of another thread.
 
     A reader that does not read, as `less` or a stopped terminal, must not stop the sockets: what it has no room for
     waits up to a limit. What is beyond that, or cannot be written since a disk is full, is dropped and counted.
@@ -114,6 +115,7 @@ class _Lines(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self._lines: list[str] = []
         self._flushing: asyncio.AbstractEventLoop | None = None
+        self._next_write = 0.0
         self._output = Output(stream)
         self._retry: asyncio.TimerHandle | None = None
 
@@ -142,12 +144,16 @@ class _Lines(logging.StreamHandler[TextIO]):
             return
         if loop is not self._flushing:
             self._flushing = loop
-            loop.call_soon(self.flush)
+            if (wait := self._next_write - time.monotonic()) > 0:
+                loop.call_later(wait, self.flush)
+            else:
+                loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write the lines that wait, as far as that blocks nothing."""
         with self.lock or contextlib.nullcontext():
             lines, self._lines, self._flushing = self._lines, [], None
+            self._next_write = time.monotonic() + _PAUSE_SECONDS
             if self._output.write(lines) and self._output.dropped:
                 text, self._output.dropped = f"{self._output.dropped} lines of the log were dropped", 0
                 record = logging.LogRecord("moorline.logs", logging.WARNING, "", 0, text, None, None)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who, is_unreachable
+from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.errors import (
     BadUpstreamResponse,
     ConnectTimeout,
@@ -80,6 +81,7 @@ class UpstreamConnection(asyncio.Protocol):
         port: int,
         seconds: float,
         *,
+        limits: TimeLimits,
         tls: ssl.SSLContext | None = None,
         through: Through | None = None,
     ) -> None:
@@ -89,7 +91,7 @@ class UpstreamConnection(asyncio.Protocol):
             GatewayError: it cannot be established, or not in time.
         """
         try:
-            async with asyncio.timeout(seconds):
+            with limits.of(seconds):
                 if through is not None and tls is None:
                     await through(self, host, port)
                     return

@@ -30,7 +30,7 @@ from moorline.gateway.errors import (
     UpstreamTlsError,
     UpstreamUnreachable,
 )
-from moorline.gateway.keys import DESTINATION, DRAINING, SETTINGS, UPSTREAM
+from moorline.gateway.keys import DESTINATION, DRAINING, SETTINGS, TIME_LIMITS, UPSTREAM
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.handshake import is_switch
 from moorline.gateway.proxy.pool import POOLS
@@ -242,7 +242,10 @@ class Exchange:
         if self._upstreams.is_down(upstream, self._clock()):
             seconds = min(seconds, _DOWN_CONNECT_SECONDS)
         tls = tls_for(self.app, upstream)
-        await connection.connect(upstream.host, upstream.port, seconds, tls=tls, through=upstream.through)
+        limits = self.app[TIME_LIMITS]
+        await connection.connect(
+            upstream.host, upstream.port, seconds, limits=limits, tls=tls, through=upstream.through
+        )
         self.app[RETRY_QUEUES][self._upstreams].wake_all()
         return connection
 

@@ -5,8 +5,9 @@ import ssl
 
 from aiohttp import web
 
+from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.errors import GatewayError
-from moorline.gateway.keys import DRAINING, UPSTREAMS
+from moorline.gateway.keys import DRAINING, TIME_LIMITS, UPSTREAMS
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.tls import tls_for
 from moorline.gateway.proxy.upstreams import Upstream
@@ -28,7 +29,7 @@ async def readyz(request: web.Request) -> web.Response:
     if request.app[DRAINING].is_set():
         return _said(503, "draining")
     app = request.app
-    probes = [asyncio.create_task(_probe(each, tls_for(app, each))) for each in app[UPSTREAMS]]
+    probes = [asyncio.create_task(_probe(each, app[TIME_LIMITS], tls_for(app, each))) for each in app[UPSTREAMS]]
     try:
         for probe in asyncio.as_completed(probes):
             if await probe:
@@ -40,11 +41,13 @@ async def readyz(request: web.Request) -> web.Response:
     return _said(503, "the backend is not ready" if False in found else "the backend cannot be reached")
 
 
-async def _probe(upstream: Upstream, tls: ssl.SSLContext | None) -> bool | None:
+async def _probe(upstream: Upstream, limits: TimeLimits, tls: ssl.SSLContext | None) -> bool | None:
     """What this upstream says of itself; None where it says nothing."""
     connection = UpstreamConnection()
     try:
-        await connection.connect(upstream.host, upstream.port, _PROBE_SECONDS, tls=tls, through=upstream.through)
+        await connection.connect(
+            upstream.host, upstream.port, _PROBE_SECONDS, limits=limits, tls=tls, through=upstream.through
+        )
         connection.send("GET", b"GET /readyz HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % upstream.authority)
         return (await connection.response(_PROBE_SECONDS)).status == 200
     except GatewayError:

@@ -14,11 +14,11 @@ _FULL = {
 class SocketLimits(Places):
     """Counts sockets. Of a trusted proxy's own address, which stands for many clients, only the total counts."""
 
-    def check(self, address: str) -> None:
-        """Whether there is a place for one more.
+    def admit(self, address: str) -> None:
+        """Take a place for one more; `remove` it with the same address.
 
         Raises:
             Unavailable: there is none.
         """
-        if (full := self.full(address)) is not None:
+        if (full := self.take(address)) is not None:
             raise Unavailable(_FULL[full])

@@ -112,7 +112,7 @@ class _Open:
 
 
 class _Handshake:
-    """A handshake counts as a socket within this block. A generator's block would cost it eight calls more."""
+    """A handshake counts as a socket until the end of this block. A generator's would cost it eight calls more."""
 
     __slots__ = ("_address", "_limits")
 
@@ -121,7 +121,7 @@ class _Handshake:
         self._address = address
 
     def __enter__(self) -> None:
-        self._limits.add(self._address)
+        pass
 
     def __exit__(self, *_: object) -> None:
         self._limits.remove(self._address)
@@ -186,7 +186,7 @@ class Tunnels:
         """
         self._refuse_when_draining()
         address = client_address(request)
-        self._socket_limits.check(address)
+        self._socket_limits.admit(address)
         return _Handshake(self._socket_limits, address)
 
     def open(self, request: web.Request, exchange: Exchange, head: bytes) -> None:

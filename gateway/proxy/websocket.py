@@ -5,6 +5,7 @@ the switch the handler returns and leaves nothing behind: the tunnel lives on tw
 """
 
 import dataclasses
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -40,7 +41,8 @@ async def _switched(request: web.Request, tunnels: Tunnels) -> web.StreamRespons
     app = request.app
     async with Exchange(request, request_head, upgrade=True) as exchange:
         response = await _response(exchange, app[TIME_LIMITS], app[SETTINGS].handshake_timeout)
-        if not handshake.is_switch(response):
+        # Whether a 101 is one to WebSocket the exchange has found out.
+        if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
             request[OUTCOME], request[CAUSE] = "rejected_by_upstream", _REJECTED
             return await pass_on(request, response, exchange)
         tunnels.open(request, exchange, handshake.switch_head(response, request_id=request[REQUEST_ID]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.keys import UPSTREAMS
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.pool import POOLS, Pool
@@ -174,7 +175,7 @@ async def test_a_connection_that_ends_or_speaks_while_it_is_idle_serves_nothing_
 
 async def test_bytes_that_no_loop_has_read_yet_are_seen_before_a_connection_is_used(upstream: Upstream) -> None:
     connection = UpstreamConnection()
-    await connection.connect("127.0.0.1", upstream.port, STEP)
+    await connection.connect("127.0.0.1", upstream.port, STEP, limits=TimeLimits())
     peer = await upstream.accept_silently()
     connection.begin_idle(STEP, lambda _: None)
     # Without a turn of the loop between this and the next line.

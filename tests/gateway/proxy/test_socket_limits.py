@@ -14,18 +14,17 @@ def limits(most: int = 10, per_address: int | None = 2, proxy: str = "127.0.0.1"
 def test_one_address_has_its_share_and_another_one_still_gets_in() -> None:
     counted = limits()
     for _ in range(2):
-        counted.check("9.9.9.9")
-        counted.add("9.9.9.9")
+        counted.admit("9.9.9.9")
     with pytest.raises(Unavailable, match="max_connections_per_address"):
-        counted.check("9.9.9.9")
-    counted.check("9.9.9.8")
+        counted.admit("9.9.9.9")
+    counted.admit("9.9.9.8")
 
 
 def test_a_socket_that_ended_leaves_its_place() -> None:
     counted = limits(per_address=1)
     counted.add("9.9.9.9")
     counted.remove("9.9.9.9")
-    counted.check("9.9.9.9")
+    counted.admit("9.9.9.9")
 
 
 def test_one_address_never_takes_more_than_half() -> None:
@@ -33,23 +32,22 @@ def test_one_address_never_takes_more_than_half() -> None:
     for _ in range(2):
         counted.add("9.9.9.9")
     with pytest.raises(Unavailable, match="max_connections_per_address"):
-        counted.check("9.9.9.9")
+        counted.admit("9.9.9.9")
 
 
 def test_a_trusted_proxy_stands_for_many_clients_and_has_the_total_alone() -> None:
     counted = limits(most=4, per_address=1)
     for _ in range(4):
-        counted.check("127.0.0.1")
-        counted.add("127.0.0.1")
+        counted.admit("127.0.0.1")
     with pytest.raises(Unavailable, match=r"\(max_connections\)"):
-        counted.check("127.0.0.1")
+        counted.admit("127.0.0.1")
 
 
 def test_off_leaves_the_total_alone() -> None:
     counted = limits(most=4, per_address=None)
     for _ in range(3):
         counted.add("9.9.9.9")
-    counted.check("9.9.9.9")
+    counted.admit("9.9.9.9")
 
 
 @pytest.mark.parametrize(
