@@ -34,6 +34,7 @@ from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers, add_security_headers
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.config.named import load_named
+from moorline.gateway.common.single_flight import SingleFlight
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.messages import MESSAGE_LIMITS, MessageLimits
@@ -47,6 +48,8 @@ logger = logging.getLogger("moorline.backend")
 
 SETTINGS = web.AppKey("settings", Settings)
 LOG: web.AppKey[EventLog] = web.AppKey("log")
+# One at a time, however many ask /readyz.
+LOG_CHECK: web.AppKey[SingleFlight[None]] = web.AppKey("log_check")
 SERVICE = web.AppKey("service", Service)
 RUNS = web.AppKey("runs", Runs)
 METRICS = web.AppKey("metrics", Metrics)
@@ -88,6 +91,7 @@ def create_app(
     )
     app[SERVICE] = as_service(_responder(settings) if responder is None else responder)
     app[LOG] = open_log(settings.database, pool_size=settings.database_pool)
+    app[LOG_CHECK] = SingleFlight(functools.partial(_check, app[LOG]))
     app[LOG].on_revoked(app[RIGHTS].revoke)
     app[METRICS] = metrics = Metrics(functools.partial(_state, app))
     app[RUNS] = Runs(app[LOG], app[SERVICE], settings, metrics.run_ended)
@@ -271,7 +275,7 @@ async def _readyz(request: web.Request) -> web.Response:
     if app[DRAINING].is_set():
         return answer({"status": "draining"}, status=503)
     try:
-        await _check(app[LOG])
+        await app[LOG_CHECK].result()
     except LogUnavailable as error:
         logger.warning("event log unavailable: %s", error)
         return answer({"status": "not ready", "database": error.state}, status=503)

@@ -97,6 +97,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app[ROUTES] = configured_routes(settings)
     app[UPSTREAMS] = app[ROUTES].group(settings.upstream)
     app[GATEWAY_ID] = secrets.token_hex(8)
+    app[health.READINESS] = health.readiness(app)
     add_tls(app)
     if settings.tls_certificate:
         app[SERVER_TLS] = ServerTls(settings.tls_certificate, settings.tls_certificate_key)

@@ -1,5 +1,6 @@
 """The whole application: what is served where, to whom, and what the log says of it."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.settings import Settings
 from tests.gateway.conftest import StartGateway
-from tests.support.raw import answering, dial, listening
+from tests.support.raw import Connection, answering, dial, listening
 
 StartServer = Callable[..., Awaitable[TestServer]]
 
@@ -88,6 +89,28 @@ async def test_healthz_needs_no_backend_and_readyz_does(start_gateway: StartGate
     gateway = await start_gateway(9)
     assert (await gateway.get("/healthz")).status == 200
     assert (await gateway.get("/readyz")).status == 503
+
+
+async def test_many_that_ask_readyz_at_once_cost_one_connection_to_the_backend(start_gateway: StartGateway) -> None:
+    asked, release = 0, asyncio.Event()
+
+    async def serve(connection: Connection) -> None:
+        nonlocal asked
+        await connection.head()
+        asked += 1
+        await release.wait()
+        await connection.send(OK)
+
+    async with listening(serve) as backend:
+        gateway = await start_gateway(backend)
+        asking = [asyncio.create_task(gateway.get("/readyz")) for _ in range(10)]
+        while not asked:  # noqa: ASYNC110 - the product needs no event for a test's sake
+            await asyncio.sleep(0.01)
+        # Behind all of them.
+        await gateway.get("/healthz")
+        release.set()
+        assert {(await each).status for each in asking} == {200}
+    assert asked == 1
 
 
 async def test_readyz_is_the_backends_until_the_gateway_drains(start_gateway: StartGateway) -> None:
