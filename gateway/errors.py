@@ -8,6 +8,7 @@ import json
 from moorline.gateway.cause import Cause, Moment, Reason, Who
 
 __all__ = [
+    "PAGE_HEAD",
     "BadUpstreamResponse",
     "ClientBodyTimeout",
     "ConnectTimeout",
@@ -181,7 +182,7 @@ def render(status: int, message: str, *, accept: str, request_id: str, cause: Ca
     """Content type and body of an error: a page for a browser's address bar, else a problem document (RFC 9457)."""
     title = http.HTTPStatus(status).phrase if status in _KNOWN else "Error"
     if accepts_page(accept):
-        page = _PAGE.format(
+        page = PAGE_HEAD + _PAGE.format(
             status=status,
             title=title,
             message=html.escape(message),
@@ -204,11 +205,20 @@ def render(status: int, message: str, *, accept: str, request_id: str, cause: Ca
 
 _KNOWN = frozenset(http.HTTPStatus)
 
-_PAGE = """<!doctype html>
+PAGE_HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{status} {title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<style>
+body { font: 1rem/1.5 system-ui, sans-serif; margin: 10vh auto; max-width: 40rem; padding: 0 1rem }
+h1 { font-size: 1.5rem; line-height: 1.25 }
+code { font: .9em ui-monospace, monospace; overflow-wrap: anywhere }
+</style>
+"""
+"""What each page of the gateway's own begins with; its title follows."""
+
+_PAGE = """<title>{status} {title}</title>
 <h1>{status} {title}</h1>
 <p>{message}</p>
 {cause}<p>Request id: <code>{request_id}</code></p>

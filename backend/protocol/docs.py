@@ -143,7 +143,8 @@ def _problem_response() -> dict[str, Any]:
 # /docs ----------------------------------------------------------------------------------------------------------------
 
 _STYLE = """
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color-scheme: light dark }
+:root { color-scheme: light dark }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem }
 table { border-collapse: collapse; display: block; overflow-x: auto; margin: .5rem 0 1.5rem }
 th, td { border: 1px solid #8888; padding: .3rem .6rem; text-align: left; vertical-align: top }
 code { font-family: ui-monospace, monospace }

@@ -154,8 +154,13 @@ class Exchange:
                     if was_held:
                         error.cause = dataclasses.replace(error.cause, moment=Moment.HELD)
                     raise
+            queue = self.app[RETRY_QUEUES][self._upstreams]
+            if not was_held and not queue:
+                # A browser shows nothing meanwhile.
+                urls = ", ".join(upstream.url for upstream in self._upstreams)
+                log.info("%s cannot be reached: requests wait for up to %gs", urls, left, extra={"upstream": urls})
             self.held = was_held = True
-            await self.app[RETRY_QUEUES][self._upstreams].wait_turn(left)
+            await queue.wait_turn(left)
             self.held = False
             if self.app[DRAINING].is_set():
                 raise ShuttingDown(cause=dataclasses.replace(ShuttingDown.cause, moment=Moment.HELD))

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common import logs, tracing
@@ -17,7 +18,7 @@ from moorline.gateway.run.configuration import Configuration
 from moorline.gateway.run.generations import Gateway, keep_reloading
 from moorline.gateway.settings import Settings
 
-__all__ = ["main", "page", "running"]
+__all__ = ["main", "running", "where"]
 
 log = logging.getLogger("moorline.gateway")
 
@@ -32,8 +33,16 @@ async def running(settings: Settings, *, authorize: Authorize | None = None) -> 
         yield started
 
 
-def page(settings: Settings, addresses: Sequence[str]) -> str:
-    """The address to open in a browser, of a gateway that listens at these."""
+def where(settings: Settings, addresses: Sequence[str]) -> dict[str, str]:
+    """For the start block of a gateway that listens at these addresses: what to open in a browser, and where that comes
+    from.
+    """
+    folder = settings.frontend_folder and str(Path(settings.frontend_folder).absolute())
+    frontend = settings.frontend_url or folder
+    return {"page": _page(settings, addresses)} | ({"frontend": frontend} if frontend else {})
+
+
+def _page(settings: Settings, addresses: Sequence[str]) -> str:
     address = addresses[0]
     if settings.host == "localhost":
         address = f"{settings.scheme}://localhost:{address.rpartition(':')[2]}"
@@ -67,4 +76,4 @@ async def _run(settings: Settings, environ: Mapping[str, str], configuration: Co
 async def _announce(gateway: Gateway, settings: Settings, systemd: Systemd) -> None:
     await gateway.ready()
     systemd.ready()
-    print_start(settings, {"page": page(settings, gateway.addresses), "backend": settings.upstream[0]})
+    print_start(settings, where(settings, gateway.addresses) | {"backend": settings.upstream[0]})

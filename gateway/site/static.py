@@ -7,6 +7,7 @@ ranges in `conditions`; the files are in `files`.
 import asyncio
 import dataclasses
 import os
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -35,6 +36,8 @@ _METRICS = ("metrics",)
 
 
 _CSP = "Content-Security-Policy"
+# `localhost:5173`, an address without its scheme.
+_HOST_AND_PORT = re.compile(r"[\w.-]+:\d{1,5}/?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +61,12 @@ class Frontend:
         root = Path(folder) if folder else BUILT_IN
         if not root.is_dir():
             raise UsageError(
-                f'frontend: "{shown_value(folder)}" is not a folder; build the site first, or leave the option out'
+                f'frontend: "{shown_value(folder)}" is not a folder; '
+                + (
+                    f"for a dev server write http://{folder}"
+                    if _HOST_AND_PORT.fullmatch(folder)
+                    else "build the site first, or leave the option out"
+                )
             )
         if not (root / INDEX).is_file():
             raise UsageError(f'frontend: "{folder}" has no {INDEX}; name the folder that the build wrote, often dist')

@@ -9,7 +9,7 @@ import html
 from aiohttp import hdrs, web
 
 from moorline.gateway.common.access.middleware import SECURITY_HEADERS
-from moorline.gateway.errors import ConnectTimeout, GatewayError, UpstreamUnreachable, accepts_page
+from moorline.gateway.errors import PAGE_HEAD, ConnectTimeout, GatewayError, UpstreamUnreachable, accepts_page
 from moorline.gateway.keys import DESTINATION, FRONTEND_COMMAND, REQUEST_ID
 from moorline.gateway.proxy.routes import Owner
 
@@ -26,7 +26,7 @@ def stand_in(request: web.Request, error: GatewayError) -> web.Response | None:
     ):
         return None
     command = request.app.get(FRONTEND_COMMAND, "")
-    text = _PAGE.format(
+    text = PAGE_HEAD + _PAGE.format(
         status=error.status,
         address=html.escape(next(iter(destination.upstreams)).url),
         advice=_STARTED_BY_SERVE.format(command=html.escape(command)) if command else _STARTED_BY_USER,
@@ -44,17 +44,12 @@ _STARTED_BY_USER = """<p>Start your dev server, or have moorline start it:
 <code>moorline serve --frontend-command "npm run dev"</code></p>"""
 
 # A response of the dev server itself, an error of its own as well, is worth to be seen.
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{status} The front end cannot be reached</title>
+_PAGE = """<title>{status} The front end cannot be reached</title>
 <noscript><meta http-equiv="refresh" content="5"></noscript>
-<style>body {{ font: 16px/1.5 system-ui, sans-serif; margin: 4rem auto; max-width: 40rem; padding: 0 1rem }}</style>
 <h1>The front end cannot be reached</h1>
 <p>There is no response at <code>{address}</code>.</p>
 {advice}
-<p role="status">This page loads itself again when the front end answers again.</p>
+<p role="status">This page loads itself again as soon as the front end responds.</p>
 <p>Request id: <code>{request_id}</code></p>
 <script type="module">
 const unreachable = [502, 503, 504];

@@ -1,6 +1,9 @@
 """A dev server that restarts, or is not there."""
 
 import asyncio
+import logging
+
+import pytest
 
 from moorline.gateway.keys import ROUTES
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES
@@ -13,7 +16,10 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 PAGE = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
-async def test_a_request_is_held_until_it_is_back(start_gateway: StartGateway) -> None:
+async def test_a_request_is_held_until_it_is_back_and_the_log_says_so_once(
+    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "moorline.gateway.upstream")
     heads: list[bytes] = []
     async with faulty_upstream(Fault.REFUSE) as port:
         gateway = await start_gateway(0, frontend=f"http://127.0.0.1:{port}", connect_retry=PATIENCE)
@@ -23,6 +29,8 @@ async def test_a_request_is_held_until_it_is_back(start_gateway: StartGateway) -
             await asyncio.sleep(0)
     async with listening(answering(OK, heads), port=port):
         assert [await (await answer).text() for answer in asking] == ["ok", "ok"]
+    (line,) = caplog.messages
+    assert line.startswith(f"http://127.0.0.1:{port} cannot be reached: requests wait for up to ")
 
 
 async def test_then_a_page_names_the_address_and_what_to_do(start_gateway: StartGateway) -> None:

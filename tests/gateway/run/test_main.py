@@ -253,7 +253,8 @@ async def test_the_gateway_prints_its_page_and_ends_cleanly(number: int, tmp_pat
 
 async def test_flags_beat_variables_and_variables_beat_the_file(tmp_path: Path) -> None:
     (tmp_path / "moorline.toml").write_text(
-        '[gateway]\nport = 0\nhost = "::1"\nupstream = "http://127.0.0.1:1"\n', encoding="utf-8"
+        '[gateway]\nport = 0\nhost = "::1"\nupstream = "http://127.0.0.1:1"\nfrontend = "http://127.0.0.1:4"\n',
+        encoding="utf-8",
     )
     async with started(
         "moorline",
@@ -264,6 +265,7 @@ async def test_flags_beat_variables_and_variables_beat_the_file(tmp_path: Path) 
         env={"MOORLINE_UPSTREAM": "http://127.0.0.1:2", "MOORLINE_HOST": "127.0.0.1"},
     ) as program:
         assert "http://127.0.0.1:" in await program.line("page")
+        assert "http://127.0.0.1:4" in await program.line("frontend")
         assert "http://127.0.0.1:3" in await program.line("backend")
 
 
