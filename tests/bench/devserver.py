@@ -34,6 +34,8 @@ PARTS = ("edits", "kills", "loads")
 # Seconds, and milliseconds: on cores that other work keeps busy a cold load took more than a minute.
 _START = 120.0
 _LOAD = 600_000
+# Kills, which take seconds each on busy cores.
+_REPORTED = 25
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ async def _edits(chromium: Browser, name: str, count: int, folder: Path) -> tupl
     """How many edits the page has shown, and whether it was never reloaded and its chat answers still."""
     async with dev_site(name) as project, developing(project, folder) as started, visitor(chromium) as seen:
         page = Tab(seen.page)
-        await page.open(started.url)
+        await page.open(started.url, settles=project.site.settles)
         await page.open_chat()
         shown = 0
         for _ in range(count):
@@ -69,7 +71,7 @@ async def _edits(chromium: Browser, name: str, count: int, folder: Path) -> tupl
 
 
 async def _kills(chromium: Browser, count: int, folder: Path) -> int:
-    """How many sockets of hot reload were lost. Each backend has answered on the page's chat before it is killed."""
+    """How many sockets of hot reload were lost. The page's chat is open at each backend that is killed."""
     opened: list[WebSocket] = []
     port = free_port()
     async with (
@@ -94,11 +96,14 @@ async def _kills(chromium: Browser, count: int, folder: Path) -> int:
             seen.page.on("websocket", lambda opening: opened.append(opening))
             page = Tab(seen.page)
             await page.open(gateway.addresses[0])
-            for _ in range(count):
+            for number in range(1, count + 1):
                 async with started("moorline", "backend", "--port", str(port), cwd=folder) as backend:
                     await page.open_chat()
-                    await page.chats()
+                    if number == count:
+                        await page.chats()
                     await backend.stop(signal.SIGKILL)
+                if number % _REPORTED == 0:
+                    print(f"  {number} killed", flush=True)
             await page.shows(await project.edit())
             hot = [each for each in opened if "/ws/chat/" not in each.url]
             return len(hot) - 1 + sum(each.is_closed() for each in hot)

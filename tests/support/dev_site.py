@@ -31,7 +31,13 @@ class DevSite:
     page: str
     edited: str
     environ: dict[str, str] = dataclasses.field(default_factory=dict)
+    settles: tuple[str, str] | None = None
+    """What the page's socket of hot reload sends, and receives behind it, before an edit is sure to reach the page."""
 
+
+# Next compares an edit with the modules as they are when the page has asked for their changes and the compilation that
+# this starts is over. An edit before its end is taken for the state that the page has, and is never sent.
+_NEXT_SETTLES = ("turbopack-subscribe", '"type":"built"')
 
 SITES = {
     site.name: site
@@ -39,7 +45,7 @@ SITES = {
         DevSite("vite", "/", "text.js"),
         DevSite("react", "/", "src/App.tsx"),
         DevSite("astro", "/chat/patient:demo", "src/scripts/text.ts", {"ASTRO_TELEMETRY_DISABLED": "1"}),
-        DevSite("next", "/", "app/title.js", {"NEXT_TELEMETRY_DISABLED": "1"}),
+        DevSite("next", "/", "app/title.js", {"NEXT_TELEMETRY_DISABLED": "1"}, _NEXT_SETTLES),
         DevSite("angular", "/", "src/app.html", {"NG_CLI_ANALYTICS": "false"}),
     )
 }

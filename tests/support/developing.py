@@ -1,12 +1,13 @@
 """`moorline serve --frontend-command "npm run dev"` on a real project, and its page in a browser."""
 
+import asyncio
 import contextlib
 import dataclasses
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from playwright.async_api import Page
+from playwright.async_api import Page, WebSocket
 
 from tests.support.browser import STEP
 from tests.support.dev_site import Project
@@ -47,16 +48,44 @@ async def developing(project: Project, database: Path, *, scheme: str = "http") 
         yield Developing(program, gateway + project.site.page, direct + project.site.page)
 
 
+class _Settling:
+    """Follows the sockets of a page until one has sent and then received these words."""
+
+    def __init__(self, page: Page, sent: str, received: str) -> None:
+        self._sent = sent
+        self._received = received
+        self._has_sent = False
+        self.done = asyncio.Event()
+        page.on("websocket", self._follow)
+
+    def _follow(self, socket: WebSocket) -> None:
+        socket.on("framesent", self._on_sent)
+        socket.on("framereceived", self._on_received)
+
+    def _on_sent(self, frame: str | bytes) -> None:
+        if isinstance(frame, str) and self._sent in frame:
+            self._has_sent = True
+            self.done.clear()
+
+    def _on_received(self, frame: str | bytes) -> None:
+        if self._has_sent and isinstance(frame, str) and self._received in frame:
+            self.done.set()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tab:
     """A page under development."""
 
     page: Page
 
-    async def open(self, url: str, timeout: float = _FIRST) -> None:
+    async def open(self, url: str, timeout: float = _FIRST, *, settles: tuple[str, str] | None = None) -> None:
         """Open it, and mark it: the mark does not outlive a reload."""
+        settling = _Settling(self.page, *settles) if settles else None
         await self.page.goto(url, timeout=timeout)
         await self.shows("edit 0", timeout)
+        if settling is not None:
+            async with asyncio.timeout(timeout / 1000):
+                await settling.done.wait()
         await self.page.evaluate("document.documentElement.dataset.mark = 'first'")
 
     async def shows(self, text: str, timeout: float = STEP) -> None:
