@@ -10,6 +10,7 @@ import datetime
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from typing import Literal
 
@@ -24,6 +25,7 @@ __all__ = ["NO_PRINCIPAL", "Access", "Audit"]
 
 logger = logging.getLogger("moorline.audit")
 
+_OTHERS = 0o007
 #: Who it was before the authorize hook has said so.
 NO_PRINCIPAL = "-"
 
@@ -126,8 +128,16 @@ class Audit:
             logger.error("audit_log: cannot be written: %s", error.strerror)
 
     def _open(self) -> None:
-        if self._path is not None:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if self._path is None:
+            return
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        status = os.fstat(self._fd)
+        # A device, /dev/null for example, is left as it is.
+        if stat.S_ISREG(status.st_mode) and status.st_mode & _OTHERS and status.st_uid == os.geteuid():
+            # A group that was given the file, as logrotate's `create` can, keeps it.
+            mode = stat.S_IMODE(status.st_mode) & ~_OTHERS
+            os.fchmod(self._fd, mode)
+            logger.warning('audit_log: "%s" was open to all users; its permissions are %o now', self._path, mode)
 
     def _moved(self) -> bool:
         """Whether the file was rotated away, as logrotate does."""

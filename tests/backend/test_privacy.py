@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket as sockets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,22 @@ async def sign_in(request: web.Request, patient_id: str | None, session_id: str 
     if request.query.get("who") is None:
         raise web.HTTPForbidden
     return Principal(request.query["who"])
+
+
+def test_a_file_that_all_users_can_read_is_taken_from_them_and_said(
+    audit_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    audit_path.touch()
+    audit_path.chmod(0o644)
+    audit = Audit(str(audit_path))
+    audit.open()
+    audit.close()
+    assert stat.S_IMODE(audit_path.stat().st_mode) == 0o640
+    assert caplog.messages == [f'audit_log: "{audit_path}" was open to all users; its permissions are 640 now']
+    device = Audit(os.devnull)
+    device.open()
+    device.close()
+    assert stat.S_IMODE(os.stat(os.devnull).st_mode) & 0o007
 
 
 async def test_every_access_is_a_line_with_who_what_and_how_it_went(tmp_path: Path, audit_path: Path) -> None:
