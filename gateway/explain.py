@@ -394,9 +394,10 @@ _EXPLANATIONS: Mapping[str, Explanation] = {
 }
 
 
-def codes() -> Sequence[str]:
-    """Every code that there is, those of one side together."""
-    return sorted(_EXPLANATIONS)
+def codes(letters: str = "") -> Sequence[str]:
+    """Every code that there is, those of one side together; or those with these two letters, of either case."""
+    start = f"{letters.upper()}-" if letters else ""
+    return sorted(code for code in _EXPLANATIONS if code.startswith(start))
 
 
 def explain(code: str) -> Explanation | None:

@@ -401,7 +401,7 @@ class _Probe:
         """Whether a response that is the connection's last comes, where others do not."""
         request = f"GET / HTTP/1.1\r\nHost: {self._authority}\r\nConnection: close\r\n\r\n".encode()
         with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_BANNER_TIMEOUT):
+            async with asyncio.timeout(min(_BANNER_TIMEOUT, self._hop_timeout)):
                 reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
                 try:
                     writer.write(request)

@@ -97,16 +97,18 @@ async def events(request: web.Request) -> web.StreamResponse:
 async def _stream(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
     await response.prepare(request)
-    app, viewer = request.app, _Viewer(request.app)
+    app, viewer, ends = request.app, _Viewer(request.app), request.app[TUNNELS].ends
     interval = _INTERVAL_OF_WORKERS if SIBLINGS in app else _INTERVAL
     draining = asyncio.create_task(app[DRAINING].wait())
     try:
         while not draining.done():
-            seen = json.dumps(await viewer.look(), separators=(",", ":"))
+            # Also those that end between the look and the wait.
+            seen = ends.count
+            event = json.dumps(await viewer.look(), separators=(",", ":"))
             async with asyncio.timeout(app[SETTINGS].send_timeout):
-                await response.write(b"data: %b\n\n" % seen.encode())
+                await response.write(b"data: %b\n\n" % event.encode())
             await asyncio.sleep(_LEAST_INTERVAL)
-            await app[TUNNELS].ends.next(interval - _LEAST_INTERVAL)
+            await ends.next(interval - _LEAST_INTERVAL, seen=seen)
     except TimeoutError:
         # The viewer does not read.
         if request.transport is not None:

@@ -43,12 +43,13 @@ class Ends:
 
     def __init__(self) -> None:
         self._kept: collections.deque[EndedSocket] = collections.deque(maxlen=_KEPT)
-        self._count = 0
+        self.count = 0
+        """How many have ended so far."""
         self._waiters: set[asyncio.Event] = set()
 
     def add(self, socket: Socket, ended: Ended) -> None:
-        self._count += 1
-        self._kept.append(EndedSocket(self._count, socket, ended, asyncio.get_running_loop().time()))
+        self.count += 1
+        self._kept.append(EndedSocket(self.count, socket, ended, asyncio.get_running_loop().time()))
         for waiter in self._waiters:
             waiter.set()
 
@@ -59,8 +60,11 @@ class Ends:
     def find(self, request_id: str) -> EndedSocket | None:
         return next((each for each in reversed(self._kept) if each.socket.request_id == request_id), None)
 
-    async def next(self, seconds: float) -> None:
-        """Return when another socket has ended, or after so many seconds."""
+    async def next(self, seconds: float, *, seen: int | None = None) -> None:
+        """Return when another socket has ended, or after so many seconds; at once where one has ended since the count
+        was `seen`."""
+        if seen is not None and self.count > seen:
+            return
         waiter = asyncio.Event()
         self._waiters.add(waiter)
         try:

@@ -189,7 +189,8 @@ def _explain(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     from moorline.gateway.common.errors import UsageError
     from moorline.gateway.explain import codes, explain
 
-    for code in _config("explain", argv, environ).arguments or codes():
+    wanted = _config("explain", argv, environ).arguments
+    for code in [code for name in wanted for code in codes(name) or [name]] or codes():
         found = explain(code)
         if found is None:
             raise UsageError(f"{code}: there is no such code{did_you_mean(code, codes())}; moorline explain lists all")

@@ -141,8 +141,11 @@ EXPLAIN = Command(
     name="explain",
     summary="Say what the `cause` of a log line stands for, what usually causes it, and the next step.",
     sections=(),
-    arguments=(("CODE", "for example UR-idle (default: all of them)"),),
-    examples=(("moorline explain UR-idle", "the upstream reset the connection between two frames"),),
+    arguments=(("CODE", "for example UR-idle, or its letters alone (default: all of them)"),),
+    examples=(
+        ("moorline explain UR-idle", "the upstream reset the connection between two frames"),
+        ("moorline explain UR", "the upstream reset the connection, whenever that was"),
+    ),
 )
 # Nothing but where the chats are matters to them.
 _DATABASE = Section("backend", BackendSettings, ignored=specs(BackendSettings).keys() - {"database"})

@@ -52,6 +52,13 @@ def test_the_command_prints_one_code(capsys: pytest.CaptureFixture[str]) -> None
     assert re.findall(r"^  ([a-z ]+):", printed, re.MULTILINE) == ["when", "usual cause", "next step"]
 
 
+def test_the_letters_alone_stand_for_their_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "um"]) == 2
+    assert main(["explain", "cm"]) == 0
+    found = re.findall(r"^(\S+-[a-z-]+):", capsys.readouterr().out, re.MULTILINE)
+    assert found == ["CM-idle", "CM-mid-frame", "CM-stalled"]
+
+
 def test_the_command_prints_all_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain"]) == 0
     assert re.findall(r"^(\S+-[a-z-]+):", capsys.readouterr().out, re.MULTILINE) == codes()

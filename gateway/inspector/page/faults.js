@@ -38,7 +38,7 @@ async function loadCatalogue() {
 /** The form for the fault that is selected. */
 function showFault() {
   const { does, side, sides, parameters } = selected();
-  element("fault-does").textContent = does;
+  element("fault-does").textContent = does.replaceAll("`", "");
   element("fault-side").replaceChildren(...sides.map((each) => new Option(each, each, each === side, each === side)));
   element("fault-parameters").replaceChildren(...Object.entries(parameters).flatMap(([name, value]) => field(name, value)));
 }
@@ -85,7 +85,7 @@ function showArmed(list, { id, fault, side, path, met }) {
     line.append(disarm, document.createElement("span"));
     list.append(line);
   }
-  const text = ` ${fault} on the side of the ${side}, ${path}: met by ${met}`;
+  const text = ` ${fault} on the side of the ${side}, ${path}: met by ${met} ${met === 1 ? "connection" : "connections"}`;
   if (line.lastChild.textContent !== text) line.lastChild.textContent = text;
 }
 

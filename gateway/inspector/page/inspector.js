@@ -119,7 +119,7 @@ function showEnded(row) {
   const what = paragraph();
   what.append(code(row.cause), ` ${row.what}, ${row.when}.`);
   const facts = [
-    `after ${seconds(row.seconds)}`, row.route, `client ${row.client}`, `upstream ${row.upstream}`,
+    `at ${timeOfDay(row.at)}`, `after ${seconds(row.seconds)}`, row.route, `client ${row.client}`, `upstream ${row.upstream}`,
     `close code ${row.close_code}`, `${carried(row.from_client)} from the client`,
     `${carried(row.from_upstream)} from the upstream`, `order: ${row.order.join(", ")}`,
     kernel("client", row.client_tcp), kernel("upstream", row.upstream_tcp), `request id ${row.id}`,
@@ -175,6 +175,11 @@ function kernel(side, tcp) {
 function carried(bytes, frames) {
   const size = bytes < 10_000 ? `${bytes} B` : bytes < 10_000_000 ? `${Math.round(bytes / 1000)} kB` : `${Math.round(bytes / 1e6)} MB`;
   return frames === undefined ? size : `${size} / ${frames}`;
+}
+
+/** By this machine's clock, of a time on the gateway's. */
+function timeOfDay(at) {
+  return new Date(Date.now() - (clock.gateway - at) * 1000).toLocaleTimeString();
 }
 
 function milliseconds(value) {

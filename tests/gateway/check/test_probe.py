@@ -16,6 +16,7 @@ from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.server import running
 from moorline.gateway.explain import explain
 from moorline.gateway.settings import Settings
+from tests.support.faulty_upstream import Fault, faulty_upstream
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -69,27 +70,6 @@ async def server(
     app.router.add_get(prefix + "/healthz", healthy)
     async with running(app, Settings(host="127.0.0.1", port=0, drain=0.1)) as started:
         yield started.addresses[0]
-
-
-@asynccontextmanager
-async def raw(answer: bytes | None) -> AsyncIterator[str]:
-    """A server that says `answer` to whatever comes and ends the connection; None: says nothing and holds it."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            if answer is None:
-                await reader.read()
-            else:
-                await reader.read(1)
-                writer.write(answer)
-        finally:
-            writer.close()
-
-    listener = await asyncio.start_server(handle, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    finally:
-        listener.close()
 
 
 async def failure(url: str, *, hop_timeout: float = 5, answer_timeout: float = 5) -> tuple[Hop, str]:
@@ -155,20 +135,13 @@ async def test_a_backend_that_is_down(unused_tcp_port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
-    [(b"SSH-2.0-OpenSSH_9.0\r\n", "another program"), (b"", "ended the connection")],
+    ("fault", "words"),
+    [(Fault.CLOSE, "ended the connection"), (Fault.NOT_HTTP, "another program"), (Fault.SILENT, "hangs")],
 )
-async def test_a_port_that_speaks_no_http(answer: bytes, words: str) -> None:
-    async with raw(answer) as url:
-        hop, cause = await failure(url)
-    assert hop is Hop.HTTP
-    assert words in cause
-
-
-async def test_a_program_that_hangs() -> None:
-    async with raw(None) as url:
-        hop, cause = await failure(url, hop_timeout=0.1)
-    assert (hop, "hangs" in cause) == (Hop.HTTP, True)
+async def test_a_port_that_speaks_no_http(fault: Fault, words: str) -> None:
+    async with faulty_upstream(fault) as port:
+        hop, cause = await failure(f"http://127.0.0.1:{port}", hop_timeout=0.3)
+    assert (hop, words in cause) == (Hop.HTTP, True)
 
 
 async def test_an_upgrade_without_an_answer() -> None:

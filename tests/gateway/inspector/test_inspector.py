@@ -164,6 +164,21 @@ async def test_an_end_is_told_with_its_sentence_once(start_gateway: StartGateway
             assert (await response.json())["cause"] == "UR-idle"
 
 
+async def test_an_end_between_two_events_is_told_with_the_next_and_not_an_interval_later(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorline.gateway.inspector.handlers._INTERVAL", 10 * STEP)
+    async with Upstream() as upstream, AsyncExitStack() as running:
+        gateway = await start_gateway(upstream.port)
+        sockets = [await open_socket(gateway, upstream, running) for _ in range(3)]
+        async with gateway.get(EVENTS) as response, aclosing(events(response)) as told:
+            await anext(told)
+            for client, backend in sockets:
+                client.close()
+                backend.close()
+                assert len((await anext(told))["ended"]) == 1
+
+
 async def test_an_end_that_is_under_way_is_waited_for(start_gateway: StartGateway) -> None:
     async with Upstream() as upstream, AsyncExitStack() as running:
         gateway = await start_gateway(upstream.port)

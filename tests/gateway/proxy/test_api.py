@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from tests.gateway.conftest import StartGateway
+from tests.support.faulty_upstream import Fault, faulty_upstream
 from tests.support.raw import Connection, answering, dial, dropping, listening
 
 Client = TestClient[web.Request, web.Application]
@@ -379,10 +380,7 @@ async def test_an_answer_that_is_none_is_a_502(start_gateway: StartGateway, answ
 
 
 async def test_a_silent_backend_is_a_504_after_proxy_read_timeout(start_gateway: StartGateway) -> None:
-    async def serve(connection: Connection) -> None:
-        await connection.ended()
-
-    async with listening(serve) as backend:
+    async with faulty_upstream(Fault.SILENT) as backend:
         gateway = await start_gateway(backend, proxy_read_timeout=0.2, client_heartbeat=None, upstream_heartbeat=None)
         async with gateway.get("/api/x") as answer:
             assert answer.status == 504
@@ -402,11 +400,10 @@ async def test_a_backend_that_takes_no_connection_is_a_504_after_proxy_connect_t
 @contextlib.asynccontextmanager
 async def an_unfinished_body(start_gateway: StartGateway, **limits: float) -> AsyncIterator[Connection]:
     """A client that has sent one byte of its body; its backend reads and never answers."""
-
-    async def serve(connection: Connection) -> None:
-        await connection.ended()
-
-    async with listening(serve) as backend, dial(port_of(await start_gateway(backend, **limits))) as client:
+    async with (
+        faulty_upstream(Fault.SILENT) as backend,
+        dial(port_of(await start_gateway(backend, **limits))) as client,
+    ):
         head = "POST /api/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         await client.send(f"{head}Content-Length: 100000\r\n\r\n{{".encode())
         yield client
