@@ -6,7 +6,6 @@ Every backend sweeps for itself: with several on one database the first to come 
 import asyncio
 import contextlib
 import logging
-import time
 
 from moorline.backend.audit import Audit
 from moorline.backend.eventlog.base import LogUnavailable
@@ -32,7 +31,8 @@ async def run_retention(retention: float, log: EventLog, audit: Audit) -> None:
     every = min(max(retention / 10, _EVERY_AT_LEAST), _EVERY_AT_MOST)
     while True:
         try:
-            await _sweep(time.time() - retention, log, audit)
+            # A process whose clock is ahead must not erase what is young.
+            await _sweep(await log.now() - retention, log, audit)
         except LogUnavailable as error:
             logger.warning("nothing was erased: event log unavailable: %s", error)
         await asyncio.sleep(every)

@@ -33,6 +33,9 @@ LIFE_SECONDS = 30.0
 #: Of one principal or, without a hook, address: as many as half a minute's reconnects of some tabs, and a bound of what
 #: the database holds.
 PER_MINUTE = 60
+#: From this process to the database: another process may revoke in between, before there is the ticket. A ticket of the
+#: first moment after a revocation is refused, too, and the client takes another.
+_ON_ITS_WAY_SECONDS = 0.1
 
 
 class Tickets:
@@ -48,8 +51,13 @@ class Tickets:
     async def issue(self, request: web.Request) -> web.Response:
         """POST /api/ticket"""
         body = await parsed_body(request, TicketBody, self._settings)
-        with self._audit.access("ticket", body.session_id, patient_id=body.patient_id) as access:
-            principal = await self._rights.ask(request, body.patient_id, body.session_id)
+        with (
+            self._audit.access("ticket", body.session_id, patient_id=body.patient_id) as access,
+            contextlib.ExitStack() as held,
+        ):
+            asked = time.monotonic()
+            right = await self._rights.enter(held, lambda: self._rights.ask(request, body.patient_id, body.session_id))
+            principal = right.principal
             access.who = principal.name
             client = self._rights.client(request, principal)
             self._count(client.principal or client.address)
@@ -63,7 +71,10 @@ class Tickets:
                 # Without a time of theirs the ticket is itself the credential that may be revoked.
                 principal.issued,
             )
-            await self._log.add_ticket(_digest(text), ticket, lifetime=LIFE_SECONDS)
+            age = time.monotonic() - asked + _ON_ITS_WAY_SECONDS
+            await self._log.add_ticket(_digest(text), ticket, lifetime=LIFE_SECONDS, age=age)
+            # It was closed meanwhile; the ticket is known to no client.
+            right.check()
         return answer(IssuedTicket(ticket=text, expires_in=LIFE_SECONDS))
 
     async def enter(self, held: contextlib.ExitStack, text: str, patient_id: str, session_id: str) -> Right:

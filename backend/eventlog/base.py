@@ -160,7 +160,7 @@ class Ticket(NamedTuple):
     """That of the principal, as JSON."""
     expires: float | None
     issued: float | None
-    """When the principal's credentials were issued, for a revocation meanwhile. None: with the ticket, by the
+    """When the principal's credentials were issued, for a revocation meanwhile. None: when it was decided about, by the
     database's clock, which revocations have, too."""
 
 
@@ -447,8 +447,12 @@ class Store(Protocol):
     async def sessions(self, patient_id: str, before: ListCursor, limit: int) -> Sequence[SessionSummary]:
         """The patient's sessions behind `before`, the one last active first."""
 
-    async def add_ticket(self, digest: str, ticket: Ticket, lifetime: float) -> None:
-        """Keep a ticket by the hash of its text, valid for so many seconds."""
+    async def now(self) -> float:
+        """The time that all processes of the database have, as `time.time()` counts."""
+
+    async def add_ticket(self, digest: str, ticket: Ticket, lifetime: float, age: float) -> None:
+        """Keep a ticket by the hash of its text, valid for `lifetime` seconds; its principal was decided about at most
+        `age` seconds ago."""
 
     async def take_ticket(self, digest: str) -> TakenTicket | None:
         """Remove the ticket, and return it if it was there and valid."""

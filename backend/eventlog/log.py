@@ -160,9 +160,14 @@ class EventLog:
         """Up to `limit` of the patient's sessions behind `before`, the one last active first."""
         return await self._carry_out(self._store.sessions(patient_id, before, limit))
 
-    async def add_ticket(self, digest: str, ticket: Ticket, *, lifetime: float) -> None:
-        """Keep a ticket by the hash of its text, valid for so many seconds of the database's clock."""
-        await self._carry_out(self._store.add_ticket(digest, ticket, lifetime))
+    async def now(self) -> float:
+        """The time that all processes of the database have, as `time.time()` counts: their own clocks may differ."""
+        return await self._carry_out(self._store.now())
+
+    async def add_ticket(self, digest: str, ticket: Ticket, *, lifetime: float, age: float = 0.0) -> None:
+        """Keep a ticket by the hash of its text, valid for so many seconds of the database's clock; its principal was
+        decided about at most `age` seconds ago."""
+        await self._carry_out(self._store.add_ticket(digest, ticket, lifetime, age))
 
     async def take_ticket(self, digest: str) -> TakenTicket | None:
         """The ticket, once; None where it was taken already, is too old, or was never added."""

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.settings import Settings
 from moorline.gateway.common.errors import UsageError
+from tests.support import needs
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
 from tests.support.eventlogs import database_at, exchange, opened
 
@@ -52,6 +53,20 @@ async def test_old_sessions_are_erased_at_the_start_and_young_ones_stay(tmp_path
     found = [json.loads(line) for line in read(audit)]
     assert len(found) == 250
     assert {(line["who"], line["action"], line["outcome"]) for line in found} == {("retention", "expire", "ok")}
+
+
+@needs.postgres
+async def test_a_process_whose_clock_is_ahead_erases_nothing_that_is_young(
+    postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = time.time
+    async with opened(postgres_database) as log:
+        await write(log, "young", age=10.0)
+        await write(log, "old", age=1000.0)
+        monkeypatch.setattr(time, "time", lambda: clock() + 86_400)
+        async with backend(tmp_path, Script(), retention=500.0, database=postgres_database) as server:
+            await gone(server.log, "old")
+            assert await server.log.find_session("young") is not None
 
 
 def read(path: Path) -> list[str]:

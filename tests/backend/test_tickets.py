@@ -16,6 +16,7 @@ from moorline.backend.app import close_principal
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.rights import RIGHTS
 from moorline.gateway.common.access.authorize import Principal
+from moorline.gateway.common.access.rights import Right
 from tests.support import needs
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
 from tests.support.eventlogs import until
@@ -77,6 +78,37 @@ async def test_a_ticket_from_before_its_principal_was_closed_opens_nothing(tmp_p
         assert await refused(server, text) == 401
         async with socket(server, await ticket(server)):
             pass
+
+
+async def test_a_principal_that_is_closed_while_its_ticket_is_issued_gets_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_ticket, issued = EventLog.add_ticket, list[str]()
+
+    async def closing(log: EventLog, digest: str, *args: Any, **options: Any) -> None:
+        issued.append(digest)
+        close_principal(server.app, "alice")
+        await add_ticket(log, digest, *args, **options)
+
+    monkeypatch.setattr(EventLog, "add_ticket", closing)
+    async with backend(tmp_path, Script(), authorize=by_header) as server:
+        assert (await issue(server))[0] == 403
+    assert len(issued) == 1
+
+
+async def test_a_ticket_is_as_old_as_the_decision_about_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_ticket = EventLog.add_ticket
+
+    async def revoking(log: EventLog, *args: Any, **options: Any) -> None:
+        await log.revoke("alice")
+        # The right of this process has ended, and in another one it would not have.
+        monkeypatch.setattr(Right, "check", lambda right: None)
+        await add_ticket(log, *args, **options)
+
+    monkeypatch.setattr(EventLog, "add_ticket", revoking)
+    async with backend(tmp_path, Script(), authorize=by_header) as server:
+        text = await ticket(server)
+        assert await refused(server, text) == 401
 
 
 async def test_a_ticket_opens_one_socket(database: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from moorline.backend.eventlog.base import (
     SessionSummary,
     epoch_bucket,
 )
-from moorline.backend.eventlog.postgres.connection import Connection
+from moorline.backend.eventlog.postgres.connection import NOW, Connection
 from moorline.backend.eventlog.records import COLUMNS, SELECTED, Kind, from_record
 from moorline.backend.events import Event, MessageEnded, Position, Row, Snapshot, UserMessage
 from moorline.backend.parts import decode_parts
@@ -27,6 +27,7 @@ __all__ = [
     "check",
     "find_session",
     "heads",
+    "now",
     "read_after",
     "rows",
     "run_facts",
@@ -47,6 +48,13 @@ _RUN = 0
 async def check(db: Connection) -> None:
     """Return if the database answers."""
     await db.execute("SELECT 1")
+
+
+async def now(db: Connection) -> float:
+    """See Store.now."""
+    found = await (await db.execute(f"SELECT {NOW}")).fetchone()
+    assert found is not None
+    return float(found[0])
 
 
 async def find_session(db: Connection, session_id: str) -> SessionInfo | None:

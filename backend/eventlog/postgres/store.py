@@ -112,6 +112,7 @@ class PostgresStore:
 
     check = _read(read.check)
     check_write = _read(write.check_write)
+    now = _read(read.now)
     find_session = _read(read.find_session)
     sessions = _read(read.sessions)
     # No reader of the log waits for them.

@@ -10,7 +10,7 @@ __all__ = ["add_ticket", "prune", "take_ticket"]
 
 _ADD = f"""
 INSERT INTO tickets (digest, patient_id, session_id, principal, metadata, expires, issued, valid_until)
-VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, {NOW}), {NOW} + %s) ON CONFLICT (digest) DO NOTHING
+VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, {NOW} - %s), {NOW} + %s) ON CONFLICT (digest) DO NOTHING
 """
 
 _TAKE = f"""
@@ -19,9 +19,9 @@ RETURNING patient_id, session_id, principal, metadata, expires, issued, valid_un
 """
 
 
-async def add_ticket(db: Connection, digest: str, ticket: Ticket, lifetime: float) -> None:
-    """Keep a ticket for so many seconds."""
-    await db.execute(_ADD, (digest, *ticket, lifetime))
+async def add_ticket(db: Connection, digest: str, ticket: Ticket, lifetime: float, age: float) -> None:
+    """See Store.add_ticket."""
+    await db.execute(_ADD, (digest, *ticket, age, lifetime))
 
 
 async def take_ticket(db: Connection, digest: str) -> TakenTicket | None:

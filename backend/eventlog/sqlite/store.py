@@ -94,6 +94,10 @@ class SQLiteStore:
 
         await self.committer.submit(command)
 
+    async def now(self) -> float:
+        """See Store.now: there is no other process."""
+        return time.time()
+
     async def delete_session(self, session_id: str) -> bool | None:
         """See Store.delete_session."""
         return await self.committer.submit(lambda tx: write.delete_session(tx, session_id, self._erasures))

@@ -8,11 +8,11 @@ from moorline.backend.eventlog.sqlite.committer import Transaction
 __all__ = ["add_ticket", "prune", "take_ticket"]
 
 
-def add_ticket(tx: Transaction, digest: str, ticket: Ticket, lifetime: float) -> None:
-    """Keep a ticket for so many seconds."""
+def add_ticket(tx: Transaction, digest: str, ticket: Ticket, lifetime: float, age: float) -> None:
+    """See Store.add_ticket."""
     now = time.time()
     if ticket.issued is None:
-        ticket = ticket._replace(issued=now)
+        ticket = ticket._replace(issued=now - age)
     tx.db.execute(
         "INSERT INTO tickets (digest, patient_id, session_id, principal, metadata, expires, issued, valid_until)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
