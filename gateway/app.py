@@ -67,6 +67,7 @@ _CHAT = (
 )
 # A foreign backend may have all of them.
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
+_HEALTHZ = "/healthz"
 _READING = (hdrs.METH_GET, hdrs.METH_HEAD)
 _PAGE = ("/chat/{patient_id}", "/{path:.*}")
 # How many resources the router has of the gateway.
@@ -111,7 +112,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
         _add_metrics(app)
     app.cleanup_ctx.extend((pools, tunnels, _faults))
 
-    app.router.add_get("/healthz", health.healthz)
+    health_route = app.router.add_get(_HEALTHZ, health.healthz)
     app.router.add_get("/readyz", health.readyz)
     add_inspector(app)
     # Counted apart: a backend that hangs under `max_requests` must not keep the page from its clients.
@@ -129,7 +130,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
         app[RESOURCES] = len(app.router.resources())
         if hook is None:
             # A hook may read what the router finds in the path.
-            app.on_startup.append(functools.partial(_set_direct_handler, proxied=proxied))
+            app.on_startup.append(functools.partial(_set_direct_handler, proxied=proxied, health_route=health_route))
     return app
 
 
@@ -200,39 +201,51 @@ def _add_routes(app: web.Application, frontend: Handler | None) -> list[tuple[st
     return proxied
 
 
-async def _set_direct_handler(app: web.Application, proxied: Sequence[tuple[str, web.AbstractRoute]]) -> None:
-    """Have requests for an upstream pass aiohttp's router, which would take a tenth of each to find what `Routes` knows
-    and which of the `proxied` templates fits.
+async def _set_direct_handler(
+    app: web.Application, proxied: Sequence[tuple[str, web.AbstractRoute]], health_route: web.AbstractRoute
+) -> None:
+    """Have requests for an upstream, and for /healthz, pass aiohttp's router, which would take a tenth of each to find
+    what `Routes` knows and which of the `proxied` templates fits.
     """
     if len(app.router.resources()) != app[RESOURCES]:
         # A program that embeds the gateway has added routes of its own.
         return
     templates = Templates([template for template, _ in proxied])
-    middlewares = [each for each in reversed(app.middlewares) if each is not route_middleware]
-    found = []
-    for _, route in proxied:
-        handler = route.handler
-        for middleware in middlewares:
-            handler = functools.partial(middleware, handler=handler)
-        match_info = web.UrlMappingMatchInfo({}, route)
-        match_info.add_app(app)
-        match_info.freeze()
-        found.append((match_info, handler))
+    found = [_direct(app, route) for _, route in proxied]
+    healthz = _direct(app, health_route)
 
     def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse] | None:
         # An application makes no others; to ask costs as much as the rest of this.
         request = cast("web.Request", request)
-        # aiohttp answers Expect.
-        if hdrs.EXPECT in request.headers or (place := templates.find(path := request.rel_url.raw_path)) is None:
+        path = request.rel_url.raw_path
+        if hdrs.EXPECT in request.headers:
+            # aiohttp answers Expect.
             return None
         if (destination := app[ROUTES].match(path)) is None:
+            if path != _HEALTHZ or request.method != hdrs.METH_GET:
+                return None
+            match_info, handler = healthz
+        elif (place := templates.find(path)) is None:
             return None
-        request[DESTINATION] = destination
-        match_info, handler = found[place]
+        else:
+            request[DESTINATION] = destination
+            match_info, handler = found[place]
         pass_router(request, match_info)
         return handler(request)
 
     app[DIRECT_HANDLER] = handle
+
+
+def _direct(app: web.Application, route: web.AbstractRoute) -> tuple[web.UrlMappingMatchInfo, Handler]:
+    """A route's handler within the middlewares, and what the router would find."""
+    handler = route.handler
+    for middleware in reversed(app.middlewares):
+        if middleware is not route_middleware:
+            handler = functools.partial(middleware, handler=handler)
+    match_info = web.UrlMappingMatchInfo({}, route)
+    match_info.add_app(app)
+    match_info.freeze()
+    return match_info, handler
 
 
 def _add_locations(app: web.Application, frontend: Handler | None) -> None:

@@ -166,7 +166,15 @@ class UpstreamConnection(asyncio.Protocol):
         parser = self._parser
         assert parser is not None, "a request was sent"
         if parser.response is None and self._error is None:
-            await self._wait(seconds)
+            # `_wait`, which would be one more call of each request.
+            self._waiter = self._loop.create_future()
+            if seconds is not None:
+                self._expire_in(seconds)
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                self._deadline = math.inf
         if parser.response is None:
             raise self._failure()
         return parser.response

@@ -95,7 +95,8 @@ class Exchange:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if self._upstream is not None:
+            self.close()
         if self._upload is not None:
             await asyncio.gather(self._upload, return_exceptions=True)
 
@@ -263,19 +264,17 @@ class Exchange:
 
     # The request ------------------------------------------------------------------------------------------------------
 
-    async def _send_on(self, connection: UpstreamConnection, head: bytes) -> Response:
+    def _send_on(self, connection: UpstreamConnection, head: bytes) -> Awaitable[Response]:
         self._sent = True
-        if not self._has_body:
-            connection.send(self.request.method, head)
-            return await connection.response(self._timeouts.proxy_read_timeout)
-        if (body := self._complete_body()) is not None:
-            connection.send(self.request.method, head + body)
-            return await connection.response(self._timeouts.proxy_read_timeout)
-        connection.send(self.request.method, head)
-        self._body_sent = False
-        self._upload = asyncio.create_task(self._send_body(connection))
-        # The timer of the response begins when the body was sent; until then the upload has its own.
-        return await connection.response(None)
+        seconds: float | None = self._timeouts.proxy_read_timeout
+        body = self._complete_body() if self._has_body else b""
+        connection.send(self.request.method, head + (body or b""))
+        if body is None:
+            self._body_sent = False
+            self._upload = asyncio.create_task(self._send_body(connection))
+            # The timer of the response begins when the body was sent; until then the upload has its own.
+            seconds = None
+        return connection.response(seconds)
 
     @property
     def _is_chunked(self) -> bool:

@@ -25,7 +25,9 @@ _PASSED_BY = istr("X-Moorline-Gateway")
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Pass the request on and its response back, both as they come."""
-    with request.app[REQUEST_LIMITS].place(request):
+    limits, address = request.app[REQUEST_LIMITS], client_address(request)
+    limits.take(address)
+    try:
         async with Exchange(request, request_head) as exchange:
             response = await exchange.response()
             if request.method == hdrs.METH_OPTIONS and _leaves_cors_to_gateway(request, response):
@@ -35,6 +37,8 @@ async def forward(request: web.Request) -> web.StreamResponse:
         if is_untaken(request):
             await taken(request)
         return proxied
+    finally:
+        limits.release(address)
 
 
 def request_head(exchange: Exchange, upstream: Upstream) -> bytes:

@@ -69,7 +69,8 @@ def switch_head(response: Response, *, request_id: str) -> bytes:
     fields = [field for field in headers.end_to_end(response) if field[0].lower() not in _OF_A_BODY]
     if b"x-request-id" not in response.names:
         fields.append((b"X-Request-ID", request_id.encode()))
-    return headers.encoded(f"HTTP/1.1 101 {response.reason or 'Switching Protocols'}", [*fields, *headers.UPGRADE])
+    status_line = headers.bytes_of(f"HTTP/1.1 101 {response.reason or 'Switching Protocols'}")
+    return b"%b\r\n%b\r\n" % (status_line, headers.encoded([*fields, *headers.UPGRADE]))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ __all__ = [
     "end_to_end",
     "location_for",
     "origin_form",
+    "passes_as_it_is",
     "request_head",
     "request_id",
     "response_fields",
@@ -44,6 +45,8 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+# Headers for which a response's are not passed on as they came.
+_NOT_AS_THEY_ARE = _HOP_BY_HOP | {b"location", b"set-cookie"}
 _CONNECTION = istr("Connection")
 _HOST = istr("Host")
 _TRANSFER_ENCODING = istr("Transfer-Encoding")
@@ -206,41 +209,34 @@ def end_to_end(response: Response) -> list[tuple[bytes, bytes]]:
     return [field for field in response.fields if field[0].lower() not in dropped]
 
 
+def passes_as_it_is(response: Response) -> bool:
+    """Whether `response_fields` would change none of the headers, but for the id that it may add."""
+    return response.names.keys().isdisjoint(_NOT_AS_THEY_ARE)
+
+
 def response_fields(
-    response: Response,
-    *,
-    request_id: str,
-    location: Callable[[str], str],
-    cookie: Callable[[str], str] | None,
+    response: Response, *, location: Callable[[str], str], cookie: Callable[[str], str] | None
 ) -> list[tuple[bytes, bytes]]:
     """The response's headers as the client gets them. `location` and `cookie` give the client's form of a Location and
     of a Set-Cookie, which stays as it is with None.
     """
-    fields = end_to_end(response)
-    mapped: dict[bytes, Callable[[str], str]] = {b"location": location}
-    if cookie is not None:
-        mapped[b"set-cookie"] = cookie
-    if not response.names.keys().isdisjoint(mapped):
-        fields = [
-            (name, bytes_of(map_value(text_of(value)))) if (map_value := mapped.get(name.lower())) else (name, value)
-            for name, value in fields
-        ]
-    if b"x-request-id" not in response.names:
-        fields = [*fields, (b"X-Request-ID", request_id.encode())]
-    return fields
+    mapped = {b"location": location} if cookie is None else {b"location": location, b"set-cookie": cookie}
+    return [
+        (name, bytes_of(mapped[lower](text_of(value)))) if (lower := name.lower()) in mapped else (name, value)
+        for name, value in end_to_end(response)
+    ]
 
 
-def encoded(status_line: str, fields: Fields) -> bytes:
-    """The bytes of a status line and headers with the empty line behind them.
+def encoded(fields: Fields) -> bytes:
+    """The lines of these headers, each with its CRLF.
 
     Raises:
         ValueError: one of them holds a line break.
     """
-    lines = [bytes_of(status_line), *map(b": ".join, fields), b"", b""]
-    head = b"\r\n".join(lines)
-    if not head.count(b"\n") == head.count(b"\r") == len(lines) - 1:
+    lines = b"\r\n".join([*map(b": ".join, fields), b""])
+    if not lines.count(b"\n") == lines.count(b"\r") == len(fields):
         raise ValueError("a line break in a header")
-    return head
+    return lines
 
 
 def text_of(value: bytes) -> str:

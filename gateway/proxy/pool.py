@@ -46,7 +46,7 @@ class Pool:
     @property
     def is_full(self) -> bool:
         """Whether the next request has to `wait`."""
-        return bool(self._waiting) or len(self._busy) + self._given >= self._limit
+        return len(self._busy) + self._given >= self._limit or bool(self._waiting)
 
     def take_idle(self, now: float) -> UpstreamConnection | None:
         """A connection that is established already, to be given back."""

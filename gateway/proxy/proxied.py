@@ -8,10 +8,13 @@ import asyncio
 import dataclasses
 import functools
 import logging
+import re
 import socket
 import struct
+from collections.abc import Set
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import cast
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -41,20 +44,23 @@ async def pass_on(request: web.Request, response: Response, exchange: Exchange) 
     """Answer the client with the exchange's response. One that breaks off ends the client's connection, too, so that it
     does not look complete.
     """
-    is_backend = exchange.destination.route.owner is Owner.BACKEND
-    fields = headers.response_fields(
-        response,
-        request_id=request[REQUEST_ID],
-        location=functools.partial(_location, request, exchange),
-        cookie=None if is_backend else functools.partial(_cookie, exchange),
-    )
     proxied = ProxiedResponse(request, response, exchange)
-    if handlers := exchange.app.on_response_prepare:
-        # They see the headers as aiohttp's, and may change them.
-        proxied.headers.extend((headers.text_of(name), headers.text_of(value)) for name, value in fields)
-        await handlers.send(request, proxied)
-        fields = [(headers.bytes_of(name), headers.bytes_of(value)) for name, value in proxied.headers.items()]
-    await proxied.send(fields)
+    lines, names = response.lines, cast("Set[bytes]", response.names.keys())
+    handlers = exchange.app.on_response_prepare
+    if handlers or not headers.passes_as_it_is(response):
+        is_backend = exchange.destination.route.owner is Owner.BACKEND
+        fields = headers.response_fields(
+            response,
+            location=functools.partial(_location, request, exchange),
+            cookie=None if is_backend else functools.partial(_cookie, exchange),
+        )
+        if handlers:
+            # They see the headers as aiohttp's, and may change them.
+            proxied.headers.extend((headers.text_of(name), headers.text_of(value)) for name, value in fields)
+            await handlers.send(request, proxied)
+            fields = [(headers.bytes_of(name), headers.bytes_of(value)) for name, value in proxied.headers.items()]
+        lines, names = _encoded(fields), {name.lower() for name, _ in fields}
+    await proxied.send(lines, names)
     return proxied
 
 
@@ -76,16 +82,14 @@ class ProxiedResponse(Sent):
     def keep_alive(self) -> bool:
         return self._persistent
 
-    async def send(self, fields: headers.Fields) -> None:
-        """Send all of it, with these headers.
+    async def send(self, lines: bytes, names: Set[bytes]) -> None:
+        """Send all of it, with these headers, whose names are in lower case.
 
         Raises:
             ConnectionResetError: the client is gone.
-            BadUpstreamResponse: the headers cannot be sent as they are; nothing was sent.
         """
-        head = self._head(fields)
         try:
-            await self._stream(head)
+            await self._stream(self._head(lines, names))
         except (GatewayError, TimeoutError) as error:
             cause = getattr(error, "cause", _CLIENT_STALLED)
             self._request[CAUSE] = dataclasses.replace(cause, moment=Moment.BODY)
@@ -97,26 +101,25 @@ class ProxiedResponse(Sent):
             self._break_off()
             raise
 
-    def _head(self, fields: headers.Fields) -> bytes:
-        names = {name.lower() for name, _ in fields}
-        added: list[tuple[bytes, bytes]] = []
-        if b"date" not in names:
-            # RFC 9110 section 6.6.1
-            added.append((b"Date", formatdate(usegmt=True).encode()))
+    def _head(self, lines: bytes, names: Set[bytes]) -> bytes:
+        version = "1.1" if self._is_current else "1.0"
+        parts = [headers.bytes_of(f"HTTP/{version} {self.status} {self.reason}\r\n"), lines]
         if self.status == _NO_CONTENT and _CONTENT_LENGTH in names:
             # RFC 9110 section 8.6
-            fields = [field for field in fields if field[0].lower() != _CONTENT_LENGTH]
+            parts[1] = re.sub(rb"(?im)^content-length:.*\r\n", b"", lines)
+        if b"x-request-id" not in names:
+            parts.append(f"X-Request-ID: {self._request[REQUEST_ID]}\r\n".encode())
+        if b"date" not in names:
+            # RFC 9110 section 6.6.1
+            parts.append(f"Date: {formatdate(usegmt=True)}\r\n".encode())
         if self._is_chunked:
-            added.append((b"Transfer-Encoding", b"chunked"))
+            parts.append(b"Transfer-Encoding: chunked\r\n")
         if not self._persistent:
-            added.append((b"Connection", b"close"))
+            parts.append(b"Connection: close\r\n")
         elif not self._is_current:
-            added.append((b"Connection", b"keep-alive"))
-        status_line = f"HTTP/{'1.1' if self._is_current else '1.0'} {self.status} {self.reason}"
-        try:
-            return headers.encoded(status_line, [*fields, *added])
-        except ValueError as error:
-            raise BadUpstreamResponse(str(error)) from error
+            parts.append(b"Connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
 
     async def _stream(self, head: bytes) -> None:
         # As it comes: a server-sent event must not wait for the next one.
@@ -164,6 +167,13 @@ class ProxiedResponse(Sent):
             # does, and leaves the client what it has.
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
+
+
+def _encoded(fields: headers.Fields) -> bytes:
+    try:
+        return headers.encoded(fields)
+    except ValueError as error:
+        raise BadUpstreamResponse(str(error)) from error
 
 
 def _location(request: web.Request, exchange: Exchange, location: str) -> str:

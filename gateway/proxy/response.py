@@ -46,13 +46,15 @@ _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;%b)?" % _VALUE)
 class Response:
     """Status line and headers, as the upstream sent them."""
 
-    __slots__ = ("_headers", "fields", "names", "reason", "status")
+    __slots__ = ("_headers", "fields", "lines", "names", "reason", "status")
 
-    def __init__(self, status: int, reason: str, fields: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, status: int, reason: str, fields: list[tuple[bytes, bytes]], lines: bytes = b"") -> None:
         self.status = status
         self.reason = reason
         self.fields = fields
         """Name and value of each header line."""
+        self.lines = lines
+        """All of them as they came, each with its CRLF."""
         self.names = {name.lower(): value for name, value in fields}
         """The names in lower case, each with its last value."""
         self._headers: CIMultiDict[str] | None = None
@@ -268,7 +270,7 @@ def _parse(head: bytes) -> tuple[Response, bytes]:
     if b" \r\n" in head or b"\t\r\n" in head:
         fields = [(name, value.rstrip(b" \t")) for name, value in fields]
     minor, status, reason = start.groups(b"")
-    return Response(int(status), _decoded(reason), fields), minor
+    return Response(int(status), _decoded(reason), fields, head[start.end() :]), minor
 
 
 def _length(value: bytes) -> int:

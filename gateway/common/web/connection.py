@@ -197,13 +197,17 @@ class Connection(ServerProtocol):
             self.reserved = True
 
     def data_received(self, data: bytes) -> None:
-        if not data or (self.upgraded and not self.has_message_parser):
+        parses_requests = self.parses_requests
+        if not data or not (parses_requests or self.has_message_parser):
             # aiohttp goes on with what its parser has, or keeps it for the tunnel, which must find all of it there.
             super().data_received(data)
         elif self._waits_for_turn or self._pace.is_slow:
             self._wait_for_turn(data)
         elif len(data) <= _SMALL_READ:
-            self._parse(data)
+            if parses_requests:
+                self._parse_requests(data)
+            else:
+                self._parse_messages(data)
         elif self._turns.are_spent:
             self._wait_for_turn(data)
         else:
@@ -367,7 +371,10 @@ class Connection(ServerProtocol):
     def _parse(self, data: bytes) -> None:
         if self.has_message_parser:
             self._parse_messages(data)
-            return
+        else:
+            self._parse_requests(data)
+
+    def _parse_requests(self, data: bytes) -> None:
         if self.parse(data):
             self._asked = True
             self._idle_connections.set_busy(self)
