@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
+from multidict import istr
 
 from moorline.gateway.access_line import log_request
 from moorline.gateway.cause import Cause, Moment, Reason, Who
@@ -32,6 +33,7 @@ log = logging.getLogger("moorline.gateway.access")
 CLIENT_CLOSED_REQUEST = 499
 _CLIENT_CLOSED = Cause(Who.CLIENT, Reason.FIN, Moment.RESPONSE)
 _SWITCHING_PROTOCOLS = 101
+_X_REQUEST_ID = istr("X-Request-ID")
 # A sixth of what `uuid4` costs, and as random.
 _ID_BYTES = 16
 # Of a handshake; any other status is the access middleware's or the authorize hook's.
@@ -51,7 +53,9 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Handle the request and log its result in one line."""
     app = request.app
     trusted = request[TRUSTED] = app[ACCESS_RULES].trusts(request.remote or "")
-    request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=os.urandom(_ID_BYTES).hex())
+    fresh = os.urandom(_ID_BYTES).hex()
+    given = trusted and _X_REQUEST_ID in request.headers
+    request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=fresh) if given else fresh
     clock = asyncio.get_running_loop().time
     began, status = clock(), CLIENT_CLOSED_REQUEST
     try:

@@ -70,6 +70,7 @@ class Exchange:
 
     def __init__(self, request: web.Request, head: Head, *, upgrade: bool = False) -> None:
         self.request = request
+        self.client = client_address(request)
         self.app = request.app
         self.destination = destination = request[DESTINATION]
         self.is_upgrade = upgrade
@@ -118,7 +119,8 @@ class Exchange:
         """
         if self._upload is not None:
             self._upload.cancel()
-        upstream, connection = self.detach()
+        upstream, connection = self._upstream, self._connection
+        self._upstream = self._connection = None
         if upstream is not None:
             upstream.release()
         if connection is not None:
@@ -230,8 +232,8 @@ class Exchange:
         """One of the pool's that serves at once, if there is one."""
         if self.is_upgrade or (pool := self.app[POOLS][upstream]).is_full:
             return None
-        connection = self._connection = pool.take_idle(self._clock())
-        return connection
+        self._connection = pool.take_idle(self._clock())
+        return self._connection
 
     async def _connect(self, upstream: Upstream, *, reuse: bool) -> UpstreamConnection:
         """One of the pool's for plain HTTP, one of its own for a handshake."""
@@ -241,7 +243,7 @@ class Exchange:
         else:
             pool = self.app[POOLS][upstream]
             if pool.is_full:
-                await pool.wait(seconds, client_network(client_address(self.request)))
+                await pool.wait(seconds, client_network(self.client))
             connection = self._connection = pool.take(self._clock(), reuse=reuse)
             if connection.established:
                 return connection

@@ -6,7 +6,7 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from moorline.gateway.common import tracing
-from moorline.gateway.common.access.middleware import client_address, is_preflight
+from moorline.gateway.common.access.middleware import is_preflight
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, is_untaken, taken
 from moorline.gateway.errors import Loop, Malformed
 from moorline.gateway.keys import ACCESS_RULES, DESTINATION, GATEWAY_ID, REQUEST_ID, SETTINGS, TRUSTED
@@ -25,10 +25,11 @@ _PASSED_BY = istr("X-Moorline-Gateway")
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Pass the request on and its response back, both as they come."""
-    limits, address = request.app[REQUEST_LIMITS], client_address(request)
-    limits.take(address)
+    exchange = Exchange(request, request_head)
+    limits = exchange.app[REQUEST_LIMITS]
+    limits.take(exchange.client)
     try:
-        async with Exchange(request, request_head) as exchange:
+        async with exchange:
             response = await exchange.response()
             if request.method == hdrs.METH_OPTIONS and _leaves_cors_to_gateway(request, response):
                 # `add_cors_headers` adds the rest.
@@ -38,7 +39,7 @@ async def forward(request: web.Request) -> web.StreamResponse:
             await taken(request)
         return proxied
     finally:
-        limits.release(address)
+        limits.release(exchange.client)
 
 
 def request_head(exchange: Exchange, upstream: Upstream) -> bytes:
@@ -71,7 +72,7 @@ def request_head(exchange: Exchange, upstream: Upstream) -> bytes:
             given,
             request.raw_headers,
             peer=request.remote or "",
-            client=client_address(request),
+            client=exchange.client,
             scheme=request.scheme,
             request_id=request[REQUEST_ID],
             trusted=request[TRUSTED],

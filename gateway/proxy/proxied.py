@@ -88,8 +88,27 @@ class ProxiedResponse(Sent):
         Raises:
             ConnectionResetError: the client is gone.
         """
+        connection = self._exchange.connection
+        parts = [self._head(lines, names)]
         try:
-            await self._stream(self._head(lines, names))
+            # As it comes: a server-sent event must not wait for the next one.
+            data = connection.read_nowait()
+            while True:
+                if data:
+                    parts += [b"%x\r\n" % len(data), data, b"\r\n"] if self._is_chunked else [data]
+                complete = connection.complete
+                if complete and self._is_chunked:
+                    parts.append(b"0\r\n\r\n")
+                self._write(parts, len(data))
+                if complete:
+                    # The next request may have the connection before this client has taken everything.
+                    self._exchange.close()
+                if self._request.protocol.writing_paused:
+                    await self._drain()
+                if complete:
+                    return
+                parts = []
+                data = await connection.read(self._timeouts.proxy_read_timeout)
         except (GatewayError, TimeoutError) as error:
             cause = getattr(error, "cause", _CLIENT_STALLED)
             self._request[CAUSE] = dataclasses.replace(cause, moment=Moment.BODY)
@@ -120,28 +139,6 @@ class ProxiedResponse(Sent):
             parts.append(b"Connection: keep-alive\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
-
-    async def _stream(self, head: bytes) -> None:
-        # As it comes: a server-sent event must not wait for the next one.
-        connection = self._exchange.connection
-        parts = [head]
-        data = connection.read_nowait()
-        while True:
-            if data:
-                parts += [b"%x\r\n" % len(data), data, b"\r\n"] if self._is_chunked else [data]
-            complete = connection.complete
-            if complete and self._is_chunked:
-                parts.append(b"0\r\n\r\n")
-            self._write(parts, len(data))
-            if complete:
-                # The next request may have the connection before this client has taken everything.
-                self._exchange.close()
-            if self._request.protocol.writing_paused:
-                await self._drain()
-            if complete:
-                return
-            parts = []
-            data = await connection.read(self._timeouts.proxy_read_timeout)
 
     def _write(self, parts: list[bytes], size: int) -> None:
         transport = self._request.transport

@@ -165,24 +165,28 @@ class ResponseParser:
         return data
 
     def _begin_body(self, response: Response, minor: bytes) -> None:
-        lengths = response.all(_CONTENT_LENGTH)
-        codings = response.all(_TRANSFER_ENCODING)
-        if len(lengths) + len(codings) > 1:
+        names = response.names
+        length, coding = names.get(_CONTENT_LENGTH), names.get(_TRANSFER_ENCODING)
+        is_repeated = len(names) < len(response.fields) and (
+            len(response.all(_CONTENT_LENGTH)) > 1 or len(response.all(_TRANSFER_ENCODING)) > 1
+        )
+        if is_repeated or (length is not None and coding is not None):
             raise BadUpstreamResponse("more than one Content-Length or Transfer-Encoding")
-        if codings and codings[0].lower() != b"chunked":
+        if coding is not None and coding.lower() != b"chunked":
             raise BadUpstreamResponse("a Transfer-Encoding other than chunked")
-        if lengths:
-            self._remaining = _length(lengths[0])
+        if length is not None:
+            self._remaining = _length(length)
         if self._method == "HEAD" or response.status in _WITHOUT_BODY:
             self.complete = True
-        elif codings:
+        elif coding is not None:
             self._phase = _Phase.CHUNK_SIZE
-        elif lengths:
+        elif length is not None:
             self._phase, self.complete = _Phase.LENGTH, not self._remaining
         else:
             self._phase = _Phase.UNTIL_EOF
         # HTTP/1.0's keep-alive is not used: RFC 9112 appendix C.2.2 has the reasons.
-        self.persistent = minor == b"1" and self._phase is not _Phase.UNTIL_EOF and not _says_close(response)
+        says_close = _CONNECTION in names and _says_close(response)
+        self.persistent = minor == b"1" and self._phase is not _Phase.UNTIL_EOF and not says_close
 
     # Body -------------------------------------------------------------------------------------------------------------
 

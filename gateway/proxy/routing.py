@@ -25,10 +25,12 @@ async def route_middleware(request: web.Request, handler: Handler) -> web.Stream
 
 async def proxy(request: web.Request) -> web.StreamResponse:
     """Pass the request on. One for an upgrade to anything but WebSocket is served without (RFC 9110 section 7.8)."""
-    destination = request.get(DESTINATION)
-    if destination is None:
+    # Not `get`, which is two calls.
+    try:
+        destination = request[DESTINATION]
+    except KeyError:
         # The gateway's own, though it is below a route for all paths.
-        raise web.HTTPNotFound(text="There is nothing at this address.")
+        raise web.HTTPNotFound(text="There is nothing at this address.") from None
     if destination.route.owner is Owner.USER and (reason := _refusal(request, destination.route)) is not None:
         raise Malformed(reason)
     upgrades = hdrs.UPGRADE in request.headers and destination.upgrades and asks_for_websocket(request.headers)

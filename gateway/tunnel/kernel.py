@@ -24,8 +24,12 @@ def unsent(transport: asyncio.Transport) -> int:
     """How many bytes the peer has not taken yet, those in the kernel's queue included. Of a TLS connection those are
     missing that the loop holds between the two; they are at most its high-water mark of 64 KiB, and one write.
     """
-    waiting = _waiting(descriptor(transport), termios.TIOCOUTQ)
-    return transport.get_write_buffer_size() + int(struct.unpack("i", waiting)[0])
+    try:
+        queued = fcntl.ioctl(descriptor(transport), termios.TIOCOUTQ, _NONE)
+    except (OSError, ValueError):
+        # macOS does not report it.
+        queued = _NONE
+    return transport.get_write_buffer_size() + int(struct.unpack("i", queued)[0])
 
 
 def has_unread(transport: asyncio.Transport) -> bool:
@@ -35,7 +39,10 @@ def has_unread(transport: asyncio.Transport) -> bool:
 
 def has_unread_at(descriptor: int) -> bool:
     """The same by its descriptor, which is open: each request on a pooled connection asks."""
-    return _waiting(descriptor, termios.FIONREAD) != _NONE
+    try:
+        return fcntl.ioctl(descriptor, termios.FIONREAD, _NONE) != _NONE
+    except (OSError, ValueError):
+        return False
 
 
 def descriptor(transport: asyncio.Transport) -> int:
@@ -93,12 +100,3 @@ def _descriptor(transport: asyncio.Transport) -> int:
         # uvloop forgets the socket of a TLS connection that has ended.
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return int(sock.fileno())
-
-
-def _waiting(descriptor: int, queue: int) -> bytes:
-    """How many bytes are in one of the two queues, as the system writes it; 0 where it does not report it, as macOS
-    does not for the outgoing one."""
-    try:
-        return fcntl.ioctl(descriptor, queue, _NONE)
-    except (OSError, ValueError):
-        return _NONE

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
+from multidict import istr
 
 from moorline.gateway.common.access import paths
 from moorline.gateway.common.access.rules import AccessRules, is_host, is_json
@@ -40,6 +41,8 @@ _NO_FILES = "There are too many connections at the moment: the limit of open fil
 _CORS_MAX_AGE_SECONDS = "600"
 
 SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "frame-ancestors 'none'"}
+
+_X_REAL_IP = istr("X-Real-IP")
 
 CLIENT = web.RequestKey("client", str)
 REFUSAL = web.RequestKey("refusal", str)
@@ -79,7 +82,8 @@ def access_middleware(
         if is_reserved(request) and paths.is_for_backend(request.raw_path):
             text = request[REFUSAL] = _NO_FILES
             raise TooManyConnections(text=text, headers={hdrs.RETRY_AFTER: "1"})
-        if is_foreign(request):
+        is_read = is_safe and method != hdrs.METH_OPTIONS
+        if is_read or is_foreign(request):
             return await handler(request)
         if method == hdrs.METH_OPTIONS and _is_api(request) and is_preflight(request):
             return web.Response(status=204)
@@ -145,10 +149,10 @@ def client_address(request: web.Request) -> str:
 
 def _client(rules: AccessRules, request: web.Request) -> str:
     peer = request.remote or ""
-    if not rules.trusts(peer):
-        return peer
     headers = request.headers
-    return rules.client_address(peer, headers.getall("X-Forwarded-For", ()), headers.get("X-Real-IP"))
+    if not rules.trusts(peer) or not (hdrs.X_FORWARDED_FOR in headers or _X_REAL_IP in headers):
+        return peer
+    return rules.client_address(peer, headers.getall(hdrs.X_FORWARDED_FOR, ()), headers.get(_X_REAL_IP))
 
 
 def _check_origin(rules: AccessRules, request: web.Request) -> None:

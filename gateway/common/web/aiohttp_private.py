@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import aiohttp
-from aiohttp import HttpVersion11, StreamReader, web, web_protocol
+from aiohttp import HttpVersion11, StreamReader, hdrs, web, web_protocol
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
@@ -246,6 +246,17 @@ class ServerProtocol(RequestHandler):
         """Whether the request that was parsed last has no body, so that what follows it is another request."""
         messages: deque[Any] = self._messages
         return bool(messages) and messages[-1][1] is EMPTY_PAYLOAD and not self._upgraded
+
+    @property
+    def body_left(self) -> int:
+        """How many bytes are to come of the body of the request that was parsed last; 0 where its length is not known.
+        To parse them costs nothing.
+        """
+        messages: deque[Any] = self._messages
+        if not messages or messages[-1][1] is EMPTY_PAYLOAD or messages[-1][0].chunked:
+            return 0
+        message, payload = messages[-1]
+        return int(message.headers.get(hdrs.CONTENT_LENGTH, 0)) - int(payload.total_bytes)
 
     def stand_for(self, transport: asyncio.BaseTransport) -> None:
         """Take the peer and TLS of this transport for its own: what it has itself comes from within the process."""

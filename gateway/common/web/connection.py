@@ -283,7 +283,10 @@ class Connection(ServerProtocol):
         if self.transport is not None:
             now = self._event_loop.time()
             self._idle_connections.add(self, now)
-            self._idle_begins(now)
+            if self._header_timer is None:
+                self._idle_until = now + self._timeouts.keepalive
+                if self._idle_timer is None:
+                    self._idle_timer = self._event_loop.call_at(self._idle_until, self._idle_timer_fired)
 
     def handle_error(
         self,
@@ -354,7 +357,9 @@ class Connection(ServerProtocol):
 
     def _rest_is_payload(self) -> bool:
         unfinished, rest = self._unfinished, len(self._unparsed) - self._parsed
-        return self.has_message_parser and unfinished is not None and unfinished.payload_left >= rest
+        if self.has_message_parser:
+            return unfinished is not None and unfinished.payload_left >= rest
+        return self.body_left >= rest
 
     def _has_exceeded(self) -> bool:
         return self._unfinished is not None and self._unfinished.exceeded
@@ -417,12 +422,6 @@ class Connection(ServerProtocol):
             self._header_timer = None
 
     # The keep-alive timer -------------------------------------------------------------------------------------------
-
-    def _idle_begins(self, now: float) -> None:
-        if self._header_timer is None:
-            self._idle_until = now + self._timeouts.keepalive
-            if self._idle_timer is None:
-                self._idle_timer = self._event_loop.call_at(self._idle_until, self._idle_timer_fired)
 
     def _idle_timer_fired(self) -> None:
         # One that fires before its time is set again, which costs less than to set it for each request.

@@ -1,12 +1,15 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from moorline.gateway.common.logs import hashed, setup
+from moorline.gateway.common.logs import hashed, info, setup
 from moorline.gateway.settings import Settings
+
+MOMENT = r"\d{4}-\d\d-\d\dT[\d:.]+Z"
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +53,27 @@ def test_a_json_line_carries_extra_fields(capsys: pytest.CaptureFixture[str]) ->
         "ended",
         1001,
     )
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_line_without_a_record_is_the_one_that_a_record_gives(
+    capsys: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    setup(Settings(log_format=log_format), worker=2)
+    logger = logging.getLogger("moorline.gateway.access")
+    facts = {"status": 200, "client": "192.0.2.1"}
+    info(logger, "GET /%d\x1b 200", extra=facts)
+    logger.info("GET /%d\x1b 200", extra=facts)
+    without_record, with_record = (re.sub(MOMENT, "", line) for line in capsys.readouterr().err.splitlines())
+    assert without_record == with_record
+    assert "/%d\\" in without_record
+
+
+def test_another_handler_has_a_record_of_each_line(caplog: pytest.LogCaptureFixture) -> None:
+    setup(Settings())
+    info(logging.getLogger("moorline.gateway.access"), "GET / 200", extra={"status": 200})
+    (record,) = caplog.records
+    assert (record.getMessage(), vars(record)["status"]) == ("GET / 200", 200)
 
 
 def test_lines_below_log_level_and_chatter_of_libraries_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from moorline.gateway.app import create_app
+from moorline.gateway.common.web.server import running
 from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.errors import ConnectTimeout, UpstreamUnreachable
 from moorline.gateway.keys import UPSTREAMS
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.upstreams import State
+from moorline.gateway.settings import Settings
 from tests.gateway.conftest import StartGateway
 from tests.support.faulty_upstream import Fault, Upstream, dial, faulty_upstream, handshake
 from tests.support.raw import answering, dropping, listening
@@ -156,3 +159,29 @@ async def test_a_control_character_in_a_request_reaches_no_upstream(
             await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\nX-Odd: a" + control + b"b\r\n\r\n")
             assert (await client.head()).split()[1] == b"400"
     assert heads == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 6000\r\n\r\n" + bytes(6000),
+        b"Transfer-Encoding: chunked\r\n\r\n7d0\r\n" + bytes(2000) + b"\r\n0\r\n\r\n",
+    ],
+    ids=["sized", "chunked"],
+)
+async def test_a_small_body_leaves_with_its_headers_in_one_write(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    written: list[bytes] = []
+    write = UpstreamConnection.write
+
+    def noted(connection: UpstreamConnection, data: bytes) -> None:
+        written.append(data)
+        write(connection, data)
+
+    monkeypatch.setattr(UpstreamConnection, "write", noted)
+    async with listening(answering(OK, [])) as backend:
+        settings = Settings(host="127.0.0.1", port=0, upstream=(f"http://127.0.0.1:{backend}",))
+        async with running(create_app(settings), settings) as server, dial(server.port) as client:
+            await client.send(b"POST /api/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + body)
+            assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+    (sent,) = written
+    assert sent.endswith(body.partition(b"\r\n\r\n")[2])

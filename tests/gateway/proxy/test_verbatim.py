@@ -43,6 +43,24 @@ async def test_bytes_that_are_no_utf8_reach_the_client(
             assert await client.exactly(2 if b"Length" in framing else 12) in framing
 
 
+async def test_headers_that_no_hop_changes_pass_byte_for_byte(start_gateway: StartGateway) -> None:
+    lines = b"x-lower:1\r\nX-Odd: \t2 \r\nX-Odd:3\r\ncontent-length: 0\r\n"
+    async with listening(answering(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n", [])) as backend:
+        gateway = await start_gateway(backend)
+        async with dial(gateway.server.port or 0) as client:
+            await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n" + lines)
+
+
+async def test_a_length_of_no_content_ends_here(start_gateway: StartGateway) -> None:
+    answer = b"HTTP/1.1 204 No Content\r\nX-A: 1\r\nContent-length: 0\r\nX-B: 2\r\n\r\n"
+    async with listening(answering(answer, [])) as backend:
+        gateway = await start_gateway(backend)
+        async with dial(gateway.server.port or 0) as client:
+            await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await client.head()).startswith(b"HTTP/1.1 204 No Content\r\nX-A: 1\r\nX-B: 2\r\n")
+
+
 async def test_an_answer_without_a_type_gets_none(start_gateway: StartGateway) -> None:
     async with listening(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", [])) as backend:
         gateway = await start_gateway(backend)
