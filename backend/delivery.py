@@ -107,7 +107,7 @@ class Delivery:
         self._scripted = scripted
         self._request_id = request_id
         self._session_id = session_id
-        # How many bytes wait for the peer; and bytes to write behind them: False where that cannot be.
+        # How many bytes wait for the peer; and bytes to write where none do: False where that cannot be.
         self._unsent = unsent
         self._abort = abort
         self._write = write
@@ -272,7 +272,7 @@ class Delivery:
 
         False: the task has to.
         """
-        if self._hello is not None or self.ending or self._outbox or self._ping is not None or self._unsent():
+        if self._hello is not None or self._close_code is not None or self._outbox or self._ping is not None:
             return False
         events = self._follower.read_now()
         data = b""
@@ -284,7 +284,7 @@ class Delivery:
                 if len(data) + len(frame) > _NEVER_WAITS:
                     return False
                 data += text(frame)
-        if not events or (data and not self._write(data)):
+        if not events or not self._write(data):
             return False
         self._follower.position = Position(self._follower.position.epoch, events[-1].seq)
         return True

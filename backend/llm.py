@@ -67,7 +67,7 @@ class OpenAIResponder:
         self._max_tokens = "max_completion_tokens" if host == urlsplit(provider.OPENAI).hostname else "max_tokens"
 
     async def answer(self, turn: Turn) -> AsyncIterator[Piece]:
-        """See `Responder.answer`. A responder of yours may call it, and yield what it yields: text, then `Done`."""
+        """See `Responder.answer`. A responder of yours may call it, and yield what it yields: `str`, then `Done`."""
         with self._span(turn) as span:
             try:
                 stream = await self._ask(turn, span.headers())

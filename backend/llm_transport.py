@@ -11,8 +11,12 @@ import aiohttp
 import httpx2
 import openai
 
+from moorline.gateway.common.web.aiohttp_private import ClientConnector
+
 __all__ = ["http_client", "reader"]
 
+# For a connection without an answer, where the client's limits name no time.
+_KEEPALIVE_SECONDS = 5.0
 # The name of a response's extension.
 _READ = "moorline.read"
 
@@ -90,9 +94,9 @@ class _Transport(httpx2.AsyncBaseTransport):
             await self._session.close()
 
     def _new_session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
+        connector = ClientConnector(
             limit=self._limits.max_connections or 0,
-            keepalive_timeout=self._limits.keepalive_expiry,
+            keepalive_timeout=self._limits.keepalive_expiry or _KEEPALIVE_SECONDS,
             ssl=self._ssl,
         )
         return aiohttp.ClientSession(

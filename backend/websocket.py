@@ -373,11 +373,13 @@ def _unsent(protocol: web.RequestHandler) -> int:
 
 
 def _write(protocol: web.RequestHandler, socket: web.WebSocketResponse, data: bytes) -> bool:
-    """Write frames past aiohttp's writer, whose layers cost more than the frames; False where the socket is closed."""
+    """Write frames past aiohttp's writer, whose layers cost more than the frames; False where the socket is closed or
+    bytes wait for its peer."""
     transport = protocol.transport
-    if socket.closed or transport is None or transport.is_closing():
+    if socket.closed or transport is None or transport.is_closing() or transport.get_write_buffer_size():
         return False
-    transport.write(data)
+    if data:
+        transport.write(data)
     return True
 
 

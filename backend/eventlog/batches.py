@@ -22,8 +22,8 @@ class Batches(Generic[Item, Result]):
 
     A submitted item is carried out, whether or not its caller still waits.
 
-    `spacing` is the time from the beginning of a batch to that of the next, for each item of the first one, and
-    `longest` the most it may be: where items are rare each is carried out at once, and where they are many they gather.
+    `gap_after` gives the seconds from the beginning of a batch to that of the next by the number of its items: where
+    items are rare each is carried out at once, and where they are many they gather.
     """
 
     def __init__(
@@ -31,13 +31,11 @@ class Batches(Generic[Item, Result]):
         carry_out: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
         size: int,
-        spacing: float = 0.0,
-        longest: float = 0.0,
+        gap_after: Callable[[int], float] = lambda items: 0.0,
     ) -> None:
         self._carry_out = carry_out
         self._size = size
-        self._spacing = spacing
-        self._longest = longest
+        self._gap_after = gap_after
         self._next_at = -math.inf
         self.gap = 0.0
         """Seconds from the beginning of the last batch to the earliest of the next."""
@@ -72,7 +70,7 @@ class Batches(Generic[Item, Result]):
                     await asyncio.sleep(early)
                 began = clock()
                 batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
-                self.gap = min(self._longest, len(batch) * self._spacing)
+                self.gap = self._gap_after(len(batch))
                 self._next_at = began + self.gap
                 results: Sequence[Result | Exception]
                 try:

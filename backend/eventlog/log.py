@@ -45,7 +45,7 @@ from moorline.backend.eventlog.watches import Watch, Watches, hints_of
 from moorline.backend.events import Event, Finish, Row, RunError, Snapshot, Usage
 from moorline.backend.parts import Part
 
-__all__ = ["EventLog"]
+__all__ = ["EventLog", "text_gap"]
 
 log = logging.getLogger("moorline.backend")
 
@@ -55,15 +55,23 @@ QUERIES = 64
 #: Events that are read at once from what has just been committed.
 TAIL_EVENTS = 16
 # Seconds between two commits of text, for each piece of the first one, and the most there are. A commit takes the event
-# loop and a thread through several changes, whatever is in it: at 100 answers of 20 tokens a second this saves 15 to
-# 35 % of the log's CPU time; at 500 nothing, because the disk makes them gather. A single answer, a piece at a time,
-# does not wait.
+# loop and a thread through several changes, whatever is in it. A single answer, a piece at a time, does not wait.
 _TEXT_SPACING = 0.001
-_LONGEST_TEXT_SPACING = 0.010
+_LONGEST_TEXT_SPACING = 0.015
+# The same where there are more than 5,000 pieces a second, with which an event loop is full. An answer has no second
+# event within two and a half such times: of 20 tokens a second two become one, and the loop has a quarter less to do.
+_CROWDED_SPACING = 0.0002
+_LONGEST_CROWDED_SPACING = 0.040
 # Between two attempts to write for `check`: each costs a flush to disk, and to a locked database half a second.
 _CHECK_WRITE_SECONDS = 2.0
 
 T = TypeVar("T")
+
+
+def text_gap(pieces: int) -> float:
+    """Seconds from the beginning of a commit of so many pieces of text to that of the next."""
+    usual = min(pieces * _TEXT_SPACING, _LONGEST_TEXT_SPACING)
+    return max(usual, min(pieces * _CROWDED_SPACING, _LONGEST_CROWDED_SPACING))
 
 
 class EventLog:
@@ -80,9 +88,7 @@ class EventLog:
         self._check_write_at = -math.inf
         self.commits = 0
         """Transactions of this process that added something."""
-        self._texts: Batches[Piece, int] = Batches(
-            self._add_texts, size=TEXTS, spacing=_TEXT_SPACING, longest=_LONGEST_TEXT_SPACING
-        )
+        self._texts: Batches[Piece, int] = Batches(self._add_texts, size=TEXTS, gap_after=text_gap)
         self._queries: Batches[EventQuery, list[Event]] = Batches(store.read_after, size=QUERIES)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None

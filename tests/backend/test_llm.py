@@ -1,6 +1,7 @@
 """The real `openai` client against a server that speaks the API over real HTTP."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from moorline.backend.events import Finish, Usage
 from moorline.backend.llm import OpenAIResponder
+from moorline.backend.llm_stream import _decode
 from moorline.backend.llm_transport import http_client
 from moorline.backend.provider import base_url
 from moorline.backend.responder import Done
@@ -160,6 +162,35 @@ async def test_a_server_that_stays_silent_behind_the_end_does_not_hold_it_back(s
 )
 async def test_events_of_an_odd_shape_say_nothing(server: OpenAIServer, odd: Any) -> None:
     assert await pieces(server, odd, says("Hi"), odd, finish("stop"), DONE) == ["Hi", Done(Finish.STOP)]
+
+
+def with_text(**members: Any) -> dict[str, Any]:
+    """An event of text that has other members as well, of the event or of its choice."""
+    event = says("Hi")
+    choice = event["choices"][0]
+    delta = {"content": "Hi", "refusal": members.pop("refusal", None)}
+    event["choices"] = [choice | {"delta": delta, "finish_reason": members.pop("finish_reason", None)}]
+    return event | members
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (with_text(finish_reason="length"), ["Hi", Done(Finish.LENGTH)]),
+        (with_text(refusal="!"), ["Hi!", Done(Finish.STOP)]),
+        (
+            with_text(usage={"prompt_tokens": 3, "completion_tokens": 1}),
+            ["Hi", Done(Finish.STOP, Usage(3, 1))],
+        ),
+    ],
+)
+async def test_what_an_event_holds_beside_its_text_counts(server: OpenAIServer, event: Any, expected: Any) -> None:
+    assert await pieces(server, event, finish("stop"), DONE) == expected
+
+
+@pytest.mark.parametrize("data", [' {"a": 1} ', "\t[]\n"])
+def test_white_space_around_the_json_of_an_event_is_none_of_it(data: str) -> None:
+    assert _decode(data) == json.loads(data)
 
 
 # The transport --------------------------------------------------------------------------------------------------------

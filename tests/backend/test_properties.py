@@ -218,6 +218,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moorline.backend.runs._INTERRUPT_SECONDS", 0.05)
     # In the middle of answers.
     monkeypatch.setattr("moorline.backend.eventlog.sqlite.recent.MAX_PIECES", 5)
+    monkeypatch.setattr("moorline.backend.eventlog.sqlite.recent._MERGED_PIECES", 0)
 
 
 def schedules(examples: int) -> settings:

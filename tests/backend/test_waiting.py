@@ -102,6 +102,19 @@ async def test_growth_that_is_dealt_with_does_not_end_the_wait(watches: Watches)
     waiter.close()
 
 
+async def test_an_error_in_dealing_with_growth_is_the_waiting_tasks_alone(watches: Watches) -> None:
+    def fail() -> bool:
+        raise ValueError("of one session")
+
+    waiters = [Waiter(watches.watch("s"), fail), Waiter(watches.watch("s"))]
+    loop = asyncio.get_running_loop()
+    loop.call_soon(watches.notify, {"s": Hint.GROWN})
+    waits = [waiter.until(in_seconds(NEVER)) for waiter in waiters]
+    assert await asyncio.gather(*waits) == [Hint.GROWN, Hint.GROWN]
+    for waiter in waiters:
+        waiter.close()
+
+
 async def test_an_erasure_is_always_the_waiting_tasks(watches: Watches) -> None:
     waiter = Waiter(watches.watch("s"), at_growth=lambda: True)
     loop = asyncio.get_running_loop()

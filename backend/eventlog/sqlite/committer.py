@@ -34,14 +34,32 @@ T = TypeVar("T")
 class Transaction:
     """What a command works on: the connection, and the list of what readers see after the commit."""
 
-    db: sqlite3.Connection
+    _db: sqlite3.Connection
     _recent: Recent = field(default_factory=Recent)
+    begun: bool = True
     commits: list[Commit] = field(default_factory=list)
+
+    @property
+    def db(self) -> sqlite3.Connection:
+        """For statements, which begin the transaction."""
+        if not self.begun:
+            # Not IMMEDIATE: no other process has the file, and what only reads must not fail on a read-only disk.
+            self._db.execute("BEGIN")
+            self.begun = True
+        return self._db
+
+    def execute_alone(self, statement: str, *arguments: object) -> None:
+        """Execute a statement that is the whole transaction where none has begun: SQLite then commits it by itself.
+
+        For each call of sqlite3 the thread gives up the interpreter's lock, and waits for it afterwards.
+        """
+        self._db.execute(statement, arguments)
 
     @property
     def recent(self) -> Recent:
         """The text that is not in `events` yet."""
-        self._recent.ensure(self.db)
+        if not self._recent.is_read:
+            self._recent.read(self.db)
         return self._recent
 
     def state(self) -> tuple[int, int]:
@@ -212,15 +230,14 @@ def run_batch(
     db: sqlite3.Connection, commands: Sequence[Command], recent: Recent
 ) -> tuple[list[Outcome], list[Commit]]:
     """Run `commands` in one transaction; where that fails as a whole, each in one of its own."""
-    tx = Transaction(db, recent)
+    tx = Transaction(db, recent, begun=False)
     before = tx.state()
     try:
-        # Not IMMEDIATE: no other process has the file, and a batch that only reads must not fail on a read-only disk.
-        db.execute("BEGIN")
         # One that is alone needs no savepoint: what it undoes is the transaction.
         outcomes: list[Outcome]
         outcomes = [(commands[0](tx), None)] if len(commands) == 1 else [_run_one(tx, command) for command in commands]
-        db.execute("COMMIT")
+        if tx.begun:
+            db.execute("COMMIT")
     except Exception as error:
         if db.in_transaction:
             with contextlib.suppress(sqlite3.Error):

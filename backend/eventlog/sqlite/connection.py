@@ -45,7 +45,7 @@ def connect(path: str, erasures: ErasureLog, *, is_copy: bool = False) -> sqlite
         migrate(db, path)
         # What is done from here on finds all text in `events`.
         recent = Recent()
-        recent.ensure(db)
+        recent.read(db)
         recent.merge(db)
         if is_copy:
             mark_as_copy(db)

@@ -9,13 +9,16 @@ middle of a handshake.
 
 import asyncio
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Sequence
+from ssl import SSLContext
 from typing import Any, cast
 
 import aiohttp
 from aiohttp import HttpVersion11, StreamReader, hdrs, web, web_protocol
 from aiohttp.base_protocol import BaseProtocol
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
@@ -27,6 +30,7 @@ from yarl import URL
 from moorline.gateway.common.errors import UnsupportedLibrary
 
 __all__ = [
+    "ClientConnector",
     "ServerProtocol",
     "check",
     "is_upgraded",
@@ -81,13 +85,35 @@ def check() -> None:
         for name in names:
             if not hasattr(owner, name):
                 where = getattr(owner, "__qualname__", getattr(owner, "__name__", ""))
-                raise UnsupportedLibrary(
-                    f"aiohttp {aiohttp.__version__} has no {where}.{name}, which moorline needs; "
-                    "install the version that moorline asks for: pip install --upgrade moorline"
-                )
+                raise _unsupported(f"{where}.{name}")
+
+
+def _unsupported(name: str) -> UnsupportedLibrary:
+    return UnsupportedLibrary(
+        f"aiohttp {aiohttp.__version__} has no {name}, which moorline needs; "
+        "install the version that moorline asks for: pip install --upgrade moorline"
+    )
 
 
 check()
+
+
+class ClientConnector(aiohttp.TCPConnector):
+    """A connector whose connections are resumed where they were paused, and not at each read of a body."""
+
+    def __init__(self, *, limit: int, keepalive_timeout: float, ssl: SSLContext) -> None:
+        super().__init__(limit=limit, keepalive_timeout=keepalive_timeout, ssl=ssl)
+        if not hasattr(self, "_factory"):
+            raise _unsupported("TCPConnector._factory")
+        self._factory = cast("Any", functools.partial(_ClientProtocol, loop=self._loop))
+
+
+class _ClientProtocol(ResponseHandler):
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
+        # A body that is read as fast as it comes never pauses. To parse nothing, and to resume a transport that reads,
+        # would cost a tenth of what an event of an answer does.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
 
 class ServerProtocol(RequestHandler):

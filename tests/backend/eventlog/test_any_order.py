@@ -104,6 +104,7 @@ def empty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         with pytest.MonkeyPatch.context() as patch:
             # Between any two of the commands.
             patch.setattr(recent, "MAX_PIECES", 2)
+            patch.setattr(recent, "_MERGED_PIECES", 0)
             yield lambda: f"sqlite:///{folder}/{next(numbers)}.db"
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")

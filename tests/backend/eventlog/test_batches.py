@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from moorline.backend.eventlog.batches import Batches
+from moorline.backend.eventlog.log import text_gap
 
 SPACING = 0.02
 
@@ -24,13 +25,13 @@ class Recorder:
 async def test_a_first_item_is_carried_out_at_once() -> None:
     recorder = Recorder()
     began = asyncio.get_running_loop().time()
-    assert await Batches(recorder.carry_out, size=9, spacing=60, longest=60).submit(1) == -1
+    assert await Batches(recorder.carry_out, size=9, gap_after=lambda items: 60).submit(1) == -1
     assert recorder.batches[0][0] - began < 1
 
 
 async def test_items_that_come_within_the_spacing_of_a_batch_gather() -> None:
     recorder = Recorder()
-    batches = Batches(recorder.carry_out, size=9, spacing=SPACING, longest=60)
+    batches = Batches(recorder.carry_out, size=9, gap_after=lambda items: items * SPACING)
     await asyncio.gather(batches.submit(1), batches.submit(2))
     late = asyncio.ensure_future(batches.submit(3))
     await asyncio.sleep(0)
@@ -40,20 +41,16 @@ async def test_items_that_come_within_the_spacing_of_a_batch_gather() -> None:
     assert second - first >= 2 * SPACING
 
 
-@pytest.mark.parametrize("count", [1, 9])
-async def test_the_spacing_is_bounded(count: int) -> None:
-    recorder = Recorder()
-    batches = Batches(recorder.carry_out, size=9, spacing=60, longest=SPACING)
-    async with asyncio.timeout(10):
-        for _ in range(2):
-            await asyncio.gather(*(batches.submit(number) for number in range(count)))
-    (first, _), (second, _) = recorder.batches
-    assert second - first >= SPACING
+@pytest.mark.parametrize(
+    ("pieces", "milliseconds"), [(1, 1), (4, 4), (15, 15), (75, 15), (100, 20), (200, 40), (1000, 40)]
+)
+def test_text_gathers_for_longer_where_there_is_more_of_it(pieces: int, milliseconds: int) -> None:
+    assert text_gap(pieces) == pytest.approx(milliseconds / 1000)
 
 
 async def test_the_log_closes_only_when_the_items_that_gather_are_carried_out() -> None:
     recorder = Recorder()
-    batches = Batches(recorder.carry_out, size=9, spacing=SPACING, longest=60)
+    batches = Batches(recorder.carry_out, size=9, gap_after=lambda items: items * SPACING)
     await batches.submit(1)
     late = asyncio.ensure_future(batches.submit(2))
     await asyncio.sleep(0)

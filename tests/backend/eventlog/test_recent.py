@@ -85,6 +85,27 @@ async def test_a_reader_gets_as_many_events_as_it_asks_for_from_both_tables(
         assert [event.seq for event in await log.read_after("s", 2, limit=limit)] == [3, 4, 5][:limit]
 
 
+async def test_a_full_table_is_merged_session_by_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "MAX_PIECES", 8)
+    monkeypatch.setattr(recent, "_MERGED_PIECES", 0)
+    answer = "".join(f"{number} " for number in range(10))
+    async with sqlite_log(tmp_path) as (log, store):
+        runs = [handle_of(await start(log, f"s{number}")) for number in range(4)]
+        for number in range(10):
+            for run in runs:
+                await log.add_text(run, f"{number} ")
+        rows, pieces = await counted(store)
+        assert 0 < rows <= 8
+        assert 40 - 8 <= pieces < 40
+        for run in runs:
+            view = await read_view(log, run.session_id)
+            assert view.run is not None
+            assert view.run.text == answer
+    async with opened(database_at(tmp_path)) as log:
+        for run in runs:
+            assert (await read_view(log, run.session_id)).rows[-1].content == answer
+
+
 async def test_both_bounds_lead_to_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "MAX_BYTES", 1000)
     async with sqlite_log(tmp_path) as (log, store):
@@ -122,6 +143,7 @@ async def test_nothing_is_left_of_the_text_of_an_erased_chat(tmp_path: Path, end
 
 async def test_what_a_transaction_that_is_undone_has_added_is_not_read(tmp_path: Path) -> None:
     def add_and_fail(tx: Transaction, run: RunHandle) -> None:
+        tx.db.execute("SELECT 1")
         add_texts(tx, [Piece(run, "undone", None)])
         raise sqlite3.OperationalError("disk I/O error")
 

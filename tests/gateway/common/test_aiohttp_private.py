@@ -2,21 +2,24 @@
 
 import ast
 import inspect
+import ssl
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from aiohttp.web_protocol import RequestHandler
 
 import moorline.backend.app
 import moorline.gateway.app  # noqa: F401 - the classes of both parts exist
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web import aiohttp_private
+from tests.support.eventlogs import until
 from tests.test_layers import MODULES, name
 
 # Classes of aiohttp that ours derive from.
@@ -94,3 +97,22 @@ def test_no_other_module_names_what_aiohttp_keeps_for_itself(path: Path) -> None
 @pytest.mark.parametrize("ours", sorted(OURS, key=str), ids=lambda ours: ours.__name__)
 def test_no_class_that_derives_from_one_of_aiohttp_uses_or_hides_its_private_names(ours: type) -> None:
     assert not {attribute.attr for attribute in attributes(inspect.getsource(ours))} & private_names(ours)
+
+
+async def test_a_body_that_was_paused_is_read_to_its_end_by_the_connections_of_our_connector(
+    aiohttp_server: Callable[..., Awaitable[TestServer]],
+) -> None:
+    body = b"x" * (4 << 20)
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=body)
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    server = await aiohttp_server(app)
+    connector = aiohttp_private.ClientConnector(limit=0, keepalive_timeout=1, ssl=ssl.create_default_context())
+    async with aiohttp.ClientSession(connector=connector) as session, session.get(server.make_url("/")) as response:
+        protocol = response.connection and response.connection.protocol
+        assert isinstance(protocol, aiohttp_private._ClientProtocol)
+        await until(lambda: protocol._reading_paused)
+        assert await response.read() == body
