@@ -77,18 +77,24 @@ class Api:
             query = parse(ReadQuery, dict(request.query))
             if query.after is not None:
                 cursor = Position(query.epoch or "", query.after)
-                page = await self._poll(request, access, held, chat, cursor, wait=query.wait or 0.0)
+                polled = await self._poll(request, access, held, chat, cursor, wait=query.wait or 0.0)
                 # A poll that comes back with nothing is no access; otherwise each client would leave three a minute.
-                access.outcome = "ok" if page.events else None
-                return answer(page)
+                access.outcome = "ok" if polled.events else None
+                return answer(polled)
             if not chat.exists:
                 return answer([])
             async with self._gate.turn(client_address(request)):
-                return await self._page(chat.session_id, query)
+                return await self._page(chat, query)
 
-    async def _page(self, session_id: str, query: ReadQuery) -> web.Response:
+    async def _page(self, chat: "_Chat", query: ReadQuery) -> web.Response:
         count = min(query.limit or SNAPSHOT_ROWS, SNAPSHOT_ROWS)
-        rows = await newest_rows(self._log, session_id, before=query.before, count=count, size=SNAPSHOT_BYTES)
+        rows = await newest_rows(self._log, chat.session_id, before=query.before, count=count, size=SNAPSHOT_BYTES)
+        # They are of several reads, and the request may have waited for its turn: the id of a session that was erased
+        # may be another patient's by now.
+        now = await self._log.find_session(chat.session_id)
+        chat.right.check()
+        if now is None or now.head.epoch != chat.epoch:
+            return answer([])
         return answer([row_model(row) for row in rows], list[MessageRow])
 
     async def _poll(
@@ -217,11 +223,11 @@ class Api:
         if info is not None:
             try:
                 right = await self._right(request, access, held, info.patient_id)
-                return _Chat(session_id, info.patient_id, right, exists=True)
+                return _Chat(session_id, info.patient_id, right, info.head.epoch)
             except web.HTTPException:
                 access.hidden = True
         right = await self._right(request, access, held, None)
-        return _Chat(session_id, None, right, exists=False)
+        return _Chat(session_id, None, right)
 
     async def _enter_as(
         self, request: web.Request, access: Access, held: contextlib.ExitStack, patient_id: str
@@ -233,7 +239,7 @@ class Api:
         if info is not None:
             check_owner(info.patient_id, patient_id)
         right.check()
-        return _Chat(session_id, patient_id, right, exists=info is not None)
+        return _Chat(session_id, patient_id, right, None if info is None else info.head.epoch)
 
     async def _right(
         self, request: web.Request, access: Access, held: contextlib.ExitStack, patient_id: str | None
@@ -251,7 +257,12 @@ class _Chat(NamedTuple):
     session_id: str
     patient_id: str | None
     right: Right
-    exists: bool
+    epoch: str | None = None
+    """None: there is no such session."""
+
+    @property
+    def exists(self) -> bool:
+        return self.epoch is not None
 
 
 async def parsed_body(request: web.Request, model: type[T], settings: Settings, *, may_be_empty: bool = False) -> T:

@@ -4,13 +4,16 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
+from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from moorline.backend.responder import Done, Piece, Text, Turn
 from tests.support.backends import Backend, backend, hello, receive_until, say
+from tests.support.eventlogs import exchange
 
 OLD, NEW = "the old text", "the new text"
 
@@ -81,3 +84,22 @@ async def test_a_message_after_the_erasure_begins_a_new_session_and_is_answered(
             if "run" in snapshot:
                 await receive_until(socket, "message")
         assert echo.chats[-1] == [NEW]
+
+
+async def test_a_session_that_becomes_another_patients_while_it_is_read_shows_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = EventLog.rows
+
+    async def begun_anew(log: EventLog, session_id: str, **options: Any) -> Any:
+        monkeypatch.undo()
+        await log.delete_session(session_id)
+        await exchange(log, session_id, patient_id="another")
+        return await rows(log, session_id, **options)
+
+    async with backend(tmp_path, Echo()) as server:
+        await exchange(server.log, "s1", patient_id="p1")
+        monkeypatch.setattr(EventLog, "rows", begun_anew)
+        async with aiohttp.request("GET", f"{server.http}/api/chat/s1/messages?patient_id=p1") as answer:
+            assert (answer.status, await answer.json()) == (200, [])
+            assert EventLog.rows is rows
