@@ -576,3 +576,19 @@ async def test_another_server_gets_the_erasures_by_a_dump_of_their_own(
         assert await log.find_session("erased") is None
         assert await log.find_session("kept") is not None
     postgres_server.drop_database(elsewhere)
+
+
+@needs.postgres
+async def test_another_server_without_the_erasures_is_a_warning(
+    tmp_path: Path, postgres_server: PostgresServer, postgres_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(postgres_database) as log:
+        await exchange(log, "kept")
+        chats = await dumped(postgres_database, tmp_path)
+    assert "moorline_erasures" not in caplog.text
+    elsewhere = postgres_server.new_database()
+    await undumped(elsewhere, chats)
+    async with opened(elsewhere) as log:
+        assert await log.find_session("kept") is not None
+    assert caplog.text.count("restored without the schema moorline_erasures") == 1
+    postgres_server.drop_database(elsewhere)

@@ -205,6 +205,11 @@ async def _catch_up(connection: Connection) -> None:
     await connection.execute("UPDATE version SET sessions_oid = %s", (actual,))
     # None: it was written by a version that did not store it.
     if stored is not None:
+        if not table:
+            log.warning(
+                "the database was restored without the schema moorline_erasures: what was erased since is in it again; "
+                "restore both before a backend starts, see the page Production"
+            )
         erased = (await connection.execute(_ERASE_AGAIN)).rowcount
         await connection.execute(_RESTORED)
         log.info("the database was restored from an earlier time: %d sessions erased again", erased)
