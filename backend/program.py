@@ -71,14 +71,14 @@ async def _run(settings: Settings, manager: Parent | Systemd, listener: SocketLi
                     await manager.wait(facts, stop, lambda: started.draining.begin(0))
                 else:
                     print_start(settings, facts)
-                    await _told(manager, stop)
+                    await _notify(manager, stop)
         except LogUnavailable as error:
             raise UsageError(f"database: {error}") from error
     return 0
 
 
-async def _told(systemd: Systemd, stop: asyncio.Event) -> None:
-    """Tell the manager that the backend is ready, lives and ends; return when `stop` is set."""
+async def _notify(systemd: Systemd, stop: asyncio.Event) -> None:
+    """Notify the manager of the start, of each beat and of the stop; return when `stop` is set."""
     systemd.ready()
     beating = asyncio.create_task(systemd.beat())
     try:

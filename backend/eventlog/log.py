@@ -128,8 +128,8 @@ class EventLog:
     async def check(self) -> None:
         """Return if the database answers (for /readyz).
 
-        Where the last write failed, and reads do not show whether the next one would, that is tried, however often this
-        is asked once in `_CHECK_WRITE_SECONDS`: a backend that is said to be ill may be sent no message that shows it.
+        Where the last write failed, and reads do not show whether the next one would, a write is tried, once in
+        `_CHECK_WRITE_SECONDS` at most: a load balancer may send no message to a backend that reports a failure.
         """
         if self.database.outlives_reads and (now := time.monotonic()) >= self._check_write_at:
             self._check_write_at = now + _CHECK_WRITE_SECONDS

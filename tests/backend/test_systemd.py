@@ -1,4 +1,4 @@
-"""The backend under a service manager, which listens for it and is told how it fares."""
+"""The backend under a service manager, which listens for it and is notified of its states."""
 
 import contextlib
 from pathlib import Path

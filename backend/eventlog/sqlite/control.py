@@ -6,8 +6,8 @@ with the descriptor of the copy. So the copy is written where the client may wri
 and is the client's own file. Where it does neither it sends `-` and the reason.
 
 Who may read the database may use the socket: its permissions are those of the file. Each side also asks the kernel
-whose process the other is. Not every system heeds the permissions of a socket; and another user who may write to the
-folder could put a socket of its own there, which would learn whom an operator revokes, and say that it was done.
+whose process the other is. Not every system checks the permissions of a socket; and another user with the right to
+write to the folder could listen there, receive the names of revoked principals, and answer that they were revoked.
 """
 
 import asyncio
