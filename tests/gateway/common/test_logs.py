@@ -2,10 +2,12 @@ import asyncio
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from moorline.gateway.common import logs
 from moorline.gateway.common.logs import hashed, info, setup
 from moorline.gateway.settings import Settings
 
@@ -99,6 +101,22 @@ async def test_lines_of_one_iteration_of_the_event_loop_are_written_together(
     assert capsys.readouterr().err == ""
     await asyncio.sleep(0)
     assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["first", "second"]
+
+
+async def test_between_two_writes_there_is_a_pause(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_PAUSE_SECONDS", 0.05)
+    setup(Settings())
+    began = time.monotonic()
+    for text in ("first", "second"):
+        logging.getLogger("moorline.gateway").info(text)
+        await asyncio.sleep(0)
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["first"]
+    while not (written := capsys.readouterr().err):  # noqa: ASYNC110 - nothing tells when the log is written
+        await asyncio.sleep(0.005)
+    assert "second" in written
+    assert time.monotonic() - began >= 0.05
 
 
 async def test_a_warning_is_written_at_once_behind_the_lines_before_it(capsys: pytest.CaptureFixture[str]) -> None:
