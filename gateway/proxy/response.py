@@ -28,7 +28,7 @@ _MAX_LENGTH_DIGITS = 18
 _SWITCHING_PROTOCOLS = 101
 _FIRST_FINAL_STATUS = 200
 # RFC 9112 section 6.3: these end with their headers, as every response to HEAD does.
-_WITHOUT_BODY = frozenset({101, 204, 304})
+_WITHOUT_BODY = frozenset({204, 304})
 
 _CONNECTION = b"connection"
 _CONTENT_LENGTH = b"content-length"
@@ -160,7 +160,11 @@ class ResponseParser:
             if response.status >= _FIRST_FINAL_STATUS or response.status == _SWITCHING_PROTOCOLS:
                 break
         self._buffer = b""
-        self._begin_body(response, minor)
+        if response.status == _SWITCHING_PROTOCOLS:
+            # Whatever its headers say of a body: it has none, and what follows is the other protocol's.
+            self.complete = self.persistent = True
+        else:
+            self._begin_body(response, minor)
         self.response = response
         return data
 
