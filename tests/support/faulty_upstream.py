@@ -81,6 +81,11 @@ class Peer:
         """Send all of it; waits as long as the other end does not read, which is the test's to bound."""
         await self._loop.sock_sendall(self._sock, data)
 
+    async def send_to(self, other: "Peer", data: bytes) -> bytes:
+        """What `other` receives of it, while it is sent: what lies between need not hold it."""
+        _, received = await asyncio.gather(self.send(data), other.exactly(len(data)))
+        return received
+
     async def send_in_pieces(self, data: bytes, size: int = 1) -> None:
         """Each piece a segment of its own, and each gets its chance to arrive alone."""
         for start in range(0, len(data), size):

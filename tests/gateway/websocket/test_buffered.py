@@ -39,7 +39,7 @@ async def flooding(sender: Peer, key: bytes = b"") -> AsyncIterator[None]:
 async def test_a_client_that_does_not_read_ends_and_the_upstream_gets_the_reason(
     start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gateway = await start(upstream.port, max_buffered=1 << 10)
+    gateway = await start(upstream.port, max_buffered=1 << 6)
     async with tunnel(gateway, upstream, receive_buffer=4096) as (_, backend), flooding(backend):
         (told,) = parse(await backend.rest())
         assert told.close == (1001, "max_buffered")
@@ -57,10 +57,18 @@ async def test_an_upstream_that_does_not_read_ends_and_the_client_may_come_back_
             assert told.close == (1013, "max_buffered")
 
 
+async def held_for_one(start: Start, upstream: Upstream) -> int:
+    """So many bytes are held of a tunnel whose client does not read, with the socket buffers of this machine."""
+    gateway = await start(upstream.port)
+    async with tunnel(gateway, upstream, receive_buffer=4096) as (_, backend):
+        await backend.send_until_stalled(frame(BINARY, bytes(1 << 20)))
+        return gateway.tunnels.buffered
+
+
 async def test_the_tunnel_that_has_held_bytes_for_longest_ends_and_the_others_go_on(
     start: Start, upstream: Upstream
 ) -> None:
-    gateway = await start(upstream.port, max_buffered=300 << 10)
+    gateway = await start(upstream.port, max_buffered=await held_for_one(start, upstream) * 5 // 2)
     async with contextlib.AsyncExitStack() as stack, asyncio.timeout(STEP):
         reader, talker = await stack.enter_async_context(tunnel(gateway, upstream))
         told: list[asyncio.Task[bytes]] = []

@@ -97,8 +97,7 @@ async def test_the_clients_reset_is_a_fin_to_the_backend_behind_its_last_bytes(
 ) -> None:
     gateway = await start(upstream.port, **NGINX)
     async with tunnel(gateway, upstream) as (client, backend):
-        await client.send(BURST)
-        assert await backend.exactly(len(BURST)) == BURST
+        assert await client.send_to(backend, BURST) == BURST
         client.reset()
         assert await backend.rest() == b""
         assert await outcome(gateway, caplog) == "ended_by=client reason=reset"
@@ -150,8 +149,7 @@ async def test_a_client_that_goes_on_sending_still_gets_the_fin_and_no_reset(sta
         await backend.exactly(1000)
         await backend.send(LAST)
         backend.close()
-        for _ in range(100):
-            await client.send(b"x" * 1000)
+        client.send_now(b"x" * 100_000)
         assert await client.rest() == LAST
         await client.send(b"x" * 1000)
 

@@ -51,9 +51,8 @@ async def test_both_halves_of_a_frame_arrive_whichever_process_relays_them(start
         assert await backend.exactly(1000) == LONG[:1000]
         async with moving(old, new):
             await new.has(1)
-            await client.send(LONG[1000:])
             await backend.send(frame(TEXT, b"answer")[3:])
-            assert await backend.exactly(len(LONG) - 1000) == LONG[1000:]
+            assert await client.send_to(backend, LONG[1000:]) == LONG[1000:]
             assert await client.exactly(8) == frame(TEXT, b"answer")
             assert len(old.tunnels) == 0
 
@@ -228,8 +227,7 @@ async def test_a_hook_that_was_not_there_before_is_asked_first(start: Start, ups
 
 async def serves_on(gateway: Gateway, client: Peer, backend: Peer) -> None:
     await gateway.has(1)
-    await client.send(LONG[500:])
-    assert await backend.exactly(len(LONG) - 500) == LONG[500:]
+    assert await client.send_to(backend, LONG[500:]) == LONG[500:]
 
 
 async def test_a_new_process_that_dies_before_it_took_anything_leaves_all_to_the_old_one(
@@ -291,6 +289,8 @@ async def test_a_cancellation_within_a_message_leaves_its_tunnel_where_it_is(sta
         old = await start(upstream.port)
         async with tunnel(old, upstream) as (client, backend):
             sent, _ = await client.send_until_stalled(LONG)
+            if old.tunnels.buffered < 16 << 10:
+                pytest.skip("the kernel's TCP buffers are too small for a message that is long")
             # The message is longer than what the socket takes: it waits with its first half sent.
             async with given_to(old, 1) as (giving, channel):
                 await old.has(0)
