@@ -198,7 +198,8 @@ def powerless() -> Iterator[None]:
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """Nothing in `folder` may be written."""
-    for path in folder.iterdir():
+    files = list(folder.iterdir())
+    for path in files:
         path.chmod(0o444)
     folder.chmod(0o555)
     try:
@@ -206,6 +207,8 @@ def read_only(folder: Path) -> Iterator[None]:
             yield
     finally:
         folder.chmod(0o755)
+        for path in files:
+            path.chmod(0o600)
 
 
 async def test_a_file_that_may_only_be_read_is_one_line_and_left_alone() -> None:
