@@ -25,7 +25,6 @@ __all__ = [
     "CAUSE",
     "DESTINATION",
     "DRAINING",
-    "FRONTEND_COMMAND",
     "GATEWAY_ID",
     "HELD",
     "LIVE_FAULTS",
@@ -51,8 +50,6 @@ UPSTREAMS = web.AppKey("upstreams", Upstreams)
 """The chat backend's: the option `upstream`."""
 RIGHTS = web.AppKey("rights", Rights)
 """Only with an authorize hook."""
-FRONTEND_COMMAND = web.AppKey("frontend_command", str)
-"""Only where `serve` runs one."""
 METRICS: "web.AppKey[Metrics]" = web.AppKey("metrics")
 """Only with `metrics_port`."""
 LIVE_FAULTS: "web.AppKey[LiveFaults]" = web.AppKey("live_faults")

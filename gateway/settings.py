@@ -196,6 +196,9 @@ class Settings(CommonSettings):
     backend_asks: bool = False
     """The backend behind `upstream` asks the hook itself, and knows more than a gateway can: this one asks about the
     user's routes alone. No option: `moorline serve` sets it."""
+    frontend_command: str = ""
+    """What serves the front end, for the page that stands in for it. No option of the gateway: `moorline serve` sets
+    it."""
     follow_authorize: bool = False
     """Load the hook again when a module in the current folder changes. No option: `moorline serve --reload` sets it."""
 

@@ -76,6 +76,12 @@ class Hub:
             theirs.close()
             task.cancel()
 
+    def tell(self, message: Json) -> None:
+        """Tell all workers, and wait for no answer."""
+        self._count = (self._count + 1) % (1 << 32)
+        for each in self._members:
+            each.write(_frame(_ASK, self._count, json.dumps(message).encode()))
+
     async def _serve(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=sock)
         self._members.add(writer)

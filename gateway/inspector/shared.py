@@ -37,6 +37,8 @@ async def _answer(app: web.Application, message: Mapping[str, Any]) -> Any:
             return dataclasses.asdict(own_view(app, start, since))
         case {"end": request_id}:
             return await _own_end(app, request_id)
+        case {"frontend": address}:
+            return app[ROUTES].move_frontend(address)
         case _:
             return faults.answer(app, message)
 

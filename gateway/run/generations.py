@@ -28,7 +28,7 @@ from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web.listen import address, listen
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET
 from moorline.gateway.common.web.server import Running, SocketListener, running
-from moorline.gateway.keys import RIGHTS
+from moorline.gateway.keys import RIGHTS, ROUTES
 from moorline.gateway.proxy.handover import begin_hand_over
 from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.run.handover import Acceptor
@@ -53,6 +53,9 @@ class Generation(Protocol):
 
     async def hand_over(self, number: int, sock: socket.socket) -> bool:
         """Accept no more, and give the tunnels of one of them to the process behind `sock`; whether it has them."""
+
+    def move_frontend(self, address: str) -> None:
+        """The dev server serves at this address from now on."""
 
     def stop_accepting(self) -> None:
         """Accept no more; what comes waits for another process."""
@@ -93,6 +96,9 @@ class _Local:
         if giving is not None:
             self._giving.append(giving)
         return giving is not None
+
+    def move_frontend(self, address: str) -> None:
+        self._app[ROUTES].move_frontend(address)
 
     def stop_accepting(self) -> None:
         self._stopped = True
@@ -149,11 +155,9 @@ class Gateway:
         settings: Settings,
         environ: Mapping[str, str],
         *,
-        prepare: Callable[[web.Application], None] = lambda app: None,
         systemd: Systemd | None = None,
     ) -> None:
         app = create_app(settings)
-        prepare(app)
         self._settings = settings
         self._environ = environ
         systemd = systemd or Systemd()
@@ -166,8 +170,8 @@ class Gateway:
                 warn_if_open(log, sock.getsockname()[0], None)
         self._metrics = MetricsSockets(systemd.metrics)
         self._acceptor: Acceptor | None = None
-        self.local = app if settings.workers == 1 else None
-        """The application of this process, while it serves."""
+        # Of the first generation, where this process serves.
+        self._local = app if settings.workers == 1 else None
         self._generation: Generation | None = None
         self._starting: Workers | None = None
         # Generations that were replaced, by the task that waits for their end.
@@ -226,6 +230,11 @@ class Gateway:
         generations = (self._generation, self._starting, *self._ending.values())
         return [generation for generation in generations if generation is not None]
 
+    def move_frontend(self, address: str) -> None:
+        """The dev server serves at this address from now on."""
+        for generation in self._all():
+            generation.move_frontend(address)
+
     async def reload(self, settings: Settings) -> None:
         """Have new processes with these settings take the place of the present ones.
 
@@ -259,7 +268,7 @@ class Gateway:
             await asyncio.gather(*(_hand_over(old, number, workers) for number in range(old.size)))
         finally:
             # Also where the program is told to end meanwhile.
-            self.local = None
+            self._local = None
             for sock in old_sockets if moves else ():
                 sock.close()
             self._metrics.keep(workers.metrics)
@@ -287,15 +296,15 @@ class Gateway:
 
     async def _first(self, stop: asyncio.Event) -> Generation:
         settings = self._settings
-        if self.local is None:
+        if self._local is None:
             self._acceptor = Acceptor([sock.dup() for sock in self._sockets])
             workers = Workers(settings, self._environ, self._acceptor, self._metrics)
             workers.start(on_refused=lambda status: self._refused(status, stop))
             workers.open()
             return workers
         if settings.metrics_port is not None:
-            self.local[METRICS_SOCKET] = self._metrics.at(settings.metrics_port).dup()
-        local = _Local(settings, self.local)
+            self._local[METRICS_SOCKET] = self._metrics.at(settings.metrics_port).dup()
+        local = _Local(settings, self._local)
         await local.start(self._sockets)
         return local
 

@@ -33,8 +33,6 @@ from moorline.gateway.run.user_commands import backend_command, free_port, front
 from moorline.gateway.settings import Settings
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from moorline.gateway.run.generations import Gateway
 
 __all__ = ["main"]
@@ -90,6 +88,7 @@ def _joined(
             log_key=settings.log_key,
             metrics_port=_backend_metrics_port(settings),
         )
+    settings = dataclasses.replace(settings, frontend_command=own.frontend_command)
     return dataclasses.replace(settings, follow_authorize=own.reload and bool(settings.authorize)), backend
 
 
@@ -101,11 +100,6 @@ def _check(settings: Settings, own: ServeSettings) -> None:
         raise UsageError(
             f'frontend_command: frontend is the folder "{settings.frontend}"; leave one of them out, '
             "or name the address of the dev server"
-        )
-    if own.frontend_command and settings.workers > 1 and not settings.frontend:
-        raise UsageError(
-            "frontend_command: several workers do not follow the address in its output; "
-            "name it, for example --frontend http://localhost:5173"
         )
 
 
@@ -145,6 +139,9 @@ class _Serve:
         self._environ = environ
         self._own_sources = bool(backend.responder or backend.authorize)
         self._follows_output = follows_output
+        # Else the address is the one that the command reports.
+        self._is_frontend_named = not follows_output
+        self._frontend = settings.frontend
         self._parts = Parts()
         self._reports = Reports(["frontend", "backend"] if own.frontend_command else ["backend"])
         self._port = BackendPort(sock, settings.connect_retry or 0.0) if sock is not None else None
@@ -171,9 +168,7 @@ class _Serve:
     async def _run(self, stop: asyncio.Event) -> None:
         # In a thread, so that the loop can start the backend meanwhile.
         generations = await asyncio.to_thread(importlib.import_module, "moorline.gateway.run.generations")
-        gateway: Gateway = generations.Gateway(
-            self._settings, self._environ, prepare=self._prepare, systemd=self._systemd
-        )
+        gateway: Gateway = generations.Gateway(self._settings, self._environ, systemd=self._systemd)
         self._gateway = gateway
         async with gateway.running(stop):
             # Not earlier: a dev server whose usual port is the gateway's takes another one.
@@ -258,8 +253,9 @@ class _Serve:
             log.warning("the options of [serve] take effect at the next start")
         settings = dataclasses.replace(sections[Settings], log_key=sections[Settings].log_key or self._settings.log_key)
         settings, backend = _joined(settings, sections[BackendSettings], self._own, self._sock)
-        if self._follows_output and not settings.frontend:
-            settings = dataclasses.replace(settings, frontend=self._settings.frontend)
+        is_frontend_named = bool(settings.frontend) or not self._own.frontend_command
+        if not is_frontend_named:
+            settings = dataclasses.replace(settings, frontend=self._frontend)
         restarts_backend = self._port is not None and (upgrade or backend != self._backend_settings)
         if restarts_backend:
             await self._replace_backend(backend, settings.watchdog)
@@ -269,7 +265,9 @@ class _Serve:
             if restarts_backend:
                 await self._replace_backend(self._backend_settings, self._settings.watchdog)
             raise
-        self._settings, self._backend_settings = settings, backend
+        self._is_frontend_named = is_frontend_named
+        # The dev server may have moved meanwhile, which all processes were told.
+        self._settings, self._backend_settings = self._followed(settings), backend
 
     async def _replace_backend(self, settings: BackendSettings, watchdog: float | None) -> None:
         log.info("starting the backend again")
@@ -281,13 +279,12 @@ class _Serve:
     def _start_frontend(self) -> None:
         if not self._own.frontend_command:
             return
-        from moorline.gateway.keys import ROUTES
 
         def on_ready(address: str) -> None:
-            # Workers do not follow: a reload tells them.
-            self._settings = dataclasses.replace(self._settings, frontend=address)
-            if self._gateway is not None and self._gateway.local is not None:
-                self._gateway.local[ROUTES].move_frontend(address)
+            self._frontend = address
+            self._settings = self._followed(self._settings)
+            if self._gateway is not None and not self._is_frontend_named:
+                self._gateway.move_frontend(address)
             self._reports.ready("frontend", {"frontend": address})
 
         child = frontend_command(
@@ -300,12 +297,11 @@ class _Serve:
         )
         self._parts.start(Supervisor(child))
 
+    def _followed(self, settings: Settings) -> Settings:
+        """With the front end's address, where the command reports it."""
+        return settings if self._is_frontend_named else dataclasses.replace(settings, frontend=self._frontend)
+
     # The gateway -----------------------------------------------------------------------------------------------------
-
-    def _prepare(self, app: "web.Application") -> None:
-        from moorline.gateway.keys import FRONTEND_COMMAND
-
-        app[FRONTEND_COMMAND] = self._own.frontend_command
 
     async def _announce(self, gateway: "Gateway") -> None:
         """Print the start block, and once more where a part that had failed is ready."""

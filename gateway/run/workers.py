@@ -122,6 +122,7 @@ class Workers:
         self._waiting_for_counts = set(range(1, predecessors + 1))
         self._channels: dict[int, WorkerChannel] = {}
         self._hub = Hub()
+        self._frontend = ""
         self._starting = set(self._numbers)
         self._ready = asyncio.Event()
         self._failed = asyncio.Event()
@@ -195,6 +196,11 @@ class Workers:
             self._supervisors[number + 1].leave()
         return done or not channel.is_ready
 
+    def move_frontend(self, address: str) -> None:
+        """See `Generation`."""
+        self._frontend = address
+        self._hub.tell({"frontend": address})
+
     def stop_accepting(self) -> None:
         """See `Generation`: the acceptor gives nothing more, and what was given has its answer."""
         for channel in self._channels.values():
@@ -227,6 +233,8 @@ class Workers:
         def is_ready(_: Mapping[str, str]) -> None:
             channel = self._channels[number]
             channel.open()
+            if self._frontend:
+                self._hub.tell({"frontend": self._frontend})
             if self._is_open:
                 self._acceptor.add(channel)
             self._starting.discard(number)

@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 from moorline.gateway.common.access.middleware import SECURITY_HEADERS
 from moorline.gateway.errors import PAGE_HEAD, ConnectTimeout, GatewayError, UpstreamUnreachable, accepts_page
-from moorline.gateway.keys import DESTINATION, FRONTEND_COMMAND, REQUEST_ID
+from moorline.gateway.keys import DESTINATION, REQUEST_ID, SETTINGS
 from moorline.gateway.proxy.routes import Owner
 
 __all__ = ["stand_in"]
@@ -25,7 +25,7 @@ def stand_in(request: web.Request, error: GatewayError) -> web.Response | None:
         request.headers.get(hdrs.ACCEPT, "")
     ):
         return None
-    command = request.app.get(FRONTEND_COMMAND, "")
+    command = request.app[SETTINGS].frontend_command
     text = PAGE_HEAD + _PAGE.format(
         status=error.status,
         address=html.escape(next(iter(destination.upstreams)).url),

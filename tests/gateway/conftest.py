@@ -10,7 +10,6 @@ from aiohttp.test_utils import TestClient
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common.access.authorize import Authorize
-from moorline.gateway.keys import FRONTEND_COMMAND
 from moorline.gateway.settings import Settings
 
 Client = TestClient[web.Request, web.Application]
@@ -33,13 +32,11 @@ def start_gateway(page: str, aiohttp_client: Callable[..., Awaitable[Client]]) -
         backend: int,
         *,
         authorize: Authorize | None = None,
-        command: str = "",
         listen_at: int | None = None,
         **options: Any,
     ) -> Client:
         settings = Settings(**{"upstream": (f"http://127.0.0.1:{backend}",), "frontend": page, **options})
         app = create_app(settings, authorize=authorize)
-        app[FRONTEND_COMMAND] = command
         server = {} if listen_at is None else {"server_kwargs": {"port": listen_at}}
         return await aiohttp_client(app, **server)
 

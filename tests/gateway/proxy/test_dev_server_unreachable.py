@@ -46,7 +46,7 @@ async def test_then_a_page_names_the_address_and_what_to_do(start_gateway: Start
 async def test_the_page_names_the_command_that_is_run(start_gateway: StartGateway) -> None:
     async with faulty_upstream(Fault.REFUSE) as port:
         url = f"http://127.0.0.1:{port}"
-        gateway = await start_gateway(0, frontend=url, connect_retry=None, command="npm run <dev>")
+        gateway = await start_gateway(0, frontend=url, connect_retry=None, frontend_command="npm run <dev>")
         async with gateway.get("/", headers=PAGE) as answer:
             assert "moorline runs <code>npm run &lt;dev&gt;</code>" in await answer.text()
 

@@ -34,7 +34,7 @@ helper = subprocess.Popen([sys.executable, "-c", "import signal; print('helper',
 host, port = "127.0.0.1", int(os.environ["PORT"] if len(sys.argv) < 3 else sys.argv[2])
 server = http.server.ThreadingHTTPServer((host, port), Handler)
 print(f"helper is {helper.pid}")
-print(f"Server \\x1b[32mrunning\\x1b[39m at http://127.0.0.1:\\x1b[1m{port}\\x1b[22m/")
+print(f"Server \\x1b[32mrunning\\x1b[39m at http://127.0.0.1:\\x1b[1m{server.server_port}\\x1b[22m/")
 server.serve_forever()
 """
 
@@ -216,22 +216,21 @@ async def test_a_front_end_that_crashes_costs_its_requests_a_moment(script: str,
         assert await get(f"{address}/x") == "front /x"
 
 
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        (
-            ("--frontend", "dist"),
-            'frontend_command: frontend is the folder "dist"; '
-            "leave one of them out, or name the address of the dev server",
-        ),
-        (
-            ("--workers", "2"),
-            "frontend_command: several workers do not follow the address in its output; "
-            "name it, for example --frontend http://localhost:5173",
-        ),
-    ],
-)
-async def test_options_that_contradict_the_command_are_one_line(
-    options: tuple[str, ...], line: str, tmp_path: Path
-) -> None:
-    assert await refused("serve", "--frontend-command", "x", *options, cwd=tmp_path) == line
+async def test_a_folder_contradicts_the_command(tmp_path: Path) -> None:
+    assert await refused("serve", "--frontend-command", "x", "--frontend", "dist", cwd=tmp_path) == (
+        'frontend_command: frontend is the folder "dist"; leave one of them out, or name the address of the dev server'
+    )
+
+
+async def test_workers_and_those_after_a_reload_follow_a_front_end_that_moves(script: str, tmp_path: Path) -> None:
+    front = ("--frontend-command", f"{script} front 0", "--workers", "2", "--log-level", "info")
+    async with serving(tmp_path, *with_backend(script), *front) as (program, address):
+        await program.line("  frontend")
+        assert await get(f"{address}/x") == "front /x"
+        program.send(signal.SIGHUP)
+        await program.line("the new processes serve")
+        assert await get(f"{address}/x") == "front /x"
+        crashing = asyncio.create_task(get(f"{address}/crash"))
+        await program.lines("Server running at", 2)
+        crashing.cancel()
+        assert await get(f"{address}/x") == "front /x"
