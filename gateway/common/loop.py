@@ -20,7 +20,7 @@ from moorline.gateway.common import tracing
 from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.web.idle import raise_limit
 
-__all__ = ["ReloadRequests", "keep_start", "run", "run_until", "stop_signals"]
+__all__ = ["ReloadRequests", "keep_start", "no_collection", "run", "run_until", "stop_signals"]
 
 T = TypeVar("T")
 
@@ -57,6 +57,16 @@ def keep_start() -> None:
     Each one took 50 ms in a gateway and 130 ms in a backend, in which nothing else is done.
     """
     gc.freeze()
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Search for no cycles within this block: in a hand-over of 5,000 tunnels each search took 80 to 170 ms."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 async def _cancel_all() -> int:

@@ -4,6 +4,7 @@
     old   counts, first and now and then: what was counted since the last of these messages
     old   a tunnel: its state, and the descriptors of both connections            many at a time
     new   taken, before it touches the tunnel; or not taken
+    old   all that could go has been given, once; later tunnels follow
     ...   until the old process ends
 
 Which of the two has a tunnel is always decided: it is the old process's until `taken` has been sent, and the new one's
@@ -40,6 +41,7 @@ log = logging.getLogger("moorline.gateway.handover")
 _GREETING = b"moorline tunnels %d" % VERSION
 _COUNTS = b"c"
 _TUNNEL = b"t"
+_ALL_GIVEN = b"e"
 _TAKEN = b"y"
 _NOT_TAKEN = b"n"
 # Tunnels that neither process serves at one moment: what a tunnel's pause consists of.
@@ -153,6 +155,7 @@ class _HandOver:
         with _translated():
             await self._send_counts()
             await self._send_all(self._answers)
+            await self._channel.send(_ALL_GIVEN)
         log.info("handed over %d sockets in %.2fs; %d stay", self._taken, clock() - began, len(self._tunnels))
 
     async def follow(self) -> None:
@@ -280,15 +283,16 @@ async def take_over(
     connection: Callable[[int], socket.socket] = _connection,
     *,
     on_counts: Callable[[], None] = lambda: None,
+    on_all: Callable[[], None] = lambda: None,
     is_same_place: bool = True,
 ) -> None:
     """Take what the process behind `sock` gives, until that has ended or this one drains. `connection` makes a client's
-    connection of its descriptor. `on_counts` is called once its counts are here, or do not come. Another place's are
-    left out: they are in series of their own.
+    connection of its descriptor. `on_counts` is called once its counts are here, or do not come, and `on_all` when all
+    has come that could at once. Another place's counts are left out: they are in series of their own.
     """
     with DescriptorChannel(sock) as channel:
         try:
-            taking = _TakeOver(tunnels, channel, connection, on_counts, is_same_place=is_same_place)
+            taking = _TakeOver(tunnels, channel, connection, on_counts, on_all, is_same_place=is_same_place)
             await _until_drain(tunnels, taking.run())
         finally:
             on_counts()
@@ -303,6 +307,7 @@ class _TakeOver:
         channel: DescriptorChannel,
         connection: Callable[[int], socket.socket],
         on_counts: Callable[[], None],
+        on_all: Callable[[], None],
         *,
         is_same_place: bool,
     ) -> None:
@@ -310,6 +315,7 @@ class _TakeOver:
         self._channel = channel
         self._connection = connection
         self._on_counts = on_counts
+        self._on_all = on_all
         self._is_same_place = is_same_place
         self._adopting: set[asyncio.Task[None]] = set()
 
@@ -336,11 +342,14 @@ class _TakeOver:
                 self._tunnels.add_counts(decode(Counts, payload[1:]))
             self._on_counts()
             return False
+        if payload == _ALL_GIVEN:
+            self._on_all()
+            return False
         try:
             state = decode(SocketState, payload[1:])
             client, upstream = descriptors
-            if not self._tunnels.admits(state):
-                raise ValueError("the authorize hook is new, and asked first")
+            if (reason := self._tunnels.refusal(state)) is not None:
+                raise ValueError(reason)
         except ValueError as error:
             # Also where this process has no descriptor left.
             log.warning("a socket was not taken over: %s", error)

@@ -1,16 +1,23 @@
 """A principal's right while its request is handled and, where that becomes a tunnel, until the tunnel has ended."""
 
+import asyncio
 import dataclasses
 import json
+import math
+import random
 from collections.abc import Callable
 
 from aiohttp import web
 
 from moorline.gateway.common.access.authorize import Principal
+from moorline.gateway.common.access.middleware import CLIENT
 from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.web.aiohttp_private import rebuilt
 
 __all__ = ["Held", "RightState"]
+
+# The time over which a new process asks the hook about all sockets that it took over, not at once.
+_ASKED_WITHIN = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +61,16 @@ class Held:
         """Whether a tunnel keeps it beyond its request."""
 
     @classmethod
-    async def restored(cls, app: web.Application, rights: Rights, state: RightState) -> "Held":
-        """A right that another process held."""
+    async def restored(cls, app: web.Application, rights: Rights, state: RightState, client: str) -> "Held":
+        """A right that another process held, of the client with this address. The hook may be a new one: it is asked
+        soon."""
         headers = list(zip(state.headers[::2], state.headers[1::2], strict=True))
         request = await rebuilt(app, state.method, state.target, headers, state.peer)
+        request[CLIENT] = client
+        soon = asyncio.get_running_loop().time() + random.uniform(0, _ASKED_WITHIN)
+        due = math.inf if state.ask_by is None else state.ask_by
         principal = Principal(state.name, state.expires, json.loads(state.metadata), state.issued)
-        return cls(rights, principal, request, (state.patient_id, state.session_id), ask_by=state.ask_by)
+        return cls(rights, principal, request, (state.patient_id, state.session_id), ask_by=min(soon, due))
 
     def state(self) -> RightState | None:
         """None where it cannot go to another process, since its metadata have no form as JSON."""

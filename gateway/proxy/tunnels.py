@@ -8,10 +8,11 @@ import functools
 import logging
 import math
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from moorline.gateway.cause import Reason
 from moorline.gateway.common import logs, tracing
@@ -93,6 +94,8 @@ class SocketState:
     upstream: str
     opened: float
     tunnel: TunnelState
+    origin: str | None
+    host: str
     guarded: bool
     """Whether there was an authorize hook."""
     right: RightState | None
@@ -109,6 +112,9 @@ class _Open:
     upstream: Upstream | None
     """None where the socket was taken over and this configuration does not name its upstream."""
     held: Held | None
+    origin: str | None
+    """The handshake's, which the next configuration may not allow any more."""
+    host: str
 
 
 class _Handshake:
@@ -138,7 +144,7 @@ class Tunnels:
         metrics: "Metrics | None",
         routes: Routes,
         rights: Rights | None,
-        restored: Callable[[Rights, RightState], Awaitable[Held]],
+        restored: Callable[[Rights, RightState, str], Awaitable[Held]],
     ) -> None:
         most = _most_sockets(settings.max_connections)
         self._socket_limits = SocketLimits(most, settings.max_connections_per_address, rules.trusts)
@@ -148,6 +154,7 @@ class Tunnels:
         self._routes = routes
         self._rights = rights
         self._restored = restored
+        self._rules = rules
         self._names_upstream = len(list(routes.each_upstream())) > 1
         self._draining = draining
         self._metrics = metrics
@@ -205,7 +212,10 @@ class Tunnels:
             turns=self._turns,
             buffered=self._buffered,
         )
-        each = _Open(socket, upstream, request.get(HELD))
+        # Many sockets have one page.
+        origins, host = request.headers.getall(hdrs.ORIGIN, ()), sys.intern(request.headers.get(hdrs.HOST, ""))
+        origin = sys.intern(", ".join(origins)) if origins else None
+        each = _Open(socket, upstream, request.get(HELD), origin, host)
         self._add(relay, each)
         self._keep(relay, each)
         if tracing.is_on():
@@ -252,16 +262,24 @@ class Tunnels:
             upstream=each.socket.upstream,
             opened=each.socket.opened,
             tunnel=tunnel,
+            origin=each.origin,
+            host=each.host,
             guarded=self._rights is not None,
             right=right,
             counted=self._told.pop(relay, Traffic()),
         )
         return state, client, upstream
 
-    def admits(self, state: SocketState) -> bool:
-        """Whether `adopt` may be called: where there is a hook now and was none before, it has to be asked first, by a
-        new handshake."""
-        return self._rights is None or state.guarded
+    def refusal(self, state: SocketState) -> str | None:
+        """Why this configuration would have refused the socket's handshake, so that it must not be adopted; None where
+        it would not, or a hook decides that was asked before."""
+        if self._rights is not None and not state.guarded:
+            return "the authorize hook is new, and asked first"
+        if not self._rules.allows_origin(state.origin, state.host):
+            return "its Origin is none of allowed_origins any more"
+        if state.host and not self._rules.allows_host(state.host):
+            return "its Host is none of allowed_hosts any more"
+        return None
 
     async def adopt(self, state: SocketState, client: socket.socket, upstream: socket.socket) -> None:
         """Go on with a tunnel that was detached, here or elsewhere. It counts as a socket, whatever the limits.
@@ -277,7 +295,13 @@ class Tunnels:
             client.close()
             upstream.close()
             raise
-        opened = _Open(Socket(state.request_id, state.route, state.client, state.upstream, state.opened), known, held)
+        opened = _Open(
+            Socket(state.request_id, state.route, state.client, state.upstream, state.opened),
+            known,
+            held,
+            state.origin,
+            state.host,
+        )
 
         def add(relay: Relay) -> None:
             if known is not None:
@@ -309,7 +333,7 @@ class Tunnels:
     async def _restored_right(self, state: SocketState) -> Held | None:
         if self._rights is None or state.right is None:
             return None
-        return await self._restored(self._rights, state.right)
+        return await self._restored(self._rights, state.right, state.client)
 
     @property
     def is_draining(self) -> bool:

@@ -23,7 +23,7 @@ from aiohttp import web
 from moorline.gateway.app import create_app
 from moorline.gateway.common.access.authorize import warn_if_open
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.loop import ReloadRequests, keep_start
+from moorline.gateway.common.loop import ReloadRequests, keep_start, no_collection
 from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web.listen import address, listen
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET
@@ -92,7 +92,8 @@ class _Local:
         self._started.leave()
         if METRICS_PORT in self._app:
             await self._app[METRICS_PORT].close()
-        giving = await begin_hand_over(self._app[TUNNELS], sock)
+        with no_collection():
+            giving = await begin_hand_over(self._app[TUNNELS], sock)
         if giving is not None:
             self._giving.append(giving)
         return giving is not None

@@ -30,7 +30,7 @@ from moorline.gateway.app import create_app
 from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.config.options import changed
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.loop import keep_start, run, stop_signals
+from moorline.gateway.common.loop import keep_start, no_collection, run, stop_signals
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET, METRICS_WAIT
@@ -358,15 +358,7 @@ class _Introductions:
         ending = asyncio.Event()
         if self._app.get(METRICS_WAIT):
             self._add(self._answer_scrapes())
-        self._listener.on_predecessor = lambda sock, is_same_place: self._add(
-            take_over(
-                self._app[TUNNELS],
-                sock,
-                self._listener.connection,
-                on_counts=self._has_counts.set,
-                is_same_place=is_same_place,
-            )
-        )
+        self._listener.on_predecessor = lambda sock, is_same_place: self._add(self._take_over(sock, is_same_place))
         self._listener.on_successor = lambda sock: self._add(self._hand_over(sock, started, ending))
         self._listener.on_stop = started.stop_accepting
         self._add(self._stop(started, stop, ending))
@@ -376,6 +368,24 @@ class _Introductions:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _take_over(self, sock: socket.socket, is_same_place: bool) -> None:  # noqa: FBT001 - a listener's callback
+        with contextlib.ExitStack() as taking:
+            taking.enter_context(no_collection())
+
+            def have_all() -> None:
+                # They live for hours, and no search goes through them any more.
+                keep_start()
+                taking.close()
+
+            await take_over(
+                self._app[TUNNELS],
+                sock,
+                self._listener.connection,
+                on_counts=self._has_counts.set,
+                on_all=have_all,
+                is_same_place=is_same_place,
+            )
 
     async def _answer_scrapes(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -394,7 +404,8 @@ class _Introductions:
         if METRICS_PORT in self._app:
             await self._app[METRICS_PORT].close()
         try:
-            giving = await begin_hand_over(self._app[TUNNELS], sock, self._listener.connection)
+            with no_collection():
+                giving = await begin_hand_over(self._app[TUNNELS], sock, self._listener.connection)
         finally:
             # Also after an error that is not expected: the reload waits for this.
             self._listener.handed_over(done=giving is not None)

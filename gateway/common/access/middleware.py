@@ -19,6 +19,7 @@ from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.web.connection import is_reserved
 
 __all__ = [
+    "CLIENT",
     "REFUSAL",
     "SECURITY_HEADERS",
     "TooManyConnections",

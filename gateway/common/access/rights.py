@@ -205,7 +205,8 @@ class Right:
 
     def _renew(self, ask_by: float = math.inf) -> None:
         now = asyncio.get_running_loop().time()
-        self._ask_at = None if self._again is None else min(ask_by, now + self._again * random.uniform(_JITTER, 1))
+        again = math.inf if self._again is None else now + self._again * random.uniform(_JITTER, 1)
+        self._ask_at = None if self._ask is None or min(ask_by, again) == math.inf else min(ask_by, again)
         self._arm()
 
     def _arm(self) -> None:

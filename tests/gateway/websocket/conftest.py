@@ -17,7 +17,7 @@ from moorline.gateway.common.web import server
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES
 from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
 from moorline.gateway.settings import Settings
-from tests.support.faulty_upstream import HANDSHAKE, STEP, SWITCH, Peer, Upstream, dial
+from tests.support.faulty_upstream import STEP, SWITCH, Peer, Upstream, dial, handshake
 from tests.support.namespace import permitted
 
 # Some sandboxes forbid namespaces to root, too. test_vanished.py has the same with stopped processes, for everywhere.
@@ -103,11 +103,11 @@ async def ended(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> str:
 
 @contextlib.asynccontextmanager
 async def tunnel(
-    gateway: Gateway, upstream: Upstream, *, receive_buffer: int | None = None
+    gateway: Gateway, upstream: Upstream, *lines: str, receive_buffer: int | None = None
 ) -> AsyncIterator[tuple[Peer, Peer]]:
-    """Client and backend at the two ends of an open tunnel."""
+    """Client and backend at the two ends of an open tunnel, with more header lines if wanted."""
     async with dial(gateway.port, receive_buffer=receive_buffer) as client:
-        await client.send(HANDSHAKE)
+        await client.send(handshake("/ws/chat/p/s", *lines))
         backend = await upstream.accept()
         await backend.send(SWITCH)
         assert (await client.head()).startswith(b"HTTP/1.1 101 ")

@@ -7,14 +7,18 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from moorline.gateway.common.access.authorize import Principal
+from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.descriptors import DescriptorChannel
 from moorline.gateway.keys import METRICS
 from moorline.gateway.proxy.handover import HandOverFailed, hand_over, take_over
+from moorline.gateway.proxy.held import Held, RightState
 from moorline.gateway.proxy.tunnels import SocketState
 from moorline.gateway.tunnel.state import VERSION
 from tests.gateway.websocket.conftest import Gateway, Start, ended, tunnel
@@ -213,6 +217,59 @@ async def test_a_hook_that_is_due_is_not_put_off_by_a_new_process(start: Start, 
     async with tunnel(old, upstream) as (client, _), moving(old, new):
         (closed,) = parse(await client.exactly(2 + 2 + len("forbidden")))
         assert closed.close == (4503, "forbidden")
+
+
+async def test_a_new_hook_is_asked_soon_with_the_clients_address(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorline.gateway.proxy.held._ASKED_WITHIN", 0.0)
+    options: dict[str, Any] = {"authorize_again": None, "trusted_proxies": ("127.0.0.1",)}
+    asked = asyncio.get_running_loop().create_future()
+
+    async def refuse(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        asked.set_result(client_address(request))
+        raise web.HTTPForbidden
+
+    old, new = await start(upstream.port, Hook(), **options), await start(upstream.port, refuse, **options)
+    async with tunnel(old, upstream, "X-Forwarded-For: 192.0.2.7") as (client, _), moving(old, new):
+        (closed,) = parse(await client.exactly(2 + 2 + len("forbidden")))
+        assert closed.close == (4503, "forbidden")
+        assert await asked == "192.0.2.7"
+
+
+async def test_a_socket_whose_origin_is_not_allowed_any_more_is_not_taken_over(
+    start: Start, upstream: Upstream
+) -> None:
+    old = await start(upstream.port, allowed_origins=("https://a.example", "https://b.example"))
+    new = await start(upstream.port, allowed_origins=("https://a.example",))
+    async with (
+        tunnel(old, upstream, "Origin: https://a.example"),
+        tunnel(old, upstream, "Origin: https://b.example") as (client, backend),
+    ):
+        await client.send(LONG[:500])
+        await backend.exactly(500)
+        async with moving(old, new):
+            await new.has(1)
+            await serves_on(old, client, backend)
+
+
+async def test_a_right_that_ended_on_the_way_puts_no_close_frame_within_a_frame(start: Start) -> None:
+    async with Upstream(receive_buffer=4096) as upstream:
+        old, new = await start(upstream.port, Hook()), await start(upstream.port, Hook())
+        async with tunnel(old, upstream, receive_buffer=4096) as (client, backend):
+            sent, _ = await backend.send_until_stalled(LONG)
+            restored = new.tunnels._restored
+
+            async def ended_at_once(rights: Rights, state: RightState, client: str) -> Held:
+                held = await restored(rights, state, client)
+                rights.close("alice")
+                return held
+
+            new.tunnels._restored = ended_at_once
+            async with moving(old, new):
+                received, _ = await client.end()
+                assert received
+                assert (LONG * (sent // len(LONG) + 1)).startswith(received)
 
 
 async def test_a_hook_that_was_not_there_before_is_asked_first(start: Start, upstream: Upstream) -> None:
