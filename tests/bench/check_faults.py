@@ -7,19 +7,16 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from moorline.backend.responder_factory import create_responder
-from moorline.backend.settings import Settings
 from moorline.gateway.faults.provider import provider
 from tests.bench.check import Asking, Case, Place, answer
 from tests.bench.processes import free_port
-from tests.support.backends import backend
+from tests.support.backends import asking_backend, backend
 from tests.support.certificates import certificate
 from tests.support.database_states import filled, locked, read_only, small_disk
 from tests.support.faults import faulted
@@ -93,7 +90,7 @@ async def _no_connections(place: Place) -> AsyncIterator[Asking]:
 
 async def _sockets(url: str, count: int, sockets: contextlib.AsyncExitStack) -> None:
     """So many, or as many as it accepts."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(OSError, InvalidHandshake):
         for number in range(count):
             opened = connect(f"{url.replace('http', 'ws')}{SOCKET}{number}", ping_interval=None, proxy=None)
             await sockets.enter_async_context(opened)
@@ -373,27 +370,19 @@ async def _postgres_down(place: Place) -> AsyncIterator[Asking]:
 # Providers ------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.asynccontextmanager
-async def _asking(folder: Path, base_url: str) -> AsyncIterator[str]:
-    """A backend that asks this model's server."""
-    environ = {"OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": base_url}
-    async with backend(folder, create_responder(Settings(), environ)) as part:
-        yield part.http
-
-
 def _provider(fault: str, patience: float = _PATIENT) -> Made:
     @contextlib.asynccontextmanager
     async def made(place: Place) -> AsyncIterator[Asking]:
-        async with provider() as model, model.faults.arm(fault), _asking(place.folder, model.base_url) as url:
-            yield Asking(url, patience=patience)
+        async with provider() as model, model.faults.arm(fault), asking_backend(place.folder, model.base_url) as part:
+            yield Asking(part.http, patience=patience)
 
     return made
 
 
 @contextlib.asynccontextmanager
 async def _provider_down(place: Place) -> AsyncIterator[Asking]:
-    async with _asking(place.folder, f"http://127.0.0.1:{free_port()}/v1") as url:
-        yield Asking(url, patience=_PATIENT)
+    async with asking_backend(place.folder, f"http://127.0.0.1:{free_port()}/v1") as part:
+        yield Asking(part.http, patience=_PATIENT)
 
 
 @contextlib.asynccontextmanager

@@ -5,13 +5,10 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from aiohttp import web
-
 from moorline.backend.responder import Piece, Turn
-from moorline.gateway.common.web.server import running
-from moorline.gateway.settings import Settings
 from tests.bench.check import Asking, Case, Place, answer
 from tests.bench.check_faults import PASSES_UPGRADES, fastapi, haproxied, nginxed, tls
+from tests.support.engine import QUERY, engine
 from tests.support.gateway_process import echo_server
 from tests.support.nginx import NAME, nginx
 from tests.support.stack import stack
@@ -71,22 +68,8 @@ async def _echo(place: Place) -> AsyncIterator[Asking]:
 
 @contextlib.asynccontextmanager
 async def _engine(place: Place) -> AsyncIterator[Asking]:
-    """As Socket.IO's server: another transport gets 400, and the server speaks first."""
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        if request.query.get("transport") != "websocket":
-            return web.json_response({"code": 0, "message": "Transport unknown"}, status=400)
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        await socket.send_str('0{"sid":"x","pingInterval":25000}')
-        await socket.receive()
-        return socket
-
-    app = web.Application()
-    app.router.add_get("/socket.io/", handle)
-    async with running(app, Settings(host="127.0.0.1", port=0, drain=0.1)) as started:
-        url = started.addresses[0].replace("http", "ws")
-        yield Asking(f"{url}/socket.io/?EIO=4&transport=websocket", options=_SILENCE)
+    async with engine() as url:
+        yield Asking(url + QUERY, options=_SILENCE)
 
 
 _ECHOES = (

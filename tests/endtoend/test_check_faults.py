@@ -11,14 +11,11 @@ import pytest
 from aiohttp import web
 from websockets.asyncio.client import connect
 
-from moorline.backend.responder import Responder
-from moorline.backend.responder_factory import create_responder
-from moorline.backend.settings import Settings
 from moorline.gateway.check.probe import Asked
 from moorline.gateway.check.report import check
 from moorline.gateway.faults.provider import provider
 from tests.support import needs
-from tests.support.backends import backend
+from tests.support.backends import asking_backend
 from tests.support.certificates import certificate
 from tests.support.faults import faulted
 from tests.support.raw import Connection, listening
@@ -311,35 +308,25 @@ async def test_another_web_server_is_told_from_moorline(checked: Check) -> None:
     ],
 )
 async def test_a_provider_that_fails(tmp_path: Path, checked: Check, name: str, code: str, next_step: str) -> None:
-    async with provider() as model, model.faults.arm(name), _backend(tmp_path, model.base_url) as url:
-        found = await checked(url)
+    async with provider() as model, model.faults.arm(name), asking_backend(tmp_path, model.base_url) as part:
+        found = await checked(part.http)
     assert found is not None
     assert (found.hop, found.said) == ("first answer", f"answered with an error: {code}")
     assert next_step in found.next_step
 
 
 async def test_a_provider_that_is_down(tmp_path: Path, checked: Check, unused_tcp_port: int) -> None:
-    async with _backend(tmp_path, f"http://127.0.0.1:{unused_tcp_port}/v1") as url:
+    async with asking_backend(tmp_path, f"http://127.0.0.1:{unused_tcp_port}/v1") as part:
         # The library of the provider tries twice more.
-        found = await checked(url, patience=15.0)
+        found = await checked(part.http, patience=15.0)
     assert found is not None
     assert (found.hop, found.said) == ("first answer", "answered with an error: llm_unavailable")
     assert "OPENAI_BASE_URL" in found.next_step
 
 
 async def test_a_provider_that_stalls_is_told_from_a_backend_that_hangs(tmp_path: Path, checked: Check) -> None:
-    async with provider() as model, model.faults.provider_stall(), _backend(tmp_path, model.base_url) as url:
-        found = await checked(url)
+    async with provider() as model, model.faults.provider_stall(), asking_backend(tmp_path, model.base_url) as part:
+        found = await checked(part.http)
     assert found is not None
     assert (found.hop, found.said) == ("first answer", "no answer in time")
     assert "no answer from the model" in found.cause
-
-
-@contextlib.asynccontextmanager
-async def _backend(folder: Path, base_url: str) -> AsyncIterator[str]:
-    async with backend(folder, _responder(base_url)) as started:
-        yield started.http
-
-
-def _responder(base_url: str) -> Responder:
-    return create_responder(Settings(), {"OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": base_url})

@@ -5,18 +5,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from fastapi import FastAPI, WebSocket
 from websockets.asyncio.server import ServerConnection, serve
 
 from moorline.gateway.check.probe import Asked
 from moorline.gateway.check.report import check
-from moorline.gateway.common.web.server import running
-from moorline.gateway.settings import Settings
 from moorline.testing import Moorline
 from tests.gateway.check.test_probe import server
 from tests.support import needs
 from tests.support.backends import Script, backend
+from tests.support.engine import QUERY, engine
 from tests.support.faults import faulted
 from tests.support.nginx import Nginx
 from tests.support.stack import Stack, stack
@@ -119,18 +117,6 @@ async def test_a_server_of_another_make(capsys: pytest.CaptureFixture[str]) -> N
 
 
 async def test_a_server_that_wants_a_path_and_a_query() -> None:
-    async def engine(request: web.Request) -> web.StreamResponse:
-        if request.query.get("transport") != "websocket":
-            return web.json_response({"code": 0, "message": "Transport unknown"}, status=400)
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        await socket.send_str('0{"sid":"x","pingInterval":25000}')
-        await socket.receive()
-        return socket
-
-    app = web.Application()
-    app.router.add_get("/socket.io/", engine)
-    async with running(app, Settings(host="127.0.0.1", port=0, drain=0.1)) as started:
-        url = started.addresses[0].replace("http", "ws")
-        assert await healthy(f"{url}/socket.io/?EIO=4&transport=websocket")
-        assert not await healthy(f"{url}/socket.io/")
+    async with engine() as url:
+        assert await healthy(url + QUERY)
+        assert not await healthy(url)

@@ -15,11 +15,12 @@ from moorline.backend.errors import LLMError
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from moorline.backend.responder import Answer, Done, Piece, Prompt, Responder, Text, Turn
+from moorline.backend.responder_factory import create_responder
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Authorize
 from moorline.gateway.common.web.server import running
 
-__all__ = ["Backend", "Script", "backend", "hello", "receive", "receive_until", "say"]
+__all__ = ["Backend", "Script", "asking_backend", "backend", "hello", "receive", "receive_until", "say"]
 
 STEP = 10.0
 """Longest wait of a test for one thing; reached only when it fails."""
@@ -85,6 +86,14 @@ async def backend(
     app = create_app(settings, authorize=authorize, responder=responder, v1_ping=v1_ping)
     async with running(app, settings) as server:
         yield Backend(server.port, app)
+
+
+@contextlib.asynccontextmanager
+async def asking_backend(path: Path, base_url: str) -> AsyncIterator[Backend]:
+    """A backend that asks this model's server."""
+    environ = {"OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": base_url}
+    async with backend(path, create_responder(Settings(), environ)) as started:
+        yield started
 
 
 async def say(socket: ClientConnection, **frame: Any) -> None:
