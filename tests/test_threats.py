@@ -5,6 +5,7 @@ import re
 import pytest
 
 from moorline.backend.eventlog.base import SNAPSHOT_BYTES
+from moorline.backend.eventlog.tail import MAX_BYTES
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.backend.sse import MAX_EVENT
 from moorline.backend.writer import _READ_AHEAD as READ_AHEAD
@@ -14,6 +15,7 @@ from moorline.gateway.common.web.idle import _RESERVED_CONNECTIONS as RESERVED
 from moorline.gateway.common.web.idle import _SILENT_PER_ADDRESS as SILENT
 from moorline.gateway.settings import Settings
 from moorline.gateway.site.docs import DOCS
+from moorline.gateway.site.files import MAX_KEPT
 from moorline.gateway.site.static import _PIECE as PIECE
 
 PAGE = (DOCS / "threats.md").read_text(encoding="utf-8")
@@ -24,6 +26,7 @@ EACH = {
     "gateway: a request and its response on their way": 4 * (64 << 10),
     "gateway: a file of the page on its way": PIECE,
     "backend: a page of history or of events that is not read": SNAPSHOT_BYTES,
+    "backend: a page of events for a socket that is not read": SNAPSHOT_BYTES,
     "backend: what the model is shown of a chat": BackendSettings().max_prompt,
     "backend: an event of the provider": MAX_EVENT,
     # A character has four bytes at most.
@@ -59,4 +62,6 @@ def test_what_it_can_be_in_all_is_the_product(row: list[str]) -> None:
 
 def test_the_numbers_in_the_text_are_the_codes() -> None:
     assert re.findall(r"last (\d+) are kept", PAGE) == [str(RESERVED)]
+    kept = re.findall(r"(\d+) MiB of (files|events)", PAGE)
+    assert kept == [(str(MAX_KEPT // MIB), "files"), (str(MAX_BYTES // MIB), "events")]
     assert re.findall(r"Of one address (\d+)\s+connections may be silent", PAGE) == [str(SILENT)]
