@@ -10,7 +10,7 @@ __all__ = ["Unsatisfiable", "selected_range", "status_by_conditions"]
 _PRECONDITION_FAILED, _NOT_MODIFIED = 412, 304
 _ETAG = re.compile(r'(W/)?"([^"]*)"')
 # One range, of numbers that a file may have; `-0` selects nothing and is not valid.
-_RANGE = re.compile(r"\s*bytes=(?:(\d{1,18})-(\d{1,18})?|-(0*[1-9]\d{0,17}))\s*")
+_RANGE = re.compile(r"\s*bytes=(?:(\d{1,18})-(\d{1,18})?|-(0*[1-9]\d{0,17}))\s*", re.ASCII)
 
 
 class Unsatisfiable(Exception):

@@ -168,7 +168,8 @@ def _name(host: str) -> str:
 @functools.lru_cache(maxsize=256)
 def _parts(host: str) -> tuple[str, str] | None:
     """Name and port of a well formed Host."""
-    match = _HOST.fullmatch(host.lower())
+    # Other scripts have digits, too, and the Kelvin sign is a small k.
+    match = _HOST.fullmatch(host.lower()) if host.isascii() else None
     return None if match is None else (match[1], match[2] or "")
 
 

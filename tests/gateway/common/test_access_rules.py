@@ -97,7 +97,7 @@ def test_the_hosts_of_allowed_origins_are_ours_unless_allowed_hosts_says_which()
     assert not named.allows_host("app.example")
 
 
-@pytest.mark.parametrize("host", ["", "a b", "a,b", "user@a", "a/b", "a:b", "[::1", "a;b"])
+@pytest.mark.parametrize("host", ["", "a b", "a,b", "user@a", "a/b", "a:b", "[::1", "a;b", "a:\u0663", "\u212a"])
 def test_what_is_no_host_is_known_as_such(host: str) -> None:
     assert not is_host(host)
 

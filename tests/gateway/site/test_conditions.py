@@ -75,6 +75,7 @@ def test_each_of_http_s_three_forms_of_a_date_is_in_gmt(date: str) -> None:
         ("bytes=0-1,4-5", None),
         ("lines=1-2", None),
         ("bytes=1x-2", None),
+        ("bytes=\u0661-\u0662", None),
         ("bytes=" + "9" * 5000 + "-", None),
     ],
 )
