@@ -6,7 +6,7 @@ reads the headers of these frames alone. The two other ways have more that may f
 file system is left behind by a `kill -9` and needs a folder with rights of its own, and a port on loopback is open to
 all users of the machine.
 
-    kind (1 byte), number (4), size (4), body: JSON, but of DONE how many did not answer
+    kind (1 byte), number (4), size (4), body: JSON, but of ASKED how many others there are; none of DONE
 """
 
 import asyncio
@@ -24,7 +24,7 @@ __all__ = ["Answers", "Hub", "Siblings"]
 log = logging.getLogger("moorline.gateway")
 
 _HEADER = struct.Struct("!cII")
-_ASK, _ANSWER, _DONE = b"q", b"a", b"d"
+_ASK, _ASKED, _ANSWER, _DONE = b"q", b"n", b"a", b"d"
 _COUNT = struct.Struct("!I")
 # 10,000 rows of the inspector are 3 MiB.
 _MAX_BODY = 32 << 20
@@ -50,7 +50,6 @@ class _Asked:
     asker: asyncio.StreamWriter
     number: int
     left: set[asyncio.StreamWriter]
-    silent: int
 
 
 class Hub:
@@ -100,7 +99,6 @@ class Hub:
                 if asked.asker is writer:
                     del self._asked[number]
                 elif writer in asked.left:
-                    asked.silent += 1
                     self._is_answered(number, asked, writer)
             writer.close()
 
@@ -109,7 +107,8 @@ class Hub:
         # One that does not read gets no more, so that nothing gathers here.
         free = {each for each in others if each.transport.get_write_buffer_size() == 0}
         self._count = (self._count + 1) % (1 << 32)
-        self._asked[self._count] = _Asked(asker, number, free, len(others) - len(free))
+        self._asked[self._count] = _Asked(asker, number, free)
+        asker.write(_frame(_ASKED, number, _COUNT.pack(len(others))))
         for each in free:
             each.write(_frame(_ASK, self._count, body))
         if free:
@@ -131,8 +130,7 @@ class Hub:
     def _give_up(self, number: int) -> None:
         asked = self._asked.pop(number, None)
         if asked is not None:
-            silent = asked.silent + len(asked.left)
-            asked.asker.write(_frame(_DONE, asked.number, _COUNT.pack(silent)))
+            asked.asker.write(_frame(_DONE, asked.number, b""))
 
 
 class Siblings:
@@ -144,7 +142,9 @@ class Siblings:
         self._writer: asyncio.StreamWriter | None = None
         self._count = 0
         self._bodies: dict[int, list[Json]] = {}
-        self._done: dict[int, asyncio.Future[int]] = {}
+        # How many others were asked, once the parent has said so.
+        self._others: dict[int, int] = {}
+        self._done: dict[int, asyncio.Future[None]] = {}
         self._replying: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
@@ -170,12 +170,14 @@ class Siblings:
         try:
             writer.write(_frame(_ASK, number, json.dumps(message, separators=(",", ":")).encode()))
             async with asyncio.timeout(seconds):
-                silent = await done
+                await done
         except TimeoutError:
-            silent = 1
+            pass
         finally:
+            # Of a parent that hangs itself nothing is known.
+            others = self._others.pop(number, len(bodies) + 1)
             del self._bodies[number], self._done[number]
-        return Answers(bodies, silent)
+        return Answers(bodies, others - len(bodies))
 
     async def _receive(self, reader: asyncio.StreamReader, answer: Callable[[Json], Awaitable[Json]]) -> None:
         with contextlib.suppress(EOFError, OSError):  # The parent has ended, and this worker ends with it.
@@ -187,8 +189,10 @@ class Siblings:
                     task.add_done_callback(self._replying.discard)
                 elif kind == _ANSWER and number in self._bodies:
                     self._bodies[number].append(json.loads(body))
+                elif kind == _ASKED and number in self._done:
+                    self._others[number] = _COUNT.unpack(body)[0]
                 elif kind == _DONE and (done := self._done.get(number)) is not None and not done.done():
-                    done.set_result(_COUNT.unpack(body)[0])
+                    done.set_result(None)
 
     async def _reply(self, number: int, body: bytes, answer: Callable[[Json], Awaitable[Json]]) -> None:
         try:

@@ -1,5 +1,6 @@
 """/-/faults: arm, list and end the faults of a gateway with the option `faults`, in all its workers."""
 
+import contextlib
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,11 +9,12 @@ from typing import Any
 from aiohttp import web
 
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.errors import Unavailable
 from moorline.gateway.inspector.others import ask_others
 from moorline.gateway.inspector.viewers import check_control
 from moorline.gateway.keys import LIVE_FAULTS
 
-__all__ = ["add_faults", "answer", "merged"]
+__all__ = ["add_faults", "answer", "arm_as_others", "merged"]
 
 _SECONDS = 2.0
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -49,6 +51,11 @@ async def arm(request: web.Request) -> web.Response:
     except (UsageError, ValueError, RecursionError) as error:
         raise web.HTTPBadRequest(text=str(error)) from None
     others = await ask_others(request.app, {"arm": wanted}, seconds=_SECONDS)
+    if not all(others.bodies):
+        # A connection would meet it or not by the worker that it came to.
+        request.app[LIVE_FAULTS].disarm(wanted["id"])
+        await ask_others(request.app, {"disarm": wanted["id"]}, seconds=_SECONDS)
+        raise Unavailable("A worker could not arm it, and its log says why; it is armed in none.")
     return web.json_response({**armed, "silent": others.silent}, status=201, headers=_NO_STORE)
 
 
@@ -69,6 +76,14 @@ async def disarm_all(request: web.Request) -> web.Response:
     _disarm_all(request.app)
     await ask_others(request.app, {"disarm_all": None}, seconds=_SECONDS)
     return web.Response(status=204)
+
+
+async def arm_as_others(app: web.Application) -> None:
+    """Arm what the other workers have armed: this one may be started in the place of one that had it."""
+    others = await ask_others(app, {"faults": None}, seconds=_SECONDS)
+    for each in merged(others.bodies):
+        with contextlib.suppress(UsageError):
+            app[LIVE_FAULTS].arm({name: value for name, value in each.items() if name != "met"})
 
 
 def answer(app: web.Application, message: Mapping[str, Any]) -> Any:

@@ -99,9 +99,10 @@ async def _stream(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     app, viewer, ends = request.app, _Viewer(request.app), request.app[TUNNELS].ends
     interval = _INTERVAL_OF_WORKERS if SIBLINGS in app else _INTERVAL
-    draining = asyncio.create_task(app[DRAINING].wait())
+    # Also where another process has this one's place: the page asks again, and reaches that.
+    ending = asyncio.create_task(app[DRAINING].ending())
     try:
-        while not draining.done():
+        while not ending.done():
             # Also those that end between the look and the wait.
             seen = ends.count
             event = json.dumps(await viewer.look(), separators=(",", ":"))
@@ -114,7 +115,7 @@ async def _stream(request: web.Request) -> web.StreamResponse:
         if request.transport is not None:
             request.transport.abort()
     finally:
-        draining.cancel()
+        ending.cancel()
     return response
 
 

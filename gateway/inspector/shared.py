@@ -28,6 +28,8 @@ async def answering(app: web.Application) -> AsyncIterator[None]:
         yield
         return
     async with app[SIBLINGS].answering(functools.partial(_answer, app)):
+        if LIVE_FAULTS in app:
+            await faults.arm_as_others(app)
         yield
 
 

@@ -86,6 +86,9 @@ def check() -> None:
             if not hasattr(owner, name):
                 where = getattr(owner, "__qualname__", getattr(owner, "__name__", ""))
                 raise _unsupported(f"{where}.{name}")
+    # An attribute of each request alone, which this property returns.
+    if "_task" not in web.BaseRequest.task.fget.__code__.co_names:  # type: ignore[attr-defined]
+        raise _unsupported("BaseRequest._task")
 
 
 def _unsupported(name: str) -> UnsupportedLibrary:

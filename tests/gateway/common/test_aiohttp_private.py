@@ -116,3 +116,9 @@ async def test_a_body_that_was_paused_is_read_to_its_end_by_the_connections_of_o
         assert isinstance(protocol, aiohttp_private._ClientProtocol)
         await until(lambda: protocol._reading_paused)
         assert await response.read() == body
+
+
+def test_a_request_without_its_task_is_found_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web.BaseRequest, "task", property(lambda request: None))
+    with pytest.raises(UsageError, match=r"has no BaseRequest\._task"):
+        aiohttp_private.check()

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import math
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,8 +17,11 @@ from aiohttp import web
 from moorline.gateway.app import create_app
 from moorline.gateway.common.web.server import running
 from moorline.gateway.faults.catalogue import CATALOGUE, Phase
+from moorline.gateway.keys import SIBLINGS
 from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
 from moorline.gateway.settings import Settings
+from moorline.gateway.siblings import Hub, Siblings
+from tests.gateway.test_siblings import joined
 from tests.support import needs
 from tests.support.certificates import certificate
 from tests.support.faulty_upstream import SWITCH, Peer, Upstream, dial, handshake
@@ -57,11 +62,13 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def gateway(**options: Any) -> AsyncIterator[Rig]:
+async def gateway(siblings: Siblings | None = None, **options: Any) -> AsyncIterator[Rig]:
     async with Upstream() as upstream:
         given = {"host": "127.0.0.1", "port": 0, "faults": True, "drain": 0.2, "connect_retry": None}
         settings = Settings(**{**given, "upstream": (f"http://127.0.0.1:{upstream.port}",), **options})
         app = create_app(settings)
+        if siblings is not None:
+            app[SIBLINGS] = siblings
         async with running(app, settings) as started, aiohttp.ClientSession(started.addresses[0]) as http:
             yield Rig(app, upstream, started.port, http)
 
@@ -78,6 +85,39 @@ async def test_a_name_that_is_pointed_at_this_machine_breaks_nothing() -> None:
         async with rig.http.post("/-/faults", json={"fault": "reset"}, headers=rebound) as response:
             assert response.status == 403
         assert await rig.armed() == []
+
+
+# Other workers --------------------------------------------------------------------------------------------------------
+
+ARMED = {"id": "1", "fault": "reset", "side": "client", "path": "/ws/", "times": None, "resets_after": None, "met": 3}
+
+
+@contextlib.asynccontextmanager
+async def beside(answers: dict[str, Any]) -> AsyncIterator[Rig]:
+    """A worker beside another one, which answers so."""
+    hub = Hub()
+
+    async def answer(message: dict[str, Any]) -> Any:
+        return answers.get(next(iter(message)))
+
+    with hub.member() as descriptor:
+        async with joined(hub, answer), gateway(Siblings(socket.socket(fileno=os.dup(descriptor)))) as rig:
+            yield rig
+
+
+async def test_a_fault_that_another_worker_cannot_arm_is_armed_in_none() -> None:
+    async with beside({"faults": [], "arm": None}) as rig:
+        async with rig.http.post("/-/faults", json={"fault": "reset"}) as response:
+            assert response.status == 503
+        assert await rig.armed() == []
+
+
+async def test_a_worker_that_is_started_later_has_the_faults_of_the_others() -> None:
+    async with beside({"faults": [{**ARMED, "parameters": {}}]}) as rig:
+        (armed,) = await rig.armed()
+        assert (armed["id"], armed["fault"], armed["met"]) == ("1", "reset", 3)
+        async with rig.socket() as (client, _):
+            assert await client.end() == (b"", "RST")
 
 
 # What is open ---------------------------------------------------------------------------------------------------------

@@ -142,6 +142,16 @@ async def test_a_row_is_told_again_only_when_it_changed(start_gateway: StartGate
             assert [row["frames_from_client"] for row in (await anext(told))["open"]] == [1]
 
 
+async def test_the_page_leaves_a_process_whose_place_another_one_has(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(0)
+    async with gateway.get(EVENTS) as response, aclosing(events(response)) as told:
+        await anext(told)
+        gateway.app[DRAINING].leave()
+        async with asyncio.timeout(STEP):
+            async for _ in told:
+                pass
+
+
 async def test_an_end_is_told_with_its_sentence_once(start_gateway: StartGateway) -> None:
     async with Upstream() as upstream, AsyncExitStack() as running:
         gateway = await start_gateway(upstream.port)

@@ -1,6 +1,7 @@
 """SIGHUP and SIGUSR2 to real processes: the next ones serve with what they read, and no open socket notices."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -16,10 +17,11 @@ from moorline.gateway.common.loop import ReloadRequests
 from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.run.generations import keep_reloading
 from tests.gateway.run.test_serve import ask, backend_of, serving
+from tests.gateway.run.test_workers import alive, opened
 from tests.gateway.websocket.test_metrics import scrape, until
 from tests.support.faulty_upstream import Upstream
 from tests.support.gateway_process import echoing
-from tests.support.process import Program, children, gone, started
+from tests.support.process import PATIENCE, Program, children, gone, started
 
 COUNT = 'moorline_http_request_seconds_count{{method="GET",route="{}",status="200"}}'
 BOTH = pytest.mark.parametrize("workers", ["1", "2"])
@@ -142,6 +144,36 @@ async def test_a_new_process_that_is_killed_takes_only_what_it_had(tmp_path: Pat
             await echoed(socket, "gone with it")
         async with connect(address, proxy=None, open_timeout=None) as late:
             await echoed(late, "and served by the next")
+
+
+async def test_a_process_that_is_killed_in_the_middle_of_a_hand_over_ends_only_what_it_held(tmp_path: Path) -> None:
+    async with echoing(tmp_path) as (program, address), contextlib.AsyncExitStack() as stack:
+        sockets = await opened(address, stack, 150)
+        program.send(signal.SIGHUP)
+        worker = await started_worker(program)
+        async with asyncio.timeout(PATIENCE):
+            while (held := descriptors(worker)) < 100:  # noqa: ASYNC110 - the kernel alone knows
+                await asyncio.sleep(0.001)
+        # The old one, this program, does not see more of it: what is under way stays so.
+        program.send(signal.SIGSTOP)
+        held = descriptors(worker)
+        os.kill(worker, signal.SIGKILL)
+        program.send(signal.SIGCONT)
+        await program.line("gateway: the new processes serve")
+        closed = (await alive(sockets)).count(False)
+        # Each has two descriptors.
+        assert 0 < closed <= held // 2
+
+
+async def started_worker(program: Program) -> int:
+    async with asyncio.timeout(PATIENCE):
+        while not (found := children(program.pid, "-m moorline gateway")):  # noqa: ASYNC110 - the system alone knows
+            await asyncio.sleep(0.02)
+    return found[0]
+
+
+def descriptors(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 async def test_a_request_that_is_under_way_is_answered_by_the_old_process_and_counted_by_the_new_one(
