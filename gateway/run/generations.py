@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from aiohttp import web
@@ -170,6 +170,7 @@ class Gateway:
             for sock in self._sockets:
                 warn_if_open(log, sock.getsockname()[0], None)
         self._metrics = MetricsSockets(systemd.metrics)
+        self._metrics_used: Collection[socket.socket] = ()
         self._acceptor: Acceptor | None = None
         # Of the first generation, where this process serves.
         self._local = app if settings.workers == 1 else None
@@ -254,6 +255,7 @@ class Gateway:
         try:
             workers = await self._started(settings, acceptor)
         except BaseException:
+            self._metrics.keep(self._metrics_used)
             if acceptor is not self._acceptor:
                 acceptor.close()
             for sock in sockets if moves else ():
@@ -272,7 +274,8 @@ class Gateway:
             self._local = None
             for sock in old_sockets if moves else ():
                 sock.close()
-            self._metrics.keep(workers.metrics)
+            self._metrics_used = workers.metrics
+            self._metrics.keep(self._metrics_used)
             ending = asyncio.create_task(old.end())
             self._ending[ending] = old
             ending.add_done_callback(self._ending.pop)
@@ -300,11 +303,13 @@ class Gateway:
         if self._local is None:
             self._acceptor = Acceptor([sock.dup() for sock in self._sockets])
             workers = Workers(settings, self._environ, self._acceptor, self._metrics)
+            self._metrics_used = workers.metrics
             workers.start(on_refused=lambda status: self._refused(status, stop))
             workers.open()
             return workers
         if settings.metrics_port is not None:
-            self._local[METRICS_SOCKET] = self._metrics.at(settings.metrics_port).dup()
+            self._metrics_used = [self._metrics.at(settings.metrics_port)]
+            self._local[METRICS_SOCKET] = self._metrics_used[0].dup()
         local = _Local(settings, self._local)
         await local.start(self._sockets)
         return local

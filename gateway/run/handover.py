@@ -125,8 +125,9 @@ class WorkerChannel:
                 # It has ended, and this channel is closed next.
                 return
             except OSError as error:
-                # The system has no descriptor left for it.
-                log.error("a worker cannot take part in the reload: %s", error.strerror)
+                if self._ours.fileno() != -1:
+                    # The system has no descriptor left for it.
+                    log.error("a worker cannot take part in the reload: %s", error.strerror)
                 if message == _SUCCESSOR:
                     self._end_hand_over(done=False)
             self._untold.popleft()
