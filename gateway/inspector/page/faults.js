@@ -38,7 +38,7 @@ async function loadCatalogue() {
 /** The form for the fault that is selected. */
 function showFault() {
   const { does, side, sides, parameters } = selected();
-  element("fault-does").textContent = does.replaceAll("`", "");
+  element("fault-does").textContent = does;
   element("fault-side").replaceChildren(...sides.map((each) => new Option(each, each, each === side, each === side)));
   element("fault-parameters").replaceChildren(...Object.entries(parameters).flatMap(([name, value]) => field(name, value)));
 }
