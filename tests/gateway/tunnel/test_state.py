@@ -96,7 +96,7 @@ def broken() -> Iterator[bytes]:
     good = json.loads(encode(opened(**BEATING).state(100, lambda side: b"")))
     yield b"{"
     yield b"[]"
-    yield json.dumps({**good, "version": 2}).encode()
+    yield json.dumps({**good, "version": good["version"] + 1}).encode()
     yield json.dumps({**good, "code": "1006"}).encode()
     yield json.dumps({**good, "more": 1}).encode()
     yield json.dumps({**good, "client": {**good["client"], "held": "?"}}).encode()
