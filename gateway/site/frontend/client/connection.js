@@ -152,7 +152,7 @@ export class Connection {
         frame: (frame) => (this.#version1 ? this.#version1.receive(frame) : this.#receive(frame)),
         ended: (code, greeted, reason) => {
           const told = toldByReason(reason);
-          if (told) this.#leave(told);
+          if (told) this.#leave({ type: 'goaway', ...told });
           this.#lost(code, greeted);
         },
       });
