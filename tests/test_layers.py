@@ -69,8 +69,8 @@ def test_the_parts_know_only_their_common_ground(path: Path) -> None:
             if imported.startswith("moorline.gateway"):
                 assert imported.startswith("moorline.gateway.common"), imported
         elif imported.startswith("moorline.backend"):
-            # The command line has the options of both, and starts both.
-            program = name(path) == "gateway/run/cli.py" and imported.startswith("moorline.backend")
+            # The command line has the options of both, and starts both. A new configuration is tried on both.
+            program = name(path) in ("gateway/run/cli.py", "gateway/run/configuration.py")
             options = name(path) in ("gateway/run/commands.py", "gateway/run/serve.py")
             assert program or (options and imported.startswith("moorline.backend.settings")), imported
 

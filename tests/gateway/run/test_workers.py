@@ -31,8 +31,9 @@ async def opened(address: str, stack: contextlib.AsyncExitStack, count: int) -> 
     return [await stack.enter_async_context(connect(address, proxy=None)) for _ in range(count)]
 
 
-def served(program: Program) -> Counter[str]:
-    """How many sockets each worker has opened, by its log."""
+async def served(program: Program, count: int) -> Counter[str]:
+    """How many sockets each worker has opened of so many, by its log, which a process may write a moment later."""
+    await program.lines('"WebSocket opened', count)
     lines = [line for line in program.err.splitlines() if '"WebSocket opened' in line]
     return Counter(line.partition('"worker": ')[2].partition(",")[0] for line in lines)
 
@@ -58,12 +59,12 @@ async def test_connections_go_to_the_worker_with_the_fewest_and_its_lines_say_wh
         assert len(children(program.pid, "-m moorline gateway")) == 2
         sockets = await opened(address, stack, 8)
         assert await alive(sockets) == [True] * 8
-        assert served(program) == {"1": 4, "2": 4}
+        assert await served(program, 8) == {"1": 4, "2": 4}
         # Every other one leaves, which were all of one worker's; the next go there.
         for each in sockets[::2]:
             await each.close()
         assert await alive(await opened(address, stack, 4)) == [True] * 4
-        assert sorted(served(program).values()) == [4, 8]
+        assert sorted((await served(program, 12)).values()) == [4, 8]
 
 
 async def test_a_killed_worker_is_replaced_while_the_others_sockets_stay(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ async def test_a_killed_worker_is_replaced_while_the_others_sockets_stay(tmp_pat
         assert sorted(await alive(sockets)) == [False, False, True, True]
         await program.line("worker", "is up again")
         assert await alive(await opened(address, stack, 2)) == [True] * 2
-        assert sorted(served(program).values()) == [2, 4]
+        assert sorted((await served(program, 6)).values()) == [2, 4]
 
 
 async def test_what_a_hung_worker_had_not_taken_is_served_by_another_when_it_dies(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ async def test_the_inspector_shows_the_sockets_of_all_workers_whichever_answers(
     async with echoing(tmp_path, *WORKERS) as (program, address), contextlib.AsyncExitStack() as stack:
         sockets = await opened(address, stack, 4)
         assert await alive(sockets) == [True] * 4
-        assert served(program) == {"1": 2, "2": 2}
+        assert await served(program, 4) == {"1": 2, "2": 2}
         ids = set(ids_of(sockets))
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port_of(address)}") as client:
             for _ in WORKERS[:2]:
@@ -291,7 +292,7 @@ async def test_serve_keeps_one_backend_behind_all_workers(tmp_path: Path) -> Non
         assert len(children(program.pid, "-m moorline backend")) == 1
         for _ in range(2):
             assert await ask(address)
-        assert served(program) == {"1": 1, "2": 1}
+        assert await served(program, 2) == {"1": 1, "2": 1}
         assert program.out.count("page") == 1
         assert await program.stop() == 0
         for process in processes:
