@@ -194,8 +194,8 @@ def _make_room(descriptors: int) -> None:
     """Have the kernel's table of this process hold so many descriptors at once: 8 bytes for each.
 
     Linux doubles the table when it is full. In a process with several threads each of these steps waits until no
-    processor reads the old one: 16 ms on an idle machine, 60 to 200 ms on a busy one, in which no socket is served.
-    The 10,000 descriptors of 5,000 tunnels, which a reload hands over within seconds, took six steps.
+    processor reads the old one, 16 ms in which no socket is served. The 10,000 descriptors of 5,000 tunnels, which a
+    reload hands over within seconds, took six steps.
     """
     with contextlib.suppress(OSError):
         os.close(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, descriptors - 1))

@@ -38,9 +38,19 @@ async function loadCatalogue() {
 /** The form for the fault that is selected. */
 function showFault() {
   const { does, side, sides, parameters } = selected();
-  element("fault-does").textContent = does;
+  element("fault-does").replaceChildren(...withCode(does));
   element("fault-side").replaceChildren(...sides.map((each) => new Option(each, each, each === side, each === side)));
-  element("fault-parameters").replaceChildren(...Object.entries(parameters).flatMap(([name, value]) => field(name, value)));
+  element("fault-parameters").replaceChildren(...Object.entries(parameters).map(([name, value]) => field(name, value)));
+}
+
+/** What stands between backticks is the name of a parameter. */
+function withCode(text) {
+  return text.split("`").map((part, index) => {
+    if (index % 2 === 0) return part;
+    const code = document.createElement("code");
+    code.textContent = part;
+    return code;
+  });
 }
 
 function field(name, value) {
@@ -55,7 +65,10 @@ function field(name, value) {
   const label = document.createElement("label");
   label.htmlFor = input.id;
   label.textContent = name.replaceAll("_", " ");
-  return [label, input];
+  const both = document.createElement("span");
+  both.className = "field";
+  both.append(label, input);
+  return both;
 }
 
 function selected() {
