@@ -113,6 +113,11 @@ class Api:
         self._polls.add(waiter)
         try:
             while True:
+                if chat.patient_id is None and not access.hidden and await self._log.find_session(chat.session_id):
+                    # It has begun, perhaps before the watch did, and has a patient. Refused once, it is not asked about
+                    # again.
+                    self._rights.release(chat.right)
+                    chat = await self._enter(request, access, held)
                 chat.right.on_end(waiter.wake)
                 async with self._gate.turn(client_address(request)):
                     page = await self._events_after(chat, cursor)
@@ -120,10 +125,6 @@ class Api:
                 if page.events or self._closing or asyncio.get_running_loop().time() >= deadline:
                     return page
                 await waiter.until(deadline)
-                if chat.patient_id is None and not access.hidden:
-                    # The session may have begun, and then it has a patient. Refused once, it is not asked about again.
-                    self._rights.release(chat.right)
-                    chat = await self._enter(request, access, held)
         finally:
             self._polls.discard(waiter)
             waiter.close()

@@ -145,8 +145,8 @@ class Exchange:
     async def _retried(self) -> Response:
         """Try again while no upstream can be reached, for up to `connect_retry`."""
         was_held = False
-        settings = self.app[SETTINGS]
-        until = self._clock() + (settings.connect_retry or 0.0)
+        seconds = self.app[SETTINGS].connect_retry or 0.0
+        until = self._clock() + seconds
         while True:
             try:
                 return await self._try_each()
@@ -161,7 +161,7 @@ class Exchange:
             if not was_held and not queue:
                 # A browser shows nothing meanwhile.
                 urls = ", ".join(upstream.url for upstream in self._upstreams)
-                log.info("%s cannot be reached: requests wait for up to %gs", urls, left, extra={"upstream": urls})
+                log.info("%s cannot be reached: requests wait for up to %gs", urls, seconds, extra={"upstream": urls})
             self.held = was_held = True
             await queue.wait_turn(left)
             self.held = False

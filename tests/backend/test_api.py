@@ -90,6 +90,24 @@ async def test_a_long_poll_waits_for_the_next_event(start: Start) -> None:
     assert (body["recovered"], body["events"][0]["type"]) == (False, "snapshot")
 
 
+async def test_a_long_poll_sees_a_session_that_begins_while_the_hook_is_asked(start: Start) -> None:
+    asked, begun = asyncio.Event(), asyncio.Event()
+
+    async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        if request.method == "GET":
+            asked.set()
+            await begun.wait()
+        return Principal("p")
+
+    client = await start(authorize=authorize)
+    waiting = asyncio.create_task(client.get(URL, params={"after": 0, "epoch": "", "wait": 20}))
+    await asked.wait()
+    assert (await client.post(URL, json=message())).status == 202
+    begun.set()
+    body = await (await asyncio.wait_for(waiting, STEP)).json()
+    assert body["events"][0]["type"] == "snapshot"
+
+
 @pytest.mark.parametrize("after", ["-1", "99", "x"])
 async def test_a_poll_with_a_cursor_that_cannot_be_followed_gets_a_snapshot(start: Start, after: str) -> None:
     client = await start()

@@ -113,7 +113,7 @@ def empty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 # PostgreSQL makes its tables for each example.
 @pytest.mark.timeout(240)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(COMMANDS, max_size=40))
 def test_commands_one_after_the_other(empty: Callable[[], str], commands: list[tuple[str, str, int]]) -> None:
     asyncio.run(play(commands, empty()))
