@@ -27,7 +27,7 @@ from tests.support.process import Program, started, started_command
 from tests.support.proxies import haproxy, nginx_location
 from tests.support.stack import SOCKET
 
-__all__ = ["FAULTS", "PASSES_UPGRADES", "fastapi", "haproxied", "nginxed", "tls"]
+__all__ = ["FAULTS", "PASSES_UPGRADES", "fastapi", "proxied", "tls"]
 
 Made = Callable[[Place], AbstractAsyncContextManager[Asking]]
 
@@ -197,19 +197,14 @@ async def _web_server(place: Place) -> AsyncIterator[Asking]:
 # Proxies --------------------------------------------------------------------------------------------------------------
 
 
-def nginxed(*lines: str, backend_too: bool = False, **options: Any) -> Made:
+def proxied(
+    proxy: Callable[..., AbstractAsyncContextManager[str]], *lines: str, backend_too: bool = False, **options: Any
+) -> Made:
+    """The gateway behind a real proxy with these lines of configuration."""
+
     @contextlib.asynccontextmanager
     async def made(place: Place) -> AsyncIterator[Asking]:
-        async with nginx_location(place.folder, place.gateway, *lines) as url:
-            yield Asking(url, place.backend if backend_too else None, options=options)
-
-    return made
-
-
-def haproxied(*lines: str, backend_too: bool = False, **options: Any) -> Made:
-    @contextlib.asynccontextmanager
-    async def made(place: Place) -> AsyncIterator[Asking]:
-        async with haproxy(place.folder, place.gateway, *lines) as url:
+        async with proxy(place.folder, place.gateway, *lines) as url:
             yield Asking(url, place.backend if backend_too else None, options=options)
 
     return made
@@ -404,7 +399,7 @@ _NFT = ("ip", "nft")
 
 
 def _refused(status: int) -> Made:
-    return nginxed(f"if ($http_upgrade) {{ return {status}; }}")
+    return proxied(nginx_location, f"if ($http_upgrade) {{ return {status}; }}")
 
 
 FAULTS: Sequence[Case] = (
@@ -420,9 +415,9 @@ FAULTS: Sequence[Case] = (
          fastapi("await socket.accept()", "await socket.receive_text()", "time.sleep(60)", behind=True),
          "HTTP", ("no answer in time", "hangs", "its log")),
     Case("401 to the handshake", "nginx, auth_basic",
-         nginxed("location /ws/ { auth_basic x; auth_basic_user_file none; }"), "upgrade",
+         proxied(nginx_location, "location /ws/ { auth_basic x; auth_basic_user_file none; }"), "upgrade",
          ("HTTP 401", "credentials", "--header")),
-    Case("403 to the handshake", "nginx, deny all", nginxed("location /ws/ { deny all; }"), "upgrade",
+    Case("403 to the handshake", "nginx, deny all", proxied(nginx_location, "location /ws/ { deny all; }"), "upgrade",
          ("HTTP 403", "with and without Origin", "rules")),
     Case("403 of a framework", "FastAPI that closes before accept", fastapi("await socket.close()"), "upgrade",
          ("HTTP 403", "with and without Origin", "rules")),
@@ -449,14 +444,15 @@ FAULTS: Sequence[Case] = (
          ("no answer in time", "a firewall drops the packets, or no host", "check the address"), ("ip",)),
     Case("vanished after the question", f"{_CATALOGUE}, nothing passes", _hop("vanish", after_bytes=7), "first answer",
          ("no Pong", "it is not the model", "--backend")),
-    Case("Upgrade stripped, nginx", "nginx without proxy_set_header Upgrade", nginxed(backend_too=True), "upgrade",
-         _STRIPPED, ("nginx",)),
+    Case("Upgrade stripped, nginx", "nginx without proxy_set_header Upgrade",
+         proxied(nginx_location, backend_too=True), "upgrade", _STRIPPED, ("nginx",)),
     Case("Upgrade stripped, HAProxy", "HAProxy, del-header Upgrade",
-         haproxied("http-request del-header Upgrade", "http-request del-header Connection", backend_too=True),
+         proxied(haproxy, "http-request del-header Upgrade", "http-request del-header Connection", backend_too=True),
          "upgrade", _STRIPPED, ("haproxy",)),
-    Case("idle cut, nginx", "proxy_read_timeout 3s", nginxed(*PASSES_UPGRADES, "proxy_read_timeout 3s;", idle=10.0),
+    Case("idle cut, nginx", "proxy_read_timeout 3s",
+         proxied(nginx_location, *PASSES_UPGRADES, "proxy_read_timeout 3s;", idle=10.0),
          "idle", _CUT, ("nginx",), seconds=3),
-    Case("idle cut, HAProxy", "timeout tunnel 3s", haproxied("timeout tunnel 3s", idle=10.0), "idle", _CUT,
+    Case("idle cut, HAProxy", "timeout tunnel 3s", proxied(haproxy, "timeout tunnel 3s", idle=10.0), "idle", _CUT,
          ("haproxy",), seconds=3),
     Case("idle forgotten by a firewall", "nft drop while the socket is silent", _firewall_forgets, "idle",
          ("no Pong came", "firewall", "client_heartbeat"), _NFT),

@@ -7,10 +7,11 @@ from typing import Any
 
 from moorline.backend.responder import Piece, Turn
 from tests.bench.check import Asking, Case, Place, answer
-from tests.bench.check_faults import PASSES_UPGRADES, fastapi, haproxied, nginxed, tls
+from tests.bench.check_faults import PASSES_UPGRADES, fastapi, proxied, tls
 from tests.support.engine import QUERY, engine
 from tests.support.gateway_process import echo_server
 from tests.support.nginx import NAME, nginx
+from tests.support.proxies import haproxy, nginx_location
 from tests.support.stack import stack
 
 __all__ = ["HEALTHY"]
@@ -46,7 +47,7 @@ async def _ipv6(place: Place) -> AsyncIterator[Asking]:
 @contextlib.asynccontextmanager
 async def _under_a_path(place: Place) -> AsyncIterator[Asking]:
     lines = (f"location /clinic/ {{ proxy_pass {place.gateway}/;", "proxy_set_header Host $http_host;")
-    async with nginxed(*lines, *PASSES_UPGRADES, "}")(place) as asking:
+    async with proxied(nginx_location, *lines, *PASSES_UPGRADES, "}")(place) as asking:
         yield Asking(f"{asking.url}/clinic", place.backend)
 
 
@@ -84,7 +85,7 @@ HEALTHY: Sequence[Case] = (
     Case("IPv6 only", "a gateway on ::1", _ipv6),
     Case("path prefix", "nginx, location /clinic/", _under_a_path, needs=("nginx",)),
     Case("slow model", "a model that thinks", _slow_model),
-    Case("HTTP proxy in between", "HAProxy", haproxied(backend_too=True, **_SILENCE), needs=("haproxy",)),
+    Case("HTTP proxy in between", "HAProxy", proxied(haproxy, backend_too=True, **_SILENCE), needs=("haproxy",)),
     Case("foreign echo server", "websockets", _echo),
     Case("a server that wants a path and a query", "aiohttp, as Socket.IO's", _engine),
 )

@@ -76,12 +76,13 @@ async def test_a_configuration_that_cannot_be_used_changes_nothing(tmp_path: Pat
         assert await ask(address)
 
 
-async def test_a_reload_without_a_free_descriptor_prevents_no_later_one() -> None:
+async def reloaded_twice(error: Exception) -> None:
+    """Two reloads are asked for; each of them fails with `error`."""
     requests, reloads = ReloadRequests(), asyncio.Queue[bool]()
 
     async def reload(upgrade: bool) -> None:  # noqa: FBT001 - the only one there is
         reloads.put_nowait(upgrade)
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        raise error
 
     reloading = asyncio.create_task(keep_reloading(requests, reload, Systemd()))
     for upgrade in (False, True):
@@ -92,19 +93,12 @@ async def test_a_reload_without_a_free_descriptor_prevents_no_later_one() -> Non
     assert reloading.cancelled()
 
 
+async def test_a_reload_without_a_free_descriptor_prevents_no_later_one() -> None:
+    await reloaded_twice(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+
+
 async def test_an_error_that_is_not_expected_prevents_no_later_reload(caplog: pytest.LogCaptureFixture) -> None:
-    requests, reloads = ReloadRequests(), asyncio.Queue[bool]()
-
-    async def reload(upgrade: bool) -> None:  # noqa: FBT001 - the only one there is
-        reloads.put_nowait(upgrade)
-        raise RuntimeError("a mistake")
-
-    reloading = asyncio.create_task(keep_reloading(requests, reload, Systemd()))
-    for upgrade in (False, True):
-        requests.add(upgrade=upgrade)
-        assert await reloads.get() is upgrade
-    reloading.cancel()
-    await asyncio.wait({reloading})
+    await reloaded_twice(RuntimeError("a mistake"))
     assert caplog.text.count("RuntimeError: a mistake") == 2
 
 

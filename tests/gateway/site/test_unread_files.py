@@ -71,20 +71,24 @@ async def test_of_a_file_that_is_not_read_one_piece_is_held(tmp_path: Path, size
         assert await client.exactly(len(whole)) == whole
 
 
-async def test_a_file_that_is_not_read_counts_and_another_address_is_served(tmp_path: Path) -> None:
+@asynccontextmanager
+async def unread_file(tmp_path: Path) -> AsyncIterator[Running]:
+    """A server one of whose files is not read by the client that asked for it."""
     requests: list[web.Request] = []
     async with serving(tmp_path, requests) as server, dial(server.port, receive_buffer=4096) as client:
         await client.send(GET)
         await stalls(requests)
+        yield server
+
+
+async def test_a_file_that_is_not_read_counts_and_another_address_is_served(tmp_path: Path) -> None:
+    async with unread_file(tmp_path) as server:
         assert await status(server, "/", "127.0.0.1") == 503
         assert await status(server, "/") == 200
         assert await status(server, "/healthz", "127.0.0.1") == 200
 
 
 async def test_unread_files_leave_requests_to_the_backend_their_places(tmp_path: Path) -> None:
-    requests: list[web.Request] = []
-    async with serving(tmp_path, requests) as server, dial(server.port, receive_buffer=4096) as client:
-        await client.send(GET)
-        await stalls(requests)
+    async with unread_file(tmp_path) as server:
         # There is no backend.
         assert await status(server, "/api/chat/s1/messages", "127.0.0.1") == 502
