@@ -208,12 +208,14 @@ class Connection(ServerProtocol):
                 self._parse_requests(data)
             else:
                 self._parse_messages(data)
-        elif self._turns.are_spent:
+        elif parses_requests and self._turns.are_spent:
             self._wait_for_turn(data)
         else:
             self._unparsed = data
             began = time.perf_counter()
-            has_more = self._parse_next()
+            # With no time left, only as much as tells whether the rest is payload. That costs nothing to parse, and in
+            # the queue thousands of connections would hold theirs, which is not counted.
+            has_more = self._parse_next(_SMALL_READ if self._turns.are_spent else self._pace.slice)
             self._turns.spend(time.perf_counter() - began)
             if has_more:
                 self._client.pause_reading()
@@ -309,7 +311,7 @@ class Connection(ServerProtocol):
         """Let the handler go on that waits for a turn, or parse some of the input; whether another turn is needed."""
         receiver, self._receiver = self._receiver, None
         if receiver is None or receiver.done():  # its task was cancelled
-            self._waits_for_turn = self._unparsed != b"" and self._parse_next()
+            self._waits_for_turn = self._unparsed != b"" and self._parse_next(self._pace.slice)
             return self._waits_for_turn
         receiver.set_result(None)
         self._waits_for_turn = self._unparsed != b""
@@ -322,10 +324,10 @@ class Connection(ServerProtocol):
             self._waits_for_turn = True
             self._turns.add(self)
 
-    def _parse_next(self) -> bool:
-        """Parse some of the input; whether there is more."""
+    def _parse_next(self, size: int) -> bool:
+        """Parse so much of the input, and what is payload behind it; whether there is more."""
         was_upgraded, began = self.upgraded, time.perf_counter()
-        data = self._take_unparsed(self._pace.slice)
+        data = self._take_unparsed(size)
         self._parse(data)
         self._pace.parsed(len(data), time.perf_counter() - began)
         if self.upgraded and not was_upgraded and self._unparsed:
