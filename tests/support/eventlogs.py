@@ -20,6 +20,7 @@ __all__ = [
     "everything",
     "exchange",
     "handle_of",
+    "in_use",
     "opened",
     "read_view",
     "start",
@@ -37,10 +38,14 @@ def database_at(folder: Path) -> str:
     return f"sqlite:///{folder / 'chat.db'}"
 
 
-@contextlib.asynccontextmanager
-async def opened(database: str) -> AsyncIterator[EventLog]:
+def opened(database: str) -> contextlib.AbstractAsyncContextManager[EventLog]:
     """An open log, closed at the end."""
-    log = open_log(database)
+    return in_use(open_log(database))
+
+
+@contextlib.asynccontextmanager
+async def in_use(log: EventLog) -> AsyncIterator[EventLog]:
+    """`log`, opened now and closed at the end."""
     await log.open()
     try:
         yield log

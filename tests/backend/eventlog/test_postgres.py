@@ -19,7 +19,7 @@ from moorline.backend.events import Finish, PartialAnswer
 from moorline.backend.settings import has_password
 from moorline.gateway.common.errors import UsageError
 from tests.support import needs
-from tests.support.eventlogs import NOW, RecordingOwner, everything, handle_of, opened, read_view, start, until
+from tests.support.eventlogs import NOW, RecordingOwner, everything, handle_of, in_use, opened, read_view, start, until
 from tests.support.postgres import PASSWORD, PostgresServer, holds, relayed
 
 pytestmark = needs.postgres
@@ -31,15 +31,9 @@ POLLED = {"timing": Timing(lease=5, poll=0.1, answer=2), "notifications": False}
 STEP = 10.0
 
 
-@contextlib.asynccontextmanager
-async def another(url: str, **options: Any) -> AsyncIterator[EventLog]:
+def another(url: str, **options: Any) -> contextlib.AbstractAsyncContextManager[EventLog]:
     """One more process's log, open."""
-    log = EventLog(PostgresStore(url, **options))
-    await log.open()
-    try:
-        yield log
-    finally:
-        await log.close()
+    return in_use(EventLog(PostgresStore(url, **options)))
 
 
 @contextlib.asynccontextmanager

@@ -19,7 +19,7 @@ from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.events import Finish
 from tests.support import needs
 from tests.support.backends import STEP
-from tests.support.eventlogs import NOW, everything, exchange, handle_of, read_view, start, until
+from tests.support.eventlogs import NOW, everything, exchange, handle_of, in_use, read_view, start, until
 from tests.support.postgres import PostgresServer, holds, relayed
 
 pytestmark = needs.postgres
@@ -30,12 +30,8 @@ TIMING = Timing(lease=100, poll=50, answer=2)
 @contextlib.asynccontextmanager
 async def opened(url: str, timing: Timing = TIMING) -> AsyncIterator[tuple[EventLog, PostgresStore]]:
     store = PostgresStore(url, timing=timing)
-    log = EventLog(store)
-    await log.open()
-    try:
+    async with in_use(EventLog(store)) as log:
         yield log, store
-    finally:
-        await log.close()
 
 
 async def row(url: str, query: str) -> Any:

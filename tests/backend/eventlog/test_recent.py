@@ -16,7 +16,7 @@ from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.eventlog.sqlite.texts import add_texts
 from moorline.backend.events import Finish
 from moorline.backend.parts import Source
-from tests.support.eventlogs import NOW, database_at, handle_of, opened, read_view, start
+from tests.support.eventlogs import NOW, database_at, handle_of, in_use, opened, read_view, start
 
 SOURCE = Source("Guideline", "https://example.com/")
 
@@ -24,12 +24,8 @@ SOURCE = Source("Guideline", "https://example.com/")
 @contextlib.asynccontextmanager
 async def sqlite_log(folder: Path) -> AsyncIterator[tuple[EventLog, SQLiteStore]]:
     store = SQLiteStore(str(folder / "chat.db"))
-    log = EventLog(store)
-    await log.open()
-    try:
+    async with in_use(EventLog(store)) as log:
         yield log, store
-    finally:
-        await log.close()
 
 
 async def counted(store: SQLiteStore) -> tuple[int, int]:
