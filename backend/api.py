@@ -198,9 +198,8 @@ class Api:
         body = await parsed_body(request, EraseBody, self._settings, may_be_empty=True)
         with self._audit.access("erase") as access, contextlib.ExitStack() as held:
             chat = await self._enter(request, access, held, body.patient_id)
-            if chat.exists:
-                await self._log.delete_session(chat.session_id)
-                self._runs.forget(chat.session_id)
+            if chat.epoch is not None:
+                await self._runs.erase(chat.session_id, chat.epoch)
         return web.Response(status=204, headers=_UNCACHED)
 
     async def _enter(

@@ -185,9 +185,11 @@ class Run:
     async def _turn(self) -> Turn | None:
         """What the responder is asked; None where the session was erased meanwhile."""
         handle = self.handle
-        facts = await self._log.run_facts(handle)
         before = self._user_seq + 1
         rows = await newest_rows(self._log, handle.session_id, before=before, count=CHAT_ROWS, size=self._max_prompt)
+        # Behind the rows, which are of several reads: while the run is there they were of its session, and not of
+        # another patient's that has begun under this id.
+        facts = await self._log.run_facts(handle)
         if facts is None or not rows:
             return None
         *history, message = rows

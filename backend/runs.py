@@ -175,10 +175,14 @@ class Runs:
             if full:
                 run.stop(Finish.INTERRUPTED)
 
-    def forget(self, session_id: str) -> None:
-        """The session was erased: close its provider's stream at once."""
-        for run in list(self._runs.values()):
-            if run.handle.session_id == session_id:
+    async def erase(self, session_id: str, epoch: str) -> None:
+        """Erase the session of this epoch, and close its provider's stream at once.
+
+        Neither the session that has begun under its id since, perhaps another patient's, nor that one's run.
+        """
+        before = [run for run in self._runs.values() if run.handle.session_id == session_id]
+        if await self._log.delete_session(session_id, epoch=epoch):
+            for run in before:
                 run.stop(Finish.CANCELLED)
 
     async def _carry_out(

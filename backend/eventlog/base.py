@@ -463,17 +463,17 @@ class Store(Protocol):
     async def revoke(self, principal: str) -> float:
         """Revoke what the principal has, in all processes; the time of that."""
 
-    async def long_sessions(self, before: float, limit: int) -> Sequence[str]:
-        """Those of the sessions that `expire` would erase which `thin_out` has to come before."""
+    async def long_sessions(self, before: float, limit: int) -> Sequence[tuple[str, str]]:
+        """Id and epoch of those of the sessions that `expire` would erase which `thin_out` has to come before."""
 
-    async def thin_out(self, session_id: str) -> bool:
+    async def thin_out(self, session_id: str, epoch: str | None) -> bool:
         """Delete the oldest ERASED_AT_ONCE events, but the first, of a session that is to be erased.
 
-        False when the rest can be deleted at once.
+        False when the rest can be deleted at once, and when there is no such session (of `epoch`).
         """
 
-    async def delete_session(self, session_id: str) -> bool | None:
-        """Erase the session; False when there was none, and None when `thin_out` has to come before."""
+    async def delete_session(self, session_id: str, epoch: str | None) -> bool | None:
+        """Erase the session; False when there was none (of `epoch`), and None when `thin_out` has to come before."""
 
     async def expire(self, before: float, limit: int) -> Sequence[str]:
         """Erase up to `limit` idle sessions, the oldest first; returns their ids."""

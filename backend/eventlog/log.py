@@ -187,12 +187,14 @@ class EventLog:
         """Remove tickets that are not valid any more, and revocations that are older than so many seconds."""
         await self._carry_out(self._store.prune(revoked_within))
 
-    async def delete_session(self, session_id: str) -> bool:
+    async def delete_session(self, session_id: str, *, epoch: str | None = None) -> bool:
         """Erase the session and all its events; watchers are woken. False when there was none.
+
+        With `epoch` only the session of that epoch: not the one that has begun under its id since.
 
         A very long one is erased in parts, the oldest first (`base.ERASED_AT_ONCE`).
         """
-        return await self._carry_out(self._delete(session_id))
+        return await self._carry_out(self._delete(session_id, epoch))
 
     async def expire(self, before: float, *, limit: int = 100) -> Sequence[str]:
         """Erase sessions last written to before `before`, the oldest first; watchers are woken.
@@ -201,21 +203,21 @@ class EventLog:
         """
         return await self._carry_out(self._expire(before, limit))
 
-    async def _delete(self, session_id: str) -> bool:
+    async def _delete(self, session_id: str, epoch: str | None) -> bool:
         # All but very long ones are gone with the first command: what is sent behind it begins a new session.
-        while (erased := await self._store.delete_session(session_id)) is None:
-            await self._thin_out(session_id)
+        while (erased := await self._store.delete_session(session_id, epoch)) is None:
+            await self._thin_out(session_id, epoch)
         return erased
 
     async def _expire(self, before: float, limit: int) -> Sequence[str]:
         # What a message that comes meanwhile keeps from the end is the newest part; the rest had expired.
-        for session_id in await self._store.long_sessions(before, limit):
-            await self._thin_out(session_id)
+        for session_id, epoch in await self._store.long_sessions(before, limit):
+            await self._thin_out(session_id, epoch)
         return await self._store.expire(before, limit)
 
-    async def _thin_out(self, session_id: str) -> None:
+    async def _thin_out(self, session_id: str, epoch: str | None) -> None:
         """Other commands are carried out in between, and one that fails leaves a session that can be erased again."""
-        while await self._store.thin_out(session_id):
+        while await self._store.thin_out(session_id, epoch):
             pass
 
     # Writing ----------------------------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ import pytest
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from moorline.backend.responder import Done, Piece, Text, Turn
-from tests.support.backends import Backend, backend, hello, receive_until, say
+from tests.support.backends import Backend, Script, backend, hello, receive_until, say
 from tests.support.eventlogs import exchange
 
 OLD, NEW = "the old text", "the new text"
+ANOTHER = {"patient_id": "another", "message": NEW, "client_msg_id": "c1"}
 
 
 class Echo:
@@ -103,3 +104,56 @@ async def test_a_session_that_becomes_another_patients_while_it_is_read_shows_no
         async with aiohttp.request("GET", f"{server.http}/api/chat/s1/messages?patient_id=p1") as answer:
             assert (answer.status, await answer.json()) == (200, [])
             assert EventLog.rows is rows
+
+
+async def begin_anew(log: EventLog) -> None:
+    await log.delete_session("s1")
+    await exchange(log, "s1", patient_id="another")
+
+
+async def test_a_session_that_becomes_another_patients_behind_the_check_of_an_erasure_stays(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_session = EventLog.find_session
+
+    async def checked(log: EventLog, session_id: str) -> Any:
+        monkeypatch.undo()
+        found = await find_session(log, session_id)
+        await begin_anew(log)
+        return found
+
+    async with backend(tmp_path, Echo(), database=database) as server:
+        await exchange(server.log, "s1", patient_id="p1")
+        monkeypatch.setattr(EventLog, "find_session", checked)
+        async with aiohttp.request("DELETE", f"{server.http}/api/chat/s1?patient_id=p1") as answer:
+            assert answer.status == 204
+        found = await server.log.find_session("s1")
+        assert found is not None
+        assert found.patient_id == "another"
+
+
+async def test_an_erasure_cancels_no_answer_of_the_session_that_begins_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete_session = EventLog.delete_session
+    script = Script()
+
+    async with backend(tmp_path, script) as server, aiohttp.ClientSession() as http:
+        url = f"{server.http}/api/chat/s1"
+
+        async def begun_behind(log: EventLog, session_id: str, **options: Any) -> bool:
+            monkeypatch.undo()
+            erased = await delete_session(log, session_id, **options)
+            async with http.post(f"{url}/messages", json=ANOTHER) as answer:
+                assert answer.status == 202
+            await script.asked.wait()
+            return erased
+
+        await exchange(server.log, "s1", patient_id="p1")
+        monkeypatch.setattr(EventLog, "delete_session", begun_behind)
+        async with http.delete(f"{url}?patient_id=p1") as answer:
+            assert answer.status == 204
+        async with server.socket("s1", "another") as socket:
+            await hello(socket)
+            script.put("whole", None)
+            assert (await receive_until(socket, "message"))[-1]["finish"] == "stop"

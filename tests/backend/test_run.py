@@ -18,6 +18,7 @@ from moorline.backend.responder import Answer, Data, Done, Piece, Prompt, Respon
 from moorline.backend.run import LEFT_BEHIND, Run
 from moorline.backend.service import as_service
 from tests.support.backends import STEP, Script
+from tests.support.eventlogs import exchange, opened
 
 
 @pytest.fixture
@@ -139,6 +140,24 @@ async def test_an_erased_session_ends_the_run_and_closes_the_stream(log: EventLo
     script.put("lost")
     assert await running is None
     assert script.closed.is_set()
+
+
+async def test_the_model_is_shown_no_chat_that_has_begun_under_the_id_of_an_erased_one(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, script = EventLog.rows, Script(None)
+
+    async def begun_anew(log: EventLog, session_id: str, **options: Any) -> Any:
+        monkeypatch.undo()
+        await log.delete_session(session_id)
+        await exchange(log, session_id, patient_id="another")
+        return await rows(log, session_id, **options)
+
+    async with opened(database) as log:
+        run = await a_run(log, script)
+        monkeypatch.setattr(EventLog, "rows", begun_anew)
+        assert await run.carry_out() is None
+    assert script.chats == []
 
 
 async def test_the_model_sees_the_session_in_order_with_partial_answers_and_without_empty_ones(log: EventLog) -> None:

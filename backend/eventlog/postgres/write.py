@@ -77,24 +77,25 @@ async def check_write(db: Connection) -> None:
         await db.execute(_CHECK_WRITE, (new_id(),))
 
 
-async def long_sessions(db: Connection, before: float, limit: int) -> list[str]:
-    """Those of the sessions that `expire` would erase that have to be thinned out before."""
+async def long_sessions(db: Connection, before: float, limit: int) -> list[tuple[str, str]]:
+    """See Store.long_sessions."""
     found = await db.execute(
-        "SELECT session_id, head FROM sessions WHERE touched_at < %s AND active_run_id IS NULL"
+        "SELECT session_id, epoch, head FROM sessions WHERE touched_at < %s AND active_run_id IS NULL"
         " ORDER BY touched_at LIMIT %s",
         (before, limit),
     )
-    return [session_id for session_id, head in await found.fetchall() if head > ERASED_AT_ONCE]
+    return [(session_id, epoch) for session_id, epoch, head in await found.fetchall() if head > ERASED_AT_ONCE]
 
 
+_OF_EPOCH = "session_id = %(session_id)s AND (%(epoch)s::text IS NULL OR epoch = %(epoch)s)"
 # From the oldest event but the first.
-_LENGTH = """
-SELECT id, head - (SELECT min(seq) FROM events WHERE session = s.id AND seq > 1) FROM sessions s WHERE session_id = %s
+_LENGTH = f"""
+SELECT id, head - (SELECT min(seq) FROM events WHERE session = s.id AND seq > 1) FROM sessions s WHERE {_OF_EPOCH}
 """
-_THIN_OUT = """
+_THIN_OUT = f"""
 WITH session AS (
     SELECT id, head, (SELECT min(seq) FROM events WHERE session = s.id AND seq > 1) AS oldest
-    FROM sessions s WHERE session_id = %(session_id)s
+    FROM sessions s WHERE {_OF_EPOCH}
 ), part AS (
     SELECT id, oldest + %(count)s AS through FROM session WHERE head - oldest >= %(count)s
 ), command AS (
@@ -108,14 +109,15 @@ SELECT id FROM part
 """
 
 
-async def thin_out(db: Connection, session_id: str) -> bool:
+async def thin_out(db: Connection, session_id: str, epoch: str | None) -> bool:
     """See Store.thin_out. The first message stays: its id names the session among the erasures."""
-    return await _one(db, _THIN_OUT, {"session_id": session_id, "count": ERASED_AT_ONCE}) is not None
+    parameters = {"session_id": session_id, "epoch": epoch, "count": ERASED_AT_ONCE}
+    return await _one(db, _THIN_OUT, parameters) is not None
 
 
-async def delete_session(db: Connection, session_id: str) -> Written[bool | None]:
+async def delete_session(db: Connection, session_id: str, epoch: str | None) -> Written[bool | None]:
     """See Store.delete_session. The foreign keys delete its rows in the other tables."""
-    found = await _one(db, _LENGTH, (session_id,))
+    found = await _one(db, _LENGTH, {"session_id": session_id, "epoch": epoch})
     if found is None:
         return False, []
     number, length = found

@@ -98,9 +98,9 @@ class SQLiteStore:
         """See Store.now: there is no other process."""
         return time.time()
 
-    async def delete_session(self, session_id: str) -> bool | None:
+    async def delete_session(self, session_id: str, epoch: str | None) -> bool | None:
         """See Store.delete_session."""
-        return await self.committer.submit(lambda tx: write.delete_session(tx, session_id, self._erasures))
+        return await self.committer.submit(lambda tx: write.delete_session(tx, session_id, epoch, self._erasures))
 
     async def expire(self, before: float, limit: int) -> Sequence[str]:
         """See Store.expire."""

@@ -51,19 +51,19 @@ def check_write(tx: Transaction) -> None:
     tx.db.execute("DELETE FROM events WHERE session = 0")
 
 
-def long_sessions(tx: Transaction, before: float, limit: int) -> list[str]:
-    """Those of the sessions that `expire` would erase that have to be thinned out before."""
+def long_sessions(tx: Transaction, before: float, limit: int) -> list[tuple[str, str]]:
+    """See Store.long_sessions."""
     found = tx.db.execute(
-        "SELECT session_id, head FROM sessions WHERE touched_at < ? AND active_run_id IS NULL"
+        "SELECT session_id, epoch, head FROM sessions WHERE touched_at < ? AND active_run_id IS NULL"
         " ORDER BY touched_at LIMIT ?",
         (before, limit),
     )
-    return [session_id for session_id, head in found if head > ERASED_AT_ONCE]
+    return [(session_id, epoch) for session_id, epoch, head in found if head > ERASED_AT_ONCE]
 
 
-def thin_out(tx: Transaction, session_id: str) -> bool:
+def thin_out(tx: Transaction, session_id: str, epoch: str | None) -> bool:
     """See Store.thin_out. The first message stays: its id names the session in the erasure log."""
-    session = session_record(tx, session_id)
+    session = _of_epoch(tx, session_id, epoch)
     if session is None or (through := _end_of_part(tx, session)) is None:
         return False
     tx.db.execute("DELETE FROM events WHERE session = ? AND seq > 1 AND seq < ?", (session.id, through))
@@ -78,9 +78,9 @@ def _end_of_part(tx: Transaction, session: SessionRecord) -> int | None:
     return None if oldest is None or session.head - oldest < ERASED_AT_ONCE else int(oldest) + ERASED_AT_ONCE
 
 
-def delete_session(tx: Transaction, session_id: str, erasures: ErasureLog) -> bool | None:
+def delete_session(tx: Transaction, session_id: str, epoch: str | None, erasures: ErasureLog) -> bool | None:
     """See Store.delete_session."""
-    session = session_record(tx, session_id)
+    session = _of_epoch(tx, session_id, epoch)
     if session is None:
         return False
     if _end_of_part(tx, session) is not None:
@@ -167,6 +167,12 @@ def end_orphans(tx: Transaction, now: float) -> int:
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------
+
+
+def _of_epoch(tx: Transaction, session_id: str, epoch: str | None) -> SessionRecord | None:
+    """The session's row, if its epoch is this one; None: whatever it is."""
+    session = session_record(tx, session_id)
+    return session if session is not None and epoch in (None, session.epoch) else None
 
 
 def _create(tx: Transaction, start: Start) -> SessionRecord:

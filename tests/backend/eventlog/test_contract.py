@@ -341,6 +341,18 @@ async def test_a_watch_wakes_for_growth_and_for_the_end_of_its_session(log: Even
     assert await log.delete_session("s") is False
 
 
+async def test_a_session_that_has_begun_anew_is_not_erased_in_the_place_of_the_former(log: EventLog) -> None:
+    await exchange(log, "s")
+    former = await log.find_session("s")
+    assert former is not None
+    await log.delete_session("s")
+    await exchange(log, "s", patient_id="another")
+    assert await log.delete_session("s", epoch=former.head.epoch) is False
+    found = await log.find_session("s")
+    assert found is not None
+    assert await log.delete_session("s", epoch=found.head.epoch) is True
+
+
 @pytest.fixture
 def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     for store in ("sqlite", "postgres"):
@@ -358,7 +370,8 @@ async def turns(log: EventLog, session_id: str, count: int) -> None:
 async def test_a_long_session_is_erased_in_parts(log: EventLog) -> None:
     await turns(log, "s", 6)
     await turns(log, "other", 6)
-    assert [await log._store.thin_out("s") for _ in range(5)] == [True, True, True, True, False]
+    assert not await log._store.thin_out("s", "another epoch")
+    assert [await log._store.thin_out("s", None) for _ in range(5)] == [True, True, True, True, False]
     assert [event.seq for event in await everything(log, "s")] == [1, 18]
     # As after a failure between two parts.
     assert await log.delete_session("s")
