@@ -21,6 +21,8 @@ pytestmark = [needs.chromium, SHARED]
 
 TOKEN = "a token of the test"
 KEY = b"mask"
+# A second, and one more for a loaded machine.
+_SHOWN_WITHIN = 2.0
 QUICK = {"client_heartbeat": 0.3, "upstream_heartbeat": None, "heartbeat_timeout": 0.3}
 
 
@@ -150,7 +152,11 @@ async def test_a_thousand_sockets_are_shown_filtered_and_removed(tab: Visitor) -
         await expect(tab.page.locator("#open")).to_contain_text("11 B / 1")
         await tab.page.get_by_role("searchbox", name="Filter").fill("no such socket")
         assert await tab.page.evaluate("document.querySelectorAll('#open tr:not([hidden])').length") == 0
-        for client in clients[:100]:
+        began = asyncio.get_running_loop().time()
+        clients[0].close()
+        await expect(tab.page.locator("#ended li code").first).to_have_text("CF-idle")
+        assert asyncio.get_running_loop().time() - began < _SHOWN_WITHIN
+        for client in clients[1:100]:
             client.close()
         await expect(tab.page.locator("#open-count")).to_have_text("(900)")
         await expect(tab.page.locator("#ended-count")).to_have_text("(the last 100)")
@@ -194,10 +200,10 @@ async def shown(page: Page, gateway: Rig) -> None:
 
 
 async def appears(page: Page, code: str) -> None:
-    """Within a second, and one more for a loaded machine."""
+    """It is shown in time."""
     began = asyncio.get_running_loop().time()
     await expect(page.locator("#ended li code").first).to_have_text(code)
-    assert asyncio.get_running_loop().time() - began < 2
+    assert asyncio.get_running_loop().time() - began < _SHOWN_WITHIN
     item = page.locator("#ended li").first
     await expect(item).to_contain_text("Usual cause:")
     await expect(item).to_contain_text("Next step:")
