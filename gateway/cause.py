@@ -54,6 +54,8 @@ class Reason(enum.StrEnum):
 
     CLOSED = "closed"
     """A Close frame of one side passed first."""
+    REFUSED_DATA = "refused_data"
+    """The other side closed the socket because of what this one sent: close code 1002, 1007 or 1009."""
     FIN = "fin"
     RESET = "reset"
     UNREACHABLE = "unreachable"
@@ -87,6 +89,7 @@ class Reason(enum.StrEnum):
 _WHO: Mapping[Who, str] = {who: who.name[0] for who in Who}
 _REASONS: Mapping[Reason, str] = {
     Reason.CLOSED: "C",
+    Reason.REFUSED_DATA: "V",
     Reason.FIN: "F",
     Reason.RESET: "R",
     Reason.UNREACHABLE: "U",

@@ -43,6 +43,27 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
         ),
     ),
     (
+        "CV",
+        (Moment.CLOSING,),
+        Explanation(
+            "the upstream refused what the client sent, with close code 1002, 1007 or 1009",
+            "1002 and 1007: the client sends what is no valid WebSocket; 1009: a message over the backend's own limit",
+            "1009: send less in one message, or raise the backend's limit (uvicorn: --ws-max-size); else look at the "
+            "client's WebSocket library",
+        ),
+    ),
+    (
+        "UV",
+        (Moment.CLOSING,),
+        Explanation(
+            "the client refused what the upstream sent, with close code 1002, 1007 or 1009",
+            "1002 and 1007: the backend, or a proxy before it, sends what is no valid WebSocket; 1009: a message over "
+            "the client's limit",
+            "1009: send less in one message; else compare with a socket to the backend itself: moorline check "
+            "--backend URL",
+        ),
+    ),
+    (
         "CF",
         _OPEN,
         Explanation(
@@ -289,7 +310,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
         "UP",
         (Moment.RESPONSE, Moment.BODY),
         Explanation(
-            "what the upstream sent is not a valid HTTP/1.1 response, or not one that can be passed on",
+            "what the upstream sent is not a valid HTTP/1.1 response, or not the response to this request",
             "another program has this port, it speaks TLS, or the backend builds its responses by hand",
             "the gateway's log has a line with what is wrong; compare with: curl -v UPSTREAM",
         ),

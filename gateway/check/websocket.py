@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
-import hashlib
 import os
 import ssl
 import time
@@ -13,12 +12,11 @@ from typing import Self
 
 from moorline.gateway.check.services import service_of
 from moorline.gateway.check.verdicts import Cause, Failure
+from moorline.gateway.common.web.accept import accept_for
 from moorline.gateway.common.web.frames import Opcode, control, mask
 
 __all__ = ["HopFailed", "Message", "Target", "WebSocket"]
 
-# RFC 6455 section 1.3.
-_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT = 0x1
 _HTTP, _END = b"HTTP", b"\r\n\r\n"
 _MAX_HEAD = 1 << 16
@@ -191,12 +189,11 @@ async def _refusal(reader: asyncio.StreamReader, status: int, headers: Mapping[s
 
 def _check(received: Mapping[str, str], key: str, sent: Mapping[str, str]) -> None:
     """What a browser checks in a 101 (RFC 6455 section 4.1)."""
-    accept = base64.b64encode(hashlib.sha1(f"{key}{_GUID}".encode()).digest()).decode()
     if received.get("upgrade", "").lower() != "websocket" or "upgrade" not in received.get("connection", "").lower():
         raise HopFailed(Failure(Cause.BAD_ACCEPT, detail="the 101 has no Upgrade: websocket and Connection: Upgrade"))
     if "sec-websocket-accept" not in received:
         raise HopFailed(Failure(Cause.BAD_ACCEPT, detail="the 101 has no Sec-WebSocket-Accept"))
-    if received["sec-websocket-accept"] != accept:
+    if received["sec-websocket-accept"] != accept_for(key.encode()).decode():
         raise HopFailed(Failure(Cause.BAD_ACCEPT, detail="the Sec-WebSocket-Accept is another key's"))
     offered = [word.strip() for word in _header(sent, "sec-websocket-protocol").split(",") if word.strip()]
     chosen = received.get("sec-websocket-protocol", "")

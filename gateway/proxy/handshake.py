@@ -1,7 +1,7 @@
 """A WebSocket handshake as it passes the gateway, and whether each of its two halves is one. Pure.
 
-Nothing of RFC 6455 beyond the switch itself is checked: key, version, subprotocol and extensions are between client and
-upstream.
+Nothing of RFC 6455 beyond the switch itself is enforced: key, version, subprotocol and extensions are between client
+and upstream, as with nginx. A 101 that does not answer the key passes as well, and the log names it.
 """
 
 import functools
@@ -9,14 +9,15 @@ from http import HTTPStatus
 
 from multidict import MultiMapping, istr
 
+from moorline.gateway.common.web.accept import accept_for
 from moorline.gateway.errors import BadUpstreamResponse, Malformed
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.response import Response
 
-__all__ = ["asks_for_upgrade", "asks_for_websocket", "check_request", "is_switch", "switch_head"]
+__all__ = ["answers_key", "asks_for_upgrade", "asks_for_websocket", "check_request", "is_switch", "switch_head"]
 
 _WEBSOCKET = ("websocket",)
-_CONNECTION, _UPGRADE = istr("Connection"), istr("Upgrade")
+_CONNECTION, _UPGRADE, _KEY = istr("Connection"), istr("Upgrade"), istr("Sec-WebSocket-Key")
 # RFC 9110 section 8.6 and RFC 9112 section 6.1: no 101 has a body, whatever it says.
 _OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -62,6 +63,13 @@ def is_switch(response: Response) -> bool:
     if upgrade != _WEBSOCKET or "upgrade" not in connection:
         raise BadUpstreamResponse("101 to another protocol than WebSocket")
     return True
+
+
+def answers_key(request: MultiMapping[str], response: Response) -> bool:
+    """Whether a 101 has the Sec-WebSocket-Accept of the request's key; a client must end the socket where it has not
+    (RFC 6455 section 4.1). To a request without a key any response is one."""
+    key = request.get(_KEY, "").strip().encode("utf-8", "surrogateescape")
+    return not key or response.all(b"sec-websocket-accept") == [accept_for(key)]
 
 
 def switch_head(response: Response, *, request_id: str) -> bytes:

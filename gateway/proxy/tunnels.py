@@ -25,7 +25,7 @@ from moorline.gateway.common.web.return_window import Measured, ReturnWindow
 from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.common.web.tls import SERVER_TLS
 from moorline.gateway.common.web.turns import Turns
-from moorline.gateway.errors import ShuttingDown
+from moorline.gateway.errors import BadUpstreamResponse, ShuttingDown
 from moorline.gateway.keys import (
     ACCESS_RULES,
     DESTINATION,
@@ -115,6 +115,8 @@ class _Open:
     origin: str | None
     """The handshake's, which the next configuration may not allow any more."""
     host: str
+    answers_key: bool = True
+    """Whether the upstream's 101 was the answer to the client's key. Not handed over: such a socket ends at once."""
 
 
 class _Handshake:
@@ -196,8 +198,11 @@ class Tunnels:
         self._socket_limits.admit(address)
         return _Handshake(self._socket_limits, address)
 
-    def open(self, request: web.Request, exchange: Exchange, head: bytes) -> None:
-        """Answer the client with `head` and relay from now on. The exchange's upstream is released at the end."""
+    def open(self, request: web.Request, exchange: Exchange, head: bytes, *, answers_key: bool) -> None:
+        """Answer the client with `head` and relay from now on. The exchange's upstream is released at the end.
+
+        `answers_key`: the 101 has the Sec-WebSocket-Accept of the client's key.
+        """
         self._refuse_when_draining()
         destination, upstream, address = request[DESTINATION], exchange.upstream, client_address(request)
         opened = asyncio.get_running_loop().time()
@@ -215,7 +220,7 @@ class Tunnels:
         # Many sockets have one page.
         origins, host = request.headers.getall(hdrs.ORIGIN, ()), sys.intern(request.headers.get(hdrs.HOST, ""))
         origin = sys.intern(", ".join(origins)) if origins else None
-        each = _Open(socket, upstream, request.get(HELD), origin, host)
+        each = _Open(socket, upstream, request.get(HELD), origin, host, answers_key)
         self._add(relay, each)
         self._keep(relay, each)
         if tracing.is_on():
@@ -225,6 +230,8 @@ class Tunnels:
         if log.isEnabledFor(logging.INFO):
             url = upstream.url if self._names_upstream else None
             _log("WebSocket opened", {"upstream": url, "client": address, "request_id": socket.request_id})
+        if not answers_key:
+            log.warning("upstream %s: its 101 has not the Sec-WebSocket-Accept of the request's key", upstream.url)
 
     def measured(self, handshake: Coroutine[Any, Any, T]) -> Awaitable[T]:
         """The handshake to await: as it is, or one that notes what it costs."""
@@ -427,7 +434,7 @@ class Tunnels:
         if (held := each.held) is not None and relay in self._sockets:
             held.keep(lambda: relay.withdraw(expired=held.expired))
 
-    def _remove(self, relay: Relay) -> Socket:
+    def _remove(self, relay: Relay) -> _Open:
         each = self._sockets.pop(relay)
         self._ids[each.socket.request_id] -= 1
         if not self._ids[each.socket.request_id]:
@@ -440,18 +447,21 @@ class Tunnels:
             each.upstream.release()
         if not self._sockets:
             self._none_left.set()
-        return each.socket
+        return each
 
     def _ended(self, relay: Relay, ended: Ended) -> None:
-        socket = self._remove(relay)
-        self.ends.add(socket, ended)
+        each = self._remove(relay)
+        if not each.answers_key and ended.outcome.side is Side.CLIENT and not ended.frames_from_client:
+            # The client refused the handshake, as RFC 6455 section 4.1 has it.
+            ended = dataclasses.replace(ended, cause=BadUpstreamResponse.cause)
+        self.ends.add(each.socket, ended)
         self._ended_traffic += _carried(relay) - self._told.pop(relay, Traffic())
         if self._metrics is not None:
             self._metrics.ended(ended.outcome.ended_by, ended.cause, ended.code, ended.seconds)
         if (span := self._spans.pop(relay, None)) is not None:
             _end_span(span, ended)
         if log.isEnabledFor(logging.INFO):
-            _log("WebSocket closed", _facts(ended) | {"request_id": socket.request_id})
+            _log("WebSocket closed", _facts(ended) | {"request_id": each.socket.request_id})
 
 
 def _most_sockets(wanted: int) -> int:

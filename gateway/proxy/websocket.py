@@ -45,7 +45,8 @@ async def _switched(request: web.Request, tunnels: Tunnels) -> web.StreamRespons
         if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
             request[OUTCOME], request[CAUSE] = "rejected_by_upstream", _REJECTED
             return await pass_on(request, response, exchange)
-        tunnels.open(request, exchange, handshake.switch_head(response, request_id=request[REQUEST_ID]))
+        head = handshake.switch_head(response, request_id=request[REQUEST_ID])
+        tunnels.open(request, exchange, head, answers_key=handshake.answers_key(request.headers, response))
         return Sent(status=101)
 
 

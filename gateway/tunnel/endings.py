@@ -70,6 +70,8 @@ class Outcome:
 _LOST_BY = (Reason.FIN, Reason.RESET, Reason.UNREACHABLE)
 # A side did not do what it had to: its program hangs, or nothing reaches its host.
 _SILENCE = (Reason.HEARTBEAT_TIMEOUT, Reason.PROXY_SEND_TIMEOUT, Reason.SEND_TIMEOUT, Reason.CLOSE_TIMEOUT)
+# By which a side refuses what the other one has sent (RFC 6455 section 7.4.1).
+_REFUSING = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.TOO_BIG)
 _WHO = {Side.CLIENT: Who.CLIENT, Side.UPSTREAM: Who.UPSTREAM}
 _LOST = {
     Side.CLIENT: (CloseCode.GOING_AWAY, "client went away"),
@@ -97,11 +99,13 @@ _TIMERS = {
 }
 
 
-def cause_of(reason: Reason, culprit: Side | None, moment: Moment, tcp: TcpInfo | None) -> Cause:
+def cause_of(reason: Reason, culprit: Side | None, moment: Moment, tcp: TcpInfo | None, code: int) -> Cause:
     """What the end of a tunnel is put down to. `culprit`: the side that ended it or failed to do what it had to, None
-    for the gateway; `tcp`: the kernel's view of its connection, where there is one."""
+    for the gateway; `tcp`: the kernel's view of its connection, where there is one; `code`: the Close frame's."""
     if culprit is None:
         who = Who.GATEWAY
+    elif reason is Reason.CLOSED and code in _REFUSING:
+        who, reason = _WHO[culprit.other], Reason.REFUSED_DATA
     elif reason is Reason.UNREACHABLE or (reason in _SILENCE and tcp is not None and tcp.is_unanswered):
         who = Who.NETWORK
     else:

@@ -466,7 +466,7 @@ class Relay:
         culprit_tcp = tcp.get(tunnel.culprit) if tunnel.culprit is not None else None
         ended = Ended(
             outcome=outcome,
-            cause=cause_of(outcome.reason, tunnel.culprit, tunnel.moment, culprit_tcp),
+            cause=cause_of(outcome.reason, tunnel.culprit, tunnel.moment, culprit_tcp, tunnel.code),
             order=tunnel.order,
             client_tcp=tcp.get(Side.CLIENT),
             upstream_tcp=tcp.get(Side.UPSTREAM),

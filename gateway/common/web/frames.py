@@ -37,10 +37,12 @@ class CloseCode(enum.IntEnum):
     """RFC 6455 section 7.4.1 and the IANA registry."""
 
     GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
     NO_STATUS = 1005
     """Never sent: a Close frame without a code."""
     ABNORMAL = 1006
     """Never sent: there was no Close frame."""
+    INVALID_DATA = 1007
     TOO_BIG = 1009
     INTERNAL_ERROR = 1011
     TRY_AGAIN_LATER = 1013

@@ -277,7 +277,7 @@ def test_however_a_tunnel_ends_its_cause_has_a_sentence(
         elif side not in gone:
             happen(tunnel, event, side, now)
     if tunnel.outcome is not None:
-        cause = cause_of(tunnel.outcome.reason, tunnel.culprit, tunnel.moment, tcp)
+        cause = cause_of(tunnel.outcome.reason, tunnel.culprit, tunnel.moment, tcp, tunnel.code)
         assert cause.code in set(codes())
         assert 1 <= len(tunnel.order) <= 4
 
@@ -306,6 +306,16 @@ def test_an_end_tells_whether_a_frame_was_cut(data: bytes, moment: Moment) -> No
         receive(tunnel, CLIENT, data, 101)
     tunnel.connection_lost(UPSTREAM, 102)
     assert tunnel.moment is moment
+
+
+@pytest.mark.parametrize("code", [1002, 1007, 1009])
+def test_data_that_a_side_refuses_is_put_down_to_the_side_that_sent_it(code: int) -> None:
+    tunnel = opened(close_frames=True)
+    receive(tunnel, CLIENT, close_frame(code, key=b"mask"), 101)
+    tunnel.receive_eof(CLIENT, 102)
+    assert tunnel.outcome == Outcome(CLIENT, Reason.CLOSED)
+    assert cause_of(Reason.CLOSED, tunnel.culprit, tunnel.moment, None, tunnel.code).code == "UV-closing"
+    assert cause_of(Reason.CLOSED, UPSTREAM, tunnel.moment, None, code).code == "CV-closing"
 
 
 @pytest.mark.parametrize(

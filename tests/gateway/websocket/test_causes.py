@@ -12,8 +12,8 @@ import pytest
 from moorline.gateway.errors import GatewayError
 from moorline.gateway.explain import codes
 from tests.gateway.conftest import StartGateway
-from tests.gateway.websocket.conftest import Start, tunnel
-from tests.support.faulty_upstream import HANDSHAKE, REFUSAL, STEP, Fault, Upstream, dial, faulty_upstream
+from tests.gateway.websocket.conftest import Start, ended, tunnel
+from tests.support.faulty_upstream import HANDSHAKE, REFUSAL, STEP, SWITCH, Fault, Upstream, dial, faulty_upstream
 from tests.support.raw import Connection, listening
 
 FAULTS = {
@@ -102,6 +102,24 @@ async def test_the_upstreams_refusal_of_a_handshake_is_logged_with_its_cause(
         await (await upstream.accept()).send(REFUSAL)
         await client.head()
         await until(lambda: " cause=UJ-response" in caplog.text)
+
+
+async def test_a_101_that_a_client_refuses_is_the_upstreams(
+    start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "moorline.gateway.ws")
+    gateway = await start(upstream.port)
+    async with dial(gateway.port) as client:
+        await client.send(HANDSHAKE)
+        backend = await upstream.accept()
+        await backend.send(SWITCH.replace(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", b"d3Jvbmc="))
+        await client.head()
+    backend.close()
+    line = await ended(gateway, caplog)
+    assert "ended_by=client reason=fin " in line
+    assert " cause=UP-response " in line
+    said = f"upstream http://127.0.0.1:{upstream.port}: its 101 has not the Sec-WebSocket-Accept of the request's key"
+    assert said in caplog.messages
 
 
 async def test_a_response_that_breaks_off_is_logged_with_its_cause(

@@ -6,7 +6,7 @@ import pytest
 from multidict import CIMultiDict
 
 from moorline.gateway.errors import BadUpstreamResponse, Malformed
-from moorline.gateway.proxy.handshake import asks_for_upgrade, check_request, is_switch, switch_head
+from moorline.gateway.proxy.handshake import answers_key, asks_for_upgrade, check_request, is_switch, switch_head
 from moorline.gateway.proxy.headers import request_head
 from moorline.gateway.proxy.response import Response, ResponseParser
 
@@ -113,6 +113,15 @@ def test_http_1_0_is_malformed() -> None:
 
 def test_a_101_switches_and_its_accept_key_is_nobodys_business() -> None:
     assert is_switch(response(101, *UPGRADE, (b"Sec-WebSocket-Accept", b"wrong")))
+
+
+@pytest.mark.parametrize(("accept", "answers"), [(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", True), (b"d3Jvbmc=", False)])
+def test_whether_a_101_answers_the_key_is_known(*, accept: bytes, answers: bool) -> None:
+    # RFC 6455 section 1.3.
+    request = decoded([(b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ==")])
+    assert answers_key(request, response(101, *UPGRADE, (b"Sec-WebSocket-Accept", accept))) is answers
+    assert answers_key(request, response(101, *UPGRADE)) is False
+    assert answers_key(decoded(()), response(101, *UPGRADE)) is True
 
 
 @pytest.mark.parametrize("status", [200, 302, 401, 403, 426, 500, 503])
