@@ -58,6 +58,7 @@ class CloseCode(enum.IntEnum):
     """Close codes that this backend sends (RFC 6455 section 7.4; 44xx: come back, 45xx: stay away)."""
 
     GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
     UNSUPPORTED_DATA = 1003
     SERVICE_RESTART = 1012
     TRY_AGAIN_LATER = 1013

@@ -42,7 +42,7 @@ from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rights import Right
 from moorline.gateway.common.logs import hashed
 from moorline.gateway.common.web.connection import Connection
-from moorline.gateway.common.web.messages import Excess
+from moorline.gateway.common.web.messages import Violation
 from moorline.gateway.common.web.return_window import Measured, ReturnWindow
 
 __all__ = ["V1_PING_SECONDS", "Sockets"]
@@ -64,7 +64,11 @@ _BAD_FRAMES_SECONDS = 60.0
 # would otherwise take 10 ms.
 _FRAMES_PER_TURN = 16
 _PONG = encode(ServerPong())
-_EXCESS_CODES = {Excess.TIME: CloseCode.TOO_SLOW, Excess.SIZE: CloseCode.TRY_AGAIN_LATER}
+_VIOLATION_CODES = {
+    Violation.TIME: CloseCode.TOO_SLOW,
+    Violation.SIZE: CloseCode.TRY_AGAIN_LATER,
+    Violation.UNMASKED: CloseCode.PROTOCOL_ERROR,
+}
 
 
 class Sockets:
@@ -169,7 +173,7 @@ class Sockets:
             delivery.restart(self._within)
         right.on_end(lambda: delivery.revoke(expired=right.expired))
         if isinstance(protocol, Connection):
-            protocol.on_excess(lambda excess: delivery.end(_EXCESS_CODES[excess]))
+            protocol.on_violation(lambda violation: delivery.end(_VIOLATION_CODES[violation]))
         logger.info("session %s: socket opened", hashed(info.session_id))
         try:
             reader = _Reader(

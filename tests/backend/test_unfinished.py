@@ -136,6 +136,16 @@ async def post(server: Backend, text: str, session: str = "s3") -> tuple[int, An
         return answer.status, await answer.json()
 
 
+@pytest.mark.parametrize("is_early", [True, False])
+@pytest.mark.parametrize("before", [b"", frame(TEXT, b"{}", key=KEY)], ids=["first", "behind another"])
+async def test_a_frame_without_a_mask_ends_the_socket(tmp_path: Path, before: bytes, *, is_early: bool) -> None:
+    sent = before + frame(TEXT, b'{"type":"ping"}')
+    async with backend(tmp_path, Script()) as server, socket(server, sent if is_early else b"") as peer:
+        if not is_early:
+            await peer.send(sent)
+        assert await close_code(peer) == 1002
+
+
 async def test_a_ping_is_answered_before_the_first_message_too(tmp_path: Path) -> None:
     async with backend(tmp_path, Script()) as server, socket(server) as peer:
         await peer.send(frame(PING, b"hi", key=KEY))

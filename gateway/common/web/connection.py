@@ -23,7 +23,7 @@ from multidict import CIMultiDict
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.aiohttp_private import ServerProtocol
 from moorline.gateway.common.web.idle import IdleConnections
-from moorline.gateway.common.web.messages import Excess, MessageLimits, UnfinishedMessage
+from moorline.gateway.common.web.messages import MessageLimits, UnfinishedMessage, Violation
 from moorline.gateway.common.web.turns import Pace, Turns
 
 __all__ = [
@@ -168,10 +168,10 @@ class Connection(ServerProtocol):
         """Until the handler returns it bounds each send itself, and ends the connection with a Close frame."""
         self._handler_bounds_sends = True
 
-    def on_excess(self, callback: Callable[[Excess], None]) -> None:
+    def on_violation(self, callback: Callable[[Violation], None]) -> None:
         """Call `callback` when the client's message exceeds a limit; nothing more of it is read then."""
         if self._unfinished is not None:
-            self._unfinished.on_excess(callback)
+            self._unfinished.on_violation(callback)
 
     async def turn(self) -> None:
         """Wait for a turn among the connections whose input is costly: for a handler that has received several messages
@@ -223,7 +223,7 @@ class Connection(ServerProtocol):
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
         super().resume_reading(resume_parser)
-        if self._waits_for_turn or self._has_exceeded():
+        if self._waits_for_turn or self._has_violated():
             self._client.pause_reading()
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
@@ -315,7 +315,7 @@ class Connection(ServerProtocol):
             return self._waits_for_turn
         receiver.set_result(None)
         self._waits_for_turn = self._unparsed != b""
-        if not self._waits_for_turn and not self._has_exceeded():
+        if not self._waits_for_turn and not self._has_violated():
             self.resume_if_unpaused()
         return self._waits_for_turn
 
@@ -338,7 +338,7 @@ class Connection(ServerProtocol):
             self._parse(self._take_unparsed(len(self._unparsed)))
         if self._unparsed:
             return True
-        if not self._has_exceeded():
+        if not self._has_violated():
             self.resume_if_unpaused()
         return False
 
@@ -363,13 +363,13 @@ class Connection(ServerProtocol):
             return unfinished is not None and unfinished.payload_left >= rest
         return self.body_left >= rest
 
-    def _has_exceeded(self) -> bool:
-        return self._unfinished is not None and self._unfinished.exceeded
+    def _has_violated(self) -> bool:
+        return self._unfinished is not None and self._unfinished.violated
 
     def _parse_messages(self, data: bytes) -> None:
-        if self._unfinished is not None and not self._unfinished.exceeded:
+        if self._unfinished is not None and not self._unfinished.violated:
             self._unfinished.receive_data(data)
-        if self._has_exceeded():
+        if self._has_violated():
             self._unparsed, self._parsed = b"", 0
             self._client.pause_reading()
         else:

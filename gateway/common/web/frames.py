@@ -112,6 +112,8 @@ class Event(enum.Enum):
     PONG = enum.auto()
     TOO_LARGE = enum.auto()
     """Its header says that it is larger than `max_payload`."""
+    UNMASKED = enum.auto()
+    """It has no mask, in a stream whose frames must have one (section 5.1)."""
 
 
 class Found(NamedTuple):
@@ -154,13 +156,13 @@ _WITHIN_BUT_PONGS = _within(_SKIPPED_BUT_PONGS)
 
 
 @functools.cache
-def frame_sizes(max_payload: int) -> Sequence[int]:
-    """By second byte: the size of a small frame; of one with a 16-bit length, minus the size of its header; else, and
-    where the limit forbids the length, 0.
+def frame_sizes(max_payload: int, *, masked: bool = False) -> Sequence[int]:
+    """By second byte: the size of a small frame; of one with a 16-bit length, minus the size of its header; else, where
+    the limit forbids the length, and where a mask that must be there is not, 0.
 
     A look into a table costs a third of the arithmetic, and it is done for each frame.
     """
-    return tuple(_frame_size(second, max_payload) for second in range(256))
+    return tuple(0 if masked and not second & _MASKED else _frame_size(second, max_payload) for second in range(256))
 
 
 def _frame_size(second: int, max_payload: int) -> int:
@@ -175,10 +177,12 @@ class FrameParser:
     """Follows the frames of one stream, which is fed in pieces of any size.
 
     A stream that breaks a rule which no extension may bend is `lost`: from there on it is not followed. Unknown
-    opcodes, RSV bits and a mask in the wrong direction do not keep it from being followed.
+    opcodes, RSV bits and, unless frames must be `masked`, a mask in the wrong direction do not keep it from being
+    followed.
     """
 
     __slots__ = (
+        "_masked",
         "_reported",
         "_skipped",
         "_within",
@@ -191,9 +195,10 @@ class FrameParser:
         "sizes",
     )
 
-    def __init__(self, max_payload: int | None = None) -> None:
+    def __init__(self, max_payload: int | None = None, *, masked: bool = False) -> None:
         self.max_payload = _ENDLESS if max_payload is None else max_payload
-        self.sizes = frame_sizes(126 if self.max_payload > 126 else self.max_payload)
+        self._masked = masked
+        self.sizes = frame_sizes(126 if self.max_payload > 126 else self.max_payload, masked=masked)
         self.frames = 0
         """How many there were, up to where the stream was lost."""
         self.left = 0
@@ -234,7 +239,7 @@ class FrameParser:
         """Follow the next bytes: how many of them were followed, and the frames to report.
 
         Where some are left, they begin a frame: feed them again once everything else has had its turn. After
-        `Event.TOO_LARGE` feed nothing.
+        `Event.TOO_LARGE` and `Event.UNMASKED` feed nothing.
         """
         at, before = self.left, len(self.partial)
         if before:
@@ -249,6 +254,10 @@ class FrameParser:
                 at += size
                 continue
             if at >= end or len(found) == _MAX_FOUND:
+                break
+            if self._masked and at < last and not data[at + 1] & _MASKED:
+                found.append(Found(Event.UNMASKED, at - before, end - before))
+                left = _IN_HEADER
                 break
             header, length = _header(data, at)
             if length == _ENDLESS:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from aiohttp import web
 
 from moorline.gateway.common.web.deadline import latest_end
-from moorline.gateway.common.web.frames import FrameParser
+from moorline.gateway.common.web.frames import Event, FrameParser
 
-__all__ = ["MESSAGE_LIMITS", "Excess", "MessageLimits", "Unfinished", "UnfinishedMessage"]
+__all__ = ["MESSAGE_LIMITS", "MessageLimits", "Unfinished", "UnfinishedMessage", "Violation"]
 
 # Of each message so much is not counted: a short one that comes in two segments passes while others use up the total.
 _FREE = 4 << 10
@@ -35,13 +35,15 @@ class Unfinished:
         return True
 
 
-class Excess(enum.Enum):
-    """Why a client may not finish its message."""
+class Violation(enum.Enum):
+    """Why nothing more of a client is read."""
 
     TIME = enum.auto()
     """It took longer than `message_timeout`."""
     SIZE = enum.auto()
     """There is no room for it beside those of others (`max_unfinished`)."""
+    UNMASKED = enum.auto()
+    """A frame without a mask: a server must not accept one (RFC 6455 section 5.1), and aiohttp's parser does."""
 
 
 class MessageLimits:
@@ -56,20 +58,20 @@ MESSAGE_LIMITS = web.AppKey("message_limits", MessageLimits)
 
 
 class UnfinishedMessage:
-    """Follows what one client sends behind its WebSocket handshake. `on_excess` is called once, for the first limit."""
+    """Follows what one client sends behind its WebSocket handshake. `on_violation` is called once, for the first."""
 
-    __slots__ = ("_began", "_excess", "_limits", "_loop", "_number", "_on_excess", "_parser", "_size", "_timer")
+    __slots__ = ("_began", "_limits", "_loop", "_number", "_on_violation", "_parser", "_size", "_timer", "_violation")
 
     def __init__(self, limits: MessageLimits, loop: asyncio.AbstractEventLoop) -> None:
         self._limits = limits
         self._loop = loop
-        self._parser = FrameParser()
+        self._parser = FrameParser(masked=True)
         self._number: int | None = None
         self._began = 0.0
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._excess: Excess | None = None
-        self._on_excess: Callable[[Excess], None] | None = None
+        self._violation: Violation | None = None
+        self._on_violation: Callable[[Violation], None] | None = None
 
     @property
     def payload_left(self) -> int:
@@ -77,21 +79,24 @@ class UnfinishedMessage:
         return self._parser.left
 
     @property
-    def exceeded(self) -> bool:
+    def violated(self) -> bool:
         """Whether nothing more of this client is wanted."""
-        return self._excess is not None
+        return self._violation is not None
 
-    def on_excess(self, callback: Callable[[Excess], None]) -> None:
-        """Call `callback` when a limit is exceeded; at once where one is."""
-        self._on_excess = callback
-        if self._excess is not None:
-            callback(self._excess)
+    def on_violation(self, callback: Callable[[Violation], None]) -> None:
+        """Call `callback` when the client violates a limit; at once where it has."""
+        self._on_violation = callback
+        if self._violation is not None:
+            callback(self._violation)
 
     def receive_data(self, data: bytes) -> None:
         """The next bytes."""
         left = data
         while left:
-            followed, _ = self._parser.feed(left)
+            followed, found = self._parser.feed(left)
+            if found and found[-1].event is Event.UNMASKED:
+                self._violate(Violation.UNMASKED)
+                return
             left = left[followed:]
         number = self._parser.message
         if number is None:
@@ -115,7 +120,7 @@ class UnfinishedMessage:
         if self._limits.unfinished.grow(self._size, size):
             self._size = size
         else:
-            self._exceed(Excess.SIZE)
+            self._violate(Violation.SIZE)
 
     def _watch(self) -> None:
         # One that fires early is set again: cheaper than to set it for each message.
@@ -129,13 +134,13 @@ class UnfinishedMessage:
         if self._loop.time() < self._latest_end(self._limits.timeout):
             self._watch()
         else:
-            self._exceed(Excess.TIME)
+            self._violate(Violation.TIME)
 
     def _latest_end(self, timeout: float) -> float:
         return latest_end(self._began, self._size, timeout)
 
-    def _exceed(self, excess: Excess) -> None:
-        if self._excess is None:
-            self._excess = excess
-            if self._on_excess is not None:
-                self._on_excess(excess)
+    def _violate(self, violation: Violation) -> None:
+        if self._violation is None:
+            self._violation = violation
+            if self._on_violation is not None:
+                self._on_violation(violation)

@@ -65,6 +65,13 @@ def test_a_frame_over_the_limit_is_reported_once_its_size_is_known() -> None:
     assert parser.feed(large[7:20]) == (13, [Found(Event.TOO_LARGE, -7, 13)])
 
 
+@pytest.mark.parametrize("cut", [0, 1, 2, 8, 9])
+def test_a_frame_without_a_mask_is_reported_where_each_must_have_one(cut: int) -> None:
+    parser, stream = FrameParser(masked=True), frame(TEXT, b"ab", key=KEY) + frame(TEXT, b"x")
+    first, second = parser.feed(stream[:cut])[1], parser.feed(stream[cut:])[1]
+    assert [found.event for found in (*first, *second)] == [Event.UNMASKED]
+
+
 @given(FRAMES, st.integers(1, 200), FRAMES)
 def test_the_boundary_behind_the_present_frame_is_known_before_it_is_fed(first: bytes, cut: int, second: bytes) -> None:
     parser = FrameParser()
