@@ -67,8 +67,8 @@ async def test_the_types_hold_and_are_those_of_the_modules(vite_site: npm.BuiltS
 
 
 async def test_the_client_is_small(vite_site: npm.BuiltSite) -> None:
-    options = ("--bundle", "--minify", "--format=esm", "--log-level=error", "--outfile=client.min.js")
-    await vite_site.run("esbuild", "modules/moorline-client.js", *options)
+    options = ("--minify", "--format=esm", "--file=client.min.js")
+    await vite_site.run("rolldown", "modules/moorline-client.js", *options)
     size = len(gzip.compress((vite_site.folder / "client.min.js").read_bytes(), 9))
     print(f"moorline-client: {size} bytes, bundled, minified and compressed")
     assert size <= MOST_GZIPPED
