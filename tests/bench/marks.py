@@ -12,6 +12,8 @@ __all__ = [
     "CAUSE_MEMORY",
     "CHECK",
     "FIRST",
+    "HANDSHAKE",
+    "HANDSHAKE_AND_END",
     "HTTP_MARKS",
     "MARKS",
     "NO_WORK",
@@ -47,6 +49,8 @@ class Mark:
 API_SMALL, API_LARGE = "GET /api, 400 B", "GET /api, 64 KiB"
 ASSET = "asset, 4 KiB"
 NO_WORK = "GET /healthz"
+HANDSHAKE = "CPU per handshake"
+HANDSHAKE_AND_END = "CPU per socket, opened and closed"
 RECONNECT_CPU = "CPU per handshake, all at once"
 VERSION, CHECK = "moorline --version", "moorline check, without a server"
 READY = "moorline serve, until it is ready"
@@ -65,7 +69,7 @@ MARKS = (
     Mark("CPU per message of a stream, 60 B", 1.2, "nginx"),
     Mark("memory per idle tunnel", 1, "nginx"),
     Mark("CPU of idle tunnels with heartbeats", 5),
-    Mark("CPU per handshake", 1, "caddy"),
+    *(Mark(row, 1, "caddy") for row in (HANDSHAKE, HANDSHAKE_AND_END)),
     Mark("added latency, median", 1.2, "nginx"),
     Mark("added latency, 99th percentile", 1.2, "nginx"),
     Mark("two workers: round trips per second, x one", 1.8, at_least=True),

@@ -5,6 +5,7 @@ import pytest
 from tests.bench.figures import FIGURES, IDLE_CPU, LATENCY, MEMORY, Scale
 from tests.bench.marks import MARKS, verdicts
 from tests.bench.peers import PEERS
+from tests.bench.rounds import Results, ratios
 from tests.bench.table import number, table
 from tests.bench.tunnel import measure
 from tests.support import needs
@@ -30,6 +31,15 @@ async def test_every_figure_of_the_gateway_and_of_nginx_is_measured() -> None:
     assert all(
         verdict != "not measured" for _, row, mark, _, verdict in rows if "CPU per" in row and mark.endswith("nginx")
     )
+
+
+def test_a_ratio_is_that_of_the_same_round_with_the_quartiles_of_all() -> None:
+    results = Results()
+    # A machine that is twice as slow in the second round is so for both.
+    for peer, rounds in (("gateway", [2, 4, 2, 2]), ("nginx", [1, 2, 1, 1])):
+        results.add(["cost"], "us", peer, [[value] for value in rounds])
+    assert results.ratio("cost", "gateway", "nginx") == (2, 2, 2)
+    assert ratios(results, "gateway").splitlines()[1] == "cost  2.00 (2.00-2.00)"
 
 
 def test_a_table_has_a_column_for_each_peer_and_the_ratio_of_the_first() -> None:

@@ -22,18 +22,18 @@ from tests.bench.peers import PEERS
 from tests.bench.peers.base import Missing, Peer, Running, connections, running
 from tests.bench.peers.gateway import with_heartbeats
 from tests.bench.processes import child, raise_file_limit, split_cores
-from tests.bench.rounds import Results, all_running, in_turn
+from tests.bench.rounds import Results, all_running, in_turn, ratios
 from tests.bench.table import table
 from tests.bench.workers import room_for_workers, workers
 
 __all__ = ["main", "measure"]
 
-QUICK = Scale(rounds=1, seconds=0.5, handshakes=100, tunnels=500, idle=500, heartbeat=2)
+QUICK = Scale(rounds=1, seconds=0.5, handshakes=300, tunnels=500, idle=500, heartbeat=2)
 _FILES = 1 << 16
 
 
-async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
-    """Every figure of every peer that is here."""
+async def measure(scale: Scale, peers: Sequence[Peer] = PEERS, wanted: str = "") -> Results:
+    """Every figure of every peer that is here, or those whose name holds `wanted`."""
     results = Results()
     raise_file_limit(_FILES)
     if (most := connections()) < max(scale.idle, scale.tunnels):
@@ -45,14 +45,17 @@ async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
         async with child("tests.bench.echo", cores=core) as backend, child("tests.bench.load", cores=core) as load:
             rig = Rig(load, backend, core)
             async with all_running(peers, folder, backend.port, results, cores=core) as started:
-                for figure in FIGURES:
+                for figure in (figure for figure in FIGURES if figure.has(wanted)):
                     of_peer = functools.partial(_measure, figure, rig, scale)
-                    await in_turn(figure.rows, figure.unit, started, of_peer, results, rounds=scale.rounds)
-            for peer in (peer for peer in peers if peer.name not in results.missing):
+                    rounds = scale.rounds * figure.rounds
+                    await in_turn(figure.rows, figure.unit, started, of_peer, results, rounds=rounds)
+            for peer in (peer for peer in peers if MEMORY.has(wanted) and peer.name not in results.missing):
                 beating = with_heartbeats(MEMORY_SECONDS // 2) if peer.name == "gateway" else peer
                 await _alone(MEMORY, beating, folder / f"{peer.name}-memory", rig, scale, results)
-            await _alone(IDLE_CPU, with_heartbeats(scale.heartbeat), folder / "idle", rig, scale, results)
-        await _workers(folder, scale, results)
+            if IDLE_CPU.has(wanted):
+                await _alone(IDLE_CPU, with_heartbeats(scale.heartbeat), folder / "idle", rig, scale, results)
+        if not wanted:
+            await _workers(folder, scale, results)
     return results
 
 
@@ -88,9 +91,10 @@ def main(arguments: Sequence[str]) -> int:
     scale = QUICK if given.quick else Scale()
     chosen = {name: value for name in ("rounds", "tunnels", "idle") if (value := getattr(given, name))}
     wanted = [peer for peer in PEERS if not given.peers or peer.name in given.peers.split(",")]
-    results = asyncio.run(measure(dataclasses.replace(scale, **chosen), wanted))
+    results = asyncio.run(measure(dataclasses.replace(scale, **chosen), wanted, given.figures))
     print(table(results.medians, results.units, against="nginx"))
-    print("\n" + marks_table(results.medians, MARKS))
+    print("\nthe gateway beside each, median of the rounds and quartiles\n" + ratios(results, "gateway"))
+    print("\n" + marks_table(results.medians, [mark for mark in MARKS if given.figures in mark.row]))
     for name, reason in results.missing.items():
         print(f"not measured: {name} ({reason})")
     return 0
@@ -100,6 +104,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench tunnel", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small numbers: does it run, not what is it worth")
     parser.add_argument("--peers", default="", help=f"only these, comma-separated: {', '.join(p.name for p in PEERS)}")
+    parser.add_argument("--figures", default="", help="only those whose name holds this: handshake, round trip, memory")
     parser.add_argument("--rounds", type=int, help=f"of each figure (default: {Scale().rounds})")
     parser.add_argument("--tunnels", type=int, help=f"open for the memory (default: {Scale().tunnels})")
     parser.add_argument("--idle", type=int, help=f"open for the CPU of heartbeats (default: {Scale().idle})")

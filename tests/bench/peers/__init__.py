@@ -1,7 +1,7 @@
 """Who is measured beside whom."""
 
 from tests.bench.peers.aiohttp_peers import AIOHTTP, AIOHTTP_LOGGED, AIOHTTP_PROXY
-from tests.bench.peers.bare import BARE
+from tests.bench.peers.bare import BARE, BARE_ASYNCIO
 from tests.bench.peers.base import Peer
 from tests.bench.peers.caddy import CADDY, CADDY_HTTP
 from tests.bench.peers.gateway import gateway, with_site
@@ -11,7 +11,7 @@ from tests.bench.peers.node import HTTP_PROXY_3, HTTP_PROXY_3_POOLED, HTTP_PROXY
 
 __all__ = ["HTTP_PEERS", "PEERS"]
 
-PEERS: tuple[Peer, ...] = (gateway(), NGINX, HAPROXY, CADDY, VITE, HTTP_PROXY_3, BARE)
+PEERS: tuple[Peer, ...] = (gateway(), NGINX, HAPROXY, CADDY, VITE, HTTP_PROXY_3, BARE, BARE_ASYNCIO)
 HTTP_PEERS: tuple[Peer, ...] = (
     with_site(),
     with_site("gateway unlogged", log_level="warning"),
