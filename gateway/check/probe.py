@@ -1,7 +1,8 @@
 """One question to one server, as a browser would ask it, hop by hop, each timed.
 
 The question is asked in a session of its own, `check-<random>`, which is erased afterwards. A server that is not
-moorline's is asked nothing: its socket is opened, and a Ping sent.
+moorline's is asked nothing: its socket is opened, and a Ping sent. A socket that has ended is looked up at the gateway
+that it may have passed, by its X-Request-ID.
 """
 
 import asyncio
@@ -15,13 +16,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from moorline.gateway.check.services import service_of
 from moorline.gateway.check.verdicts import Cause, Failure, Hop, Step
 from moorline.gateway.check.websocket import HopFailed, Message, Target, WebSocket
 from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.explain import explain
 
 # Imported by the hops that need it: a name without an address and a port without a listener are found without.
 if TYPE_CHECKING:
@@ -33,12 +35,20 @@ HOP_TIMEOUT = 10.0
 # A model may think for a while before it says its first word; people give up at about this time.
 ANSWER_TIMEOUT = 60.0
 _BANNER_TIMEOUT = 2.0
+# Far beyond what a network or a busy server takes for one frame.
+_SLOW_PONG = 2.0
+_HELD_BACK = (
+    "a proxy in between holds frames back for a time (nginx: proxy_buffering off), or the server's event loop was "
+    "blocked."
+)
 _PATIENT = "patient:check"
 _QUESTION = "This is a test of the connection. Please answer with one word."
 _AFTER = {"after": "0", "epoch": "", "wait": "0"}
 _VERSION_1 = "version 1 of the protocol alone: no resume, and a page that needs version 2 gets no answer"
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 _NO_NETWORK = (errno.ENETUNREACH, errno.ENETDOWN)
+# Of a socket that was open, by the other side.
+_ENDS = (Cause.CLOSED, Cause.FIN, Cause.RESET, Cause.CUT, Cause.IDLE)
 # What nginx says to plain HTTP at a TLS port.
 _PLAIN_TO_TLS = "plain HTTP request was sent to HTTPS port"
 # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED, and those of another name.
@@ -94,10 +104,10 @@ async def probe(
                 detail = await action()
             except Exception as error:
                 seconds = time.perf_counter() - began
-                yield Step(hop, seconds, failure=await running.with_database(hop, _failure_of(error)))
+                yield Step(hop, seconds, failure=await running.with_details(hop, _failure_of(error)))
                 return
             seconds = time.perf_counter() - began
-            yield Step(hop, seconds, detail, note=await running.note() if hop is Hop.ANSWER else "")
+            yield Step(hop, seconds, detail, note=await running.note(hop))
     finally:
         await running.end()
 
@@ -140,6 +150,7 @@ class _Probe:
         self._early: list[Message] = []
         """What came before the Pong."""
         self._has_asked = False
+        self._pong_seconds = 0.0
 
     def open_client(self) -> None:
         """Before the first hop that speaks HTTP."""
@@ -226,7 +237,8 @@ class _Probe:
         url = f"{self._origin}{path}" if path else f"{self._base}/api/chat/{self._session_id}/messages"
         async with self._client.get(url, allow_redirects=False) as response:
             if response.status == 400 and _PLAIN_TO_TLS in await response.text(errors="replace"):
-                raise HopFailed(Failure(Cause.SPEAKS_TLS))
+                # A gateway passes on what its upstream says.
+                raise HopFailed(Failure(Cause.SPEAKS_TLS if await self._speaks_tls() else Cause.UPSTREAM_SPEAKS_TLS))
             # Another backend may have no such path; what counts here is that there is a response.
             if not self._foreign and (response.status >= 500 or response.status == 421):
                 raise HopFailed(Failure.refused(response.status, response.headers, await response.read()))
@@ -257,7 +269,8 @@ class _Probe:
             raise
         began = time.perf_counter()
         await self._pong()
-        return f"101 Switching Protocols, Pong after {(time.perf_counter() - began) * 1000:.1f} ms"
+        self._pong_seconds = time.perf_counter() - began
+        return f"101 Switching Protocols, Pong after {self._pong_seconds * 1000:.1f} ms"
 
     async def _pong(self) -> None:
         assert self._socket is not None
@@ -319,17 +332,37 @@ class _Probe:
             if message.get("type") == "message":
                 return f"{len(str(message.get('content')))} characters"
 
-    async def with_database(self, hop: Hop, failure: Failure) -> Failure:
-        """With what moorline's backend, asked directly, says of its database."""
+    async def with_details(self, hop: Hop, failure: Failure) -> Failure:
+        """With what moorline's parts know of it: a backend of its database, a gateway of a socket's end."""
         hangs = failure.cause is Cause.TIMEOUT and hop is not Hop.TCP
-        if self._open_client is None or not (hangs or failure.code == "internal"):
-            return failure
-        said = (await self._readyz()).get("database")
-        return dataclasses.replace(failure, database=said) if isinstance(said, str) and said != "ok" else failure
+        if self._open_client is not None and (hangs or failure.code == "internal"):
+            said = (await self._json(f"{self._base}/readyz")).get("database")
+            return dataclasses.replace(failure, database=said) if isinstance(said, str) and said != "ok" else failure
+        if self._socket is not None and failure.cause in _ENDS:
+            return dataclasses.replace(failure, gateway_cause=await self._cause_of_end(self._socket))
+        return failure
 
-    async def note(self) -> str:
+    async def _cause_of_end(self, ended: WebSocket) -> str:
+        """A gateway's code for it, `UR-idle`; empty where there is no gateway of moorline's, or it tells causes to its
+        own machine alone (`tell_causes`)."""
+        # The gateway knows it once both connections have ended.
+        await ended.close()
+        self._socket = None
+        if not ended.request_id:
+            return ""
+        base = self._origin if self._foreign else self._base
+        code = (await self._json(f"{base}/-/ended/{quote(ended.request_id, safe='')}")).get("cause")
+        return code if isinstance(code, str) and explain(code) is not None else ""
+
+    async def note(self, hop: Hop) -> str:
+        """What a person should know of a hop that went well."""
+        if hop is Hop.UPGRADE and self._pong_seconds > _SLOW_PONG:
+            return f"But the first Pong came after {self._pong_seconds:.1f} s: {_HELD_BACK}"
+        return await self._note_of_model() if hop is Hop.ANSWER else ""
+
+    async def _note_of_model(self) -> str:
         """Whether the answer came from a model, where moorline's backend is asked directly."""
-        model = (await self._readyz()).get("model")
+        model = (await self._json(f"{self._base}/readyz")).get("model")
         name = str(model.get("name", "")) if isinstance(model, dict) else ""
         step = "set it where the backend starts, or give it a responder of your own (--responder)"
         return f"But no model answered ({name}): {step}." if name.startswith("none") else ""
@@ -344,12 +377,12 @@ class _Probe:
                 return response.status == 200 and isinstance(json.loads(await response.text()), list)
         return False
 
-    async def _readyz(self) -> Mapping[str, Any]:
-        """What moorline's backend says of its parts; nothing where it is another server."""
+    async def _json(self, url: str) -> Mapping[str, Any]:
+        """The object that moorline has at an address of its own; empty where it is another server."""
         import aiohttp
 
         with suppress(aiohttp.ClientError, TimeoutError, ValueError):
-            async with self._client.get(f"{self._base}/readyz", allow_redirects=False) as response:
+            async with self._client.get(url, allow_redirects=False) as response:
                 said = json.loads(await response.text())
                 return said if isinstance(said, dict) else {}
         return {}

@@ -76,9 +76,10 @@ def _sentence(
         return f"Broken: {step.hop}, {side}: {step.failure}\n{cause}\n{following}"
     if straight is not None and straight[-1].failure is not None:
         return f"{url} answers. Its backend is at another address than the one tried; name it with --backend URL."
-    if all(step.hop is not Hop.ANSWER for step in through):
-        return f"The socket opens. {_FOREIGN}"
-    return " ".join(("Everything answers.", *(step.note for step in straight or through if step.note)))
+    has_asked = any(step.hop is Hop.ANSWER for step in through)
+    # What both probes tell is told once.
+    notes = dict.fromkeys(step.note for step in (*through, *(straight or ())) if step.note)
+    return " ".join(("Everything answers." if has_asked else f"The socket opens. {_FOREIGN}", *notes))
 
 
 def _as_json(reports: Sequence[tuple[Side, str, Sequence[Step]]], broken: tuple[Side, Step] | None) -> str:

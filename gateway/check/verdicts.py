@@ -43,6 +43,7 @@ class Cause(enum.Enum):
     CERTIFICATE_UNKNOWN = "the certificate is signed by an authority that this machine does not trust"
     NO_TLS = "this port speaks no TLS"
     SPEAKS_TLS = "this port speaks TLS"
+    UPSTREAM_SPEAKS_TLS = "the server behind this one speaks TLS, and gets plain HTTP"
     NOT_HTTP = "what answers does not speak HTTP"
     CUT_HEADERS = "the connection ended within the headers of the response"
     STATUS = "refused with an HTTP status"
@@ -73,7 +74,7 @@ class Failure:
     code: str = ""
     detail: str = ""
     gateway_cause: str = ""
-    """The code that a moorline gateway gives to a request that failed, as in `moorline explain`."""
+    """The code that a moorline gateway gives to the end of a request or socket, as in `moorline explain`."""
     database: str = ""
     """What /readyz of a moorline backend says of its database, where that is not well."""
 
@@ -92,7 +93,10 @@ class Failure:
         return cls(Cause.STATUS, status=status, code=code, detail=detail, gateway_cause=cause)
 
     def __str__(self) -> str:
-        return self._said() + (f"; the database is {self.database}" if self.database else "")
+        said = self._said() + (f"; the database is {self.database}" if self.database else "")
+        # Of a response the detail says it already.
+        told = bool(self.gateway_cause) and self.cause is not Cause.STATUS
+        return f"{said}; the gateway's cause is {self.gateway_cause}" if told else said
 
     def _said(self) -> str:
         match self.cause:
@@ -197,6 +201,10 @@ _USUAL: dict[tuple[Hop | None, Cause, int], Verdict] = {
     ),
     (None, Cause.SPEAKS_TLS, _ANY): Verdict(
         "the address says http or ws, and the port speaks TLS", "write https:// or wss:// in the address"
+    ),
+    (None, Cause.UPSTREAM_SPEAKS_TLS, _ANY): Verdict(
+        "the gateway's upstream, or a proxy's, is an http:// address of a port with TLS",
+        "write https:// in it (--upstream, --route; nginx: proxy_pass)",
     ),
     (None, Cause.CUT_HEADERS, _ANY): Verdict(
         "the server or a proxy crashed or restarted while it answered", "look at its log at this moment"
@@ -363,7 +371,8 @@ def verdict(side: Side, hop: Hop, failure: Failure) -> Verdict:
     if failure.database in _BY_DATABASE:
         return _BY_DATABASE[failure.database]
     told = explain(failure.gateway_cause) if failure.gateway_cause else None
-    if failure.cause is Cause.STATUS and told is not None:
+    # A gateway whose client ended knows nothing of the hops in between, which ended both.
+    if told is not None and (failure.cause is Cause.STATUS or not failure.gateway_cause.startswith("C")):
         return Verdict(told.usual_cause, told.next_step)
     # A failure of the gateway's own would have told its cause.
     if (failure.status, failure.code) == (503, "internal"):

@@ -59,9 +59,11 @@ class Message:
 class WebSocket:
     """An open socket. Pings of the server are answered, and counted, while something is awaited."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request_id: str) -> None:
         self._reader = reader
         self._writer = writer
+        self.request_id = request_id
+        """`X-Request-ID` of the 101; empty where it had none."""
         self.pings = 0
         self.last = time.perf_counter()
         """When the last bytes came."""
@@ -87,7 +89,7 @@ class WebSocket:
         except BaseException:
             writer.transport.abort()
             raise
-        return cls(reader, writer)
+        return cls(reader, writer, received.get("x-request-id", ""))
 
     async def send_text(self, text: str) -> None:
         """One message, in one frame."""

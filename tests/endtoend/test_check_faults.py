@@ -14,6 +14,8 @@ from websockets.asyncio.client import connect
 from moorline.gateway.check.probe import Asked
 from moorline.gateway.check.report import check
 from moorline.gateway.faults.provider import provider
+from moorline.gateway.run import server
+from moorline.gateway.settings import Settings
 from tests.support import needs
 from tests.support.backends import asking_backend
 from tests.support.certificates import certificate
@@ -157,6 +159,28 @@ async def test_a_proxy_that_holds_back_every_response_but_a_connections_last_one
     assert found is not None
     assert (found.hop, "buffers what the server sends" in found.cause) == ("HTTP", True), found
     assert "proxy_buffering off" in found.next_step
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "code", "cause", "next_step"),
+    [
+        ("reset", {"after_bytes": 7}, "UR-idle", "was killed or crashed", "backend's log"),
+        ("oversized_frame", {"size": 1 << 25, "after_bytes": 7}, "US-idle", "whole history", "--max-frame-size"),
+        ("close", {"code": 1011, "after_bytes": 7}, "UC-closing", "on purpose", "close code"),
+    ],
+)
+async def test_an_end_behind_the_gateway_is_told_with_the_gateways_cause(
+    parts: Stack, checked: Check, name: str, parameters: dict[str, Any], code: str, cause: str, next_step: str
+) -> None:
+    async with faulted(parts.backend, name, path="/ws/", **parameters) as behind:
+        settings = Settings(host="127.0.0.1", port=0, upstream=(behind,), drain=0.2)
+        async with server.running(settings) as gateway:
+            found = await checked(gateway.addresses[0])
+    assert found is not None
+    assert found.hop == "first answer"
+    assert found.said.endswith(f"; the gateway's cause is {code}"), found
+    assert cause in found.cause, found
+    assert next_step in found.next_step, found
 
 
 async def test_a_proxy_that_strips_upgrade_is_proven_by_the_backend(parts: Stack, checked: Check) -> None:

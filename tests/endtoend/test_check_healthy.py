@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi import FastAPI, WebSocket
@@ -17,6 +18,7 @@ from tests.support.backends import Script, backend
 from tests.support.engine import QUERY, engine
 from tests.support.faults import faulted
 from tests.support.nginx import Nginx
+from tests.support.process import started
 from tests.support.stack import Stack, stack
 
 SOCKET_OPENS = "The socket opens. What this server answers to a message is not known here: "
@@ -103,6 +105,17 @@ async def test_a_slow_model(tmp_path: Path) -> None:
 async def test_through_a_slow_proxy(own: Stack) -> None:
     async with faulted(own.gateway, "delay", seconds=0.1) as url:
         assert await healthy(url, own.backend)
+
+
+async def test_a_proxy_that_holds_frames_back_for_a_time_is_told(
+    tmp_path: Path, own: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorline.gateway.check.probe._SLOW_PONG", 0.2)
+    server = urlsplit(own.gateway)
+    proxy = ("tests.support.buffering_proxy", str(server.hostname), str(server.port), "65536", "0.3")
+    async with started(*proxy, cwd=tmp_path) as running:
+        assert await healthy((await running.line("passing")).split()[1])
+    assert "Everything answers. But the first Pong came after 0." in capsys.readouterr().out
 
 
 async def test_a_server_of_another_make(capsys: pytest.CaptureFixture[str]) -> None:

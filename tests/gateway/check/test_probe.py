@@ -312,6 +312,12 @@ def test_what_the_gateway_knows_of_a_failure_is_the_verdict() -> None:
     assert str(failure) == "HTTP 502: The backend cannot be reached."
 
 
+def test_a_client_that_ended_before_the_gateway_is_no_verdict() -> None:
+    known = Failure(Cause.IDLE, detail="after 3.0 s", gateway_cause="CF-idle")
+    assert str(known) == "the silent socket was cut (after 3.0 s); the gateway's cause is CF-idle"
+    assert verdict(Side.GATEWAY, Hop.IDLE, known) == verdict(Side.GATEWAY, Hop.IDLE, Failure(Cause.IDLE))
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [({"header": "no colon"}, "Authorization: Bearer TOKEN"), ({"path": "ws"}, "does not begin with a slash")],
