@@ -1,7 +1,8 @@
 """`moorline check` against every fault of a list, and against set-ups that work: `python -m tests.bench check [WORDS]`.
 
 Each is made with real means: processes, proxies of other makes, databases, firewall rules, certificates. Where a hop of
-the fault catalogue stands for them, its row says so. A verdict is right where hop, failure, usual cause and next step
+the fault catalogue stands for them, or a proxy of this repository, its row says so; both are processes between two
+sockets of others. A verdict is right where hop, failure, usual cause and next step
 are the ones that a person needs; the exit status is 0 where all are.
 """
 

@@ -8,18 +8,19 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from moorline.gateway.check.probe import HOP_TIMEOUT
 from moorline.gateway.faults.provider import provider
 from tests.bench.check import Asking, Case, Place, answer
 from tests.bench.processes import free_port
 from tests.support.backends import asking_backend, backend
 from tests.support.certificates import certificate
 from tests.support.database_states import filled, locked, read_only, small_disk
-from tests.support.faults import faulted
 from tests.support.namespace import Machine, machine
 from tests.support.needs import program
 from tests.support.nginx import run
@@ -151,7 +152,7 @@ async def _killed(running: Program) -> AsyncIterator[None]:
             running.send(signal.SIGKILL)
 
 
-def _websockets(*, message: bytes = b"first", offered: str = "", **options: Any) -> Made:
+def _websockets(*, message: bytes = b"first", offered: str = "", behind: bool = False, **options: Any) -> Made:
     """A server of the library websockets, which sends this first."""
 
     async def handle(connection: ServerConnection) -> None:
@@ -164,7 +165,11 @@ def _websockets(*, message: bytes = b"first", offered: str = "", **options: Any)
         async with serve(handle, "127.0.0.1", 0, **options) as server:
             headers = {"Sec-WebSocket-Protocol": offered} if offered else {}
             port = next(iter(server.sockets)).getsockname()[1]
-            yield Asking(f"ws://127.0.0.1:{port}/", options={"headers": headers})
+            if not behind:
+                yield Asking(f"ws://127.0.0.1:{port}/", options={"headers": headers})
+                return
+            async with _gateway(place, upstream=f"http://127.0.0.1:{port}") as (_, url):
+                yield Asking(url, options={"path": "/ws/x"})
 
     return made
 
@@ -220,15 +225,35 @@ async def _buffering(place: Place) -> AsyncIterator[Asking]:
         yield Asking(f"ws://127.0.0.1:{port}{SOCKET}")
 
 
-def _hop(fault: str, *, path: str = "/ws/", **parameters: Any) -> Made:
+@contextlib.asynccontextmanager
+async def _buffering_frames(place: Place) -> AsyncIterator[Asking]:
+    server = urlsplit(place.gateway)
+    proxy = ("tests.support.buffering_proxy", str(server.hostname), str(server.port), str(64 << 10), "40")
+    async with started(*proxy, cwd=place.folder) as running:
+        # As patient as the command is.
+        yield Asking((await running.line("passing")).split()[1], patience=HOP_TIMEOUT)
+
+
+def _hop(fault: str, **parameters: object) -> Made:
     """A fault of the catalogue before the gateway."""
 
     @contextlib.asynccontextmanager
     async def made(place: Place) -> AsyncIterator[Asking]:
-        async with faulted(place.gateway, fault, path=path, **parameters) as url:
-            yield Asking(url)
+        hop = ("tests.support.hop", place.gateway, fault, *(f"{name}={value}" for name, value in parameters.items()))
+        async with started(*hop, cwd=place.folder) as running:
+            yield Asking((await running.line("passing")).split()[1])
 
     return made
+
+
+@contextlib.asynccontextmanager
+async def _tls_behind(place: Place) -> AsyncIterator[Asking]:
+    """A gateway that takes a port with TLS for a plain one."""
+    async with (
+        tls("localhost")(place) as server,
+        _gateway(place, "--connect-retry=off", upstream=server.url.replace("https", "http")) as (_, url),
+    ):
+        yield Asking(url)
 
 
 # TLS ------------------------------------------------------------------------------------------------------------------
@@ -394,7 +419,7 @@ _STRIPPED = ("HTTP 4", "a proxy in front strips Upgrade", "proxy_set_header Upgr
 _CUT = ("the silent socket was cut", "ends sockets that are silent", "proxy_read_timeout")
 _DATABASE = "the database is"
 _TO_HANDSHAKES = "nginx, to handshakes alone"
-_CATALOGUE = "a hop of the fault catalogue"
+_CATALOGUE = "a hop of the fault catalogue, a process of its own"
 _NFT = ("ip", "nft")
 
 
@@ -426,6 +451,9 @@ FAULTS: Sequence[Case] = (
     Case("500 to the handshake", "FastAPI that raises before accept", fastapi("raise RuntimeError"), "upgrade",
          ("HTTP 500", "handler of the handshake failed", "traceback")),
     Case("503 to the handshake", _TO_HANDSHAKES, _refused(503), "upgrade", ("HTTP 503", "a limit", "max_connections")),
+    Case("200 to the handshake", "nginx, a page for every path",
+         proxied(nginx_location, "location /ws/ { default_type text/html; return 200 page; }"), "upgrade",
+         ("HTTP 200", "no WebSocket is served at this path", "--path")),
     Case("wrong path", "a path that nothing serves", _asked("/wrong/path"), "HTTP", ("wrong path", "check the host")),
     Case("Origin refused", "a page of another origin", _asked(origin="https://elsewhere.example"), "upgrade",
          ("because of its Origin", "--allowed-origins")),
@@ -440,6 +468,8 @@ FAULTS: Sequence[Case] = (
          ("reset", "process was killed", "log")),
     Case("end without Close", f"{_CATALOGUE}, FIN", _hop("fin", after_bytes=7), "first answer",
          ("without a Close frame", "process ended", "log")),
+    Case("no frames", f"{_CATALOGUE}, reserved bits", _hop("bad_frame", after_bytes=7), "first answer",
+         ("reserved", "no WebSocket frame", "--backend")),
     Case("vanished", "a namespace whose cable is down", _vanished, "TCP",
          ("no answer in time", "a firewall drops the packets, or no host", "check the address"), ("ip",)),
     Case("vanished after the question", f"{_CATALOGUE}, nothing passes", _hop("vanish", after_bytes=7), "first answer",
@@ -458,10 +488,12 @@ FAULTS: Sequence[Case] = (
          ("no Pong came", "firewall", "client_heartbeat"), _NFT),
     Case("a proxy that buffers", "socat and dd obs=64k", _buffering, "HTTP",
          ("only when the connection was to end", "buffers", "proxy_buffering off"), ("socat",)),
-    Case("a proxy that buffers frames", f"{_CATALOGUE}, 1 MiB behind the 101", _hop("buffer", size=1 << 20), "upgrade",
-         ("no Pong came", "buffers", "proxy_buffering off")),
+    Case("a proxy that buffers frames", "a proxy that holds 64 KiB or 40 s behind the 101, a process of its own",
+         _buffering_frames, "upgrade", ("no Pong came", "buffers", "proxy_buffering off")),
     Case("TLS to a plain port", "wss:// to a gateway without TLS", _tls_to_plain, "HTTP",
          ("speaks no TLS", "plain HTTP", "http://")),
+    Case("plain to a TLS port, by a gateway", "a gateway whose upstream is a gateway with TLS", _tls_behind, "HTTP",
+         ("the server behind this one speaks TLS", "upstream", "--upstream")),
     Case("plain to a TLS port", "http:// to a gateway with TLS", tls("localhost", scheme="http"), "HTTP",
          ("this port speaks TLS", "https://")),
     Case("certificate expired", "openssl", tls("localhost", expired=True), "HTTP", ("has expired", "renew")),
@@ -484,6 +516,8 @@ FAULTS: Sequence[Case] = (
          ("selected none of other", "different subprotocols", "offer what")),
     Case("frame too large", "websockets, 17 MiB", _websockets(message=bytes(17 << 20)), "upgrade",
          ("too large", "max_frame_size", "send less")),
+    Case("frame too large, behind a gateway", "websockets, 17 MiB", _websockets(message=bytes(17 << 20), behind=True),
+         "upgrade", ("the gateway's cause is US-", "into one message", "--max-frame-size")),
     Case("database locked", "LOCK TABLE", _postgres(locked), "HTTP",
          (f"{_DATABASE} locked", "holds a lock", "pg_locks"), ("postgres",)),
     Case("database read-only", "default_transaction_read_only", _postgres(read_only), "first answer",
