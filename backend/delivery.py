@@ -107,10 +107,10 @@ class Delivery:
         self._scripted = scripted
         self._request_id = request_id
         self._session_id = session_id
-        # How many bytes wait for the peer; and bytes to write where none do: False where that cannot be.
+        # How many bytes wait for the peer; `write` writes where none do, and else returns False.
         self._unsent = unsent
-        self._abort = abort
         self._write = write
+        self._abort = abort
         self._follower = Follower(log, session_id, patient_id, start, self._send_text)
         self._outbox = Outbox()
         self._close_code: CloseCode | None = None

@@ -1,7 +1,7 @@
 """A session's rules. Pure: the fold of events into what a client shows, and which command is legal now.
 
-Every store checks commands by `check_send` and `check_retry`, so that all of them refuse alike. The fold is what a
-client does with the events it reads; a snapshot is the same fold done by the store.
+Every store checks commands by `check_send` and `check_retry`, so that all of them refuse the same ones. The fold is
+what a client does with the events it reads; a snapshot is the same fold done by the store.
 """
 
 from collections.abc import Iterable, Sequence

@@ -41,6 +41,10 @@ _ONE_OR_OFF = (
 )
 
 
+# Of libpq's parameters. A file's name (passfile) is no secret.
+_PASSWORDS = ("password", "sslpassword")
+
+
 def shown_database(text: str) -> str:
     """A database's address as it may be printed: without user, password and parameters."""
     return text if text.startswith(SQLITE) else shown_url(text)
@@ -50,9 +54,9 @@ def has_password(text: str) -> bool:
     """Whether a database's address holds a password: in an argument other users of the machine can read it."""
     scheme, _, rest = text.partition("://")
     user, at, _ = rest.rpartition("@")
-    query = rest.partition("?")[2].split("&")
+    names = (option.partition("=")[0] for option in rest.partition("?")[2].split("&"))
     return f"{scheme}://".startswith(POSTGRES) and (
-        bool(at and user.partition(":")[2]) or any(option.startswith("password=") for option in query)
+        bool(at and user.partition(":")[2]) or any(name in _PASSWORDS for name in names)
     )
 
 
@@ -75,12 +79,7 @@ def _parse_database(text: str) -> str:
     return text
 
 
-def _has_password(text: str) -> bool:
-    user = text.partition("://")[2].rpartition("@")[0]
-    return ":" in user or "password=" in text.partition("?")[2]
-
-
-DATABASE = Kind("URL", _parse_database, is_secret=_has_password, secret_place="~/.pgpass, ")
+DATABASE = Kind("URL", _parse_database, is_secret=has_password, secret_place="~/.pgpass, ")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

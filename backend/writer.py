@@ -31,7 +31,8 @@ _LOG_RETRY_SECONDS = 1.0
 class Writer:
     """`put` pieces as they come; at the end `stop`, then `write_rest`.
 
-    `on_failure` is called when the log refuses a piece for good. From then on nothing is appended, and `stop` raises.
+    `on_failure` is called when the log refuses a piece, and not because it is unavailable. From then on nothing is
+    appended, and `stop` raises.
     """
 
     def __init__(self, log: EventLog, run: RunHandle, on_failure: Callable[[], None]) -> None:
@@ -120,7 +121,7 @@ class Writer:
         """Close it, and return when no append is under way.
 
         Raises:
-            RunLost, Exception: the log has refused a piece for good.
+            RunLost, Exception: the log has refused a piece.
         """
         self.close()
         if self._appending is not None:

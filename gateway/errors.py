@@ -165,11 +165,11 @@ _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def is_shortage(error: OSError) -> bool:
-    """Whether a connection failed for want of descriptors or memory here, and not by the peer."""
+    """Whether a connection failed for lack of descriptors or memory here, and not by the peer."""
     return error.errno in _SHORTAGES
 
 
-# The codes of chat-protocol.md, so that a client of the chat reads our errors as it reads the backend's.
+# The chat protocol's, so that its clients read the gateway's errors as they read the backend's.
 _CODES = {403: "forbidden", 404: "not_found", 413: "too_large", 429: "rate_limited"}
 
 

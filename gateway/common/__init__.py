@@ -1,5 +1,6 @@
-"""What both parts stand on: options, access control, logs, listening.
+"""What both parts share: options, access control, logs, servers.
 
-`backend` imports this package and nothing else of `gateway`; `gateway` imports nothing of `backend`. The one
-exception are the two `__main__` modules, which read the other part's option names. `tests/test_layers.py` holds both.
+`backend` imports this package and nothing else of `gateway`. `gateway` imports nothing of `backend` except in
+`gateway/run/`: the command line and `serve` have the options of both parts and start both. `tests/test_layers.py` tests
+it.
 """

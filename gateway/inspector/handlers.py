@@ -40,7 +40,7 @@ _MOST_VIEWERS = 4
 _INTERVAL = 1.0
 # With other workers, whose ends are found by asking.
 _INTERVAL_OF_WORKERS = 0.5
-# Between two looks, where many sockets end one after the other.
+# Between two events, where many sockets end one after the other.
 _LEAST_INTERVAL = 0.2
 
 VIEWERS = web.AppKey("inspector_viewers", set[object])

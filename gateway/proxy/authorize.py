@@ -61,9 +61,9 @@ def _ids(request: web.Request) -> tuple[str | None, str | None] | None:
     """The patient and the session that the path or the query names; None where the hook is not asked.
 
     A session is named by `/ws/chat/{patient}/{session}` and `/api/chat/{session}/…`, a patient by the first and by
-    `/api/patients/{patient}/sessions`. The path is read as the most
-    lenient backend would, so that no spelling of it gets past the hook; `common.access.paths` refuses the ambiguous. A
-    route may lead to the backend by another path: then the one that the backend gets counts.
+    `/api/patients/{patient}/sessions`. The path is read as the most lenient backend would, so that no spelling of it
+    gets past the hook; `common.access.paths` refuses the ambiguous. A route may lead to the backend by another path:
+    then the one that the backend gets counts.
     """
     destination = request.get(DESTINATION)
     owner = Owner.GATEWAY if destination is None else destination.route.owner

@@ -64,7 +64,6 @@ class Locations:
             for each in locations
             if each.is_regex
         ]
-
         passing = {each.path for each in prefixes if each.target is not Target.FRONTEND}
         named = {*self._exact, *(each.path for each in prefixes)}
         self._folders = {path[:-1] for path in passing if path.endswith("/") and path[:-1] not in named} - {""}

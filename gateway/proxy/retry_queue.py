@@ -15,8 +15,8 @@ _PER_ITERATION = 32
 
 
 class RetryQueue:
-    """One of the waiting handshakes tries every 250 ms, in order of arrival; once a connection is made, all of them do:
-    ten thousand that all tried would leave an upstream that starts on this machine no processor to do it with.
+    """One of the waiting handshakes tries every 250 ms, in order of arrival; once a connection is made, all of them do.
+    Ten thousand that tried at each interval would take the processor from an upstream that starts on this machine.
     """
 
     def __init__(self) -> None:

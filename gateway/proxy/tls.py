@@ -75,7 +75,7 @@ def tls_for(app: web.Application, upstream: Upstream) -> ssl.SSLContext | None:
     if not upstream.tls:
         return None
     # A dev server makes its own certificate, which no authority knows, and what is sent to it does not leave this
-    # machine. Who names authorities wants them to count.
+    # machine. Where `upstream_ca` is set it counts for these as well.
     is_verified = app[SETTINGS].upstream_ca or not is_loopback(upstream.host) or not _is_frontend(app[ROUTES], upstream)
     return app[_TLS].verified if is_verified else app[_TLS].unverified
 

@@ -1,7 +1,7 @@
 """One WebSocket, top to bottom: check, exchange, switch, relay, log.
 
-The upstream's response comes before the client's, so that its refusal and its choices pass. After
-the switch the handler returns and leaves nothing behind: the tunnel lives on two transports and a timer.
+The upstream's response comes before the client's, so that its refusal and its choices pass. After the switch the
+handler returns and no task is left: the tunnel is two transports and a timer.
 """
 
 import dataclasses

@@ -1,1 +1,1 @@
-"""The programs: the command line, `serve` and its processes, and `check`."""
+"""The programs: the command line, `serve`, its processes and workers, and their hand-over to new ones."""

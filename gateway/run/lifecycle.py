@@ -15,7 +15,7 @@ class State(enum.Enum):
     WAITING_FOR_CHANGE = "ended at its start; the next one starts when a source has changed"
     LEAVING = "its successor has its place; it ends by itself, and no other one starts"
     STOPPING = "told to drain; no other one starts"
-    STOPPED = "ended for good"
+    STOPPED = "ended; no other one starts"
 
 
 class Event(enum.Enum):

@@ -18,7 +18,7 @@ class Parts:
         self._running[supervisor] = asyncio.create_task(supervisor.run())
 
     async def wait(self) -> None:
-        """Return when one of them has ended for good: it refused its options."""
+        """Return when one of them has ended and is not started again: it refused its options."""
         await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self) -> int:

@@ -12,7 +12,7 @@ log = logging.getLogger("moorline.serve")
 
 # In a clone both packages are links, and events name the files themselves.
 _PACKAGES = {name: (Path(__file__).parents[2] / name).resolve() for name in ("backend", "gateway")}
-# What the backend runs on: its own package and the ground it shares with the gateway.
+# What the backend runs on: its own package and what it shares with the gateway.
 _SOURCES = (_PACKAGES["backend"], _PACKAGES["gateway"] / "common")
 
 

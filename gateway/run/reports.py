@@ -30,7 +30,7 @@ class Reports:
 
     async def facts(self) -> AsyncIterator[Mapping[str, str]]:
         """The facts of all parts, once each has reported or its time is up; and again when they have changed: the
-        page's address is of use to the person who mends a part that failed.
+        page's address is of use while a part that failed is repaired.
         """
         given: Mapping[str, str] | None = None
         until = asyncio.get_running_loop().time() + self._patience

@@ -109,7 +109,7 @@ def _backend_metrics_port(settings: Settings) -> int | None:
 
 
 def _backend_socket(wanted: int | None) -> socket.socket:
-    """A socket that listens for the backend; UsageError where the user insists on a port that is taken."""
+    """A socket that listens for the backend; UsageError where the user named one and it is taken."""
     try:
         (sock,) = listen("127.0.0.1", _BACKEND_PORT if wanted is None else wanted, option="backend_port")
     except UsageError:

@@ -43,7 +43,7 @@ _STARTED_BY_SERVE = """<p>moorline runs <code>{command}</code> and starts it aga
 _STARTED_BY_USER = """<p>Start your dev server, or have moorline start it:
 <code>moorline serve --frontend-command "npm run dev"</code></p>"""
 
-# A response of the dev server itself, an error of its own as well, is worth to be seen.
+# A response of the dev server itself, an error of its own as well, is shown as it is.
 _PAGE = """<title>{status} The front end cannot be reached</title>
 <noscript><meta http-equiv="refresh" content="5"></noscript>
 <h1>The front end cannot be reached</h1>

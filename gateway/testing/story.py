@@ -13,7 +13,7 @@ _LOGGER = "moorline"
 
 
 class Story(logging.Handler):
-    """Takes down lines, with the seconds since it began."""
+    """Records lines, with the seconds since it began."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -42,7 +42,7 @@ class Story(logging.Handler):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Take down what moorline logs at `info` and above."""
+        """Record what moorline logs at `info` and above."""
         logger = logging.getLogger(_LOGGER)
         level = logger.level
         logger.addHandler(self)

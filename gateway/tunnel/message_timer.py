@@ -1,7 +1,8 @@
 """The time that a client has for one message. Pure.
 
-The gateway holds none of it, but the upstream holds all of it. A look at intervals costs nothing where bytes pass: the
-first one that finds a message in part is where its time begins, so that it ends between one and two timeouts later.
+The gateway holds none of it, but the upstream holds all of it. To check at intervals costs nothing where bytes pass:
+the time of a message begins with the first check that finds it in part, and ends one to two timeouts after its first
+byte.
 """
 
 from moorline.gateway.common.web.deadline import latest_end

@@ -45,7 +45,8 @@ def parse(data: bytes) -> TcpInfo | None:
     return TcpInfo(
         unacked=fields[_UNACKED],
         retransmits=retransmits,
-        total_retransmits=fields[_TOTAL_RETRANSMITS],
+        # The kernel leaves out of the total what a link that is down did not take.
+        total_retransmits=max(retransmits, fields[_TOTAL_RETRANSMITS]),
         since_ack=fields[_LAST_ACK_RECEIVED] / 1e3,
         rtt=fields[_RTT] / 1e6,
     )

@@ -9,9 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.listen import listen
-from tests.backend.test_runs import WHOLE, asked, with_model
+from tests.backend.test_runs import asked, with_model
 from tests.support.backends import STEP, Script, backend, hello, receive_until, say
-from tests.support.openai_server import Fault, Status, error, finish, openai_server, says
+from tests.support.openai_server import DONE, Fault, Status, error, finish, openai_server, says, usage
 
 SECRET = "words-of-a-patient"
 
@@ -44,13 +44,16 @@ async def test_an_answer_is_counted_with_its_times(tmp_path: Path, unused_tcp_po
         with_model(tmp_path, model, metrics_port=unused_tcp_port) as server,
         server.socket(SECRET) as socket,
     ):
-        model.reply(*WHOLE)
+        model.reply(says("Good "), says("day."), finish("stop"), usage(12, 3), DONE)
         await hello(socket)
         await say(socket, type="send", message=SECRET, client_msg_id="c1")
         await receive_until(socket, "message")
         samples = await until(unused_tcp_port, 'moorline_runs_ended_total{code="",finish="stop"}')
     assert samples["moorline_first_token_seconds_count"] == samples["moorline_run_seconds_count"] == 1
     assert 0 < samples["moorline_first_token_seconds_sum"] <= samples["moorline_run_seconds_sum"] < STEP
+    assert samples["moorline_answer_characters_per_second_count"] == 1
+    assert samples["moorline_answer_characters_per_second_sum"] >= len("Good day.") / STEP
+    assert (samples['moorline_tokens_total{kind="input"}'], samples['moorline_tokens_total{kind="output"}']) == (12, 3)
     assert samples["moorline_commits_total"] >= 2
     assert samples["moorline_database_up"] == 1
 
@@ -63,9 +66,11 @@ async def test_an_answer_is_counted_with_its_times(tmp_path: Path, unused_tcp_po
         ([Status(429, error("x"))], ("error", "llm_busy")),
         ([Status(500, error("x"))], ("error", "llm_unavailable")),
         ([says("Good "), Fault.RESET], ("error", "llm_unavailable")),
+        ([says("Good "), Fault.STALL], ("error", "llm_unavailable")),
+        ([says("Good ")], ("interrupted", "")),
         ([says("Good "), finish("length")], ("length", "")),
     ],
-    ids=["wrong key", "unknown model", "quota", "server error", "reset", "length"],
+    ids=["wrong key", "unknown model", "quota", "server error", "reset", "stall", "cut", "length"],
 )
 async def test_a_fault_of_the_model_leaves_a_trace(
     tmp_path: Path, unused_tcp_port: int, reply: list[object], finish_and_code: tuple[str, str]
@@ -73,7 +78,7 @@ async def test_a_fault_of_the_model_leaves_a_trace(
     finish_label, code = finish_and_code
     async with (
         openai_server() as model,
-        with_model(tmp_path, model, metrics_port=unused_tcp_port) as server,
+        with_model(tmp_path, model, metrics_port=unused_tcp_port, llm_read_timeout=0.3) as server,
         server.socket() as socket,
     ):
         model.reply(*reply)

@@ -41,6 +41,16 @@ def test_the_page_of_documentation_has_every_code() -> None:
     assert shown == {code: [e.what, e.usual_cause, e.next_step] for code, e in expected.items() if e is not None}
 
 
+def test_each_code_that_a_symptom_leads_to_is_one() -> None:
+    symptoms, _, _ = (DOCS / "socket-died.md").read_text(encoding="utf-8").partition("## The inspector")
+    # `UR-mid-frame`, `UR-…` for all of its moments, and `CF` alone.
+    named = re.findall(r"(?:cause=|`|,)(\w\w(?:-…|-[a-z-]+)?)`", symptoms)
+    assert len(named) > 15
+    for name in named:
+        letters, _, moment = name.partition("-")
+        assert name in codes() if moment not in ("", "…") else codes(letters), name
+
+
 def test_a_code_of_small_letters_is_the_same() -> None:
     assert explain("ur-IDLE") == explain("UR-idle") is not None
 

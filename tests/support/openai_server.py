@@ -78,9 +78,9 @@ class OpenAIServer:
         """The bodies of all requests."""
         self.keys: list[str] = []
         self.encodings: list[str] = []
+        """Accept-Encoding of all requests."""
         self.traces: list[str] = []
         """Each request's traceparent."""
-        """Accept-Encoding of all requests."""
         self.gone = asyncio.Event()
         """A client went away before the end of its answer."""
         self._arrived = asyncio.Condition()

@@ -171,7 +171,7 @@ def _shut_down(connection: Connection) -> None:
         handle.shutdown(socket.SHUT_RDWR)
 
 
-# disk_full; read_only_sql_transaction; lock_not_available, deadlock_detected, query_canceled by a time limit of ours.
+# disk_full; read_only_sql_transaction; lock_not_available, deadlock_detected, query_canceled by a time limit.
 _STATES = {
     "53100": DatabaseState.FULL,
     "25006": DatabaseState.READ_ONLY,

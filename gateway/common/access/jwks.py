@@ -20,7 +20,7 @@ _FETCH_SECONDS = 5.0
 _MOST_BYTES = 256 << 10
 # An issuer announces a new key before it signs with it; an old one is out of use after this time.
 _FRESH_SECONDS = 600.0
-# A token with a key that is not known fetches them again, at most so often: anybody can send such a token.
+# A token with a key that is not known fetches them again, at most so often: any client can send such a token.
 _RETRY_SECONDS = 10.0
 _ALGORITHMS = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 

@@ -2,7 +2,7 @@
 
     authorize = jwt_authorize(settings)  # None without jwt_key, jwt_key_file and jwt_jwks_url
 
-The algorithm is that of the key, never that which a token names: a token of HS256 signed with somebody's public key, or
+The algorithm is that of the key, never that which a token names: a token of HS256 signed with a public key, or
 of `none`, is refused (RFC 8725 section 3.1). A token comes in a cookie, in `Authorization: Bearer` or in the
 subprotocol `moorline.jwt.TOKEN`; never in the URL, which ends up in logs.
 """

@@ -35,14 +35,6 @@ class Places:
     def __len__(self) -> int:
         return self._total
 
-    def full(self, address: str) -> Full | None:
-        """Why there is no place for one more of this address; None where there is one."""
-        if self._total >= self._most:
-            return Full.ALL
-        if self._by_network.get(client_network(address), 0) >= self._most_per_address and not self._is_exempt(address):
-            return Full.CLIENT
-        return None
-
     def take(self, address: str) -> Full | None:
         """Take a place for this address; else why there is none."""
         network = client_network(address)

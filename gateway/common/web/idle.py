@@ -22,7 +22,7 @@ log = logging.getLogger("moorline.http")
 _RESERVE = 64
 # Connections that are accepted for the page and /healthz when all others are taken; of a small limit a quarter.
 _RESERVED_CONNECTIONS = 32
-# More than is of use: two for each of 10,000 sockets, several times over.
+# More than can be used: two for each of 10,000 sockets, several times over.
 _ENOUGH = 1 << 16
 # From the accept to the first request a client needs a round trip or two.
 _SILENT_SECONDS = 1.0

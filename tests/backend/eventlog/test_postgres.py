@@ -402,6 +402,7 @@ def test_remote_hosts_that_may_be_reached_without_tls_are_known(
     [
         ("postgresql://me:secret@host/name", True),
         ("postgres://host/name?user=me&password=secret", True),
+        ("postgresql://host/name?sslpassword=secret", True),
         ("postgresql://me@host:5432/name", False),
         ("postgresql://host/name?passfile=password", False),
         ("sqlite:////a:b@c/password=", False),

@@ -45,6 +45,11 @@ async def test_a_client_whose_packets_are_lost_is_dead_and_the_upstream_gets_101
         line = await ended(gateway, caplog)
         assert "ended_by=client reason=heartbeat_timeout close_code=1011 " in line
         assert " cause=NH-idle " in line
+        # The kernel's view of both hops at the end: the Ping and its repetitions are not acknowledged.
+        assert int(told(line, "client_unacked")) >= 1
+        assert int(told(line, "client_retransmits")) >= 1
+        assert float(told(line, "client_since_ack_ms")) >= 1200
+        assert (told(line, "upstream_unacked"), told(line, "upstream_retransmits")) == ("0", "0")
 
 
 async def test_an_upstream_whose_packets_are_lost_is_dead_and_the_client_gets_1011(
@@ -64,3 +69,9 @@ async def test_an_upstream_whose_packets_are_lost_is_dead_and_the_client_gets_10
         line = await ended(gateway, caplog)
         assert "ended_by=upstream reason=heartbeat_timeout close_code=1011 " in line
         assert " cause=NH-idle " in line
+        assert int(told(line, "upstream_unacked")) >= 1
+
+
+def told(line: str, name: str) -> str:
+    """The value of this field."""
+    return dict(part.split("=", 1) for part in line.split())[name]
