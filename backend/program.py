@@ -15,8 +15,9 @@ from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.settings import SQLITE, Settings, shown_database
 from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.access.authorize import is_loopback
+from moorline.gateway.common.collection import keep_start
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.loop import keep_start, run, stop_signals
+from moorline.gateway.common.loop import run, stop_signals
 from moorline.gateway.common.start import print_start
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.systemd import Systemd

@@ -9,10 +9,16 @@ __all__ = ["main"]
 def main() -> int:
     """Run the command line; the exit status."""
     try:
+        from moorline.gateway.common import collection
+
+        collection.begin()
         from moorline.gateway.run import cli
     except KeyboardInterrupt:
         return 130
-    return cli.main()
+    try:
+        return cli.main()
+    finally:
+        collection.end()
 
 
 if __name__ == "__main__":

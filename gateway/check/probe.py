@@ -1,4 +1,4 @@
-"""One question to one server, as a browser would ask it, hop by hop, each timed.
+"""What a server that accepts connections does with a question, as a browser would ask it.
 
 The question is asked in a session of its own, `check-<random>`, which is erased afterwards. A server that is not
 moorline's is asked nothing: its socket is opened, and a Ping sent. A socket that has ended is looked up at the gateway
@@ -7,17 +7,19 @@ that it may have passed, by its X-Request-ID.
 
 import asyncio
 import dataclasses
-import errno
 import json
 import secrets
-import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, quote, urlsplit
+from typing import Any
+from urllib.parse import SplitResult, quote
 
+import aiohttp
+
+from moorline.gateway.check.address import Asked, port_of
+from moorline.gateway.check.reach import network_failure
 from moorline.gateway.check.services import service_of
 from moorline.gateway.check.verdicts import Cause, Failure, Hop, Step
 from moorline.gateway.check.websocket import HopFailed, Message, Target, WebSocket
@@ -25,15 +27,8 @@ from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.explain import explain
 
-# Imported by the hops that need it: a name without an address and a port without a listener are found without.
-if TYPE_CHECKING:
-    import aiohttp
+__all__ = ["ask"]
 
-__all__ = ["ANSWER_TIMEOUT", "HOP_TIMEOUT", "Asked", "probe"]
-
-HOP_TIMEOUT = 10.0
-# A model may think for a while before it says its first word; people give up at about this time.
-ANSWER_TIMEOUT = 60.0
 _BANNER_TIMEOUT = 2.0
 # Far beyond what a network or a busy server takes for one frame.
 _SLOW_PONG = 2.0
@@ -45,8 +40,6 @@ _PATIENT = "patient:check"
 _QUESTION = "This is a test of the connection. Please answer with one word."
 _AFTER = {"after": "0", "epoch": "", "wait": "0"}
 _VERSION_1 = "version 1 of the protocol alone: no resume, and a page that needs version 2 gets no answer"
-_DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
-_NO_NETWORK = (errno.ENETUNREACH, errno.ENETDOWN)
 # Of a socket that was open, by the other side.
 _ENDS = (Cause.CLOSED, Cause.FIN, Cause.RESET, Cause.CUT, Cause.IDLE)
 # What nginx says to plain HTTP at a TLS port.
@@ -56,71 +49,37 @@ _EXPIRED = 10
 _OTHER_NAME = (62, 64)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked beside the address."""
-
-    origin: str = ""
-    """Origin of the page whose socket is tried; by default the server's own."""
-    path: str = ""
-    """Of a WebSocket that is not moorline's."""
-    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    idle: float | None = None
-    """Seconds for which the socket is held in silence."""
-    certificate: str = ""
-    """The file of the gateway's own certificate, by which a gateway on this machine is known, whatever it is called."""
-
-    @classmethod
-    def of(cls, *, origin: str, path: str, header: str, idle: float | None) -> "Asked":
-        """As the options have it.
-
-        Raises:
-            UsageError: `header` is none, or `path` has no slash in front.
-        """
-        name, colon, value = (part.strip() for part in header.partition(":"))
-        if header and not (colon and name and header.isprintable()):
-            raise UsageError('header: write it as "Authorization: Bearer TOKEN"')
-        if path and not path.startswith("/"):
-            raise UsageError(f'path: "{path}" does not begin with a slash; write for example /ws/echo')
-        return cls(origin=origin, path=path, headers={name: value} if header else {}, idle=idle)
-
-
-async def probe(
-    url: str,
+def ask(
+    target: SplitResult,
+    told: Callable[[Step], None],
+    asked: Asked,
+    hop_timeout: float,
+    answer_timeout: float,
     *,
-    hop_timeout: float = HOP_TIMEOUT,
-    answer_timeout: float = ANSWER_TIMEOUT,
-    moorline: bool = False,
-    asked: Asked | None = None,
-) -> AsyncIterator[Step]:
-    """The hops to an answer from `url`, up to the first that fails. A gateway is `moorline`; a backend need not be."""
-    running = _Probe(_parse(url), asked or Asked(), hop_timeout, answer_timeout, moorline=moorline)
+    moorline: bool,
+) -> None:
+    """Follow the hops behind the connection, up to the first that fails, and hand each to `told`."""
+
+    async def run() -> None:
+        await _ask(_Probe(target, asked, hop_timeout, answer_timeout, moorline=moorline), told)
+
+    asyncio.run(run())
+
+
+async def _ask(probe: "_Probe", told: Callable[[Step], None]) -> None:
     try:
-        for hop, action in running.hops():
-            if hop is Hop.HTTP:
-                running.open_client()
+        for hop, action in probe.hops():
             began = time.perf_counter()
             try:
                 detail = await action()
             except Exception as error:
                 seconds = time.perf_counter() - began
-                yield Step(hop, seconds, failure=await running.with_details(hop, _failure_of(error)))
+                told(Step(hop, seconds, failure=await probe.with_details(_failure_of(error))))
                 return
             seconds = time.perf_counter() - began
-            yield Step(hop, seconds, detail, note=await running.note(hop))
+            told(Step(hop, seconds, detail, note=await probe.note(hop)))
     finally:
-        await running.end()
-
-
-def _parse(url: str) -> SplitResult:
-    try:
-        target = urlsplit(url if "://" in url else f"http://{url}")
-        valid = target.scheme in _DEFAULT_PORTS and bool(target.hostname) and target.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise UsageError(f'"{url}" is not an address; write for example http://localhost:4321')
-    return target
+        await probe.end()
 
 
 class _Probe:
@@ -131,7 +90,7 @@ class _Probe:
     ) -> None:
         self._host = target.hostname or ""
         tls = target.scheme in ("https", "wss")
-        self._port = target.port or _DEFAULT_PORTS[target.scheme]
+        self._port = port_of(target)
         self._tls = _client_tls(asked.certificate) if tls else None
         self._authority = target.netloc.rpartition("@")[2]
         self._origin = f"{'https' if tls else 'http'}://{self._authority}"
@@ -145,32 +104,21 @@ class _Probe:
         self._hop_timeout = hop_timeout
         self._answer_timeout = answer_timeout
         self._moorline = moorline and not self._foreign
-        self._open_client: aiohttp.ClientSession | None = None
         self._socket: WebSocket | None = None
         self._early: list[Message] = []
         """What came before the Pong."""
         self._has_asked = False
         self._pong_seconds = 0.0
-
-    def open_client(self) -> None:
-        """Before the first hop that speaks HTTP."""
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(total=self._hop_timeout)
-        # With the authorities of this moment; aiohttp's own context is made when it is imported.
-        connector = aiohttp.TCPConnector(ssl=self._tls or True)
-        self._open_client = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=self._asked.headers)
-
-    @property
-    def _client(self) -> "aiohttp.ClientSession":
-        assert self._open_client is not None
-        return self._open_client
+        self._client = aiohttp.ClientSession(
+            # With the authorities of this moment; aiohttp's own context is made when it is imported.
+            connector=aiohttp.TCPConnector(ssl=self._tls or True),
+            timeout=aiohttp.ClientTimeout(total=hop_timeout),
+            headers=asked.headers,
+        )
 
     def hops(self) -> Sequence[tuple[Hop, Callable[[], Awaitable[str]]]]:
         """What to do, in order."""
         hops: list[tuple[Hop, Callable[[], Awaitable[str]]]] = [
-            (Hop.NAME, self._name),
-            (Hop.TCP, self._tcp),
             (Hop.HTTP, self._http),
             (Hop.UPGRADE, self._upgrade),
         ]
@@ -186,12 +134,9 @@ class _Probe:
             await self._socket.close()
         if self._has_asked:
             await self._erase()
-        if self._open_client is not None:
-            await self._open_client.close()
+        await self._client.close()
 
     async def _erase(self) -> None:
-        import aiohttp
-
         # Where this fails, the hop that failed has been reported already.
         with suppress(aiohttp.ClientError, TimeoutError):
             async with self._client.delete(f"{self._base}/api/chat/{self._session_id}"):
@@ -199,21 +144,7 @@ class _Probe:
 
     # Hops -------------------------------------------------------------------------------------------------------------
 
-    async def _name(self) -> str:
-        async with asyncio.timeout(self._hop_timeout):
-            found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        return ", ".join(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-    async def _tcp(self) -> str:
-        async with asyncio.timeout(self._hop_timeout):
-            _, writer = await asyncio.open_connection(self._host, self._port)
-        address = str(writer.get_extra_info("peername")[0])
-        writer.close()
-        return f"{address} port {self._port}"
-
     async def _http(self) -> str:
-        import aiohttp
-
         if self._tls is not None:
             await self._handshake_of_tls()
         try:
@@ -299,8 +230,6 @@ class _Probe:
         return failure
 
     async def _status_of_a_get(self) -> int:
-        import aiohttp
-
         try:
             async with self._client.get(f"{self._origin}{self._path}", allow_redirects=False) as response:
                 return response.status
@@ -332,10 +261,9 @@ class _Probe:
             if message.get("type") == "message":
                 return f"{len(str(message.get('content')))} characters"
 
-    async def with_details(self, hop: Hop, failure: Failure) -> Failure:
+    async def with_details(self, failure: Failure) -> Failure:
         """With what moorline's parts know of it: a backend of its database, a gateway of a socket's end."""
-        hangs = failure.cause is Cause.TIMEOUT and hop is not Hop.TCP
-        if self._open_client is not None and (hangs or failure.code == "internal"):
+        if failure.cause is Cause.TIMEOUT or failure.code == "internal":
             said = (await self._json(f"{self._base}/readyz")).get("database")
             return dataclasses.replace(failure, database=said) if isinstance(said, str) and said != "ok" else failure
         if self._socket is not None and failure.cause in _ENDS:
@@ -369,8 +297,6 @@ class _Probe:
 
     async def _is_version_1(self) -> bool:
         """As the chat client finds it: a backend of version 1 ignores the position, and sends a list of rows."""
-        import aiohttp
-
         url = f"{self._base}/api/chat/{self._session_id}/messages"
         with suppress(aiohttp.ClientError, TimeoutError, ValueError):
             async with self._client.get(url, params={**_AFTER, "patient_id": _PATIENT}) as response:
@@ -379,8 +305,6 @@ class _Probe:
 
     async def _json(self, url: str) -> Mapping[str, Any]:
         """The object that moorline has at an address of its own; empty where it is another server."""
-        import aiohttp
-
         with suppress(aiohttp.ClientError, TimeoutError, ValueError):
             async with self._client.get(url, allow_redirects=False) as response:
                 said = json.loads(await response.text())
@@ -483,35 +407,14 @@ def _failure_of(error: Exception) -> Failure:
             return error.failure
         case TimeoutError():
             return Failure(Cause.TIMEOUT)
-        case socket.gaierror():
-            return Failure(Cause.NO_DNS if error.errno == socket.EAI_AGAIN else Cause.UNKNOWN)
+        case aiohttp.ClientSSLError() | ssl.SSLError():
+            return Failure(Cause.TLS)
         case ConnectionRefusedError():
             return Failure(Cause.REFUSED)
-    if type(error).__module__.startswith("aiohttp") and (failure := _client_failure(error)) is not None:
-        return failure
-    match error:
-        case ssl.SSLError():
-            return Failure(Cause.TLS)
-        case ConnectionResetError():
-            return Failure(Cause.CLOSED)
-        case ValueError():
-            return Failure(Cause.NOT_HTTP)
-        case OSError():
-            if error.errno in _NO_NETWORK:
-                return Failure(Cause.OFFLINE)
-            return Failure(Cause.REFUSED if "refused" in str(error).lower() else Cause.UNREACHABLE)
-    raise error
-
-
-def _client_failure(error: Exception) -> Failure | None:
-    """The same for the exceptions that are aiohttp's own."""
-    import aiohttp
-
-    match error:
-        case aiohttp.ClientSSLError():
-            return Failure(Cause.TLS)
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
             return Failure(Cause.CLOSED)
-        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError() | ValueError():
             return Failure(Cause.NOT_HTTP)
-    return None
+        case OSError():
+            return network_failure(error)
+    raise error

@@ -2,7 +2,6 @@
 
 import dataclasses
 import enum
-import json
 from collections.abc import Mapping, Sequence
 
 from moorline.gateway.explain import explain
@@ -81,6 +80,9 @@ class Failure:
     @classmethod
     def refused(cls, status: int, headers: Mapping[str, str], body: bytes) -> "Failure":
         """A response that is no answer, with what a problem document (RFC 9457) of moorline's says."""
+        # See `report._as_json`.
+        import json
+
         try:
             problem = json.loads(body)
         except ValueError:

@@ -8,7 +8,6 @@ is all that `nohup` does. SIGINT is taken even then: shells ignore it in what a 
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -16,11 +15,11 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-from moorline.gateway.common import tracing
+from moorline.gateway.common import collection, tracing
 from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.web.idle import raise_limit
 
-__all__ = ["ReloadRequests", "keep_start", "no_collection", "run", "run_until", "stop_signals"]
+__all__ = ["ReloadRequests", "run", "run_until", "stop_signals"]
 
 T = TypeVar("T")
 
@@ -37,6 +36,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     `main` returned: asyncio itself would wait for them for ever.
     """
     raise_limit()
+    collection.serve()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         value = runner.run(main)
         if stubborn := runner.run(_cancel_all()):
@@ -45,28 +45,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
             logging.shutdown()
             os._exit(value if isinstance(value, int) else 0)
     tracing.stop()
-    # The interpreter would look through every object of every library for cycles, 0.1 s and on a busy machine 0.9 s,
-    # before a supervisor sees that the program has ended.
-    gc.freeze()
+    collection.end()
     return value
-
-
-def keep_start() -> None:
-    """Call it once a program has started: what is there now stays, and no search for cycles goes through it any more.
-
-    Each one took 50 ms in a gateway and 130 ms in a backend, in which nothing else is done.
-    """
-    gc.freeze()
-
-
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """Search for no cycles within this block: in a hand-over of 5,000 tunnels each search took 80 to 170 ms."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 async def _cancel_all() -> int:

@@ -22,8 +22,9 @@ from aiohttp import web
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common.access.authorize import warn_if_open
+from moorline.gateway.common.collection import keep_start, no_collection
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.loop import ReloadRequests, keep_start, no_collection
+from moorline.gateway.common.loop import ReloadRequests
 from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web.listen import address, listen
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET

@@ -28,9 +28,10 @@ from aiohttp import web
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common import logs, tracing
+from moorline.gateway.common.collection import keep_start, no_collection
 from moorline.gateway.common.config.options import changed
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.loop import keep_start, no_collection, run, stop_signals
+from moorline.gateway.common.loop import run, stop_signals
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET, METRICS_WAIT

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from moorline.backend.responder import Piece, Turn
-from moorline.gateway.check.probe import Asked
+from moorline.gateway.check.address import Asked
 from moorline.gateway.check.report import check
 from tests.support.needs import program
 from tests.support.postgres import PostgresServer, running_postgres
@@ -149,7 +149,8 @@ async def _here(asking: Asking) -> dict[str, Any]:
     """In this process, with less patience than the command has."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        await check(
+        await asyncio.to_thread(
+            check,
             asking.url,
             asking.backend,
             backend_is_named=True,

@@ -1,5 +1,6 @@
 """`moorline check` names the hop, the cause and the next step of each fault, injected into real connections."""
 
+import asyncio
 import contextlib
 import json
 import ssl
@@ -11,7 +12,7 @@ import pytest
 from aiohttp import web
 from websockets.asyncio.client import connect
 
-from moorline.gateway.check.probe import Asked
+from moorline.gateway.check.address import Asked
 from moorline.gateway.check.report import check
 from moorline.gateway.faults.provider import provider
 from moorline.gateway.run import server
@@ -42,7 +43,8 @@ def checked(capsys: pytest.CaptureFixture[str]) -> Check:
     """`await checked(url, backend=None, **asked)`"""
 
     async def run(url: str, backend: str | None = None, patience: float = 1.0, **asked: Any) -> Found | None:
-        status = await check(
+        status = await asyncio.to_thread(
+            check,
             url,
             backend,
             backend_is_named=True,

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI, WebSocket
 from websockets.asyncio.server import ServerConnection, serve
 
-from moorline.gateway.check.probe import Asked
+from moorline.gateway.check.address import Asked
 from moorline.gateway.check.report import check
 from moorline.testing import Moorline
 from tests.gateway.check.test_probe import server
@@ -25,7 +25,12 @@ SOCKET_OPENS = "The socket opens. What this server answers to a message is not k
 
 
 async def healthy(url: str, backend_url: str | None = None, *, asked: Asked | None = None) -> bool:
-    return await check(url, backend_url, backend_is_named=True, asked=asked, hop_timeout=5, answer_timeout=5) == 0
+    return (
+        await asyncio.to_thread(
+            check, url, backend_url, backend_is_named=True, asked=asked, hop_timeout=5, answer_timeout=5
+        )
+        == 0
+    )
 
 
 @pytest.fixture

@@ -5,15 +5,14 @@
 
 import argparse
 import dataclasses
+import functools
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 from moorline.gateway.common.config.command import Command, Section
 from moorline.gateway.common.config.dotenv import parse_dotenv
-from moorline.gateway.common.config.helptext import command_help
 from moorline.gateway.common.config.options import BOOL, Spec, did_you_mean, load, specs, unknown_variables
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.program import version
@@ -66,6 +65,8 @@ def read(
     everywhere = {name: spec for settings in tables.values() for name, spec in specs(settings).items()}
     args = _parse(argv, (everywhere | known).values())
     if args.help:
+        from moorline.gateway.common.config.helptext import command_help
+
         print(command_help(command), end="")
         raise SystemExit(0)
     if args.version:
@@ -174,7 +175,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(argv: Sequence[str], known: Iterable[Spec]) -> ParsedArgs:
-    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    # With a width: argparse asks the terminal for it at each option, though this parser prints no help.
+    layout = functools.partial(argparse.HelpFormatter, width=80)
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, formatter_class=layout)
     parser.add_argument("-h", "--help", action="store_true", default=False)
     parser.add_argument("-V", "--version", action="store_true", default=False)
     parser.add_argument("--config", default=None)
@@ -224,7 +227,11 @@ def _read_dotenv(files: dict[str, str]) -> dict[str, str]:
 def _read_file(config: str | None, tables: Mapping[str, type[Any]]) -> dict[str, Mapping[str, object]]:
     path = Path(config or FILE)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # Only where there is a file: it takes longer than reading all options.
+        import tomllib
+
+        document = tomllib.loads(text)
     except FileNotFoundError:
         if config is None:
             return {}

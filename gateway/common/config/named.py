@@ -5,7 +5,6 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 from types import ModuleType
 from typing import Any
 
@@ -89,6 +88,9 @@ def failure(error: BaseException, *, private: bool = False) -> str:
     what = f"{type(error).__name__}: {words}" if words else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
         return f"{what} ({_shown(error.filename)}, line {error.lineno})"
+    # For what has failed alone: most programs never need it.
+    import traceback
+
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if _is_own(frame.filename)] or frames
     if not own:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import WSCloseCode, web
 
-from moorline.gateway.check.probe import Asked, probe
+from moorline.gateway.check.address import Asked
+from moorline.gateway.check.hops import follow
 from moorline.gateway.check.report import check
 from moorline.gateway.check.verdicts import Cause, Failure, Hop, Side, Step, conclusion, verdict
 from moorline.gateway.common.errors import UsageError
@@ -74,7 +75,7 @@ async def server(
 
 async def failure(url: str, *, hop_timeout: float = 5, answer_timeout: float = 5) -> tuple[Hop, str]:
     """The hop that failed and its usual cause."""
-    steps = [step async for step in probe(url, hop_timeout=hop_timeout, answer_timeout=answer_timeout)]
+    steps = await asyncio.to_thread(follow, url, hop_timeout=hop_timeout, answer_timeout=answer_timeout)
     failure = steps[-1].failure
     assert failure is not None
     return steps[-1].hop, verdict(Side.BACKEND, steps[-1].hop, failure).cause
@@ -86,7 +87,7 @@ async def failure(url: str, *, hop_timeout: float = 5, answer_timeout: float = 5
 async def test_every_hop_of_a_healthy_server_is_timed_and_the_session_is_erased() -> None:
     erased: list[str] = []
     async with server(erased=erased) as url:
-        steps = [step async for step in probe(url)]
+        steps = await asyncio.to_thread(follow, url)
     assert [step.hop for step in steps] == [hop for hop in Hop if hop is not Hop.IDLE]
     assert all(step.failure is None and step.seconds > 0 for step in steps)
     (session,) = erased
@@ -95,7 +96,7 @@ async def test_every_hop_of_a_healthy_server_is_timed_and_the_session_is_erased(
 
 async def test_check_prints_each_hop_and_ends_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     async with server() as gateway, server() as backend:
-        assert await check(gateway, backend, backend_is_named=True) == 0
+        assert await asyncio.to_thread(check, gateway, backend, backend_is_named=True) == 0
     out = capsys.readouterr().out
     assert out.count("101 Switching Protocols") == 2
     assert out.count(" ms ") == 10
@@ -106,7 +107,9 @@ async def test_check_names_the_broken_hop_its_cause_and_the_next_step_and_ends_w
     capsys: pytest.CaptureFixture[str], unused_tcp_port: int
 ) -> None:
     async with server(api=refusing(502)) as gateway:
-        assert await check(gateway, f"http://127.0.0.1:{unused_tcp_port}", backend_is_named=False) == 1
+        assert (
+            await asyncio.to_thread(check, gateway, f"http://127.0.0.1:{unused_tcp_port}", backend_is_named=False) == 1
+        )
     assert capsys.readouterr().out.endswith(
         "Broken: TCP, straight to the backend: connection refused\n"
         "  usual cause: the backend is down, or it listens on another port\n"
@@ -117,8 +120,8 @@ async def test_check_names_the_broken_hop_its_cause_and_the_next_step_and_ends_w
 async def test_a_backend_at_a_guessed_address_is_no_fault_where_the_gateway_answers(unused_tcp_port: int) -> None:
     async with server() as gateway:
         backend = f"http://127.0.0.1:{unused_tcp_port}"
-        assert await check(gateway, backend, backend_is_named=False) == 0
-        assert await check(gateway, backend, backend_is_named=True) == 1
+        assert await asyncio.to_thread(check, gateway, backend, backend_is_named=False) == 0
+        assert await asyncio.to_thread(check, gateway, backend, backend_is_named=True) == 1
 
 
 # What is broken -------------------------------------------------------------------------------------------------------
@@ -226,7 +229,7 @@ async def test_a_socket_that_closes_instead_of_answering() -> None:
         return ws
 
     async with server(handle) as url:
-        steps = [step async for step in probe(url)]
+        steps = await asyncio.to_thread(follow, url)
     assert str(steps[-1].failure) == "closed without an answer (close code 1011)"
 
 
@@ -290,12 +293,12 @@ async def test_an_origin_that_alone_is_refused_is_named() -> None:
 @pytest.mark.parametrize(
     ("code", "cause"), [(errno.ENETUNREACH, Cause.OFFLINE), (errno.EHOSTUNREACH, Cause.UNREACHABLE)]
 )
-async def test_a_machine_without_a_network_is_named(monkeypatch: pytest.MonkeyPatch, code: int, cause: Cause) -> None:
-    async def unreachable(*_: object, **__: object) -> None:
+def test_a_machine_without_a_network_is_named(monkeypatch: pytest.MonkeyPatch, code: int, cause: Cause) -> None:
+    def unreachable(*_: object, **__: object) -> None:
         raise OSError(code, "no route")
 
-    monkeypatch.setattr("asyncio.open_connection", unreachable)
-    steps = [step async for step in probe("http://127.0.0.1:1")]
+    monkeypatch.setattr("socket.socket.connect", unreachable)
+    steps = follow("http://127.0.0.1:1")
     assert (steps[-1].hop, steps[-1].failure) == (Hop.TCP, Failure(cause))
 
 

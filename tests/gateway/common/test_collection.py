@@ -1,0 +1,27 @@
+"""When the interpreter searches for cycles."""
+
+import gc
+
+from moorline.gateway.common import collection
+from moorline.gateway.common.collection import keep_start
+
+
+def test_modules_are_read_with_few_searches_and_an_event_loop_runs_with_the_usual_ones() -> None:
+    usual = gc.get_threshold()
+    try:
+        collection.begin()
+        assert gc.get_threshold()[0] > 100 * usual[0]
+        collection.serve()
+        assert gc.get_threshold() == usual
+    finally:
+        gc.set_threshold(*usual)
+
+
+def test_what_a_program_has_at_its_start_is_not_looked_through_for_cycles() -> None:
+    before = gc.get_freeze_count()
+    kept: list[list[int]] = [[] for _ in range(1000)]
+    try:
+        keep_start()
+        assert gc.get_freeze_count() - before >= len(kept)
+    finally:
+        gc.unfreeze()
