@@ -48,8 +48,11 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
 
 
 def bad_request_handler(_: web.BaseRequest, status: int) -> web.Response:
-    """The response where the headers could not be parsed."""
-    return _problem(status, Refusal(ErrorCode.BAD_REQUEST))
+    """The response where the headers could not be parsed, or there was no room for them (503)."""
+    if status < 500:
+        return _problem(status, Refusal(ErrorCode.BAD_REQUEST))
+    text = "There is no room for another request at the moment (max_unfinished)."
+    return _problem(status, Refusal(ErrorCode.INTERNAL, text, retry_after=1.0))
 
 
 def _translate(error: web.HTTPException) -> web.Response:

@@ -43,8 +43,10 @@ _NOT_A_REQUEST = "(unreadable)"
 _WORDS = {
     431: "The head of the request is too large: 8 kB in one line, or 32 kB in all.",
     501: "The only Transfer-Encoding here is chunked.",
+    503: "There is no room for another request at the moment.",
     505: "The versions of HTTP here are 1.0 and 1.1.",
 }
+_NO_ROOM = 503
 _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 
 
@@ -148,7 +150,7 @@ def bad_request_handler(app: web.Application) -> BadRequestHandler:
         facts = {"status": status, "client": client, "request_id": request[REQUEST_ID], "refused": reason}
         text = '- %s %d client=%s request_id=%s refused="%s"'
         log.info(text, _NOT_A_REQUEST, status, client, request[REQUEST_ID], reason, extra=facts)
-        return _problem(request, status, reason, {})
+        return _problem(request, status, reason, {hdrs.RETRY_AFTER: "1"} if status == _NO_ROOM else {})
 
     return respond
 

@@ -26,6 +26,7 @@ from moorline.gateway.errors import (
     GatewayError,
     Malformed,
     ShuttingDown,
+    Unavailable,
     UpstreamTimeout,
     UpstreamTlsError,
     UpstreamUnreachable,
@@ -322,6 +323,9 @@ class Exchange:
                 return await self.request.content.readany()
         except TimeoutError:
             raise ClientBodyTimeout from None
+        except web.HTTPServiceUnavailable as error:
+            # The connection had no room for more of it.
+            raise Unavailable(error.text or "") from error
         except Exception as error:
             raise Malformed(_BODY) from error
 

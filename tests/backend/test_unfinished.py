@@ -117,6 +117,19 @@ async def test_the_room_of_a_message_that_ends_or_is_lost_is_free_again(tmp_path
                 await asyncio.sleep(0.01)
 
 
+async def test_fragments_that_wait_for_a_turn_take_of_the_same_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorline.gateway.common.web.turns._ITERATION_SECONDS", -1.0)
+    async with backend(tmp_path, Script(), max_unfinished=20_000) as server, socket(server) as peer:
+        await peer.send(HOSTILE["empty fragments"])
+        assert await close_code(peer) == 1013
+        head = b"POST /api/chat/s1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        async with dial(server.port) as other:
+            await other.send(head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 9_000)
+            assert (await other.head()).startswith(b"HTTP/1.1 503 ")
+
+
 async def frame_of(peer: Peer) -> bytes:
     """The next frame, a short one."""
     header = await asyncio.wait_for(peer.exactly(2), STEP)

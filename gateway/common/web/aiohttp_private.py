@@ -39,6 +39,7 @@ __all__ = [
     "take_over",
 ]
 
+_NONE_SERVED: tuple[Any, StreamReader] = (None, EMPTY_PAYLOAD)
 # Of what, and the names that are used of it: methods and slots.
 _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     (web_protocol, ("ERROR", "_ErrInfo", "_PAYLOAD_ACCESS_ERROR")),
@@ -127,11 +128,15 @@ class ServerProtocol(RequestHandler):
     task for each request there must be: a variable of one request's context must not be seen by the next one.
     """
 
-    __slots__ = ()
+    __slots__ = ("_served",)
+
+    _served: tuple[Any, StreamReader]
+    """The request that is being handled: its message and its body."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # The loop has set TCP_NODELAY, and the connection has SO_KEEPALIVE from its listener.
         self.transport = cast("asyncio.Transport", transport)
+        self._served = _NONE_SERVED
         assert self._manager is not None, "until the connection is lost"
         self._manager.connection_made(self, self.transport)
 
@@ -152,7 +157,7 @@ class ServerProtocol(RequestHandler):
 
     async def serve(self) -> None:
         """Handle the request that was parsed first."""
-        message, payload = self._messages.popleft()
+        message, payload = self._served = self._messages.popleft()
         if self._parser is not None:
             self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
@@ -166,7 +171,7 @@ class ServerProtocol(RequestHandler):
             self.logger.exception("Unhandled exception")
             self.force_close()
             return
-        self._task_handler = None
+        self._task_handler, self._served = None, _NONE_SERVED
         if self._force_close:
             return
         if is_usable and self._keepalive and not self._close:
@@ -228,7 +233,8 @@ class ServerProtocol(RequestHandler):
         response to a reset.
         """
         if not self._force_close and self._lingering_time:
-            with contextlib.suppress(TimeoutError):
+            # A body that was refused raises HTTPException.
+            with contextlib.suppress(TimeoutError, web.HTTPException):
                 async with asyncio.timeout(self._lingering_time):
                     while not payload.is_eof():
                         await payload.readany()
@@ -278,14 +284,19 @@ class ServerProtocol(RequestHandler):
 
     @property
     def body_left(self) -> int:
-        """How many bytes are to come of the body of the request that was parsed last; 0 where its length is not known.
-        To parse them costs nothing.
+        """How many bytes are to come of the body of the request that was parsed last; 0 where its length is not known,
+        and behind its end. To parse them costs nothing.
         """
-        messages: deque[Any] = self._messages
-        if not messages or messages[-1][1] is EMPTY_PAYLOAD or messages[-1][0].chunked:
+        message, payload = self._last_parsed
+        if payload is EMPTY_PAYLOAD or message.chunked:
             return 0
-        message, payload = messages[-1]
         return int(message.headers.get(hdrs.CONTENT_LENGTH, 0)) - int(payload.total_bytes)
+
+    @property
+    def _last_parsed(self) -> tuple[Any, StreamReader]:
+        """The message and the body of the request that was parsed last, until it is answered."""
+        messages: deque[Any] = self._messages
+        return messages[-1] if messages else self._served
 
     def stand_for(self, transport: asyncio.BaseTransport) -> None:
         """Take the peer and TLS of this transport for its own: what it has itself comes from within the process."""
@@ -302,6 +313,16 @@ class ServerProtocol(RequestHandler):
         error = web_protocol._ErrInfo(status, HttpProcessingError(code=status), message)
         self._messages.append((error, EMPTY_PAYLOAD))
         self.serve_queued()
+
+    def refuse_rest(self, refusal: web.HTTPException) -> None:
+        """Raise `refusal` in the handler that reads the body which is not complete, or answer with its status in the
+        place of the next request. The caller gives nothing more to the parser."""
+        _, payload = self._last_parsed
+        if payload.is_eof():
+            self.refuse_request(refusal.status, refusal.reason)
+        else:
+            self._close = True
+            payload.set_exception(refusal)
 
 
 def pass_router(request: web.Request, match_info: web.UrlMappingMatchInfo) -> None:

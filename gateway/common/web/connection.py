@@ -23,7 +23,7 @@ from multidict import CIMultiDict
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.aiohttp_private import ServerProtocol
 from moorline.gateway.common.web.idle import IdleConnections
-from moorline.gateway.common.web.messages import MessageLimits, UnfinishedMessage, Violation
+from moorline.gateway.common.web.messages import MessageLimits, Unfinished, UnfinishedMessage, Violation
 from moorline.gateway.common.web.turns import Pace, Turns
 
 __all__ = [
@@ -42,6 +42,8 @@ __all__ = [
 MAX_HEADERS = 32 << 10
 _END_OF_HEADERS = b"\r\n\r\n"
 _SERVER = "moorline"
+_NO_ROOM = 503
+_NO_ROOM_TEXT = "There is no room for another message at the moment."
 # Input that costs nothing to measure, as a request without a body; it is parsed at once.
 _SMALL_READ = 512
 
@@ -105,12 +107,15 @@ class Connection(ServerProtocol):
         "_handler_bounds_sends",
         "_header_bytes",
         "_header_timer",
+        "_held",
         "_idle_connections",
         "_idle_timer",
         "_idle_until",
+        "_is_refused",
         "_pace",
         "_parsed",
         "_receiver",
+        "_room",
         "_send_timer",
         "_timeouts",
         "_turns",
@@ -127,6 +132,7 @@ class Connection(ServerProtocol):
         loop: asyncio.AbstractEventLoop,
         idle_connections: IdleConnections,
         turns: Turns,
+        room: Unfinished,
         timeouts: ConnectionTimeouts,
         bad_request_handler: BadRequestHandler,
         message_limits: MessageLimits | None = None,
@@ -144,6 +150,11 @@ class Connection(ServerProtocol):
         # So many bytes of it are parsed.
         self._parsed = 0
         self._waits_for_turn = False
+        # So many bytes of it are counted as waiting for a turn.
+        self._held = 0
+        self._room = room
+        # There was no room for input, which is lost.
+        self._is_refused = False
         # A handler that waits for a turn.
         self._receiver: asyncio.Future[None] | None = None
         self._timeouts = timeouts
@@ -198,6 +209,8 @@ class Connection(ServerProtocol):
 
     def data_received(self, data: bytes) -> None:
         parses_requests = self.parses_requests
+        if self._is_refused:
+            return
         if not data or not (parses_requests or self.has_message_parser):
             # aiohttp goes on with what its parser has, or keeps it for the tunnel, which must find all of it there.
             super().data_received(data)
@@ -208,18 +221,15 @@ class Connection(ServerProtocol):
                 self._parse_requests(data)
             else:
                 self._parse_messages(data)
-        elif parses_requests and self._turns.are_spent:
-            self._wait_for_turn(data)
         else:
             self._unparsed = data
-            began = time.perf_counter()
-            # With no time left, only as much as tells whether the rest is payload. That costs nothing to parse, and in
-            # the queue thousands of connections would hold theirs, which is not counted.
-            has_more = self._parse_next(_SMALL_READ if self._turns.are_spent else self._pace.slice)
-            self._turns.spend(time.perf_counter() - began)
-            if has_more:
-                self._client.pause_reading()
-                self._queue_for_turn()
+            size = self._parsed_at_once(data)
+            if size:
+                began = time.perf_counter()
+                has_more = self._parse_next(size)
+                self._turns.spend(time.perf_counter() - began)
+            if not size or has_more:
+                self._wait_for_turn()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
         super().resume_reading(resume_parser)
@@ -235,7 +245,7 @@ class Connection(ServerProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._idle_connections.remove(self)
-        self._unparsed, self._parsed = b"", 0
+        self._forget_unparsed()
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_result(None)
         self._idle_until = math.inf
@@ -274,7 +284,7 @@ class Connection(ServerProtocol):
             headers[hdrs.SERVER] = _SERVER
 
     def complete(self, response: web.StreamResponse) -> None:
-        if self.reserved:
+        if self.reserved or self._is_refused:
             response.force_close()
         response.headers.setdefault(hdrs.SERVER, _SERVER)
 
@@ -298,7 +308,7 @@ class Connection(ServerProtocol):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Respond to what cannot be parsed. aiohttp logs a traceback for each; a port scan would fill the log."""
-        if status >= 500:
+        if status >= 500 and status != _NO_ROOM:
             return super().handle_error(request, status, exc, message)
         self.logger.debug("malformed request: %s", message)
         response = self._bad_request_handler(request, 431 if isinstance(exc, LineTooLong) else status)
@@ -318,6 +328,21 @@ class Connection(ServerProtocol):
         if not self._waits_for_turn and not self._has_violated():
             self.resume_if_unpaused()
         return self._waits_for_turn
+
+    def _parsed_at_once(self, data: bytes) -> int:
+        """How many of these bytes, which are unparsed, are parsed before others had a turn.
+
+        In an iteration that has no time left, only as many as tell whether the rest is payload. That costs nothing to
+        parse, and in the queue thousands of connections would hold theirs.
+        """
+        if not self._turns.are_spent:
+            return self._pace.slice
+        if not self.parses_requests:
+            return _SMALL_READ
+        if self._rest_is_payload():
+            return len(data)
+        end = data.find(_END_OF_HEADERS, 0, self._pace.slice) if self.awaits_request else -1
+        return end + len(_END_OF_HEADERS) if end >= 0 else 0
 
     def _queue_for_turn(self) -> None:
         if not self._waits_for_turn:
@@ -348,14 +373,34 @@ class Connection(ServerProtocol):
         if end < len(self._unparsed):
             self._parsed = end
         else:
-            self._unparsed, self._parsed = b"", 0
+            self._forget_unparsed()
         return data
 
-    def _wait_for_turn(self, data: bytes) -> None:
+    def _forget_unparsed(self) -> None:
+        self._unparsed, self._parsed = b"", 0
+        if self._held:
+            self._room.grow(self._held, 0)
+            self._held = 0
+
+    def _wait_for_turn(self, data: bytes = b"") -> None:
         """Parse no more until the others had a turn."""
         self._client.pause_reading()
-        self._queue_for_turn()
         self._unparsed, self._parsed = self._unparsed[self._parsed :] + data, 0
+        if self._room.grow(self._held, len(self._unparsed)):
+            self._held = len(self._unparsed)
+            self._queue_for_turn()
+        else:
+            self._forget_unparsed()
+            self._refuse_unparsed()
+
+    def _refuse_unparsed(self) -> None:
+        """There is no room for what would wait for a turn: nothing more is parsed, for bytes of it are missing now."""
+        if self.has_message_parser and self._unfinished is not None:
+            self._unfinished.refuse()
+            return
+        self._is_refused = True
+        self._headers_end()
+        self.refuse_rest(web.HTTPServiceUnavailable(text=_NO_ROOM_TEXT, headers={hdrs.RETRY_AFTER: "1"}))
 
     def _rest_is_payload(self) -> bool:
         unfinished, rest = self._unfinished, len(self._unparsed) - self._parsed
@@ -370,7 +415,7 @@ class Connection(ServerProtocol):
         if self._unfinished is not None and not self._unfinished.violated:
             self._unfinished.receive_data(data)
         if self._has_violated():
-            self._unparsed, self._parsed = b"", 0
+            self._forget_unparsed()
             self._client.pause_reading()
         else:
             super().data_received(data)

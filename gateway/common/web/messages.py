@@ -20,7 +20,8 @@ _FREE = 4 << 10
 
 
 class Unfinished:
-    """The bytes of all messages and bodies of one process that are not complete, and how many they may be."""
+    """The bytes of all messages and bodies of one process that are not complete, or that wait for a turn to be parsed,
+    and how many they may be."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -88,6 +89,10 @@ class UnfinishedMessage:
         self._on_violation = callback
         if self._violation is not None:
             callback(self._violation)
+
+    def refuse(self) -> None:
+        """There is no room for what the client has sent."""
+        self._violate(Violation.SIZE)
 
     def receive_data(self, data: bytes) -> None:
         """The next bytes."""

@@ -27,7 +27,7 @@ from moorline.gateway.common.web.connection import (
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.idle import Descriptors, IdleConnections
 from moorline.gateway.common.web.listen import BACKLOG, address, listen
-from moorline.gateway.common.web.messages import MESSAGE_LIMITS
+from moorline.gateway.common.web.messages import MESSAGE_LIMITS, Unfinished
 from moorline.gateway.common.web.tls import SERVER_TLS
 from moorline.gateway.common.web.tls_handshake import TlsHandshakes
 from moorline.gateway.common.web.turns import Turns
@@ -60,6 +60,8 @@ _LAST_SECONDS = 2.0
 # For requests that are under way when no more connections are accepted.
 _REQUEST_SECONDS = 1.0
 _REQUEST_CHECKS = 20
+# Bytes that wait for a turn to be parsed, in a server without `max_unfinished`; its default.
+_MOST_WAITING = 64 << 20
 # For handlers that are cancelled after that to release what they hold.
 _CANCEL_TIMEOUT = 0.25
 
@@ -234,6 +236,7 @@ def _connections(
     timeouts = app.get(CONNECTION_TIMEOUTS, ConnectionTimeouts())
     bad_request_handler = app.get(BAD_REQUEST_HANDLER, default_bad_request)
     message_limits = app.get(MESSAGE_LIMITS)
+    room = Unfinished(_MOST_WAITING) if message_limits is None else message_limits.unfinished
     logger = logging.getLogger("moorline.http")
 
     def connection() -> Connection:
@@ -242,6 +245,7 @@ def _connections(
             loop=loop,
             idle_connections=idle_connections,
             turns=turns,
+            room=room,
             timeouts=timeouts,
             bad_request_handler=bad_request_handler,
             message_limits=message_limits,

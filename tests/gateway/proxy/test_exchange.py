@@ -72,6 +72,21 @@ async def test_a_return_is_logged_once_whichever_traffic_sees_it(
     assert caplog.messages.count(f"upstream {urls[0]} is up again") == 1
 
 
+async def test_a_body_that_there_is_no_room_for_is_a_503_and_no_failure_of_the_upstream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("moorline.gateway.common.web.turns._ITERATION_SECONDS", -1.0)
+    monkeypatch.setattr("moorline.gateway.common.web.server._MOST_WAITING", 0)
+    head = b"POST /api/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    async with Upstream() as upstream:
+        settings = Settings(port=0, upstream=(f"http://127.0.0.1:{upstream.port}",))
+        app = create_app(settings)
+        async with running(app, settings) as gateway, dial(gateway.port) as client:
+            await client.send(head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 2000)
+            assert (await client.rest()).startswith(b"HTTP/1.1 503 ")
+            assert [each.state for each in app[UPSTREAMS]] == [State.UP]
+
+
 async def test_a_shortage_here_is_a_503_and_no_failure_of_the_upstream(
     start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
