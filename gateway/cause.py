@@ -8,6 +8,7 @@ next step for each code.
 import dataclasses
 import enum
 import errno
+import functools
 from collections.abc import Mapping
 
 __all__ = ["Cause", "Moment", "Reason", "Who", "is_unreachable"]
@@ -128,7 +129,12 @@ class Cause:
     @property
     def code(self) -> str:
         """`UR-idle`"""
-        return f"{_WHO[self.who]}{_REASONS[self.reason]}-{self.moment.value}"
+        return _code(self.who, self.reason, self.moment)
+
+
+@functools.cache
+def _code(who: Who, reason: Reason, moment: Moment) -> str:
+    return f"{_WHO[who]}{_REASONS[reason]}-{moment}"
 
 
 def is_unreachable(error: BaseException | None) -> bool:

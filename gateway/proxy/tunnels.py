@@ -1,7 +1,6 @@
 """The open tunnels of one gateway: their limit, their log lines, and their end when the gateway drains."""
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import hdrs, web
 
-from moorline.gateway.cause import Reason
 from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rights import Rights
@@ -49,7 +47,7 @@ from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
 from moorline.gateway.traffic import Counts, State, Traffic
 from moorline.gateway.tunnel.buffered import Buffered
-from moorline.gateway.tunnel.endings import Return, Side
+from moorline.gateway.tunnel.endings import ORDERLY, Return, Side
 from moorline.gateway.tunnel.machine import Limits, Tunnel
 from moorline.gateway.tunnel.relay import End, Ended, Relay
 from moorline.gateway.tunnel.resume import resume
@@ -77,8 +75,6 @@ _WHOLE_RETURN = 10.0
 _MEAN_OF = 16
 # For tunnels that are left at the end of the drain: their last bytes are sent within this time or discarded.
 _FLUSH_SECONDS = 0.25
-# Ends of which the kernel's view would tell nothing.
-_ORDERLY = (Reason.CLOSED, Reason.SHUTDOWN, Reason.FORBIDDEN, Reason.EXPIRED)
 _OF_A_ROUTE = ("proxy_read_timeout", "proxy_send_timeout", "send_timeout")
 # Of max_connections.
 _NOTEWORTHY = 0.95
@@ -165,8 +161,8 @@ class Tunnels:
         # Of open tunnels: what was counted elsewhere.
         self._told: dict[Relay, Traffic] = {}
         self._sockets: dict[Relay, _Open] = {}
-        # How many have each id, which is a proxy's where that is trusted.
-        self._ids = collections.Counter[str]()
+        # How many have each id, which is a proxy's where that is trusted. A Counter looks up in Python what it lacks.
+        self._ids: dict[str, int] = {}
         # Only with traces.
         self._spans: dict[Relay, tracing.Span] = {}
         self.ends = Ends()
@@ -424,7 +420,8 @@ class Tunnels:
 
     def _add(self, relay: Relay, each: _Open) -> None:
         self._sockets[relay] = each
-        self._ids[each.socket.request_id] += 1
+        request_id = each.socket.request_id
+        self._ids[request_id] = self._ids.get(request_id, 0) + 1
         self._socket_limits.add(each.socket.client)
         # The drain waits for requests, and that of the handshake is about to end.
         self._draining.hold()
@@ -436,9 +433,11 @@ class Tunnels:
 
     def _remove(self, relay: Relay) -> _Open:
         each = self._sockets.pop(relay)
-        self._ids[each.socket.request_id] -= 1
-        if not self._ids[each.socket.request_id]:
-            del self._ids[each.socket.request_id]
+        request_id = each.socket.request_id
+        if self._ids[request_id] > 1:
+            self._ids[request_id] -= 1
+        else:
+            del self._ids[request_id]
         if each.held is not None:
             each.held.release()
         self._socket_limits.remove(each.socket.client)
@@ -453,9 +452,10 @@ class Tunnels:
         each = self._remove(relay)
         if not each.answers_key and ended.outcome.side is Side.CLIENT and not ended.frames_from_client:
             # The client refused the handshake, as RFC 6455 section 4.1 has it.
-            ended = dataclasses.replace(ended, cause=BadUpstreamResponse.cause)
+            ended = ended._replace(cause=BadUpstreamResponse.cause)
         self.ends.add(each.socket, ended)
-        self._ended_traffic += _carried(relay) - self._told.pop(relay, Traffic())
+        carried, told = _carried(relay), self._told.pop(relay, None)
+        self._ended_traffic += carried if told is None else carried - told
         if self._metrics is not None:
             self._metrics.ended(ended.outcome.ended_by, ended.cause, ended.code, ended.seconds)
         if (span := self._spans.pop(relay, None)) is not None:
@@ -481,7 +481,7 @@ def _most_sockets(wanted: int) -> int:
 def _facts(ended: Ended) -> dict[str, object]:
     return {
         "ended_by": ended.outcome.ended_by,
-        "reason": ended.outcome.reason.value,
+        "reason": ended.outcome.reason,
         "close_code": ended.code,
         "seconds": round(ended.seconds, 3),
         "from_client": ended.from_client,
@@ -492,14 +492,14 @@ def _facts(ended: Ended) -> dict[str, object]:
         "upstream_rtt_ms": _milliseconds(ended.upstream_rtt),
         "cause": ended.cause.code,
         "order": ",".join(ended.order),
-        **(_kernel_view(ended) if ended.cause.reason not in _ORDERLY else {}),
+        **(_kernel_view(ended) if ended.cause.reason not in ORDERLY else {}),
     }
 
 
 def _end_span(span: tracing.Span, ended: Ended) -> None:
     cause = ended.cause
     span.set(moorline__cause=cause.code, moorline__ended_by=ended.outcome.ended_by, moorline__close_code=ended.code)
-    if cause.reason not in _ORDERLY:
+    if cause.reason not in ORDERLY:
         span.fail(cause.code)
     span.end()
 
@@ -534,7 +534,7 @@ def _total(each: Collection[Traffic]) -> Traffic:
 
 
 def _round_trips(metrics: "Metrics") -> Callable[[Side, float], None]:
-    return lambda side, seconds: metrics.round_trip(side.value, seconds)
+    return lambda side, seconds: metrics.round_trip(side, seconds)
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -6,15 +6,16 @@ behind a Close frame that has passed, it gets a FIN alone.
 
 import dataclasses
 import enum
+import functools
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.web.frames import CloseCode
 from moorline.gateway.tunnel.tcp_info import TcpInfo
 
-__all__ = ["Outcome", "Return", "Side", "Teardown", "cause_of", "close_frame_for", "teardown_for"]
+__all__ = ["ORDERLY", "Outcome", "Return", "Side", "Teardown", "cause_of", "close_frame_for", "teardown_for"]
 
 
-class Side(enum.Enum):
+class Side(enum.StrEnum):
     CLIENT = "client"
     UPSTREAM = "upstream"
 
@@ -63,8 +64,11 @@ class Outcome:
 
     @property
     def ended_by(self) -> str:
-        return self.side.value if self.side is not None else "gateway"
+        return self.side or "gateway"
 
+
+ORDERLY = frozenset({Reason.CLOSED, Reason.SHUTDOWN, Reason.FORBIDDEN, Reason.EXPIRED})
+"""Ends of which the kernel's view would tell nothing."""
 
 # A connection that ended without a Close frame, of which the other side is told in the same way.
 _LOST_BY = (Reason.FIN, Reason.RESET, Reason.UNREACHABLE)
@@ -90,6 +94,7 @@ _CODES: dict[Reason, tuple[CloseCode | None, CloseCode | None, str]] = {
     Reason.SHUTDOWN: (CloseCode.GOING_AWAY, CloseCode.GOING_AWAY, "gateway restarting"),
     Reason.LIMIT: (CloseCode.TRY_AGAIN_LATER, CloseCode.GOING_AWAY, "max_buffered"),
 }
+_NOT_READING = {Reason.PROXY_SEND_TIMEOUT: Side.UPSTREAM, Reason.SEND_TIMEOUT: Side.CLIENT}
 _TIMERS = {
     Reason.PROXY_READ_TIMEOUT,
     Reason.PROXY_SEND_TIMEOUT,
@@ -110,6 +115,11 @@ def cause_of(reason: Reason, culprit: Side | None, moment: Moment, tcp: TcpInfo 
         who = Who.NETWORK
     else:
         who = _WHO[culprit]
+    return _cause(who, reason, moment)
+
+
+@functools.cache
+def _cause(who: Who, reason: Reason, moment: Moment) -> Cause:
     return Cause(who, reason, moment)
 
 
@@ -136,7 +146,7 @@ def teardown_for(side: Side, reason: Reason, *, stalls: bool, close_frames: bool
         if reason in _TIMERS and (side is Side.UPSTREAM or stalls):
             return Teardown.ABORT
         return Teardown.LINGER_IF_UNREAD if side is Side.CLIENT else Teardown.FLUSH
-    aborted = {Reason.PROXY_SEND_TIMEOUT: Side.UPSTREAM, Reason.SEND_TIMEOUT: Side.CLIENT}.get(reason)
+    aborted = _NOT_READING.get(reason)
     if reason is Reason.LIMIT and stalls:
         # What it does not take is what there is too much of.
         return Teardown.ABORT

@@ -90,6 +90,9 @@ class Limits:
 class Phase(enum.Enum):
     """See the picture above."""
 
+    # `Enum` hashes in Python, and each event of an end looks its phase up.
+    __hash__ = object.__hash__
+
     OPEN = enum.auto()
     CLOSING = enum.auto()
     """A Close frame has passed, and its answer may."""
@@ -100,12 +103,21 @@ class Phase(enum.Enum):
     OVER = enum.auto()
 
 
+# `Side` itself gives its members by a generator.
+_SIDES = tuple(Side)
 # Behind a Close frame they are its consequence.
 _CONNECTION_ENDS = frozenset({Reason.FIN, Reason.RESET, Reason.UNREACHABLE})
 # The sides that did not read.
 _WAITED_FOR = {Reason.SEND_TIMEOUT: Side.CLIENT, Reason.PROXY_SEND_TIMEOUT: Side.UPSTREAM}
 # Of an end, those that are kept in their order: two sides' Close frames and FINs, or what came instead of them.
 _EVENTS = 4
+
+
+@functools.cache
+def _event(side: Side | None, reason: Reason) -> str:
+    """`upstream:reset`"""
+    return f"{side or 'gateway'}:{reason}"
+
 
 _NEXT: Mapping[Phase, frozenset[Phase]] = {
     Phase.OPEN: frozenset({Phase.CLOSING, Phase.ENDING, Phase.LINGERING}),
@@ -274,7 +286,7 @@ class Tunnel:
         self.writing_resumed(side, now)
         if self.relaying:
             self._end(Outcome(side, reason))
-        elif len(self._gone) == len(Side):
+        elif len(self._gone) == len(_SIDES):
             self._enter(Phase.OVER)
 
     def writing_paused(self, side: Side, now: float, unsent: int) -> None:
@@ -317,6 +329,9 @@ class Tunnel:
 
     def next_timeout(self) -> float | None:
         """When to call `handle_timeout`, unless something happens before; ask again then."""
+        if self.phase is Phase.ENDING:
+            # All that runs then. The events of an end are five of the six that ask in the life of a short socket.
+            return self._close_by
         due = self._due()
         if due is None:
             return None
@@ -419,7 +434,7 @@ class Tunnel:
             self.outcome, self.culprit = Outcome(self._closer, Reason.CLOSED), self._closer
         self.ended_at = self._event
         self._enter(Phase.ENDING if self.limits.close_frames else Phase.LINGERING)
-        for side in Side if cause.side is not Side.UPSTREAM else reversed(Side):
+        for side in _SIDES if cause.side is not Side.UPSTREAM else reversed(_SIDES):
             if side in self._gone:
                 continue
             teardown = teardown_for(side, cause.reason, stalls=self.stalls(side), close_frames=self.limits.close_frames)
@@ -432,7 +447,7 @@ class Tunnel:
         self._begin_lingering(self._event)
 
     def _note(self, side: Side | None, reason: Reason) -> None:
-        event = f"{side.value if side is not None else 'gateway'}:{reason.value}"
+        event = _event(side, reason)
         if len(self.order) < _EVENTS and event not in self.order:
             self.order += (event,)
 
@@ -472,7 +487,7 @@ class Tunnel:
 
     def _due(self) -> tuple[float, Reason] | None:
         """The next timer to expire, and its name."""
-        return min((deadline for timer in self._TIMERS[self.phase] for deadline in timer(self)), default=None)
+        return min([deadline for timer in self._TIMERS[self.phase] for deadline in timer(self)], default=None)
 
     def _is_due(self, now: float) -> bool:
         due = self._due()
@@ -482,28 +497,31 @@ class Tunnel:
         """Those that a send timer runs for: in ENDING it is `close_timeout` for all."""
         return () if self._stalls is None or self.phase is Phase.ENDING else tuple(self._stalls.values())
 
-    def _read_timer(self) -> Iterator[tuple[float, Reason]]:
-        if not self.stalls(Side.CLIENT):
-            yield self._last_event() + self.limits.proxy_read_timeout, Reason.PROXY_READ_TIMEOUT
+    def _read_timer(self) -> Sequence[tuple[float, Reason]]:
+        if self.stalls(Side.CLIENT):
+            return ()
+        return ((self._last_event() + self.limits.proxy_read_timeout, Reason.PROXY_READ_TIMEOUT),)
 
-    def _send_timers(self) -> Iterator[tuple[float, Reason]]:
+    def _send_timers(self) -> Sequence[tuple[float, Reason]]:
+        if self._stalls is None:
+            return ()
         # In LINGERING bytes go nowhere, and do not keep a side that takes nothing.
         last = self._last_event() if self.relaying else self._event
-        return ((last + stall.limit, stall.reason) for stall in self._bounded_stalls())
+        return [(last + stall.limit, stall.reason) for stall in self._bounded_stalls()]
 
-    def _close_timer(self) -> Iterator[tuple[float, Reason]]:
-        if self._close_by is not None:
-            yield self._close_by, Reason.CLOSE_TIMEOUT
+    def _close_timer(self) -> Sequence[tuple[float, Reason]]:
+        return () if self._close_by is None else ((self._close_by, Reason.CLOSE_TIMEOUT),)
 
-    def _linger_timer(self) -> Iterator[tuple[float, Reason]]:
-        if self._linger_until is not None and Side.CLIENT not in self._gone:
-            silent = max(self._event, self.client.last) + _LINGER_SILENCE
-            yield min(silent, self._linger_until), Reason.CLOSE_TIMEOUT
+    def _linger_timer(self) -> Sequence[tuple[float, Reason]]:
+        if self._linger_until is None or Side.CLIENT in self._gone:
+            return ()
+        silent = max(self._event, self.client.last) + _LINGER_SILENCE
+        return ((min(silent, self._linger_until), Reason.CLOSE_TIMEOUT),)
 
     def _last_event(self) -> float:
         return max(self._event, self.client.last, self.upstream.last)
 
-    _TIMERS: ClassVar[Mapping[Phase, Sequence[Callable[["Tunnel"], Iterator[tuple[float, Reason]]]]]] = {
+    _TIMERS: ClassVar[Mapping[Phase, Sequence[Callable[["Tunnel"], Sequence[tuple[float, Reason]]]]]] = {
         Phase.OPEN: (_send_timers, _read_timer),
         Phase.CLOSING: (_close_timer, _send_timers, _read_timer),
         Phase.ENDING: (_close_timer,),
