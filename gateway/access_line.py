@@ -1,5 +1,6 @@
 """The line that each request leaves in the log: as text, and with `log_format=json` each fact as a field."""
 
+import functools
 import ipaddress
 import logging
 
@@ -24,29 +25,37 @@ def log_request(request: web.Request, status: int, seconds: float) -> None:
     """Log the result of a request."""
     if not log.isEnabledFor(logging.INFO):
         return
-    path, client = _path(request), client_address(request)
+    path, client, request_id = _path(request), client_address(request), request[REQUEST_ID]
+    text = f"{request.method} {path} {status} {seconds:.3f}s client={client} request_id={request_id}"
+    # One look for all three: what a request lacks is found out by an exception.
+    present = set(request)
+    if CAUSE in present:
+        text += f" cause={request[CAUSE].code}"
+    if REFUSAL in present:
+        text += f' refused="{request[REFUSAL]}"'
+    if UPSTREAM in present:
+        text += f" upstream={request[UPSTREAM]}"
+    # Without values: what looks like a placeholder in a path is none.
+    logs.info(log, text, functools.partial(_facts, request, path, status, seconds))
+
+
+def _facts(request: web.Request, path: str, status: int, seconds: float) -> dict[str, object]:
+    """What the line says, as fields."""
     facts: dict[str, object] = {
         "method": request.method,
         "path": path,
         "status": status,
         "seconds": round(seconds, 4),
-        "client": client,
+        "client": client_address(request),
         "request_id": request[REQUEST_ID],
     }
-    text = f"{request.method} {path} {status} {seconds:.3f}s client={client} request_id={request[REQUEST_ID]}"
-    # One look for all three: what a request lacks is found out by an exception.
-    present = set(request)
-    if CAUSE in present:
+    if CAUSE in request:
         facts["cause"] = request[CAUSE].code
-        text += f" cause={request[CAUSE].code}"
-    if REFUSAL in present:
+    if REFUSAL in request:
         facts["refused"] = request[REFUSAL]
-        text += f' refused="{request[REFUSAL]}"'
-    if UPSTREAM in present:
+    if UPSTREAM in request:
         facts["upstream"] = request[UPSTREAM]
-        text += f" upstream={request[UPSTREAM]}"
-    # Without values: what looks like a placeholder in a path is none.
-    logs.info(log, text, extra=facts)
+    return facts
 
 
 def _path(request: web.Request) -> str:

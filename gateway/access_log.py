@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
@@ -58,8 +59,7 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
     fresh = os.urandom(_ID_BYTES).hex()
     given = trusted and _X_REQUEST_ID in request.headers
     request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=fresh) if given else fresh
-    clock = asyncio.get_running_loop().time
-    began, status = clock(), CLIENT_CLOSED_REQUEST
+    began, status = time.monotonic(), CLIENT_CLOSED_REQUEST
     try:
         try:
             response = await handler(request)
@@ -68,7 +68,7 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
         status = response.status
         return response
     finally:
-        seconds = clock() - began
+        seconds = time.monotonic() - began
         if (metrics := app.get(METRICS)) is not None:
             _count(metrics, request, status, seconds)
         # A socket has its own line, with the same facts.

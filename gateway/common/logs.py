@@ -14,7 +14,7 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO, cast
 
 from moorline.gateway.common.config.settings import CommonSettings
@@ -65,25 +65,26 @@ def setup(settings: CommonSettings, *, worker: int | None = None) -> None:
     logging.getLogger("moorline").setLevel(settings.log_level.upper())
 
 
-def info(logger: logging.Logger, message: str, *, extra: Mapping[str, object]) -> None:
+def info(logger: logging.Logger, message: str, facts: Callable[[], Mapping[str, object]]) -> None:
     """`logger.info` for the lines that each request and each socket has; ask `isEnabledFor` before.
 
-    `message` is taken as it is. A record, and its way through the loggers, costs four times what the line itself does:
-    where nothing but the handler of `setup` would see it, none is made.
+    `message` is taken as it is, and `facts`, for `extra`, are asked for only where they are fields of a line. A record,
+    and its way through the loggers, costs four times what the line itself does: where nothing but the handler of
+    `setup` would see it, none is made.
     """
     if (lines := _only_handler(logger)) is not None:
-        lines.add("info", logger.name, message, extra)
+        lines.add("info", logger.name, message, facts)
     else:
-        logger.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, message, (), None, extra=extra))
+        logger.handle(logger.makeRecord(logger.name, logging.INFO, "", 0, message, (), None, extra=facts()))
 
 
 def _only_handler(logger: logging.Logger) -> "_Lines | None":
     """The handler of `setup`, unless the program has another one, or a filter: a test, a library that collects logs."""
     each = logger
-    while each.parent is not None:
+    while (parent := each.parent) is not None:
         if each.handlers or each.filters or not each.propagate:
             return None
-        each = each.parent
+        each = parent
     if len(each.handlers) != 1:
         return None
     handler = each.handlers[0]
@@ -127,10 +128,11 @@ class _Lines(logging.StreamHandler[TextIO]):
         else:
             self._add(line, is_urgent=record.levelno >= logging.WARNING)
 
-    def add(self, level: str, name: str, message: str, extra: Mapping[str, object]) -> None:
+    def add(self, level: str, name: str, message: str, facts: Callable[[], Mapping[str, object]]) -> None:
         """What `handle` does with a record of these facts, whose line can wait for those of the same iteration."""
-        with self.lock or contextlib.nullcontext():
-            self._add(cast("_Formatter", self.formatter).line(time.time(), level, name, message, extra))
+        assert self.lock is not None, "a handler has one"
+        with self.lock:
+            self._add(cast("_Formatter", self.formatter).line(time.time(), level, name, message, facts))
 
     def _add(self, line: str, *, is_urgent: bool = False) -> None:
         self._lines.append(line + self.terminator)
@@ -182,8 +184,10 @@ class _Formatter(logging.Formatter, abc.ABC):
         self._prefix = ""
 
     @abc.abstractmethod
-    def line(self, created: float, level: str, name: str, message: str, extra: Mapping[str, object]) -> str:
-        """The line of a message of this moment, level and logger; `extra` holds further fields."""
+    def line(
+        self, created: float, level: str, name: str, message: str, facts: Callable[[], Mapping[str, object]]
+    ) -> str:
+        """The line of a message of this moment, level and logger; `facts` are further fields."""
 
     def moment(self, created: float) -> str:
         """`2026-01-31T12:00:00.000Z`"""
@@ -200,13 +204,15 @@ class _Text(_Formatter):
         super().__init__()
         self._worker = "" if worker is None else f"[{worker}]"
 
-    def line(self, created: float, level: str, name: str, message: str, extra: Mapping[str, object]) -> str:
+    def line(
+        self, created: float, level: str, name: str, message: str, facts: Callable[[], Mapping[str, object]]
+    ) -> str:
         if not message.isprintable():
             message = _CONTROL.sub(lambda found: repr(found[0])[1:-1], message)
         return f"{self.moment(created)} {level} {name.removeprefix('moorline.')}{self._worker}: {message}"
 
     def format(self, record: logging.LogRecord) -> str:
-        line = self.line(record.created, record.levelname.lower(), record.name, record.getMessage(), {})
+        line = self.line(record.created, record.levelname.lower(), record.name, record.getMessage(), dict)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -219,14 +225,16 @@ class _Json(_Formatter):
         # `json.dumps` makes one for each line.
         self._encoder = json.JSONEncoder(default=str, ensure_ascii=False)
 
-    def line(self, created: float, level: str, name: str, message: str, extra: Mapping[str, object]) -> str:
+    def line(
+        self, created: float, level: str, name: str, message: str, facts: Callable[[], Mapping[str, object]]
+    ) -> str:
         fields: dict[str, Any] = {
             "time": self.moment(created),
             "level": level,
             "logger": name,
             "message": message,
             **self._worker,
-            **extra,
+            **facts(),
         }
         return self._encoder.encode(fields)
 
@@ -234,4 +242,4 @@ class _Json(_Formatter):
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             extra["traceback"] = self.formatException(record.exc_info)
-        return self.line(record.created, record.levelname.lower(), record.name, record.getMessage(), extra)
+        return self.line(record.created, record.levelname.lower(), record.name, record.getMessage(), lambda: extra)

@@ -10,7 +10,6 @@ import os
 import select
 import stat
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -26,8 +25,7 @@ class Output:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._waiting: deque[bytes] = deque()
-        self._size = 0
+        self._waiting = bytearray()
         self.dropped = 0
         """Lines that were not written, and are not going to be."""
 
@@ -38,20 +36,17 @@ class Output:
 
     def write(self, lines: Sequence[str]) -> bool:
         """Write what waits and these, as far as that blocks nothing; whether all has been written."""
-        for line in lines:
-            self._add(line.encode(self._stream.encoding or "utf-8", "backslashreplace"))
+        data = "".join(lines).encode(self._stream.encoding or "utf-8", "backslashreplace")
+        if len(self._waiting) + len(data) > _MOST_BYTES:
+            end = data.rfind(b"\n", 0, max(0, _MOST_BYTES - len(self._waiting))) + 1
+            self.dropped += data.count(b"\n", end)
+            data = data[:end]
+        self._waiting += data
         return self._write_waiting(time.monotonic())
 
     def finish(self, seconds: float) -> None:
         """The last chance for what waits, for so long at most."""
         self._write_waiting(time.monotonic() + seconds)
-
-    def _add(self, line: bytes) -> None:
-        if self._size + len(line) > _MOST_BYTES:
-            self.dropped += 1
-        else:
-            self._waiting.append(line)
-            self._size += len(line)
 
     def _write_waiting(self, deadline: float) -> bool:
         try:
@@ -71,9 +66,8 @@ class Output:
             return False
         except (OSError, ValueError):
             # A full disk, a reader that has gone, a stream that is closed. No place is left to report it.
-            self.dropped += sum(data.count(b"\n") for data in self._waiting)
+            self.dropped += self._waiting.count(b"\n")
             self._waiting.clear()
-            self._size = 0
             return False
         return True
 
@@ -84,22 +78,16 @@ class Output:
             written = os.write(descriptor, data)
         finally:
             if written < len(data):
-                self._waiting.appendleft(data[written:])
-                self._size += len(data) - written
+                self._waiting[:0] = data[written:]
 
     def _take(self, most: int) -> bytes:
         """The lines that come next, as many as fit, or a part of one that is longer."""
-        taken, size = [], 0
-        while self._waiting and size + len(self._waiting[0]) <= most:
-            taken.append(self._waiting.popleft())
-            size += len(taken[-1])
-        if not taken:
-            line = self._waiting.popleft()
-            taken.append(line[:most])
-            self._waiting.appendleft(line[most:])
-            size = most
-        self._size -= size
-        return b"".join(taken)
+        end = len(self._waiting)
+        if end > most:
+            end = self._waiting.rfind(b"\n", 0, most) + 1 or most
+        taken = bytes(self._waiting[:end])
+        del self._waiting[:end]
+        return taken
 
 
 def _descriptor(stream: TextIO) -> int | None:

@@ -65,7 +65,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser: ResponseParser | None = None
         self._requests = 0
         self._received = False
-        self._body: list[bytes] = []
+        self._body: list[bytes | memoryview] = []
         self._unread = 0
         self._error: GatewayError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -179,7 +179,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise self._failure()
         return parser.response
 
-    async def read(self, seconds: float) -> bytes:
+    async def read(self, seconds: float) -> bytes | memoryview:
         """The next part of the response's body; b"" once it is complete.
 
         Raises:
@@ -191,7 +191,7 @@ class UpstreamConnection(asyncio.Protocol):
             await self._wait(seconds)
         return data
 
-    def read_nowait(self) -> bytes:
+    def read_nowait(self) -> bytes | memoryview:
         """What has come of the body since the last time."""
         if not self._body:
             return b""

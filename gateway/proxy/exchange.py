@@ -34,7 +34,7 @@ from moorline.gateway.errors import (
 from moorline.gateway.keys import DESTINATION, DRAINING, SETTINGS, TIME_LIMITS, UPSTREAM
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.handshake import is_switch
-from moorline.gateway.proxy.pool import POOLS
+from moorline.gateway.proxy.pool import POOLS, Pool
 from moorline.gateway.proxy.response import Response
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES
 from moorline.gateway.proxy.routes import Owner
@@ -90,6 +90,8 @@ class Exchange:
         self._body_sent = True
         self._upstream: Upstream | None = None
         self._connection: UpstreamConnection | None = None
+        # Of the connection, which a handshake has for itself.
+        self._pool: Pool | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,11 +123,11 @@ class Exchange:
         if self._upload is not None:
             self._upload.cancel()
         upstream, connection = self._upstream, self._connection
-        self._upstream = self._connection = None
+        self._upstream = None
         if upstream is not None:
             upstream.release()
         if connection is not None:
-            self._end(upstream, connection)
+            self._end(connection)
 
     def detach(self) -> tuple[Upstream | None, UpstreamConnection | None]:
         """Leave both to the caller, who ends the connection and releases the upstream."""
@@ -219,7 +221,7 @@ class Exchange:
         except UpstreamUnreachable:
             if not connection.was_stale:
                 raise
-            self._end(upstream, connection)
+            self._end(connection)
             response = await self._send_on(await self._connect(upstream, reuse=False), head)
         if response.status > _LAST_STATUS:
             raise BadUpstreamResponse(f"status {response.status}")
@@ -233,7 +235,7 @@ class Exchange:
         """One of the pool's that serves at once, if there is one."""
         if self.is_upgrade or (pool := self.app[POOLS][upstream]).is_full:
             return None
-        self._connection = pool.take_idle(self._clock())
+        self._pool, self._connection = pool, pool.take_idle(self._clock())
         return self._connection
 
     async def _connect(self, upstream: Upstream, *, reuse: bool) -> UpstreamConnection:
@@ -242,7 +244,7 @@ class Exchange:
         if self.is_upgrade:
             connection = self._connection = UpstreamConnection()
         else:
-            pool = self.app[POOLS][upstream]
+            pool = self._pool = self.app[POOLS][upstream]
             if pool.is_full:
                 await pool.wait(seconds, client_network(self.client))
             connection = self._connection = pool.take(self._clock(), reuse=reuse)
@@ -258,12 +260,12 @@ class Exchange:
         self.app[RETRY_QUEUES][self._upstreams].wake_all()
         return connection
 
-    def _end(self, upstream: Upstream | None, connection: UpstreamConnection) -> None:
+    def _end(self, connection: UpstreamConnection) -> None:
         self._connection = None
-        if self.is_upgrade or upstream is None:
+        if self._pool is None:
             connection.abort()
         else:
-            self.app[POOLS][upstream].give_back(connection, keep=self._body_sent and connection.reusable)
+            self._pool.give_back(connection, keep=self._body_sent and connection.reusable)
 
     # The request ------------------------------------------------------------------------------------------------------
 

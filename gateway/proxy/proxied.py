@@ -88,22 +88,28 @@ class ProxiedResponse(Sent):
         Raises:
             ConnectionResetError: the client is gone.
         """
-        connection = self._exchange.connection
-        parts = [self._head(lines, names)]
+        request, connection, is_chunked = self._request, self._exchange.connection, self._is_chunked
+        parts: list[bytes | memoryview] = [self._head(lines, names)]
         try:
             # As it comes: a server-sent event must not wait for the next one.
             data = connection.read_nowait()
             while True:
                 if data:
-                    parts += [b"%x\r\n" % len(data), data, b"\r\n"] if self._is_chunked else [data]
+                    parts += (b"%x\r\n" % len(data), data, b"\r\n") if is_chunked else (data,)
                 complete = connection.complete
-                if complete and self._is_chunked:
+                if complete and is_chunked:
                     parts.append(b"0\r\n\r\n")
-                self._write(parts, len(data))
+                transport = request.transport
+                if transport is None or transport.is_closing():
+                    raise ConnectionResetError
+                if len(data) < _SMALL_BODY:
+                    transport.write(b"".join(parts))
+                else:
+                    transport.writelines(parts)
                 if complete:
                     # The next request may have the connection before this client has taken everything.
                     self._exchange.close()
-                if self._request.protocol.writing_paused:
+                if request.protocol.writing_paused:
                     await self._drain()
                 if complete:
                     return
@@ -121,8 +127,7 @@ class ProxiedResponse(Sent):
             raise
 
     def _head(self, lines: bytes, names: Set[bytes]) -> bytes:
-        version = "1.1" if self._is_current else "1.0"
-        parts = [headers.bytes_of(f"HTTP/{version} {self.status} {self.reason}\r\n"), lines]
+        parts = [_status_line(self.status, self.reason, is_current=self._is_current), lines]
         if self.status == _NO_CONTENT and _CONTENT_LENGTH in names:
             # RFC 9110 section 8.6
             parts[1] = re.sub(rb"(?im)^content-length:.*\r\n", b"", lines)
@@ -140,15 +145,6 @@ class ProxiedResponse(Sent):
         parts.append(b"\r\n")
         return b"".join(parts)
 
-    def _write(self, parts: list[bytes], size: int) -> None:
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError
-        if size < _SMALL_BODY:
-            transport.write(b"".join(parts))
-        else:
-            transport.writelines(parts)
-
     async def _drain(self) -> None:
         async with asyncio.timeout(self._timeouts.send_timeout):
             await self._request.writer.drain()
@@ -164,6 +160,11 @@ class ProxiedResponse(Sent):
             # does, and leaves the client what it has.
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
+
+
+@functools.lru_cache(maxsize=64)
+def _status_line(status: int, reason: str, *, is_current: bool) -> bytes:
+    return headers.bytes_of(f"HTTP/1.{is_current:d} {status} {reason}\r\n")
 
 
 def _encoded(fields: headers.Fields) -> bytes:

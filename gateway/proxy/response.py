@@ -10,6 +10,7 @@ lenient with responses, and keeps what follows one for the next.
 """
 
 import enum
+import operator
 import re
 
 from multidict import CIMultiDict
@@ -25,6 +26,8 @@ _MAX_HEADER_LINES = 128
 # Of a chunk's size and its extensions, which are ignored.
 _MAX_CHUNK_LINE = 256
 _MAX_LENGTH_DIGITS = 18
+# What follows the headers is looked at where it is, not copied, if there is so much of it.
+_LARGE_PART = 8 << 10
 _SWITCHING_PROTOCOLS = 101
 _FIRST_FINAL_STATUS = 200
 # RFC 9112 section 6.3: these end with their headers, as every response to HEAD does.
@@ -33,6 +36,7 @@ _WITHOUT_BODY = frozenset({204, 304})
 _CONNECTION = b"connection"
 _CONTENT_LENGTH = b"content-length"
 _TRANSFER_ENCODING = b"transfer-encoding"
+_FRAMED_TWICE = "more than one Content-Length or Transfer-Encoding"
 _START = b"HTTP/1."
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
@@ -41,6 +45,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (%b))?\r\n" % _
 _HEADER = re.compile(rb"(?<=\n)(%b):[\t ]*+(%b)\r\n" % (_TOKEN, _VALUE))
 _HEADER_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;%b)?" % _VALUE)
+_NAME_OF, _VALUE_OF = operator.itemgetter(0), operator.itemgetter(1)
 
 
 class Response:
@@ -55,7 +60,7 @@ class Response:
         """Name and value of each header line."""
         self.lines = lines
         """All of them as they came, each with its CRLF."""
-        self.names = {name.lower(): value for name, value in fields}
+        self.names = dict(zip(map(bytes.lower, map(_NAME_OF, fields)), map(_VALUE_OF, fields), strict=True))
         """The names in lower case, each with its last value."""
         self._headers: CIMultiDict[str] | None = None
 
@@ -115,24 +120,32 @@ class ResponseParser:
         self.persistent = False
         """Whether the upstream keeps the connection open behind this response."""
 
-    def receive_data(self, data: bytes) -> bytes:
+    def receive_data(self, data: bytes) -> bytes | memoryview:
         """Take the next bytes, not behind the end; the part of the body that is in them.
 
         Raises:
             BadUpstreamResponse: this is not an HTTP/1.1 response, or not one whose end is beyond doubt.
         """
+        part: bytes | memoryview = data
         if self._phase is _Phase.HEADERS:
-            data = self._receive_headers(data)
+            part = self._receive_headers(data)
             if self.response is None:
                 return b""
         if self.complete:
-            self.excess = data
+            self.excess = bytes(part)
             return b""
         if self._phase is _Phase.LENGTH:
-            return self._receive_length(data)
+            left = self._remaining - len(part)
+            self._remaining = left
+            if left <= 0:
+                self.complete = True
+                if left:
+                    self.excess = bytes(part[left:])
+                    return part[:left]
+            return part
         if self._phase is _Phase.UNTIL_EOF:
-            return data
-        return self._receive_chunked(data)
+            return part
+        return self._receive_chunked(part)
 
     def receive_eof(self) -> None:
         """Take the end of the connection; the response is complete afterwards, or it never will be."""
@@ -141,7 +154,7 @@ class ResponseParser:
 
     # Status line and headers ------------------------------------------------------------------------------------------
 
-    def _receive_headers(self, data: bytes) -> bytes:
+    def _receive_headers(self, data: bytes) -> bytes | memoryview:
         """What follows the final response's headers."""
         data = self._buffer + data
         while True:
@@ -155,10 +168,10 @@ class ResponseParser:
                 self._buffer = data
                 return b""
             self._header_bytes += size
-            head, data = data[: end + 2], data[size:]
-            response, minor = _parse(head)
+            response, minor = _parse(data, end + 2)
             if response.status >= _FIRST_FINAL_STATUS or response.status == _SWITCHING_PROTOCOLS:
                 break
+            data = data[size:]
         self._buffer = b""
         if response.status == _SWITCHING_PROTOCOLS:
             # Whatever its headers say of a body: it has none, and what follows is the other protocol's.
@@ -166,47 +179,38 @@ class ResponseParser:
         else:
             self._begin_body(response, minor)
         self.response = response
-        return data
+        return data[size:] if len(data) - size < _LARGE_PART else memoryview(data)[size:]
 
     def _begin_body(self, response: Response, minor: bytes) -> None:
         names = response.names
         length, coding = names.get(_CONTENT_LENGTH), names.get(_TRANSFER_ENCODING)
-        is_repeated = len(names) < len(response.fields) and (
+        if len(names) < len(response.fields) and (
             len(response.all(_CONTENT_LENGTH)) > 1 or len(response.all(_TRANSFER_ENCODING)) > 1
-        )
-        if is_repeated or (length is not None and coding is not None):
-            raise BadUpstreamResponse("more than one Content-Length or Transfer-Encoding")
-        if coding is not None and coding.lower() != b"chunked":
-            raise BadUpstreamResponse("a Transfer-Encoding other than chunked")
-        if length is not None:
-            self._remaining = _length(length)
-        if self._method == "HEAD" or response.status in _WITHOUT_BODY:
-            self.complete = True
-        elif coding is not None:
+        ):
+            raise BadUpstreamResponse(_FRAMED_TWICE)
+        if coding is not None:
+            if length is not None:
+                raise BadUpstreamResponse(_FRAMED_TWICE)
+            if coding.lower() != b"chunked":
+                raise BadUpstreamResponse("a Transfer-Encoding other than chunked")
             self._phase = _Phase.CHUNK_SIZE
         elif length is not None:
+            if not (length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS):
+                raise BadUpstreamResponse("a malformed Content-Length")
+            self._remaining = int(length)
             self._phase, self.complete = _Phase.LENGTH, not self._remaining
-        else:
+        if response.status in _WITHOUT_BODY or self._method == "HEAD":
+            self.complete = True
+        elif self._phase is _Phase.HEADERS:
             self._phase = _Phase.UNTIL_EOF
+            return
         # HTTP/1.0's keep-alive is not used: RFC 9112 appendix C.2.2 has the reasons.
-        says_close = _CONNECTION in names and _says_close(response)
-        self.persistent = minor == b"1" and self._phase is not _Phase.UNTIL_EOF and not says_close
+        self.persistent = minor == b"1" and not (_CONNECTION in names and _says_close(response))
 
     # Body -------------------------------------------------------------------------------------------------------------
 
-    def _receive_length(self, data: bytes) -> bytes:
-        size = len(data)
-        if size < self._remaining:
-            self._remaining -= size
-            return data
-        self.complete = True
-        if size > self._remaining:
-            self.excess = data[self._remaining :]
-            return data[: self._remaining]
-        return data
-
-    def _receive_chunked(self, data: bytes) -> bytes:
-        data = self._buffer + data
+    def _receive_chunked(self, part: bytes | memoryview) -> bytes:
+        data = self._buffer + part
         pieces: list[bytes] = []
         position = 0
         while not self.complete:
@@ -264,27 +268,23 @@ class ResponseParser:
             raise BadUpstreamResponse("the trailers are too large")
 
 
-def _parse(head: bytes) -> tuple[Response, bytes]:
-    """The response of a status line and header lines, each with its CRLF, and the minor version."""
-    lines = head.count(b"\n")
+def _parse(data: bytes, end: int) -> tuple[Response, bytes]:
+    """The response of the status line and header lines, each with its CRLF, before `end`; and the minor version."""
+    lines = data.count(b"\n", 0, end)
     if lines > _MAX_HEADER_LINES:
         raise BadUpstreamResponse("too many headers")
-    start = _STATUS_LINE.match(head)
+    start = _STATUS_LINE.match(data, 0, end)
     if start is None:
         raise BadUpstreamResponse("a malformed status line")
-    fields: list[tuple[bytes, bytes]] = _HEADER.findall(head)
+    begin = start.end()
+    fields: list[tuple[bytes, bytes]] = _HEADER.findall(data, begin, end)
     if len(fields) != lines - 1:
         raise BadUpstreamResponse("a malformed header")
+    head = data[begin:end]
     if b" \r\n" in head or b"\t\r\n" in head:
         fields = [(name, value.rstrip(b" \t")) for name, value in fields]
     minor, status, reason = start.groups(b"")
-    return Response(int(status), _decoded(reason), fields, head[start.end() :]), minor
-
-
-def _length(value: bytes) -> int:
-    if not (value.isdigit() and len(value) <= _MAX_LENGTH_DIGITS):
-        raise BadUpstreamResponse("a malformed Content-Length")
-    return int(value)
+    return Response(int(status), _decoded(reason), fields, head), minor
 
 
 def _says_close(response: Response) -> bool:

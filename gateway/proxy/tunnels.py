@@ -544,7 +544,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 def _log(event: str, facts: Mapping[str, object]) -> None:
     """One line, as text and, in JSON, with each fact as a field."""
     facts = {name: fact for name, fact in facts.items() if fact is not None}
-    logs.info(log, f"{event}: {' '.join([f'{name}={fact}' for name, fact in facts.items()])}", extra=facts)
+    logs.info(log, f"{event}: {' '.join([f'{name}={fact}' for name, fact in facts.items()])}", lambda: facts)
 
 
 TUNNELS = web.AppKey("tunnels", Tunnels)

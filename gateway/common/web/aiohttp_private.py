@@ -53,8 +53,10 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
         (
             "_cache",
             "_close",
+            "_current_request",
             "_force_close",
             "_handle_request",
+            "_handler_waiter",
             "_keepalive",
             "_lingering_time",
             "_make_error_handler",
@@ -66,6 +68,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
             "_request_count",
             "_request_factory",
             "_request_handler",
+            "_request_in_progress",
             "_resume_reading_if_drained",
             "_task_handler",
             "finish_response",
@@ -182,23 +185,34 @@ class ServerProtocol(RequestHandler):
 
     async def _respond(self, message: Any, payload: StreamReader) -> bool:
         """Whether the client has the response to this message."""
-        assert self._manager is not None, "until the connection is lost"
-        assert self._request_factory is not None
-        assert self._request_handler is not None
-        assert self._task_handler is not None
-        self._manager.requests_count += 1
-        handler = self._request_handler
+        # None of these is None until the connection is lost.
+        served: Any = self
+        served._manager.requests_count += 1
+        handler = served._request_handler
         if isinstance(message, web_protocol._ErrInfo):
             message, handler = web_protocol.ERROR, self._make_error_handler(message)
         writer = StreamWriter(self, self._loop, None, self.on_headers_sent)
-        request = self._request_factory(message, payload, self, writer, self._task_handler)
+        request = served._request_factory(message, payload, self, writer, self._task_handler)
+        is_lost = False
+        self._current_request, self._request_in_progress = request, True
         try:
-            response, is_lost = await self._handle_request(request, None, handler)
+            try:
+                response = await handler(request)
+            except Exception as error:
+                # aiohttp knows what to answer to each.
+                response, is_lost = await self._handle_request(request, None, functools.partial(_raised, error))
+            else:
+                # Most are sent already. Behind a handshake that was refused aiohttp goes on parsing.
+                if self._upgraded or not getattr(response, "is_sent", False):
+                    response, is_lost = await self.finish_response(request, response, None)
         except ConnectionError:
             return False
         finally:
+            self._current_request, self._request_in_progress = None, False
+            if self._handler_waiter is not None and not self._handler_waiter.done():
+                self._handler_waiter.set_result(None)
             # The two refer to each other.
-            request._task = None  # type: ignore[assignment]
+            request._task = None
         self.has_responded()
         if is_lost:
             return False
@@ -213,9 +227,6 @@ class ServerProtocol(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        # Behind a handshake that was refused aiohttp goes on parsing.
-        if getattr(resp, "is_sent", False) and not self._upgraded:
-            return resp, False
         self.complete(resp)
         return await super().finish_response(request, resp, start_time)
 
@@ -323,6 +334,10 @@ class ServerProtocol(RequestHandler):
         else:
             self._close = True
             payload.set_exception(refusal)
+
+
+async def _raised(error: Exception, _: web.BaseRequest) -> web.StreamResponse:
+    raise error
 
 
 def pass_router(request: web.Request, match_info: web.UrlMappingMatchInfo) -> None:

@@ -64,7 +64,7 @@ def test_a_line_without_a_record_is_the_one_that_a_record_gives(
     setup(Settings(log_format=log_format), worker=2)
     logger = logging.getLogger("moorline.gateway.access")
     facts = {"status": 200, "client": "192.0.2.1"}
-    info(logger, "GET /%d\x1b 200", extra=facts)
+    info(logger, "GET /%d\x1b 200", lambda: facts)
     logger.info("GET /%d\x1b 200", extra=facts)
     without_record, with_record = (re.sub(MOMENT, "", line) for line in capsys.readouterr().err.splitlines())
     assert without_record == with_record
@@ -73,7 +73,7 @@ def test_a_line_without_a_record_is_the_one_that_a_record_gives(
 
 def test_another_handler_has_a_record_of_each_line(caplog: pytest.LogCaptureFixture) -> None:
     setup(Settings())
-    info(logging.getLogger("moorline.gateway.access"), "GET / 200", extra={"status": 200})
+    info(logging.getLogger("moorline.gateway.access"), "GET / 200", lambda: {"status": 200})
     (record,) = caplog.records
     assert (record.getMessage(), vars(record)["status"]) == ("GET / 200", 200)
 
