@@ -66,7 +66,7 @@ class _Bounded(httpx2.AsyncByteStream):
 async def pieces(response: httpx2.Response, *, timeout: float) -> AsyncGenerator[Piece, None]:
     """See `Responder.answer`. `timeout` bounds the silence between two events."""
     # Raw: 16 KiB that are read at once may be inflated to 16 MiB.
-    answer, read, clock = _Answer(response), reader(response), asyncio.get_running_loop().time
+    answer, body, clock = _Answer(response), reader(response), asyncio.get_running_loop().time
     # Apart from the transport's clock: comments that keep a connection alive are bytes, but no answer.
     with contextlib.closing(Silence(clock() + timeout)) as silence:
         while True:
@@ -74,13 +74,15 @@ async def pieces(response: httpx2.Response, *, timeout: float) -> AsyncGenerator
             failed: LLMError | None = None
             try:
                 with silence:
-                    received = await read()
+                    received = await body.read()
                 if not received:
                     break
                 for event in answer.events.receive_data(received):
                     text += answer.take(event)
                     silence.deadline = clock() + min(timeout, answer.patience)
                 answer.check_size()
+                if not answer.finished:
+                    body.gather()
             except LLMError as error:
                 failed = error
             except FAILURES as error:

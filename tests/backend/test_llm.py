@@ -1,6 +1,7 @@
 """The real `openai` client against a server that speaks the API over real HTTP."""
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import httpx2
 import pytest
 
+from moorline.backend import llm_stream, llm_transport
 from moorline.backend.events import Finish, Usage
 from moorline.backend.llm import OpenAIResponder
 from moorline.backend.llm_stream import _decode
 from moorline.backend.llm_transport import http_client
 from moorline.backend.provider import base_url
+from moorline.backend.read_pace import ReadPace
 from moorline.backend.responder import Done
 from moorline.backend.responder_factory import create_responder
 from moorline.backend.settings import Settings
@@ -215,3 +218,64 @@ async def test_an_answer_through_a_proxy_of_the_environment_is_the_same(
     # A server takes the absolute URL that a proxy is asked for.
     monkeypatch.setenv("http_proxy", server.base_url.removesuffix("/v1"))
     assert await pieces(server, says("Hi"), finish("stop"), DONE) == ["Hi", Done(Finish.STOP)]
+
+
+def pace_reads(monkeypatch: pytest.MonkeyPatch, *, wait: float) -> None:
+    """Have all reads but the first wait so long for their turn."""
+    monkeypatch.setattr(llm_transport, "ReadPace", functools.partial(ReadPace, per_second=1 / wait, longest=wait))
+
+
+async def test_what_comes_before_the_turn_of_an_answer_is_read_together(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace_reads(monkeypatch, wait=0.3)
+    first, second = asyncio.Event(), asyncio.Event()
+    server.reply(says("a"), first, says("b"), second, says("c"), says("d"), finish("stop"), DONE)
+    model = responder(server)
+    stream = model.answer(CHAT)
+    assert await anext(stream) == "a"
+    first.set()
+    assert await anext(stream) == "b"
+    second.set()
+    assert [piece async for piece in stream] == ["cd", Done(Finish.STOP)]
+    await model.shutdown()
+
+
+async def test_the_end_of_an_answer_waits_for_no_turn(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pace_reads(monkeypatch, wait=60.0)
+    monkeypatch.setattr(llm_stream, "_USAGE_SECONDS", 60.0)
+    model, gate = responder(server), asyncio.Event()
+    ended = "".join(f"data: {json.dumps(event)}\n\n" for event in (says("a"), finish("stop")))
+    for steps in ((says("first"), gate, ended, DONE), (ended, gate, usage(1, 2), DONE)):
+        gate.clear()
+        server.reply(*steps)
+        async with asyncio.timeout(20):
+            stream = model.answer(CHAT)
+            await anext(stream)
+            gate.set()
+            *_, done = [piece async for piece in stream]
+    assert done == Done(Finish.STOP, Usage(1, 2))
+    await model.shutdown()
+
+
+async def test_an_answer_that_waits_for_its_turn_can_be_stopped(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace_reads(monkeypatch, wait=0.1)
+    model, gate = responder(server), asyncio.Event()
+    server.reply(says("a"), gate, says("b"), Fault.STALL)
+    stream = model.answer(CHAT)
+    await anext(stream)
+    gate.set()
+    await anext(stream)
+    await stream.aclose()  # type: ignore[attr-defined]
+    async with asyncio.timeout(20):
+        await server.gone.wait()
+    gate.clear()
+    server.reply(says("c"), gate, says("d"), finish("stop"), DONE)
+    stream = model.answer(CHAT)
+    assert await anext(stream) == "c"
+    gate.set()
+    # Its turn comes behind that of the connection that is closed.
+    assert [piece async for piece in stream] == ["d", Done(Finish.STOP)]
+    await model.shutdown()

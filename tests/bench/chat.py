@@ -1,4 +1,4 @@
-"""What a chat costs, beside the server that people write today: `python -m tests.bench chat [--quick]`.
+"""What a chat costs, beside the server that people write today: `python -m tests.bench chat [--quick] [--part stages]`.
 
 The provider is a local server whose tokens carry the time at which they were written. CPU and memory are the operating
 system's count for the server's process, which has a core of its own where there are several.
@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.bench.chat_servers import ChatServer, moorline, plain
 from tests.bench.processes import Child, child, raise_file_limit, split_cores
 from tests.bench.sessions import opening, resume
+from tests.bench.stages import stages
 from tests.bench.streams import Streams, streams
 from tests.bench.table import columns, number
 from tests.bench.usage import memory
@@ -27,6 +28,8 @@ _FILES = 1 << 16
 _MEDIAN, _SINGLE = 0.002, 1
 _CPU, _CPU_AT = 0.5, 100
 _P99, _P99_AT = 0.25, 500
+# Answers at once, of which the stages are printed.
+_STAGED, _STAGED_QUICK = (1, 100, 500), (1,)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,7 +102,12 @@ async def _levels(
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench chat", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small numbers: does it run, not what is it worth")
-    scale = QUICK if parser.parse_args(arguments).quick else Scale()
+    parser.add_argument("--part", choices=["stages"], help="only where the time of a token goes")
+    given = parser.parse_args(arguments)
+    if given.part == "stages":
+        print(asyncio.run(stages(_STAGED_QUICK if given.quick else _STAGED)))
+        return 0
+    scale = QUICK if given.quick else Scale()
     results = asyncio.run(measure(scale))
     print(_table(results))
     half, all_clients, cpu = results.resumed

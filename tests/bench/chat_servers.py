@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.bench.counted import COMMITS
 from tests.bench.processes import free_port, spawned
+from tests.bench.staged import STAGES
 
 __all__ = ["NO_CLIENT_LIMITS", "ChatServer", "moorline", "plain"]
 
@@ -36,12 +37,17 @@ class ChatServer:
 
 @contextlib.asynccontextmanager
 async def moorline(
-    folder: Path, database: Path, provider_port: int, *options: str, cores: Collection[int] = ()
+    folder: Path,
+    database: Path,
+    provider_port: int,
+    *options: str,
+    cores: Collection[int] = (),
+    module: str = "tests.bench.counted",
 ) -> AsyncIterator[ChatServer]:
-    """The backend as it comes, with room for all streams, on this SQLite file."""
+    """The backend as it comes, with room for all streams, on this SQLite file. `module` is it, and what it writes."""
     port = free_port()
     given = [f"--port={port}", f"--database=sqlite:///{database}", "--max-runs=10000", *NO_CLIENT_LIMITS, *options]
-    command = [sys.executable, "-m", "tests.bench.counted", *given]
+    command = [sys.executable, "-m", module, *given]
     async with _serving("moorline", command, folder, port, provider_port, cores=cores, has_log=True) as server:
         yield server
 
@@ -72,6 +78,7 @@ async def _serving(
         "OPENAI_API_KEY": "any",
         "OPENAI_BASE_URL": f"http://127.0.0.1:{provider_port}/v1",
         COMMITS: str(counter),
+        STAGES: str(folder / "stages"),
     }
     async with spawned(command, folder, cores=cores, env=env) as process:
         async with asyncio.timeout(_START_SECONDS):

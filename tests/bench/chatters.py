@@ -93,7 +93,7 @@ class Chatter(asyncio.Protocol):
         self.seq = event.get("seq", self.seq)
         match event["type"]:
             case "delta":
-                self._chatters.came(event["text"])
+                self._chatters.came(self, event["text"])
                 if not self.answering.done():
                     self.answering.set_result(None)
             case "hello":
@@ -119,12 +119,16 @@ class Chatters:
     def __init__(self) -> None:
         self._chatters: list[Chatter] = []
         self._latencies: list[float] | None = None
+        self._arrivals: dict[str, float] = {}
 
-    def came(self, text: str) -> None:
+    def came(self, chatter: Chatter, text: str) -> None:
         """Tokens, each with the time at which it was written."""
         if self._latencies is not None:
             now = time.monotonic()
-            self._latencies += [now - float(token) for token in text.split()]
+            tokens = text.split()
+            self._latencies += [now - float(token) for token in tokens]
+            if chatter is self._chatters[0]:
+                self._arrivals |= dict.fromkeys(tokens, now)
 
     async def open(self, port: int, sessions: list[str], *, hello: bool) -> float:
         """Open these sessions, a few at a time; mean seconds from the dial to all there is to see of one."""
@@ -216,6 +220,11 @@ class Chatters:
         quantiles = statistics.quantiles(latencies, n=100)
         return [len(latencies), quantiles[49], quantiles[98]]
 
+    async def arrivals(self) -> dict[str, float]:
+        """When each token came to the first client, of those that were listened to."""
+        found, self._arrivals = self._arrivals, {}
+        return found
+
     async def answered(self) -> int:
         """Wait until every client has the whole answer; how many have."""
         return await self._have([chatter.answered for chatter in self._chatters])
@@ -256,6 +265,7 @@ async def main() -> None:
         chatters.ask,
         chatters.ask_first,
         chatters.listen,
+        chatters.arrivals,
         chatters.answered,
         chatters.close,
     )

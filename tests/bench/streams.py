@@ -7,11 +7,11 @@ from tests.bench.chat_servers import ChatServer
 from tests.bench.processes import Child
 from tests.bench.usage import cpu_seconds, memory
 
-__all__ = ["Streams", "streams"]
+__all__ = ["ASKS_PER_SECOND", "SETTLE", "Streams", "streams"]
 
 # A question costs as much as seconds of an answer; no site has all its users ask in the same second.
-_ASKS_PER_SECOND = 50
-_SETTLE = 1.0
+ASKS_PER_SECOND = 50
+SETTLE = 1.0
 # Seconds that a token may be on its way in a server that is not overloaded.
 _BEHIND = 2.0
 _KIB = 1 << 10
@@ -48,8 +48,8 @@ async def streams(
     """`base` is the server's memory before the first session."""
     names = [f"{count}-{number}" for number in range(count)]
     await chatters.ask("open", port=server.port, sessions=names, hello=server.has_log)
-    begun = await chatters.ask("ask", per_second=_ASKS_PER_SECOND)
-    await asyncio.sleep(_SETTLE)
+    begun = await chatters.ask("ask", per_second=ASKS_PER_SECOND)
+    await asyncio.sleep(SETTLE)
     cpu, commits = cpu_seconds(server.pid), server.commits()
     tokens, median, p99 = await chatters.ask("listen", seconds=seconds)
     cpu, commits = cpu_seconds(server.pid) - cpu, server.commits() - commits

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.bench.chat import Scale, _marks, measure
+from tests.bench.stages import measure as measure_stages
 from tests.bench.streams import Streams
 
 
@@ -21,6 +22,14 @@ async def test_both_servers_stream_and_a_restart_and_a_history_are_measured() ->
     assert cpu > 0
     assert len(results.openings) == 2
     assert all(seconds > 0 and cpu > 0 for seconds, cpu in results.openings)
+
+
+@pytest.mark.whole_measurement
+@pytest.mark.timeout(60)
+async def test_each_token_passes_all_stages_one_after_the_other() -> None:
+    found = await measure_stages(2, 0.5)
+    assert found
+    assert all(seconds >= 0 for token in found for seconds in token.values())
 
 
 def streams(*, wanted: int, cpu: float = 1.0, median: float = 0.001, p99: float = 0.001) -> Streams:
