@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.rotation import Rotation
 
 __all__ = ["PAGES_AT_ONCE", "Gate"]
@@ -21,7 +22,7 @@ class Gate:
 
     @contextlib.asynccontextmanager
     async def turn(self, client: str) -> AsyncIterator[None]:
-        """Wait for a turn, and have it within this block."""
+        """Wait for a turn, and have it within this block. `client` is an address."""
         if self._free:
             self._free -= 1
         else:
@@ -33,7 +34,8 @@ class Gate:
 
     async def _wait(self, client: str) -> None:
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(client, mine)
+        # One host has all the addresses of an IPv6 network.
+        self._waiting.append(client_network(client), mine)
         try:
             await mine
         except asyncio.CancelledError:

@@ -71,7 +71,7 @@ def _parse_database(text: str) -> str:
         # Not a ValueError, which is printed with the text as it is.
         raise UsageError(
             f'database: "{shown_database(text)}" is not a database; '
-            "write for example sqlite:///moorline.db or postgresql://user:password@host/name"
+            "write for example sqlite:///moorline.db or postgresql://user@host/name"
         )
     user, at, _ = text.partition("://")[2].rpartition("@")
     if at and (set(user) & set("@/?#") or user.count(":") > 1):

@@ -20,6 +20,8 @@ _UPGRADE = re.compile(rb"(?im)^Upgrade: *websocket *\r?$")
 _LENGTH = re.compile(rb"(?im)^Content-Length: *(\d+) *\r?$")
 _CHUNKED = re.compile(rb"(?im)^Transfer-Encoding:.*chunked *\r?$")
 _LAST_CHUNK = b"0\r\n\r\n"
+# A line that ends with LF alone: such a head is refused, and its end would be waited for in vain.
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 # What is longer is no head: it is passed on as it comes.
 _MAX_HEAD = 1 << 17
 _SWITCHING = 101
@@ -83,7 +85,7 @@ class Dialogue:
             return self._not_a_head()
         head, end, rest = self._request.partition(_END)
         if not end:
-            return []
+            return self._not_a_head() if _BARE_LF.search(self._request) else []
         self._request, self._from_client, self._from_server = b"", _Expects.BODY, _Expects.HEAD
         return [Head(head + end), *([rest] if rest else [])]
 
@@ -96,10 +98,9 @@ class Dialogue:
             self._count(data)
             return [data]
         self._response += data
-        if len(self._response) > _MAX_HEAD:
-            data, self._response = self._response, b""
-            return [data]
         head, end, rest = self._response.partition(_END)
+        if len(self._response) > _MAX_HEAD or (not end and _BARE_LF.search(self._response)):
+            return [self.flush()]
         if not end:
             return []
         self._response = b""

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from moorline.backend.gate import Gate
 
 
@@ -20,7 +22,8 @@ async def test_no_more_are_at_work_than_there_are_turns() -> None:
     assert (most, at_work) == (2, 0)
 
 
-async def test_a_client_with_much_work_keeps_others_waiting_for_one_piece_of_it() -> None:
+@pytest.mark.parametrize("much", ["192.0.2.1", "2001:db8::{}"])
+async def test_a_client_with_much_work_keeps_others_waiting_for_one_piece_of_it(much: str) -> None:
     gate, done = Gate(1), list[str]()
 
     async def work(client: str) -> None:
@@ -28,7 +31,7 @@ async def test_a_client_with_much_work_keeps_others_waiting_for_one_piece_of_it(
             await asyncio.sleep(0)
             done.append(client)
 
-    await asyncio.gather(*(work("much") for _ in range(50)), work("little"), work("other"))
+    await asyncio.gather(*(work(much.format(number)) for number in range(50)), work("little"), work("other"))
     assert done.index("little") <= 2
     assert done.index("other") <= 4
     assert len(done) == 52

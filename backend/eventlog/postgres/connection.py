@@ -130,7 +130,7 @@ async def connect_first(url: str, timing: Timing) -> Connection:
         # Not libpq's own message: it may quote the address, and with it the password.
         raise UsageError(
             f'database: "{shown_database(url)}" is not an address that PostgreSQL understands; '
-            "write for example postgresql://user:password@host:5432/name"
+            "write for example postgresql://user@host:5432/name"
         ) from None
     for host in unencrypted:
         log.warning(

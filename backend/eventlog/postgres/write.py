@@ -94,14 +94,16 @@ SELECT id, head - (SELECT min(seq) FROM events WHERE session = s.id AND seq > 1)
 """
 _THIN_OUT = f"""
 WITH session AS (
-    SELECT id, head, (SELECT min(seq) FROM events WHERE session = s.id AND seq > 1) AS oldest
+    SELECT id, head, active_run_id, (SELECT min(seq) FROM events WHERE session = s.id AND seq > 1) AS oldest
     FROM sessions s WHERE {_OF_EPOCH}
 ), part AS (
-    SELECT id, oldest + %(count)s AS through FROM session WHERE head - oldest >= %(count)s
+    SELECT id, active_run_id, oldest + %(count)s AS through FROM session WHERE head - oldest >= %(count)s
 ), command AS (
     DELETE FROM commands USING part WHERE session = part.id AND user_seq < part.through
 ), run AS (
-    DELETE FROM runs USING part WHERE session = part.id AND user_seq < part.through
+    -- Not the one under way, which readers and its own end ask for.
+    DELETE FROM runs USING part
+    WHERE session = part.id AND user_seq < part.through AND run_id IS DISTINCT FROM part.active_run_id
 ), event AS (
     DELETE FROM events USING part WHERE session = part.id AND seq > 1 AND seq < part.through
 )

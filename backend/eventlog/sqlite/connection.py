@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import stat
 
 from moorline.backend.eventlog.sqlite.committer import truncate_journal
 from moorline.backend.eventlog.sqlite.erasure import catch_up, mark_as_copy
@@ -98,11 +99,20 @@ def _take_from_others(name: str) -> None:
     log.warning('database: "%s" could be read by other users; its permissions are 600 now', name)
 
 
+def _warn_of_folder(path: str) -> None:
+    """Who may write to a folder may put another file in the place of the database; a sticky one is for owners alone."""
+    folder = os.path.dirname(os.path.realpath(path))
+    mode = os.stat(folder).st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        log.warning('database: all users can write to its folder "%s", and replace it; chmod the folder to 700', folder)
+
+
 def _configure(db: sqlite3.Connection, path: str) -> None:
     # Before the first access: the lock is then held from here to close(), and WAL works without shared memory.
     db.execute("PRAGMA locking_mode = EXCLUSIVE")
     recognise(db, path)
     _make_private(path)  # not before: a file of another program is left alone
+    _warn_of_folder(path)
     db.execute("PRAGMA journal_mode = WAL")
     # With NORMAL a power failure could lose commits that were acknowledged.
     db.execute("PRAGMA synchronous = FULL")

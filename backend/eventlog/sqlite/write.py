@@ -67,8 +67,12 @@ def thin_out(tx: Transaction, session_id: str, epoch: str | None) -> bool:
     if session is None or (through := _end_of_part(tx, session)) is None:
         return False
     tx.db.execute("DELETE FROM events WHERE session = ? AND seq > 1 AND seq < ?", (session.id, through))
-    for table in ("commands", "runs"):
-        tx.db.execute(f"DELETE FROM {table} WHERE session = ? AND user_seq < ?", (session.id, through))
+    tx.db.execute("DELETE FROM commands WHERE session = ? AND user_seq < ?", (session.id, through))
+    # Not the one under way, which readers and its own end ask for.
+    tx.db.execute(
+        "DELETE FROM runs WHERE session = ? AND user_seq < ? AND run_id IS NOT ?",
+        (session.id, through, session.active_run_id),
+    )
     return True
 
 

@@ -19,7 +19,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # RFC 9110 section 7.2: a name, an IPv4 address or a bracketed IPv6 address, and a port.
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{0,5}))?")
+# An IPv6 address in brackets, or an IPv4 address, and a port.
+_HOP = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"(https?)://([^/\s?#@]+)")
+# RFC 4291 section 2.5.5.2: ::ffff:0:0/96 stands for IPv4.
+_MAPPED_BITS = 96
 # Where a proxy terminates TLS, a Host without port may mean either, so that both count as no port.
 _DEFAULT_PORTS = ("", "80", "443")
 
@@ -50,7 +54,7 @@ class AccessRules:
             any_origin="*" in settings.allowed_origins,
             origins=frozenset(_normal_origin(origin) for origin in listed),
             hosts=frozenset(_name(host) for host in named),
-            proxies=tuple(ipaddress.ip_network(network) for network in settings.trusted_proxies),
+            proxies=tuple(_network(network) for network in settings.trusted_proxies),
         )
 
     def allows_origin(self, origin: str | None, host: str, *, tls: bool = False) -> bool:
@@ -111,14 +115,15 @@ class AccessRules:
         if not self.trusts(peer):
             return peer
         hops = [hop.strip() for line in forwarded_for for hop in line.split(",") if hop.strip()]
-        if not hops and real_ip and _is_plain(real_ip):
-            return real_ip
+        if not hops and real_ip and (address := _address_of(real_ip)) is not None:
+            return address
         client = peer
         for hop in reversed(hops):
-            if not _is_plain(hop):
+            address = _address_of(hop)
+            if address is None:
                 break
-            client = hop
-            if not self.trusts(hop):
+            client = address
+            if not self.trusts(address):
                 break
         return client
 
@@ -197,9 +202,21 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _is_plain(hop: str) -> bool:
-    """Whether a hop is an address and nothing else. A zone is any text at all, and means nothing on this machine."""
-    return "%" not in hop and _address(hop) is not None
+def _address_of(hop: str) -> str | None:
+    """The address of a hop, which some proxies (Azure's, IIS) write with a port and, then, brackets; None where it is
+    nothing of that. A zone is any text at all, and means nothing on this machine."""
+    match = _HOP.fullmatch(hop)
+    address = hop if match is None else match[1] or match[2]
+    return None if "%" in address or _address(address) is None else address
+
+
+def _network(text: str) -> Network:
+    """A network as `_address` gives the addresses in it."""
+    network = ipaddress.ip_network(text)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < _MAPPED_BITS:
+        return network
+    return ipaddress.ip_network((mapped, network.prefixlen - _MAPPED_BITS))
 
 
 def _is_address(name: str) -> bool:

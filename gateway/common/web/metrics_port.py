@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import hdrs, web
 
-from moorline.gateway.common.access.middleware import access_middleware
+from moorline.gateway.common.access.middleware import access_middleware, add_security_headers
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.web.listen import address, listen
 
@@ -54,6 +54,7 @@ class MetricsPort:
         # A page elsewhere could read the metrics by DNS rebinding.
         inner = web.Application(middlewares=[access_middleware(self._settings)])
         inner.router.add_get("/metrics", self._scrape)
+        inner.on_response_prepare.extend((add_security_headers, _name_server))
         self._runner = web.AppRunner(inner, access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()
         for sock in self._sockets:
@@ -71,6 +72,11 @@ class MetricsPort:
     async def _scrape(self, request: web.Request) -> web.Response:
         content_type, body = await self._render(request.headers.get(hdrs.ACCEPT, ""))
         return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type, hdrs.CACHE_CONTROL: "no-store"})
+
+
+async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
+    # aiohttp's own tells its version and Python's.
+    response.headers[hdrs.SERVER] = "moorline"
 
 
 METRICS_PORT = web.AppKey("metrics_port", MetricsPort)

@@ -380,6 +380,19 @@ async def test_a_long_session_is_erased_in_parts(log: EventLog) -> None:
 
 
 @pytest.mark.usefixtures("short_parts")
+async def test_a_long_answer_that_is_under_way_while_its_session_is_erased_can_be_read_and_ended(log: EventLog) -> None:
+    run = handle_of(await start(log, "s"))
+    for text in "abcdef":
+        await log.add_text(run, text)
+    assert await log._store.thin_out("s", None)
+    snapshot = await log.snapshot("s")
+    assert snapshot is not None
+    assert snapshot.run is not None
+    await log.end_run(run, finish=Finish.STOP, now=NOW)
+    assert await log.delete_session("s")
+
+
+@pytest.mark.usefixtures("short_parts")
 async def test_a_long_session_expires_like_a_short_one(log: EventLog) -> None:
     await turns(log, "long", 6)
     await exchange(log, "short")

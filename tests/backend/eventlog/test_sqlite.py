@@ -283,6 +283,16 @@ async def test_files_that_other_users_can_read_are_taken_from_them_with_one_line
     assert caplog.text.count("could be read by other users; its permissions are 600 now") == 2
 
 
+@pytest.mark.parametrize(("mode", "warnings"), [(0o777, 1), (0o1777, 0), (0o755, 0)], ids=["open", "sticky", "usual"])
+async def test_a_folder_in_which_all_users_may_replace_the_file_is_said(
+    open_folder: Path, caplog: pytest.LogCaptureFixture, mode: int, warnings: int
+) -> None:
+    os.chmod(open_folder, mode)
+    async with opened(database_at(open_folder)):
+        pass
+    assert caplog.text.count(f'all users can write to its folder "{open_folder}"') == warnings
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="the file of another user needs root")
 async def test_a_file_of_another_user_that_others_can_read_is_refused(open_folder: Path) -> None:
     async with opened(database_at(open_folder)) as log:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from moorline.gateway.common.access.rules import AccessRules, is_host, is_json
+from moorline.gateway.common.access.rules import AccessRules, client_network, is_host, is_json
 from moorline.gateway.common.config.settings import CommonSettings
 
 
@@ -152,6 +152,12 @@ def test_only_json_is_json(content_type: str, *, json: bool) -> None:
         ("127.0.0.1", ['fe80::1% request_id=forged "GET /x'], None, "127.0.0.1"),
         ("127.0.0.1", [], "fe80::1% request_id=forged", "127.0.0.1"),
         ("127.0.0.1", ["9.9.9.9, fe80::1%eth0"], None, "127.0.0.1"),
+        ("127.0.0.1", ["6.6.6.6, 9.9.9.9:51234"], None, "9.9.9.9"),
+        ("127.0.0.1", ["[2001:db8::7]:443, 127.0.0.2:80"], None, "2001:db8::7"),
+        ("127.0.0.1", ["[2001:db8::7]"], None, "2001:db8::7"),
+        ("127.0.0.1", [], "9.9.9.9:51234", "9.9.9.9"),
+        ("127.0.0.1", ["9.9.9.9, 8.8.8.8:x"], None, "127.0.0.1"),
+        ("127.0.0.1", ["9.9.9.9, [fe80::1%eth0]:80"], None, "127.0.0.1"),
         ("::ffff:127.0.0.1", ["9.9.9.9"], None, "9.9.9.9"),
         ("8.8.8.8", ["9.9.9.9"], "9.9.9.9", "8.8.8.8"),
         ("", ["9.9.9.9"], None, ""),
@@ -161,3 +167,32 @@ def test_the_client_is_the_last_hop_that_is_no_proxy_of_ours(
     peer: str, forwarded_for: list[str], real_ip: str | None, client: str
 ) -> None:
     assert rules().client_address(peer, forwarded_for, real_ip) == client
+
+
+@pytest.mark.parametrize(
+    ("proxies", "peer", "trusted"),
+    [
+        ("::ffff:10.0.0.0/104", "10.1.2.3", True),
+        ("::ffff:10.0.0.0/104", "11.0.0.1", False),
+        ("10.0.0.0/8", "::FFFF:10.1.2.3", True),
+        ("10.0.0.0/8", "0:0:0:0:0:ffff:a01:203", True),
+        ("fe80::/64", "fe80::7%eth0", True),
+        ("::/0", "10.1.2.3", False),
+    ],
+)
+def test_a_proxy_is_trusted_in_whatever_way_its_address_is_written(proxies: str, peer: str, *, trusted: bool) -> None:
+    assert rules(trusted_proxies=(proxies,)).trusts(peer) is trusted
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("::ffff:9.9.9.9", "9.9.9.9"),
+        ("::FFFF:909:909", "9.9.9.9"),
+        ("2001:DB8:0:1::7", "2001:db8:0:1::/64"),
+        ("2001:db8::1:0:0:0:8", "2001:db8:0:1::/64"),
+        ("fe80::7%eth0", "fe80::/64"),
+    ],
+)
+def test_all_spellings_of_an_address_are_one_client(address: str, network: str) -> None:
+    assert client_network(address) == network

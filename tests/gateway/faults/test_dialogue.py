@@ -20,6 +20,12 @@ def test_a_head_in_pieces_is_returned_whole() -> None:
     assert found == [Head(REQUEST)]
 
 
+def test_a_head_whose_lines_end_with_lf_alone_is_passed_on_as_it_comes() -> None:
+    dialogue, request, response = Dialogue(), b"GET / HTTP/1.1\nHost: a\n\n", b"HTTP/1.1 200 OK\n\nok"
+    assert dialogue.from_client(request) == [request]
+    assert dialogue.from_server(response) == [response]
+
+
 def test_a_head_tells_its_target_and_whether_it_upgrades() -> None:
     assert (Head(REQUEST).target, Head(REQUEST).upgrades) == ("/api/x?y", False)
     assert Head(HANDSHAKE).upgrades

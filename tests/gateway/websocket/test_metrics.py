@@ -223,6 +223,14 @@ async def test_a_page_that_rebinds_its_name_cannot_read_them(start: Start, upstr
         assert "moorline_" not in await answer.text()
 
 
+@pytest.mark.parametrize("path", ["metrics", "none"])
+async def test_their_port_tells_no_version(start: Start, upstream: Upstream, port: int, path: str) -> None:
+    await start(upstream.port, metrics_port=port)
+    async with aiohttp.request("GET", f"http://127.0.0.1:{port}/{path}") as answer:
+        assert answer.headers["Server"] == "moorline"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
 async def test_they_can_be_read_during_the_drain(start: Start, upstream: Upstream, port: int) -> None:
     gateway = await start(upstream.port, metrics_port=port, drain=10.0)
     async with tunnel(gateway, upstream):
