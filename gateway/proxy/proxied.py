@@ -21,7 +21,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.web.sent import Sent
 from moorline.gateway.errors import BadUpstreamResponse, GatewayError
-from moorline.gateway.keys import CAUSE, REQUEST_ID, TRUSTED
+from moorline.gateway.keys import CAUSE, DRAINING, REQUEST_ID, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.response import Response
@@ -76,7 +76,9 @@ class ProxiedResponse(Sent):
         has_body = response.status not in _WITHOUT_BODY and request.method != hdrs.METH_HEAD
         self._is_sized = _CONTENT_LENGTH in response.names or not has_body
         self._is_chunked = not self._is_sized and self._is_current
-        self._persistent = request.keep_alive and (self._is_sized or self._is_chunked)
+        # The next request is for the process that takes this one's place; behind the headers it would be too late.
+        stays = request.keep_alive and not exchange.app[DRAINING].is_leaving
+        self._persistent = stays and (self._is_sized or self._is_chunked)
 
     @property
     def keep_alive(self) -> bool:

@@ -165,6 +165,9 @@ class ResponseParser:
             if end < 0:
                 if data[: len(_START)] != _START[: len(data)]:
                     raise BadUpstreamResponse("not HTTP/1.x")
+                if data.count(b"\n") > data.count(b"\r\n"):
+                    # Their end would be waited for in vain.
+                    raise BadUpstreamResponse("a line of the headers ends with LF alone")
                 self._buffer = data
                 return b""
             self._header_bytes += size
@@ -240,6 +243,8 @@ class ResponseParser:
         if self._phase is _Phase.CHUNK_END and len(data) - position > 1 and end != position:
             raise BadUpstreamResponse("a chunk that is longer than its size")
         if end < 0:
+            if data.find(b"\n", position) >= 0:
+                raise BadUpstreamResponse("a line of the chunks ends with LF alone")
             if self._phase is _Phase.TRAILERS:
                 self._check_trailers(len(data) - position)
             return None

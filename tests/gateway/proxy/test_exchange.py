@@ -12,7 +12,7 @@ from moorline.gateway.app import create_app
 from moorline.gateway.common.web.server import running
 from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.errors import ConnectTimeout, UpstreamUnreachable
-from moorline.gateway.keys import UPSTREAMS
+from moorline.gateway.keys import DRAINING, UPSTREAMS
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.upstreams import State
 from moorline.gateway.settings import Settings
@@ -70,6 +70,17 @@ async def test_a_return_is_logged_once_whichever_traffic_sees_it(
             assert (await gateway.get("/ws/x", headers=upgrade)).status == 200
             assert (await gateway.get("/api/x")).status == 200
     assert caplog.messages.count(f"upstream {urls[0]} is up again") == 1
+
+
+async def test_a_connection_ends_behind_its_response_where_another_process_has_taken_over() -> None:
+    async with listening(answering(OK, [])) as port:
+        settings = Settings(port=0, upstream=(f"http://127.0.0.1:{port}",))
+        app = create_app(settings)
+        async with running(app, settings) as gateway, dial(gateway.port) as client:
+            app[DRAINING].leave()
+            await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            answer = await client.rest()
+        assert answer.endswith(b"\r\nConnection: close\r\n\r\nok")
 
 
 async def test_a_body_that_there_is_no_room_for_is_a_503_and_no_failure_of_the_upstream(
