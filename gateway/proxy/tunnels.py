@@ -68,7 +68,7 @@ _SPREAD = 0.8
 _STEP_SECONDS = 0.05
 # Until the next gateway is ready for clients that were told when to come back.
 _RESTART_SECONDS = 2.0
-# Of so many handshakes one is measured: the clock of a thread's CPU time costs 1 us for each step.
+# Of so many handshakes one is measured: the clock is read twice for each step.
 _MEASURED = 16
 # See ReturnWindow: the parsing and the end of the request, and the backend's part.
 _WHOLE_RETURN = 10.0

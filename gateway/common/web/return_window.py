@@ -1,7 +1,8 @@
 """How long the clients of a server that restarts should take to come back, all of them together.
 
-Each handshake costs CPU time. If all clients came at once the last would wait for the sum, and time-outs would make
-clients come again that are waiting already. So they are told a time over which to spread.
+Each handshake takes time of the event loop. If all clients came at once the last would wait for the sum, and time-outs
+would make clients come again that are waiting already. So they are told a time over which to spread. Where other
+programs have the processor as well a handshake takes longer, and so the time that is told is longer, too.
 """
 
 import time
@@ -23,7 +24,7 @@ _MOST_SECONDS = 300.0
 
 
 class Measured(Generic[T]):
-    """Await it as `work`; afterwards `seconds` is the CPU time of this thread that `work` took, without its waits."""
+    """Await it as `work`; afterwards `seconds` is how long the event loop was occupied by it, without its waits."""
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
         self._work = work
@@ -33,14 +34,14 @@ class Measured(Generic[T]):
         steps = self._work.__await__()
         step, argument = steps.send, None
         while True:
-            began = time.thread_time()
+            began = time.perf_counter()
             try:
                 awaited = step(argument)
             except StopIteration as end:
                 result: T = end.value
                 return result
             finally:
-                self.seconds += time.thread_time() - began
+                self.seconds += time.perf_counter() - began
             try:
                 step, argument = steps.send, (yield awaited)
             except BaseException as error:  # a cancellation, or what the future raised
@@ -60,7 +61,7 @@ class ReturnWindow:
         self._cost = _FIRST_COST
 
     def add(self, seconds: float) -> None:
-        """A handshake has taken so much CPU time."""
+        """A handshake has occupied the event loop for so long."""
         self._cost += (seconds - self._cost) / self._weight
 
     def seconds(self, sockets: int) -> float | None:
