@@ -291,6 +291,16 @@ async def test_a_token_whose_key_was_withdrawn_is_refused(tmp_path: Path, monkey
             assert await status(server.http, given) == 401
 
 
+@pytest.mark.parametrize("header", ["", "{", "[]", '"one"', '{"kid": ["one"]}', "\xff", "[" * 3000])
+async def test_a_token_whose_header_names_no_key_is_refused(tmp_path: Path, header: str) -> None:
+    encoded = base64.urlsafe_b64encode(header.encode("latin-1")).rstrip(b"=").decode()
+    async with issuer() as issued:
+        issued.add("one", "RS256")
+        async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+            for given in (f"{encoded}.e30.AAAA", encoded, f"{encoded}=.e30.AAAA"):
+                assert await status(server.http, given) == 401
+
+
 async def test_without_any_keys_yet_the_answer_is_503(tmp_path: Path) -> None:
     async with issuer() as issued:
         issued.status = 500
