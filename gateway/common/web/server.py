@@ -59,7 +59,9 @@ _CLOSE_FRAMES = 0.5
 _LAST_SECONDS = 2.0
 # For requests that are under way when no more connections are accepted.
 _REQUEST_SECONDS = 1.0
-_REQUEST_CHECKS = 20
+_REQUEST_CHECK_SECONDS = 0.05
+# Of the time for the drain, so much for them at most.
+_REQUEST_SHARE = 0.5
 # Bytes that wait for a turn to be parsed, in a server without `max_unfinished`; its default.
 _MOST_WAITING = 64 << 20
 # For handlers that are cancelled after that to release what they hold.
@@ -191,13 +193,14 @@ async def running(
         await listener.open(ending.enter_context(_connections(app, server, idle_connections)))
         started = Running(listener.addresses, listener.port, draining, settings.drain, listener)
         yield started
+        more = 0.0
         if listener.closed:
-            await _finish_requests(draining, idle_connections)
+            more = await _finish_requests(draining, idle_connections, _REQUEST_SHARE * settings.drain)
         if draining.is_leaving:
             await _released_or_draining(draining, settings.drain)
             if not draining.is_set():
                 started.drain(_LAST_SECONDS)
-        started.drain()
+        started.drain(settings.drain - more)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(draining.released(), draining.remaining() + _CLOSE_FRAMES)
     finally:
@@ -206,13 +209,21 @@ async def running(
         await runner.cleanup()
 
 
-async def _finish_requests(draining: Draining, idle_connections: IdleConnections) -> None:
-    """Return when none is under way, or after `_REQUEST_SECONDS`. That of a connection that was accepted last is still
-    to come; a browser also opens some ahead of need, and a poll is held for longer."""
-    for _ in range(_REQUEST_CHECKS):
-        if idle_connections.silent == 0 and draining.requests == 0:
-            break
-        await asyncio.sleep(_REQUEST_SECONDS / _REQUEST_CHECKS)
+async def _finish_requests(draining: Draining, idle_connections: IdleConnections, most: float) -> float:
+    """Return when none is under way, or none has ended for `_REQUEST_SECONDS`: how much longer than that it took, which
+    is `most` seconds at most. The request of a connection that was accepted last is still to come; a browser also opens
+    some ahead of need, and a poll is held for longer. A process that has many to answer, as it may after the last
+    restart, goes on for as long as it gets on with them.
+    """
+    clock = asyncio.get_running_loop().time
+    began = since = clock()
+    fewest = under_way = idle_connections.silent + draining.requests
+    while under_way and clock() < min(since, began + most) + _REQUEST_SECONDS:
+        await asyncio.sleep(_REQUEST_CHECK_SECONDS)
+        under_way = idle_connections.silent + draining.requests
+        if under_way < fewest:
+            fewest, since = under_way, clock()
+    return max(0.0, clock() - began - _REQUEST_SECONDS)
 
 
 async def _released_or_draining(draining: Draining, seconds: float) -> None:

@@ -10,9 +10,10 @@ from aiohttp import ClientSession, web
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import run
 from moorline.gateway.common.web.connection import CONNECTION_TIMEOUTS, ConnectionTimeouts
-from moorline.gateway.common.web.draining import DRAINING
+from moorline.gateway.common.web.draining import DRAINING, Draining
+from moorline.gateway.common.web.idle import Descriptors, IdleConnections
 from moorline.gateway.common.web.listen import listen
-from moorline.gateway.common.web.server import Running, running
+from moorline.gateway.common.web.server import Running, _finish_requests, running
 from moorline.gateway.settings import Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -225,6 +226,25 @@ class Endless:
         finally:
             self.cancelled.set()
         return web.Response()
+
+
+@pytest.mark.parametrize(("stuck", "most", "are_awaited"), [(0, 5.0, True), (1, 5.0, True), (0, 0.0, False)])
+async def test_requests_that_were_on_their_way_get_time_while_they_end_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, stuck: int, most: float, *, are_awaited: bool
+) -> None:
+    monkeypatch.setattr("moorline.gateway.common.web.server._REQUEST_SECONDS", 0.4)
+    draining, idle = Draining(), IdleConnections(Descriptors.of_process())
+    draining.requests = 12
+
+    def end_one() -> None:
+        draining.requests -= 1
+        if draining.requests > stuck:
+            asyncio.get_running_loop().call_later(0.05, end_one)
+
+    end_one()
+    more = await _finish_requests(draining, idle, most)
+    assert (draining.requests == stuck) is are_awaited
+    assert more > 0.1 or not are_awaited
 
 
 async def test_a_handler_that_does_not_end_is_cancelled_at_the_deadline() -> None:
