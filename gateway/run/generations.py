@@ -137,9 +137,9 @@ async def keep_reloading(requests: ReloadRequests, reload: Callable[[bool], Awai
             log.error("nothing is changed: %s", error)
         except OSError as error:
             # No process or descriptor is left, for example. What serves goes on, and so do later requests.
-            log.error("the reload failed: %s", error)
+            log.error("the reload failed, and the present processes serve on: %s; reload again later", error)
         except Exception:
-            log.exception("the reload failed")
+            log.exception("the reload failed, and the present processes serve on")
         else:
             log.info("the new processes serve")
         systemd.ready()
@@ -331,6 +331,8 @@ async def _hand_over(old: Generation, number: int, new: Workers) -> None:
                 one.close()
             elif await old.hand_over(number, one):
                 return
-        log.error("the sockets of an old process were not taken over; they end with it, within drain")
+        log.error(
+            "the sockets of an old process end with it, within drain: the lines above say why none took them over"
+        )
     finally:
         new.has_taken_over(taker)

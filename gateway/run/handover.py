@@ -228,7 +228,7 @@ class Acceptor:
                 # The client did not wait.
                 continue
             except OSError as error:
-                log.error("cannot accept: %s; trying again in %gs", error.strerror, _RETRY_SECONDS)
+                log.error("cannot accept: %s; trying again in %gs; see ulimit -n", error.strerror, _RETRY_SECONDS)
                 self._pause()
                 self._retry = asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._try_again)
                 return

@@ -7,15 +7,24 @@ import os
 import signal
 from pathlib import Path
 from time import monotonic
+from typing import Any, cast
 
 import aiohttp
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 
+from moorline.backend.settings import Settings as BackendSettings
+from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import ReloadRequests
 from moorline.gateway.common.systemd import Systemd
-from moorline.gateway.run.generations import keep_reloading
+from moorline.gateway.common.web.listen import listen
+from moorline.gateway.run.commands import ServeSettings
+from moorline.gateway.run.configuration import Configuration
+from moorline.gateway.run.generations import Gateway, keep_reloading
+from moorline.gateway.run.serve import _Serve
+from moorline.gateway.run.supervisor import Child, Supervisor
+from moorline.gateway.settings import Settings
 from tests.gateway.run.test_serve import ask, backend_of, serving
 from tests.gateway.run.test_workers import alive, opened
 from tests.gateway.websocket.test_metrics import scrape, until
@@ -100,6 +109,52 @@ async def test_a_reload_without_a_free_descriptor_prevents_no_later_one() -> Non
 async def test_an_error_that_is_not_expected_prevents_no_later_reload(caplog: pytest.LogCaptureFixture) -> None:
     await reloaded_twice(RuntimeError("a mistake"))
     assert caplog.text.count("RuntimeError: a mistake") == 2
+
+
+class Replaced:
+    """In the place of the backend's supervisor: with which database it was started."""
+
+    def __init__(self) -> None:
+        self.databases: list[str] = []
+
+    async def replace(self, child: Child) -> bool:
+        self.databases.append(cast("dict[str, str]", child.message["settings"])["database"])
+        return True
+
+
+class Reloading:
+    """In the place of the gateway and of its configuration."""
+
+    def __init__(self, database: str) -> None:
+        self.error: Exception | None = UsageError("port: 80 is in use")
+        self._sections = {
+            Settings: Settings(),
+            BackendSettings: BackendSettings(database=database),
+            ServeSettings: ServeSettings(),
+        }
+
+    async def read(self) -> dict[type[Any], Any]:
+        return self._sections
+
+    async def reload(self, _: Settings) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+async def test_where_the_gateway_cannot_be_replaced_the_backend_has_its_old_options_again() -> None:
+    reloading, backend = Reloading("sqlite:///new.db"), Replaced()
+    (sock,) = listen("127.0.0.1", 0)
+    with sock:
+        before = BackendSettings(database="sqlite:///old.db")
+        given = cast("Configuration", reloading)
+        serve = _Serve(Settings(), ServeSettings(), before, sock, {}, given, Systemd(), follows_output=False)
+        serve._backend, serve._gateway = cast("Supervisor", backend), cast("Gateway", reloading)
+        with pytest.raises(UsageError, match="in use"):
+            await serve._reload_all(upgrade=False)
+        assert backend.databases == ["sqlite:///new.db", "sqlite:///old.db"]
+        reloading.error = None
+        await serve._reload_all(upgrade=False)
+        assert backend.databases[2:] == ["sqlite:///new.db"], "a later reload begins anew"
 
 
 async def test_processes_that_were_replaced_end_with_the_program(tmp_path: Path) -> None:
