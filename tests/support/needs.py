@@ -6,7 +6,19 @@ from glob import glob
 
 import pytest
 
-__all__ = ["chromium", "logrotate", "namespaces", "nginx", "npm", "postgres", "program", "root", "systemd", "uv"]
+__all__ = [
+    "chromium",
+    "logrotate",
+    "namespaces",
+    "nginx",
+    "npm",
+    "postgres",
+    "program",
+    "prometheus",
+    "root",
+    "systemd",
+    "uv",
+]
 
 # Servers are in folders that only root has on its path, PostgreSQL's in one of its version.
 _FOLDERS = ["/usr/sbin", "/usr/local/sbin", *sorted(glob("/usr/lib/postgresql/*/bin"), reverse=True)]
@@ -36,6 +48,7 @@ namespaces = _mark_root("ip", package="iproute2")
 nginx = _mark("nginx", "openssl", package="nginx openssl")
 npm = _mark("npm", package="npm")
 logrotate = _mark("logrotate", package="logrotate")
+prometheus = _mark("prometheus", "promtool", package="prometheus")
 postgres = _mark("postgres", package="postgresql")
 root = _mark_root(package="")
 systemd = _mark("systemd-analyze", package="systemd")
