@@ -11,6 +11,8 @@ _BENCHMARKS = {
     "jwt": "what a token costs a handshake",
     "handover": "upgrades under thousands of open sockets: what is lost, and how long they pause",
     "restarts": "restarts under a service manager: whether a handshake is refused, and how long it waits",
+    "systemd": "the units of nginx/ under a real systemd: reloads, restarts, kills and hangs under chats",
+    "prometheus": "a real Prometheus with the alerts and the dashboard's queries of nginx/",
     "start": "how long the commands take to start",
     "chat": "what a chat costs beside a plain server without a log",
     "check": "whether `moorline check` names each fault of its list, and reports what works as healthy",

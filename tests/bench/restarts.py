@@ -7,7 +7,6 @@ be refused: each handshake has to end with 101, in whatever life of the gateway.
 
 import argparse
 import asyncio
-import dataclasses
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -20,43 +19,75 @@ from tests.bench.processes import raise_file_limit
 from tests.support.faulty_upstream import HANDSHAKE, SWITCH
 from tests.support.service_manager import Manager
 
-__all__ = ["Result", "main", "measure"]
+__all__ = ["Dialling", "main", "measure"]
 
 _FILES = 1 << 16
 # A client that was not answered by then is counted as refused.
 _PATIENCE = 30.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Result:
-    """What the clients have seen."""
+class Dialling:
+    """Clients that open so many sockets a second."""
 
-    seconds: Sequence[float]
-    """Of each handshake that was answered with 101."""
-    refused: Sequence[str]
-    """What the others have got instead."""
+    def __init__(self, port: int, rate: float) -> None:
+        self.rate = rate
+        self.count = 0
+        """Handshakes that have begun."""
+        self.seconds: list[float] = []
+        """Of each that was answered with 101."""
+        self.refused: list[str] = []
+        """What the others have got instead."""
+        self._port = port
+
+    async def run(self) -> None:
+        """Open them until cancelled; then wait for those under way."""
+        async with asyncio.TaskGroup() as group:
+            began = monotonic()
+            try:
+                while True:
+                    for _ in range(int((monotonic() - began) * self.rate) - self.count):
+                        group.create_task(self._one())
+                        self.count += 1
+                    await asyncio.sleep(0.005)
+            except asyncio.CancelledError:
+                # Those under way are answered by the last life.
+                pass
+
+    async def answered(self, more: float) -> None:
+        """Return when all that have begun are answered, and so many more."""
+        due = self.count + more
+        while len(self.seconds) + len(self.refused) < due:  # noqa: ASYNC110 - thousands of them
+            await asyncio.sleep(0.01)
+
+    async def _one(self) -> None:
+        began = monotonic()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                status = await _handshake(self._port)
+        except (OSError, EOFError, TimeoutError) as error:
+            status = type(error).__name__
+        if status == "101":
+            self.seconds.append(monotonic() - began)
+        else:
+            self.refused.append(f"{status} after {monotonic() - began:.0f}s")
 
 
-async def measure(restarts: int, rate: float) -> Result:
-    """Run it."""
+async def measure(restarts: int, rate: float) -> Dialling:
+    """Run it; what the clients have seen."""
     raise_file_limit(_FILES)
     upstream = await asyncio.start_server(_switch, "127.0.0.1", 0, backlog=1024)
     url = f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}"
     options = ("--log-level", "warning", "--drain", "1s", "--max-connections-per-address", "off")
-    seconds: list[float] = []
-    refused: list[str] = []
-    sent: list[float] = []
     with tempfile.TemporaryDirectory(prefix="moorline-bench-") as folder:
         manager = Manager(Path(folder))
         try:
-            dialling = asyncio.create_task(_dial(manager.port, rate, sent, seconds, refused))
+            clients = Dialling(manager.port, rate)
+            dialling = asyncio.create_task(clients.run())
             for _ in range(restarts + 1):
                 async with manager.service(url, *options) as program:
                     await manager.told_that("READY=1")
-                    # Those that waited for this life are answered, and half a second of new ones.
-                    due = len(sent) + rate / 2
-                    while len(seconds) + len(refused) < due:  # noqa: ASYNC110 - thousands of them
-                        await asyncio.sleep(0.01)
+                    # Those that waited for this life, and half a second of new ones.
+                    await clients.answered(more=rate / 2)
                     await program.stop()
             # The last connections wait for a life that answers them.
             async with manager.service(url, *options):
@@ -65,36 +96,7 @@ async def measure(restarts: int, rate: float) -> Result:
         finally:
             manager.close()
     upstream.close()
-    return Result(seconds, refused)
-
-
-async def _dial(port: int, rate: float, sent: list[float], seconds: list[float], refused: list[str]) -> None:
-    """Open so many sockets a second, until cancelled; then wait for those under way."""
-
-    async def one() -> None:
-        began = monotonic()
-        try:
-            async with asyncio.timeout(_PATIENCE):
-                status = await _handshake(port)
-        except (OSError, EOFError, TimeoutError) as error:
-            refused.append(type(error).__name__)
-            return
-        if status == "101":
-            seconds.append(monotonic() - began)
-        else:
-            refused.append(status)
-
-    async with asyncio.TaskGroup() as group:
-        began = monotonic()
-        try:
-            while True:
-                for _ in range(int((monotonic() - began) * rate) - len(sent)):
-                    group.create_task(one())
-                    sent.append(monotonic())
-                await asyncio.sleep(0.005)
-        except asyncio.CancelledError:
-            # Those under way are answered by the last life.
-            pass
+    return clients
 
 
 async def _handshake(port: int) -> str:

@@ -23,6 +23,8 @@ GATEWAY, SOCKET = (SOURCE / "systemd" / f"moorline-gateway.{kind}" for kind in (
 LOGROTATE = SOURCE / "logrotate" / "moorline"
 # systemd's own scale of exposure, from 0 to 10, in tenths.
 MOST_EXPOSED = 20
+# Of any program here, seconds: Python alone takes as long.
+FASTEST_START = 0.12
 
 
 def setting(unit: Path, name: str) -> list[str]:
@@ -78,6 +80,16 @@ def test_the_command_of_a_unit_exists_and_reads_the_units_file(unit: Path, tmp_p
 def test_a_unit_waits_for_longer_than_the_drain(unit: Path) -> None:
     (seconds,) = setting(unit, "TimeoutStopSec")
     assert float(seconds.removesuffix("s")) > Settings().drain
+
+
+def test_units_that_crash_are_started_again_for_ever() -> None:
+    (backend,) = [unit for unit in SERVICES if unit != GATEWAY]
+    assert setting(backend, "StartLimitIntervalSec") == ["0"]
+    # What is not a crash but a mistake, and is started again at once by connections in the socket, meets the limit.
+    seconds, pause = (
+        float(setting(GATEWAY, name)[0].removesuffix("s")) for name in ("StartLimitIntervalSec", "RestartSec")
+    )
+    assert int(setting(GATEWAY, "StartLimitBurst")[0]) * (pause + FASTEST_START) > seconds
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
