@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -123,6 +124,8 @@ async def _started(units: Units) -> str:
         uid = await units.machine.show(unit, "UID")
         assert int(uid) > 60_000, f"{unit} runs as {uid}"
         assert await units.machine.show(unit, "NRestarts") == "0"
+        _, limits = await units.machine.run("cat", f"/proc/{await units.main_pid(unit)}/limits")
+        assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE), limits
     return "both units are active, as accounts that exist while they run, and people chat"
 
 

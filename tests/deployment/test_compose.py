@@ -70,6 +70,11 @@ def test_the_options_of_a_service_exist(name: str, capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == ""
 
 
+def test_no_dump_of_the_memory_of_a_service_is_kept() -> None:
+    services = compose(ENVIRON).document["services"]
+    assert {name: service["ulimits"]["core"] for name, service in services.items()} == dict.fromkeys(services, 0)
+
+
 def test_files_that_are_mounted_exist() -> None:
     volumes = compose(ENVIRON).document["services"]["nginx"]["volumes"]
     mounted = {volume.partition(":")[0] for volume in volumes} - {"./certificates"}

@@ -98,6 +98,11 @@ def test_a_unit_uses_what_its_program_tells_the_manager(unit: Path) -> None:
     assert (setting(unit, "Type"), setting(unit, "WatchdogSec")) == (["notify"], ["30s"])
 
 
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
+def test_no_dump_of_the_memory_of_a_unit_is_kept(unit: Path) -> None:
+    assert setting(unit, "LimitCORE") == ["0"]
+
+
 def test_the_units_of_the_gateway_pass_its_sockets_on() -> None:
     assert setting(GATEWAY, "ExecReload") == ["/bin/kill -HUP $MAINPID"]
     assert setting(GATEWAY, "Requires") == [SOCKET.name]
