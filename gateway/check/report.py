@@ -101,4 +101,5 @@ def _step(step: Step) -> dict[str, Any]:
     found: dict[str, Any] = {"hop": step.hop.value, "ms": round(step.seconds * 1000, 1)}
     if step.failure is None:
         return {**found, "detail": step.detail} | ({"note": step.note} if step.note else {})
-    return {**found, "failure": step.failure.cause.name.lower(), "said": str(step.failure)}
+    told = {"gateway_cause": step.failure.gateway_cause} if step.failure.gateway_cause else {}
+    return {**found, "failure": step.failure.cause.name.lower(), "said": str(step.failure), **told}

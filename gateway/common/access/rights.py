@@ -184,6 +184,11 @@ class Right:
             if self._on_end is not None:
                 self._on_end()
 
+    def expire(self) -> None:
+        """The same until the principal signs in again."""
+        self.expired = not self.ended
+        self.end()
+
     def ask_now(self) -> None:
         """Ask without waiting for the next turn."""
         if self._task is not None:
@@ -191,11 +196,6 @@ class Right:
         self._ask_at = asyncio.get_running_loop().time()
         self._stop_timer()
         self._arm()
-
-    def expire(self) -> None:
-        """The same until the principal signs in again."""
-        self.expired = not self.ended
-        self.end()
 
     def stop(self) -> None:
         """Ask no more."""

@@ -3,7 +3,7 @@
 aiohttp bounds a request's headers by lines and their number, a megabyte in all, and gives them an hour. Here headers
 that are not complete within `client_header_timeout` end the connection without a response, as in nginx: the time of the
 first ones begins with the accept, of later ones with their first byte. Between requests the keep-alive timer runs. A
-client that reads nothing for `send_timeout` is nginx's end of the connection, too. Input that is costly to parse is
+client that reads nothing for `send_timeout` is cut, as in nginx, too. Input that is costly to parse is
 parsed in turns, see `turns`. A WebSocket's message that is not complete has limits, see `messages`.
 """
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -231,6 +232,33 @@ async def test_a_socket_that_closes_instead_of_answering() -> None:
     async with server(handle) as url:
         steps = await asyncio.to_thread(follow, url)
     assert str(steps[-1].failure) == "closed without an answer (close code 1011)"
+
+
+@pytest.mark.parametrize(
+    ("said", "code"), [('{"cause": "UR-idle"}', "UR-idle"), ('{"cause": "XX"}', None), ("no", None)]
+)
+async def test_a_gateway_on_the_way_is_asked_why_the_socket_ended(
+    capsys: pytest.CaptureFixture[str], said: str, code: str | None
+) -> None:
+    async def socket(request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse()
+        ws.headers["X-Request-ID"] = "a/b"
+        await ws.prepare(request)
+        await ws.close(code=1014)
+        return ws
+
+    async def ended(request: web.Request) -> web.Response:
+        assert request.rel_url.raw_path == "/-/ended/a%2Fb"
+        return web.Response(text=said)
+
+    app = web.Application()
+    app.router.add_get("/ws", socket)
+    app.router.add_get("/-/ended/{id}", ended)
+    async with running(app, Settings(host="127.0.0.1", port=0, drain=0.1)) as started:
+        url = started.addresses[0]
+        await check(url, None, backend_is_named=False, asked=Asked(path="/ws"), as_json=True)
+    broken = json.loads(capsys.readouterr().out)["broken"]
+    assert (broken["hop"], broken.get("gateway_cause")) == ("upgrade", code)
 
 
 @pytest.mark.parametrize("text", ["hello?", "[]"])
