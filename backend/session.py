@@ -1,37 +1,30 @@
-"""A session's rules. Pure: the fold of events into what a client shows, and which command is legal now.
+"""A session's rules: what its events stand for in what a client shows, and which command is legal now. Pure.
 
-Every store checks commands by `check_send` and `check_retry`, so that all of them refuse the same ones. The fold is
-what a client does with the events it reads; a snapshot is the same fold done by the store.
+Every store checks commands by `check_send` and `check_retry`, so that all of them refuse the same ones. A snapshot is
+what a client would show that has read all events.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.events import (
-    Event,
     Finish,
     MessageEnded,
-    PartAdded,
     PartialAnswer,
     Position,
     Row,
-    RunStarted,
-    TextAdded,
     UserMessage,
 )
 from moorline.backend.parts import Part, Status, kept
 
 __all__ = [
     "REPLAY_LIMIT",
-    "Gap",
     "PriorCommand",
-    "View",
     "can_replay",
     "check_owner",
     "check_retry",
     "check_send",
-    "fold",
     "newest",
     "partial_answer",
     "row_of",
@@ -42,52 +35,8 @@ __all__ = [
 REPLAY_LIMIT = 5000
 
 
-class Gap(Exception):
-    """Events are missing between what was folded and the next one."""
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a client shows after all events up to `seq`."""
-
-    seq: int = 0
-    rows: tuple[Row, ...] = ()
-    run: PartialAnswer | None = None
-
-
-def fold(view: View, event: Event) -> View:
-    """The view after `event`. One that the view holds already changes nothing.
-
-    Raises:
-        Gap: `event` does not follow; read again from `view.seq`.
-    """
-    if event.seq <= view.seq:
-        return view
-    first = event.from_seq if isinstance(event, MessageEnded) else event.seq
-    if first > view.seq + 1:
-        raise Gap(f"seq {first} follows {view.seq}")
-    match event:
-        case UserMessage() as user:
-            return replace(view, seq=user.seq, rows=(*view.rows, row_of(user)))
-        case RunStarted():
-            return replace(view, seq=event.seq, run=PartialAnswer(event.run_id, event.message_id, ""))
-        case TextAdded() | PartAdded():
-            run = view.run or PartialAnswer(event.run_id, event.message_id, "")
-            return replace(view, seq=event.seq, run=_grown(run, event))
-        case MessageEnded() as ended:
-            return View(ended.seq, (*view.rows, row_of(ended)))
-
-
-def _grown(run: PartialAnswer, event: TextAdded | PartAdded) -> PartialAnswer:
-    if isinstance(event, TextAdded):
-        return replace(run, text=run.text + event.text, status="")
-    if isinstance(event.part, Status):
-        return replace(run, status=event.part.text)
-    return replace(run, parts=(*run.parts, event.part))
-
-
 def partial_answer(run_id: str, message_id: str, text: str, parts: Sequence[Part | None]) -> PartialAnswer:
-    """The run under way as `fold` shows it: its `text`, and its parts in order, None for each piece of text."""
+    """The run under way as a client shows it: its `text`, and its parts in order, None for each piece of text."""
     last = next((part for part in reversed(parts) if part is None or isinstance(part, Status)), None)
     return PartialAnswer(run_id, message_id, text, kept(parts), last.text if isinstance(last, Status) else "")
 

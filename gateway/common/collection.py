@@ -34,12 +34,15 @@ def keep_start() -> None:
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """Search for no cycles within this block: in a hand-over of 5,000 tunnels each search took 80 to 170 ms."""
+    """Search for no cycles within this block, or within one around it: in a hand-over of 5,000 tunnels each search took
+    80 to 170 ms."""
+    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was_on:
+            gc.enable()
 
 
 def end() -> None:

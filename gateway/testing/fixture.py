@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import functools
-import gc
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from moorline.gateway.common.collection import no_collection
 from moorline.gateway.faults.catalogue import CATALOGUE, Phase
 from moorline.gateway.faults.control import Faults, Switch
 from moorline.gateway.testing.marked import Marked
@@ -66,7 +66,8 @@ class Moorline:
 
     @contextlib.asynccontextmanager
     async def _gateway(self, upstream: "Upstream", options: dict[str, Any]) -> AsyncIterator[Gateway]:
-        with _collection_paused():
+        # Modules make many objects that stay, and with pytest's own in memory each search takes tens of milliseconds.
+        with no_collection():
             # Not `run.server`, which imports what reloads and replaces whole processes.
             from moorline.gateway.app import create_app
             from moorline.gateway.common.web.server import running as serving_app
@@ -99,16 +100,3 @@ class Moorline:
         if marked is None or (CATALOGUE[marked.fault].phase is Phase.PROVIDER) is not provider:
             return contextlib.nullcontext()
         return marked.switch(faults)
-
-
-@contextlib.contextmanager
-def _collection_paused() -> Iterator[None]:
-    """Import without searches for cycles: modules make many objects that stay, and with pytest's own in memory each
-    search takes tens of milliseconds."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

@@ -4,7 +4,8 @@ import pytest
 
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.events import Finish, MessageEnded, PartialAnswer, Row, RunStarted, TextAdded, UserMessage
-from moorline.backend.session import Gap, PriorCommand, View, check_retry, check_send, fold, newest
+from moorline.backend.session import PriorCommand, check_retry, check_send, newest
+from tests.support.view import Gap, View, fold
 
 EVENTS = (
     UserMessage(1, "u", "m1", "r", "Hello", 0.0),

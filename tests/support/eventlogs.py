@@ -10,7 +10,7 @@ from moorline.backend.eventlog.base import LogUnavailable, RunHandle, Started
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish
-from moorline.backend.session import View, fold
+from tests.support.view import View, fold
 
 __all__ = [
     "NOW",

@@ -8,8 +8,8 @@ from typing import Any
 
 from moorline.backend.events import Event, Finish, MessageEnded, RunStarted, UserMessage
 from moorline.backend.parts import Part, encode_part, kept
-from moorline.backend.session import View, fold
 from tests.support.backends import STEP
+from tests.support.view import View, fold
 from tests.support.world import SESSIONS, World
 
 __all__ = ["check_runs", "check_tabs"]

@@ -18,7 +18,7 @@ from aiohttp import web
 from moorline.gateway.common.access.authorize import Authorize, Principal
 from moorline.gateway.common.logs import hashed
 
-__all__ = ["REVOKED_SECONDS", "RIGHTS", "Right", "Rights"]
+__all__ = ["REVOKED_SECONDS", "Right", "Rights"]
 
 logger = logging.getLogger("moorline.rights")
 
@@ -257,6 +257,3 @@ def _is_older_than_revocations(principal: Principal) -> bool:
 
 def _seconds_left(principal: Principal) -> float:
     return math.inf if principal.expires is None else principal.expires - time.time()
-
-
-RIGHTS = web.AppKey("rights", Rights)

@@ -14,10 +14,10 @@ from moorline.backend.eventlog.base import RunHandle, RunLost
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.sqlite import recent
 from moorline.backend.events import Finish
-from moorline.backend.session import View
 from tests.support import needs
 from tests.support.eventlogs import NOW, opened, read_view, start
 from tests.support.postgres import PostgresServer
+from tests.support.view import View
 
 SESSIONS = st.sampled_from(["s", "t"])
 COMMANDS = st.one_of(

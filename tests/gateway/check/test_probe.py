@@ -256,7 +256,7 @@ async def test_a_gateway_on_the_way_is_asked_why_the_socket_ended(
     app.router.add_get("/-/ended/{id}", ended)
     async with running(app, Settings(host="127.0.0.1", port=0, drain=0.1)) as started:
         url = started.addresses[0]
-        await check(url, None, backend_is_named=False, asked=Asked(path="/ws"), as_json=True)
+        await asyncio.to_thread(check, url, None, backend_is_named=False, asked=Asked(path="/ws"), as_json=True)
     broken = json.loads(capsys.readouterr().out)["broken"]
     assert (broken["hop"], broken.get("gateway_cause")) == ("upgrade", code)
 

@@ -3,7 +3,7 @@
 import gc
 
 from moorline.gateway.common import collection
-from moorline.gateway.common.collection import keep_start
+from moorline.gateway.common.collection import keep_start, no_collection
 
 
 def test_modules_are_read_with_few_searches_and_an_event_loop_runs_with_the_usual_ones() -> None:
@@ -25,3 +25,11 @@ def test_what_a_program_has_at_its_start_is_not_looked_through_for_cycles() -> N
         assert gc.get_freeze_count() - before >= len(kept)
     finally:
         gc.unfreeze()
+
+
+def test_searches_begin_again_behind_the_outermost_block() -> None:
+    with no_collection():
+        with no_collection():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
