@@ -279,7 +279,15 @@ class Exchange:
             self._upload = asyncio.create_task(self._send_body(connection))
             # The timer of the response begins when the body was sent; until then the upload has its own.
             seconds = None
+        elif self.is_upgrade and self._handshake_ends_first:
+            seconds = None
         return connection.response(seconds)
+
+    @property
+    def _handshake_ends_first(self) -> bool:
+        """Whether the limit of the whole handshake, which has begun before, leaves the read timer nothing to end."""
+        limit = self.app[SETTINGS].handshake_timeout
+        return limit is not None and limit <= self._timeouts.proxy_read_timeout
 
     @property
     def _is_chunked(self) -> bool:

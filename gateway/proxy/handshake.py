@@ -5,7 +5,6 @@ and upstream, as with nginx. A 101 that does not answer the key passes as well, 
 """
 
 import functools
-from http import HTTPStatus
 
 from multidict import MultiMapping, istr
 
@@ -14,8 +13,18 @@ from moorline.gateway.errors import BadUpstreamResponse, Malformed
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.response import Response
 
-__all__ = ["answers_key", "asks_for_upgrade", "asks_for_websocket", "check_request", "is_switch", "switch_head"]
+__all__ = [
+    "SWITCHING_PROTOCOLS",
+    "answers_key",
+    "asks_for_upgrade",
+    "asks_for_websocket",
+    "check_request",
+    "is_switch",
+    "switch_head",
+]
 
+SWITCHING_PROTOCOLS = 101
+"""A number, which is compared at a tenth of what the member of HTTPStatus is."""
 _WEBSOCKET = ("websocket",)
 _CONNECTION, _UPGRADE, _KEY = istr("Connection"), istr("Upgrade"), istr("Sec-WebSocket-Key")
 # RFC 9110 section 8.6 and RFC 9112 section 6.1: no 101 has a body, whatever it says.
@@ -56,7 +65,7 @@ def is_switch(response: Response) -> bool:
     Raises:
         BadUpstreamResponse: a 101 to another protocol.
     """
-    if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+    if response.status != SWITCHING_PROTOCOLS:
         return False
     # Relaying after a switch that the client does not know of would let its next request pass unseen.
     upgrade, connection = _tokens_of_all(response, b"upgrade"), _tokens_of_all(response, b"connection")

@@ -2,8 +2,8 @@
 
 import asyncio
 import collections
-import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from moorline.gateway.tunnel.relay import Ended
 
@@ -13,8 +13,7 @@ __all__ = ["EndedSocket", "Ends", "Socket"]
 _KEPT = 200
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Socket:
+class Socket(NamedTuple):
     """A socket that is open or was. None of it tells a patient or a session: the path is only its route."""
 
     request_id: str
@@ -26,8 +25,7 @@ class Socket:
     """On the loop's clock."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class EndedSocket:
+class EndedSocket(NamedTuple):
     """One that has ended."""
 
     number: int
@@ -47,9 +45,9 @@ class Ends:
         """How many have ended so far."""
         self._waiters: set[asyncio.Event] = set()
 
-    def add(self, socket: Socket, ended: Ended) -> None:
+    def add(self, socket: Socket, ended: Ended, now: float) -> None:
         self.count += 1
-        self._kept.append(EndedSocket(self.count, socket, ended, asyncio.get_running_loop().time()))
+        self._kept.append(EndedSocket(self.count, socket, ended, now))
         for waiter in self._waiters:
             waiter.set()
 

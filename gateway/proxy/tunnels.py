@@ -9,7 +9,7 @@ import math
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from aiohttp import hdrs, web
 
@@ -26,11 +26,9 @@ from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import BadUpstreamResponse, ShuttingDown
 from moorline.gateway.keys import (
     ACCESS_RULES,
-    DESTINATION,
     DRAINING,
     HELD,
     METRICS,
-    REQUEST_ID,
     RIGHTS,
     ROUTES,
     SETTINGS,
@@ -100,8 +98,7 @@ class SocketState:
     """What of it was in `Counts` already."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Open:
+class _Open(NamedTuple):
     """What an open socket uses until it ends."""
 
     socket: Socket
@@ -168,7 +165,8 @@ class Tunnels:
         self.ends = Ends()
         self.window = ReturnWindow(whole=_WHOLE_RETURN, weight=_MEAN_OF)
         self._handshakes = 0
-        self._turns = Turns(asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
+        self._turns = Turns(self._loop)
         self._buffered = Buffered[End](settings.max_buffered)
         self._none_left = asyncio.Event()
 
@@ -194,15 +192,15 @@ class Tunnels:
         self._socket_limits.admit(address)
         return _Handshake(self._socket_limits, address)
 
-    def open(self, request: web.Request, exchange: Exchange, head: bytes, *, answers_key: bool) -> None:
+    def open(self, exchange: Exchange, head: bytes, request_id: str, *, answers_key: bool) -> None:
         """Answer the client with `head` and relay from now on. The exchange's upstream is released at the end.
 
         `answers_key`: the 101 has the Sec-WebSocket-Accept of the client's key.
         """
         self._refuse_when_draining()
-        destination, upstream, address = request[DESTINATION], exchange.upstream, client_address(request)
-        opened = asyncio.get_running_loop().time()
-        socket = Socket(request[REQUEST_ID], destination.route.path, address, upstream.url, opened)
+        request, destination, upstream = exchange.request, exchange.destination, exchange.upstream
+        address = exchange.client
+        socket = Socket(request_id, destination.route.path, address, upstream.url, self._loop.time())
         relay = switch(
             request,
             exchange.connection.hand_over,
@@ -225,7 +223,7 @@ class Tunnels:
         exchange.detach()
         if log.isEnabledFor(logging.INFO):
             url = upstream.url if self._names_upstream else None
-            _log("WebSocket opened", {"upstream": url, "client": address, "request_id": socket.request_id})
+            _log("WebSocket opened", {"upstream": url, "client": address, "request_id": request_id})
         if not answers_key:
             log.warning("upstream %s: its 101 has not the Sec-WebSocket-Accept of the request's key", upstream.url)
 
@@ -453,7 +451,7 @@ class Tunnels:
         if not each.answers_key and ended.outcome.side is Side.CLIENT and not ended.frames_from_client:
             # The client refused the handshake, as RFC 6455 section 4.1 has it.
             ended = ended._replace(cause=BadUpstreamResponse.cause)
-        self.ends.add(each.socket, ended)
+        self.ends.add(each.socket, ended, self._loop.time())
         carried, told = _carried(relay), self._told.pop(relay, None)
         self._ended_traffic += carried if told is None else carried - told
         if self._metrics is not None:

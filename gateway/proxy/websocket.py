@@ -5,7 +5,6 @@ handler returns and no task is left: the tunnel is two transports and a timer.
 """
 
 import dataclasses
-from http import HTTPStatus
 
 from aiohttp import web
 
@@ -31,22 +30,23 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     if not handshake.asks_for_upgrade(request.headers):
         return await forward(request)
     handshake.check_request(request.headers, request.version)
-    tunnels = request.app[TUNNELS]
-    with tunnels.handshake(request):
-        return await tunnels.measured(_switched(request, tunnels))
-
-
-async def _switched(request: web.Request, tunnels: Tunnels) -> web.StreamResponse:
-    """Open a tunnel, or pass the upstream's refusal on."""
     app = request.app
+    tunnels = app[TUNNELS]
+    with tunnels.handshake(request):
+        return await tunnels.measured(_switched(request, app, tunnels))
+
+
+async def _switched(request: web.Request, app: web.Application, tunnels: Tunnels) -> web.StreamResponse:
+    """Open a tunnel, or pass the upstream's refusal on."""
     async with Exchange(request, request_head, upgrade=True) as exchange:
         response = await _response(exchange, app[TIME_LIMITS], app[SETTINGS].handshake_timeout)
         # Whether a 101 is one to WebSocket the exchange has found out.
-        if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        if response.status != handshake.SWITCHING_PROTOCOLS:
             request[OUTCOME], request[CAUSE] = "rejected_by_upstream", _REJECTED
             return await pass_on(request, response, exchange)
-        head = handshake.switch_head(response, request_id=request[REQUEST_ID])
-        tunnels.open(request, exchange, head, answers_key=handshake.answers_key(request.headers, response))
+        request_id = request[REQUEST_ID]
+        head = handshake.switch_head(response, request_id=request_id)
+        tunnels.open(exchange, head, request_id, answers_key=handshake.answers_key(request.headers, response))
         return Sent(status=101)
 
 

@@ -24,6 +24,7 @@ from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.aiohttp_private import ServerProtocol
 from moorline.gateway.common.web.idle import IdleConnections
 from moorline.gateway.common.web.messages import MessageLimits, Unfinished, UnfinishedMessage, Violation
+from moorline.gateway.common.web.time_limit import Deadlines
 from moorline.gateway.common.web.turns import Pace, Turns
 
 __all__ = [
@@ -105,8 +106,9 @@ class Connection(ServerProtocol):
         "_client",
         "_event_loop",
         "_handler_bounds_sends",
+        "_has_header_deadline",
         "_header_bytes",
-        "_header_timer",
+        "_header_deadlines",
         "_held",
         "_idle_connections",
         "_idle_timer",
@@ -134,6 +136,7 @@ class Connection(ServerProtocol):
         turns: Turns,
         room: Unfinished,
         timeouts: ConnectionTimeouts,
+        header_deadlines: Deadlines,
         bad_request_handler: BadRequestHandler,
         message_limits: MessageLimits | None = None,
         **arguments: Any,
@@ -161,7 +164,9 @@ class Connection(ServerProtocol):
         self._bad_request_handler = bad_request_handler
         # Of a WebSocket whose messages are parsed here; a tunnel takes the transport instead.
         self._unfinished = None if message_limits is None else UnfinishedMessage(message_limits, loop)
-        self._header_timer: asyncio.TimerHandle | None = None
+        # Shared by all: a timer of its own would cost a handshake, which is sent at once, as much as a line of the log.
+        self._header_deadlines = header_deadlines
+        self._has_header_deadline = False
         self._header_bytes = 0
         self._idle_until = math.inf
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -295,7 +300,7 @@ class Connection(ServerProtocol):
         if self.transport is not None:
             now = self._event_loop.time()
             self._idle_connections.add(self, now)
-            if self._header_timer is None:
+            if not self._has_header_deadline:
                 self._idle_until = now + self._timeouts.keepalive
                 if self._idle_timer is None:
                     self._idle_timer = self._event_loop.call_at(self._idle_until, self._idle_timer_fired)
@@ -435,7 +440,7 @@ class Connection(ServerProtocol):
             if not data.endswith(_END_OF_HEADERS) and self._next_has_begun(data):
                 self._headers_begin()
         elif data and self.awaits_request:
-            if self._header_timer is None:
+            if not self._has_header_deadline:
                 self._headers_begin()
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADERS:
@@ -453,9 +458,12 @@ class Connection(ServerProtocol):
 
     def _headers_begin(self) -> None:
         self._idle_until = math.inf
-        self._header_timer = self._event_loop.call_later(self._timeouts.client_header, self._headers_timed_out)
+        self._header_deadlines.add(self)
+        self._has_header_deadline = True
 
-    def _headers_timed_out(self) -> None:
+    def expire(self) -> None:
+        """The time for a request's headers is over."""
+        self._has_header_deadline = False
         # Those that come behind a request have their time from its end, and at most as much again.
         if not self.awaits_request and self._asked:
             self._headers_begin()
@@ -464,9 +472,9 @@ class Connection(ServerProtocol):
 
     def _headers_end(self) -> None:
         self._header_bytes = 0
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
+        if self._has_header_deadline:
+            self._has_header_deadline = False
+            self._header_deadlines.remove(self)
 
     # The keep-alive timer -------------------------------------------------------------------------------------------
 

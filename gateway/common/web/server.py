@@ -28,6 +28,7 @@ from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.idle import Descriptors, IdleConnections
 from moorline.gateway.common.web.listen import BACKLOG, address, listen
 from moorline.gateway.common.web.messages import MESSAGE_LIMITS, Unfinished
+from moorline.gateway.common.web.time_limit import Deadlines
 from moorline.gateway.common.web.tls import SERVER_TLS
 from moorline.gateway.common.web.tls_handshake import TlsHandshakes
 from moorline.gateway.common.web.turns import Turns
@@ -245,6 +246,7 @@ def _connections(
     loop = asyncio.get_running_loop()
     turns = Turns(loop)
     timeouts = app.get(CONNECTION_TIMEOUTS, ConnectionTimeouts())
+    header_deadlines = Deadlines(loop, timeouts.client_header)
     bad_request_handler = app.get(BAD_REQUEST_HANDLER, default_bad_request)
     message_limits = app.get(MESSAGE_LIMITS)
     room = Unfinished(_MOST_WAITING) if message_limits is None else message_limits.unfinished
@@ -258,6 +260,7 @@ def _connections(
             turns=turns,
             room=room,
             timeouts=timeouts,
+            header_deadlines=header_deadlines,
             bad_request_handler=bad_request_handler,
             message_limits=message_limits,
             max_line_size=_MAX_LINE,
@@ -271,11 +274,12 @@ def _connections(
 
     through = app.get(ACCEPT_THROUGH)
     accept: Accept = connection if through is None else through(connection)
-    if SERVER_TLS not in app:
-        yield accept
-        return
-    handshakes = TlsHandshakes(app[SERVER_TLS], accept, idle_connections, timeouts.client_header)
+    handshakes = None
+    if SERVER_TLS in app:
+        handshakes = TlsHandshakes(app[SERVER_TLS], accept, idle_connections, timeouts.client_header)
     try:
-        yield handshakes.protocol
+        yield accept if handshakes is None else handshakes.protocol
     finally:
-        handshakes.close()
+        header_deadlines.close()
+        if handshakes is not None:
+            handshakes.close()

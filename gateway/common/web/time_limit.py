@@ -7,28 +7,30 @@
 `asyncio.timeout` sets a timer of the event loop and cancels it: 7 us, of the 300 that a handshake takes, for what one
 request in a million exceeds. Limits of one length expire in the order in which they begin. So the limits of each
 length are in a queue, and the event loop has one timer for the queue, set for the first of them. It is not cancelled
-when that one ends in time: it fires, and is set for the one that is first by then.
+when that one ends in time: it fires, and is set for the one that is first by then. What is no block of a task is put
+into such a queue by itself, see `Deadlines`.
 """
 
 import asyncio
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
+from typing import Protocol
 
-__all__ = ["TimeLimits"]
+__all__ = ["Deadlines", "TimeLimits"]
 
 
 class TimeLimits:
     """Use one in one event loop, with few different lengths, as those of the settings: each has a queue of its own."""
 
     def __init__(self) -> None:
-        self._queues: dict[float, _Queue] = {}
+        self._queues: dict[float, Deadlines] = {}
 
     def of(self, seconds: float | None) -> AbstractContextManager[object]:
         """The block of this raises TimeoutError when it has taken so long; None: it may take for ever."""
         if seconds is None:
             return nullcontext()
         if (queue := self._queues.get(seconds)) is None:
-            queue = self._queues[seconds] = _Queue(asyncio.get_running_loop(), seconds)
+            queue = self._queues[seconds] = Deadlines(asyncio.get_running_loop(), seconds)
         return _Limit(queue)
 
     def close(self) -> None:
@@ -42,7 +44,7 @@ class _Limit:
 
     __slots__ = ("_cancelling", "_queue", "_task", "expired")
 
-    def __init__(self, queue: "_Queue") -> None:
+    def __init__(self, queue: "Deadlines") -> None:
         self._queue = queue
         self.expired = False
 
@@ -67,25 +69,35 @@ class _Limit:
         self._task.cancel()
 
 
-class _Queue:
-    """The limits of one length."""
+class Expiring(Protocol):
+    """What is in a queue of `Deadlines`."""
+
+    def expire(self) -> None:
+        """Its time is over; it is in the queue no more."""
+
+
+class Deadlines:
+    """The queue of what may last equally long."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self.loop = loop
         self._seconds = seconds
         # When each is due, the first one first.
-        self._due: dict[_Limit, float] = {}
+        self._due: dict[Expiring, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, limit: _Limit) -> None:
-        due = self._due[limit] = self.loop.time() + self._seconds
+    def add(self, each: Expiring) -> None:
+        """It has its time from now on. It must not be in the queue."""
+        due = self._due[each] = self.loop.time() + self._seconds
         if self._timer is None:
             self._timer = self.loop.call_at(due, self._timer_fired)
 
-    def remove(self, limit: _Limit) -> None:
-        del self._due[limit]
+    def remove(self, each: Expiring) -> None:
+        """It has ended in time."""
+        del self._due[each]
 
     def close(self) -> None:
+        """Nothing expires from now on."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -93,11 +105,12 @@ class _Queue:
         self._timer = None
         now = self.loop.time()
         expired = []
-        for limit, due in self._due.items():
+        for each, due in self._due.items():
             if due > now:
                 self._timer = self.loop.call_at(due, self._timer_fired)
                 break
-            expired.append(limit)
-        for limit in expired:
-            del self._due[limit]
-            limit.expire()
+            expired.append(each)
+        for each in expired:
+            # The end of one may be that of another.
+            if self._due.pop(each, None) is not None:
+                each.expire()
