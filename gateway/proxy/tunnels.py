@@ -225,7 +225,11 @@ class Tunnels:
             url = upstream.url if self._names_upstream else None
             _log("WebSocket opened", {"upstream": url, "client": address, "request_id": request_id})
         if not answers_key:
-            log.warning("upstream %s: its 101 has not the Sec-WebSocket-Accept of the request's key", upstream.url)
+            log.warning(
+                "upstream %s: its 101 has not the Sec-WebSocket-Accept of the request's key request_id=%s",
+                upstream.url,
+                socket.request_id,
+            )
 
     def measured(self, handshake: Coroutine[Any, Any, T]) -> Awaitable[T]:
         """The handshake to await: as it is, or one that notes what it costs."""

@@ -119,7 +119,7 @@ async def test_a_101_that_a_client_refuses_is_the_upstreams(
     assert "ended_by=client reason=fin " in line
     assert " cause=UP-response " in line
     said = f"upstream http://127.0.0.1:{upstream.port}: its 101 has not the Sec-WebSocket-Accept of the request's key"
-    assert said in caplog.messages
+    assert f"{said} request_id={line.rpartition('=')[2]}" in caplog.messages
 
 
 async def test_a_response_that_breaks_off_is_logged_with_its_cause(
