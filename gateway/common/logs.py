@@ -32,7 +32,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 # Of lines that wait for the end of an iteration of the event loop, or for this pause between two writes.
 _MOST_WAITING = 64
-_PAUSE_SECONDS = 0.01
+_PAUSE_SECONDS = 0.05
 # Until a reader that had no room is asked again, and how long it is waited for at the end of the process.
 _RETRY_SECONDS = 0.1
 _LAST_SECONDS = 1.0
@@ -104,9 +104,9 @@ def json_line(message: str, facts: Mapping[str, str]) -> str:
 
 
 class _Lines(logging.StreamHandler[TextIO]):
-    """Writes the lines of one iteration of the event loop together, and at most a hundred times a second: with one
-    write for each, a tenth of the time of a small request would be spent on its line. Warnings are written at once,
-    with what waits, and so is every line of another thread.
+    """Writes the lines of one iteration of the event loop together, and at most twenty times a second: with one write
+    for each, a tenth of the time of a small request would be spent on its line, and the reader of a pipe would be woken
+    for it. Warnings are written at once, with what waits, and so is every line of another thread.
 
     A reader that does not read, as `less` or a stopped terminal, must not stop the sockets: what it has no room for
     waits up to a limit. What is beyond that, or cannot be written since a disk is full, is dropped and counted.

@@ -136,7 +136,8 @@ function record() {
 function showState() {
   const { status, retryAt, final, reason, transport, version, offline, scripted } = client.state;
   find('scripted').hidden = !scripted;
-  find('status').dataset.status = status;
+  // On this machine a socket may go on without a network: then it is not lost, and nothing is certain.
+  find('status').dataset.status = offline && status === 'connected' ? 'offline' : status;
   const text = find('status-text');
   // A live region speaks at each change: the word changes seldom, the countdown beside it is for the eye.
   const word = offline && status !== 'connected' ? 'Offline' : STATUS[status];
@@ -170,7 +171,8 @@ function countDown(retryAt) {
   const goesOn = status === 'reconnecting' && !offline;
   keepFocus(() => (find('try-now').hidden = !counting || offline));
   const when = counting ? ` in ${Math.round(left / 1000)} s` : goesOn ? '…' : '';
-  find('status-detail').textContent = counting && !goesOn ? `, next try${when}` : when;
+  const detail = counting && !goesOn ? `, next try${when}` : when;
+  find('status-detail').textContent = offline && status === 'connected' ? ', no network' : detail;
 }
 
 function draw() {
