@@ -12,7 +12,18 @@ from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.web.frames import CloseCode
 from moorline.gateway.tunnel.tcp_info import TcpInfo
 
-__all__ = ["ORDERLY", "Outcome", "Return", "Side", "Teardown", "cause_of", "close_frame_for", "teardown_for"]
+__all__ = [
+    "CLIENT",
+    "ORDERLY",
+    "UPSTREAM",
+    "Outcome",
+    "Return",
+    "Side",
+    "Teardown",
+    "cause_of",
+    "close_frame_for",
+    "teardown_for",
+]
 
 
 class Side(enum.StrEnum):
@@ -21,7 +32,11 @@ class Side(enum.StrEnum):
 
     @property
     def other(self) -> "Side":
-        return Side.UPSTREAM if self is Side.CLIENT else Side.CLIENT
+        return UPSTREAM if self is CLIENT else CLIENT
+
+
+CLIENT, UPSTREAM = Side
+"""The same, which Python 3.11 looks up in the class at ten times the cost."""
 
 
 class Teardown(enum.Enum):
@@ -134,18 +149,18 @@ def close_frame_for(side: Side, outcome: Outcome) -> tuple[CloseCode, str] | Non
     if reason not in _CODES:
         return None
     to_client, to_upstream, text = _CODES[reason]
-    if side is Side.CLIENT and outcome.clients_return is not None:
+    if side is CLIENT and outcome.clients_return is not None:
         text = f"{text}; {outcome.clients_return}"
-    code_or_none = to_client if side is Side.CLIENT else to_upstream
+    code_or_none = to_client if side is CLIENT else to_upstream
     return None if code_or_none is None else (code_or_none, text)
 
 
 def teardown_for(side: Side, reason: Reason, *, stalls: bool, close_frames: bool) -> Teardown:
     """How the connection of a side that has not ended by itself is closed."""
     if not close_frames:
-        if reason in _TIMERS and (side is Side.UPSTREAM or stalls):
+        if reason in _TIMERS and (side is UPSTREAM or stalls):
             return Teardown.ABORT
-        return Teardown.LINGER_IF_UNREAD if side is Side.CLIENT else Teardown.FLUSH
+        return Teardown.LINGER_IF_UNREAD if side is CLIENT else Teardown.FLUSH
     aborted = _NOT_READING.get(reason)
     if reason is Reason.LIMIT and stalls:
         # What it does not take is what there is too much of.

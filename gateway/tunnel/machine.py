@@ -43,7 +43,16 @@ from moorline.gateway.cause import Moment, Reason
 from moorline.gateway.common.web.frames import CloseCode, close
 from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.direction import Direction
-from moorline.gateway.tunnel.endings import Outcome, Return, Side, Teardown, close_frame_for, teardown_for
+from moorline.gateway.tunnel.endings import (
+    CLIENT,
+    UPSTREAM,
+    Outcome,
+    Return,
+    Side,
+    Teardown,
+    close_frame_for,
+    teardown_for,
+)
 from moorline.gateway.tunnel.heartbeat import Beat, Heartbeat
 from moorline.gateway.tunnel.message_timer import MessageTimer
 from moorline.gateway.tunnel.state import TunnelState
@@ -103,8 +112,9 @@ class Phase(enum.Enum):
     OVER = enum.auto()
 
 
-# `Side` itself gives its members by a generator.
-_SIDES = tuple(Side)
+# In Python 3.11 a member is looked up in its class by a call, and the events of a tunnel's end name fifty.
+_OPEN, _CLOSING, _ENDING, _LINGERING, _OVER = Phase
+_SIDES = (CLIENT, UPSTREAM)
 # Behind a Close frame they are its consequence.
 _CONNECTION_ENDS = frozenset({Reason.FIN, Reason.RESET, Reason.UNREACHABLE})
 # The sides that did not read.
@@ -170,7 +180,7 @@ class Tunnel:
         max_payload = limits.max_frame_size if limits.close_frames else None
         self.client = Direction(now, max_payload=max_payload)
         self.upstream = Direction(now, max_payload=max_payload)
-        self.phase = Phase.OPEN
+        self.phase = _OPEN
         self.outcome: Outcome | None = None
         """Known from ENDING on."""
         self.ended_at = now
@@ -201,11 +211,11 @@ class Tunnel:
     @property
     def relaying(self) -> bool:
         """Whether bytes pass."""
-        return self.phase is Phase.OPEN or self.phase is Phase.CLOSING
+        return self.phase is _OPEN or self.phase is _CLOSING
 
     def inbound(self, side: Side) -> Direction:
         """What comes from this side."""
-        return self.client if side is Side.CLIENT else self.upstream
+        return self.client if side is CLIENT else self.upstream
 
     def outbound(self, side: Side) -> Direction:
         """What goes to this side."""
@@ -228,14 +238,14 @@ class Tunnel:
         return TunnelState(
             began=began,
             event=self._event,
-            client=self.client.state(unsent(Side.UPSTREAM)),
-            upstream=self.upstream.state(unsent(Side.CLIENT)),
+            client=self.client.state(unsent(UPSTREAM)),
+            upstream=self.upstream.state(unsent(CLIENT)),
             closer=None if self._closer is None else self._closer.value,
             close_by=self._close_by,
             code=self.code,
             order=self.order,
-            client_heartbeat=heartbeats.get(Side.CLIENT),
-            upstream_heartbeat=heartbeats.get(Side.UPSTREAM),
+            client_heartbeat=heartbeats.get(CLIENT),
+            upstream_heartbeat=heartbeats.get(UPSTREAM),
             message_timer=None if self._message_timer is None else self._message_timer.state(),
         )
 
@@ -246,13 +256,13 @@ class Tunnel:
         self.client.restore(state.client)
         self.upstream.restore(state.upstream)
         for side, heartbeat in self._heartbeats:
-            known = state.client_heartbeat if side is Side.CLIENT else state.upstream_heartbeat
+            known = state.client_heartbeat if side is CLIENT else state.upstream_heartbeat
             if known is not None:
                 heartbeat.restore(known)
         if self._message_timer is not None and state.message_timer is not None:
             self._message_timer.restore(state.message_timer)
         if state.closer is not None:
-            self._closer, self.phase = Side(state.closer), Phase.CLOSING
+            self._closer, self.phase = Side(state.closer), _CLOSING
 
     # Events -----------------------------------------------------------------------------------------------------------
 
@@ -263,9 +273,9 @@ class Tunnel:
         self._outputs.append((side.other, inbound.take()))
         if inbound.close_code is not None:
             self._note(side, Reason.CLOSED)
-        if inbound.close_code is not None and self.phase is Phase.OPEN:
+        if inbound.close_code is not None and self.phase is _OPEN:
             self._closer, self.code = side, inbound.close_code
-            self._enter(Phase.CLOSING)
+            self._enter(_CLOSING)
         if inbound.too_large:
             self._end(Outcome(side, Reason.MAX_FRAME_SIZE))
 
@@ -287,12 +297,12 @@ class Tunnel:
         if self.relaying:
             self._end(Outcome(side, reason))
         elif len(self._gone) == len(_SIDES):
-            self._enter(Phase.OVER)
+            self._enter(_OVER)
 
     def writing_paused(self, side: Side, now: float, unsent: int) -> None:
         """This side does not take what is sent to it: do not read from the other until it does."""
         self._event = now
-        if side is Side.CLIENT:
+        if side is CLIENT:
             stall = _Stall(Reason.SEND_TIMEOUT, self.limits.send_timeout, now, unsent)
         else:
             stall = _Stall(Reason.PROXY_SEND_TIMEOUT, self.limits.proxy_send_timeout, now, unsent)
@@ -329,7 +339,7 @@ class Tunnel:
 
     def next_timeout(self) -> float | None:
         """When to call `handle_timeout`, unless something happens before; ask again then."""
-        if self.phase is Phase.ENDING:
+        if self.phase is _ENDING:
             # All that runs then. The events of an end are five of the six that ask in the life of a short socket.
             return self._close_by
         due = self._due()
@@ -337,7 +347,7 @@ class Tunnel:
             return None
         checks = [stall.next_check for stall in self._bounded_stalls()]
         pings = [heartbeat.next_timeout() for _, heartbeat in self._heartbeats] if self._beating else []
-        if self._message_timer is not None and self.phase is Phase.OPEN:
+        if self._message_timer is not None and self.phase is _OPEN:
             checks.append(self._message_timer.next_check)
         return min([due[0], *checks, *pings])
 
@@ -349,7 +359,7 @@ class Tunnel:
         for side, heartbeat in self._heartbeats:
             if self._beating:
                 self._beat(side, heartbeat, now, functools.partial(unsent, side))
-        if self._message_timer is not None and self.phase is Phase.OPEN:
+        if self._message_timer is not None and self.phase is _OPEN:
             self._check_message(self._message_timer, now)
         due = self._due()
         if due is None or now < due[0]:
@@ -373,8 +383,8 @@ class Tunnel:
     def _make_heartbeats(self) -> Iterator[tuple[Side, Heartbeat]]:
         client, upstream, limits, observe = self.client, self.upstream, self.limits, self._on_round_trip
         for side, interval, inbound, outbound in (
-            (Side.CLIENT, limits.client_heartbeat, client, upstream),
-            (Side.UPSTREAM, limits.upstream_heartbeat, upstream, client),
+            (CLIENT, limits.client_heartbeat, client, upstream),
+            (UPSTREAM, limits.upstream_heartbeat, upstream, client),
         ):
             if interval is not None:
                 yield (
@@ -384,7 +394,7 @@ class Tunnel:
                         outbound,
                         interval=interval,
                         timeout=limits.heartbeat_timeout,
-                        masked=side is Side.UPSTREAM,
+                        masked=side is UPSTREAM,
                         randbytes=self._randbytes,
                         observe=None if observe is None else functools.partial(observe, side),
                     ),
@@ -394,7 +404,7 @@ class Tunnel:
     def _beating(self) -> bool:
         """Whether Pings can be sent and their Pongs recognized. In CLOSING a peer need not answer (RFC 6455 section
         5.5.2)."""
-        return self.phase is Phase.OPEN and self._stalls is None and not (self.client.lost or self.upstream.lost)
+        return self.phase is _OPEN and self._stalls is None and not (self.client.lost or self.upstream.lost)
 
     def _beat(self, side: Side, heartbeat: Heartbeat, now: float, unsent: Callable[[], int]) -> None:
         verdict = heartbeat.handle_timeout(now, unsent)
@@ -411,12 +421,12 @@ class Tunnel:
                 outbound.pending = heartbeat.ping
 
     def _check_message(self, timer: MessageTimer, now: float) -> None:
-        if self.stalls(Side.UPSTREAM):
+        if self.stalls(UPSTREAM):
             # The client is not read from.
             timer.restart(now)
         elif now >= timer.next_check and timer.expired(now):
             self._event = now
-            self._end(Outcome(Side.CLIENT, Reason.MESSAGE_TIMEOUT))
+            self._end(Outcome(CLIENT, Reason.MESSAGE_TIMEOUT))
 
     # The end ----------------------------------------------------------------------------------------------------------
 
@@ -433,8 +443,8 @@ class Tunnel:
             # The side that sent the first Close frame, not the one that closed its connection first.
             self.outcome, self.culprit = Outcome(self._closer, Reason.CLOSED), self._closer
         self.ended_at = self._event
-        self._enter(Phase.ENDING if self.limits.close_frames else Phase.LINGERING)
-        for side in _SIDES if cause.side is not Side.UPSTREAM else reversed(_SIDES):
+        self._enter(_ENDING if self.limits.close_frames else _LINGERING)
+        for side in _SIDES if cause.side is not UPSTREAM else reversed(_SIDES):
             if side in self._gone:
                 continue
             teardown = teardown_for(side, cause.reason, stalls=self.stalls(side), close_frames=self.limits.close_frames)
@@ -452,7 +462,7 @@ class Tunnel:
             self.order += (event,)
 
     def _moment(self) -> Moment:
-        if self.phase is Phase.CLOSING:
+        if self.phase is _CLOSING:
             return Moment.CLOSING
         if self._stalls is not None:
             return Moment.STALLED
@@ -464,23 +474,23 @@ class Tunnel:
             return _WAITED_FOR.get(cause.reason, cause.side)
         # The side whose Close frame is missing; with both, the server closes the connection first (RFC 6455 section
         # 7.1.1).
-        return Side.CLIENT if self.client.close_code is None else Side.UPSTREAM
+        return CLIENT if self.client.close_code is None else UPSTREAM
 
     def _queue_close(self, side: Side, cause: Outcome) -> None:
         """Send this side the Close frame that says why, if a frame can be sent."""
         frame, outbound = close_frame_for(side, cause), self.outbound(side)
-        if frame is None or self.phase is Phase.LINGERING:
+        if frame is None or self.phase is _LINGERING:
             return
         if not outbound.at_boundary or outbound.close_code is not None:
             return
         code, reason = frame
-        self._outputs.append((side, close(code, reason, self._randbytes(4) if side is Side.UPSTREAM else None)))
+        self._outputs.append((side, close(code, reason, self._randbytes(4) if side is UPSTREAM else None)))
         if self.code == CloseCode.ABNORMAL:
             self.code = code
 
     def _begin_lingering(self, now: float) -> None:
         """Its time runs once the client has taken everything; until then `send_timeout` bounds the end."""
-        if self.phase is Phase.LINGERING and self._linger_until is None and not self.stalls(Side.CLIENT):
+        if self.phase is _LINGERING and self._linger_until is None and not self.stalls(CLIENT):
             self._linger_until = now + _LINGER
 
     # Timers -----------------------------------------------------------------------------------------------------------
@@ -495,10 +505,10 @@ class Tunnel:
 
     def _bounded_stalls(self) -> Sequence[_Stall]:
         """Those that a send timer runs for: in ENDING it is `close_timeout` for all."""
-        return () if self._stalls is None or self.phase is Phase.ENDING else tuple(self._stalls.values())
+        return () if self._stalls is None or self.phase is _ENDING else tuple(self._stalls.values())
 
     def _read_timer(self) -> Sequence[tuple[float, Reason]]:
-        if self.stalls(Side.CLIENT):
+        if self.stalls(CLIENT):
             return ()
         return ((self._last_event() + self.limits.proxy_read_timeout, Reason.PROXY_READ_TIMEOUT),)
 
@@ -513,7 +523,7 @@ class Tunnel:
         return () if self._close_by is None else ((self._close_by, Reason.CLOSE_TIMEOUT),)
 
     def _linger_timer(self) -> Sequence[tuple[float, Reason]]:
-        if self._linger_until is None or Side.CLIENT in self._gone:
+        if self._linger_until is None or CLIENT in self._gone:
             return ()
         silent = max(self._event, self.client.last) + _LINGER_SILENCE
         return ((min(silent, self._linger_until), Reason.CLOSE_TIMEOUT),)
@@ -522,9 +532,9 @@ class Tunnel:
         return max(self._event, self.client.last, self.upstream.last)
 
     _TIMERS: ClassVar[Mapping[Phase, Sequence[Callable[["Tunnel"], Sequence[tuple[float, Reason]]]]]] = {
-        Phase.OPEN: (_send_timers, _read_timer),
-        Phase.CLOSING: (_close_timer, _send_timers, _read_timer),
-        Phase.ENDING: (_close_timer,),
-        Phase.LINGERING: (_send_timers, _linger_timer),
-        Phase.OVER: (),
+        _OPEN: (_send_timers, _read_timer),
+        _CLOSING: (_close_timer, _send_timers, _read_timer),
+        _ENDING: (_close_timer,),
+        _LINGERING: (_send_timers, _linger_timer),
+        _OVER: (),
     }

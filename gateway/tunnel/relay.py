@@ -26,7 +26,7 @@ from moorline.gateway.cause import Cause, Reason, is_unreachable
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
 from moorline.gateway.tunnel.buffered import Buffered
-from moorline.gateway.tunnel.endings import ORDERLY, Outcome, Return, Side, Teardown, cause_of
+from moorline.gateway.tunnel.endings import CLIENT, ORDERLY, UPSTREAM, Outcome, Return, Side, Teardown, cause_of
 from moorline.gateway.tunnel.machine import Limits, Phase, Tunnel
 from moorline.gateway.tunnel.state import TunnelState
 from moorline.gateway.tunnel.tcp_info import TcpInfo
@@ -70,7 +70,7 @@ class End(asyncio.Protocol):
     def __init__(self, relay: "Relay", side: Side, transport: asyncio.Transport) -> None:
         self._relay: Relay | None = relay
         tunnel = relay.tunnel
-        self.inbound = inbound = tunnel.client if side is Side.CLIENT else tunnel.upstream
+        self.inbound = inbound = tunnel.client if side is CLIENT else tunnel.upstream
         # The FIN and the loss that wait for the backlog, in their order.
         self._ends: tuple[Callable[[], None], ...] = ()
         self.side = side
@@ -216,8 +216,8 @@ class Relay:
         self.tunnel = Tunnel(limits, self._began, randbytes=os.urandom, on_round_trip=on_round_trip)
         if state is not None:
             self.tunnel.restore(state)
-        self._client = End(self, Side.CLIENT, client)
-        self._upstream = End(self, Side.UPSTREAM, upstream)
+        self._client = End(self, CLIENT, client)
+        self._upstream = End(self, UPSTREAM, upstream)
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._on_end = on_end
@@ -262,7 +262,7 @@ class Relay:
         if any(kernel.is_tls(end.transport) or end.transport.is_closing() for end in ends):
             return None
         unsent = {end.side.other: _tail(end.unsent, self._end_of(end.side.other).transport) for end in ends}
-        to_client, to_upstream = unsent[Side.CLIENT], unsent[Side.UPSTREAM]
+        to_client, to_upstream = unsent[CLIENT], unsent[UPSTREAM]
         if to_client is None or to_upstream is None:
             return None
         try:
@@ -274,7 +274,7 @@ class Relay:
         except OSError:
             os.close(client)
             return None
-        state = self.tunnel.state(self._began, lambda side: to_client if side is Side.CLIENT else to_upstream)
+        state = self.tunnel.state(self._began, lambda side: to_client if side is CLIENT else to_upstream)
         self._cancel_timer()
         for end in ends:
             self._buffered.remove(end)
@@ -293,7 +293,7 @@ class Relay:
             transport.set_write_buffer_limits(high=int(kernel.is_tls(transport)), low=0)
             other.write = transport.write
         if client_stalls:
-            self.pause_writing(Side.CLIENT)
+            self.pause_writing(CLIENT)
 
     def _go_on(self, from_client: bytes, from_upstream: bytes) -> None:
         for end, data in ((self._upstream, from_upstream), (self._client, from_client)):
@@ -472,24 +472,24 @@ class Relay:
             outcome=outcome,
             cause=cause_of(outcome.reason, tunnel.culprit, tunnel.moment, culprit_tcp, tunnel.code),
             order=tunnel.order,
-            client_tcp=tcp.get(Side.CLIENT),
-            upstream_tcp=tcp.get(Side.UPSTREAM),
+            client_tcp=tcp.get(CLIENT),
+            upstream_tcp=tcp.get(UPSTREAM),
             code=tunnel.code,
             seconds=tunnel.ended_at - self._began,
             from_client=tunnel.client.size,
             from_upstream=tunnel.upstream.size,
             frames_from_client=tunnel.client.frames,
             frames_from_upstream=tunnel.upstream.frames,
-            client_rtt=_median(tunnel.round_trips(Side.CLIENT)),
-            upstream_rtt=_median(tunnel.round_trips(Side.UPSTREAM)),
+            client_rtt=_median(tunnel.round_trips(CLIENT)),
+            upstream_rtt=_median(tunnel.round_trips(UPSTREAM)),
         )
         self._on_end(self, ended)
 
     def _end_of(self, side: Side) -> End:
-        return self._client if side is Side.CLIENT else self._upstream
+        return self._client if side is CLIENT else self._upstream
 
     def _other(self, side: Side) -> End:
-        return self._upstream if side is Side.CLIENT else self._client
+        return self._upstream if side is CLIENT else self._client
 
 
 def _tail(written: Sequence[bytes] | None, transport: asyncio.Transport) -> bytes | None:

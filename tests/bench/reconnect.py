@@ -2,12 +2,14 @@
 
 Every client dials in the same moment and waits for its 101; one that is turned away dials again. What is printed: the
 time until all are in, the median and the 99th percentile of a handshake from its dial on, and the CPU of the peer's
-processes for each. As in `tunnel`, all share one core and are measured in turn.
+processes for each. As in `tunnel`, all share one core and are measured in turn. Where a process may not have as many
+files as the clients need, the gateway gets more workers, and peers that are one process are left out.
 """
 
 import argparse
 import asyncio
 import dataclasses
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +36,7 @@ _ROWS = (
 )
 _UNITS = ("ms", "ms", "ms", "", "us")
 _FILES = 1 << 16
+_USED = 0.9
 _MILLI, _MICRO = 1e3, 1e6
 
 
@@ -53,8 +56,10 @@ async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
     results = Results()
     raise_file_limit(_FILES)
     if (most := connections()) < scale.clients:
-        results.missing[f"more than {most} clients"] = "the limit on open files; see ulimit -Hn"
-        scale = dataclasses.replace(scale, clients=most)
+        results.missing |= {
+            peer.name: f"one process has files for {most} clients; see ulimit -Hn" for peer in peers[1:]
+        }
+        peers = [_in_several_processes(scale.clients, most)]
     _, core = split_cores()
     with tempfile.TemporaryDirectory(prefix="moorline-bench-") as name:
         async with (
@@ -69,6 +74,12 @@ async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
             await in_turn(_ROWS, "", started, of_peer, results, rounds=scale.rounds)
     results.units.update(zip(_ROWS, _UNITS, strict=True))
     return results
+
+
+def _in_several_processes(clients: int, most: int) -> Peer:
+    """The gateway with workers for so many clients; each keeps a part of its files for the page."""
+    workers = math.ceil(clients / most / _USED)
+    return gateway(max_connections_per_address="off", max_connections=str(2 * clients), workers=str(workers))
 
 
 async def _return(load: Child, peer: Running, clients: int) -> Sequence[float]:
