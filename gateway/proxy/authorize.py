@@ -3,6 +3,7 @@
 """
 
 import asyncio
+import contextlib
 import re
 
 from aiohttp import web
@@ -10,8 +11,10 @@ from aiohttp.typedefs import Handler
 
 from moorline.gateway.common.access.middleware import REFUSAL
 from moorline.gateway.common.access.paths import segments
+from moorline.gateway.common.web.request_limits import REQUEST_LIMITS
 from moorline.gateway.errors import Malformed
 from moorline.gateway.keys import DESTINATION, HELD, RIGHTS, SETTINGS
+from moorline.gateway.proxy.handshake import asks_for_upgrade
 from moorline.gateway.proxy.headers import origin_form
 from moorline.gateway.proxy.held import Held
 from moorline.gateway.proxy.routes import Owner
@@ -28,12 +31,13 @@ async def authorize_middleware(request: web.Request, handler: Handler) -> web.St
     rights = request.app[RIGHTS]
     if (ids := _ids(request)) is None:
         return await handler(request)
-    try:
-        principal = await rights.ask(request, *ids)
-    except web.HTTPException:
-        # Its own words may name the patient.
-        request[REFUSAL] = "authorize"
-        raise
+    with _counted(request):
+        try:
+            principal = await rights.ask(request, *ids)
+        except web.HTTPException:
+            # Its own words may name the patient.
+            request[REFUSAL] = "authorize"
+            raise
     held = request[HELD] = Held(rights, principal, request, ids)
     try:
         async with asyncio.timeout(None) as limit:
@@ -50,6 +54,14 @@ async def authorize_middleware(request: web.Request, handler: Handler) -> web.St
     finally:
         if not held.kept:
             held.release()
+
+
+def _counted(request: web.Request) -> contextlib.AbstractContextManager[None]:
+    """Count the request as under way: what has come of its body waits for the hook, which may take long. A handshake
+    has none, and many come at once after a restart."""
+    if asks_for_upgrade(request.headers):
+        return contextlib.nullcontext()
+    return request.app[REQUEST_LIMITS].place(request)
 
 
 async def note_begun(request: web.Request, response: web.StreamResponse) -> None:

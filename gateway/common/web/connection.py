@@ -213,9 +213,9 @@ class Connection(ServerProtocol):
             self.reserved = True
 
     def data_received(self, data: bytes) -> None:
-        parses_requests = self.parses_requests
         if self._is_refused:
             return
+        parses_requests = self.parses_requests
         if not data or not (parses_requests or self.has_message_parser):
             # aiohttp goes on with what its parser has, or keeps it for the tunnel, which must find all of it there.
             super().data_received(data)

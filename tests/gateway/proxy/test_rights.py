@@ -37,6 +37,19 @@ class Hook:
         return self.result
 
 
+class SlowHook(Hook):
+    """Decides once it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decided = asyncio.Event()
+
+    async def __call__(self, request: web.Request, patient_id: str | None, session_id: str | None) -> Any:
+        self.asked += 1
+        await self.decided.wait()
+        return self.result
+
+
 async def echo(request: web.Request) -> web.WebSocketResponse:
     socket = web.WebSocketResponse()
     await socket.prepare(request)
@@ -123,6 +136,19 @@ async def test_a_held_request_ends_with_the_right_to_it(*, expires: bool, status
             hook.result = web.HTTPForbidden()
         async with asyncio.timeout(STEP), await asking as response:
             assert response.status == status
+
+
+async def test_a_request_counts_while_the_hook_is_asked_about_it() -> None:
+    hook = SlowHook()
+    async with gateway(hook, max_requests=2) as address, aiohttp.ClientSession(address) as http:
+        first = asyncio.ensure_future(http.post("/api/none"))
+        await until(lambda: hook.asked > 0)
+        async with http.post("/api/none") as response:
+            assert (response.status, response.headers["Retry-After"]) == (503, "1")
+        hook.decided.set()
+        assert (await first).status == 404
+        async with http.post("/api/none") as response:
+            assert response.status == 404
 
 
 async def test_a_response_that_has_begun_is_cut_off_and_not_completed() -> None:
