@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moorline.gateway.common.web.time_limit import TimeLimits
+from moorline.gateway.common.web.time_limit import Deadlines, TimeLimits
 
 SHORT = 0.02
 
@@ -76,3 +76,39 @@ async def test_none_is_no_limit_within_another(limits: TimeLimits) -> None:
 async def test_an_error_of_the_block_is_its_own(limits: TimeLimits) -> None:
     with pytest.raises(KeyError), limits.of(SHORT):
         raise KeyError("x")
+
+
+class Waiting:
+    """What expires, and may end another one as it does."""
+
+    def __init__(self, deadlines: Deadlines, ends: "Waiting | None" = None) -> None:
+        self.deadlines = deadlines
+        self.ends = ends
+        self.expired = asyncio.Event()
+        deadlines.add(self)
+
+    def expire(self) -> None:
+        self.expired.set()
+        if self.ends is not None:
+            self.deadlines.remove(self.ends)
+
+
+async def test_of_two_that_are_due_at_once_the_one_that_the_other_ends_does_not_expire() -> None:
+    deadlines = Deadlines(asyncio.get_running_loop(), SHORT)
+    first = Waiting(deadlines)
+    first.ends = second = Waiting(deadlines)
+    third = Waiting(deadlines)
+    await third.expired.wait()
+    assert first.expired.is_set()
+    assert not second.expired.is_set()
+
+
+async def test_what_has_expired_has_all_of_its_time_again_where_it_begins_again() -> None:
+    deadlines, clock = Deadlines(asyncio.get_running_loop(), SHORT), asyncio.get_running_loop().time
+    each = Waiting(deadlines)
+    await each.expired.wait()
+    each.expired.clear()
+    began = clock()
+    deadlines.add(each)
+    await each.expired.wait()
+    assert clock() - began >= SHORT * 0.9
