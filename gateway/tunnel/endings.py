@@ -109,6 +109,7 @@ _CODES: dict[Reason, tuple[CloseCode | None, CloseCode | None, str]] = {
     Reason.SHUTDOWN: (CloseCode.GOING_AWAY, CloseCode.GOING_AWAY, "gateway restarting"),
     Reason.LIMIT: (CloseCode.TRY_AGAIN_LATER, CloseCode.GOING_AWAY, "max_buffered"),
 }
+_TOO_LARGE = "frame larger than max_frame_size"
 _NOT_READING = {Reason.PROXY_SEND_TIMEOUT: Side.UPSTREAM, Reason.SEND_TIMEOUT: Side.CLIENT}
 _TIMERS = {
     Reason.PROXY_READ_TIMEOUT,
@@ -144,8 +145,10 @@ def close_frame_for(side: Side, outcome: Outcome) -> tuple[CloseCode, str] | Non
     if reason in _LOST_BY:
         return _LOST[side.other] if outcome.side is side.other else None
     if reason is Reason.MAX_FRAME_SIZE:
-        code = CloseCode.TOO_BIG if outcome.side is side else CloseCode.GOING_AWAY
-        return code, "frame larger than max_frame_size"
+        if outcome.side is side:
+            return CloseCode.TOO_BIG, _TOO_LARGE
+        # Of a client that is told to come back at once, as after a restart, the next answer would end like this one.
+        return CloseCode.BAD_GATEWAY if side is CLIENT else CloseCode.GOING_AWAY, _TOO_LARGE
     if reason not in _CODES:
         return None
     to_client, to_upstream, text = _CODES[reason]

@@ -485,7 +485,8 @@ class Tunnel:
             return
         code, reason = frame
         self._outputs.append((side, close(code, reason, self._randbytes(4) if side is UPSTREAM else None)))
-        if self.code == CloseCode.ABNORMAL:
+        if self.code == CloseCode.ABNORMAL or (side is CLIENT and self._closer is None):
+            # The one that the log has beside what the browser shows.
             self.code = code
 
     def _begin_lingering(self, now: float) -> None:

@@ -61,16 +61,18 @@ def test_a_shutdown_is_sent_to_both() -> None:
     assert close_frames(tunnel) == {CLIENT: (1001, "gateway restarting"), UPSTREAM: (1001, "gateway restarting")}
 
 
-@pytest.mark.parametrize("side", list(Side))
-def test_a_frame_over_the_limit_closes_its_sender_with_1009_and_the_other_with_1001(side: Side) -> None:
+@pytest.mark.parametrize(("side", "other_code", "code"), [(CLIENT, 1001, 1009), (UPSTREAM, 1014, 1014)])
+def test_a_frame_over_the_limit_closes_its_sender_with_1009_and_the_log_has_the_clients_code(
+    side: Side, other_code: int, code: int
+) -> None:
     tunnel = opened(**TELLING)
     receive(tunnel, side, frame(BINARY, b"fits") + frame(BINARY, bytes(1001)), 101)
     (other, passed), *_ = sent = tunnel.data_to_send()
     assert (other, passed) == (side.other, frame(BINARY, b"fits"))
     told = {to: parse(data)[0].close[0] for to, data in sent[1:]}
-    assert told == {side: 1009, side.other: 1001}
+    assert told == {side: 1009, side.other: other_code}
     assert tunnel.outcome == Outcome(side, Reason.MAX_FRAME_SIZE)
-    assert (tunnel.code, tunnel.inbound(side).size) == (1009, 6)
+    assert (tunnel.code, tunnel.inbound(side).size) == (code, 6)
 
 
 def test_no_close_frame_is_sent_within_a_frame() -> None:

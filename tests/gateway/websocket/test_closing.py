@@ -101,9 +101,11 @@ async def test_within_a_frame_there_is_a_fin_alone(start: Start, upstream: Upstr
         assert await client.rest() == b""
 
 
-@pytest.mark.parametrize("key", [b"", KEY], ids=["backend", "client"])
-async def test_a_frame_over_max_frame_size_is_1009_to_its_sender_and_1001_to_the_other(
-    start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture, key: bytes
+@pytest.mark.parametrize(
+    ("key", "other_code", "code"), [(b"", 1014, 1014), (KEY, 1001, 1009)], ids=["backend", "client"]
+)
+async def test_a_frame_over_max_frame_size_is_1009_to_its_sender_and_the_log_has_the_clients_code(
+    start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture, key: bytes, other_code: int, code: int
 ) -> None:
     gateway = await start(upstream.port, max_frame_size=1000)
     async with tunnel(gateway, upstream) as (client, backend):
@@ -112,10 +114,10 @@ async def test_a_frame_over_max_frame_size_is_1009_to_its_sender_and_1001_to_the
         await sender.send(fits + frame(BINARY, bytes(1001), key=key))
         assert parse(await sender.rest())[0].close == (1009, "frame larger than max_frame_size")
         assert await other.exactly(len(fits)) == fits
-        assert parse(await other.rest())[0].close[0] == 1001
+        assert parse(await other.rest())[0].close == (other_code, "frame larger than max_frame_size")
         sender.close()
         other.close()
-        assert "reason=max_frame_size close_code=1009 " in await ended(gateway, caplog)
+        assert f"reason=max_frame_size close_code={code} " in await ended(gateway, caplog)
 
 
 async def test_silence_is_1001_with_the_timers_name_to_both(start: Start, upstream: Upstream) -> None:
