@@ -59,7 +59,7 @@ TAIL_EVENTS = 16
 _TEXT_SPACING = 0.001
 _LONGEST_TEXT_SPACING = 0.015
 # The same where there are more than 5,000 pieces a second, with which an event loop is full. An answer has no second
-# event within two and a half such times: of 20 tokens a second two become one, and the loop has a quarter less to do.
+# event within three such times: of 20 tokens a second two become one, and the loop has a quarter less to do.
 _CROWDED_SPACING = 0.0002
 _LONGEST_CROWDED_SPACING = 0.040
 # Between two attempts to write for `check`: each costs a flush to disk, and to a locked database half a second.
