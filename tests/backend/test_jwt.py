@@ -352,6 +352,33 @@ def test_a_file_may_hold_the_key(tmp_path: Path) -> None:
     assert jwt_authorize(Settings(jwt_key_file=str(tmp_path / "key.pem"))) is not None
 
 
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (token(aud="billing"), "WARNING 1 token was refused: `aud` does not name jwt_audience"),
+        (token(iss="https://other.example"), "WARNING 1 token was refused: `iss` is not jwt_issuer"),
+        (token(nbf=time.time() + 36_000), "WARNING 1 token was refused: `nbf` or `iat` is in the future; "),
+        (token(sub=None), "WARNING 1 token was refused: `exp` or `sub` is missing, "),
+        (token("another secret of 32 bytes or more"), "WARNING 1 token was refused: not signed with the key "),
+        (token(KEYS["RS256"], "RS256"), "WARNING 1 token was refused: signed with another algorithm "),
+        (token(exp=1.0), "INFO 1 token was refused: expired; "),
+        ("no-token", "WARNING 1 token was refused: not a JSON Web Token, "),
+    ],
+)
+async def test_the_log_tells_once_a_minute_why_tokens_are_refused(
+    caplog: pytest.LogCaptureFixture, given: str, line: str
+) -> None:
+    caplog.set_level("INFO")
+    authorize = jwt_authorize(Settings(jwt_key=SECRET, **OPTIONS))
+    assert authorize is not None
+    request = make_mocked_request("GET", "/", headers={"Authorization": f"Bearer {given}"})
+    for _ in range(3):
+        with pytest.raises(web.HTTPUnauthorized):
+            await authorize(request, "patient:demo", None)
+    (told,) = [f"{record.levelname} {record.message}" for record in caplog.records]
+    assert told.startswith(line)
+
+
 async def test_no_line_of_the_log_holds_a_token_or_a_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:

@@ -20,6 +20,7 @@ from aiohttp import hdrs, web
 
 from moorline.gateway.common.access.authorize import Principal, bearer_token, is_credential
 from moorline.gateway.common.access.jwks import KeySet
+from moorline.gateway.common.access.refusals import Refusals
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.errors import UsageError
 
@@ -35,6 +36,19 @@ _MOST_VERIFIED = 4096
 
 # Of a shared secret: a shorter one can be guessed from one token (RFC 7518 section 3.2).
 _LEAST_SECRET = 32
+
+# By PyJWT's exception.
+_WHY = {
+    "ExpiredSignatureError": "expired; where that is new, compare this machine's clock with the issuer's",
+    "ImmatureSignatureError": "`nbf` or `iat` is in the future; compare this machine's clock with the issuer's",
+    "InvalidAlgorithmError": "signed with another algorithm than that of the key",
+    "InvalidAudienceError": "`aud` does not name jwt_audience",
+    "InvalidIssuerError": "`iss` is not jwt_issuer",
+    "InvalidKeyError": "jwt_jwks_url has no key with its `kid`",
+    "InvalidSignatureError": "not signed with the key that the options name",
+    "MissingRequiredClaimError": "`exp` or `sub` is missing, or `iss` or `aud` where the options name one",
+}
+_UNREADABLE = "not a JSON Web Token, or a claim has another type than the standard's"
 
 
 def jwt_authorize(settings: CommonSettings) -> "JwtAuthorize | None":
@@ -118,6 +132,7 @@ class JwtAuthorize:
         }
         self._leeway = settings.jwt_leeway
         self._verified: dict[bytes, _Verified] = {}
+        self._refusals = Refusals()
 
     async def __call__(self, request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
         token = self._token(request)
@@ -159,11 +174,23 @@ class JwtAuthorize:
                 key = await key.find(_key_id(token))
             return self._jwt.decode(token, key, algorithms=[key.algorithm_name], **self._checks)
         except self._jwt.ExpiredSignatureError:
+            self._count(logging.INFO, "ExpiredSignatureError")
             raise _unauthorized("The token has expired.", "expired") from None
         except self._jwt.PyJWTError as error:
-            # Its words quote claims at most of the kind `iss`; the token itself is in none of them.
-            log.debug("a token was refused: %s", type(error).__name__)
+            # Without the library's own words, which quote claims.
+            self._count(logging.WARNING, type(error).__name__)
             raise _unauthorized("The token is not valid here.", type(error).__name__) from None
+
+    def _count(self, level: int, reason: str) -> None:
+        """Tell the operator: where the issuer or an option has changed, all clients are refused."""
+        if (count := self._refusals.add(reason, time.monotonic())) is not None:
+            log.log(
+                level,
+                "%d token%s refused: %s",
+                count,
+                " was" if count == 1 else "s were",
+                _WHY.get(reason, _UNREADABLE),
+            )
 
 
 def _key_id(token: str) -> str:
