@@ -281,10 +281,15 @@ class WorkerListener:
         self._connection = connection
         self._loop.add_reader(self._sock, self._arrive)
 
+    @property
+    def opening(self) -> int:
+        """See `Listener`."""
+        return len(self._opening)
+
     def leave(self) -> None:
         """Have the acceptor prefer others from now on. What it has sent is received first: its stop, for one."""
-        if not self.closed:
-            self._arrive()
+        while not self.closed and self._arrive():
+            pass
         self._send(_LEAVING)
 
     def handed_over(self, *, done: bool) -> None:
@@ -300,25 +305,26 @@ class WorkerListener:
         self.closed = True
         self._loop.remove_reader(self._sock)
 
-    def _arrive(self) -> None:
+    def _arrive(self) -> bool:
+        """Receive what was given; whether more may be there."""
         for _ in range(_BURST):
             try:
                 given, descriptors, _, _ = socket.recv_fds(self._sock, 1, 1, _CLOSED_ON_EXEC)
             except BlockingIOError:
-                return
+                return False
             except OSError:
                 given = b""
             if not given:
                 # The acceptor has ended. The supervisor, in the same process, ends this worker.
                 self.close()
-                return
+                return False
             if given in (_SUCCESSOR, _PREDECESSOR, _OTHER_PREDECESSOR):
                 self._introduce(given, descriptors)
                 continue
             if given == _STOP:
                 if self.on_stop is not None:
                     self.on_stop()
-                return
+                return False
             # Before a byte of it is read: from here on no other worker can serve it.
             self._send(_TAKEN)
             if not descriptors:
@@ -328,6 +334,7 @@ class WorkerListener:
             task = self._loop.create_task(self._accept(_Connection(descriptors[0], self._send)))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
+        return True
 
     def _introduce(self, given: bytes, descriptors: Sequence[int]) -> None:
         for descriptor in descriptors:

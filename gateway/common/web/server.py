@@ -106,6 +106,10 @@ class Listener(Protocol):
     port: int
     closed: bool
 
+    @property
+    def opening(self) -> int:
+        """Connections that have been accepted, and have no protocol yet."""
+
     async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
         """Accept them, each with a protocol of its own."""
 
@@ -122,6 +126,7 @@ class SocketListener:
         self._sockets = sockets
         self._listeners: list[asyncio.Server] = []
         self.closed = False
+        self.opening = 0
 
     async def open(self, connection: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()
@@ -196,7 +201,10 @@ async def running(
         yield started
         more = 0.0
         if listener.closed:
-            more = await _finish_requests(draining, idle_connections, _REQUEST_SHARE * settings.drain)
+            more = await _finish_requests(
+                lambda: listener.opening + idle_connections.silent + draining.requests,
+                _REQUEST_SHARE * settings.drain,
+            )
         if draining.is_leaving:
             await _released_or_draining(draining, settings.drain)
             if not draining.is_set():
@@ -210,7 +218,7 @@ async def running(
         await runner.cleanup()
 
 
-async def _finish_requests(draining: Draining, idle_connections: IdleConnections, most: float) -> float:
+async def _finish_requests(under_way: Callable[[], int], most: float) -> float:
     """Return when none is under way, or none has ended for `_REQUEST_SECONDS`: how much longer than that it took, which
     is `most` seconds at most. The request of a connection that was accepted last is still to come; a browser also opens
     some ahead of need, and a poll is held for longer. A process that has many to answer, as it may after the last
@@ -218,12 +226,12 @@ async def _finish_requests(draining: Draining, idle_connections: IdleConnections
     """
     clock = asyncio.get_running_loop().time
     began = since = clock()
-    fewest = under_way = idle_connections.silent + draining.requests
-    while under_way and clock() < min(since, began + most) + _REQUEST_SECONDS:
+    fewest = left = under_way()
+    while left and clock() < min(since, began + most) + _REQUEST_SECONDS:
         await asyncio.sleep(_REQUEST_CHECK_SECONDS)
-        under_way = idle_connections.silent + draining.requests
-        if under_way < fewest:
-            fewest, since = under_way, clock()
+        left = under_way()
+        if left < fewest:
+            fewest, since = left, clock()
     return max(0.0, clock() - began - _REQUEST_SECONDS)
 
 

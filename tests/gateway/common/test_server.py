@@ -10,8 +10,7 @@ from aiohttp import ClientSession, web
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import run
 from moorline.gateway.common.web.connection import CONNECTION_TIMEOUTS, ConnectionTimeouts
-from moorline.gateway.common.web.draining import DRAINING, Draining
-from moorline.gateway.common.web.idle import Descriptors, IdleConnections
+from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.server import Running, _finish_requests, running
 from moorline.gateway.settings import Settings
@@ -233,17 +232,17 @@ async def test_requests_that_were_on_their_way_get_time_while_they_end_one_after
     monkeypatch: pytest.MonkeyPatch, stuck: int, most: float, *, are_awaited: bool
 ) -> None:
     monkeypatch.setattr("moorline.gateway.common.web.server._REQUEST_SECONDS", 0.4)
-    draining, idle = Draining(), IdleConnections(Descriptors.of_process())
-    draining.requests = 12
+    left = 12
 
     def end_one() -> None:
-        draining.requests -= 1
-        if draining.requests > stuck:
+        nonlocal left
+        left -= 1
+        if left > stuck:
             asyncio.get_running_loop().call_later(0.05, end_one)
 
     end_one()
-    more = await _finish_requests(draining, idle, most)
-    assert (draining.requests == stuck) is are_awaited
+    more = await _finish_requests(lambda: left, most)
+    assert (left == stuck) is are_awaited
     assert more > 0.1 or not are_awaited
 
 

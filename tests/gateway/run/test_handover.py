@@ -10,9 +10,12 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from aiohttp import web
 
 from moorline.gateway.common.web.listen import listen
+from moorline.gateway.common.web.server import running
 from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
+from moorline.gateway.settings import Settings
 from tests.support.faulty_upstream import Peer, dial
 
 
@@ -186,6 +189,32 @@ async def test_a_worker_may_become_ready_and_end_after_the_acceptor_was_closed()
         acceptor.close()
         worker = await Worker(acceptor, "a").start()
         await worker.die()
+
+
+async def test_connections_that_a_worker_has_not_taken_when_it_is_stopped_are_answered() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
+        channel = WatchedChannel()
+        acceptor.add(channel)
+        clients = [await stack.enter_async_context(dial(port)) for _ in range(20)]
+        for client in clients:
+            await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while channel.connections < len(clients):
+            channel.given.clear()
+            await channel.given.wait()
+        acceptor.close()
+        listener = WorkerListener(socket.socket(fileno=socket.dup(channel.fileno())))
+        async with running(app, Settings(drain=2.0), listener=listener) as started:
+            listener.on_stop = started.stop_accepting
+            channel.stop()
+            listener.leave()
+        for client in clients:
+            assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+        channel.close()
 
 
 class Refusing:
