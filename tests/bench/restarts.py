@@ -1,4 +1,4 @@
-"""Restarts under handshakes: `python -m tests.bench restarts [--restarts N] [--rate N]`.
+"""Restarts under handshakes: `python -m tests.bench restarts [--restarts N] [--rate N] [--workers N]`.
 
 A service manager's part is played: it holds the listening socket and ends and starts the gateway again and again, while
 clients open sockets at a steady rate. A connection that comes between two lives waits in the listening socket. None may
@@ -72,12 +72,12 @@ class Dialling:
             self.refused.append(f"{status} after {monotonic() - began:.0f}s")
 
 
-async def measure(restarts: int, rate: float) -> Dialling:
+async def measure(restarts: int, rate: float, workers: int = 1) -> Dialling:
     """Run it; what the clients have seen."""
     raise_file_limit(_FILES)
     upstream = await asyncio.start_server(_switch, "127.0.0.1", 0, backlog=1024)
     url = f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}"
-    options = ("--log-level", "warning", "--drain", "1s", "--max-connections-per-address", "off")
+    options = ("--log-level=warning", "--drain=1s", "--max-connections-per-address=off", f"--workers={workers}")
     with tempfile.TemporaryDirectory(prefix="moorline-bench-") as folder:
         manager = Manager(Path(folder))
         try:
@@ -126,9 +126,10 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench restarts", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--restarts", type=int, default=50)
     parser.add_argument("--rate", type=float, default=300.0, help="handshakes a second")
+    parser.add_argument("--workers", type=int, default=1, help="of the gateway")
     given = parser.parse_args(arguments)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        result = runner.run(measure(given.restarts, given.rate))
+        result = runner.run(measure(given.restarts, given.rate, given.workers))
     print(f"restarts {given.restarts}, handshakes {len(result.seconds)} at {given.rate:g}/s")
     print(f"refused {len(result.refused)}, must be 0; {' '.join(sorted(set(result.refused)))}")
     if len(result.seconds) > 1:
