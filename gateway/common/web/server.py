@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Protocol, cast
@@ -226,12 +227,16 @@ async def _finish_requests(under_way: Callable[[], int], most: float) -> float:
     """
     clock = asyncio.get_running_loop().time
     began = since = clock()
-    fewest = left = under_way()
-    while left and clock() < min(since, began + most) + _REQUEST_SECONDS:
-        await asyncio.sleep(_REQUEST_CHECK_SECONDS)
+    fewest, was_none = math.inf, False
+    while clock() < min(since, began + most) + _REQUEST_SECONDS:
         left = under_way()
+        # Twice: on the way from its connection to its handler a request is counted at neither for a moment.
+        if was_none and left == 0:
+            break
+        was_none = left == 0
         if left < fewest:
             fewest, since = left, clock()
+        await asyncio.sleep(_REQUEST_CHECK_SECONDS)
     return max(0.0, clock() - began - _REQUEST_SECONDS)
 
 

@@ -192,29 +192,39 @@ async def test_a_worker_may_become_ready_and_end_after_the_acceptor_was_closed()
 
 
 async def test_connections_that_a_worker_has_not_taken_when_it_is_stopped_are_answered() -> None:
-    async def answer(_: web.Request) -> web.Response:
-        return web.Response()
-
     app = web.Application()
-    app.router.add_get("/", answer)
+    app.router.add_get("/", greet)
     async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
         channel = WatchedChannel()
         acceptor.add(channel)
         clients = [await stack.enter_async_context(dial(port)) for _ in range(20)]
-        for client in clients:
-            await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         while channel.connections < len(clients):
             channel.given.clear()
             await channel.given.wait()
         acceptor.close()
-        listener = WorkerListener(socket.socket(fileno=socket.dup(channel.fileno())))
+        theirs = stack.enter_context(socket.socket(fileno=socket.dup(channel.fileno())))
+        listener = WorkerListener(theirs)
         async with running(app, Settings(drain=2.0), listener=listener) as started:
             listener.on_stop = started.stop_accepting
             channel.stop()
             listener.leave()
-        for client in clients:
-            assert (await client.head()).startswith(b"HTTP/1.1 200 ")
+            assert listener.opening == len(clients)
+            answers = [asyncio.create_task(asked(client)) for client in clients]
+        for answer in await asyncio.gather(*answers):
+            assert answer.startswith(b"HTTP/1.1 200 ")
         channel.close()
+
+
+async def greet(_: web.Request) -> web.Response:
+    return web.Response(text="a")
+
+
+async def asked(client: Peer) -> bytes:
+    """What is answered to a request that comes some turns of the loop after its connection."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return await client.head()
 
 
 class Refusing:
