@@ -68,6 +68,8 @@ def _path(request: web.Request) -> str:
     return logged_path(request.raw_path, in_development=in_development) or route
 
 
+# Of the few clients of a dev server, whose page may load thousands of files.
+@functools.lru_cache(maxsize=64)
 def _is_local(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
