@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common import logs, tracing
+from moorline.gateway.common.collection import no_collection
 from moorline.gateway.common.config.options import PREFIX, changed
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import ReloadRequests, run, run_until, stop_signals
@@ -167,7 +168,8 @@ class _Serve:
 
     async def _run(self, stop: asyncio.Event) -> None:
         # In a thread, so that the loop can start the backend meanwhile.
-        generations = await asyncio.to_thread(importlib.import_module, "moorline.gateway.run.generations")
+        with no_collection():
+            generations = await asyncio.to_thread(importlib.import_module, "moorline.gateway.run.generations")
         gateway: Gateway = generations.Gateway(self._settings, self._environ, systemd=self._systemd)
         self._gateway = gateway
         async with gateway.running(stop):

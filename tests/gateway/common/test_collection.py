@@ -35,3 +35,11 @@ def test_searches_begin_again_behind_the_outermost_block() -> None:
             assert not gc.isenabled()
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_a_program_that_has_switched_the_searches_off_finds_them_off() -> None:
+    with no_collection():
+        with no_collection():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    assert gc.isenabled()
