@@ -69,6 +69,22 @@ async def test_a_body_of_a_known_length_waits_for_no_turn(queued: list[turns.Par
     assert not queued
 
 
+@pytest.mark.parametrize("size", [97, 4096, 1 << 20])
+@pytest.mark.usefixtures("queued")
+async def test_requests_that_are_cut_anywhere_are_answered_in_order(size: int) -> None:
+    async def question_or_body(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=request.query_string.encode() or await request.read())
+
+    asked = [b"GET /?%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number for number in range(2)]
+    async with served(question_or_body) as running, asyncio.timeout(STEP), dial(running.port) as peer:
+        await peer.send_in_pieces(b"".join(POST + each + CHUNKED for each in asked), size)
+        for number in range(2):
+            assert await received(peer) == BODY
+            await peer.head()
+            assert await peer.exactly(1) == b"%d" % number
+            assert await received(peer) == BODY
+
+
 @pytest.fixture
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_MOST_WAITING", 0)
