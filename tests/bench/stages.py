@@ -11,16 +11,17 @@ from pathlib import Path
 
 from tests.bench.chat_servers import moorline
 from tests.bench.processes import child, raise_file_limit, split_cores
+from tests.bench.provider import TOKENS_PER_SECOND
 from tests.bench.streams import ASKS_PER_SECOND, SETTLE
 from tests.bench.table import columns, number
 
-__all__ = ["measure", "stages"]
+__all__ = ["STAGES", "measure", "stages", "table"]
 
 _FILES = 1 << 16
 _FLUSHES = 50
 _PAGE = 4096
 # What ends each stage, in the order in which a token passes them.
-_STAGES = {
+STAGES = {
     "received": "provider's write to the backend's read",
     "read": "its task is woken; HTTP, events and JSON are parsed",
     "gathered": "text gathers for a commit",
@@ -41,7 +42,7 @@ async def stages(levels: Sequence[int]) -> str:
     found = {count: await measure(count, _SECONDS) for count in levels}
     with tempfile.TemporaryDirectory(prefix="moorline-bench-") as name:
         flush = _bare_flush(Path(name))
-    return f"{_table(found)}\n\na page that another program appends to a file and flushes: {number(flush * 1e3)} ms"
+    return f"{table(found)}\n\na page that another program appends to a file and flushes: {number(flush * 1e3)} ms"
 
 
 async def measure(count: int, seconds: float) -> list[Times]:
@@ -72,12 +73,15 @@ async def measure(count: int, seconds: float) -> list[Times]:
 
 
 def _steps(begin: float, times: Times) -> Times:
-    points = [begin, *(times[stage] for stage in _STAGES)]
-    return {stage: points[at + 1] - points[at] for at, stage in enumerate(_STAGES)}
+    points = [begin, *(times[stage] for stage in STAGES)]
+    return {stage: points[at + 1] - points[at] for at, stage in enumerate(STAGES)}
 
 
 def _bare_flush(folder: Path) -> float:
-    """Median seconds of a page appended to a file and flushed, which is what a commit waits for at least."""
+    """Median seconds of a page appended to a file and flushed, which is what a commit waits for at least.
+
+    At the pace of an answer: a disk that is not idle between two flushes is faster.
+    """
     took = []
     descriptor = os.open(folder / "flushed", os.O_WRONLY | os.O_CREAT)
     try:
@@ -86,15 +90,16 @@ def _bare_flush(folder: Path) -> float:
             began = time.perf_counter()
             os.fdatasync(descriptor)
             took.append(time.perf_counter() - began)
+            time.sleep(1 / TOKENS_PER_SECOND)
     finally:
         os.close(descriptor)
     return statistics.median(took)
 
 
-def _table(found: Mapping[int, Sequence[Times]]) -> str:
+def table(found: Mapping[int, Sequence[Times]]) -> str:
     """By answers at once, the median and the 99th percentile of each stage and of all."""
     rows = [["ms", *(f"{count}, {which}" for count in found for which in ("median", "p99"))]]
-    for stage, what in _STAGES.items():
+    for stage, what in STAGES.items():
         rows.append([what, *_cells([[each[stage] for each in tokens] for tokens in found.values()])])
     rows.append(["all", *_cells([[sum(each.values()) for each in tokens] for tokens in found.values()])])
     return columns(rows, left=1)

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.bench.chat import Scale, _marks, measure
+from tests.bench.stages import STAGES, table
 from tests.bench.stages import measure as measure_stages
 from tests.bench.streams import Streams
 
@@ -30,6 +31,12 @@ async def test_each_token_passes_all_stages_one_after_the_other() -> None:
     found = await measure_stages(2, 0.5)
     assert found
     assert all(seconds >= 0 for token in found for seconds in token.values())
+
+
+def test_the_stages_of_a_token_add_up_to_all_of_its_way() -> None:
+    token = dict.fromkeys(STAGES, 0.001)
+    *_, whole = table({1: [token, token]}).splitlines()
+    assert whole.split() == ["all", "8", "8"]
 
 
 def streams(*, wanted: int, cpu: float = 1.0, median: float = 0.001, p99: float = 0.001) -> Streams:
