@@ -37,8 +37,8 @@ PARTS = 10
 # The first samples show caches that fill; what is fitted comes after them.
 _WARM = 3
 # Between two messages of one client, and between two faults, seconds.
-PAUSE = (1.0, 60.0)
-BETWEEN = (0.2, 1.0)
+PAUSE = (1.0, 120.0)
+BETWEEN = (1.0, 3.0)
 # How long a fault is armed, and how many connections meet it at most, unless it is a state of the network.
 ARMED = (0.5, 2.0)
 TIMES = (1, 20)
@@ -46,7 +46,8 @@ _RESETS_AFTER = 1.0
 # For all clients to be connected with their answers, once the faults have ended.
 SETTLE = 120.0
 _LOOK = 0.1
-# Dialled at the same time at the start.
+# Dialled at the same time: if all clients did at once after a fault, none would be in before it gives up on a machine
+# that has other work, too, and all would begin again.
 _AT_ONCE = 20
 _MIB = 1 << 20
 _NO_LIMITS = ("--max-connections-per-address=off", "--max-requests-per-address=off")
@@ -105,7 +106,7 @@ class Talkers:
         def dial() -> connect:
             return connect(url, ping_interval=None, proxy=None, open_timeout=None, max_size=None, close_timeout=1)
 
-        return ChatClient(dial, rng=random.Random(self._rng.random()))
+        return ChatClient(dial, rng=random.Random(self._rng.random()), places=self._places)
 
     async def talk(self, client: ChatClient) -> None:
         """Say one thing after the other."""
@@ -118,11 +119,20 @@ class Talkers:
             self.said += 1
 
     async def pause(self) -> None:
-        """Return when every client is connected, and none waits for an answer."""
+        """Return when every client is connected, and none waits for an answer.
+
+        Raises:
+            TimeoutError: not so within SETTLE; it says what the clients wait for.
+        """
         self._going.clear()
-        async with asyncio.timeout(SETTLE):
-            while self.asking or not all(client.is_connected for client in self.clients):  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK)
+        try:
+            async with asyncio.timeout(SETTLE):
+                while self.asking or not all(client.is_connected for client in self.clients):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK)
+        except TimeoutError:
+            waiting = collections.Counter(client.waits_for for client in self.clients)
+            del waiting[None]
+            raise TimeoutError(f"after {SETTLE:g} s of quiet clients wait for: {dict(waiting)}") from None
 
     def go_on(self) -> None:
         self._going.set()
@@ -232,6 +242,7 @@ async def run(
             await talkers.pause()
             for name, value in (await _sample(services, folder, talkers.said)).items():
                 found.samples.setdefault(name, []).append(value)
+            print(f"{part} of {parts}: {talkers.said} messages and answers", flush=True)
         for task in running:
             task.cancel()
     return found

@@ -30,7 +30,14 @@ _SILENT_HEARTBEATS = 2.0
 class ChatClient:
     """One tab. `run` is its task; `say` and `retry` may be called at any time and return when the run has ended."""
 
-    def __init__(self, dial: Callable[[], connect], *, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        dial: Callable[[], connect],
+        *,
+        rng: random.Random | None = None,
+        places: contextlib.AbstractAsyncContextManager[None] | None = None,
+    ) -> None:
+        """`places`: held during each dial."""
         self.transcript = Transcript()
         self.sent: dict[str, str] = {}
         """The text of each message, by client_msg_id."""
@@ -42,6 +49,7 @@ class ChatClient:
         self.refusals: list[str] = []
         self._dial = dial
         self._rng = rng or random.Random()
+        self._places = places or contextlib.nullcontext()
         self._commands: dict[str, dict[str, Any]] = {}
         self._socket: ClientConnection | None = None
         self._changed = asyncio.Condition()
@@ -50,6 +58,16 @@ class ChatClient:
     def is_connected(self) -> bool:
         """Whether the server has answered the hello of the socket that is open."""
         return self._socket is not None
+
+    @property
+    def waits_for(self) -> str | None:
+        """What of its server it has not got yet, if anything."""
+        if self._socket is None:
+            return "hello"
+        if self._commands:
+            return "ack"
+        ended = all(self._end_of(run_id) is not None for run_id in self.acknowledged.values())
+        return None if ended and self.transcript.run_id is None else "end"
 
     # What a person does -----------------------------------------------------------------------------------------------
 
@@ -114,7 +132,7 @@ class ChatClient:
         lost_at: float | None = None
         while True:
             with contextlib.suppress(OSError, WebSocketException, TimeoutError, Gap):
-                async with asyncio.timeout(_OPEN_TIMEOUT):
+                async with self._places, asyncio.timeout(_OPEN_TIMEOUT):
                     client = await self._dial()
                 try:
                     lost_at = await self._converse(client, lost_at)
