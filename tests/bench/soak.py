@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from websockets.asyncio.client import connect
 
-from moorline.gateway.faults.catalogue import CATALOGUE, Phase
+from moorline.gateway.faults.catalogue import CATALOGUE, Fault, Phase
 from moorline.gateway.faults.control import Faults
 from moorline.gateway.faults.proxy import FaultProxy
 from moorline.gateway.tunnel.endings import Side
@@ -44,7 +44,7 @@ ARMED = (0.5, 2.0)
 TIMES = (1, 20)
 _RESETS_AFTER = 1.0
 # For all clients to be connected with their answers, once the faults have ended.
-SETTLE = 120.0
+SETTLE = 300.0
 _LOOK = 0.1
 # Dialled at the same time: if all clients did at once after a fault, none would be in before it gives up on a machine
 # that has other work, too, and all would begin again.
@@ -142,18 +142,24 @@ class Talkers:
 
 
 async def _strike(faults: Faults, rng: random.Random, seconds: float, struck: collections.Counter[str]) -> None:
-    """Faults of the catalogue, one after the other, for so long."""
-    names = [name for name, fault in CATALOGUE.items() if fault.phase is not Phase.PROVIDER]
+    """Faults of the catalogue, one after the other, for so long.
+
+    One of them is a state of the network, which ends every socket: what follows is a storm of clients, and no chat.
+    """
+    possible = [fault for fault in CATALOGUE.values() if fault.phase is not Phase.PROVIDER]
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
+            await _arm(faults, rng, rng.choice([fault for fault in possible if fault.lasts]), struck)
             while True:
                 await asyncio.sleep(rng.uniform(*BETWEEN))
-                fault = CATALOGUE[rng.choice(names)]
-                times = None if fault.lasts else rng.randint(*TIMES)
-                armed = faults.arm(fault.name, times=times, resets_after=_RESETS_AFTER, **fault.marked)
-                async with armed:
-                    await asyncio.sleep(rng.uniform(*ARMED))
-                struck[fault.name] += armed.met
+                await _arm(faults, rng, rng.choice([fault for fault in possible if not fault.lasts]), struck)
+
+
+async def _arm(faults: Faults, rng: random.Random, fault: Fault, struck: collections.Counter[str]) -> None:
+    times = None if fault.lasts else rng.randint(*TIMES)
+    async with faults.arm(fault.name, times=times, resets_after=_RESETS_AFTER, **fault.marked) as armed:
+        await asyncio.sleep(rng.uniform(*ARMED))
+    struck[fault.name] += armed.met
 
 
 # What is held ---------------------------------------------------------------------------------------------------------
