@@ -9,7 +9,7 @@ import math
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who, is_unreachable
 from moorline.gateway.common.web.time_limit import TimeLimits
@@ -27,16 +27,27 @@ from moorline.gateway.proxy.response import Response, ResponseParser
 from moorline.gateway.proxy.upstreams import Through
 from moorline.gateway.tunnel import kernel
 
-__all__ = ["UpstreamConnection"]
+__all__ = ["Sink", "UpstreamConnection"]
 
 # Of a body that the client does not take as fast as it comes: asyncio's high-water mark. One read may go beyond it.
 _MAX_UNREAD = 64 << 10
 _SWITCHING_PROTOCOLS = 101
 
 
+class Sink(Protocol):
+    """Takes the body of a response as it comes."""
+
+    def take(self, part: bytes | memoryview, *, complete: bool) -> bool:
+        """Take the next part, which may be empty; whether it can take more at once. It raises nothing."""
+
+
 class UpstreamConnection(asyncio.Protocol):
-    """Use: `connect`, then for each request `send`, `response` and `read` until it is b"". The caller ends it, with
-    `abort` or by giving it to a pool or a tunnel.
+    """Use: `connect`, then for each request `send`, `response`, `pass_to` and `passed` until `complete`. The caller
+    ends it, with `abort` or by giving it to a pool or a tunnel.
+
+    A sink that is there when the headers are gets the body in the call in which it was read. Until the task that awaits
+    the response would run, other connections are read: of 32 with 64 KiB each, the first were out of the processor's
+    caches when they were sent.
     """
 
     __slots__ = (
@@ -48,9 +59,14 @@ class UpstreamConnection(asyncio.Protocol):
         "_error",
         "_loop",
         "_on_end",
+        "_on_response",
         "_parser",
+        "_read_seconds",
+        "_reading_paused",
         "_received",
         "_requests",
+        "_response",
+        "_sink",
         "_timer",
         "_transport",
         "_unread",
@@ -65,6 +81,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser: ResponseParser | None = None
         self._requests = 0
         self._received = False
+        self._response: Response | None = None
+        self._on_response: Callable[[Response], Sink | None] | None = None
+        self._sink: Sink | None = None
+        self._read_seconds = math.inf
+        self._reading_paused = False
         self._body: list[bytes | memoryview] = []
         self._unread = 0
         self._error: GatewayError | None = None
@@ -128,11 +149,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     # One request and its response -------------------------------------------------------------------------------------
 
-    def send(self, method: str, head: bytes) -> None:
-        """Begin a request with its request line and headers."""
+    def send(self, method: str, head: bytes, on_response: Callable[[Response], Sink | None] | None = None) -> None:
+        """Begin a request with its request line and headers. `on_response` is called with the final response's headers
+        as soon as they are there, and may return what takes the body; it raises BadUpstreamResponse for one that is
+        not to be used.
+        """
         self._parser = ResponseParser(method)
         self._requests += 1
         self._received = False
+        self._response, self._on_response, self._sink = None, on_response, None
         self.write(head)
 
     def write(self, data: bytes) -> None:
@@ -163,9 +188,7 @@ class UpstreamConnection(asyncio.Protocol):
             BadUpstreamResponse: what came is not HTTP/1.1.
             UpstreamTimeout: it took longer than `seconds`.
         """
-        parser = self._parser
-        assert parser is not None, "a request was sent"
-        if parser.response is None and self._error is None:
+        if self._response is None and self._error is None:
             # `_wait`, which would be one more call of each request.
             self._waiter = self._loop.create_future()
             if seconds is not None:
@@ -175,32 +198,33 @@ class UpstreamConnection(asyncio.Protocol):
             finally:
                 self._waiter = None
                 self._deadline = math.inf
-        if parser.response is None:
+        if self._response is None:
             raise self._failure()
-        return parser.response
+        return self._response
 
-    async def read(self, seconds: float) -> bytes | memoryview:
-        """The next part of the response's body; b"" once it is complete.
+    def pass_to(self, sink: Sink) -> None:
+        """Give the body to `sink`: what has come of it now, and from now on each part as it comes."""
+        self._sink = sink
+        complete = self.complete
+        if not sink.take(self._unread_body(), complete=complete) and not complete:
+            self._pause_reading()
+
+    async def passed(self, seconds: float) -> None:
+        """Return once the body is complete, or its sink takes no more. To be called again reads on.
 
         Raises:
             GatewayError: the body breaks off, or nothing of it comes for `seconds`.
         """
-        while not (data := self.read_nowait()) and not self.complete:
-            if self._error is not None:
-                raise self._error
-            await self._wait(seconds)
-        return data
-
-    def read_nowait(self) -> bytes | memoryview:
-        """What has come of the body since the last time."""
-        if not self._body:
-            return b""
-        data = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
-        if self._unread > _MAX_UNREAD:
-            self._resume_reading()
-        self._unread = 0
-        return data
+        if not self.complete and self._error is None:
+            if self._reading_paused:
+                self._resume_reading()
+            self._read_seconds = seconds
+            try:
+                await self._wait(seconds)
+            finally:
+                self._read_seconds = math.inf
+        if not self.complete and self._has_failed():
+            raise self._failure()
 
     @property
     def complete(self) -> bool:
@@ -218,7 +242,7 @@ class UpstreamConnection(asyncio.Protocol):
             and parser.complete
             and parser.persistent
             and not parser.excess
-            and not self._body
+            and not (self._body or self._reading_paused)
             and self._error is None
             and transport is not None
             and not transport.is_closing()
@@ -247,7 +271,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End it at once. It may have ended already, or be another protocol's."""
-        self._on_end = None
+        self._on_end = self._on_response = self._sink = None
         if self._transport is not None:
             self._transport.abort()
         self._release_timer()
@@ -263,7 +287,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise UpstreamUnreachable("reset behind its 101")
         assert self._parser is not None, "it has received a 101"
         # `abort` has nothing to end from now on.
-        self._transport = None
+        self._transport = self._on_response = None
         self._release_timer()
         return transport, self._parser.excess
 
@@ -271,7 +295,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def begin_idle(self, seconds: float, on_end: Callable[["UpstreamConnection"], None]) -> None:
         """Wait for the next request, for so long at most. `on_end` is called once it cannot be used any more."""
-        self._parser = None
+        self._parser = self._response = self._on_response = self._sink = None
         self._on_end = on_end
         self._expire_in(seconds)
 
@@ -301,27 +325,37 @@ class UpstreamConnection(asyncio.Protocol):
             self._end(BadUpstreamResponse("bytes behind the response"))
             return
         self._received = True
+        is_first = False
         try:
-            body = parser.receive_data(data)
+            part = parser.receive_data(data)
+            if self._response is None and (response := parser.response) is not None:
+                if self._on_response is not None:
+                    self._sink = self._on_response(response)
+                self._response, is_first = response, True
         except BadUpstreamResponse as error:
             self._end(error)
             return
-        if body:
-            self._body.append(body)
-            self._unread += len(body)
-            if self._unread > _MAX_UNREAD:
+        if self._sink is not None:
+            takes_more = self._sink.take(part, complete=parser.complete)
+            if not takes_more and not parser.complete:
                 self._pause_reading()
-        response = parser.response
-        if response is not None:
-            if response.status == _SWITCHING_PROTOCOLS:
-                # Whatever follows is for the tunnel's protocol.
-                self._pause_reading()
-            if (waiter := self._waiter) is not None and not waiter.done():
-                waiter.set_result(None)
+            if is_first or parser.complete or not takes_more:
+                self._wake()
+            else:
+                self._deadline = self._loop.time() + self._read_seconds
+            return
+        if part:
+            self._body.append(part)
+            self._unread += len(part)
+        if self._unread > _MAX_UNREAD or (self._response and self._response.status == _SWITCHING_PROTOCOLS):
+            # Whatever follows a 101 is for the tunnel's protocol.
+            self._pause_reading()
+        if is_first:
+            self._wake()
 
     def eof_received(self) -> None:
-        if self._parser is not None:
-            self._parser.receive_eof()
+        if self._parser is not None and self._parser.receive_eof() and self._sink is not None:
+            self._sink.take(b"", complete=True)
         self._end(UpstreamUnreachable("closed before the end of the response"))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -341,7 +375,17 @@ class UpstreamConnection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------------------------------
 
     def _has_headers(self) -> bool:
-        return self._parser is not None and self._parser.response is not None
+        return self._response is not None
+
+    def _unread_body(self) -> bytes | memoryview:
+        """What has come of the body before its sink."""
+        parts, self._body, self._unread = self._body, [], 0
+        if self._reading_paused:
+            self._resume_reading()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _has_failed(self) -> bool:
+        return self._error is not None
 
     def _failure(self) -> GatewayError:
         return self._error or UpstreamUnreachable("the connection has ended")
@@ -351,9 +395,11 @@ class UpstreamConnection(asyncio.Protocol):
         # uvloop's transport refuses when it is closing.
         if transport is not None and not transport.is_closing():
             transport.pause_reading()
+            self._reading_paused = True
 
     def _resume_reading(self) -> None:
         transport = self._transport
+        self._reading_paused = False
         if transport is not None and not transport.is_closing():
             transport.resume_reading()
 

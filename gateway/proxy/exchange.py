@@ -32,7 +32,7 @@ from moorline.gateway.errors import (
     UpstreamUnreachable,
 )
 from moorline.gateway.keys import DESTINATION, DRAINING, SETTINGS, TIME_LIMITS, UPSTREAM
-from moorline.gateway.proxy.connection import UpstreamConnection
+from moorline.gateway.proxy.connection import Sink, UpstreamConnection
 from moorline.gateway.proxy.handshake import is_switch
 from moorline.gateway.proxy.pool import POOLS, Pool
 from moorline.gateway.proxy.response import Response
@@ -41,7 +41,7 @@ from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.tls import tls_for
 from moorline.gateway.proxy.upstreams import Upstream
 
-__all__ = ["Exchange"]
+__all__ = ["Begin", "Exchange"]
 
 log = logging.getLogger("moorline.gateway.upstream")
 
@@ -63,13 +63,17 @@ Head = Callable[["Exchange", Upstream], bytes]
 """Gives the request line and headers of an exchange for an upstream."""
 
 
+Begin = Callable[["Exchange", Response], Sink | None]
+"""Called with a response's headers before `Exchange.response` returns them; what takes the body, if it is known."""
+
+
 class Exchange:
     """`async with Exchange(request, head) as exchange: await exchange.response()`, then read `exchange.connection`.
 
     Leaving it, in whatever way, ends the request at the upstream, unless `detach` was called.
     """
 
-    def __init__(self, request: web.Request, head: Head, *, upgrade: bool = False) -> None:
+    def __init__(self, request: web.Request, head: Head, *, begin: Begin | None = None, upgrade: bool = False) -> None:
         self.request = request
         self.client = client_address(request)
         self.app = request.app
@@ -78,6 +82,9 @@ class Exchange:
         self._upstreams = destination.upstreams
         self._timeouts = destination.timeouts
         self._head = head
+        self._begin = begin
+        self.sink: Sink | None = None
+        """What `begin` has returned."""
         self._may_be_held = upgrade or destination.route.owner is Owner.FRONTEND
         self.held = False
         """Whether it waits in the queue, since no upstream can be reached."""
@@ -99,6 +106,8 @@ class Exchange:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # The two refer to each other.
+        self.sink = None
         if self._upstream is not None:
             self.close()
         if self._upload is not None:
@@ -223,11 +232,16 @@ class Exchange:
                 raise
             self._end(connection)
             response = await self._send_on(await self._connect(upstream, reuse=False), head)
+        return response
+
+    def _received(self, response: Response) -> Sink | None:
         if response.status > _LAST_STATUS:
             raise BadUpstreamResponse(f"status {response.status}")
         if response.status == _SWITCHING_PROTOCOLS and is_switch(response) and not self.is_upgrade:
             raise BadUpstreamResponse("101 to a request that did not ask for it")
-        return response
+        if self._begin is not None:
+            self.sink = self._begin(self, response)
+        return self.sink
 
     # The connection ---------------------------------------------------------------------------------------------------
 
@@ -273,7 +287,7 @@ class Exchange:
         self._sent = True
         seconds: float | None = self._timeouts.proxy_read_timeout
         body = self._complete_body() if self._has_body else b""
-        connection.send(self.request.method, head + (body or b""))
+        connection.send(self.request.method, head + (body or b""), self._received)
         if body is None:
             self._body_sent = False
             self._upload = asyncio.create_task(self._send_body(connection))

@@ -12,7 +12,7 @@ from moorline.gateway.errors import Loop, Malformed
 from moorline.gateway.keys import ACCESS_RULES, DESTINATION, GATEWAY_ID, REQUEST_ID, SETTINGS, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.exchange import Exchange
-from moorline.gateway.proxy.proxied import pass_on
+from moorline.gateway.proxy.proxied import begin, pass_on
 from moorline.gateway.proxy.response import Response
 from moorline.gateway.proxy.routes import Host, Owner
 from moorline.gateway.proxy.upstreams import Upstream
@@ -25,7 +25,7 @@ _PASSED_BY = istr("X-Moorline-Gateway")
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Pass the request on and its response back, both as they come."""
-    exchange = Exchange(request, request_head)
+    exchange = Exchange(request, request_head, begin=begin)
     limits = exchange.app[REQUEST_LIMITS]
     limits.take(exchange.client)
     try:
@@ -34,7 +34,7 @@ async def forward(request: web.Request) -> web.StreamResponse:
             if request.method == hdrs.METH_OPTIONS and _leaves_cors_to_gateway(request, response):
                 # `add_cors_headers` adds the rest.
                 return web.Response(status=204)
-            proxied = await pass_on(request, response, exchange)
+            proxied = await pass_on(response, exchange)
         if is_untaken(request):
             await taken(request)
         return proxied

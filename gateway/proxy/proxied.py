@@ -27,7 +27,7 @@ from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.response import Response
 from moorline.gateway.proxy.routes import Owner
 
-__all__ = ["ProxiedResponse", "pass_on"]
+__all__ = ["ProxiedResponse", "begin", "pass_on"]
 
 log = logging.getLogger("moorline.gateway.upstream")
 
@@ -40,36 +40,58 @@ _CONTENT_LENGTH = b"content-length"
 _SMALL_BODY = 16 << 10
 
 
-async def pass_on(request: web.Request, response: Response, exchange: Exchange) -> web.StreamResponse:
-    """Answer the client with the exchange's response. One that breaks off ends the client's connection, too, so that it
-    does not look complete.
+def begin(exchange: Exchange, response: Response) -> "ProxiedResponse | None":
+    """Begin to answer the client, in the call in which the headers were read; None where only `pass_on` can: handlers
+    of `on_response_prepare` are coroutines, and the response to OPTIONS may be the gateway's own.
     """
-    proxied = ProxiedResponse(request, response, exchange)
-    lines, names = response.lines, cast("Set[bytes]", response.names.keys())
-    handlers = exchange.app.on_response_prepare
-    if handlers or not headers.passes_as_it_is(response):
-        is_backend = exchange.destination.route.owner is Owner.BACKEND
-        fields = headers.response_fields(
-            response,
-            location=functools.partial(_location, request, exchange),
-            cookie=None if is_backend else functools.partial(_cookie, exchange),
-        )
-        if handlers:
-            # They see the headers as aiohttp's, and may change them.
-            proxied.headers.extend((headers.text_of(name), headers.text_of(value)) for name, value in fields)
-            await handlers.send(request, proxied)
-            fields = [(headers.bytes_of(name), headers.bytes_of(value)) for name, value in proxied.headers.items()]
-        lines, names = _encoded(fields), {name.lower() for name, _ in fields}
-    await proxied.send(lines, names)
+    if exchange.app.on_response_prepare or exchange.request.method == hdrs.METH_OPTIONS:
+        return None
+    proxied = ProxiedResponse(exchange, response)
+    if headers.passes_as_it_is(response):
+        proxied.begin(response.lines, response.names.keys())
+    else:
+        fields = _fields(exchange, response)
+        proxied.begin(_encoded(fields), {name.lower() for name, _ in fields})
     return proxied
+
+
+async def pass_on(response: Response, exchange: Exchange) -> web.StreamResponse:
+    """Answer the client with the exchange's response, unless that has begun. One that breaks off ends the client's
+    connection, too, so that it does not look complete.
+
+    Raises:
+        ConnectionResetError: the client is gone.
+    """
+    if exchange.sink is not None:
+        proxied = cast("ProxiedResponse", exchange.sink)
+    else:
+        proxied = ProxiedResponse(exchange, response)
+        # Handlers see the headers as aiohttp's, and may change them.
+        fields = [(headers.text_of(name), headers.text_of(value)) for name, value in _fields(exchange, response)]
+        proxied.headers.extend(fields)
+        await exchange.app.on_response_prepare.send(exchange.request, proxied)
+        sent = [(headers.bytes_of(name), headers.bytes_of(value)) for name, value in proxied.headers.items()]
+        proxied.begin(_encoded(sent), {name.lower() for name, _ in sent})
+        exchange.connection.pass_to(proxied)
+    await proxied.finish()
+    return proxied
+
+
+def _fields(exchange: Exchange, response: Response) -> headers.Fields:
+    is_backend = exchange.destination.route.owner is Owner.BACKEND
+    return headers.response_fields(
+        response,
+        location=functools.partial(_location, exchange),
+        cookie=None if is_backend else functools.partial(_cookie, exchange),
+    )
 
 
 class ProxiedResponse(Sent):
     """What the handler returns."""
 
-    def __init__(self, request: web.Request, response: Response, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, response: Response) -> None:
         super().__init__(status=response.status, reason=response.reason)
-        self._request = request
+        request = self._request = exchange.request
         self._exchange = exchange
         self._timeouts = exchange.destination.timeouts
         self._is_current = request.version >= HttpVersion11
@@ -79,44 +101,55 @@ class ProxiedResponse(Sent):
         # The next request is for the process that takes this one's place; behind the headers it would be too late.
         stays = request.keep_alive and not exchange.app[DRAINING].is_leaving
         self._persistent = stays and (self._is_sized or self._is_chunked)
+        # The status line and headers, until they are sent.
+        self._begun = b""
+        self._is_client_gone = False
 
     @property
     def keep_alive(self) -> bool:
         return self._persistent
 
-    async def send(self, lines: bytes, names: Set[bytes]) -> None:
-        """Send all of it, with these headers, whose names are in lower case.
+    def begin(self, lines: bytes, names: Set[bytes]) -> None:
+        """Send these headers, whose names are in lower case, before the first part of the body."""
+        self._begun = self._head(lines, names)
+
+    def take(self, part: bytes | memoryview, *, complete: bool) -> bool:
+        # As it comes: a server-sent event must not wait for the next one.
+        parts: list[bytes | memoryview] = [self._begun] if self._begun else []
+        self._begun = b""
+        if part:
+            parts += (b"%x\r\n" % len(part), part, b"\r\n") if self._is_chunked else (part,)
+        if complete and self._is_chunked:
+            parts.append(b"0\r\n\r\n")
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            self._is_client_gone = True
+            return False
+        if len(part) >= _SMALL_BODY:
+            transport.writelines(parts)
+        elif parts:
+            transport.write(b"".join(parts))
+        return not self._request.protocol.writing_paused
+
+    async def finish(self) -> None:
+        """Wait until all of it has been sent.
 
         Raises:
             ConnectionResetError: the client is gone.
         """
-        request, connection, is_chunked = self._request, self._exchange.connection, self._is_chunked
-        parts: list[bytes | memoryview] = [self._head(lines, names)]
+        connection = self._exchange.connection
         try:
-            # As it comes: a server-sent event must not wait for the next one.
-            data = connection.read_nowait()
             while True:
-                if data:
-                    parts += (b"%x\r\n" % len(data), data, b"\r\n") if is_chunked else (data,)
-                complete = connection.complete
-                if complete and is_chunked:
-                    parts.append(b"0\r\n\r\n")
-                transport = request.transport
-                if transport is None or transport.is_closing():
+                if self._is_client_gone:
                     raise ConnectionResetError
-                if len(data) < _SMALL_BODY:
-                    transport.write(b"".join(parts))
-                else:
-                    transport.writelines(parts)
-                if complete:
+                if complete := connection.complete:
                     # The next request may have the connection before this client has taken everything.
                     self._exchange.close()
-                if request.protocol.writing_paused:
+                if self._request.protocol.writing_paused:
                     await self._drain()
                 if complete:
                     return
-                parts = []
-                data = await connection.read(self._timeouts.proxy_read_timeout)
+                await connection.passed(self._timeouts.proxy_read_timeout)
         except (GatewayError, TimeoutError) as error:
             cause = getattr(error, "cause", _CLIENT_STALLED)
             self._request[CAUSE] = dataclasses.replace(cause, moment=Moment.BODY)
@@ -176,9 +209,9 @@ def _encoded(fields: headers.Fields) -> bytes:
         raise BadUpstreamResponse(str(error)) from error
 
 
-def _location(request: web.Request, exchange: Exchange, location: str) -> str:
+def _location(exchange: Exchange, location: str) -> str:
     """A Location with the scheme and host by which the client knows the gateway."""
-    route = exchange.destination.route
+    request, route = exchange.request, exchange.destination.route
     # That of TLS in front of the gateway, where a trusted proxy says so.
     forwarded = request.headers.get(hdrs.X_FORWARDED_PROTO) if request[TRUSTED] else None
     return headers.location_for(

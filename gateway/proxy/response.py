@@ -147,10 +147,15 @@ class ResponseParser:
             return part
         return self._receive_chunked(part)
 
-    def receive_eof(self) -> None:
-        """Take the end of the connection; the response is complete afterwards, or it never will be."""
+    def receive_eof(self) -> bool:
+        """Take the end of the connection; whether that completes the response. One that is not complete afterwards
+        never will be.
+        """
         self.persistent = False
-        self.complete = self.complete or self._phase is _Phase.UNTIL_EOF
+        if self.complete or self._phase is not _Phase.UNTIL_EOF:
+            return False
+        self.complete = True
+        return True
 
     # Status line and headers ------------------------------------------------------------------------------------------
 

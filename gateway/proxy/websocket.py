@@ -43,7 +43,7 @@ async def _switched(request: web.Request, app: web.Application, tunnels: Tunnels
         # Whether a 101 is one to WebSocket the exchange has found out.
         if response.status != handshake.SWITCHING_PROTOCOLS:
             request[OUTCOME], request[CAUSE] = "rejected_by_upstream", _REJECTED
-            return await pass_on(request, response, exchange)
+            return await pass_on(response, exchange)
         request_id = request[REQUEST_ID]
         head = handshake.switch_head(response, request_id=request_id)
         tunnels.open(exchange, head, request_id, answers_key=handshake.answers_key(request.headers, response))

@@ -123,6 +123,21 @@ def test_cuts_make_no_difference(name: str, cuts: list[int]) -> None:
     assert parsed(data[start:end] for start, end in itertools.pairwise(ends)) == outcome
 
 
+@pytest.mark.parametrize(
+    ("framed", "excess"),
+    [
+        (b"Content-Length: 20000\r\n\r\n" + b"x" * 20_000, b"y" * 9000),
+        (b"Transfer-Encoding: chunked\r\n\r\n4e20\r\n" + b"x" * 20_000 + b"\r\n0\r\n\r\n", b"y" * 9000),
+        (b"\r\n" + b"x" * 20_000, b""),
+    ],
+)
+def test_a_large_part_behind_the_headers_is_read_as_a_small_one_is(framed: bytes, excess: bytes) -> None:
+    data = START + framed + excess
+    halves = [data[:10_000], data[10_000:20_000], data[20_000:]]
+    assert parsed([data])[0] == parsed(halves)[0] == b"x" * 20_000
+    assert parsed([data])[3] == parsed(halves)[3] == excess
+
+
 def test_a_response_to_head_ends_with_its_headers() -> None:
     data = START + b"Content-Length: 2\r\n\r\nok"
     assert parsed([data], "HEAD") == (b"", True, True, b"ok")

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.gateway.conftest import StartGateway
-from tests.support.raw import answering, dial, listening
+from tests.support.raw import Connection, answering, dial, listening
 
 # Latin-1, UTF-8 cut off, and UTF-8 that is whole.
 ODD = b"caf\xe9 \xc3 \xe2\x82\xac"
@@ -59,6 +59,46 @@ async def test_a_length_of_no_content_ends_here(start_gateway: StartGateway) -> 
         async with dial(gateway.server.port or 0) as client:
             await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert (await client.head()).startswith(b"HTTP/1.1 204 No Content\r\nX-A: 1\r\nX-B: 2\r\n")
+
+
+@pytest.mark.parametrize("framed", [b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", b"\r\nok"])
+async def test_a_response_behind_which_its_connection_ends_has_one_end(
+    start_gateway: StartGateway, framed: bytes
+) -> None:
+    async with listening(answering(b"HTTP/1.1 200 OK\r\n" + framed, [])) as backend:
+        gateway = await start_gateway(backend)
+        async with dial(gateway.server.port or 0) as client:
+            for _ in range(2):
+                await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert (await client.head()).startswith(b"HTTP/1.1 200 OK\r\n")
+                body = b""
+                while not body.endswith(b"0\r\n\r\n"):
+                    body += await client.until(b"\r\n")
+                assert body == b"2\r\nok\r\n0\r\n\r\n"
+
+
+async def test_a_client_that_reads_late_gets_all_of_it_and_leaves_the_connection_to_the_next_request(
+    start_gateway: StartGateway,
+) -> None:
+    connections, size = 0, 8 << 20
+
+    async def serve(connection: Connection) -> None:
+        nonlocal connections
+        connections += 1
+        for letter in (b"a", b"b"):
+            await connection.head()
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + letter * size)
+        await connection.ended()
+
+    async with listening(serve) as backend:
+        gateway = await start_gateway(backend)
+        async with dial(gateway.server.port or 0) as client:
+            for letter in (b"a", b"b"):
+                await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                # The reader of `client` stops at 128 KiB until more is asked for.
+                await client.head()
+                assert await client.exactly(size) == letter * size
+    assert connections == 1
 
 
 async def test_an_answer_without_a_type_gets_none(start_gateway: StartGateway) -> None:
