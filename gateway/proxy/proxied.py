@@ -47,11 +47,7 @@ def begin(exchange: Exchange, response: Response) -> "ProxiedResponse | None":
     if exchange.app.on_response_prepare or exchange.request.method == hdrs.METH_OPTIONS:
         return None
     proxied = ProxiedResponse(exchange, response)
-    if headers.passes_as_it_is(response):
-        proxied.begin(response.lines, response.names.keys())
-    else:
-        fields = _fields(exchange, response)
-        proxied.begin(_encoded(fields), {name.lower() for name, _ in fields})
+    proxied.begin(*_lines(exchange, response))
     return proxied
 
 
@@ -66,15 +62,25 @@ async def pass_on(response: Response, exchange: Exchange) -> web.StreamResponse:
         proxied = cast("ProxiedResponse", exchange.sink)
     else:
         proxied = ProxiedResponse(exchange, response)
-        # Handlers see the headers as aiohttp's, and may change them.
-        fields = [(headers.text_of(name), headers.text_of(value)) for name, value in _fields(exchange, response)]
-        proxied.headers.extend(fields)
-        await exchange.app.on_response_prepare.send(exchange.request, proxied)
-        sent = [(headers.bytes_of(name), headers.bytes_of(value)) for name, value in proxied.headers.items()]
-        proxied.begin(_encoded(sent), {name.lower() for name, _ in sent})
+        if handlers := exchange.app.on_response_prepare:
+            # They see the headers as aiohttp's, and may change them.
+            fields = [(headers.text_of(name), headers.text_of(value)) for name, value in _fields(exchange, response)]
+            proxied.headers.extend(fields)
+            await handlers.send(exchange.request, proxied)
+            changed = [(headers.bytes_of(name), headers.bytes_of(value)) for name, value in proxied.headers.items()]
+            proxied.begin(*_encoded(changed))
+        else:
+            proxied.begin(*_lines(exchange, response))
         exchange.connection.pass_to(proxied)
     await proxied.finish()
     return proxied
+
+
+def _lines(exchange: Exchange, response: Response) -> tuple[bytes, Set[bytes]]:
+    """The lines of the headers as the client gets them, and their names in lower case."""
+    if headers.passes_as_it_is(response):
+        return response.lines, response.names.keys()
+    return _encoded(_fields(exchange, response))
 
 
 def _fields(exchange: Exchange, response: Response) -> headers.Fields:
@@ -202,9 +208,9 @@ def _status_line(status: int, reason: str, *, is_current: bool) -> bytes:
     return headers.bytes_of(f"HTTP/1.{is_current:d} {status} {reason}\r\n")
 
 
-def _encoded(fields: headers.Fields) -> bytes:
+def _encoded(fields: headers.Fields) -> tuple[bytes, Set[bytes]]:
     try:
-        return headers.encoded(fields)
+        return headers.encoded(fields), {name.lower() for name, _ in fields}
     except ValueError as error:
         raise BadUpstreamResponse(str(error)) from error
 
