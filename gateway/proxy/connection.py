@@ -45,9 +45,8 @@ class UpstreamConnection(asyncio.Protocol):
     """Use: `connect`, then for each request `send`, `response`, `pass_to` and `passed` until `complete`. The caller
     ends it, with `abort` or by giving it to a pool or a tunnel.
 
-    A sink that is there when the headers are gets the body in the call in which it was read. Until the task that awaits
-    the response would run, other connections are read: of 32 with 64 KiB each, the first were out of the processor's
-    caches when they were sent.
+    A sink that is there when the headers are gets the body in the call in which it was read. The task that awaits the
+    response runs when all other connections have been read: of 32 with 64 KiB each, 2 MiB would wait for it.
     """
 
     __slots__ = (
