@@ -76,7 +76,7 @@ class _Held:
         loop = asyncio.get_running_loop()
         now = loop.time()
         turn = self._pace.next_read(now)
-        if turn < now + _RELEASE_SECONDS:
+        if turn < now + _RELEASE_SECONDS or transport.is_closing():
             return
         transport.pause_reading()
         self._waiting.append((turn, transport))

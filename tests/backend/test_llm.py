@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -279,3 +280,17 @@ async def test_an_answer_that_waits_for_its_turn_can_be_stopped(
     # Its turn comes behind that of the connection that is closed.
     assert [piece async for piece in stream] == ["d", Done(Finish.STOP)]
     await model.shutdown()
+
+
+async def test_a_connection_that_has_just_been_lost_waits_for_no_turn(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace_reads(monkeypatch, wait=60.0)
+    host, _, port = urlsplit(server.base_url).netloc.partition(":")
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, host, int(port))
+    held = llm_transport._Held()
+    held.hold(transport)
+    transport.abort()
+    held.hold(transport)
+    assert not held._waiting
+    held.close()
