@@ -164,7 +164,7 @@ class Connection(ServerProtocol):
         self._bad_request_handler = bad_request_handler
         # Of a WebSocket whose messages are parsed here; a tunnel takes the transport instead.
         self._unfinished = None if message_limits is None else UnfinishedMessage(message_limits, loop)
-        # Shared by all: a timer of its own would cost a handshake, which is sent at once, as much as a line of the log.
+        # Shared by all: each connection would set a timer of its own and cancel it, as most send their request at once.
         self._header_deadlines = header_deadlines
         self._has_header_deadline = False
         self._header_bytes = 0
