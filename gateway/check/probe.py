@@ -163,10 +163,14 @@ class _Probe:
                 raise HopFailed(Failure(Cause.NOT_HTTP, detail=service)) from error
             raise
 
-    async def _request(self) -> str:
+    @property
+    def _url(self) -> str:
+        """Of the first request."""
         path = self._path if self._foreign else ""
-        url = f"{self._origin}{path}" if path else f"{self._base}/api/chat/{self._session_id}/messages"
-        async with self._client.get(url, allow_redirects=False) as response:
+        return f"{self._origin}{path}" if path else f"{self._base}/api/chat/{self._session_id}/messages"
+
+    async def _request(self) -> str:
+        async with self._client.get(self._url, allow_redirects=False) as response:
             if response.status == 400 and _PLAIN_TO_TLS in await response.text(errors="replace"):
                 # A gateway passes on what its upstream says.
                 raise HopFailed(Failure(Cause.SPEAKS_TLS if await self._speaks_tls() else Cause.UPSTREAM_SPEAKS_TLS))
@@ -355,13 +359,20 @@ class _Probe:
         return True
 
     async def _answers_at_its_end(self) -> bool:
-        """Whether a response that is the connection's last comes, where others do not."""
-        request = f"GET / HTTP/1.1\r\nHost: {self._authority}\r\nConnection: close\r\n\r\n".encode()
+        """Whether a response that is the connection's last comes, where others do not.
+
+        The other is asked for once more: a server that was only slow answers both.
+        """
+        return await self._answers("close") and not await self._answers("keep-alive")
+
+    async def _answers(self, connection: str) -> bool:
+        target = self._url.removeprefix(self._origin)
+        lines = (f"GET {target} HTTP/1.1", f"Host: {self._authority}", f"Connection: {connection}", "", "")
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(min(_BANNER_TIMEOUT, self._hop_timeout)):
                 reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
                 try:
-                    writer.write(request)
+                    writer.write("\r\n".join(lines).encode())
                     return (await reader.read(5)).startswith(b"HTTP/")
                 finally:
                     writer.transport.abort()

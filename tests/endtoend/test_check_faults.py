@@ -149,6 +149,23 @@ async def test_a_proxy_that_cuts_silent_sockets_is_found_with_its_time(
     assert "proxy_read_timeout" in found.next_step
 
 
+async def test_a_server_that_is_late_once_is_not_taken_for_a_proxy_that_buffers(checked: Check) -> None:
+    requests = 0
+
+    async def serve(connection: Connection) -> None:
+        nonlocal requests
+        await connection.head()
+        requests += 1
+        if requests > 1:
+            await connection.send(b"HTTP/1.1 404 Not Found\r\n\r\n")
+        await connection.rest()
+
+    async with listening(serve) as port:
+        found = await checked(f"http://127.0.0.1:{port}", patience=0.3)
+    assert found is not None
+    assert (found.hop, found.said) == ("HTTP", "no answer in time"), found
+
+
 async def test_a_proxy_that_holds_back_every_response_but_a_connections_last_one(checked: Check) -> None:
     async def serve(connection: Connection) -> None:
         if b"Connection: close" in await connection.head():
