@@ -13,7 +13,10 @@ from moorline.gateway.common.errors import UsageError
 
 __all__ = ["BACKLOG", "address", "listen"]
 
-BACKLOG = 1024
+#: Connections that wait to be accepted: as many as Linux permits without a setting (net.core.somaxconn). A client that
+#: comes while they are that many is dropped, and tries again a second later, then after three: after a restart
+#: thousands come at once.
+BACKLOG = 4096
 # A port that is free on one address may be in use on the other; a few attempts find one that is free on both.
 _DRAWS = 20
 _LOOPBACK = ("127.0.0.1", "::1")
