@@ -7,7 +7,6 @@ Times are seconds before the message they stand in, so that the viewer's clock n
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from moorline.gateway.explain import explain
 from moorline.gateway.proxy.sockets import EndedSocket, Socket
 from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Phase, Tunnel
@@ -61,6 +60,9 @@ def ended_row(each: EndedSocket, start: float) -> Row:
 
 def sentence(each: EndedSocket) -> Row:
     """Why it ended, in words."""
+    # All the sentences take a twentieth of a gateway's start, and are wanted once the page is open.
+    from moorline.gateway.explain import explain
+
     cause = each.ended.cause
     found = explain(cause.code)
     assert found is not None, f"tests hold that {cause.code} has one"
