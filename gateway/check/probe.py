@@ -368,27 +368,25 @@ class _Probe:
     async def _answers(self, connection: str) -> bool:
         target = self._url.removeprefix(self._origin)
         lines = (f"GET {target} HTTP/1.1", f"Host: {self._authority}", f"Connection: {connection}", "", "")
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(min(_BANNER_TIMEOUT, self._hop_timeout)):
-                reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
-                try:
-                    writer.write("\r\n".join(lines).encode())
-                    return (await reader.read(5)).startswith(b"HTTP/")
-                finally:
-                    writer.transport.abort()
-        return False
+        seconds = min(_BANNER_TIMEOUT, self._hop_timeout)
+        said = await self._first_bytes("\r\n".join(lines).encode(), seconds, self._tls)
+        return said.startswith(b"HTTP/")
 
     async def _banner(self, question: bytes) -> str:
         """Which service it is, where the first bytes that it sends tell."""
+        return service_of(await self._first_bytes(question, _BANNER_TIMEOUT, None))
+
+    async def _first_bytes(self, question: bytes, seconds: float, tls: ssl.SSLContext | None) -> bytes:
+        """What comes first on a connection of its own; nothing where that does not come in time."""
         with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(_BANNER_TIMEOUT):
-                reader, writer = await asyncio.open_connection(self._host, self._port)
+            async with asyncio.timeout(seconds):
+                reader, writer = await asyncio.open_connection(self._host, self._port, ssl=tls)
                 try:
                     writer.write(question)
-                    return service_of(await reader.read(256))
+                    return await reader.read(256)
                 finally:
                     writer.transport.abort()
-        return ""
+        return b""
 
 
 def _client_tls(certificate: str) -> ssl.SSLContext:
@@ -416,12 +414,8 @@ def _failure_of(error: Exception) -> Failure:
     match error:
         case HopFailed():
             return error.failure
-        case TimeoutError():
-            return Failure(Cause.TIMEOUT)
         case aiohttp.ClientSSLError() | ssl.SSLError():
             return Failure(Cause.TLS)
-        case ConnectionRefusedError():
-            return Failure(Cause.REFUSED)
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
             return Failure(Cause.CLOSED)
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError() | ValueError():

@@ -153,7 +153,7 @@ class Tunnels:
         self._names_upstream = len(list(routes.each_upstream())) > 1
         self._draining = draining
         self._metrics = metrics
-        self._on_round_trip = None if metrics is None else _round_trips(metrics)
+        self._on_round_trip = None if metrics is None else metrics.round_trip
         self._ended_traffic = Traffic()
         # Of open tunnels: what was counted elsewhere.
         self._told: dict[Relay, Traffic] = {}
@@ -533,10 +533,6 @@ def _total(each: Collection[Traffic]) -> Traffic:
         sum(one.frames_from_client for one in each),
         sum(one.frames_from_upstream for one in each),
     )
-
-
-def _round_trips(metrics: "Metrics") -> Callable[[Side, float], None]:
-    return lambda side, seconds: metrics.round_trip(side, seconds)
 
 
 def _milliseconds(seconds: float | None) -> float | None:

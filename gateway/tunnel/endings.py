@@ -14,6 +14,7 @@ from moorline.gateway.tunnel.tcp_info import TcpInfo
 
 __all__ = [
     "CLIENT",
+    "NOT_READING",
     "ORDERLY",
     "UPSTREAM",
     "Outcome",
@@ -85,6 +86,9 @@ class Outcome:
 ORDERLY = frozenset({Reason.CLOSED, Reason.SHUTDOWN, Reason.FORBIDDEN, Reason.EXPIRED})
 """Ends of which the kernel's view would tell nothing."""
 
+NOT_READING = {Reason.PROXY_SEND_TIMEOUT: Side.UPSTREAM, Reason.SEND_TIMEOUT: Side.CLIENT}
+"""The side that did not read, of ends by which one is found."""
+
 # A connection that ended without a Close frame, of which the other side is told in the same way.
 _LOST_BY = (Reason.FIN, Reason.RESET, Reason.UNREACHABLE)
 # A side did not do what it had to: its program hangs, or nothing reaches its host.
@@ -110,7 +114,6 @@ _CODES: dict[Reason, tuple[CloseCode | None, CloseCode | None, str]] = {
     Reason.LIMIT: (CloseCode.TRY_AGAIN_LATER, CloseCode.GOING_AWAY, "max_buffered"),
 }
 _TOO_LARGE = "frame larger than max_frame_size"
-_NOT_READING = {Reason.PROXY_SEND_TIMEOUT: Side.UPSTREAM, Reason.SEND_TIMEOUT: Side.CLIENT}
 _TIMERS = {
     Reason.PROXY_READ_TIMEOUT,
     Reason.PROXY_SEND_TIMEOUT,
@@ -164,7 +167,7 @@ def teardown_for(side: Side, reason: Reason, *, stalls: bool, close_frames: bool
         if reason in _TIMERS and (side is UPSTREAM or stalls):
             return Teardown.ABORT
         return Teardown.LINGER_IF_UNREAD if side is CLIENT else Teardown.FLUSH
-    aborted = _NOT_READING.get(reason)
+    aborted = NOT_READING.get(reason)
     if reason is Reason.LIMIT and stalls:
         # What it does not take is what there is too much of.
         return Teardown.ABORT

@@ -45,6 +45,7 @@ from moorline.gateway.settings import Settings
 from moorline.gateway.tunnel.direction import Direction
 from moorline.gateway.tunnel.endings import (
     CLIENT,
+    NOT_READING,
     UPSTREAM,
     Outcome,
     Return,
@@ -117,8 +118,6 @@ _OPEN, _CLOSING, _ENDING, _LINGERING, _OVER = Phase
 _SIDES = (CLIENT, UPSTREAM)
 # Behind a Close frame they are its consequence.
 _CONNECTION_ENDS = frozenset({Reason.FIN, Reason.RESET, Reason.UNREACHABLE})
-# The sides that did not read.
-_WAITED_FOR = {Reason.SEND_TIMEOUT: Side.CLIENT, Reason.PROXY_SEND_TIMEOUT: Side.UPSTREAM}
 # Of an end, those that are kept in their order: two sides' Close frames and FINs, or what came instead of them.
 _EVENTS = 4
 
@@ -471,7 +470,7 @@ class Tunnel:
 
     def _culprit(self, cause: Outcome) -> Side | None:
         if cause.reason is not Reason.CLOSE_TIMEOUT:
-            return _WAITED_FOR.get(cause.reason, cause.side)
+            return NOT_READING.get(cause.reason, cause.side)
         # The side whose Close frame is missing; with both, the server closes the connection first (RFC 6455 section
         # 7.1.1).
         return CLIENT if self.client.close_code is None else UPSTREAM

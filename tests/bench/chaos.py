@@ -24,7 +24,7 @@ from websockets.asyncio.client import connect
 from tests.bench.chat_servers import NO_CLIENT_LIMITS
 from tests.bench.services import Service
 from tests.bench.verdict import Verdict, judge
-from tests.support.chat_client import ChatClient
+from tests.support.chat_client import ChatClient, dialled
 from tests.support.openai_server import DONE, Fault, OpenAIServer, Status, finish, openai_server, says
 
 __all__ = ["main", "run"]
@@ -161,7 +161,7 @@ async def _talk(client: ChatClient, name: str, over: asyncio.Event, rng: random.
 def _dialler(gateways: Sequence[Service], session: str, rng: random.Random) -> Callable[[], connect]:
     def dial() -> connect:
         url = f"ws://127.0.0.1:{rng.choice(gateways).port}/ws/chat/{PATIENT}/{session}"
-        return connect(url, ping_interval=None, proxy=None, open_timeout=None, max_size=None, close_timeout=1)
+        return dialled(url)
 
     return dial
 

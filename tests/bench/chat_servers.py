@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.bench.counted import COMMITS
 from tests.bench.processes import free_port, spawned
-from tests.bench.staged import STAGES
+from tests.bench.staged import STAGES_FILE
 
 __all__ = ["NO_CLIENT_LIMITS", "ChatServer", "moorline", "plain"]
 
@@ -78,7 +78,7 @@ async def _serving(
         "OPENAI_API_KEY": "any",
         "OPENAI_BASE_URL": f"http://127.0.0.1:{provider_port}/v1",
         COMMITS: str(counter),
-        STAGES: str(folder / "stages"),
+        STAGES_FILE: str(folder / "stages"),
     }
     async with spawned(command, folder, cores=cores, env=env) as process:
         async with asyncio.timeout(_START_SECONDS):

@@ -16,8 +16,6 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from websockets.asyncio.client import connect
-
 from moorline.gateway.faults.catalogue import CATALOGUE, Fault, Phase
 from moorline.gateway.faults.control import Faults
 from moorline.gateway.faults.proxy import FaultProxy
@@ -29,7 +27,7 @@ from tests.bench.slope import growth
 from tests.bench.table import columns, number
 from tests.bench.usage import memory, tree
 from tests.bench.watched import WATCHED
-from tests.support.chat_client import ChatClient
+from tests.support.chat_client import ChatClient, dialled
 
 __all__ = ["Found", "main", "run"]
 
@@ -103,10 +101,7 @@ class Talkers:
     def _client(self, port: int, session: str) -> ChatClient:
         url = f"ws://127.0.0.1:{port}/ws/chat/patient:{session}/{session}"
 
-        def dial() -> connect:
-            return connect(url, ping_interval=None, proxy=None, open_timeout=None, max_size=None, close_timeout=1)
-
-        return ChatClient(dial, rng=random.Random(self._rng.random()), places=self._places)
+        return ChatClient(lambda: dialled(url), rng=random.Random(self._rng.random()), places=self._places)
 
     async def talk(self, client: ChatClient) -> None:
         """Say one thing after the other."""
@@ -147,12 +142,13 @@ async def _strike(faults: Faults, rng: random.Random, seconds: float, struck: co
     One of them is a state of the network, which ends every socket: what follows is a storm of clients, and no chat.
     """
     possible = [fault for fault in CATALOGUE.values() if fault.phase is not Phase.PROVIDER]
+    of_connections = [fault for fault in possible if not fault.lasts]
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await _arm(faults, rng, rng.choice([fault for fault in possible if fault.lasts]), struck)
             while True:
                 await asyncio.sleep(rng.uniform(*BETWEEN))
-                await _arm(faults, rng, rng.choice([fault for fault in possible if not fault.lasts]), struck)
+                await _arm(faults, rng, rng.choice(of_connections), struck)
 
 
 async def _arm(faults: Faults, rng: random.Random, fault: Fault, struck: collections.Counter[str]) -> None:

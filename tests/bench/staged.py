@@ -1,5 +1,5 @@
-"""`moorline backend`, which also writes when each token of its first answer passed each stage, to the file `STAGES`
-names.
+"""`moorline backend`, which also writes when each token of its first answer passed each stage, to the file that
+`STAGES_FILE` names.
 
 The answers of a measurement are alike, so that one stands for all. Times are the system's monotonic clock's.
 """
@@ -22,9 +22,9 @@ from moorline.backend.llm_transport import Reader
 from moorline.backend.writer import Writer
 from moorline.gateway.run.cli import main
 
-__all__ = ["STAGES"]
+__all__ = ["STAGES_FILE"]
 
-STAGES = "BENCH_STAGES"
+STAGES_FILE = "BENCH_STAGES"
 
 
 class _Trace:
@@ -56,7 +56,7 @@ class _Trace:
 
     def save(self) -> None:
         """Write the tokens that passed all stages."""
-        with open(os.environ[STAGES], "w", encoding="utf-8") as file:
+        with open(os.environ[STAGES_FILE], "w", encoding="utf-8") as file:
             json.dump({text: times for text, times in self._tokens.items() if "written" in times}, file)
 
     def _traced(self, found: Reader) -> Reader:

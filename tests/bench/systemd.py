@@ -20,12 +20,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from websockets.asyncio.client import connect
-
 from tests.bench.processes import raise_file_limit
 from tests.bench.restarts import Dialling
 from tests.support.booted import Booted, booted, installed, missing
-from tests.support.chat_client import ChatClient
+from tests.support.chat_client import ChatClient, dialled
 from tests.support.nginx import SOURCE
 from tests.support.openai_server import OpenAIServer, finish, openai_server, says
 
@@ -62,10 +60,7 @@ class Units:
     def _person(self, number: int) -> ChatClient:
         url = f"ws://127.0.0.1:{_PORT}/ws/chat/patient:{number}/{number}"
 
-        def dial() -> connect:
-            return connect(url, ping_interval=None, proxy=None, open_timeout=None, max_size=None, close_timeout=1)
-
-        return ChatClient(dial, rng=random.Random(number))
+        return ChatClient(lambda: dialled(url), rng=random.Random(number))
 
     @contextlib.asynccontextmanager
     async def under_load(self) -> AsyncIterator[None]:
@@ -192,7 +187,7 @@ async def _backend_restarts(units: Units) -> str:
 
 async def _commands(units: Units) -> str:
     moorline = "/opt/moorline/bin/moorline"
-    for command in (f"{moorline} revoke nurse.one", f"{moorline} backup /root/chats.db"):
+    for command in (f"{moorline} revoke nurse.one", f'{moorline} backup "$(mktemp -d)/chats.db"'):
         status, printed = await units.machine.run("sh", "-c", f"cd /var/lib/moorline && {command}")
         assert status == 0, printed
     return f"moorline revoke and backup as root in /var/lib/moorline: {printed}"

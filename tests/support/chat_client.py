@@ -16,7 +16,7 @@ from websockets.exceptions import WebSocketException
 
 from tests.support.transcript import Gap, Row, Transcript
 
-__all__ = ["ChatClient"]
+__all__ = ["ChatClient", "dialled"]
 
 # Back-off between two dials, seconds; shorter than the page's, since an outage here is seconds long, too.
 _BACK_OFF = (0.05, 0.5)
@@ -25,6 +25,11 @@ _OPEN_TIMEOUT = 20.0
 _RESEND_SECONDS = 0.5
 # Two heartbeats of the server without a word mean a dead connection.
 _SILENT_HEARTBEATS = 2.0
+
+
+def dialled(url: str) -> connect:
+    """A connection whose only limits are the client's own: it looks for silence, and for how long a dial takes."""
+    return connect(url, ping_interval=None, proxy=None, open_timeout=None, max_size=None, close_timeout=1)
 
 
 class ChatClient:

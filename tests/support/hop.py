@@ -1,4 +1,4 @@
-"""A hop with one fault of the catalogue, as a process: `python -m tests.support.hop URL FAULT [NAME=VALUE ...]`.
+"""A fault of the catalogue between sockets and a server: `python -m tests.support.hop URL FAULT [NAME=VALUE ...]`.
 
 It passes everything on to the server at URL, except what the fault forbids, and prints `passing http://HOST:PORT`.
 """
@@ -13,8 +13,9 @@ from tests.support.faults import faulted
 
 async def _main(url: str, fault: str, parameters: Sequence[str]) -> None:
     given = dict(each.split("=", 1) for each in parameters)
-    path = given.pop("path", "/ws/")
-    async with faulted(url, fault, path=path, **{name: json.loads(value) for name, value in given.items()}) as passing:
+    async with faulted(
+        url, fault, path="/ws/", **{name: json.loads(value) for name, value in given.items()}
+    ) as passing:
         print("passing", passing, flush=True)
         await asyncio.Event().wait()
 

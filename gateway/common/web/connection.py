@@ -31,6 +31,7 @@ __all__ = [
     "BAD_REQUEST_HANDLER",
     "CONNECTION_TIMEOUTS",
     "MAX_HEADERS",
+    "SERVER",
     "BadRequestHandler",
     "Connection",
     "ConnectionTimeouts",
@@ -42,7 +43,8 @@ __all__ = [
 # nginx's large_client_header_buffers: 4 of 8 kB.
 MAX_HEADERS = 32 << 10
 _END_OF_HEADERS = b"\r\n\r\n"
-_SERVER = "moorline"
+SERVER = "moorline"
+"""Of the header of this name: aiohttp's own tells its version and Python's."""
 _NO_ROOM = 503
 _NO_ROOM_TEXT = "There is no room for another message at the moment."
 # Input that costs nothing to measure, as a request without a body; it is parsed at once.
@@ -286,12 +288,12 @@ class Connection(ServerProtocol):
     async def on_headers_sent(self, headers: CIMultiDict[str]) -> None:
         # aiohttp's own tells the versions of aiohttp and Python. A response that a handler has prepared has it.
         if headers.get(hdrs.SERVER) == SERVER_SOFTWARE:
-            headers[hdrs.SERVER] = _SERVER
+            headers[hdrs.SERVER] = SERVER
 
     def complete(self, response: web.StreamResponse) -> None:
         if self.reserved or self._is_refused:
             response.force_close()
-        response.headers.setdefault(hdrs.SERVER, _SERVER)
+        response.headers.setdefault(hdrs.SERVER, SERVER)
 
     def has_responded(self) -> None:
         if self.reserved:

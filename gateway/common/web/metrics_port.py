@@ -9,6 +9,7 @@ from aiohttp import hdrs, web
 
 from moorline.gateway.common.access.middleware import access_middleware, add_security_headers
 from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.web.connection import SERVER
 from moorline.gateway.common.web.listen import address, listen
 
 __all__ = ["METRICS_PORT", "METRICS_SOCKET", "METRICS_WAIT", "MetricsPort", "Render", "metrics_port"]
@@ -75,8 +76,7 @@ class MetricsPort:
 
 
 async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
-    # aiohttp's own tells its version and Python's.
-    response.headers[hdrs.SERVER] = "moorline"
+    response.headers[hdrs.SERVER] = SERVER
 
 
 METRICS_PORT = web.AppKey("metrics_port", MetricsPort)

@@ -187,12 +187,18 @@ def test_a_proxy_is_trusted_in_whatever_way_its_address_is_written(proxies: str,
 @pytest.mark.parametrize(
     ("address", "network"),
     [
+        ("9.9.9.9", "9.9.9.9"),
         ("::ffff:9.9.9.9", "9.9.9.9"),
         ("::FFFF:909:909", "9.9.9.9"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
         ("2001:DB8:0:1::7", "2001:db8:0:1::/64"),
         ("2001:db8::1:0:0:0:8", "2001:db8:0:1::/64"),
         ("fe80::7%eth0", "fe80::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unix:", "unix:"),
     ],
 )
-def test_all_spellings_of_an_address_are_one_client(address: str, network: str) -> None:
+def test_all_spellings_of_an_address_and_all_of_an_ipv6_network_are_one_client(address: str, network: str) -> None:
     assert client_network(address) == network

@@ -2,7 +2,6 @@
 
 import pytest
 
-from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.errors import Unavailable
 from moorline.gateway.proxy.socket_limits import SocketLimits
 
@@ -48,19 +47,3 @@ def test_off_leaves_the_total_alone() -> None:
     for _ in range(3):
         counted.add("9.9.9.9")
     counted.admit("9.9.9.9")
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("9.9.9.9", "9.9.9.9"),
-        ("::ffff:9.9.9.9", "9.9.9.9"),
-        ("2001:db8::1", "2001:db8::/64"),
-        ("2001:db8::ffff:1", "2001:db8::/64"),
-        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("unix:", "unix:"),
-    ],
-)
-def test_an_ipv6_client_has_its_network(address: str, network: str) -> None:
-    assert client_network(address) == network
