@@ -1,6 +1,7 @@
 """The production configuration in a real nginx: in front of the gateway, and straight in front of the backend."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,12 +14,13 @@ from moorline.gateway.site.static import BUILT_IN
 from tests.support import needs, raw
 from tests.support.backends import hello, receive, receive_until, say
 from tests.support.browser import browser, check_conversation, visitor
-from tests.support.nginx import NAME, Nginx, check, nginx, write
+from tests.support.nginx import NAME, Nginx, check, listener, nginx, running, write
 from tests.support.stack import Stack, socket, stack
 
 pytestmark = needs.nginx
 
 API = "/api/chat/s1/messages"
+LIMIT_OF_THREE = "limit_conn moorline_connections 3;"
 
 
 @pytest.mark.parametrize("root", [None, BUILT_IN], ids=["gateway", "folder"])
@@ -155,6 +157,30 @@ async def test_more_requests_of_one_address_than_the_burst_get_429(either: Nginx
         statuses = await asyncio.gather(*(status() for _ in range(900)))
     assert statuses.count(404) >= 500
     assert set(statuses) == {404, 429}
+
+
+async def test_one_connection_more_of_an_address_than_limit_conn_gets_503(nginx_folder: Path) -> None:
+    request, held = b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n", asyncio.Semaphore(0)
+
+    async def hold(connection: raw.Connection) -> None:
+        await connection.head()
+        held.release()
+        await connection.ended()
+
+    async with raw.listening(hold) as gateway, contextlib.AsyncExitStack() as stack:
+        sockets = [stack.enter_context(listener()) for _ in range(3)]
+        ports = [each.getsockname()[1] for each in sockets]
+        await write(nginx_folder, ports, f"http://127.0.0.1:{gateway}")
+        # Three instead of a thousand, of which `limit_req` lets no more than a hundred come in a second.
+        conf = nginx_folder / "moorline" / "chat.conf"
+        conf.write_text(conf.read_text().replace("limit_conn moorline_connections 1000;", LIMIT_OF_THREE))
+        await stack.enter_async_context(running(nginx_folder, sockets))
+        clients = [await stack.enter_async_context(raw.dial(ports[0])) for _ in range(4)]
+        for client in clients[:3]:
+            await client.send(request)
+            await held.acquire()
+        await clients[3].send(request)
+        assert (await clients[3].head()).startswith(b"HTTP/1.1 503 ")
 
 
 # As it comes ----------------------------------------------------------------------------------------------------------
