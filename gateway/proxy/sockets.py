@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,8 +14,12 @@ __all__ = ["EndedSocket", "Ends", "Socket"]
 _KEPT = 200
 
 
-class Socket(NamedTuple):
-    """A socket that is open or was. None of it tells a patient or a session: the path is only its route."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Socket:
+    """A socket that is open or was. None of it tells a patient or a session: the path is only its route.
+
+    No tuple: each open socket has one, and a tuple takes 16 bytes more.
+    """
 
     request_id: str
     route: str
