@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 from unittest.mock import AsyncMock
@@ -48,6 +48,17 @@ async def restored(folder: Path, file: Path) -> None:
     for name in ("chat.db", "chat.db-wal"):
         (folder / name).unlink(missing_ok=True)
     assert await asyncio.to_thread(restore, database_at(folder), [str(file)]) == 0
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Within this block no file of this process grows beyond `size`, as on a disk that is full then."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 async def sessions(folder: Path, *names: str) -> list[str]:
@@ -480,6 +491,20 @@ async def test_nothing_is_erased_where_that_cannot_be_logged(tmp_path: Path) -> 
         with pytest.raises(LogUnavailable, match="the erasure log cannot be written"):
             await log.delete_session("s")
         assert await log.find_session("s") is not None
+
+
+async def test_half_a_line_that_a_full_disk_took_is_cut_off_before_the_next_one(tmp_path: Path) -> None:
+    async with opened(database_at(tmp_path)) as log:
+        for name in ("a", "b"):
+            await exchange(log, name)
+        file = await saved(tmp_path)
+        await log.delete_session("a")
+        size = (tmp_path / "chat.db-erased").stat().st_size
+        with largest_file(size + 20), pytest.raises(LogUnavailable, match="the erasure log cannot be written"):
+            await log.delete_session("b")
+        await log.delete_session("b")
+    await restored(tmp_path, file)
+    assert await sessions(tmp_path, "a", "b") == []
 
 
 async def test_half_a_line_of_a_killed_process_is_cut_off(tmp_path: Path) -> None:

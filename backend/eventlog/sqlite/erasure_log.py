@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 
 from moorline.backend.eventlog.base import LogUnavailable
@@ -41,20 +42,14 @@ class ErasureLog:
         """The number of the last line, or what `continue_after` said."""
 
     def open(self) -> None:
-        """Find the last line. One without an end was never acknowledged, and is cut off.
+        """Find the last line.
 
         Raises:
             UsageError: the file cannot be read, or is not an erasure log.
         """
         try:
-            with self.path.open("r+b") as file:
-                size = file.seek(0, os.SEEK_END)
-                start = max(0, size - _TAIL_BYTES)
-                file.seek(start)
-                tail = file.read()
-                whole = tail[: tail.rfind(b"\n") + 1]
-                if whole != tail:
-                    file.truncate(start + len(whole))
+            with self.path.open("r+b", buffering=0) as file:
+                whole = _whole_lines(file)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -76,10 +71,13 @@ class ErasureLog:
         lines = "".join(f"{number} {now} {key}\n" for number, key in enumerate(keys, self.last + 1))
         try:
             begins = not self.path.exists()
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(lines.encode())
-                file.flush()
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+            # Unbuffered: what a full disk has not taken must not follow when the file is closed.
+            with os.fdopen(descriptor, "r+b", buffering=0) as file:
+                _whole_lines(file)
+                data = lines.encode()
+                while data:
+                    data = data[file.write(data) :]
                 os.fsync(descriptor)
             if begins:
                 sync_folder(self.path.parent)
@@ -113,6 +111,18 @@ class ErasureLog:
                 "put the file back as moorline wrote it: without it, restored chats may include erased ones"
             )
         return int(fields[0]), fields[2]
+
+
+def _whole_lines(file: FileIO) -> bytes:
+    """The last whole lines of the file. What follows them was never acknowledged, and is cut off: a process was killed,
+    or the disk was full, and the next line would not be one behind it."""
+    start = max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES)
+    file.seek(start)
+    tail = file.read()
+    whole = tail[: tail.rfind(b"\n") + 1]
+    if whole != tail:
+        file.truncate(start + len(whole))
+    return whole
 
 
 def sync_folder(folder: Path) -> None:
