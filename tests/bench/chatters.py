@@ -168,10 +168,10 @@ class Chatters:
         told: float = max(chatter.goaway.get("reconnect_within", 0.0) for chatter in self._chatters)
         return told
 
-    async def come_back_as_told(self, port: int) -> list[float]:
+    async def come_back_as_told(self, port: int) -> dict[str, Any]:
         """As the page's client does after a restart: each within the time that the server has told, and again with
-        back-off where it is turned away. Seconds from when the last client's time began until all are back, the median
-        and the 99th percentile of a handshake with its hello, and how often one was turned away.
+        back-off where it is turned away. When the last client's time began, when all were back, the seconds of each
+        handshake with its hello, and how often one was turned away.
         """
         took: list[float] = []
         turned_away = 0
@@ -197,8 +197,7 @@ class Chatters:
 
         began = max(time.monotonic(), *map(begins, self._chatters))
         self._chatters = list(await asyncio.gather(*map(one, self._chatters)))
-        quantiles = statistics.quantiles(took, n=100)
-        return [time.monotonic() - began, quantiles[49], quantiles[98], turned_away]
+        return {"began": began, "ended": time.monotonic(), "handshakes": took, "turned_away": turned_away}
 
     async def ask(self, per_second: float) -> int:
         """All clients ask, one after the other, and waits for the first token; how many got it."""

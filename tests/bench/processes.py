@@ -32,6 +32,8 @@ _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 # A measurement of a long list takes long; this ends one that hangs.
 _ANSWER_SECONDS = 300.0
+# Of one answer, which is a line: 10,000 figures are 200 KB.
+_LONGEST_ANSWER = 4 << 20
 
 
 def free_port() -> int:
@@ -126,7 +128,11 @@ async def child(module: str, *arguments: str, cores: Collection[int] = ()) -> As
     """`python -m module`, which begins with its port and goes on with `commands`. It ends when this process does."""
     with on_cores(cores):
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module, *arguments, stdin=PIPE, stdout=PIPE, env=environment()
+            *(sys.executable, "-m", module, *arguments),
+            stdin=PIPE,
+            stdout=PIPE,
+            env=environment(),
+            limit=_LONGEST_ANSWER,
         )
     try:
         started = Child(process)

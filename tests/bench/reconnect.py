@@ -9,13 +9,12 @@ files as the clients need, the gateway gets more workers, and peers that are one
 import argparse
 import asyncio
 import dataclasses
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.marks import RECONNECT_CPU, RECONNECT_MARKS, marks_table
-from tests.bench.peers.base import Peer, Running, connections
+from tests.bench.peers.base import Peer, Running, connections, workers_for
 from tests.bench.peers.caddy import CADDY
 from tests.bench.peers.gateway import gateway
 from tests.bench.peers.nginx import NGINX
@@ -36,7 +35,6 @@ _ROWS = (
 )
 _UNITS = ("ms", "ms", "ms", "", "us")
 _FILES = 1 << 16
-_USED = 0.9
 _MILLI, _MICRO = 1e3, 1e6
 
 
@@ -59,7 +57,8 @@ async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
         results.missing |= {
             peer.name: f"one process has files for {most} clients; see ulimit -Hn" for peer in peers[1:]
         }
-        peers = [_in_several_processes(scale.clients, most)]
+        workers = str(workers_for(scale.clients))
+        peers = [gateway(max_connections_per_address="off", max_connections=str(2 * scale.clients), workers=workers)]
     _, core = split_cores()
     with tempfile.TemporaryDirectory(prefix="moorline-bench-") as name:
         async with (
@@ -74,12 +73,6 @@ async def measure(scale: Scale, peers: Sequence[Peer] = PEERS) -> Results:
             await in_turn(_ROWS, "", started, of_peer, results, rounds=scale.rounds)
     results.units.update(zip(_ROWS, _UNITS, strict=True))
     return results
-
-
-def _in_several_processes(clients: int, most: int) -> Peer:
-    """The gateway with workers for so many clients; each keeps a part of its files for the page."""
-    workers = math.ceil(clients / most / _USED)
-    return gateway(max_connections_per_address="off", max_connections=str(2 * clients), workers=str(workers))
 
 
 async def _return(load: Child, peer: Running, clients: int) -> Sequence[float]:

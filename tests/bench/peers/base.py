@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import math
 import os
 import resource
 from asyncio.subprocess import Process
@@ -26,6 +27,7 @@ __all__ = [
     "connections",
     "installed",
     "running",
+    "workers_for",
 ]
 
 Prepare = Callable[[Path, int, int], Awaitable[Sequence[str]]]
@@ -37,6 +39,7 @@ _START_SECONDS = 60.0
 _CONNECTIONS = 30_000
 # For listeners, logs and libraries.
 _OTHER_FILES = 100
+_USED = 0.9
 
 
 class Missing(Exception):
@@ -111,6 +114,11 @@ async def _ready(probe: Probe, process: Process, port: int, folder: Path) -> Non
 def connections() -> int:
     """What each is set up for: more than any figure needs, or what two files a tunnel leave."""
     return min(_CONNECTIONS, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES) // 2)
+
+
+def workers_for(clients: int) -> int:
+    """How many a gateway needs for so many clients; each keeps a part of its files for other requests."""
+    return math.ceil(clients / connections() / _USED)
 
 
 def installed(name: str, *, package: str = "") -> str:
