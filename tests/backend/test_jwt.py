@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import hashlib
+import hmac
 import json
 import time
 from collections.abc import AsyncIterator
@@ -122,16 +124,107 @@ async def test_a_token_is_held_to_its_claims(tmp_path: Path, given: str, expecte
         assert await status(server.http, given) == expected
 
 
-async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(tmp_path: Path) -> None:
-    """RFC 8725 section 2.1. PyJWT would not sign so; the signature is made by hand."""
-    import hashlib
-    import hmac
+async def decided(key: str, given: str, **options: Any) -> int:
+    """The status of a request with this token, by the hook alone."""
+    authorize = jwt_authorize(Settings(jwt_key=key, **options))
+    assert authorize is not None
+    try:
+        await authorize(make_mocked_request("GET", "/", headers={"Authorization": f"Bearer {given}"}), None, None)
+    except web.HTTPException as refused:
+        return refused.status
+    return 200
 
+
+def segment(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def signed(payload: str, header: str = '{"alg": "HS256"}', secret: str = SECRET) -> str:
+    """A token with a right signature, by hand: PyJWT would not make some of these."""
+    given = f"{segment(header.encode())}.{segment(payload.encode())}"
+    return f"{given}.{segment(hmac.digest(secret.encode(), given.encode(), hashlib.sha256))}"
+
+
+async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused() -> None:
+    """RFC 8725 section 2.1."""
     pem = public("RS256")
-    head = unsigned({"alg": "HS256", "typ": "JWT"}).removesuffix(".")
-    signature = base64.urlsafe_b64encode(hmac.digest(pem.encode(), head.encode(), hashlib.sha256)).rstrip(b"=").decode()
-    async with backend(tmp_path, Script(), jwt_key=pem, **OPTIONS) as server:
-        assert await status(server.http, f"{head}.{signature}") == 401
+    for secret in (pem, pem.strip(), pem + "\n"):
+        assert await decided(pem, signed('{"sub": "a", "exp": 9e9}', secret=secret)) == 401
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ('{"alg": "HS256"}', 200),
+        ('{"alg": "HS256", "kid": "one", "typ": "at+jwt"}', 200),
+        ('{"alg": "none"}', 401),
+        ('{"alg": "None"}', 401),
+        ('{"alg": "hs256"}', 401),
+        ('{"alg": "HS512"}', 401),
+        ('{"alg": ["HS256"]}', 401),
+        ('{"alg": "HS256", "alg": "none"}', 401),
+        ('{"alg": null}', 401),
+        ("{}", 401),
+        ('{"alg": "HS256", "kid": 1}', 401),
+        ('{"alg": "HS256", "crit": ["exp"]}', 401),
+        ('{"alg": "HS256", "crit": []}', 401),
+        ('{"alg": "HS256", "crit": ["b64"], "b64": false}', 401),
+        ('{"alg": "HS256", "b64": false}', 401),
+    ],
+)
+async def test_a_header_must_name_the_keys_algorithm_and_nothing_critical(header: str, expected: int) -> None:
+    assert await decided(SECRET, signed('{"sub": "a", "exp": 9e9}', header)) == expected
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        ('{"sub": "a", "exp": 9000000000.5, "iat": 1.5, "nbf": 0}', 200),
+        ('{"sub": "a", "exp": "9000000000"}', 401),
+        ('{"sub": "a", "exp": true}', 401),
+        ('{"sub": "a", "exp": NaN}', 401),
+        ('{"sub": "a", "exp": Infinity}', 401),
+        ('{"sub": "a", "exp": 1e999}', 401),
+        ('{"sub": "a", "exp": 1' + "0" * 400 + "}", 401),
+        ('{"sub": "a", "exp": 1' + "0" * 5000 + "}", 401),
+        ('{"sub": "a", "exp": [9e9]}', 401),
+        ('{"sub": "a", "exp": 9e9, "exp": 1}', 401),
+        ('{"sub": "a", "exp": 9e9, "nbf": "0"}', 401),
+        ('{"sub": "a", "exp": 9e9, "nbf": false}', 401),
+        ('{"sub": "a", "exp": 9e9, "nbf": NaN}', 401),
+        ('{"sub": "a", "exp": 9e9, "nbf": 8e9}', 401),
+        ('{"sub": "a", "exp": 9e9, "iat": "1"}', 401),
+        ('{"sub": "a", "exp": 9e9, "iat": true}', 401),
+        ('{"sub": "a", "exp": 9e9, "iat": null}', 401),
+        ('{"sub": "a", "exp": 9e9, "iat": -1' + "0" * 400 + "}", 401),
+        ('{"sub": "", "exp": 9e9}', 401),
+        ('{"sub": 1, "exp": 9e9}', 401),
+        ('{"sub": ["a"], "exp": 9e9}', 401),
+        ('{"sub": "a", "exp": 9e9, "aud": "chat"}', 401),
+        ('["sub", "exp"]', 401),
+        ("[" * 100_000, 401),
+        ("", 401),
+    ],
+)
+async def test_a_signed_claim_must_have_the_standards_type(payload: str, expected: int) -> None:
+    assert await decided(SECRET, signed(payload)) == expected
+
+
+async def test_a_token_has_one_spelling() -> None:
+    """Each would be verified again, and a list of refused tokens would miss it."""
+    head, payload, signature = signed('{"sub": "a", "exp": 9e9}').split(".")
+    assert await decided(SECRET, f"{head}.{payload}.{signature}") == 200
+    for other in (signature[:-1] + chr(ord(signature[-1]) + 1), signature + "A", signature + "!", signature[:-1], ""):
+        assert await decided(SECRET, f"{head}.{payload}.{other}") == 401
+    for given in (f"{head}.{payload}", f"{head}.{payload}.{signature}.", f"{head}..{signature}", f"{head}.{payload}!."):
+        assert await decided(SECRET, given) == 401
+
+
+async def test_a_secret_that_is_a_public_key_is_refused_at_the_start() -> None:
+    with pytest.raises(UsageError, match=r"^jwt_key: this is a public key, but not in PEM: "):
+        jwt_authorize(
+            Settings(jwt_key="ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl")
+        )
 
 
 async def test_what_a_responder_changes_of_the_claims_decides_nothing() -> None:

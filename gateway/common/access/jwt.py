@@ -7,7 +7,7 @@ of `none`, is refused (RFC 8725 section 3.1). A token comes in a cookie, in `Aut
 subprotocol `moorline.jwt.TOKEN`; never in the URL, which ends up in logs.
 """
 
-import base64
+import functools
 import hashlib
 import json
 import logging
@@ -34,8 +34,9 @@ log = logging.getLogger("moorline.jwt")
 # Claims of tokens that were verified: a signature costs 0.1 to 0.3 ms. About 1 KiB each.
 _MOST_VERIFIED = 4096
 
-# Of a shared secret: a shorter one can be guessed from one token (RFC 7518 section 3.2).
-_LEAST_SECRET = 32
+# Of `exp`, `iat` and `nbf`: what a number of JSON holds exactly (RFC 8259 section 6), some 285 million years.
+_LATEST = 2.0**53
+_TIMES = ("exp", "iat", "nbf")
 
 # By PyJWT's exception.
 _WHY = {
@@ -75,33 +76,9 @@ def jwt_authorize(settings: CommonSettings) -> "JwtAuthorize | None":
             text = Path(settings.jwt_key_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f'jwt_key_file: "{settings.jwt_key_file}" cannot be read: {error}') from None
-    return JwtAuthorize(settings, _key(text.strip(), given[0]))
+    from moorline.gateway.common.access.jwt_key import parse_key
 
-
-def _key(text: str, option: str) -> "jwt.PyJWK":
-    """A public key in PEM, or a shared secret; the message of an error never quotes it."""
-    import jwt
-    from jwt.algorithms import get_default_algorithms
-    from jwt.exceptions import InvalidKeyError, PyJWTError
-
-    if "-----BEGIN" not in text:
-        if len(text.encode()) < _LEAST_SECRET:
-            raise UsageError(f"{option}: the secret has fewer than {_LEAST_SECRET} bytes; try openssl rand -hex 32")
-        return jwt.PyJWK({"kty": "oct", "k": _base64url(text.encode())}, algorithm="HS256")
-    if "PRIVATE KEY" in text:
-        raise UsageError(f"{option}: this is a private key; give the public one: openssl pkey -in KEY -pubout")
-    for name in ("RS256", "ES256", "EdDSA"):
-        algorithm = get_default_algorithms()[name]
-        try:
-            public = algorithm.prepare_key(text)
-            return jwt.PyJWK(algorithm.to_jwk(public, as_dict=True), algorithm=name)
-        except (InvalidKeyError, PyJWTError, ValueError, TypeError, AttributeError):
-            continue
-    raise UsageError(f"{option}: is not a public key of RSA, P-256 or Ed25519 in PEM")
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return JwtAuthorize(settings, parse_key(text.strip(), given[0]))
 
 
 class _Verified(NamedTuple):
@@ -124,12 +101,12 @@ class JwtAuthorize:
         self._key = key
         self._cookie = settings.jwt_cookie
         self._patients = settings.jwt_patients_claim
-        self._checks: dict[str, Any] = {
-            "issuer": settings.jwt_issuer or None,
-            "audience": settings.jwt_audience or None,
-            "leeway": settings.jwt_leeway,
-            "options": {"require": ["exp", "sub"]},
-        }
+        self._decode = functools.partial(
+            jwt.PyJWT({"require": ["exp", "sub"]}).decode,
+            issuer=settings.jwt_issuer or None,
+            audience=settings.jwt_audience or None,
+            leeway=settings.jwt_leeway,
+        )
         self._leeway = settings.jwt_leeway
         self._verified: dict[bytes, _Verified] = {}
         self._refusals = Refusals()
@@ -172,7 +149,12 @@ class JwtAuthorize:
             key = self._key
             if isinstance(key, KeySet):
                 key = await key.find(_key_id(token))
-            return self._jwt.decode(token, key, algorithms=[key.algorithm_name], **self._checks)
+            claims = self._decode(token, key, algorithms=[key.algorithm_name])
+            if not claims["sub"]:
+                raise self._jwt.MissingRequiredClaimError("sub")
+            if not all(_is_time(claims[name]) for name in _TIMES if name in claims):
+                raise self._jwt.DecodeError("a time that is none")
+            return claims
         except self._jwt.ExpiredSignatureError:
             self._count(logging.INFO, "ExpiredSignatureError")
             raise _unauthorized("The token has expired.", "expired") from None
@@ -207,6 +189,12 @@ def _key_id(token: str) -> str:
     except (ValueError, RecursionError):
         raise jwt.DecodeError("the header cannot be read") from None
     return str(header.get("kid", "")) if isinstance(header, dict) else ""
+
+
+def _is_time(value: object) -> bool:
+    """Whether this is a NumericDate (RFC 7519 section 2). PyJWT takes also `true`, a string of digits, and a number
+    that no clock can be compared with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LATEST
 
 
 def _issued(claims: Mapping[str, Any]) -> float:

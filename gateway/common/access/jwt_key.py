@@ -1,0 +1,57 @@
+"""The key that the options name: a public key in PEM or a shared secret, checked once. Needs the extra `jwt`. Pure."""
+
+import base64
+
+import jwt
+from jwt.algorithms import HMACAlgorithm, get_default_algorithms
+from jwt.exceptions import InvalidKeyError, PyJWTError
+
+from moorline.gateway.common.errors import UsageError
+
+__all__ = ["parse_key"]
+
+# A shorter secret can be guessed from one token (RFC 7518 section 3.2).
+_LEAST_SECRET = 32
+
+
+class _CheckedSecret(HMACAlgorithm):
+    """PyJWT checks for each token again that a shared secret is no public key (RFC 8725 section 2.1), which costs 13 us
+    where the signature costs 3. This one is checked when it is read, and belongs to one algorithm.
+    """
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        """The secret as it is."""
+        return key if isinstance(key, bytes) else key.encode()
+
+
+def parse_key(text: str, option: str) -> jwt.PyJWK:
+    """The key in `text`, with the one algorithm that it is for.
+
+    Raises:
+        UsageError: it cannot be used; the message does not quote it.
+    """
+    if "-----BEGIN" not in text:
+        return _secret(text.encode(), option)
+    if "PRIVATE KEY" in text:
+        raise UsageError(f"{option}: this is a private key; give the public one: openssl pkey -in KEY -pubout")
+    for name in ("RS256", "ES256", "EdDSA"):
+        algorithm = get_default_algorithms()[name]
+        try:
+            public = algorithm.prepare_key(text)
+            return jwt.PyJWK(algorithm.to_jwk(public, as_dict=True), algorithm=name)
+        except (InvalidKeyError, PyJWTError, ValueError, TypeError, AttributeError):
+            continue
+    raise UsageError(f"{option}: is not a public key of RSA, P-256 or Ed25519 in PEM")
+
+
+def _secret(secret: bytes, option: str) -> jwt.PyJWK:
+    if len(secret) < _LEAST_SECRET:
+        raise UsageError(f"{option}: the secret has fewer than {_LEAST_SECRET} bytes; try openssl rand -hex 32")
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except InvalidKeyError:
+        raise UsageError(f"{option}: this is a public key, but not in PEM: openssl pkey -pubin -outform PEM") from None
+    encoded = base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
+    key = jwt.PyJWK({"kty": "oct", "k": encoded}, algorithm="HS256")
+    key.Algorithm = _CheckedSecret(HMACAlgorithm.SHA256)
+    return key
