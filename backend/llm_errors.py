@@ -25,7 +25,8 @@ FAILURES = (openai.APIError, *_CONNECTION, TimeoutError, ValueError, RecursionEr
 # A `Retry-After` beyond a day is a mistake, or of no use to a person who waits.
 _LONGEST_RETRY = 86_400.0
 # A request rejected for one of these parameters is rejected for the configuration, not for the message.
-_OUR_PARAMETERS = {"model", "temperature", "max_tokens", "max_completion_tokens", "stream", "stream_options"}
+# No set: what the library passes on for a name may be a list, which has no hash.
+_OUR_PARAMETERS = ("model", "temperature", "max_tokens", "max_completion_tokens", "stream", "stream_options")
 # What an error object within the stream is called, where its status is already spent on 200.
 _CODES = {
     "rate_limit_exceeded": ErrorCode.LLM_BUSY,
@@ -104,6 +105,6 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(text).replace(tzinfo=datetime.UTC).timestamp() - now
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), _LONGEST_RETRY) if math.isfinite(seconds) else None

@@ -266,6 +266,9 @@ def location_for(location: str, *, upstream: str, scheme: str, host: str, return
     """A redirect to the upstream's own origin, turned into one to the client's; any other as it is. `returned` gives
     the client's name of an upstream's path.
     """
+    if "\t" in location:
+        # `urlsplit` drops it, so that what it returns is not where it says in `location`.
+        return location
     try:
         target, own = urlsplit(location), urlsplit(upstream)
         is_upstream = target.scheme == own.scheme and (target.hostname, _port(target)) == (own.hostname, _port(own))

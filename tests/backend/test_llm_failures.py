@@ -181,6 +181,12 @@ async def test_a_code_that_is_no_code_is_unknown(server: OpenAIServer, code: str
     assert "code=unknown" in (await failure(server, says("Hi"), error(code))).detail
 
 
+@pytest.mark.parametrize("param", [["model"], {"model": 1}, 1])
+async def test_a_parameter_that_is_no_name_is_none_of_ours(server: OpenAIServer, param: object) -> None:
+    refusal = {"error": {"message": "quotes private", "code": "some_code", "param": param}}
+    assert (await failure(server, Status(400, refusal))).code is ErrorCode.TOO_LONG
+
+
 async def test_a_content_type_that_is_none_stays_out_of_the_log(server: OpenAIServer) -> None:
     failed = await failure(server, Status(200, b"{}", {"Content-Type": "quotes private/words; private=1"}))
     assert "Content-Type: unknown/words," in failed.detail
@@ -221,6 +227,7 @@ async def test_cancelling_while_the_answer_has_not_begun_closes_it_too(server: O
         ("nan", None),
         ("", None),
         ("soon", None),
+        (f"Mon, {'9' * 20} Jan 2026 00:00:00 GMT", None),
         (formatdate(1_000_060, usegmt=True), 60.0),
         (formatdate(999_000, usegmt=True), 0.0),
     ],

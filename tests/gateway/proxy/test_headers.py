@@ -67,7 +67,15 @@ def test_a_redirect_to_the_backend_becomes_one_to_us_and_any_other_stays() -> No
         return location_for(location, upstream="http://127.0.0.1:8000", scheme="https", host="chat.example.com")
 
     assert turned("http://127.0.0.1:8000/a?b#c") == "https://chat.example.com/a?b#c"
-    for other in ("/a", "http://127.0.0.1:8001/a", "https://127.0.0.1:8000/a", "http://[::1", "//x/a"):
+    for other in (
+        "/a",
+        "http://127.0.0.1:8001/a",
+        "https://127.0.0.1:8000/a",
+        "http://[::1",
+        "//x/a",
+        "/\t/x/a",
+        "http:/\t/127.0.0.1:8000/a",
+    ):
         assert turned(other) == other
 
 
