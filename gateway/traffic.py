@@ -16,13 +16,19 @@ class Traffic:
     frames_from_client: int = 0
     frames_from_upstream: int = 0
 
-    def __add__(self, other: "Traffic") -> "Traffic":
+    def grown(
+        self, from_client: int, from_upstream: int, frames_from_client: int, frames_from_upstream: int
+    ) -> "Traffic":
+        """With what one more has carried."""
         return Traffic(
-            self.from_client + other.from_client,
-            self.from_upstream + other.from_upstream,
-            self.frames_from_client + other.frames_from_client,
-            self.frames_from_upstream + other.frames_from_upstream,
+            self.from_client + from_client,
+            self.from_upstream + from_upstream,
+            self.frames_from_client + frames_from_client,
+            self.frames_from_upstream + frames_from_upstream,
         )
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return self.grown(other.from_client, other.from_upstream, other.frames_from_client, other.frames_from_upstream)
 
     def __sub__(self, other: "Traffic") -> "Traffic":
         return Traffic(

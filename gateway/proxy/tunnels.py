@@ -222,8 +222,8 @@ class Tunnels:
             self._spans[relay] = tracing.begin(name, network__protocol__name="websocket")
         exchange.detach()
         if log.isEnabledFor(logging.INFO):
-            url = upstream.url if self._names_upstream else None
-            _log("WebSocket opened", {"upstream": url, "client": address, "request_id": request_id})
+            facts = {"client": address, "request_id": request_id}
+            _log("WebSocket opened", {"upstream": upstream.url, **facts} if self._names_upstream else facts)
         if not answers_key:
             log.warning(
                 "upstream %s: its 101 has not the Sec-WebSocket-Accept of the request's key request_id=%s",
@@ -456,14 +456,17 @@ class Tunnels:
             # The client refused the handshake, as RFC 6455 section 4.1 has it.
             ended = ended._replace(cause=BadUpstreamResponse.cause)
         self.ends.add(each.socket, ended, self._loop.time())
-        carried, told = _carried(relay), self._told.pop(relay, None)
-        self._ended_traffic += carried if told is None else carried - told
+        self._ended_traffic = self._ended_traffic.grown(
+            ended.from_client, ended.from_upstream, ended.frames_from_client, ended.frames_from_upstream
+        )
+        if (told := self._told.pop(relay, None)) is not None:
+            self._ended_traffic -= told
         if self._metrics is not None:
             self._metrics.ended(ended.outcome.ended_by, ended.cause, ended.code, ended.seconds)
         if (span := self._spans.pop(relay, None)) is not None:
             _end_span(span, ended)
         if log.isEnabledFor(logging.INFO):
-            _log("WebSocket closed", _facts(ended) | {"request_id": each.socket.request_id})
+            _log("WebSocket closed", _facts(ended, each.socket.request_id))
 
 
 def _most_sockets(wanted: int) -> int:
@@ -480,22 +483,27 @@ def _most_sockets(wanted: int) -> int:
     return min(wanted, descriptors.sockets)
 
 
-def _facts(ended: Ended) -> dict[str, object]:
-    return {
-        "ended_by": ended.outcome.ended_by,
-        "reason": ended.outcome.reason,
+def _facts(ended: Ended, request_id: str) -> dict[str, object]:
+    outcome, cause = ended.outcome, ended.cause
+    facts: dict[str, object] = {
+        "ended_by": outcome.ended_by,
+        "reason": outcome.reason,
         "close_code": ended.code,
         "seconds": round(ended.seconds, 3),
         "from_client": ended.from_client,
         "from_upstream": ended.from_upstream,
         "frames_from_client": ended.frames_from_client,
         "frames_from_upstream": ended.frames_from_upstream,
-        "client_rtt_ms": _milliseconds(ended.client_rtt),
-        "upstream_rtt_ms": _milliseconds(ended.upstream_rtt),
-        "cause": ended.cause.code,
-        "order": ",".join(ended.order),
-        **(_kernel_view(ended) if ended.cause.reason not in ORDERLY else {}),
     }
+    if ended.client_rtt is not None:
+        facts["client_rtt_ms"] = _milliseconds(ended.client_rtt)
+    if ended.upstream_rtt is not None:
+        facts["upstream_rtt_ms"] = _milliseconds(ended.upstream_rtt)
+    facts["cause"], facts["order"] = cause.code, ",".join(ended.order)
+    if cause.reason not in ORDERLY:
+        facts |= _kernel_view(ended)
+    facts["request_id"] = request_id
+    return facts
 
 
 def _end_span(span: tracing.Span, ended: Ended) -> None:
@@ -535,14 +543,19 @@ def _total(each: Collection[Traffic]) -> Traffic:
     )
 
 
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 2)
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 2)
 
 
 def _log(event: str, facts: Mapping[str, object]) -> None:
     """One line, as text and, in JSON, with each fact as a field."""
-    facts = {name: fact for name, fact in facts.items() if fact is not None}
-    logs.info(log, f"{event}: {' '.join([f'{name}={fact}' for name, fact in facts.items()])}", lambda: facts)
+    logs.info(log, _line(event, *facts) % (*facts.values(),), lambda: facts)
+
+
+# Two forms of each event, or a few.
+@functools.cache
+def _line(event: str, *names: str) -> str:
+    return f"{event}: {' '.join([f'{name}=%s' for name in names])}"
 
 
 TUNNELS = web.AppKey("tunnels", Tunnels)

@@ -7,12 +7,13 @@ frames, and removes only the Pongs that answer its own Pings. To do that it has 
 
 from collections.abc import Callable, Sequence
 
-from moorline.gateway.common.web.frames import WHOLE, CloseCode, Event, Found, FrameParser, Opcode
+from moorline.gateway.common.web.frames import WHOLE, CloseCode, Event, Found, FrameParser, Opcode, control_payload
 from moorline.gateway.tunnel.state import DirectionState
 
 __all__ = ["Direction"]
 
 _PONG = bytes((0x80 | Opcode.PONG,))
+_CLOSE = 0x80 | Opcode.CLOSE
 
 
 class Direction:
@@ -120,6 +121,15 @@ class Direction:
                 return data
         if self.pending is not None:
             return self._follow_with_pending(data)
+        if left == 0 and size > 1 and data[0] == _CLOSE and parser.sizes[data[1]] == size:
+            # As each socket ends, with nothing behind it.
+            parser.frames += 1
+            self.size += size
+            self._closed(control_payload(data))
+            if not self._is_news:
+                return data
+            self._output, self._is_news = data, False
+            return None
         followed, found = parser.feed(data)
         if found or followed < size or self._awaits is not None or self._held:
             return self._filtered(data, followed, found)

@@ -7,6 +7,7 @@ behind a Close frame that has passed, it gets a FIN alone.
 import dataclasses
 import enum
 import functools
+from typing import NamedTuple
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.web.frames import CloseCode
@@ -69,9 +70,9 @@ class Return:
         return f"reconnect_after={self.after:.1f} reconnect_within={self.within:.1f}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """Which side ended a tunnel, None for the gateway itself, and why."""
+class Outcome(NamedTuple):
+    """Which side ended a tunnel, None for the gateway itself, and why. A tuple, which is made at half the cost of a
+    frozen dataclass."""
 
     side: Side | None
     reason: Reason

@@ -146,7 +146,10 @@ class End(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         if (relay := self._relay) is not None:
-            self._after_backlog(relay.eof_received, self.side)
+            if self.inbound.backlog or self._ends:
+                self._after_backlog(relay.eof_received, self.side)
+            else:
+                relay.eof_received(self.side)
         # The machine decides how to close; TLS knows no half-closed connection in asyncio.
         return self.transport.can_write_eof()
 
@@ -172,10 +175,13 @@ class End(asyncio.Protocol):
                 self.inbound.backlog += unread
             else:
                 self.data_received(unread)
-        if self.inbound.backlog and self.has_backlog:
-            relay.stop_sending(self)
         reason = Reason.UNREACHABLE if exc is not None and is_unreachable(exc) else Reason.RESET
-        self._after_backlog(self._lost, relay, reason)
+        if self.inbound.backlog or self._ends:
+            if self.has_backlog:
+                relay.stop_sending(self)
+            self._after_backlog(self._lost, relay, reason)
+        else:
+            self._lost(relay, reason)
 
     def _lost(self, relay: "Relay", reason: Reason) -> None:
         self._relay = None
@@ -343,9 +349,10 @@ class Relay:
     def connection_lost(self, side: Side, reason: Reason = Reason.RESET) -> None:
         self._buffered.remove(self._end_of(side))
         self.tunnel.connection_lost(side, monotonic(), reason)
-        self._transmit()
         if self.tunnel.phase is Phase.OVER:
             self._end()
+        else:
+            self._transmit()
 
     def pause_writing(self, side: Side) -> None:
         self.tunnel.writing_paused(side, monotonic(), self._unsent(side))
@@ -396,13 +403,14 @@ class Relay:
 
     def _transmit(self) -> None:
         """Carry out what the machine decided, and set the timer."""
-        outcome = self.tunnel.outcome
+        tunnel = self.tunnel
+        outcome = tunnel.outcome
         if outcome is not None and self._tcp is None and outcome.reason not in ORDERLY:
             # Before a connection is closed, and before a Close frame is sent that nothing acknowledges yet.
             self._note_tcp()
-        for side, data in self.tunnel.data_to_send():
+        for side, data in tunnel.data_to_send():
             self._send(side, data)
-        for side, teardown in self.tunnel.teardowns():
+        for side, teardown in tunnel.teardowns():
             self._tear_down(self._end_of(side), teardown)
         self._arm()
 
@@ -411,16 +419,18 @@ class Relay:
             self._tcp = {end.side: kernel.info(end.transport) for end in (self._client, self._upstream)}
 
     def _send(self, side: Side, data: bytes) -> None:
-        transport, source = self._end_of(side).transport, self._other(side)
-        if not transport.is_closing():
-            transport.write(data)
+        end, source = self._client, self._upstream
+        if side is UPSTREAM:
+            end, source = source, end
+        if not end.transport.is_closing():
+            end.transport.write(data)
             if source.unsent is not None:
                 source.unsent.append(data)
 
     def _tear_down(self, end: End, teardown: Teardown) -> None:
-        for each in (self._client, self._upstream):
-            each.write, each.receive = _discard, each.receive_late
-        transport = end.transport
+        client, upstream, transport = self._client, self._upstream, end.transport
+        client.write = upstream.write = _discard
+        client.receive, upstream.receive = client.receive_late, upstream.receive_late
         if teardown is Teardown.ABORT:
             transport.abort()
         elif (
@@ -501,9 +511,9 @@ def _tail(written: Sequence[bytes] | None, transport: asyncio.Transport) -> byte
 
 def _median(round_trips: Sequence[float]) -> float | None:
     """Without `statistics`, whose import takes as long as that of five modules of the gateway."""
-    middle, ordered = len(round_trips) // 2, sorted(round_trips)
-    if not ordered:
+    if not round_trips:
         return None
+    middle, ordered = len(round_trips) // 2, sorted(round_trips)
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "Opcode",
     "close",
     "control",
+    "control_payload",
     "frame_sizes",
     "mask",
     "text",
@@ -312,6 +313,11 @@ def _header(data: bytes, at: int) -> tuple[int, int]:
     if data[at + 1] & _MASKED:
         size += 4
     return (size, length) if available >= size else (0, 0)
+
+
+def control_payload(frame: bytes) -> bytes:
+    """What a whole control frame says, unmasked."""
+    return _unmasked(frame, 6 if frame[1] & _MASKED else 2)
 
 
 def _unmasked(frame: bytes, header: int) -> bytes:

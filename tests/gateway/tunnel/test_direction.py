@@ -216,11 +216,12 @@ def test_a_stream_with_odd_frames_is_followed(odd: bytes, key: bytes) -> None:
 
 @pytest.mark.parametrize("key", [b"", KEY], ids=["unmasked", "masked"])
 @pytest.mark.parametrize("size", [1, 3, 100])
-def test_the_code_of_a_close_is_read_as_it_passes(key: bytes, size: int) -> None:
+@pytest.mark.parametrize("last", [b"", b"last"], ids=["alone", "behind a message"])
+def test_the_code_of_a_close_is_read_as_it_passes(key: bytes, size: int, last: bytes) -> None:
     direction = Direction(0)
-    stream = frame(TEXT, b"last", key=key) + close_frame(4001, "bye", key=key)
+    stream = (frame(TEXT, last, key=key) if last else b"") + close_frame(4001, "bye", key=key)
     assert feed(direction, *pieces(stream, [size])) == stream
-    assert (direction.close_code, direction.at_boundary) == (4001, True)
+    assert (direction.close_code, direction.at_boundary, direction.frames) == (4001, True, 2 if last else 1)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x03"])
