@@ -72,9 +72,15 @@ def described(thing: object) -> str:
     named: Any = inspect.unwrap(thing) if callable(thing) else thing
     if not hasattr(named, "__qualname__"):
         named = type(named)
+    # Not `getsourcelines`: it splits all of the source into tokens, to find where a function ends, which takes 30 ms of
+    # each start of a backend.
+    code = getattr(named, "__code__", None)
     try:
-        file, line = inspect.getsourcefile(named) or "", inspect.getsourcelines(named)[1]
+        file = inspect.getsourcefile(named)
+        line = inspect.getsourcelines(named)[1] if code is None else code.co_firstlineno
     except (OSError, TypeError):
+        file = None
+    if file is None:
         return f"{named.__qualname__} in {named.__module__}"
     return f"{named.__qualname__} in {_shown(file)}, line {line}"
 
