@@ -1,4 +1,4 @@
-"""How every program of moorline exits, and its version."""
+"""How every program of moorline exits."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["USAGE_ERROR", "run_cli", "version"]
+__all__ = ["USAGE_ERROR", "run_cli"]
 
 #: Exit status for an error that the user can correct.
 USAGE_ERROR = 2
@@ -26,14 +26,3 @@ def run_cli(main: Callable[[], int]) -> int:
         # The reader of our lines has ended; the interpreter's own flush at exit must not complain about it either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-
-
-def version() -> str:
-    """The version of the installed distribution."""
-    # A fifth of the time that `moorline --version` takes, and not needed by most of what imports this module.
-    import importlib.metadata
-
-    try:
-        return importlib.metadata.version("moorline")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from moorline.gateway.common.program import version
+from moorline import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -114,7 +114,7 @@ def begin(
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     context = None if parent is None else TraceContextTextMapPropagator().extract(parent, Context())
-    tracer = _provider.get_tracer("moorline", version())
+    tracer = _provider.get_tracer("moorline", __version__)
     span = _Recorded(tracer.start_span(name, context, SpanKind[kind.upper()], record_exception=False))
     span.set(**attributes)
     return span
@@ -162,7 +162,7 @@ def start(service: str, environ: Mapping[str, str]) -> None:
     except ImportError:
         log.warning('no traces: a collector is named, and OpenTelemetry is missing: pip install "moorline[otel]"')
         return
-    facts = {"service.name": environ.get("OTEL_SERVICE_NAME") or service, "service.version": version()}
+    facts = {"service.name": environ.get("OTEL_SERVICE_NAME") or service, "service.version": __version__}
     # `stop` is bounded, which the SDK's own end at the interpreter's exit is not.
     _provider = TracerProvider(resource=Resource.create(facts), shutdown_on_exit=False)
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

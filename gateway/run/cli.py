@@ -46,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    from moorline import __version__
     from moorline.gateway.common.errors import UsageError
-    from moorline.gateway.common.program import version
 
     if argv[:1] in (["-h"], ["--help"], ["help"]):
         print(_OVERVIEW, end="")
         return 0
     if argv[:1] in (["-V"], ["--version"]):
-        print(f"moorline {version()}")
+        print(f"moorline {__version__}")
         return 0
     name = argv.pop(0) if argv and not argv[0].startswith("-") else "serve"
     command = (_COMMANDS | _INTERNAL).get(name)

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
+from moorline import __version__
 from moorline.gateway.common.config.command import Command, Section
 from moorline.gateway.common.config.dotenv import parse_dotenv
 from moorline.gateway.common.config.options import BOOL, Spec, did_you_mean, load, specs, unknown_variables
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.program import version
 
 __all__ = ["Config", "read"]
 
@@ -70,7 +70,7 @@ def read(
         print(command_help(command), end="")
         raise SystemExit(0)
     if args.version:
-        print(f"moorline {version()}")
+        print(f"moorline {__version__}")
         raise SystemExit(0)
     if len(args.arguments) > len(command.arguments):
         raise UsageError(f"{args.arguments[len(command.arguments)]}: {command.name} takes no such argument")
