@@ -40,6 +40,9 @@ def follow(
         add(step)
     if steps[-1].failure is None:
         # With asyncio, TLS and an HTTP client, which nothing needs where nothing listens.
+        from moorline.gateway.common.web.authorities import import_aiohttp
+
+        import_aiohttp()
         from moorline.gateway.check.probe import ask
 
         ask(target, add, asked or Asked(), hop_timeout, answer_timeout, moorline=moorline)

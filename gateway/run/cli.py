@@ -89,6 +89,12 @@ def configured(name: str, argv: Sequence[str], environ: MutableMapping[str, str]
     return {Settings: settings, BackendSettings: backend, ServeSettings: config[ServeSettings]}
 
 
+def _import_aiohttp() -> None:
+    from moorline.gateway.common.web.authorities import import_aiohttp
+
+    import_aiohttp()
+
+
 def _serve(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     from moorline.gateway.common.systemd import Systemd
     from moorline.gateway.run.commands import BackendSettings, ServeSettings, Settings
@@ -107,6 +113,7 @@ def _gateway(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     from moorline.gateway.common.supervised import Parent
 
     if (parent := Parent.of(environ)) is not None:
+        _import_aiohttp()
         from moorline.gateway.run import workers
 
         return workers.run_worker(parent)
@@ -116,6 +123,7 @@ def _gateway(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     systemd = Systemd.of(environ)
     started = dict(environ)
     settings = configured("gateway", argv, environ)[Settings]
+    _import_aiohttp()
     from moorline.gateway.run import server
     from moorline.gateway.run.configuration import Configuration
 
@@ -126,6 +134,7 @@ def _backend(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     from moorline.gateway.common.supervised import Parent
 
     if (parent := Parent.of(environ)) is not None:
+        _import_aiohttp()
         from moorline.backend import program
 
         return program.run_supervised(parent)
@@ -134,6 +143,7 @@ def _backend(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
     systemd = Systemd.of(environ)
     settings = _config("backend", argv, environ)[BackendSettings]
+    _import_aiohttp()
     from moorline.backend import program
 
     return program.run_backend(settings, systemd)

@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common import logs, tracing
@@ -22,6 +22,7 @@ from moorline.gateway.common.loop import ReloadRequests, run, run_until, stop_si
 from moorline.gateway.common.program import USAGE_ERROR
 from moorline.gateway.common.start import print_start
 from moorline.gateway.common.systemd import Systemd
+from moorline.gateway.common.web.authorities import import_aiohttp
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run.backend_port import BackendPort
 from moorline.gateway.run.command import NOT_FOUND
@@ -120,6 +121,11 @@ def _backend_socket(wanted: int | None) -> socket.socket:
     return sock
 
 
+def _import_generations() -> Any:
+    import_aiohttp()
+    return importlib.import_module("moorline.gateway.run.generations")
+
+
 class _Serve:
     """One run of `moorline serve`."""
 
@@ -169,7 +175,7 @@ class _Serve:
     async def _run(self, stop: asyncio.Event) -> None:
         # In a thread, so that the loop can start the backend meanwhile.
         with no_collection():
-            generations = await asyncio.to_thread(importlib.import_module, "moorline.gateway.run.generations")
+            generations = await asyncio.to_thread(_import_generations)
         gateway: Gateway = generations.Gateway(self._settings, self._environ, systemd=self._systemd)
         self._gateway = gateway
         async with gateway.running(stop):
