@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who, is_unreachable
+from moorline.gateway.common import unread
 from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.errors import (
     BadUpstreamResponse,
@@ -25,7 +26,6 @@ from moorline.gateway.errors import (
 )
 from moorline.gateway.proxy.response import Response, ResponseParser
 from moorline.gateway.proxy.upstreams import Through
-from moorline.gateway.tunnel import kernel
 
 __all__ = ["Sink", "UpstreamConnection"]
 
@@ -306,7 +306,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_end = None
         self._deadline = math.inf
         transport = self._transport
-        if transport is None or transport.is_closing() or kernel.has_unread_at(self._descriptor):
+        if transport is None or transport.is_closing() or unread.has_unread_at(self._descriptor):
             self.abort()
             return False
         return True
@@ -315,7 +315,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._descriptor = kernel.descriptor(self._transport)
+        self._descriptor = unread.descriptor(self._transport)
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser

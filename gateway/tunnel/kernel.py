@@ -1,7 +1,6 @@
 """What the kernel knows of a connection and the event loops do not report."""
 
 import asyncio
-import errno
 import fcntl
 import os
 import socket
@@ -9,9 +8,10 @@ import struct
 import sys
 import termios
 
+from moorline.gateway.common.unread import descriptor
 from moorline.gateway.tunnel import tcp_info
 
-__all__ = ["descriptor", "duplicate", "has_unread", "has_unread_at", "info", "is_tls", "unread", "unsent"]
+__all__ = ["duplicate", "info", "is_tls", "unread", "unsent"]
 
 # The most that both loops read at once.
 _ONE_READ = 256 << 10
@@ -32,27 +32,6 @@ def unsent(transport: asyncio.Transport) -> int:
     return transport.get_write_buffer_size() + int(struct.unpack("i", queued)[0])
 
 
-def has_unread(transport: asyncio.Transport) -> bool:
-    """Whether there is unread input; a socket that is closed with unread input sends RST."""
-    return has_unread_at(descriptor(transport))
-
-
-def has_unread_at(descriptor: int) -> bool:
-    """The same by its descriptor, which is open: each request on a pooled connection asks."""
-    try:
-        return fcntl.ioctl(descriptor, termios.FIONREAD, _NONE) != _NONE
-    except (OSError, ValueError):
-        return False
-
-
-def descriptor(transport: asyncio.Transport) -> int:
-    """That of an open connection; -1 where it has none."""
-    try:
-        return _descriptor(transport)
-    except OSError:
-        return -1
-
-
 def unread(transport: asyncio.Transport) -> bytes:
     """What a peer had sent before its reset. A loop whose write fails does not read it any more; the common case is a
     peer that sends a Close frame and closes while it is being written to. The loop closes the socket only after
@@ -61,7 +40,7 @@ def unread(transport: asyncio.Transport) -> bytes:
     if is_tls(transport):
         return b""
     try:
-        with socket.socket(fileno=os.dup(_descriptor(transport))) as copy:
+        with socket.socket(fileno=os.dup(descriptor(transport))) as copy:
             return copy.recv(_ONE_READ, socket.MSG_DONTWAIT)
     except OSError:
         return b""
@@ -73,7 +52,7 @@ def is_tls(transport: asyncio.Transport) -> bool:
 
 def duplicate(transport: asyncio.Transport) -> int:
     """Another descriptor of the connection, which outlives the transport; OSError where none is left."""
-    return os.dup(_descriptor(transport))
+    return os.dup(descriptor(transport))
 
 
 def info(transport: asyncio.Transport) -> tcp_info.TcpInfo | None:
@@ -83,7 +62,7 @@ def info(transport: asyncio.Transport) -> tcp_info.TcpInfo | None:
     try:
         # uvloop's stand-in for the socket leaves getsockopt to the descriptor it was made for. Each end asks,
         # and a duplicate of the descriptor would be five more calls of the system.
-        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=_descriptor(transport))
+        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor(transport))
     except (OSError, ValueError):
         return None
     try:
@@ -92,11 +71,3 @@ def info(transport: asyncio.Transport) -> tcp_info.TcpInfo | None:
         return None
     finally:
         borrowed.detach()
-
-
-def _descriptor(transport: asyncio.Transport) -> int:
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        # uvloop forgets the socket of a TLS connection that has ended.
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    return int(sock.fileno())

@@ -23,6 +23,7 @@ from time import monotonic
 from typing import NamedTuple, cast
 
 from moorline.gateway.cause import Cause, Reason, is_unreachable
+from moorline.gateway.common.unread import has_unread
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
 from moorline.gateway.tunnel.buffered import Buffered
@@ -436,7 +437,7 @@ class Relay:
         elif (
             teardown is Teardown.FLUSH
             or not transport.can_write_eof()
-            or (teardown is Teardown.LINGER_IF_UNREAD and not kernel.has_unread(transport))
+            or (teardown is Teardown.LINGER_IF_UNREAD and not has_unread(transport))
         ):
             transport.close()
         elif not transport.is_closing():

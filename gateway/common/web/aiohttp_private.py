@@ -8,7 +8,6 @@ middle of a handshake.
 """
 
 import asyncio
-import contextlib
 import functools
 from collections import deque
 from collections.abc import Sequence
@@ -58,7 +57,6 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
             "_handle_request",
             "_handler_waiter",
             "_keepalive",
-            "_lingering_time",
             "_make_error_handler",
             "_manager",
             "_message_tail",
@@ -181,7 +179,8 @@ class ServerProtocol(RequestHandler):
             if self._messages:
                 self.serve_queued()
         else:
-            self.end()
+            is_unreadable = isinstance(message, web_protocol._ErrInfo)
+            self.end(is_sending=is_unreadable or not payload.is_eof() or bool(self._messages))
 
     async def _respond(self, message: Any, payload: StreamReader) -> bool:
         """Whether the client has the response to this message."""
@@ -219,8 +218,8 @@ class ServerProtocol(RequestHandler):
         self._keepalive = bool(response.keep_alive)
         if payload is EMPTY_PAYLOAD:
             return True
-        if not payload.is_eof():
-            await self._discard(payload)
+        if self._keepalive and not self._close and not self._force_close and not payload.is_eof():
+            await self.discard(payload)
         payload.set_exception(web_protocol._PAYLOAD_ACCESS_ERROR)
         return True
 
@@ -239,28 +238,26 @@ class ServerProtocol(RequestHandler):
     def has_responded(self) -> None:
         """A response has been sent, or what will be sent of it."""
 
-    async def _discard(self, payload: StreamReader) -> None:
-        """Read the body that the handler has left, for some time: a client that is still sending would lose the
-        response to a reset.
-        """
-        if not self._force_close and self._lingering_time:
-            # A body that was refused raises HTTPException.
-            with contextlib.suppress(TimeoutError, web.HTTPException):
-                async with asyncio.timeout(self._lingering_time):
-                    while not payload.is_eof():
-                        await payload.readany()
-        if not payload.is_eof() and not self._force_close:
-            self.close()
+    async def discard(self, body: StreamReader) -> None:
+        """Read the body that the handler has left, behind which the connection goes on; or end the connection."""
+        self.force_close()
 
     def close(self) -> None:
         super().close()
         if self._task_handler is None and self.transport is not None:
             self.transport.close()
 
-    def end(self) -> None:
-        """End the connection once what was written is sent, behind its last response."""
+    def end(self, *, is_sending: bool) -> None:
+        """End the connection once what was written is sent, behind its last response. `is_sending`: the client may send
+        more than was parsed."""
         if self.transport is not None:
             self.transport.close()
+
+    def drop_input(self) -> None:
+        """Forget what was parsed and parse no more."""
+        self._messages.clear()
+        # It holds the body that it parses.
+        self._parser = None
 
     @property
     def parses_requests(self) -> bool:

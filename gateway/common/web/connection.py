@@ -15,14 +15,16 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, StreamReader, hdrs, web
 from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.http_exceptions import LineTooLong
 from multidict import CIMultiDict
 
 from moorline.gateway.common.access.rules import client_network
+from moorline.gateway.common.unread import has_unread
 from moorline.gateway.common.web.aiohttp_private import ServerProtocol
 from moorline.gateway.common.web.idle import IdleConnections
+from moorline.gateway.common.web.lingering import LingeringConnections, LingeringLimits
 from moorline.gateway.common.web.messages import MessageLimits, Unfinished, UnfinishedMessage, Violation
 from moorline.gateway.common.web.time_limit import Deadlines
 from moorline.gateway.common.web.turns import Pace, Turns
@@ -65,6 +67,7 @@ class ConnectionTimeouts:
     # nginx's keepalive_timeout. It is longer than that of any client of moorline's, so that no request is sent into a
     # connection that is being closed.
     keepalive: float = 75.0
+    lingering: LingeringLimits = dataclasses.field(default_factory=LingeringLimits)
 
 
 CONNECTION_TIMEOUTS = web.AppKey("connection_timeouts", ConnectionTimeouts)
@@ -116,6 +119,7 @@ class Connection(ServerProtocol):
         "_idle_timer",
         "_idle_until",
         "_is_refused",
+        "_lingering",
         "_pace",
         "_parsed",
         "_receiver",
@@ -139,6 +143,7 @@ class Connection(ServerProtocol):
         room: Unfinished,
         timeouts: ConnectionTimeouts,
         header_deadlines: Deadlines,
+        lingering: LingeringConnections,
         bad_request_handler: BadRequestHandler,
         message_limits: MessageLimits | None = None,
         **arguments: Any,
@@ -149,6 +154,7 @@ class Connection(ServerProtocol):
         self._asked = False
         self._handler_bounds_sends = False
         self._idle_connections = idle_connections
+        self._lingering = lingering
         self._turns = turns
         self._pace = Pace()
         self._unparsed = b""
@@ -281,9 +287,24 @@ class Connection(ServerProtocol):
         super().force_close()
         self._watch_end()
 
-    def end(self) -> None:
-        super().end()
-        self._watch_end()
+    def end(self, *, is_sending: bool) -> None:
+        client = self._client
+        if self.transport is None or client.is_closing():
+            return
+        if not is_sending and not self._unparsed and not has_unread(client):
+            super().end(is_sending=False)
+            self._watch_end()
+            return
+        self._headers_end()
+        self._idle_until = math.inf
+        self._idle_connections.set_busy(self)
+        self._forget_unparsed()
+        self.drop_input()
+        self._lingering.add(client, self, self.force_close)
+
+    async def discard(self, body: StreamReader) -> None:
+        if not await self._lingering.discard(body):
+            self.force_close()
 
     async def on_headers_sent(self, headers: CIMultiDict[str]) -> None:
         # aiohttp's own tells the versions of aiohttp and Python. A response that a handler has prepared has it.

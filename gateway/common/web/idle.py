@@ -24,7 +24,7 @@ _RESERVE = 64
 _RESERVED_CONNECTIONS = 32
 # More than can be used: two for each of 10,000 sockets, several times over.
 _ENOUGH = 1 << 16
-# From the accept to the first request a client needs a round trip or two.
+# From the accept to the first request a client needs a round trip or two, and to take its last response.
 _SILENT_SECONDS = 1.0
 # So many connections of one address may have sent nothing for longer than this: a browser opens a few ahead of need,
 # and some hundred browsers may have one address. After a restart all connect before the first request is read.
@@ -86,6 +86,7 @@ class IdleConnections:
         # Each by the time since when, the earliest first.
         self._silent: dict[Connection, float] = {}
         self._idle: dict[Connection, float] = {}
+        self._lingering: dict[Connection, float] = {}
         # Those in `_silent` again, by address.
         self._silent_of: dict[str, dict[Connection, float]] = {}
         self._address_of: dict[Connection, str] = {}
@@ -137,9 +138,14 @@ class IdleConnections:
             if not self._silent_of[address]:
                 del self._silent_of[address]
 
+    def linger(self, connection: Connection, now: float) -> None:
+        """It has its last response, and what it goes on sending is dropped."""
+        self._lingering[connection] = now
+
     def remove(self, connection: Connection) -> None:
         """Its descriptor is free again."""
-        self.set_busy(connection)
+        if self._lingering.pop(connection, None) is None:
+            self.set_busy(connection)
         self._closing.discard(connection)
 
     def _count_silent(self, connection: Connection, address: str, now: float) -> None:
@@ -155,11 +161,11 @@ class IdleConnections:
             oldest.force_close()
 
     def _shed(self, now: float) -> bool:
-        """Close one: first one that never sent a request and had the time to, then the one that is idle for longest."""
-        since = next(iter(self._silent.values()), now)
-        had_time = now - since > _SILENT_SECONDS
-        order = (self._silent, self._idle) if had_time else (self._idle, self._silent)
-        return any(self._close_first(connections) for connections in order)
+        """Close one: first one that has its last response or never sent a request, and had the time to, then the one
+        that is idle for longest."""
+        extra = (self._lingering, self._silent)
+        had_time = [each for each in extra if now - next(iter(each.values()), now) > _SILENT_SECONDS]
+        return any(self._close_first(connections) for connections in (*had_time, self._idle, *extra))
 
     def _close_first(self, connections: dict[Connection, float]) -> bool:
         while connections:

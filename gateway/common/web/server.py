@@ -27,6 +27,7 @@ from moorline.gateway.common.web.connection import (
 )
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.idle import Descriptors, IdleConnections
+from moorline.gateway.common.web.lingering import LingeringConnections
 from moorline.gateway.common.web.listen import BACKLOG, address, listen
 from moorline.gateway.common.web.messages import MESSAGE_LIMITS, Unfinished
 from moorline.gateway.common.web.time_limit import Deadlines
@@ -197,7 +198,7 @@ async def running(
         if tls is not None:
             tls.warn()
         idle_connections = IdleConnections(Descriptors.of_process())
-        await listener.open(ending.enter_context(_connections(app, server, idle_connections)))
+        await listener.open(ending.enter_context(_connections(app, server, idle_connections, draining)))
         started = Running(listener.addresses, listener.port, draining, settings.drain, listener)
         yield started
         more = 0.0
@@ -253,13 +254,14 @@ async def _released_or_draining(draining: Draining, seconds: float) -> None:
 
 @contextlib.contextmanager
 def _connections(
-    app: web.Application, server: web.Server, idle_connections: IdleConnections
+    app: web.Application, server: web.Server, idle_connections: IdleConnections, draining: Draining
 ) -> Iterator[Callable[[], asyncio.Protocol]]:
     """Makes the protocol of each accepted connection; at the end, TLS handshakes that are not over are ended."""
     loop = asyncio.get_running_loop()
     turns = Turns(loop)
     timeouts = app.get(CONNECTION_TIMEOUTS, ConnectionTimeouts())
     header_deadlines = Deadlines(loop, timeouts.client_header)
+    lingering = LingeringConnections(loop, timeouts.lingering, idle_connections, draining)
     bad_request_handler = app.get(BAD_REQUEST_HANDLER, default_bad_request)
     message_limits = app.get(MESSAGE_LIMITS)
     room = Unfinished(_MOST_WAITING) if message_limits is None else message_limits.unfinished
@@ -274,6 +276,7 @@ def _connections(
             room=room,
             timeouts=timeouts,
             header_deadlines=header_deadlines,
+            lingering=lingering,
             bad_request_handler=bad_request_handler,
             message_limits=message_limits,
             max_line_size=_MAX_LINE,
@@ -289,10 +292,11 @@ def _connections(
     accept: Accept = connection if through is None else through(connection)
     handshakes = None
     if SERVER_TLS in app:
-        handshakes = TlsHandshakes(app[SERVER_TLS], accept, idle_connections, timeouts.client_header)
+        handshakes = TlsHandshakes(app[SERVER_TLS], accept, idle_connections, lingering, timeouts.client_header)
     try:
         yield accept if handshakes is None else handshakes.protocol
     finally:
         header_deadlines.close()
+        lingering.close()
         if handshakes is not None:
             handshakes.close()

@@ -14,6 +14,7 @@ from typing import cast
 
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.idle import IdleConnections
+from moorline.gateway.common.web.lingering import LingeringConnections
 from moorline.gateway.common.web.tls import ServerTls
 
 __all__ = ["TlsHandshake", "TlsHandshakes"]
@@ -38,11 +39,13 @@ class TlsHandshakes:
         tls: ServerTls,
         connection: Callable[[], asyncio.Protocol],
         idle_connections: IdleConnections,
+        lingering: LingeringConnections,
         timeout: float,
     ) -> None:
         self.tls = tls
         self.connection = connection
         self.idle_connections = idle_connections
+        self.lingering = lingering
         self.timeout = timeout
         self.open: set[TlsHandshake] = set()
 
@@ -100,7 +103,9 @@ class TlsHandshake(asyncio.Protocol):
         elif data[:1].isalpha():
             log.debug("a plain HTTP request on a TLS port")
             self._transport.write(_BAD_REQUEST)
-            self._transport.close()
+            self._stop_timer()
+            self._server.idle_connections.set_busy(self)
+            self._server.lingering.add(self._transport, self, self.force_close)
         else:
             self._transport.pause_reading()
             self._handshake = self._loop.create_task(self._shake_hands(data))
@@ -153,6 +158,9 @@ class TlsHandshake(asyncio.Protocol):
     def _forget(self) -> None:
         self._server.open.discard(self)
         self._server.idle_connections.remove(self)
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

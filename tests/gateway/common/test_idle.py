@@ -74,6 +74,16 @@ def test_one_that_had_no_time_to_ask_yet_stays_before_one_that_is_idle() -> None
     assert (kept.closed, new.closed) == (True, False)
 
 
+def test_one_that_had_time_to_take_its_last_response_goes_first() -> None:
+    idle, kept, new, old = idle_connections(), Client(), Client(), Client()
+    idle.add(kept, NOW)
+    idle.linger(old, NOW + 1)
+    idle.linger(new, NOW + 3)
+    for number, closed in enumerate([(False, True, False), (True, True, False), (True, True, True)]):
+        idle.admit(Client(busy=True), LIMIT - RESERVE - 2 + number, NOW + 3)
+        assert (kept.closed, old.closed, new.closed) == closed
+
+
 def test_the_last_connections_are_reserved_and_sockets_leave_them_free() -> None:
     descriptors = Descriptors(LIMIT, taken=10)
     idle = IdleConnections(descriptors)

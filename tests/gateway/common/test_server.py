@@ -11,6 +11,7 @@ from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import run
 from moorline.gateway.common.web.connection import CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import DRAINING
+from moorline.gateway.common.web.lingering import LingeringLimits
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.server import Running, _finish_requests, running
 from moorline.gateway.settings import Settings
@@ -24,13 +25,21 @@ async def answer(request: web.Request) -> web.Response:
 
 @asynccontextmanager
 async def served(
-    handler: Handler = answer, *, host: str = "127.0.0.1", keepalive: float = 75.0, **options: float
+    handler: Handler = answer,
+    *,
+    host: str = "127.0.0.1",
+    keepalive: float = 75.0,
+    lingering: LingeringLimits | None = None,
+    **options: float,
 ) -> AsyncIterator[Running]:
     app = web.Application()
     app.router.add_route("*", "/", handler)
     settings = Settings(**{"host": host, "port": 0, "drain": 5, "client_header_timeout": 30, **options})  # type: ignore[arg-type]
     app[CONNECTION_TIMEOUTS] = ConnectionTimeouts(
-        client_header=settings.client_header_timeout, send=settings.send_timeout, keepalive=keepalive
+        client_header=settings.client_header_timeout,
+        send=settings.send_timeout,
+        keepalive=keepalive,
+        lingering=lingering or LingeringLimits(),
     )
     async with running(app, settings) as server:
         yield server

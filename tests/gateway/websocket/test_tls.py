@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 
 import aiohttp
@@ -110,6 +111,23 @@ async def test_the_end_of_the_client_reaches_the_upstream(start: Start, pair: Ce
         await backend.rest()
     backend.close()
     await gateway.has(0)
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+async def test_a_client_that_sends_on_behind_a_refusal_gets_it(start: Start, pair: Certificate, scheme: str) -> None:
+    def upload() -> bytes:
+        """Without a look at the response before all is sent, as browsers do."""
+        with contextlib.ExitStack() as open_sockets:
+            client = open_sockets.enter_context(create_connection(("localhost", gateway.port), timeout=STEP))
+            if scheme == "https":
+                client = open_sockets.enter_context(client_of(pair).wrap_socket(client, server_hostname="localhost"))
+            client.sendall(b"POST / HTTP/1.1\r\nHost : a\r\nContent-Length: %d\r\n\r\n" % (8 << 20))
+            for _ in range(8):
+                client.sendall(bytes(1 << 20))
+            return client.recv(1 << 16)
+
+    gateway = await start_tls(start, pair, 1)
+    assert (await asyncio.to_thread(upload)).split()[1] == b"400"
 
 
 async def test_plain_http_is_told_to_use_https(start: Start, pair: Certificate) -> None:
