@@ -277,7 +277,7 @@ async def _readyz(request: web.Request) -> web.Response:
     try:
         await app[LOG_CHECK].result()
     except LogUnavailable as error:
-        logger.warning("event log unavailable: %s", error)
+        logger.debug("event log unavailable: %s", error)
         return answer({"status": "not ready", "database": error.state}, status=503)
     model = {"name": app[SERVICE].name, "state": app[RUNS].model_state}
     return answer({"status": "ready", "database": app[LOG].database, "model": model})

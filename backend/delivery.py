@@ -14,7 +14,7 @@ from typing import Literal
 from aiohttp import WSMsgType, web
 
 from moorline.backend.errors import CloseCode, Refusal
-from moorline.backend.eventlog.base import LogUnavailable
+from moorline.backend.eventlog.base import LOG_RETRY_SECONDS, LogUnavailable
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Position, TextAdded
 from moorline.backend.follower import Follower, Resumed
@@ -33,8 +33,6 @@ logger = logging.getLogger("moorline.backend.delivery")
 
 #: Replies that may wait for a slow client before its next command is read.
 OUTBOX_LIMIT = 32
-# Between two attempts to read while the event log is unavailable.
-_LOG_RETRY_SECONDS = 1.0
 # The client's first frame tells which version it speaks. To a client of version 2, frames of version 1 would only be
 # noise; one of version 1 that only listens gets after this time what happened meanwhile.
 _HELLO_SECONDS = 1.0
@@ -192,8 +190,8 @@ class Delivery:
                 except Refusal:  # its first message was another patient's
                     self.end(CloseCode.FORBIDDEN)
                 except LogUnavailable as error:
-                    logger.warning("event log unavailable: %s", error)
-                    await self._follower.wait(asyncio.get_running_loop().time() + _LOG_RETRY_SECONDS)
+                    logger.debug("event log unavailable: %s", error)
+                    await self._follower.wait(asyncio.get_running_loop().time() + LOG_RETRY_SECONDS)
             self._hello = None
             await self._flush()
             await self._socket.close(code=self._close_code, drain=False)
@@ -202,11 +200,14 @@ class Delivery:
             logger.info("session %s: socket does not read, closed with 4408", hashed(self._session_id))
             # It is queued behind the unread frames, and arrives if the peer reads again within the close timeout.
             await self._socket.close(code=CloseCode.TOO_SLOW, message=b"too slow", drain=False)
-        except ConnectionError:
+        except Exception as error:
             # Connection lost, or aiohttp closed it for lack of Pongs. While a transport has unsent bytes the reading
-            # side is not told until it is aborted.
+            # side is not told until it is aborted. All else is a bug: of a socket that stayed open, and was sent
+            # nothing, the client would not notice what it misses.
             self._close_code = self._close_code or CloseCode.GOING_AWAY
             self._abort()
+            if not isinstance(error, ConnectionError):
+                raise
         finally:
             self._outbox.close()
             self._follower.close()

@@ -33,7 +33,7 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     except Refusal as refusal:
         return _problem(CATALOGUE[refusal.code].status, refusal)
     except LogUnavailable as error:
-        logger.warning("event log unavailable: %s", error)
+        logger.debug("event log unavailable: %s", error)
         return _problem(503, Refusal(ErrorCode.INTERNAL))
     except web.HTTPException as error:
         if error.status < 400:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from moorline.backend.backlog import Room
 from moorline.backend.errors import CATALOGUE, ErrorCode, LLMError
-from moorline.backend.eventlog.base import LogUnavailable, RunHandle, RunLost
+from moorline.backend.eventlog.base import LOG_RETRY_SECONDS, LogUnavailable, RunHandle, RunLost
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish, Row, RunError, Usage
 from moorline.backend.history import newest_rows
@@ -35,8 +35,6 @@ logger = logging.getLogger("moorline.backend.run")
 #: How much of a session the model is shown: its last rows up to the message to answer, and of these up to `max_prompt`
 #: bytes. Longer memory costs more with every message; 100 rows are some fifty exchanges.
 CHAT_ROWS = 100
-# Between two attempts to write the end while the event log is unavailable.
-_LOG_RETRY_SECONDS = 1.0
 # From the cancellation of the responder to the end of the run without it; below the time that a drain has for the ends.
 _CANCEL_SECONDS = 1.0
 
@@ -266,8 +264,8 @@ class Run:
                     usage=outcome.usage,
                 )
             except LogUnavailable as error:
-                logger.warning("run %s: event log unavailable: %s", hashed(self.handle.run_id), error)
-                await asyncio.sleep(_LOG_RETRY_SECONDS)
+                logger.debug("run %s: event log unavailable: %s", hashed(self.handle.run_id), error)
+                await asyncio.sleep(LOG_RETRY_SECONDS)
             else:
                 return outcome
 

@@ -285,7 +285,7 @@ class _Reader:
         except Refusal as refusal:
             self._refuse(refusal, frame)
         except LogUnavailable as error:
-            logger.warning("event log unavailable: %s", error)
+            logger.debug("event log unavailable: %s", error)
             self._refuse(Refusal(ErrorCode.INTERNAL), frame)
 
     async def _carry_out(self, command: ClientMessage) -> None:

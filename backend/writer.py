@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from moorline.backend.backlog import Backlog
-from moorline.backend.eventlog.base import LogUnavailable, RunHandle
+from moorline.backend.eventlog.base import LOG_RETRY_SECONDS, LogUnavailable, RunHandle
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.parts import Part
 from moorline.gateway.common.logs import hashed
@@ -25,8 +25,6 @@ logger = logging.getLogger("moorline.backend.run")
 _SPACED_COMMITS = 3
 # What the responder may be ahead of a log that is slow or unavailable, in characters; then it has to wait.
 _READ_AHEAD = 64 << 10
-# Between two attempts to write while the event log is unavailable.
-_LOG_RETRY_SECONDS = 1.0
 
 
 class Writer:
@@ -99,7 +97,7 @@ class Writer:
                 self._next_at = self._began + _SPACED_COMMITS * self._log.text_spacing
         elif isinstance(error, LogUnavailable):
             self._put_back(self._piece, error)
-            self._next_at = asyncio.get_running_loop().time() + _LOG_RETRY_SECONDS
+            self._next_at = asyncio.get_running_loop().time() + LOG_RETRY_SECONDS
         else:
             self._failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
             self.close()
@@ -138,7 +136,7 @@ class Writer:
                 await self._append(piece)
             except LogUnavailable as error:
                 self._put_back(piece, error)
-                await asyncio.sleep(_LOG_RETRY_SECONDS)
+                await asyncio.sleep(LOG_RETRY_SECONDS)
             else:
                 self._note_kept(piece)
         return ""
@@ -161,5 +159,5 @@ class Writer:
         self._taken.set()
 
     def _put_back(self, piece: str | Part, error: LogUnavailable) -> None:
-        logger.warning("run %s: event log unavailable: %s", hashed(self._run.run_id), error)
+        logger.debug("run %s: event log unavailable: %s", hashed(self._run.run_id), error)
         self._backlog.put_back(piece)

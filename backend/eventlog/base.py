@@ -35,6 +35,7 @@ __all__ = [
     "EPOCH_BUCKETS",
     "ERASED_AT_ONCE",
     "FIRST_WORDS",
+    "LOG_RETRY_SECONDS",
     "SNAPSHOT_BYTES",
     "SNAPSHOT_ROWS",
     "Commit",
@@ -73,8 +74,8 @@ SNAPSHOT_BYTES = 64 << 10
 CHECKED_BYTES = 16 << 10
 #: Characters of a session's first message in the list of its patient's sessions: a title, not the text.
 FIRST_WORDS = 100
-
-
+#: Between two attempts while the event log is unavailable.
+LOG_RETRY_SECONDS = 1.0
 #: The principal where no `authorize` hook names one.
 ANONYMOUS = "anonymous"
 

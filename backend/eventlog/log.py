@@ -62,6 +62,8 @@ _LONGEST_TEXT_SPACING = 0.015
 # event within three such times: of 20 tokens a second two become one, and the loop has a quarter less to do.
 _CROWDED_SPACING = 0.0002
 _LONGEST_CROWDED_SPACING = 0.040
+# Between two lines in the log while it is unavailable: each of thousands of sockets and runs tries again each second.
+_WARN_SECONDS = 10.0
 # Between two attempts to write for `check`: each costs a flush to disk, and to a locked database half a second.
 _CHECK_WRITE_SECONDS = 2.0
 
@@ -85,11 +87,13 @@ class EventLog:
         self._watches = Watches()
         self.database = DatabaseState.OK
         """As the last operation found it."""
-        self._check_write_at = -math.inf
+        self._check_write_at = self._warn_at = -math.inf
+        # A line in the log says that it is unavailable.
+        self._is_reported = False
         self.commits = 0
         """Transactions of this process that added something."""
         self._texts: Batches[Piece, int] = Batches(self._add_texts, size=TEXTS, gap_after=text_gap)
-        self._queries: Batches[EventQuery, list[Event]] = Batches(store.read_after, size=QUERIES)
+        self._queries: Batches[EventQuery, list[Event]] = Batches(self._read_after, size=QUERIES)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
 
@@ -382,7 +386,7 @@ class EventLog:
 
     def committed(self, commits: Sequence[Commit]) -> None:
         """See StoreOwner.committed."""
-        self.commits += 1
+        self.commits += bool(commits)
         for commit in commits:
             self._tail.add(commit)
         self._watches.notify(hints_of(commits))
@@ -443,8 +447,17 @@ class EventLog:
     def _note(self, error: BaseException | None, *, writes: bool) -> None:
         if isinstance(error, LogUnavailable):
             self.database = error.state
+            self._report(error)
         elif writes or not self.database.outlives_reads:
             self.database = DatabaseState.OK
+            if self._is_reported:
+                self._is_reported = False
+                log.info("event log restored")
+
+    def _report(self, error: LogUnavailable) -> None:
+        if (now := time.monotonic()) >= self._warn_at:
+            self._warn_at, self._is_reported = now + _WARN_SECONDS, True
+            log.warning("event log unavailable: %s", error)
 
     async def _start(self, start: Start) -> Started:
         """A caller that is cancelled meanwhile never gets the handle, and the session would stay busy: then the run is
@@ -464,6 +477,15 @@ class EventLog:
             # Once the log is closed, the next process to open it finds the run without an owner.
             with contextlib.suppress(LogUnavailable):
                 self._begin(self._store.end_run(End(handle, Finish.INTERRUPTED, time.time())))
+
+    async def _read_after(self, queries: Sequence[EventQuery]) -> Sequence[list[Event]]:
+        try:
+            found = await self._store.read_after(queries)
+        except LogUnavailable as error:
+            self._note(error, writes=False)
+            raise
+        self._note(None, writes=False)
+        return found
 
     async def _add_texts(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
         try:

@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
+from websockets.exceptions import ConnectionClosedError
 
 from moorline.backend.delivery import OUTBOX_LIMIT, Delivery, Outbox
 from moorline.backend.eventlog.base import RunHandle
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
+from moorline.backend.follower import Follower
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
 from tests.support.eventlogs import NOW, exchange, handle_of
 
@@ -91,6 +94,17 @@ async def test_a_hello_is_answered_before_events_that_were_read_while_it_came(
 
 async def started(log: EventLog) -> RunHandle:
     return handle_of(await log.start_run("s1", "patient:demo", client_msg_id="c1", content="Hi", now=NOW))
+
+
+async def test_a_socket_that_can_be_sent_nothing_more_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Follower, "read", AsyncMock(side_effect=RuntimeError("a bug")))
+    async with backend(tmp_path, Script()) as server, server.socket() as socket:
+        await say(socket, type="hello", v=2)
+        with pytest.raises(ConnectionClosedError):
+            await receive_until(socket, "message")
+    assert caplog.text.count("delivery failed") == 1
 
 
 async def test_text_is_sent_at_its_commit_and_the_end_follows_it(tmp_path: Path) -> None:

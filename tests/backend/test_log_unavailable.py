@@ -27,7 +27,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FaultyLog]]:
 
     monkeypatch.setattr("moorline.backend.app.open_log", faulty)
     for module in ("delivery", "run", "writer"):
-        monkeypatch.setattr(f"moorline.backend.{module}._LOG_RETRY_SECONDS", 0.05)
+        monkeypatch.setattr(f"moorline.backend.{module}.LOG_RETRY_SECONDS", 0.05)
     yield made
     assert len(made) == 1
 

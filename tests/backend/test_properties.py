@@ -213,7 +213,7 @@ def on_postgres(folder: Path, server: PostgresServer) -> World:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("delivery", "run", "writer"):
-        monkeypatch.setattr(f"moorline.backend.{module}._LOG_RETRY_SECONDS", 0.02)
+        monkeypatch.setattr(f"moorline.backend.{module}.LOG_RETRY_SECONDS", 0.02)
     # What a process that was killed would not have.
     monkeypatch.setattr("moorline.backend.runs._INTERRUPT_SECONDS", 0.05)
     # In the middle of answers.

@@ -291,7 +291,7 @@ class Counted(Cut):
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moorline.backend.writer._LOG_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("moorline.backend.writer.LOG_RETRY_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("impatient")

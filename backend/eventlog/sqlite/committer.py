@@ -292,7 +292,7 @@ def _state(error: sqlite3.Error) -> DatabaseState:
 def _translated(error: Exception) -> Exception:
     if not isinstance(error, sqlite3.Error):
         return error
-    log.warning("database: %s", error)
+    log.debug("database: %s", error)
     # On a disk that is almost full some pieces of text may fit where all of them do not.
     unavailable = LogUnavailable(str(error), separable=True, state=_state(error))
     unavailable.__cause__ = error

@@ -16,7 +16,7 @@ from moorline.backend.eventlog.postgres.store import PostgresStore
 from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from tests.support import needs
 from tests.support.backends import Backend, Script, backend
-from tests.support.eventlogs import handle_of, start
+from tests.support.eventlogs import database_at, handle_of, opened, start
 
 
 @pytest.fixture
@@ -48,6 +48,31 @@ async def test_a_disk_with_room_again_is_found_without_a_message(tmp_path: Path)
         await sqlite(server.log, f"PRAGMA max_page_count = {pages + 100}")
         assert await readiness(server) == "ok"
         assert await server.log.find_session("s") is None
+
+
+@pytest.mark.usefixtures("unbounded")
+async def test_an_outage_is_two_lines_in_the_log_however_many_fail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with opened(database_at(tmp_path)) as log:
+        pages = await sqlite(log, "PRAGMA page_count")
+        await sqlite(log, f"PRAGMA max_page_count = {pages}")
+        for name in ("s", "s", "s"):
+            with pytest.raises(LogUnavailable):
+                await start(log, name, content="x" * 100_000)
+        await sqlite(log, f"PRAGMA max_page_count = {pages + 100}")
+        await log.check()
+    lines = [record.getMessage() for record in caplog.records if "event log" in record.getMessage()]
+    assert lines == ["event log unavailable: database or disk is full", "event log restored"]
+
+
+async def test_a_read_is_no_commit(tmp_path: Path) -> None:
+    async with opened(database_at(tmp_path)) as log:
+        await start(log, "s")
+        before = log.commits
+        assert await log.find_session("s") is not None
+        assert log.commits == before
 
 
 async def test_a_write_is_tried_once_in_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
