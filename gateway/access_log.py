@@ -21,7 +21,7 @@ from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUT
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.handshake import asks_for_websocket
 from moorline.gateway.proxy.routes import Owner
-from moorline.gateway.site.unreachable import stand_in
+from moorline.gateway.site.unreachable import stand_in, told
 
 if TYPE_CHECKING:
     from moorline.gateway.metrics import Metrics
@@ -122,7 +122,7 @@ def _failed(request: web.Request, error: GatewayError) -> web.StreamResponse:
     if (page := stand_in(request, error)) is not None:
         return page
     retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return _problem(request, error.status, message, retry)
+    return _problem(request, error.status, told(request, error) or message, retry)
 
 
 def _upstream_of(request: web.Request) -> str:

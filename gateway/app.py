@@ -38,6 +38,7 @@ from moorline.gateway.keys import (
 )
 from moorline.gateway.proxy import health
 from moorline.gateway.proxy.authorize import authorize_middleware, note_begun
+from moorline.gateway.proxy.commands import set_commands
 from moorline.gateway.proxy.configured import configured_routes
 from moorline.gateway.proxy.followed_hook import followed_hook
 from moorline.gateway.proxy.locations import LocationRoutes
@@ -97,6 +98,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     app[BAD_REQUEST_HANDLER] = bad_request_handler(app)
     app[ROUTES] = configured_routes(settings)
     app[UPSTREAMS] = app[ROUTES].group(settings.upstream)
+    set_commands(app)
     app[GATEWAY_ID] = secrets.token_hex(8)
     app[health.READINESS] = health.readiness(app)
     add_tls(app)

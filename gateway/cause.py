@@ -35,7 +35,7 @@ class Moment(enum.StrEnum):
     CONNECT = "connect"
     """The connection to the upstream is being established."""
     HELD = "held"
-    """A handshake waits, since no upstream can be reached (`connect_retry`)."""
+    """The request waits, since no upstream can be reached (`connect_retry`)."""
     RESPONSE = "response"
     """The request was sent, and the headers of the upstream's response are awaited; for a socket, its 101."""
     BODY = "body"

@@ -400,7 +400,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
 _MOMENTS: Mapping[Moment, str] = {
     Moment.REQUEST: "before anything was sent to an upstream",
     Moment.CONNECT: "while the connection to the upstream was established",
-    Moment.HELD: "while the handshake was held for an upstream to come back (connect_retry)",
+    Moment.HELD: "while the request was held for an upstream to come back (connect_retry)",
     Moment.RESPONSE: "before the headers of the response",
     Moment.BODY: "in the middle of the response's body, which the client sees cut",
     Moment.IDLE: "between two frames: no message was cut",

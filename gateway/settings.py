@@ -199,6 +199,9 @@ class Settings(CommonSettings):
     frontend_command: str = ""
     """What serves the front end, for the page that stands in for it. No option of the gateway: `moorline serve` sets
     it."""
+    backend_command: str = ""
+    """What serves at the first `upstream`: its requests are held while it starts. No option of the gateway: `moorline
+    serve` sets it."""
     follow_authorize: bool = False
     """Load the hook again when a module in the current folder changes. No option: `moorline serve --reload` sets it."""
 

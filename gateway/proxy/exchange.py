@@ -2,8 +2,9 @@
 
 The request goes to the upstream that is to be next. Where that one cannot be reached, the next is tried; where none
 can, a handshake is held for up to `connect_retry` and tried again: an upstream that restarts costs its clients a moment
-and no error. So is each request for the front end's dev server, which may restart at every save. A request is sent
-again only where that is the same request (`_repeatable`).
+and no error. So is each request for the front end's dev server, which may restart at every save, and one for a backend
+that is a command of `serve`, as long as it was not sent. A request is sent again only where that is the same request
+(`_repeatable`).
 """
 
 import asyncio
@@ -85,7 +86,7 @@ class Exchange:
         self._begin = begin
         self.sink: Sink | None = None
         """What `begin` has returned."""
-        self._may_be_held = upgrade or destination.route.owner is Owner.FRONTEND
+        self._is_always_held = upgrade or destination.route.owner is Owner.FRONTEND
         self.held = False
         """Whether it waits in the queue, since no upstream can be reached."""
         self._clock = asyncio.get_running_loop().time
@@ -152,7 +153,7 @@ class Exchange:
         Raises:
             GatewayError: no upstream sent one in time, or the client's request is at fault.
         """
-        return self._retried() if self._may_be_held else self._try_each()
+        return self._retried() if self._is_always_held or self._upstreams.command else self._try_each()
 
     async def _retried(self) -> Response:
         """Try again while no upstream can be reached, for up to `connect_retry`."""
@@ -165,7 +166,7 @@ class Exchange:
             except (UpstreamUnreachable, ConnectTimeout) as error:
                 error.retry_after = 1
                 left = until - self._clock()
-                if left <= 0 or not self._repeatable:
+                if left <= 0 or not self._may_wait(error):
                     if was_held:
                         error.cause = dataclasses.replace(error.cause, moment=Moment.HELD)
                     raise
@@ -179,6 +180,12 @@ class Exchange:
             self.held = False
             if self.app[DRAINING].is_set():
                 raise ShuttingDown(cause=dataclasses.replace(ShuttingDown.cause, moment=Moment.HELD))
+
+    def _may_wait(self, error: GatewayError) -> bool:
+        """Whether it is tried again. A backend may crash by a request: that one is not sent to each life of it."""
+        if not self._upstreams.is_expected:
+            return False
+        return self._repeatable if self._is_always_held else error.cause.moment is Moment.CONNECT
 
     @property
     def _repeatable(self) -> bool:

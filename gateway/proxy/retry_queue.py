@@ -1,4 +1,4 @@
-"""Handshakes that wait for an upstream that can be reached."""
+"""Handshakes and requests that wait for an upstream that can be reached."""
 
 import asyncio
 

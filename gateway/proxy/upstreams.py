@@ -103,6 +103,10 @@ class Upstreams:
         self._max_fails = max_fails if len(self._all) > 1 else 0
         self._fail_timeout = fail_timeout
         self._choices = 0
+        self.command = ""
+        """What `moorline serve` runs to have one of them serve."""
+        self.is_expected = True
+        """Whether requests may wait for one that can be reached: not while a command has ended at its start."""
 
     def __iter__(self) -> Iterator[Upstream]:
         return iter(self._all)

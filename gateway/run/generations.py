@@ -30,7 +30,9 @@ from moorline.gateway.common.web.listen import address, listen
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET
 from moorline.gateway.common.web.server import Running, SocketListener, running
 from moorline.gateway.keys import RIGHTS, ROUTES
+from moorline.gateway.proxy.commands import expect
 from moorline.gateway.proxy.handover import begin_hand_over
+from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.run.handover import Acceptor
 from moorline.gateway.run.workers import MetricsSockets, Workers
@@ -57,6 +59,9 @@ class Generation(Protocol):
 
     def move_frontend(self, address: str) -> None:
         """The dev server serves at this address from now on."""
+
+    def expect(self, owner: Owner, *, expected: bool) -> None:
+        """Whether the command of the backend or the front end may listen soon: requests wait for it."""
 
     def stop_accepting(self) -> None:
         """Accept no more; what comes waits for another process."""
@@ -101,6 +106,9 @@ class _Local:
 
     def move_frontend(self, address: str) -> None:
         self._app[ROUTES].move_frontend(address)
+
+    def expect(self, owner: Owner, *, expected: bool) -> None:
+        expect(self._app, owner, expected=expected)
 
     def stop_accepting(self) -> None:
         self._stopped = True
@@ -172,6 +180,8 @@ class Gateway:
                 warn_if_open(log, sock.getsockname()[0], None)
         self._metrics = MetricsSockets(systemd.metrics)
         self._metrics_used: Collection[socket.socket] = ()
+        # For processes that start later.
+        self._expected: dict[Owner, bool] = {}
         self._acceptor: Acceptor | None = None
         # Of the first generation, where this process serves.
         self._local = app if settings.workers == 1 else None
@@ -191,6 +201,7 @@ class Gateway:
         """Serve; drain at the end. `stop` is set when a worker refused its options."""
         try:
             self._generation = await self._first(stop)
+            self._tell_expected(self._generation)
             # Of the first one alone: those that a reload replaces have to be collected.
             keep_start()
             yield
@@ -237,6 +248,16 @@ class Gateway:
         """The dev server serves at this address from now on."""
         for generation in self._all():
             generation.move_frontend(address)
+
+    def expect(self, owner: Owner, *, expected: bool) -> None:
+        """Whether the command of the backend or the front end may listen soon: requests wait for it."""
+        self._expected[owner] = expected
+        for generation in self._all():
+            generation.expect(owner, expected=expected)
+
+    def _tell_expected(self, generation: Generation) -> None:
+        for owner, expected in self._expected.items():
+            generation.expect(owner, expected=expected)
 
     async def reload(self, settings: Settings) -> None:
         """Have new processes with these settings take the place of the present ones.
@@ -286,6 +307,7 @@ class Gateway:
         assert self._generation is not None, "it runs"
         predecessors = self._generation.size
         workers = self._starting = Workers(settings, self._environ, acceptor, self._metrics, predecessors=predecessors)
+        self._tell_expected(workers)
         try:
             workers.start()
             if not await workers.settled():

@@ -5,6 +5,7 @@ The backend's process is started before this one imports what the gateway needs:
 
 import asyncio
 import dataclasses
+import functools
 import importlib
 import logging
 import os
@@ -24,6 +25,7 @@ from moorline.gateway.common.start import print_start
 from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web.authorities import import_aiohttp
 from moorline.gateway.common.web.listen import listen
+from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.run.backend_port import BackendPort
 from moorline.gateway.run.command import NOT_FOUND
 from moorline.gateway.run.commands import ServeSettings
@@ -90,7 +92,7 @@ def _joined(
             log_key=settings.log_key,
             metrics_port=_backend_metrics_port(settings),
         )
-    settings = dataclasses.replace(settings, frontend_command=own.frontend_command)
+    settings = dataclasses.replace(settings, frontend_command=own.frontend_command, backend_command=own.backend_command)
     return dataclasses.replace(settings, follow_authorize=own.reload and bool(settings.authorize)), backend
 
 
@@ -158,6 +160,8 @@ class _Serve:
         self._backend_settings = backend
         self._backend = Supervisor(self._backend_child(backend, settings.watchdog))
         self._gateway: Gateway | None = None
+        # What the commands did before the gateway was there.
+        self._expected: dict[Owner, bool] = {}
         self._requests = ReloadRequests()
 
     async def run(self) -> int:
@@ -178,6 +182,8 @@ class _Serve:
             generations = await asyncio.to_thread(_import_generations)
         gateway: Gateway = generations.Gateway(self._settings, self._environ, systemd=self._systemd)
         self._gateway = gateway
+        for owner, expected in self._expected.items():
+            gateway.expect(owner, expected=expected)
         async with gateway.running(stop):
             # Not earlier: a dev server whose usual port is the gateway's takes another one.
             self._start_frontend()
@@ -222,6 +228,7 @@ class _Serve:
                 self._environ,
                 on_ready=lambda address: self._reports.ready("backend", {"backend": address}),
                 on_failed_start=lambda: self._reports.failed("backend", os.getcwd()),
+                expect=functools.partial(self._expect, Owner.BACKEND),
             )
         port = self._port
 
@@ -302,12 +309,19 @@ class _Serve:
             follows_output=self._follows_output,
             on_ready=on_ready,
             on_failed_start=lambda: self._reports.failed("frontend", os.getcwd()),
+            expect=functools.partial(self._expect, Owner.FRONTEND),
         )
         self._parts.start(Supervisor(child))
 
     def _followed(self, settings: Settings) -> Settings:
         """With the front end's address, where the command reports it."""
         return settings if self._is_frontend_named else dataclasses.replace(settings, frontend=self._frontend)
+
+    def _expect(self, owner: Owner, expected: bool) -> None:  # noqa: FBT001 - the only one there is
+        if self._gateway is None:
+            self._expected[owner] = expected
+        else:
+            self._gateway.expect(owner, expected=expected)
 
     # The gateway -----------------------------------------------------------------------------------------------------
 

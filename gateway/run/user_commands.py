@@ -4,13 +4,14 @@
 front end's is followed; the backend's has to be `upstream`.
 """
 
+import contextlib
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from moorline.gateway.run.command import NOT_FOUND, UserCommand
-from moorline.gateway.run.supervisor import Child
+from moorline.gateway.run.supervisor import Child, SpawnExtras
 from moorline.gateway.settings import Settings
 
 __all__ = ["backend_command", "free_port", "frontend_command"]
@@ -27,9 +28,10 @@ def frontend_command(
     follows_output: bool,
     on_ready: Callable[[str], None],
     on_failed_start: Callable[[], None],
+    expect: Callable[[bool], None],
 ) -> Child:
     """The front end's dev server, which serves at `frontend` or, with `follows_output`, where it says that it does.
-    `on_ready` is called with that address.
+    `on_ready` is called with that address; `expect` with whether it may listen soon.
     """
     command = UserCommand(
         option="frontend_command",
@@ -40,7 +42,7 @@ def frontend_command(
         log_format=settings.log_format,
     )
     drain = min(settings.drain, _FRONTEND_STOP_SECONDS)
-    return _child("the front end", command, environ, drain, on_ready, on_failed_start)
+    return _child("the front end", command, environ, drain, on_ready, on_failed_start, expect)
 
 
 def backend_command(
@@ -50,6 +52,7 @@ def backend_command(
     *,
     on_ready: Callable[[str], None],
     on_failed_start: Callable[[], None],
+    expect: Callable[[bool], None],
 ) -> Child:
     """A backend of the user's, which serves at the first `upstream`."""
     command = UserCommand(
@@ -60,7 +63,7 @@ def backend_command(
         follows_output=False,
         log_format=settings.log_format,
     )
-    return _child("the backend", command, environ, settings.drain, on_ready, on_failed_start)
+    return _child("the backend", command, environ, settings.drain, on_ready, on_failed_start, expect)
 
 
 def free_port() -> int:
@@ -77,17 +80,45 @@ def _child(
     drain: float,
     on_ready: Callable[[str], None],
     on_failed_start: Callable[[], None],
+    expect: Callable[[bool], None],
 ) -> Child:
+    lives = _Lives(expect)
+
+    def is_ready(facts: Mapping[str, str]) -> None:
+        lives.is_ready = True
+        on_ready(facts["address"])
+
     return Child(
         name=name,
         command="command",
         message={"command": command},
         environ=_environ(environ, urlsplit(command.address).port or 80),
         drain=drain,
-        on_ready=lambda facts: on_ready(facts["address"]),
+        on_ready=is_ready,
         on_failed_start=on_failed_start,
+        spawn_context=lives.life,
         refusals=NOT_FOUND,
     )
+
+
+class _Lives:
+    """Calls `expect` at the beginning of each life, and at the end of one that did not become ready: the next one may
+    end as that did."""
+
+    def __init__(self, expect: Callable[[bool], None]) -> None:
+        self._expect = expect
+        self.is_ready = False
+        """In the present life."""
+
+    @contextlib.contextmanager
+    def life(self) -> Iterator[SpawnExtras]:
+        self.is_ready = False
+        self._expect(True)
+        try:
+            yield SpawnExtras()
+        finally:
+            if not self.is_ready:
+                self._expect(False)
 
 
 def _environ(environ: Mapping[str, str], port: int) -> dict[str, str]:

@@ -38,6 +38,7 @@ from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKE
 from moorline.gateway.common.web.server import Running, running
 from moorline.gateway.keys import SIBLINGS
 from moorline.gateway.proxy.handover import HandOverFailed, begin_hand_over, take_over
+from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
 from moorline.gateway.run.supervisor import Child, SpawnExtras, Supervisor
@@ -124,6 +125,7 @@ class Workers:
         self._channels: dict[int, WorkerChannel] = {}
         self._hub = Hub()
         self._frontend = ""
+        self._unexpected: set[Owner] = set()
         self._starting = set(self._numbers)
         self._ready = asyncio.Event()
         self._failed = asyncio.Event()
@@ -202,6 +204,11 @@ class Workers:
         self._frontend = address
         self._hub.tell({"frontend": address})
 
+    def expect(self, owner: Owner, *, expected: bool) -> None:
+        """See `Generation`."""
+        (self._unexpected.discard if expected else self._unexpected.add)(owner)
+        self._hub.tell({"owner": owner.name, "expected": expected})
+
     def stop_accepting(self) -> None:
         """See `Generation`: the acceptor gives nothing more, and what was given has its answer."""
         for channel in self._channels.values():
@@ -236,6 +243,8 @@ class Workers:
             channel.open()
             if self._frontend:
                 self._hub.tell({"frontend": self._frontend})
+            for owner in self._unexpected:
+                self._hub.tell({"owner": owner.name, "expected": False})
             if self._is_open:
                 self._acceptor.add(channel)
             self._starting.discard(number)

@@ -1,4 +1,5 @@
-"""The page that stands in for the front end while its dev server cannot be reached.
+"""What is answered for the front end while its dev server cannot be reached, and for a backend that is a command of
+`serve`: a page, or one line that names the address and the command.
 
 It loads itself again as soon as the address that was asked for has a response. That is asked with HEAD, which the
 gateway holds for `connect_retry`, and once a second beyond.
@@ -8,28 +9,37 @@ import html
 
 from aiohttp import hdrs, web
 
+from moorline.gateway.common.access.machine import is_own
 from moorline.gateway.common.access.middleware import SECURITY_HEADERS
 from moorline.gateway.errors import PAGE_HEAD, ConnectTimeout, GatewayError, UpstreamUnreachable, accepts_page
-from moorline.gateway.keys import DESTINATION, REQUEST_ID, SETTINGS
+from moorline.gateway.keys import ACCESS_RULES, DESTINATION, REQUEST_ID
 from moorline.gateway.proxy.routes import Owner
+from moorline.gateway.proxy.upstreams import Upstreams
 
-__all__ = ["stand_in"]
+__all__ = ["stand_in", "told"]
+
+
+def told(request: web.Request, error: GatewayError) -> str | None:
+    """What a program is told of a command of `serve` that cannot be reached."""
+    if (upstreams := _unreachable(request, error)) is None or not upstreams.command:
+        return None
+    part, label = _NAMES[request[DESTINATION].route.owner]
+    command = _command(request, upstreams, label)
+    return _TOLD.format(part=part, address=next(iter(upstreams)).url, command=command, label=label)
 
 
 def stand_in(request: web.Request, error: GatewayError) -> web.Response | None:
-    """The page, where a page was asked for at a dev server that cannot be reached."""
-    destination = request.get(DESTINATION)
-    if destination is None or destination.route.owner is not Owner.FRONTEND:
+    """The page, where a page was asked for."""
+    upstreams = _unreachable(request, error)
+    if upstreams is None or not accepts_page(request.headers.get(hdrs.ACCEPT, "")):
         return None
-    if not isinstance(error, UpstreamUnreachable | ConnectTimeout) or not accepts_page(
-        request.headers.get(hdrs.ACCEPT, "")
-    ):
-        return None
-    command = request.app[SETTINGS].frontend_command
+    part, label = _NAMES[request[DESTINATION].route.owner]
+    command = html.escape(_command(request, upstreams, label))
     text = PAGE_HEAD + _PAGE.format(
+        part=part,
         status=error.status,
-        address=html.escape(next(iter(destination.upstreams)).url),
-        advice=_STARTED_BY_SERVE.format(command=html.escape(command)) if command else _STARTED_BY_USER,
+        address=html.escape(next(iter(upstreams)).url),
+        advice=_STARTED_BY_SERVE.format(command=command, label=label) if command else _STARTED_BY_USER,
         request_id=html.escape(request[REQUEST_ID]),
     )
     fixed = {"Cache-Control": "no-store", "Retry-After": "1", "X-Request-ID": request[REQUEST_ID]}
@@ -38,18 +48,40 @@ def stand_in(request: web.Request, error: GatewayError) -> web.Response | None:
     )
 
 
+def _unreachable(request: web.Request, error: GatewayError) -> Upstreams | None:
+    """The upstreams of a dev server, or of a command of `serve`, none of which can be reached."""
+    destination = request.get(DESTINATION)
+    if destination is None or not isinstance(error, UpstreamUnreachable | ConnectTimeout):
+        return None
+    owner, upstreams = destination.route.owner, destination.upstreams
+    return upstreams if owner is Owner.FRONTEND or (owner is Owner.BACKEND and upstreams.command) else None
+
+
+def _command(request: web.Request, upstreams: Upstreams, label: str) -> str:
+    """As its user wrote it, who may have written a password, too: elsewhere it is the option alone."""
+    is_shown = not upstreams.command or is_own(request, request.app[ACCESS_RULES])
+    return upstreams.command if is_shown else f"--{label}-command"
+
+
+# The upstream, and what its lines in the log begin with.
+_NAMES = {Owner.FRONTEND: ("front end", "frontend"), Owner.BACKEND: ("backend", "backend")}
+
+_TOLD = (
+    'The {part} cannot be reached at {address}. moorline runs "{command}" and starts it again when it ends; its lines, '
+    'with "{label} |" before them, say why it is not there.'
+)
 _STARTED_BY_SERVE = """<p>moorline runs <code>{command}</code> and starts it again when it ends. Its lines, with
-<code>frontend |</code> before them, say why it is not there.</p>"""
+<code>{label} |</code> before them, say why it is not there.</p>"""
 _STARTED_BY_USER = """<p>Start your dev server, or have moorline start it:
 <code>moorline serve --frontend-command "npm run dev"</code></p>"""
 
 # A response of the dev server itself, an error of its own as well, is shown as it is.
-_PAGE = """<title>{status} The front end cannot be reached</title>
+_PAGE = """<title>{status} The {part} cannot be reached</title>
 <noscript><meta http-equiv="refresh" content="5"></noscript>
-<h1>The front end cannot be reached</h1>
+<h1>The {part} cannot be reached</h1>
 <p>There is no response at <code>{address}</code>.</p>
 {advice}
-<p role="status">This page loads itself again as soon as the front end responds.</p>
+<p role="status">This page loads itself again as soon as the {part} responds.</p>
 <p>Request id: <code>{request_id}</code></p>
 <script type="module">
 const unreachable = [502, 503, 504];

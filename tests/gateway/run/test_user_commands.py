@@ -95,6 +95,31 @@ async def test_a_backend_at_another_port_is_told(script: str, tmp_path: Path) ->
         )
 
 
+async def test_requests_wait_for_a_backend_that_starts_slowly(script: str, tmp_path: Path) -> None:
+    # It starts when a line is written there.
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    command = f"bash -c 'read x < gate; exec {script} backend'"
+    opening = asyncio.create_task(asyncio.to_thread(gate.write_text, "\n"))
+    options = ("--backend-port", str(free_port()), "--backend-command", command, "--log-level", "info")
+    async with serving(tmp_path, *options) as (program, address):
+        await opening
+        with contextlib.suppress(aiohttp.ClientError):
+            await get(f"{address}/api/crash")
+        asking = asyncio.create_task(get(f"{address}/api/x"))
+        await program.line("requests wait for up to 10s")
+        await asyncio.to_thread(gate.write_text, "\n")
+        assert await asking == "backend /api/x"
+
+
+async def test_none_waits_for_a_backend_that_does_not_start(tmp_path: Path) -> None:
+    port = free_port()
+    async with serving(tmp_path, "--backend-port", str(port), "--backend-command", "exit 3") as (_, address):
+        problem = json.loads(await get(f"{address}/api/x"))
+    assert problem["status"] == 502
+    assert f'http://127.0.0.1:{port}. moorline runs "exit 3"' in problem["detail"]
+
+
 async def test_a_backend_that_crashes_is_started_again(script: str, tmp_path: Path) -> None:
     async with serving(tmp_path, *with_backend(script)) as (program, address):
         helper = await helper_of(program, "backend")
