@@ -14,7 +14,7 @@ from tests.support import needs
 from tests.support.backends import receive_until
 from tests.support.browser import SHARED, Visitor
 from tests.support.certificates import certificate
-from tests.support.dev_site import SITES, dev_site, with_modules
+from tests.support.dev_site import SITES, dev_site, is_tested, with_modules
 from tests.support.developing import Tab, developing
 from tests.support.process import children
 from tests.support.stack import socket, stack
@@ -25,13 +25,11 @@ pytestmark = [needs.npm, needs.chromium, pytest.mark.timeout(300), SHARED]
 EDITS = 3
 KILLS = 3
 MODULES = 200
-# Angular's packages are 250 MB: with TEST_ANGULAR=1, as the bench has it in any case.
-TOOLS = [name for name in SITES if name != "angular" or os.environ.get("TEST_ANGULAR")]
 # Next compiles anew for an edit, on cores that other tests use as well; in milliseconds.
 PATIENT = 60_000
 
 
-@pytest.mark.parametrize("name", TOOLS)
+@pytest.mark.parametrize("name", [name for name in SITES if is_tested(name)])
 async def test_edits_are_applied_without_a_reload_and_the_chat_goes_on(name: str, tab: Visitor, tmp_path: Path) -> None:
     page = Tab(tab.page)
     async with dev_site(name) as project, developing(project, tmp_path) as started:

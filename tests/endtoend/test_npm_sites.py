@@ -18,6 +18,7 @@ from moorline.gateway.site.static import BUILT_IN
 from tests.endtoend.conftest import Site, site
 from tests.support import needs, npm
 from tests.support.browser import SHARED, STEP, Visitor
+from tests.support.dev_site import is_tested
 
 # The first of them may have to install the tools.
 pytestmark = [needs.npm, pytest.mark.timeout(400), SHARED]
@@ -27,10 +28,10 @@ MOST_GZIPPED = 8 << 10
 
 
 @contextlib.asynccontextmanager
-async def with_client(name: str) -> AsyncIterator[npm.BuiltSite]:
+async def with_client(name: str, tools: str = "") -> AsyncIterator[npm.BuiltSite]:
     """The site of this name, with the package as people install it."""
     settings = Settings(host="127.0.0.1", port=0, upstream=("http://127.0.0.1:9",), drain=0.2, log_level="error")
-    async with npm.copied_site(name) as source:
+    async with npm.copied_site(name, tools) as source:
         async with running(create_app(settings), settings) as gateway:
             await source.install(f"{gateway.addresses[0]}/moorline-client.tgz")
         yield source
@@ -115,24 +116,24 @@ async def test_built_assets_are_kept_for_ever_and_missing_ones_forgotten(built: 
 
 # Rendered by a server first -------------------------------------------------------------------------------------------
 
+ASTRO = ("astro", "src/components/Chat.tsx", "dist", "/chat/patient:demo")
+RENDERED = {"astro": ASTRO, "astro7": ASTRO, "next": ("next", "app/Chat.tsx", "out", "/")}
+
 
 @needs.chromium
 @pytest.mark.parametrize(
-    ("name", "component", "build", "dist", "path"),
-    [
-        ("astro", "src/components/Chat.tsx", ("astro", "build"), "dist", "/chat/patient:demo"),
-        ("next", "app/Chat.tsx", ("next", "build"), "out", "/"),
-    ],
-    ids=["astro", "next"],
+    ("tools", "name", "component", "dist", "path"),
+    [(tools, *site) for tools, site in RENDERED.items() if is_tested(tools)],
+    ids=[tools for tools in RENDERED if is_tested(tools)],
 )
 async def test_the_component_is_rendered_by_a_server_and_goes_on_in_the_browser(
-    name: str, component: str, build: tuple[str, ...], dist: str, path: str, tmp_path: Path, tab: Visitor
+    tools: str, name: str, component: str, dist: str, path: str, tmp_path: Path, tab: Visitor
 ) -> None:
-    async with with_client(name) as source:
+    async with with_client(name, tools) as source:
         # git keeps no empty folder.
         (source.folder / component).parent.mkdir(exist_ok=True)
         (source.folder / component).write_text(npm.component(), encoding="utf-8")
-        await source.run(*build)
+        await source.run(name, "build")
         shutil.copytree(source.folder / dist, tmp_path / "dist")
     page = tmp_path / "dist" / path.lstrip("/") / "index.html"
     assert "<output>connecting</output>" in page.read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-__all__ = ["SITES", "DevSite", "Project", "dev_site", "npm", "packages", "run", "temporary_folder"]
+__all__ = ["SITES", "DevSite", "Project", "dev_site", "is_tested", "npm", "packages", "run", "temporary_folder"]
 
 _SOURCES = Path(__file__).parent / "devsites"
 _CACHE = Path(tempfile.gettempdir()) / f"moorline-tests-devsites-{os.getuid()}"
@@ -33,6 +33,10 @@ class DevSite:
     environ: dict[str, str] = dataclasses.field(default_factory=dict)
     settles: tuple[str, str] | None = None
     """What the page's socket of hot reload sends, and receives behind it, before an edit is sure to reach the page."""
+    like: str = ""
+    """Another one, whose sources it has beside its own."""
+    is_large: bool = False
+    """Whether its packages take a minute to install."""
 
 
 # Next compares an edit with the modules as they are when the page has asked for their changes and the compilation that
@@ -46,9 +50,24 @@ SITES = {
         DevSite("react", "/", "src/App.tsx"),
         DevSite("astro", "/chat/patient:demo", "src/scripts/text.ts", {"ASTRO_TELEMETRY_DISABLED": "1"}),
         DevSite("next", "/", "app/title.js", {"NEXT_TELEMETRY_DISABLED": "1"}, _NEXT_SETTLES),
-        DevSite("angular", "/", "src/app.html", {"NG_CLI_ANALYTICS": "false"}),
+        # It needs Node 22, which its packages have: npm puts their programs on the path before the machine's.
+        DevSite(
+            "astro7",
+            "/chat/patient:demo",
+            "src/scripts/text.ts",
+            {"ASTRO_TELEMETRY_DISABLED": "1"},
+            like="astro",
+            is_large=True,
+        ),
+        DevSite("angular", "/", "src/app.html", {"NG_CLI_ANALYTICS": "false"}, is_large=True),
     )
 }
+
+
+def is_tested(name: str) -> bool:
+    """Whether tests use this site. The large ones are 200 MB each: they have them with TEST_ALL_SITES=1 alone, and the
+    bench in any case."""
+    return not SITES[name].is_large or bool(os.environ.get("TEST_ALL_SITES"))
 
 
 @dataclasses.dataclass(slots=True)
@@ -125,7 +144,8 @@ async def _install(name: str, folder: Path) -> None:
         _empty(folder)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(_SOURCES / name, folder, dirs_exist_ok=True)
+    for source in filter(None, (SITES[name].like, name)):
+        shutil.copytree(_SOURCES / source, folder, dirs_exist_ok=True)
     if not kept:
         await npm("install", "--no-package-lock", folder=folder)
         shutil.copy(folder / "package.json", folder / _INSTALLED)

@@ -16,7 +16,7 @@ __all__ = ["BuiltSite", "component", "copied_site"]
 
 _SITES = Path(__file__).parent / "sites"
 _DOCS = Path(__file__).parents[2] / "gateway" / "docs" / "front-end.md"
-_TOOLS = {"vite": "react", "astro": "astro", "next": "next"}
+_TOOLS = {"vite": "react"}
 
 
 class BuiltSite:
@@ -38,9 +38,9 @@ class BuiltSite:
 
 
 @contextlib.asynccontextmanager
-async def copied_site(name: str) -> AsyncIterator[BuiltSite]:
-    """The site of this name, with its tools in the folder above."""
-    packages = await dev_site.packages(_TOOLS[name])
+async def copied_site(name: str, tools: str = "") -> AsyncIterator[BuiltSite]:
+    """The site of this name, with its tools, or those of this project, in the folder above."""
+    packages = await dev_site.packages(tools or _TOOLS.get(name, name))
     async with dev_site.temporary_folder() as folder:
         (folder / "node_modules").symlink_to(packages)
         yield BuiltSite(Path(shutil.copytree(_SITES / name, folder / name)))
