@@ -16,6 +16,7 @@ from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS,
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.common.web.route_name import describe
 from moorline.gateway.common.web.sent import Sent
+from moorline.gateway.common.web.statuses import CLIENT_CLOSED_REQUEST, SWITCHING_PROTOCOLS
 from moorline.gateway.errors import GatewayError, Malformed, Unavailable, render
 from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED, UPSTREAM
 from moorline.gateway.proxy import headers
@@ -30,15 +31,12 @@ __all__ = ["access", "bad_request_handler"]
 
 log = logging.getLogger("moorline.gateway.access")
 
-# nginx's own, for a client that closed before its response was complete.
-CLIENT_CLOSED_REQUEST = 499
 _CLIENT_CLOSED = Cause(Who.CLIENT, Reason.FIN, Moment.RESPONSE)
-_SWITCHING_PROTOCOLS = 101
 _X_REQUEST_ID = istr("X-Request-ID")
 # A sixth of what `uuid4` costs, and as random.
 _ID_BYTES = 16
 # Of a handshake; any other status is the access middleware's or the authorize hook's.
-_OUTCOMES = {_SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_closed", 500: "internal_error"}
+_OUTCOMES = {SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_closed", 500: "internal_error"}
 # What stands for the route where there is no request.
 _NOT_A_REQUEST = "(unreadable)"
 _WORDS = {
@@ -72,7 +70,7 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
         if (metrics := app.get(METRICS)) is not None:
             _count(metrics, request, status, seconds)
         # A socket has its own line, with the same facts.
-        if status != _SWITCHING_PROTOCOLS:
+        if status != SWITCHING_PROTOCOLS:
             log_request(request, status, seconds)
 
 

@@ -14,6 +14,7 @@ from moorline.gateway.check.services import service_of
 from moorline.gateway.check.verdicts import Cause, Failure
 from moorline.gateway.common.web.accept import accept_for
 from moorline.gateway.common.web.frames import Opcode, control, mask
+from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 
 __all__ = ["HopFailed", "Message", "Target", "WebSocket"]
 
@@ -83,7 +84,7 @@ class WebSocket:
             lines = (f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in own.items()), "", "")
             writer.write("\r\n".join(lines).encode("latin-1"))
             status, received = await _response_head(reader)
-            if status != 101:
+            if status != SWITCHING_PROTOCOLS:
                 raise HopFailed(await _refusal(reader, status, received))
             _check(received, key, headers)
         except BaseException:

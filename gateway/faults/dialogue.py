@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from moorline.gateway.common.web.frames import Event, FrameParser
+from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 
 __all__ = ["Dialogue", "Follower", "Head"]
 
@@ -24,7 +25,6 @@ _LAST_CHUNK = b"0\r\n\r\n"
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 # What is longer is no head: it is passed on as it comes.
 _MAX_HEAD = 1 << 17
-_SWITCHING = 101
 
 
 class Head(NamedTuple):
@@ -51,7 +51,7 @@ class Head(NamedTuple):
     @property
     def is_final(self) -> bool:
         """Of a response: no interim one."""
-        return self.status >= 200 or self.status == _SWITCHING
+        return self.status >= 200 or self.status == SWITCHING_PROTOCOLS
 
 
 class _Expects(enum.Enum):
@@ -98,16 +98,20 @@ class Dialogue:
             self._count(data)
             return [data]
         self._response += data
-        head, end, rest = self._response.partition(_END)
-        if len(self._response) > _MAX_HEAD or (not end and _BARE_LF.search(self._response)):
+        if len(self._response) > _MAX_HEAD:
             return [self.flush()]
-        if not end:
-            return []
-        self._response = b""
-        found = Head(head + end)
-        if found.is_final:
-            self._begin(found)
-        return [found, *(self.from_server(rest) if rest else [])]
+        found: list[Head | bytes] = []
+        while self._response:
+            head, end, rest = self._response.partition(_END)
+            if not end:
+                return [*found, self.flush()] if _BARE_LF.search(self._response) else found
+            found.append(passed := Head(head + end))
+            self._response = rest
+            if passed.is_final:
+                self._begin(passed)
+                body = self.flush()
+                return [*found, *(self.from_server(body) if body else [])]
+        return found
 
     def flush(self) -> bytes:
         """What has come of a response's headers when the server ends."""
@@ -116,7 +120,7 @@ class Dialogue:
 
     def _begin(self, head: Head) -> None:
         self._from_server = _Expects.BODY
-        self.websocket = head.status == _SWITCHING
+        self.websocket = head.status == SWITCHING_PROTOCOLS
         self._from_client = _Expects.HEAD
         length = _LENGTH.search(head.data)
         self._chunked, self._tail = _CHUNKED.search(head.data) is not None, b""

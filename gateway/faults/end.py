@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-import socket
-import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
+
+from moorline.gateway.tunnel import kernel
 
 __all__ = ["End", "Link"]
 
@@ -14,7 +14,6 @@ __all__ = ["End", "Link"]
 _MAX_QUEUED = 1 << 18
 # From a FIN to the end of the connection, where the peer does not end its half: nginx's lingering_close.
 _LINGER = 1.0
-_RST = struct.pack("ii", 1, 0)
 
 
 class Link(Protocol):
@@ -158,6 +157,4 @@ class End(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         if self.transport is not None and not self.is_lost:
-            with contextlib.suppress(OSError):
-                self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
-            self.transport.abort()
+            kernel.reset(self.transport)

@@ -294,6 +294,7 @@ class Link:
         except OSError:
             # It ended before it was served.
             sock.close()
+            self.server.reset()
             self._end()
 
     # Faults -----------------------------------------------------------------------------------------------------------

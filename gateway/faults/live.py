@@ -61,11 +61,15 @@ class LiveFaults:
 
     def arm(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Arm `{"fault": "reset", "parameters": {}, "side": "client", "path": "/ws/", "times": 1}`; what is armed now.
+        One whose `id` is armed already is that one: a worker that starts may be told of it twice, as it asks the others
+        what they have armed while one of them is told to arm it.
 
         Raises:
             UsageError: there is no such fault, it cannot have these parameters, or too many are armed.
         """
         fault, wanted = _checked(wanted)
+        if (known := self._armed.get(wanted["id"])) is not None:
+            return {**known[0], "met": known[1].met}
         if len(self._armed) >= _MOST_ARMED:
             raise UsageError(f"{_MOST_ARMED} faults are armed; disarm one first")
         options = {name: wanted[name] for name in ("side", "path", "times", "resets_after")}
@@ -106,7 +110,9 @@ class _Upstreams(FaultyNetwork):
             near, far = _connected_pair()
             undo.callback(near.close)
             undo.callback(far.close)
-            if not self._hold_if_armed(far, dial):
+            if self._hold_if_armed(far, dial):
+                undo.callback(self._unhold, far)
+            else:
                 link = self._link(dial)
                 undo.callback(self.discard, link)
                 # First, so that what keeps it from being established is the gateway's to see.

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -13,13 +11,13 @@ from aiohttp import web
 from moorline.gateway.faults.armed import Armed
 from moorline.gateway.faults.catalogue import Refusal, Step
 from moorline.gateway.faults.control import Faults
+from moorline.gateway.tunnel import kernel
 from moorline.gateway.tunnel.endings import Side
 
 __all__ = ["ANSWER", "Provider", "provider"]
 
 #: The pieces of its answer, where nothing else is asked for.
 ANSWER = ("This answer ", "comes from ", "a test.")
-_RST = struct.pack("ii", 1, 0)
 _MODEL = "test"
 
 
@@ -81,8 +79,7 @@ async def _break_off(request: web.Request, response: web.StreamResponse, step: S
     if step is Step.SILENCE:
         await asyncio.Event().wait()
     if request.transport is not None and step is Step.RESET:
-        request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
-        request.transport.abort()
+        kernel.reset(request.transport)
     return response
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who, is_unreachable
 from moorline.gateway.common import unread
+from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.errors import (
     BadUpstreamResponse,
@@ -31,7 +32,6 @@ __all__ = ["Sink", "UpstreamConnection"]
 
 # Of a body that the client does not take as fast as it comes: asyncio's high-water mark. One read may go beyond it.
 _MAX_UNREAD = 64 << 10
-_SWITCHING_PROTOCOLS = 101
 
 
 class Sink(Protocol):
@@ -346,7 +346,7 @@ class UpstreamConnection(asyncio.Protocol):
         if part:
             self._body.append(part)
             self._unread += len(part)
-        if self._unread > _MAX_UNREAD or (self._response and self._response.status == _SWITCHING_PROTOCOLS):
+        if self._unread > _MAX_UNREAD or (self._response and self._response.status == SWITCHING_PROTOCOLS):
             # Whatever follows a 101 is for the tunnel's protocol.
             self._pause_reading()
         if is_first:

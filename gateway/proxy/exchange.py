@@ -20,6 +20,7 @@ from moorline.gateway.cause import Moment
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.deadline import latest_end
+from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 from moorline.gateway.errors import (
     BadUpstreamResponse,
     ClientBodyTimeout,
@@ -52,7 +53,6 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 # does not answer an attempt would last for all of proxy_connect_timeout.
 _DOWN_CONNECT_SECONDS = 1.0
 _LAST_STATUS = 599
-_SWITCHING_PROTOCOLS = 101
 # Of a body that is sent with the headers; asyncio's high-water mark is twice as much.
 _SMALL_BODY = 32 << 10
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -244,7 +244,7 @@ class Exchange:
     def _received(self, response: Response) -> Sink | None:
         if response.status > _LAST_STATUS:
             raise BadUpstreamResponse(f"status {response.status}")
-        if response.status == _SWITCHING_PROTOCOLS and is_switch(response) and not self.is_upgrade:
+        if response.status == SWITCHING_PROTOCOLS and is_switch(response) and not self.is_upgrade:
             raise BadUpstreamResponse("101 to a request that did not ask for it")
         if self._begin is not None:
             self.sink = self._begin(self, response)

@@ -9,12 +9,12 @@ import functools
 from multidict import MultiMapping, istr
 
 from moorline.gateway.common.web.accept import accept_for
+from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 from moorline.gateway.errors import BadUpstreamResponse, Malformed
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.response import Response
 
 __all__ = [
-    "SWITCHING_PROTOCOLS",
     "answers_key",
     "asks_for_upgrade",
     "asks_for_websocket",
@@ -23,7 +23,6 @@ __all__ = [
     "switch_head",
 ]
 
-SWITCHING_PROTOCOLS = 101
 """A number, which is compared at a tenth of what the member of HTTPStatus is."""
 _WEBSOCKET = ("websocket",)
 _CONNECTION, _UPGRADE, _KEY = istr("Connection"), istr("Upgrade"), istr("Sec-WebSocket-Key")

@@ -9,8 +9,6 @@ import dataclasses
 import functools
 import logging
 import re
-import socket
-import struct
 from collections.abc import Set
 from email.utils import formatdate
 from http import HTTPStatus
@@ -26,6 +24,7 @@ from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.response import Response
 from moorline.gateway.proxy.routes import Owner
+from moorline.gateway.tunnel import kernel
 
 __all__ = ["ProxiedResponse", "begin", "pass_on"]
 
@@ -199,8 +198,9 @@ class ProxiedResponse(Sent):
         if not self._is_sized and not self._is_chunked:
             # Only the end of the connection tells an HTTP/1.0 client the length: it must be a reset. Elsewhere a FIN
             # does, and leaves the client what it has.
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
+            kernel.reset(transport)
+        else:
+            transport.abort()
 
 
 @functools.lru_cache(maxsize=64)

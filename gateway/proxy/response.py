@@ -15,6 +15,7 @@ import re
 
 from multidict import CIMultiDict
 
+from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 from moorline.gateway.errors import BadUpstreamResponse
 
 __all__ = ["Response", "ResponseParser"]
@@ -28,7 +29,6 @@ _MAX_CHUNK_LINE = 256
 _MAX_LENGTH_DIGITS = 18
 # What follows the headers is looked at where it is, not copied, if there is so much of it.
 _LARGE_PART = 8 << 10
-_SWITCHING_PROTOCOLS = 101
 _FIRST_FINAL_STATUS = 200
 # RFC 9112 section 6.3: these end with their headers, as every response to HEAD does.
 _WITHOUT_BODY = frozenset({204, 304})
@@ -177,11 +177,11 @@ class ResponseParser:
                 return b""
             self._header_bytes += size
             response, minor = _parse(data, end + 2)
-            if response.status >= _FIRST_FINAL_STATUS or response.status == _SWITCHING_PROTOCOLS:
+            if response.status >= _FIRST_FINAL_STATUS or response.status == SWITCHING_PROTOCOLS:
                 break
             data = data[size:]
         self._buffer = b""
-        if response.status == _SWITCHING_PROTOCOLS:
+        if response.status == SWITCHING_PROTOCOLS:
             # Whatever its headers say of a body: it has none, and what follows is the other protocol's.
             self.complete = self.persistent = True
         else:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.web.sent import Sent
+from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.errors import HandshakeTimeout
 from moorline.gateway.keys import CAUSE, OUTCOME, REQUEST_ID, SETTINGS, TIME_LIMITS
@@ -41,7 +42,7 @@ async def _switched(request: web.Request, app: web.Application, tunnels: Tunnels
     async with Exchange(request, request_head, upgrade=True) as exchange:
         response = await _response(exchange, app[TIME_LIMITS], app[SETTINGS].handshake_timeout)
         # Whether a 101 is one to WebSocket the exchange has found out.
-        if response.status != handshake.SWITCHING_PROTOCOLS:
+        if response.status != SWITCHING_PROTOCOLS:
             request[OUTCOME], request[CAUSE] = "rejected_by_upstream", _REJECTED
             return await pass_on(response, exchange)
         request_id = request[REQUEST_ID]

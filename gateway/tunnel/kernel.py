@@ -1,6 +1,7 @@
 """What the kernel knows of a connection and the event loops do not report."""
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import socket
@@ -11,10 +12,12 @@ import termios
 from moorline.gateway.common.unread import descriptor
 from moorline.gateway.tunnel import tcp_info
 
-__all__ = ["duplicate", "info", "is_tls", "unread", "unsent"]
+__all__ = ["duplicate", "info", "is_tls", "reset", "unread", "unsent"]
 
 # The most that both loops read at once.
 _ONE_READ = 256 << 10
+# struct linger of socket(7): on, for no time.
+_NO_LINGER = struct.pack("ii", 1, 0)
 _NONE = bytes(struct.calcsize("i"))
 # Linux alone has it in this form.
 _TCP_INFO = socket.TCP_INFO if sys.platform == "linux" else None
@@ -48,6 +51,13 @@ def unread(transport: asyncio.Transport) -> bytes:
 
 def is_tls(transport: asyncio.Transport) -> bool:
     return transport.get_extra_info("ssl_object") is not None
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Abort the connection with a RST: a FIN would pass for the end of what was sent."""
+    with contextlib.suppress(OSError):  # it is lost already
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    transport.abort()
 
 
 def duplicate(transport: asyncio.Transport) -> int:

@@ -10,13 +10,12 @@ from moorline.gateway.common import tracing
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.web.route_name import describe
+from moorline.gateway.common.web.statuses import CLIENT_CLOSED_REQUEST, SWITCHING_PROTOCOLS
 
 __all__ = ["add_tracing"]
 
 _SPAN = web.RequestKey("span", tracing.Span)
-# nginx's status for a client that closed its connection.
-_CLIENT_CLOSED_REQUEST = 499
-_SWITCHING_PROTOCOLS, _SERVER_ERROR = 101, 500
+_SERVER_ERROR = 500
 _METHODS = frozenset(HTTPMethod)
 # Of one that a client made up.
 _LONGEST_METHOD = 32
@@ -34,7 +33,7 @@ def add_tracing(app: web.Application, settings: CommonSettings) -> None:
     rules = AccessRules.of(settings)
 
     async def switched(request: web.Request, response: web.StreamResponse) -> None:
-        if response.status == _SWITCHING_PROTOCOLS:
+        if response.status == SWITCHING_PROTOCOLS:
             _end(request, request[_SPAN], response.status)
 
     app.middlewares.insert(0, _middleware(rules))
@@ -59,7 +58,7 @@ def _middleware(rules: AccessRules) -> Middleware:
             status = error.status
             raise
         except asyncio.CancelledError:
-            status = _CLIENT_CLOSED_REQUEST
+            status = CLIENT_CLOSED_REQUEST
             raise
         finally:
             _end(request, span, status)

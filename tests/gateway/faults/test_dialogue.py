@@ -54,6 +54,12 @@ def test_an_interim_response_is_followed_by_the_final_one() -> None:
     assert [head.is_final for head in found if isinstance(head, Head)] == [False, True]
 
 
+def test_thousands_of_interim_responses_at_once_are_followed() -> None:
+    dialogue, interim = Dialogue(), b"HTTP/1.1 100 Continue\r\n\r\n"
+    dialogue.from_client(REQUEST)
+    assert dialogue.from_server(interim * 3000 + OK + b"ok") == [Head(interim)] * 3000 + [Head(OK), b"ok"]
+
+
 @pytest.mark.parametrize(
     ("response", "rest"),
     [

@@ -17,6 +17,7 @@ from aiohttp import web
 from moorline.gateway.app import create_app
 from moorline.gateway.common.web.server import running
 from moorline.gateway.faults.catalogue import CATALOGUE, Phase
+from moorline.gateway.faults.live import LiveFaults
 from moorline.gateway.keys import SIBLINGS
 from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
 from moorline.gateway.settings import Settings
@@ -266,6 +267,16 @@ async def test_json_that_is_nested_deep_is_refused(rig: Rig) -> None:
     headers = {"Content-Type": "application/json"}
     async with rig.http.post("/-/faults", data="[" * 100_000, headers=headers) as response:
         assert response.status == 400
+
+
+async def test_a_fault_that_a_worker_is_told_of_twice_is_armed_once() -> None:
+    faults = LiveFaults()
+    for _ in range(2):
+        assert faults.arm({"fault": "reset", "id": "1"})["id"] == "1"
+    assert len(faults.client.armed) == 1
+    assert faults.disarm("1")
+    assert not faults.client.armed
+    await faults.aclose()
 
 
 async def test_there_is_a_bound(rig: Rig) -> None:
