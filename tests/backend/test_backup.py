@@ -24,6 +24,7 @@ from moorline.backend.eventlog.sqlite import control
 from moorline.backend.eventlog.sqlite.committer import Committer
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
+from moorline.backend.eventlog.sqlite.journal import Journal
 from moorline.backend.eventlog.sqlite.schema import VERSION
 from moorline.gateway.common.errors import UsageError
 from tests.support import needs
@@ -110,7 +111,7 @@ async def test_a_backup_while_an_answer_is_written_has_all_that_was_acknowledged
 async def committing(folder: Path) -> AsyncIterator[Committer]:
     """The thread that writes to a database in `folder`."""
     path = str(folder / "chat.db")
-    committer = Committer(lambda: connect(path, ErasureLog(path)), lambda commits: None)
+    committer = Committer(lambda: connect(path, ErasureLog(path)), lambda commits: None, Journal(path))
     await committer.start()
     try:
         yield committer

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from moorline.backend.eventlog.base import Commit, DatabaseState, LogUnavailable
+from moorline.backend.eventlog.sqlite.journal import Journal
 from moorline.backend.eventlog.sqlite.recent import Recent
 
-__all__ = ["Committer", "Stepwise", "Transaction", "run_batch", "truncate_journal"]
+__all__ = ["Committer", "Stepwise", "Transaction", "run_batch"]
 
 #: Commands in one transaction; bounds how long the first of them waits for the last.
 MAX_BATCH = 1000
@@ -91,8 +92,14 @@ class Committer:
     `on_commit` is called in the loop after each commit, before any caller wakes.
     """
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection], on_commit: Callable[[list[Commit]], None]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        on_commit: Callable[[list[Commit]], None],
+        journal: Journal,
+    ) -> None:
         self._connect = connect
+        self._journal = journal
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[_Queued | _Steps | None] = queue.SimpleQueue()
         self._queued = 0
@@ -199,8 +206,10 @@ class Committer:
         if batch:
             outcomes, commits = run_batch(db, [command for command, _ in batch], self._recent)
             if any(commit.event is None for commit in commits):
-                truncate_journal(db)
+                self._journal.truncate(db)
             self._call(self._deliver, batch, outcomes, commits)
+            if commits and item is not None and self._queue.empty():
+                self._journal.lengthen()
         if item is None:
             self._stopping = True
         elif isinstance(item, _Steps):
@@ -249,14 +258,6 @@ def run_batch(
         parts = [run_batch(db, [command], recent) for command in commands]
         return [part for outcomes, _ in parts for part in outcomes], [part for _, commits in parts for part in commits]
     return outcomes, tx.commits
-
-
-def truncate_journal(db: sqlite3.Connection) -> None:
-    """Erased text stays in the write-ahead file until that is overwritten, which may take weeks."""
-    try:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    except sqlite3.Error as error:
-        log.warning("database: erased data is still in the write-ahead file: %s", error)
 
 
 def _run_one(tx: Transaction, command: Command) -> Outcome:

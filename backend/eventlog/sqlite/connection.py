@@ -6,9 +6,9 @@ import os
 import sqlite3
 import stat
 
-from moorline.backend.eventlog.sqlite.committer import truncate_journal
 from moorline.backend.eventlog.sqlite.erasure import catch_up, mark_as_copy
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
+from moorline.backend.eventlog.sqlite.journal import truncate_journal
 from moorline.backend.eventlog.sqlite.recent import Recent
 from moorline.backend.eventlog.sqlite.schema import migrate, recognise
 from moorline.gateway.common.errors import UsageError

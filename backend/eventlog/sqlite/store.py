@@ -14,6 +14,7 @@ from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.control import ControlSocket
 from moorline.backend.eventlog.sqlite.copies import copy, remove_leftovers
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
+from moorline.backend.eventlog.sqlite.journal import Journal
 from moorline.backend.eventlog.sqlite.texts import add_texts
 from moorline.gateway.common.errors import UsageError
 
@@ -51,7 +52,8 @@ class SQLiteStore:
     async def open(self, owner: StoreOwner) -> None:
         """Lock the file, and end the runs that an earlier process has left. None is taken over."""
         self._owner = owner
-        self.committer = Committer(functools.partial(connect, self._path, self._erasures), owner.committed)
+        connected = functools.partial(connect, self._path, self._erasures)
+        self.committer = Committer(connected, owner.committed, Journal(self._path))
         await self.committer.start()
         remove_leftovers(self._path)
         now = time.time()

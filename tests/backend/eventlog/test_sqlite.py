@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
 import pwd
@@ -25,6 +26,7 @@ from moorline.backend.eventlog.sqlite import committer, read
 from moorline.backend.eventlog.sqlite.committer import Transaction, run_batch
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
+from moorline.backend.eventlog.sqlite.journal import Journal
 from moorline.backend.eventlog.sqlite.recent import Recent
 from moorline.backend.eventlog.sqlite.schema import FIRST, VERSION
 from moorline.backend.eventlog.sqlite.store import SQLiteStore
@@ -398,6 +400,36 @@ async def test_an_erasure_and_nothing_else_empties_the_write_ahead_file(tmp_path
         await log.delete_session("s")
         assert journal.stat().st_size == 0
         assert b"secret" not in (tmp_path / "chat.db").read_bytes()
+
+
+async def test_the_write_ahead_file_is_lengthened_by_zeros_which_a_crash_leaves_unread(tmp_path: Path) -> None:
+    journal, crashed = tmp_path / "chat.db-wal", tmp_path / "crashed"
+    crashed.mkdir()
+    async with opened(database_at(tmp_path)) as log:
+        run = handle_of(await start(log, "s"))
+        for _ in range(40):
+            await log.add_text(run, "x")
+        assert journal.read_bytes().endswith(bytes(3 << 20))
+        shutil.copy(tmp_path / "chat.db", crashed)
+        shutil.copy(journal, crashed)
+    async with opened(database_at(crashed)) as log:
+        assert (await read_view(log, "s")).rows[-1].content == "x" * 40
+
+
+async def test_a_write_ahead_file_that_cannot_be_lengthened_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("moorline.backend.eventlog.sqlite.journal._COMMITS_BEFORE", 0)
+    (tmp_path / "chat.db-wal").write_bytes(b"frames")
+    journal = Journal(str(tmp_path / "chat.db"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        journal.lengthen()
+    journal.lengthen()
+    assert (tmp_path / "chat.db-wal").read_bytes() == b"frames"
 
 
 async def test_a_text_that_cannot_be_stored_fails_alone(tmp_path: Path) -> None:
