@@ -8,7 +8,7 @@ import enum
 import math
 import secrets
 import zlib
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -485,8 +485,8 @@ class Store(Protocol):
     async def start_run(self, start: Start) -> Started:
         """Append `UserMessage` (of a send) and `RunStarted`, as `check_start` allows."""
 
-    def add_texts(self, pieces: Sequence[Piece]) -> Awaitable[Sequence[int | Exception]]:
-        """The seq of each of `pieces`, in this order, or why it has none. The call itself raises nothing."""
+    async def add_texts(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
+        """The seq of each of `pieces`, in this order, or why it has none."""
 
     async def end_run(self, end: End) -> int:
         """Append `MessageEnded` in the place of the run's text and parts; returns its seq. RunLost: not the owner's."""

@@ -14,7 +14,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from moorline.backend.errors import Refusal
@@ -39,7 +39,7 @@ from moorline.backend.eventlog.base import (
     TakenTicket,
     Ticket,
 )
-from moorline.backend.eventlog.batches import Batches, failed
+from moorline.backend.eventlog.batches import Batches
 from moorline.backend.eventlog.tail import Tail
 from moorline.backend.eventlog.watches import Watch, Watches, hints_of
 from moorline.backend.events import Event, Finish, Row, RunError, Snapshot, Usage
@@ -92,7 +92,7 @@ class EventLog:
         self._is_reported = False
         self.commits = 0
         """Transactions of this process that added something."""
-        self._texts: Batches[Piece, int] = Batches(self._add_texts, size=TEXTS, gap_after=text_gap, eager=True)
+        self._texts: Batches[Piece, int] = Batches(self._add_texts, size=TEXTS, gap_after=text_gap)
         self._queries: Batches[EventQuery, list[Event]] = Batches(self._read_after, size=QUERIES)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -307,7 +307,9 @@ class EventLog:
             self._refuse_when_closed()
             return self._texts.submit(piece)
         except (ValueError, LogUnavailable) as error:
-            return failed(error)
+            refused: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
 
     async def end_run(
         self,
@@ -485,15 +487,9 @@ class EventLog:
         self._note(None, writes=False)
         return found
 
-    def _add_texts(self, pieces: Sequence[Piece]) -> Awaitable[Sequence[int | Exception]]:
-        # Called here, and not in the coroutine, which begins a turn of the event loop later.
-        return self._added(pieces, self._store.add_texts(pieces))
-
-    async def _added(
-        self, pieces: Sequence[Piece], adding: Awaitable[Sequence[int | Exception]]
-    ) -> Sequence[int | Exception]:
+    async def _add_texts(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
         try:
-            added = await adding
+            added = await self._store.add_texts(pieces)
         except LogUnavailable as error:
             self._note(error, writes=True)
             if len(pieces) == 1 or not error.separable:

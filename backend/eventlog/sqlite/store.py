@@ -4,11 +4,10 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
-from moorline.backend.eventlog.base import LogUnavailable, Piece, StoreOwner
-from moorline.backend.eventlog.batches import failed
+from moorline.backend.eventlog.base import LogUnavailable, StoreOwner
 from moorline.backend.eventlog.sqlite import read, revocations, tickets, write
 from moorline.backend.eventlog.sqlite.committer import Committer, Transaction
 from moorline.backend.eventlog.sqlite.connection import connect
@@ -115,14 +114,6 @@ class SQLiteStore:
         if session is not None and session.active_run_id == run_id:
             self._owner.stop_run(run_id)
 
-    def add_texts(self, pieces: Sequence[Piece]) -> Awaitable[Sequence[int | Exception]]:
-        """See Store.add_texts. It waits for the thread when this returns: each turn of the event loop would be added to
-        the time that a token takes."""
-        try:
-            return self.committer.submit(lambda tx: add_texts(tx, pieces))
-        except LogUnavailable as error:
-            return failed(error)
-
     check = _command(read.check)
     check_write = _command(write.check_write)
     find_session = _command(read.find_session)
@@ -137,4 +128,5 @@ class SQLiteStore:
     long_sessions = _command(write.long_sessions)
     thin_out = _command(write.thin_out)
     start_run = _command(write.start_run)
+    add_texts = _command(add_texts)
     end_run = _command(write.end_run)

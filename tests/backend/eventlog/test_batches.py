@@ -1,7 +1,7 @@
 """How items gather into batches."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -57,25 +57,3 @@ async def test_the_log_closes_only_when_the_items_that_gather_are_carried_out() 
     await batches.settled()
     assert [items for _, items in recorder.batches] == [[1], [2]]
     assert await late == -2
-
-
-async def test_an_eager_batch_of_one_begins_as_its_item_is_submitted() -> None:
-    begun: list[Sequence[int]] = []
-
-    async def carried_out(items: Sequence[int]) -> Sequence[int]:
-        return items
-
-    def carry_out(items: Sequence[int]) -> Awaitable[Sequence[int]]:
-        begun.append(items)
-        return carried_out(items)
-
-    batches = Batches(carry_out, size=10, eager=True)
-    await batches.submit(1)
-    await batches.settled()
-    second = batches.submit(2)
-    assert begun == [[1], [2]]
-    await asyncio.gather(second, batches.submit(3), batches.submit(4))
-    await batches.settled()
-    # More came in one turn of the event loop before.
-    await asyncio.gather(batches.submit(5), batches.submit(6))
-    assert begun == [[1], [2], [3, 4], [5, 6]]
