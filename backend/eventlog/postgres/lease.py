@@ -153,11 +153,15 @@ class LeaseTask:
                     await self._polls(connection)
                 except (psycopg.Error, LogUnavailable) as error:
                     log.warning("database connection lost, reconnecting: %s", first_line(error))
-                    await connection.close()
-                    connection = await self._reconnected()
-                    self._revoked_within = math.inf
-                    self._others_from = asyncio.get_running_loop().time() + self._timing.lease
-                    log.info("database connection restored")
+                except Exception:
+                    # A bug. Without a lease the other processes would take all runs of this one.
+                    log.exception("a poll of the database failed; the next one is on a new connection")
+                    await asyncio.sleep(self._timing.poll)
+                await connection.close()
+                connection = await self._reconnected()
+                self._revoked_within = math.inf
+                self._others_from = asyncio.get_running_loop().time() + self._timing.lease
+                log.info("database connection restored")
         finally:
             await self._release(connection)
 

@@ -22,6 +22,8 @@ log = logging.getLogger("moorline.backend")
 CHANNEL = "moorline"
 #: PostgreSQL takes less than 8000 bytes.
 PAYLOAD_BYTES = 7900
+#: Sessions that wait to be told of, while there is no connection for it; the polls find the others.
+MAX_PENDING = 10_000
 #: A connection that has received nothing for so long is tested.
 SILENCE_SECONDS = 10.0
 #: Precedes the id of a session that was erased; no id contains it.
@@ -65,7 +67,8 @@ class Notifier:
         """Tell the other processes that these sessions have changed."""
         if self._tasks and not self.sole_process:
             for session_id, hint in hints.items():
-                add_hint(self._pending, session_id, hint)
+                if len(self._pending) < MAX_PENDING:
+                    add_hint(self._pending, session_id, hint)
             self._wanted.set()
 
     # The tasks --------------------------------------------------------------------------------------------------------

@@ -154,6 +154,24 @@ async def test_owners_that_live_keep_their_runs_for_longer_than_a_lease(postgres
         assert all(each.stopped.empty() and each.adopted.empty() for each in told)
 
 
+class FailingOwner(RecordingOwner):
+    """One with a bug."""
+
+    def stop_run(self, run_id: str) -> None:
+        super().stop_run(run_id)
+        raise RuntimeError("a bug")
+
+
+async def test_an_owner_that_fails_keeps_its_lease(postgres_database: str, caplog: pytest.LogCaptureFixture) -> None:
+    owner = FailingOwner()
+    async with another(postgres_database, owner) as log, another(postgres_database) as other:
+        for session in ("a", "b"):
+            run_id = (await start(log, session)).run_id
+            await other.cancel_run(session, run_id)
+            assert await asyncio.wait_for(owner.stopped.get(), PATIENCE) == run_id
+    assert "a poll of the database failed" in caplog.text
+
+
 async def test_an_orderly_shutdown_releases_runs_at_once(postgres_database: str) -> None:
     owner = RecordingOwner()
     async with another(postgres_database, owner):

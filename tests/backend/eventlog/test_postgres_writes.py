@@ -6,13 +6,14 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import psycopg
 import pytest
 
 from moorline.backend.eventlog.base import End, Hint, LogUnavailable, RunLost
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.eventlog.postgres import lease, write
+from moorline.backend.eventlog.postgres import lease, notify, write
 from moorline.backend.eventlog.postgres.connection import Pool, Timing, connect, first_line
 from moorline.backend.eventlog.postgres.notify import Notifier
 from moorline.backend.eventlog.postgres.store import PostgresStore
@@ -264,3 +265,13 @@ async def test_a_process_ignores_its_own_notifications(postgres_database: str) -
             await row(postgres_database, f"SELECT pg_notify('moorline', '{payload}')")
         await until(lambda: received)
     assert received == [{"theirs": Hint.GROWN}]
+
+
+async def test_without_a_connection_for_them_few_notifications_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "MAX_PENDING", 2)
+    unreachable = AsyncMock(side_effect=psycopg.OperationalError)
+    notifier = Notifier(unreachable, "me", TIMING, on_notification=lambda hints: None, on_gap=lambda: None)
+    notifier.start()
+    notifier.notify({str(number): Hint.GROWN for number in range(5)})
+    assert list(notifier._payloads()) == ["me\n0\n1"]
+    await notifier.stop()
