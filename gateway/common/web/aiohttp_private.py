@@ -244,8 +244,14 @@ class ServerProtocol(RequestHandler):
 
     def close(self) -> None:
         super().close()
-        if self._task_handler is None and self.transport is not None:
+        if self._task_handler is None and self.transport is not None and not self.transport.is_closing():
             self.transport.close()
+
+    def force_close(self) -> None:
+        # asyncio's TLS transport that is closed twice raises AttributeError at every question.
+        if self.transport is not None and self.transport.is_closing():
+            self.transport = None
+        super().force_close()
 
     def end(self, *, is_sending: bool) -> None:
         """End the connection once what was written is sent, behind its last response. `is_sending`: the client may send

@@ -10,7 +10,8 @@ def test_modules_are_read_with_few_searches_and_an_event_loop_runs_with_more() -
     usual = gc.get_threshold()
     try:
         collection.begin()
-        assert gc.get_threshold()[0] > 100 * usual[0]
+        # 700 up to Python 3.12, 2000 since.
+        assert gc.get_threshold()[0] >= 50 * usual[0]
         collection.serve()
         serving = gc.get_threshold()
         assert usual[0] < serving[0] <= 10 * usual[0]

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from moorline.gateway.common.web import server, turns
+from moorline.gateway.common.web import messages, server, turns
 from moorline.gateway.common.web.turns import Turns
 from tests.gateway.common.test_server import served
 from tests.support.faulty_upstream import STEP, Peer, dial
@@ -88,6 +88,8 @@ async def test_requests_that_are_cut_anywhere_are_answered_in_order(size: int) -
 @pytest.fixture
 def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_MOST_WAITING", 0)
+    # Reads are small where socket buffers are.
+    monkeypatch.setattr(messages, "_FREE", 0)
 
 
 @pytest.mark.usefixtures("queued", "no_room")

@@ -88,6 +88,8 @@ async def test_a_body_that_there_is_no_room_for_is_a_503_and_no_failure_of_the_u
 ) -> None:
     monkeypatch.setattr("moorline.gateway.common.web.turns._ITERATION_SECONDS", -1.0)
     monkeypatch.setattr("moorline.gateway.common.web.server._MOST_WAITING", 0)
+    # Reads are small where socket buffers are.
+    monkeypatch.setattr("moorline.gateway.common.web.messages._FREE", 0)
     head = b"POST /api/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     async with Upstream() as upstream:
         settings = Settings(port=0, upstream=(f"http://127.0.0.1:{upstream.port}",))
