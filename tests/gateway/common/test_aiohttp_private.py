@@ -1,6 +1,7 @@
 """The private names of aiohttp: one module has them, and a version that lacks one is refused in one line."""
 
 import ast
+import asyncio
 import inspect
 import ssl
 import subprocess
@@ -122,3 +123,28 @@ def test_a_request_without_its_task_is_found_missing(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(web.BaseRequest, "task", property(lambda request: None))
     with pytest.raises(UsageError, match=r"has no BaseRequest\._task"):
         aiohttp_private.check()
+
+
+class ClosedOnce(asyncio.Transport):
+    """As asyncio's TLS transport, which raises AttributeError at most calls once it was closed twice."""
+
+    closes = 0
+
+    def close(self) -> None:
+        self.closes += 1
+
+    def is_closing(self) -> bool:
+        return self.closes > 0
+
+
+async def test_a_connection_that_ends_is_closed_once() -> None:
+    async def handle(_: web.BaseRequest) -> web.StreamResponse:
+        raise web.HTTPNotFound
+
+    transport = ClosedOnce()
+    protocol = aiohttp_private.ServerProtocol(web.Server(handle), loop=asyncio.get_running_loop())
+    protocol.connection_made(transport)
+    protocol.end(is_sending=False)
+    protocol.close()
+    protocol.force_close()
+    assert transport.closes == 1
