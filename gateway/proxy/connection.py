@@ -9,6 +9,7 @@ import math
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol, cast
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who, is_unreachable
@@ -101,17 +102,18 @@ class UpstreamConnection(asyncio.Protocol):
         port: int,
         seconds: float,
         *,
-        limits: TimeLimits,
+        limits: TimeLimits | None,
         tls: ssl.SSLContext | None = None,
         through: Through | None = None,
     ) -> None:
-        """Establish it, with TLS where there is a context; the host's name is resolved anew.
+        """Establish it, with TLS where there is a context; the host's name is resolved anew. `limits` None: a limit of
+        the caller's ends it before.
 
         Raises:
             GatewayError: it cannot be established, or not in time.
         """
         try:
-            with limits.of(seconds):
+            with nullcontext() if limits is None else limits.of(seconds):
                 if through is not None and tls is None:
                     await through(self, host, port)
                     return
@@ -296,6 +298,9 @@ class UpstreamConnection(asyncio.Protocol):
         """Wait for the next request, for so long at most. `on_end` is called once it cannot be used any more."""
         self._parser = self._response = self._on_response = self._sink = None
         self._on_end = on_end
+        if self._descriptor < 0 and self._transport is not None:
+            # Of those alone that serve again: the event loop asks the kernel for what it makes of it.
+            self._descriptor = unread.descriptor(self._transport)
         self._expire_in(seconds)
 
     def end_idle(self) -> bool:
@@ -315,7 +320,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._descriptor = unread.descriptor(self._transport)
 
     def data_received(self, data: bytes) -> None:
         parser = self._parser

@@ -274,7 +274,7 @@ class Exchange:
         if self._upstreams.is_down(upstream, self._clock()):
             seconds = min(seconds, _DOWN_CONNECT_SECONDS)
         tls = tls_for(self.app, upstream)
-        limits = self.app[TIME_LIMITS]
+        limits = None if self._handshake_ends_first(seconds) else self.app[TIME_LIMITS]
         await connection.connect(
             upstream.host, upstream.port, seconds, limits=limits, tls=tls, through=upstream.through
         )
@@ -292,7 +292,8 @@ class Exchange:
 
     def _send_on(self, connection: UpstreamConnection, head: bytes) -> Awaitable[Response]:
         self._sent = True
-        seconds: float | None = self._timeouts.proxy_read_timeout
+        read_timeout = self._timeouts.proxy_read_timeout
+        seconds = None if self._handshake_ends_first(read_timeout) else read_timeout
         body = self._complete_body() if self._has_body else b""
         connection.send(self.request.method, head + (body or b""), self._received)
         if body is None:
@@ -300,15 +301,12 @@ class Exchange:
             self._upload = asyncio.create_task(self._send_body(connection))
             # The timer of the response begins when the body was sent; until then the upload has its own.
             seconds = None
-        elif self.is_upgrade and self._handshake_ends_first:
-            seconds = None
         return connection.response(seconds)
 
-    @property
-    def _handshake_ends_first(self) -> bool:
-        """Whether the limit of the whole handshake, which has begun before, leaves the read timer nothing to end."""
-        limit = self.app[SETTINGS].handshake_timeout
-        return limit is not None and limit <= self._timeouts.proxy_read_timeout
+    def _handshake_ends_first(self, seconds: float) -> bool:
+        """Whether the limit of the whole handshake, which has begun before, leaves one of so many nothing to end."""
+        limit = self.app[SETTINGS].handshake_timeout if self.is_upgrade else None
+        return limit is not None and limit <= seconds
 
     @property
     def _is_chunked(self) -> bool:

@@ -28,6 +28,11 @@ _WEBSOCKET = ("websocket",)
 _CONNECTION, _UPGRADE, _KEY = istr("Connection"), istr("Upgrade"), istr("Sec-WebSocket-Key")
 # RFC 9110 section 8.6 and RFC 9112 section 6.1: no 101 has a body, whatever it says.
 _OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
+_ACCEPT = b"sec-websocket-accept"
+# Upgrade and Connection as nearly all servers write them.
+_USUAL = frozenset({(b"websocket", b"Upgrade"), (b"websocket", b"upgrade")})
+# Headers for which a 101 with these is not passed on as it came.
+_NOT_AS_THEY_ARE = headers.HOP_BY_HOP - {b"upgrade", b"connection"} | _OF_A_BODY
 
 
 # The request ----------------------------------------------------------------------------------------------------------
@@ -66,6 +71,8 @@ def is_switch(response: Response) -> bool:
     """
     if response.status != SWITCHING_PROTOCOLS:
         return False
+    if _is_usual(response):
+        return True
     # Relaying after a switch that the client does not know of would let its next request pass unseen.
     upgrade, connection = _tokens_of_all(response, b"upgrade"), _tokens_of_all(response, b"connection")
     if upgrade != _WEBSOCKET or "upgrade" not in connection:
@@ -77,19 +84,28 @@ def answers_key(request: MultiMapping[str], response: Response) -> bool:
     """Whether a 101 has the Sec-WebSocket-Accept of the request's key; a client must end the socket where it has not
     (RFC 6455 section 4.1). To a request without a key any response is one."""
     key = request.get(_KEY, "").strip().encode("utf-8", "surrogateescape")
-    return not key or response.all(b"sec-websocket-accept") == [accept_for(key)]
+    return not key or (response.names.get(_ACCEPT) == accept_for(key) and len(response.all(_ACCEPT)) == 1)
 
 
 def switch_head(response: Response, *, request_id: str) -> bytes:
     """The upstream's 101 as the client gets it."""
-    fields = [field for field in headers.end_to_end(response) if field[0].lower() not in _OF_A_BODY]
-    if b"x-request-id" not in response.names:
-        fields.append((b"X-Request-ID", request_id.encode()))
+    if _is_usual(response) and response.names.keys().isdisjoint(_NOT_AS_THEY_ARE):
+        lines, upgrade = response.lines, b""
+    else:
+        fields = [field for field in headers.end_to_end(response) if field[0].lower() not in _OF_A_BODY]
+        lines, upgrade = headers.encoded(fields), headers.encoded(headers.UPGRADE)
+    own = b"" if b"x-request-id" in response.names else f"X-Request-ID: {request_id}\r\n".encode()
     status_line = headers.bytes_of(f"HTTP/1.1 101 {response.reason or 'Switching Protocols'}")
-    return b"%b\r\n%b\r\n" % (status_line, headers.encoded([*fields, *headers.UPGRADE]))
+    return b"%b\r\n%b%b%b\r\n" % (status_line, lines, own, upgrade)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def _is_usual(response: Response) -> bool:
+    """Whether this 101 is one to WebSocket beyond doubt, and names no further header as hop-by-hop."""
+    names = response.names
+    return len(names) == len(response.fields) and (names.get(b"upgrade"), names.get(b"connection")) in _USUAL
 
 
 def _tokens(source: MultiMapping[str], name: str) -> tuple[str, ...]:

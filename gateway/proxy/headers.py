@@ -14,6 +14,7 @@ from moorline.gateway.errors import Malformed
 from moorline.gateway.proxy.response import Response
 
 __all__ = [
+    "HOP_BY_HOP",
     "UPGRADE",
     "Fields",
     "bytes_of",
@@ -34,7 +35,7 @@ Fields = Sequence[tuple[bytes, bytes]]
 """The headers of a message, each with its name and value as they were sent."""
 
 # RFC 9110 section 7.6.1: headers about one connection. They end here, in requests and in responses.
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -48,7 +49,7 @@ _HOP_BY_HOP = frozenset(
     }
 )
 # Headers for which a response's are not passed on as they came.
-_NOT_AS_THEY_ARE = _HOP_BY_HOP | {b"location", b"set-cookie"}
+_NOT_AS_THEY_ARE = HOP_BY_HOP | {b"location", b"set-cookie"}
 _CONNECTION = istr("Connection")
 _HOST = istr("Host")
 _TRANSFER_ENCODING = istr("Transfer-Encoding")
@@ -80,7 +81,7 @@ class _Kind(enum.Enum):
 
 # Underscores are dropped as nginx does it: CGI and WSGI applications cannot tell X_Real_IP from X-Real-IP. Expect is
 # answered here. X-Real-IP and X-Request-ID are written anew.
-_DROPPED = _HOP_BY_HOP | {b"expect", b"x-real-ip", b"x-request-id"}
+_DROPPED = HOP_BY_HOP | {b"expect", b"x-real-ip", b"x-request-id"}
 
 
 # A client that names a trace could join those of others, and have all of its requests sampled.
@@ -209,9 +210,9 @@ def _forwarded_host(host: str) -> bytes:
 
 def end_to_end(response: Response) -> list[tuple[bytes, bytes]]:
     """The headers that pass: all but the hop-by-hop ones and those that Connection may and does name as such."""
-    if response.names.keys().isdisjoint(_HOP_BY_HOP):
+    if response.names.keys().isdisjoint(HOP_BY_HOP):
         return response.fields
-    dropped = _HOP_BY_HOP | _nominated(b",".join(response.all(b"connection")))
+    dropped = HOP_BY_HOP | _nominated(b",".join(response.all(b"connection")))
     return [field for field in response.fields if field[0].lower() not in dropped]
 
 

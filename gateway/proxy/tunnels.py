@@ -9,7 +9,7 @@ import math
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from aiohttp import hdrs, web
 
@@ -54,7 +54,7 @@ from moorline.gateway.tunnel.state import TunnelState
 if TYPE_CHECKING:
     from moorline.gateway.metrics import Metrics
 
-__all__ = ["TUNNELS", "SocketState", "Tunnels", "tunnels"]
+__all__ = ["TUNNELS", "Handshake", "SocketState", "Tunnels", "tunnels"]
 
 T = TypeVar("T")
 
@@ -112,20 +112,25 @@ class _Open(NamedTuple):
     """Whether the upstream's 101 was the answer to the client's key. Not handed over: such a socket ends at once."""
 
 
-class _Handshake:
-    """A handshake counts as a socket until the end of this block. A generator's would cost it eight calls more."""
+class Handshake:
+    """A handshake counts as a socket until the end of this block, unless it becomes one. A generator's would cost it
+    eight calls more.
+    """
 
-    __slots__ = ("_address", "_limits")
+    __slots__ = ("_address", "_limits", "is_open")
 
     def __init__(self, limits: SocketLimits, address: str) -> None:
         self._limits = limits
         self._address = address
+        self.is_open = False
+        """Whether it has become a socket, which has its place from now on."""
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
-        self._limits.remove(self._address)
+        if not self.is_open:
+            self._limits.remove(self._address)
 
 
 class Tunnels:
@@ -181,7 +186,7 @@ class Tunnels:
         """Whether the socket with this id is open."""
         return request_id in self._ids
 
-    def handshake(self, request: web.Request) -> _Handshake:
+    def handshake(self, request: web.Request) -> Handshake:
         """Count a handshake that may become a tunnel, within the block of this.
 
         Raises:
@@ -190,9 +195,11 @@ class Tunnels:
         self._refuse_when_draining()
         address = client_address(request)
         self._socket_limits.admit(address)
-        return _Handshake(self._socket_limits, address)
+        return Handshake(self._socket_limits, address)
 
-    def open(self, exchange: Exchange, head: bytes, request_id: str, *, answers_key: bool) -> None:
+    def open(
+        self, exchange: Exchange, head: bytes, request_id: str, *, handshake: Handshake, answers_key: bool
+    ) -> None:
         """Answer the client with `head` and relay from now on. The exchange's upstream is released at the end.
 
         `answers_key`: the 101 has the Sec-WebSocket-Accept of the client's key.
@@ -215,6 +222,7 @@ class Tunnels:
         origins, host = request.headers.getall(hdrs.ORIGIN, ()), sys.intern(request.headers.get(hdrs.HOST, ""))
         origin = sys.intern(", ".join(origins)) if origins else None
         each = _Open(socket, upstream, request.get(HELD), origin, host, answers_key)
+        handshake.is_open = True
         self._add(relay, each)
         self._keep(relay, each)
         if tracing.is_on():
@@ -311,6 +319,7 @@ class Tunnels:
         def add(relay: Relay) -> None:
             if known is not None:
                 known.take()
+            self._socket_limits.add(opened.socket.client)
             self._add(relay, opened)
             self._told[relay] = state.counted
 
@@ -424,7 +433,6 @@ class Tunnels:
         self._sockets[relay] = each
         request_id = each.socket.request_id
         self._ids[request_id] = self._ids.get(request_id, 0) + 1
-        self._socket_limits.add(each.socket.client)
         # The drain waits for requests, and that of the handshake is about to end.
         self._draining.hold()
 

@@ -19,7 +19,7 @@ from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.forward import forward, request_head
 from moorline.gateway.proxy.proxied import pass_on
 from moorline.gateway.proxy.response import Response
-from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
+from moorline.gateway.proxy.tunnels import TUNNELS, Handshake, Tunnels
 
 __all__ = ["websocket"]
 
@@ -33,11 +33,13 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     handshake.check_request(request.headers, request.version)
     app = request.app
     tunnels = app[TUNNELS]
-    with tunnels.handshake(request):
-        return await tunnels.measured(_switched(request, app, tunnels))
+    with tunnels.handshake(request) as place:
+        return await tunnels.measured(_switched(request, app, tunnels, place))
 
 
-async def _switched(request: web.Request, app: web.Application, tunnels: Tunnels) -> web.StreamResponse:
+async def _switched(
+    request: web.Request, app: web.Application, tunnels: Tunnels, place: Handshake
+) -> web.StreamResponse:
     """Open a tunnel, or pass the upstream's refusal on."""
     async with Exchange(request, request_head, upgrade=True) as exchange:
         response = await _response(exchange, app[TIME_LIMITS], app[SETTINGS].handshake_timeout)
@@ -47,7 +49,8 @@ async def _switched(request: web.Request, app: web.Application, tunnels: Tunnels
             return await pass_on(response, exchange)
         request_id = request[REQUEST_ID]
         head = handshake.switch_head(response, request_id=request_id)
-        tunnels.open(exchange, head, request_id, answers_key=handshake.answers_key(request.headers, response))
+        answers_key = handshake.answers_key(request.headers, response)
+        tunnels.open(exchange, head, request_id, handshake=place, answers_key=answers_key)
         return Sent(status=101)
 
 

@@ -379,7 +379,8 @@ class Relay:
 
     def resume_reading(self, end: End) -> None:
         """Read from this side again, unless the other one stalls or there is a backlog."""
-        if self.tunnel.relaying and not end.has_backlog and not self.tunnel.stalls(end.side.other):
+        tunnel = self.tunnel
+        if tunnel.relaying and not end.inbound.backlog and not tunnel.stalls(end.side.other):
             end.transport.resume_reading()
 
     def resume_discarding(self, end: End) -> None:

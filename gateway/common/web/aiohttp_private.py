@@ -129,15 +129,17 @@ class ServerProtocol(RequestHandler):
     task for each request there must be: a variable of one request's context must not be seen by the next one.
     """
 
-    __slots__ = ("_served",)
+    __slots__ = ("_is_taken", "_served")
 
+    _is_taken: bool
+    """Whether another protocol has the transport."""
     _served: tuple[Any, StreamReader]
     """The request that is being handled: its message and its body."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # The loop has set TCP_NODELAY, and the connection has SO_KEEPALIVE from its listener.
         self.transport = cast("asyncio.Transport", transport)
-        self._served = _NONE_SERVED
+        self._served, self._is_taken = _NONE_SERVED, False
         assert self._manager is not None, "until the connection is lost"
         self._manager.connection_made(self, self.transport)
 
@@ -202,7 +204,7 @@ class ServerProtocol(RequestHandler):
                 response, is_lost = await self._handle_request(request, None, functools.partial(_raised, error))
             else:
                 # Most are sent already. Behind a handshake that was refused aiohttp goes on parsing.
-                if self._upgraded or not getattr(response, "is_sent", False):
+                if not self._is_taken and (self._upgraded or not getattr(response, "is_sent", False)):
                     response, is_lost = await self.finish_response(request, response, None)
         except ConnectionError:
             return False
@@ -212,6 +214,10 @@ class ServerProtocol(RequestHandler):
                 self._handler_waiter.set_result(None)
             # The two refer to each other.
             request._task = None
+            if self._is_taken:
+                self.leave()
+        if self._is_taken:
+            return False
         self.has_responded()
         if is_lost:
             return False
@@ -237,6 +243,15 @@ class ServerProtocol(RequestHandler):
 
     def has_responded(self) -> None:
         """A response has been sent, or what will be sent of it."""
+
+    def leave(self) -> None:
+        """Have the server forget the connection, whose transport is another protocol's. aiohttp's `connection_lost`
+        would do so as well, and end what the other protocol goes on with.
+        """
+        self._force_close, self._task_handler = True, None
+        if self._manager is not None:
+            self._manager.connection_lost(self, None)
+        self._manager = self._request_factory = self._request_handler = self._parser = None
 
     async def discard(self, body: StreamReader) -> None:
         """Read the body that the handler has left, behind which the connection goes on; or end the connection."""
@@ -364,7 +379,10 @@ def take_over(request: web.BaseRequest, protocol: asyncio.Protocol) -> tuple[byt
     # aiohttp closes what it finds here when the handler has returned.
     handler.transport = None
     # The server must forget the connection, of whose end it is not told. Earlier would cancel the task.
-    request.task.add_done_callback(lambda _: handler.connection_lost(None))
+    if isinstance(handler, ServerProtocol):
+        handler._is_taken = True
+    else:
+        request.task.add_done_callback(lambda _: handler.connection_lost(None))
     return early, handler.writing_paused
 
 

@@ -257,6 +257,15 @@ class Connection(ServerProtocol):
             self._unfinished.receive_data(early)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._release()
+        super().connection_lost(exc)
+
+    def leave(self) -> None:
+        self._release()
+        super().leave()
+
+    def _release(self) -> None:
+        """Leave no timer and no place behind."""
         self._idle_connections.remove(self)
         self._forget_unparsed()
         if self._receiver is not None and not self._receiver.done():
@@ -268,7 +277,6 @@ class Connection(ServerProtocol):
         self._is_read()
         if self._unfinished is not None:
             self._unfinished.close()
-        super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
