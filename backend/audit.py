@@ -7,6 +7,7 @@ is hashed in both; with its id and `log_key` its lines are found.
 
 import contextlib
 import datetime
+import errno
 import json
 import logging
 import os
@@ -54,6 +55,8 @@ class Audit:
     def __init__(self, path: str | None) -> None:
         self._path = path
         self._fd: int | None = None
+        # A full disk took a part of the last line.
+        self._is_torn = False
 
     def open(self) -> None:
         """Open the file; UsageError where it cannot be written."""
@@ -122,7 +125,10 @@ class Audit:
                 self.close()
                 self._open()
             if self._fd is not None:
-                os.write(self._fd, line.encode())
+                data = b"\n" * self._is_torn + line.encode()
+                self._is_torn = os.write(self._fd, data) < len(data)
+                if self._is_torn:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             # Not fatal: the line is in the log of the process as well.
             logger.error("audit_log: cannot be written: %s", error.strerror)
@@ -131,6 +137,7 @@ class Audit:
         if self._path is None:
             return
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._is_torn = False
         status = os.fstat(self._fd)
         # A device, /dev/null for example, is left as it is.
         if stat.S_ISREG(status.st_mode) and status.st_mode & _OTHERS and status.st_uid == os.geteuid():

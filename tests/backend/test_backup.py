@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
 from unittest.mock import AsyncMock
@@ -29,6 +29,7 @@ from moorline.backend.eventlog.sqlite.schema import VERSION
 from moorline.gateway.common.errors import UsageError
 from tests.support import needs
 from tests.support.eventlogs import NOW, database_at, exchange, handle_of, opened, read_view, start
+from tests.support.full_disk import largest_file
 from tests.support.needs import program
 from tests.support.postgres import PostgresServer
 from tests.support.process import run_program, started
@@ -49,17 +50,6 @@ async def restored(folder: Path, file: Path) -> None:
     for name in ("chat.db", "chat.db-wal"):
         (folder / name).unlink(missing_ok=True)
     assert await asyncio.to_thread(restore, database_at(folder), [str(file)]) == 0
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Within this block no file of this process grows beyond `size`, as on a disk that is full then."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 async def sessions(folder: Path, *names: str) -> list[str]:

@@ -20,6 +20,7 @@ from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.logs import hashed
 from tests.support.backend_process import BackendProcess, backend_process
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
+from tests.support.full_disk import largest_file
 from tests.support.openai_server import DONE, Status, error, finish, openai_server, says
 
 PATIENT, SESSION = "patient:4711-Xy", "session:0815-Qz"
@@ -219,6 +220,19 @@ def test_the_file_is_only_appended_to_and_opened_again_after_it_was_rotated(audi
     audit.close()
     assert [line["who"] for line in lines(audit_path.with_suffix(".1"))] == ["earlier", "one"]
     assert [line["who"] for line in lines(audit_path)] == ["two"]
+
+
+def test_a_line_that_a_full_disk_took_in_part_spoils_no_other(audit_path: Path, log_lines: list[str]) -> None:
+    audit = Audit(str(audit_path))
+    audit.open()
+    audit.record("send", "s", "dr.who", "ok")
+    with largest_file(audit_path.stat().st_size + 20):
+        audit.record("cancel", "s", "dr.who", "ok")
+    audit.record("erase", "s", "dr.who", "ok")
+    audit.close()
+    first, torn, last = audit_path.read_text(encoding="utf-8").splitlines()
+    assert (json.loads(first)["action"], json.loads(last)["action"], len(torn)) == ("send", "erase", 20)
+    assert "audit_log: cannot be written: No space left on device" in "".join(log_lines)
 
 
 async def test_a_file_that_cannot_be_written_refuses_the_start(tmp_path: Path) -> None:
