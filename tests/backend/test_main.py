@@ -1,5 +1,6 @@
 """The backend as a process of its own."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -51,7 +52,7 @@ async def test_the_database_is_let_go_of_at_the_end(tmp_path: Path) -> None:
     async with started("moorline", "backend", "--port", "0", cwd=tmp_path) as program:
         await program.line("database")
         assert await program.stop() == 0
-    with sqlite3.connect(tmp_path / "moorline.db") as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / "moorline.db")) as database, database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     database.close()
 

@@ -1,5 +1,6 @@
 """What cannot work is said in one line at the start."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -38,7 +39,7 @@ async def test_a_value_that_cannot_work_is_one_line(
 )
 async def test_a_database_of_another_program_is_left_as_it_is(statement: str, tmp_path: Path) -> None:
     path = tmp_path / "moorline.db"
-    with sqlite3.connect(path) as database:
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute(statement)
     database.close()
     before = path.read_bytes()

@@ -1,6 +1,7 @@
 """A ticket opens one socket, of the patient that it names, for half a minute, at any backend of the database."""
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from pathlib import Path
@@ -177,14 +178,14 @@ async def test_a_ticket_that_is_not_used_is_removed_in_time(tmp_path: Path, monk
         await issue(server)
         for _ in range(pruned.qsize() + 2):
             await pruned.get()
-    with sqlite3.connect(tmp_path / "chat.db") as db:
+    with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db, db:
         assert db.execute("SELECT * FROM tickets").fetchall() == []
 
 
 async def test_the_database_holds_no_ticket_but_its_hash(tmp_path: Path) -> None:
     async with backend(tmp_path, Script(), authorize=by_header) as server:
         text = await ticket(server)
-    with sqlite3.connect(tmp_path / "chat.db") as db:
+    with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db, db:
         (row,) = db.execute("SELECT * FROM tickets").fetchall()
     assert tickets._digest(text) in row
     assert text not in str(row)
