@@ -253,6 +253,18 @@ async def big_request_36k(stage: Stage) -> None:
     await _too_big(stage, handshake("/ws/x", *(f"X-Big-{n}: {'x' * 6000}" for n in range(6))))
 
 
+@row("big_request_sent_on", {"client": "400", "end": "FIN", "connections": "0"}, gateway={"client": "431"})
+async def big_request_sent_on(stage: Stage) -> None:
+    """A client that sends 8 MiB of headers before it reads: a reset would cost it the response (lingering_close)."""
+    client = await stage.client()
+    await client.send(handshake("/ws/x")[:-2])
+    for _ in range(1024):
+        await client.send(b"X-Big: " + b"x" * 8000 + b"\r\n")
+    await stage.answer(client)
+    _, end = await client.end()
+    stage.see("end", end)
+
+
 @row("big_target_9k", {"client": "414", "connections": "0"}, gateway={"client": "431"})
 async def big_target_9k(stage: Stage) -> None:
     await _too_big(stage, handshake("/ws/" + "x" * 9000))
