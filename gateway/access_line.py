@@ -7,7 +7,8 @@ import logging
 from aiohttp import web
 
 from moorline.gateway.common import logs
-from moorline.gateway.common.access.middleware import REFUSAL, client_address
+from moorline.gateway.common.access.middleware import CLIENT, REFUSAL, client_address
+from moorline.gateway.common.web.aiohttp_private import items_of
 from moorline.gateway.common.web.route_name import describe
 from moorline.gateway.keys import CAUSE, DESTINATION, REQUEST_ID, UPSTREAM
 from moorline.gateway.logged_path import logged_path
@@ -25,16 +26,15 @@ def log_request(request: web.Request, status: int, seconds: float) -> None:
     """Log the result of a request."""
     if not log.isEnabledFor(logging.INFO):
         return
-    path, client, request_id = _path(request), client_address(request), request[REQUEST_ID]
+    items, path = items_of(request), _path(request)
+    client, request_id = items.get(CLIENT) or client_address(request), items[REQUEST_ID]
     text = f"{request.method} {path} {status} {seconds:.3f}s client={client} request_id={request_id}"
-    # One look for all three: what a request lacks is found out by an exception.
-    present = set(request)
-    if CAUSE in present:
-        text += f" cause={request[CAUSE].code}"
-    if REFUSAL in present:
-        text += f' refused="{request[REFUSAL]}"'
-    if UPSTREAM in present:
-        text += f" upstream={request[UPSTREAM]}"
+    if CAUSE in items:
+        text += f" cause={items[CAUSE].code}"
+    if REFUSAL in items:
+        text += f' refused="{items[REFUSAL]}"'
+    if UPSTREAM in items:
+        text += f" upstream={items[UPSTREAM]}"
     # Without values: what looks like a placeholder in a path is none.
     logs.info(log, text, functools.partial(_facts, request, path, status, seconds))
 

@@ -13,6 +13,7 @@ from multidict import istr
 from moorline.gateway.access_line import log_request
 from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS, TooManyConnections
+from moorline.gateway.common.web.aiohttp_private import items_of, items_of_app
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.common.web.route_name import describe
 from moorline.gateway.common.web.sent import Sent
@@ -52,11 +53,11 @@ _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE
 @web.middleware
 async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Handle the request and log its result in one line."""
-    app = request.app
-    trusted = request[TRUSTED] = app[ACCESS_RULES].trusts(request.remote or "")
+    items, of_app = items_of(request), items_of_app(request)
+    trusted = items[TRUSTED] = of_app[ACCESS_RULES].trusts(request.remote or "")
     fresh = os.urandom(_ID_BYTES).hex()
     given = trusted and _X_REQUEST_ID in request.headers
-    request[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=fresh) if given else fresh
+    items[REQUEST_ID] = headers.request_id(request.headers, trusted=trusted, fresh=fresh) if given else fresh
     began, status = time.monotonic(), CLIENT_CLOSED_REQUEST
     try:
         try:
@@ -67,8 +68,8 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
         return response
     finally:
         seconds = time.monotonic() - began
-        if (metrics := app.get(METRICS)) is not None:
-            _count(metrics, request, status, seconds)
+        if METRICS in of_app:
+            _count(of_app[METRICS], request, status, seconds)
         # A socket has its own line, with the same facts.
         if status != SWITCHING_PROTOCOLS:
             log_request(request, status, seconds)

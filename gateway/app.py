@@ -15,12 +15,12 @@ from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
 from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
-from moorline.gateway.common.web.aiohttp_private import pass_router
+from moorline.gateway.common.web.aiohttp_private import items_of, pass_router
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET, METRICS_WAIT, MetricsPort
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits, limited
-from moorline.gateway.common.web.server import ACCEPT_THROUGH, DIRECT_HANDLER
+from moorline.gateway.common.web.server import ACCEPT_THROUGH, DIRECT_HANDLER, DirectHandler
 from moorline.gateway.common.web.tls import SERVER_TLS, ServerTls
 from moorline.gateway.common.web.traced import add_tracing
 from moorline.gateway.inspector.handlers import add_inspector
@@ -44,7 +44,7 @@ from moorline.gateway.proxy.followed_hook import followed_hook
 from moorline.gateway.proxy.locations import LocationRoutes
 from moorline.gateway.proxy.pool import pools
 from moorline.gateway.proxy.routes import Owner, Route
-from moorline.gateway.proxy.routing import is_foreign, proxy, route_middleware
+from moorline.gateway.proxy.routing import dispatch, is_foreign, proxy, route_middleware
 from moorline.gateway.proxy.templates import Templates
 from moorline.gateway.proxy.tls import add_tls
 from moorline.gateway.proxy.tunnels import tunnels
@@ -212,35 +212,34 @@ async def _set_direct_handler(
     if len(app.router.resources()) != app[RESOURCES]:
         # A program that embeds the gateway has added routes of its own.
         return
-    templates = Templates([template for template, _ in proxied])
+    templates, routes = Templates([template for template, _ in proxied]), app[ROUTES]
     found = [_direct(app, route) for _, route in proxied]
     healthz = _direct(app, health_route)
 
-    def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse] | None:
-        # An application makes no others; to ask costs as much as the rest of this.
-        request = cast("web.Request", request)
+    def handle(request: web.Request) -> Awaitable[web.StreamResponse] | None:
         path = request.rel_url.raw_path
         if hdrs.EXPECT in request.headers:
             # aiohttp answers Expect.
             return None
-        if (destination := app[ROUTES].match(path)) is None:
+        if (destination := routes.match(path)) is None:
             if path != _HEALTHZ or request.method != hdrs.METH_GET:
                 return None
             match_info, handler = healthz
         elif (place := templates.find(path)) is None:
             return None
         else:
-            request[DESTINATION] = destination
+            items_of(request)[DESTINATION] = destination
             match_info, handler = found[place]
         pass_router(request, match_info)
         return handler(request)
 
-    app[DIRECT_HANDLER] = handle
+    # An application makes no requests but these.
+    app[DIRECT_HANDLER] = cast("DirectHandler", handle)
 
 
 def _direct(app: web.Application, route: web.AbstractRoute) -> tuple[web.UrlMappingMatchInfo, Handler]:
     """A route's handler within the middlewares, and what the router would find."""
-    handler = route.handler
+    handler: Handler = dispatch if route.handler is proxy else route.handler
     for middleware in reversed(app.middlewares):
         if middleware is not route_middleware:
             handler = functools.partial(middleware, handler=handler)

@@ -15,7 +15,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.output import Output
@@ -80,11 +80,11 @@ def info(logger: logging.Logger, message: str, facts: Callable[[], Mapping[str, 
 
 def _only_handler(logger: logging.Logger) -> "_Lines | None":
     """The handler of `setup`, unless the program has another one, or a filter: a test, a library that collects logs."""
-    each = logger
-    while (parent := each.parent) is not None:
+    each, parent = logger, logger.parent
+    while parent is not None:
         if each.handlers or each.filters or not each.propagate:
             return None
-        each = parent
+        each, parent = parent, parent.parent
     if len(each.handlers) != 1:
         return None
     handler = each.handlers[0]
@@ -131,8 +131,9 @@ class _Lines(logging.StreamHandler[TextIO]):
     def add(self, level: str, name: str, message: str, facts: Callable[[], Mapping[str, object]]) -> None:
         """What `handle` does with a record of these facts, whose line can wait for those of the same iteration."""
         assert self.lock is not None, "a handler has one"
+        formatter: Any = self.formatter
         with self.lock:
-            self._add(cast("_Formatter", self.formatter).line(time.time(), level, name, message, facts))
+            self._add(formatter.line(time.time(), level, name, message, facts))
 
     def _add(self, line: str, *, is_urgent: bool = False) -> None:
         self._lines.append(line + self.terminator)

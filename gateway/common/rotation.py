@@ -15,34 +15,34 @@ class Rotation(Generic[T]):
     """What waits, each item with the client that it is of."""
 
     def __init__(self) -> None:
-        # The client that is next first. Each has one item at least.
-        self._waiting: dict[str, deque[T]] = {}
+        self.clients: dict[str, deque[T]] = {}
+        """Those that wait, each with its items, of which there is one at least; the one that is next first."""
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self.clients)
 
     def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, self.clients.values()))
 
     def append(self, client: str, item: T) -> None:
         """Add the last one of this client."""
-        self._waiting.setdefault(client, deque()).append(item)
+        self.clients.setdefault(client, deque()).append(item)
 
     def popleft(self) -> T:
         """The first item of the client that is next, which then is behind all others."""
-        client = next(iter(self._waiting))
-        items = self._waiting.pop(client)
+        client = next(iter(self.clients))
+        items = self.clients.pop(client)
         item = items.popleft()
         if items:
-            self._waiting[client] = items
+            self.clients[client] = items
         return item
 
     def discard(self, client: str, item: T) -> bool:
         """Remove it; whether it was there."""
-        items = self._waiting.get(client, deque())
+        items = self.clients.get(client, deque())
         if item not in items:
             return False
         items.remove(item)
         if not items:
-            del self._waiting[client]
+            del self.clients[client]
         return True

@@ -51,6 +51,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_awaited",
         "_body",
         "_deadline",
         "_descriptor",
@@ -89,6 +90,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._body: list[bytes | memoryview] = []
         self._unread = 0
         self._error: GatewayError | None = None
+        # Of the headers, and of the body.
+        self._awaited: asyncio.Future[Response] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._writing_paused = False
@@ -181,27 +184,21 @@ class UpstreamConnection(asyncio.Protocol):
                 if not self._has_headers():
                     raise UpstreamTimeout("proxy_send_timeout while the body of the request was sent") from None
 
-    async def response(self, seconds: float | None) -> Response:
-        """The status line and headers of the final response; interim ones are dropped.
+    def response(self, seconds: float | None) -> "asyncio.Future[Response]":
+        """The status line and headers of the final response; interim ones are dropped. A future and no coroutine, which
+        each request would run twice.
 
         Raises:
             UpstreamUnreachable: the connection ended before.
             BadUpstreamResponse: what came is not HTTP/1.1.
             UpstreamTimeout: it took longer than `seconds`.
         """
-        if self._response is None and self._error is None:
-            # `_wait`, which would be one more call of each request.
-            self._waiter = self._loop.create_future()
-            if seconds is not None:
-                self._expire_in(seconds)
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-                self._deadline = math.inf
-        if self._response is None:
-            raise self._failure()
-        return self._response
+        awaited = self._awaited = self._loop.create_future()
+        if self._response is not None or self._error is not None:
+            self._wake()
+        elif seconds is not None:
+            self._expire_in(seconds)
+        return awaited
 
     def pass_to(self, sink: Sink) -> None:
         """Give the body to `sink`: what has come of it now, and from now on each part as it comes."""
@@ -267,7 +264,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def request_sent(self, seconds: float) -> None:
         """The request's body has been sent: the wait for the response may take so long from now on."""
-        if self._waiter is not None:
+        if self._awaited is not None and not self._awaited.done():
             self._expire_in(seconds)
 
     def abort(self) -> None:
@@ -427,7 +424,15 @@ class UpstreamConnection(asyncio.Protocol):
             self._deadline = math.inf
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        awaited = self._awaited
+        if awaited is not None:
+            self._awaited, self._deadline = None, math.inf
+            if not awaited.done():
+                if self._response is not None:
+                    awaited.set_result(self._response)
+                else:
+                    awaited.set_exception(self._failure())
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def _expire_in(self, seconds: float) -> None:

@@ -17,8 +17,9 @@ from typing import Self
 from aiohttp import hdrs, web
 
 from moorline.gateway.cause import Moment
-from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.middleware import CLIENT, client_address
 from moorline.gateway.common.access.rules import client_network
+from moorline.gateway.common.web.aiohttp_private import items_of, items_of_app
 from moorline.gateway.common.web.deadline import latest_end
 from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 from moorline.gateway.errors import (
@@ -39,7 +40,7 @@ from moorline.gateway.proxy.handshake import is_switch
 from moorline.gateway.proxy.pool import POOLS, Pool
 from moorline.gateway.proxy.response import Response
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES
-from moorline.gateway.proxy.routes import Owner
+from moorline.gateway.proxy.routes import Destination, Owner
 from moorline.gateway.proxy.tls import tls_for
 from moorline.gateway.proxy.upstreams import Upstream
 
@@ -74,32 +75,38 @@ class Exchange:
     Leaving it, in whatever way, ends the request at the upstream, unless `detach` was called.
     """
 
+    # How each begins. The class holds them: to set ten attributes took a third of the time to make one.
+    sink: Sink | None = None
+    """What `begin` has returned."""
+    held = False
+    """Whether it waits in the queue, since no upstream can be reached."""
+    upload: asyncio.Task[None] | None = None
+    """Sends the request's body, unless that was sent with the headers."""
+    _sent = False
+    _body_sent = True
+    _upstream: Upstream | None = None
+    _connection: UpstreamConnection | None = None
+    # Of the connection, which a handshake has for itself.
+    _pool: Pool | None = None
+
     def __init__(self, request: web.Request, head: Head, *, begin: Begin | None = None, upgrade: bool = False) -> None:
         self.request = request
-        self.client = client_address(request)
-        self.app = request.app
-        self.destination = destination = request[DESTINATION]
+        self.items = items = items_of(request)
+        """What the request holds by its keys."""
+        self.of_app = items_of_app(request)
+        """What its application does."""
+        self.client: str = items.get(CLIENT) or client_address(request)
+        self.destination: Destination = items[DESTINATION]
         self.is_upgrade = upgrade
-        self._upstreams = destination.upstreams
-        self._timeouts = destination.timeouts
+        self._upstreams = self.destination.upstreams
+        self._timeouts = self.destination.timeouts
         self._head = head
         self._begin = begin
-        self.sink: Sink | None = None
-        """What `begin` has returned."""
-        self._is_always_held = upgrade or destination.route.owner is Owner.FRONTEND
-        self.held = False
-        """Whether it waits in the queue, since no upstream can be reached."""
+        self._is_always_held = upgrade or self.destination.route.owner is Owner.FRONTEND
         self._clock = asyncio.get_running_loop().time
         self._has_body = request.body_exists
         # A body that was sent is gone.
         self._idempotent = not self._has_body and request.method in _IDEMPOTENT
-        self._upload: asyncio.Task[None] | None = None
-        self._sent = False
-        self._body_sent = True
-        self._upstream: Upstream | None = None
-        self._connection: UpstreamConnection | None = None
-        # Of the connection, which a handshake has for itself.
-        self._pool: Pool | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -107,12 +114,14 @@ class Exchange:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The two refer to each other.
-        self.sink = None
-        if self._upstream is not None:
-            self.close()
-        if self._upload is not None:
-            await asyncio.gather(self._upload, return_exceptions=True)
+        self.close()
+        if self.upload is not None:
+            await self.upload_ended()
+
+    async def upload_ended(self) -> None:
+        """Return when nothing more of the request's body is read."""
+        if self.upload is not None:
+            await asyncio.gather(self.upload, return_exceptions=True)
 
     @property
     def upstream(self) -> Upstream:
@@ -126,12 +135,18 @@ class Exchange:
         assert self._connection is not None, "there is a response"
         return self._connection
 
+    @property
+    def app(self) -> web.Application:
+        return self.request.app
+
     def close(self) -> None:
         """End the request. Its connection serves another one only behind a response that has ended by itself, on a
-        request that was sent whole.
+        request that was sent whole. Where there is an `upload`, it is over once `upload_ended` returns.
         """
-        if self._upload is not None:
-            self._upload.cancel()
+        # The two refer to each other.
+        self.sink = None
+        if self.upload is not None:
+            self.upload.cancel()
         upstream, connection = self._upstream, self._connection
         self._upstream = None
         if upstream is not None:
@@ -254,10 +269,12 @@ class Exchange:
 
     def _take_idle(self, upstream: Upstream) -> UpstreamConnection | None:
         """One of the pool's that serves at once, if there is one."""
-        if self.is_upgrade or (pool := self.app[POOLS][upstream]).is_full:
+        if self.is_upgrade:
             return None
-        self._pool, self._connection = pool, pool.take_idle(self._clock())
-        return self._connection
+        pool: Pool = self.of_app[POOLS][upstream]
+        if (connection := pool.take_idle(self._clock())) is not None:
+            self._pool, self._connection = pool, connection
+        return connection
 
     async def _connect(self, upstream: Upstream, *, reuse: bool) -> UpstreamConnection:
         """One of the pool's for plain HTTP, one of its own for a handshake."""
@@ -298,7 +315,7 @@ class Exchange:
         connection.send(self.request.method, head + (body or b""), self._received)
         if body is None:
             self._body_sent = False
-            self._upload = asyncio.create_task(self._send_body(connection))
+            self.upload = asyncio.create_task(self._send_body(connection))
             # The timer of the response begins when the body was sent; until then the upload has its own.
             seconds = None
         return connection.response(seconds)

@@ -1,18 +1,22 @@
 """Plain HTTP to an upstream."""
 
 import functools
+import itertools
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from aiohttp import hdrs, web
 from multidict import istr
 
 from moorline.gateway.common import tracing
 from moorline.gateway.common.access.middleware import is_preflight
-from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, is_untaken, taken
+from moorline.gateway.common.web.connection import Connection
+from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits, taken
 from moorline.gateway.errors import Loop, Malformed
 from moorline.gateway.keys import ACCESS_RULES, DESTINATION, GATEWAY_ID, REQUEST_ID, SETTINGS, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.exchange import Exchange
-from moorline.gateway.proxy.proxied import begin, pass_on
+from moorline.gateway.proxy.proxied import begin, pass_on, sent_whole
 from moorline.gateway.proxy.response import Response
 from moorline.gateway.proxy.routes import Host, Owner
 from moorline.gateway.proxy.upstreams import Upstream
@@ -21,23 +25,32 @@ __all__ = ["forward", "request_head"]
 
 # Not Via (RFC 9110 section 7.6.3), for which servers change what they send: nginx does not compress then.
 _PASSED_BY = istr("X-Moorline-Gateway")
+# Of the headers that a connection keeps, which may be one of ten thousand: with their copies 8 KiB at most.
+_MOST_KEPT_BYTES = 2 << 10
+_MOST_KEPT_LINES = 32
 
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Pass the request on and its response back, both as they come."""
     exchange = Exchange(request, request_head, begin=begin)
-    limits = exchange.app[REQUEST_LIMITS]
+    limits: RequestLimits = exchange.of_app[REQUEST_LIMITS]
     limits.take(exchange.client)
     try:
-        async with exchange:
+        try:
             response = await exchange.response()
+            if (proxied := sent_whole(exchange)) is not None:
+                return proxied
             if request.method == hdrs.METH_OPTIONS and _leaves_cors_to_gateway(request, response):
                 # `add_cors_headers` adds the rest.
                 return web.Response(status=204)
-            proxied = await pass_on(response, exchange)
-        if is_untaken(request):
-            await taken(request)
-        return proxied
+            passed = await pass_on(response, exchange)
+        finally:
+            # As `async with` does it, without two coroutines for each request.
+            exchange.close()
+            if exchange.upload is not None:
+                await exchange.upload_ended()
+        await taken(request)
+        return passed
     finally:
         limits.release(exchange.client)
 
@@ -49,8 +62,9 @@ def request_head(exchange: Exchange, upstream: Upstream) -> bytes:
         Malformed: they cannot be passed on.
         Loop: this gateway has passed the request on before.
     """
-    app, request, route, upgrade = exchange.app, exchange.request, exchange.destination.route, exchange.is_upgrade
-    given, gateway_id = request.headers, app[GATEWAY_ID]
+    request, route = exchange.request, exchange.destination.route
+    of_app = exchange.of_app
+    given, gateway_id = request.headers, of_app[GATEWAY_ID]
     if _PASSED_BY in given and gateway_id in given.getall(_PASSED_BY):
         raise Loop(route.path, upstream.url)
     replaced: dict[bytes, bytes] = {}
@@ -62,26 +76,60 @@ def request_head(exchange: Exchange, upstream: Upstream) -> bytes:
     if tracing.is_on():
         # In the place of the client's, which is not one of this trace, or its parent.
         replaced |= {name.encode(): value.encode() for name, value in tracing.outgoing().items()}
-    added = [_passed_by(gateway_id)]
-    if app[SETTINGS].upstream_keepalive is None and not upgrade:
-        added.append(b"Connection: close")
+    target = route.sent(headers.origin_form(request.raw_path))
     try:
-        return headers.request_head(
-            request.method,
-            route.sent(headers.origin_form(request.raw_path)),
-            given,
-            request.raw_headers,
-            peer=request.remote or "",
-            client=exchange.client,
-            scheme=request.scheme,
-            request_id=request[REQUEST_ID],
-            trusted=request[TRUSTED],
-            upgrade=upgrade,
-            replaced=replaced,
-            added=added,
-        )
+        lines = _header_lines(exchange, replaced)
+        request_id = exchange.items[REQUEST_ID]
+        return headers.with_request_line(request.method, target, lines, request_id, upgrade=exchange.is_upgrade)
     except ValueError as error:
         raise Malformed("A header holds a line break.") from error
+
+
+class _Kept(NamedTuple):
+    """The lines for a connection's last request, and what differs between two of its requests that decides about them:
+    the rest is the connection's or the application's.
+    """
+
+    raw_headers: headers.Fields
+    replaced: Mapping[bytes, bytes]
+    lines: bytes
+
+
+def _header_lines(exchange: Exchange, replaced: Mapping[bytes, bytes]) -> bytes:
+    """The headers for the upstream. A client sends the same ones again and again, most of all one that polls, and to
+    compare them costs less than to write them anew.
+    """
+    request, upgrade = exchange.request, exchange.is_upgrade
+    protocol, raw_headers = request.protocol, request.raw_headers
+    # A connection that becomes a tunnel has no next request.
+    connection = protocol if isinstance(protocol, Connection) and not upgrade else None
+    if connection is not None and isinstance(kept := connection.kept, _Kept):
+        if kept.raw_headers == raw_headers and kept.replaced == replaced:
+            return kept.lines
+        connection.kept = None
+    of_app = exchange.of_app
+    added = [_passed_by(of_app[GATEWAY_ID])]
+    if of_app[SETTINGS].upstream_keepalive is None and not upgrade:
+        added.append(b"Connection: close")
+    lines = headers.header_lines(
+        request.headers,
+        raw_headers,
+        peer=request.remote or "",
+        client=exchange.client,
+        scheme=request.scheme,
+        trusted=exchange.items[TRUSTED],
+        replaced=replaced,
+        added=added,
+    )
+    if connection is not None and _is_small(raw_headers):
+        connection.kept = _Kept(raw_headers, replaced, lines)
+    return lines
+
+
+def _is_small(raw_headers: headers.Fields) -> bool:
+    """Whether a connection may keep them: those that do not pass, which may be large, are in its memory, too."""
+    size = len(b"".join(itertools.chain.from_iterable(raw_headers)))
+    return size <= _MOST_KEPT_BYTES and len(raw_headers) <= _MOST_KEPT_LINES
 
 
 @functools.lru_cache(maxsize=4)

@@ -21,6 +21,7 @@ __all__ = [
     "cookie_for",
     "encoded",
     "end_to_end",
+    "header_lines",
     "location_for",
     "origin_form",
     "passes_as_it_is",
@@ -28,6 +29,7 @@ __all__ = [
     "request_id",
     "response_fields",
     "text_of",
+    "with_request_line",
 ]
 
 Headers = CIMultiDictProxy[str] | CIMultiDict[str]
@@ -63,10 +65,12 @@ _OPTIONS = frozenset({b"", b"close", b"keep-alive", b"upgrade"})
 _TARGET = re.compile(r"[!-\"$-~]+")
 # Written anew on each hop (RFC 9110 section 7.8).
 UPGRADE = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
+_UPGRADE_LINES = b"".join(b"%b: %b\r\n" % field for field in UPGRADE) + b"\r\n"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 
 
 _NOTHING: Mapping[bytes, bytes] = {}
+_CRLF = b"\r\n"
 _NAME_OF = operator.itemgetter(0)
 
 
@@ -151,11 +155,50 @@ def request_head(
     replaced: Mapping[bytes, bytes] = _NOTHING,
     added: Sequence[bytes] = (),
 ) -> bytes:
-    """The request line and headers as the upstream gets them, with the names and values as the client wrote them.
+    """The request line and headers as the upstream gets them; see `header_lines`."""
+    lines = header_lines(
+        headers,
+        raw_headers,
+        peer=peer,
+        client=client,
+        scheme=scheme,
+        trusted=trusted,
+        replaced=replaced,
+        added=added,
+    )
+    return with_request_line(method, target, lines, request_id, upgrade=upgrade)
+
+
+def with_request_line(method: str, target: str, lines: bytes, request_id: str, *, upgrade: bool = False) -> bytes:
+    """The request line, these header lines, and the id in every log. `upgrade`: a WebSocket is asked for.
+
+    Raises:
+        ValueError: the method or the target holds a line break.
+    """
+    start = f"{method} {target} HTTP/1.1\r\n".encode()
+    if not start.count(b"\n") == start.count(b"\r") == 1:
+        raise ValueError("a line break in the request line")
+    end = b"\r\n" if not upgrade else _UPGRADE_LINES
+    return start + lines + f"X-Request-ID: {request_id}\r\n".encode() + end
+
+
+def header_lines(
+    headers: Headers,
+    raw_headers: Fields,
+    *,
+    peer: str,
+    client: str,
+    scheme: str,
+    trusted: bool,
+    replaced: Mapping[bytes, bytes] = _NOTHING,
+    added: Sequence[bytes] = (),
+) -> bytes:
+    """The headers of a request as the upstream gets them, with the names and values as the client wrote them; each line
+    with its CRLF, and all but the request's id.
 
     `peer` is the address of the TCP connection, `client` that of the client behind trusted proxies. With `trusted` what
-    the peer says of the client is kept and extended, else replaced. `upgrade`: a WebSocket is asked for. `replaced`
-    holds headers, by their names in lower case, that are sent instead of the client's.
+    the peer says of the client is kept and extended, else replaced. `replaced` holds headers, by their names in lower
+    case, that are sent instead of the client's.
 
     Raises:
         ValueError: a header holds a line break.
@@ -167,12 +210,8 @@ def request_head(
         raw_headers = [field for field in raw_headers if field[0].lower() not in left_out]
     passes = _passes_from_proxy if trusted else _passes
     passed = itertools.compress(raw_headers, map(passes, map(_NAME_OF, raw_headers)))
-    lines = [f"{method} {target} HTTP/1.1".encode(), *map(b": ".join, passed)]
-    written = b"\r\n".join(lines)
     # Parsers let no line break pass; one that did would let a client write a request here.
-    if not written.count(b"\n") == written.count(b"\r") == len(lines) - 1:
-        raise ValueError("a line break in a header")
-    lines = [written]
+    lines = [encoded(list(passed)).removesuffix(_CRLF)]
     host = headers.get(_HOST, "")
     spoken = trusted and list(itertools.compress(raw_headers, map(_is_about_client, map(_NAME_OF, raw_headers))))
     if spoken:
@@ -184,14 +223,12 @@ def request_head(
             lines.append(_forwarded_host(host))
     else:
         lines.append(_forwarded(peer, client, scheme, host))
-    lines += (f"X-Request-ID: {request_id}".encode(), *added)
+    lines += added
     if replaced:
         lines += [b"%b: %b" % (name.title(), value) for name, value in replaced.items()]
     if _TRANSFER_ENCODING in headers:
         lines.append(b"Transfer-Encoding: chunked")
-    if upgrade:
-        lines += map(b": ".join, UPGRADE)
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+    return _CRLF.join(filter(None, lines)) + _CRLF
 
 
 # Of the few addresses and names by which one server's clients come.

@@ -49,7 +49,13 @@ class Pool:
         return len(self._busy) + self._given >= self._limit or bool(self._waiting)
 
     def take_idle(self, now: float) -> UpstreamConnection | None:
-        """A connection that is established already, to be given back."""
+        """A connection that is established already, to be given back; None where there is none, or the pool is full."""
+        # `is_full`, which would be two more calls of each request.
+        if len(self._busy) + self._given >= self._limit or self._waiting.clients:
+            return None
+        return self._take_idle(now)
+
+    def _take_idle(self, now: float) -> UpstreamConnection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.end_idle():
@@ -59,7 +65,7 @@ class Pool:
 
     def take(self, now: float, *, reuse: bool) -> UpstreamConnection:
         """A connection, to be given back; it is not established where there is none to `reuse`."""
-        if reuse and (idle := self.take_idle(now)) is not None:
+        if reuse and (idle := self._take_idle(now)) is not None:
             return idle
         if len(self._idle) + len(self._busy) >= self._limit and self._idle:
             self._idle.pop(0).abort()
@@ -75,7 +81,7 @@ class Pool:
             connection.begin_idle(self._keepalive, self._idle.remove)
         else:
             connection.abort()
-        if self._waiting:
+        if self._waiting.clients:
             self._wake()
 
     def close(self) -> None:

@@ -12,11 +12,12 @@ import re
 from collections.abc import Set
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import HttpVersion11, hdrs, web
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
+from moorline.gateway.common.web.request_limits import has_untaken
 from moorline.gateway.common.web.sent import Sent
 from moorline.gateway.errors import BadUpstreamResponse, GatewayError
 from moorline.gateway.keys import CAUSE, DRAINING, REQUEST_ID, TRUSTED
@@ -26,7 +27,7 @@ from moorline.gateway.proxy.response import Response
 from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.tunnel import kernel
 
-__all__ = ["ProxiedResponse", "begin", "pass_on"]
+__all__ = ["ProxiedResponse", "begin", "pass_on", "sent_whole"]
 
 log = logging.getLogger("moorline.gateway.upstream")
 
@@ -46,8 +47,17 @@ def begin(exchange: Exchange, response: Response) -> "ProxiedResponse | None":
     if exchange.app.on_response_prepare or exchange.request.method == hdrs.METH_OPTIONS:
         return None
     proxied = ProxiedResponse(exchange, response)
-    proxied.begin(*_lines(exchange, response))
+    if headers.passes_as_it_is(response):
+        proxied.begin(response.lines, response.names.keys())
+    else:
+        proxied.begin(*_encoded(_fields(exchange, response)))
     return proxied
+
+
+def sent_whole(exchange: Exchange) -> "ProxiedResponse | None":
+    """The response, where the client has all of it already: nothing is to be waited for then."""
+    proxied: Any = exchange.sink
+    return proxied if proxied is not None and proxied.is_taken else None
 
 
 async def pass_on(response: Response, exchange: Exchange) -> web.StreamResponse:
@@ -69,17 +79,10 @@ async def pass_on(response: Response, exchange: Exchange) -> web.StreamResponse:
             changed = [(headers.bytes_of(name), headers.bytes_of(value)) for name, value in proxied.headers.items()]
             proxied.begin(*_encoded(changed))
         else:
-            proxied.begin(*_lines(exchange, response))
+            proxied.begin(*_encoded(_fields(exchange, response)))
         exchange.connection.pass_to(proxied)
     await proxied.finish()
     return proxied
-
-
-def _lines(exchange: Exchange, response: Response) -> tuple[bytes, Set[bytes]]:
-    """The lines of the headers as the client gets them, and their names in lower case."""
-    if headers.passes_as_it_is(response):
-        return response.lines, response.names.keys()
-    return _encoded(_fields(exchange, response))
 
 
 def _fields(exchange: Exchange, response: Response) -> headers.Fields:
@@ -94,9 +97,16 @@ def _fields(exchange: Exchange, response: Response) -> headers.Fields:
 class ProxiedResponse(Sent):
     """What the handler returns."""
 
+    is_taken = False
+    """Whether all of it was sent, and the kernel has it but for a small rest."""
+    # The status line and headers, until they are sent.
+    _begun = b""
+    _is_client_gone = False
+
     def __init__(self, exchange: Exchange, response: Response) -> None:
         super().__init__(status=response.status, reason=response.reason)
         request = self._request = exchange.request
+        self._protocol = request.protocol
         self._exchange = exchange
         self._timeouts = exchange.destination.timeouts
         self._is_current = request.version >= HttpVersion11
@@ -104,11 +114,8 @@ class ProxiedResponse(Sent):
         self._is_sized = _CONTENT_LENGTH in response.names or not has_body
         self._is_chunked = not self._is_sized and self._is_current
         # The next request is for the process that takes this one's place; behind the headers it would be too late.
-        stays = request.keep_alive and not exchange.app[DRAINING].is_leaving
+        stays = request.keep_alive and not exchange.of_app[DRAINING].is_leaving
         self._persistent = stays and (self._is_sized or self._is_chunked)
-        # The status line and headers, until they are sent.
-        self._begun = b""
-        self._is_client_gone = False
 
     @property
     def keep_alive(self) -> bool:
@@ -126,7 +133,7 @@ class ProxiedResponse(Sent):
             parts += (b"%x\r\n" % len(part), part, b"\r\n") if self._is_chunked else (part,)
         if complete and self._is_chunked:
             parts.append(b"0\r\n\r\n")
-        transport = self._request.transport
+        transport = self._protocol.transport
         if transport is None or transport.is_closing():
             self._is_client_gone = True
             return False
@@ -134,7 +141,8 @@ class ProxiedResponse(Sent):
             transport.writelines(parts)
         elif parts:
             transport.write(b"".join(parts))
-        return not self._request.protocol.writing_paused
+        self.is_taken = complete and not has_untaken(transport)
+        return not self._protocol.writing_paused
 
     async def finish(self) -> None:
         """Wait until all of it has been sent.
@@ -172,7 +180,7 @@ class ProxiedResponse(Sent):
             # RFC 9110 section 8.6
             parts[1] = re.sub(rb"(?im)^content-length:.*\r\n", b"", lines)
         if b"x-request-id" not in names:
-            parts.append(f"X-Request-ID: {self._request[REQUEST_ID]}\r\n".encode())
+            parts.append(f"X-Request-ID: {self._exchange.items[REQUEST_ID]}\r\n".encode())
         if b"date" not in names:
             # RFC 9110 section 6.6.1
             parts.append(f"Date: {formatdate(usegmt=True)}\r\n".encode())
@@ -209,6 +217,7 @@ def _status_line(status: int, reason: str, *, is_current: bool) -> bytes:
 
 
 def _encoded(fields: headers.Fields) -> tuple[bytes, Set[bytes]]:
+    """The lines of these headers, and their names in lower case."""
     try:
         return headers.encoded(fields), {name.lower() for name, _ in fields}
     except ValueError as error:

@@ -1,18 +1,21 @@
 """Finds the route of each request, and handles those that have one: a handshake becomes a tunnel, all else is HTTP."""
 
+from collections.abc import Awaitable
+
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from moorline.gateway.common.access.paths import dots, refusal
+from moorline.gateway.common.web.aiohttp_private import items_of
 from moorline.gateway.errors import Malformed
 from moorline.gateway.keys import DESTINATION, ROUTES
 from moorline.gateway.proxy.forward import forward
 from moorline.gateway.proxy.handshake import asks_for_websocket
 from moorline.gateway.proxy.headers import origin_form
-from moorline.gateway.proxy.routes import Owner, Route
+from moorline.gateway.proxy.routes import Destination, Owner, Route
 from moorline.gateway.proxy.websocket import websocket
 
-__all__ = ["is_foreign", "proxy", "route_middleware"]
+__all__ = ["dispatch", "is_foreign", "proxy", "route_middleware"]
 
 
 @web.middleware
@@ -24,17 +27,20 @@ async def route_middleware(request: web.Request, handler: Handler) -> web.Stream
 
 
 async def proxy(request: web.Request) -> web.StreamResponse:
+    """`dispatch` as aiohttp's router takes it."""
+    return await dispatch(request)
+
+
+def dispatch(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Pass the request on. One for an upgrade to anything but WebSocket is served without (RFC 9110 section 7.8)."""
-    # Not `get`, which is two calls.
-    try:
-        destination = request[DESTINATION]
-    except KeyError:
+    destination: Destination | None = items_of(request).get(DESTINATION)
+    if destination is None:
         # The gateway's own, though it is below a route for all paths.
-        raise web.HTTPNotFound(text="There is nothing at this address.") from None
+        raise web.HTTPNotFound(text="There is nothing at this address.")
     if destination.route.owner is Owner.USER and (reason := _refusal(request, destination.route)) is not None:
         raise Malformed(reason)
     upgrades = hdrs.UPGRADE in request.headers and destination.upgrades and asks_for_websocket(request.headers)
-    return await (websocket if upgrades else forward)(request)
+    return (websocket if upgrades else forward)(request)
 
 
 def _refusal(request: web.Request, route: Route) -> str | None:

@@ -2,7 +2,6 @@
 
 import enum
 import math
-from collections import Counter
 from collections.abc import Callable
 
 from moorline.gateway.common.access.rules import client_network
@@ -30,7 +29,8 @@ class Places:
         self._most_per_address = most if most_per_address is None else min(most_per_address, math.ceil(most / 2))
         self._is_exempt = is_exempt
         self._total = 0
-        self._by_network = Counter[str]()
+        # Not a Counter, whose deletions are calls of a method in Python.
+        self._by_network: dict[str, int] = {}
 
     def __len__(self) -> int:
         return self._total
@@ -49,14 +49,17 @@ class Places:
 
     def add(self, address: str) -> None:
         """One more is taken; `remove` it with the same address."""
+        network = client_network(address)
         self._total += 1
-        self._by_network[client_network(address)] += 1
+        self._by_network[network] = self._by_network.get(network, 0) + 1
 
     def remove(self, address: str) -> None:
         """One less is taken."""
         self._total -= 1
         network = client_network(address)
-        self._by_network[network] -= 1
-        if not self._by_network[network]:
+        left = self._by_network[network] - 1
+        if left:
+            self._by_network[network] = left
+        else:
             # As many addresses come and go as the clients have.
             del self._by_network[network]

@@ -33,6 +33,8 @@ __all__ = [
     "ServerProtocol",
     "check",
     "is_upgraded",
+    "items_of",
+    "items_of_app",
     "pass_router",
     "rebuilt",
     "take_over",
@@ -88,9 +90,16 @@ def check() -> None:
             if not hasattr(owner, name):
                 where = getattr(owner, "__qualname__", getattr(owner, "__name__", ""))
                 raise _unsupported(f"{where}.{name}")
-    # An attribute of each request alone, which this property returns.
-    if "_task" not in web.BaseRequest.task.fget.__code__.co_names:  # type: ignore[attr-defined]
-        raise _unsupported("BaseRequest._task")
+    # Attributes of each instance alone, and the function that returns it.
+    readers: tuple[tuple[type, Any, str], ...] = (
+        (web.BaseRequest, cast("property", web.BaseRequest.task).fget, "_task"),
+        (web.BaseRequest, web.BaseRequest.__getitem__, "_state"),
+        (web.Application, web.Application.__getitem__, "_state"),
+        (web.UrlMappingMatchInfo, cast("property", web.UrlMappingMatchInfo.current_app).fget, "_current_app"),
+    )
+    for owner, reader, name in readers:
+        if name not in reader.__code__.co_names:
+            raise _unsupported(f"{owner.__name__}.{name}")
 
 
 def _unsupported(name: str) -> UnsupportedLibrary:
@@ -165,8 +174,31 @@ class ServerProtocol(RequestHandler):
             self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
+        is_usable = False
         try:
-            is_usable = await self._respond(message, payload)
+            request, handler = self._request_of(message, payload)
+            try:
+                try:
+                    response = await handler(request)
+                except Exception as error:
+                    # aiohttp knows what to answer to each.
+                    response, is_lost = await self._handle_request(request, None, functools.partial(_raised, error))
+                else:
+                    # Most are sent already. Behind a handshake that was refused aiohttp goes on parsing.
+                    is_lost = False
+                    if not self._is_taken and (self._upgraded or not getattr(response, "is_sent", False)):
+                        response, is_lost = await self.finish_response(request, response, None)
+            finally:
+                self._end_request(request)
+            if not self._is_taken:
+                self.has_responded()
+                is_usable = not is_lost
+            if is_usable:
+                self._keepalive = bool(response.keep_alive)
+                if payload is not EMPTY_PAYLOAD:
+                    await self._end_payload(payload)
+        except ConnectionError:
+            is_usable = False
         except asyncio.CancelledError:
             self.force_close()
             raise
@@ -184,8 +216,8 @@ class ServerProtocol(RequestHandler):
             is_unreadable = isinstance(message, web_protocol._ErrInfo)
             self.end(is_sending=is_unreadable or not payload.is_eof() or bool(self._messages))
 
-    async def _respond(self, message: Any, payload: StreamReader) -> bool:
-        """Whether the client has the response to this message."""
+    def _request_of(self, message: Any, payload: StreamReader) -> tuple[Any, Any]:
+        """The request of a message, which begins, and its handler."""
         # None of these is None until the connection is lost.
         served: Any = self
         served._manager.requests_count += 1
@@ -194,40 +226,22 @@ class ServerProtocol(RequestHandler):
             message, handler = web_protocol.ERROR, self._make_error_handler(message)
         writer = StreamWriter(self, self._loop, None, self.on_headers_sent)
         request = served._request_factory(message, payload, self, writer, self._task_handler)
-        is_lost = False
         self._current_request, self._request_in_progress = request, True
-        try:
-            try:
-                response = await handler(request)
-            except Exception as error:
-                # aiohttp knows what to answer to each.
-                response, is_lost = await self._handle_request(request, None, functools.partial(_raised, error))
-            else:
-                # Most are sent already. Behind a handshake that was refused aiohttp goes on parsing.
-                if not self._is_taken and (self._upgraded or not getattr(response, "is_sent", False)):
-                    response, is_lost = await self.finish_response(request, response, None)
-        except ConnectionError:
-            return False
-        finally:
-            self._current_request, self._request_in_progress = None, False
-            if self._handler_waiter is not None and not self._handler_waiter.done():
-                self._handler_waiter.set_result(None)
-            # The two refer to each other.
-            request._task = None
-            if self._is_taken:
-                self.leave()
+        return request, handler
+
+    def _end_request(self, request: Any) -> None:
+        self._current_request, self._request_in_progress = None, False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        # The two refer to each other.
+        request._task = None
         if self._is_taken:
-            return False
-        self.has_responded()
-        if is_lost:
-            return False
-        self._keepalive = bool(response.keep_alive)
-        if payload is EMPTY_PAYLOAD:
-            return True
+            self.leave()
+
+    async def _end_payload(self, payload: StreamReader) -> None:
         if self._keepalive and not self._close and not self._force_close and not payload.is_eof():
             await self.discard(payload)
         payload.set_exception(web_protocol._PAYLOAD_ACCESS_ERROR)
-        return True
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -356,6 +370,20 @@ class ServerProtocol(RequestHandler):
 
 async def _raised(error: Exception, _: web.BaseRequest) -> web.StreamResponse:
     raise error
+
+
+def items_of(request: web.BaseRequest) -> dict[Any, Any]:
+    """What a request holds by its keys. Through itself each access is a call of a method in Python, and a proxied
+    request made twenty.
+    """
+    return request._state
+
+
+def items_of_app(request: web.Request) -> dict[Any, Any]:
+    """What the application of a request, which was routed, holds by its keys."""
+    match_info: Any = request._match_info
+    items: dict[Any, Any] = match_info._current_app._state
+    return items
 
 
 def pass_router(request: web.Request, match_info: web.UrlMappingMatchInfo) -> None:

@@ -130,6 +130,7 @@ class Connection(ServerProtocol):
         "_unfinished",
         "_unparsed",
         "_waits_for_turn",
+        "kept",
         "reserved",
     )
 
@@ -150,6 +151,8 @@ class Connection(ServerProtocol):
     ) -> None:
         super().__init__(server, loop=loop, **arguments)
         self.reserved = False
+        self.kept: object = None
+        """What the handler of a request leaves for that of the next one here: a few KiB, which may stay for long."""
         self._event_loop = loop
         self._asked = False
         self._handler_bounds_sends = False
@@ -467,7 +470,9 @@ class Connection(ServerProtocol):
             self._asked = True
             self._idle_connections.set_busy(self)
             self._idle_until = math.inf
-            self._headers_end()
+            self._header_bytes = 0
+            if self._has_header_deadline:
+                self._headers_end()
             if not data.endswith(_END_OF_HEADERS) and self._next_has_begun(data):
                 self._headers_begin()
         elif data and self.awaits_request:

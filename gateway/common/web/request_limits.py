@@ -2,6 +2,7 @@
 taken its response: one that is not read holds memory as one that is being handled does.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -12,7 +13,7 @@ from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.places import Full, Places
 from moorline.gateway.common.config.settings import CommonSettings
 
-__all__ = ["REQUEST_LIMITS", "RequestLimits", "is_untaken", "limited", "taken"]
+__all__ = ["REQUEST_LIMITS", "RequestLimits", "has_untaken", "limited", "taken"]
 
 _FULL = {
     Full.ALL: "There are too many requests at the moment (max_requests).",
@@ -28,6 +29,8 @@ class RequestLimits:
 
     def __init__(self, settings: CommonSettings) -> None:
         self._places = Places(settings.max_requests, settings.max_requests_per_address)
+        self.release = self._places.remove
+        """The request of this client has ended."""
 
     def __len__(self) -> int:
         return len(self._places)
@@ -40,9 +43,6 @@ class RequestLimits:
         """
         if (full := self._places.take(address)) is not None:
             raise web.HTTPServiceUnavailable(text=_FULL[full], headers={hdrs.RETRY_AFTER: _RETRY_AFTER_SECONDS})
-
-    def release(self, address: str) -> None:
-        self._places.remove(address)
 
     @contextlib.contextmanager
     def place(self, request: web.Request) -> Iterator[None]:
@@ -72,10 +72,15 @@ def limited(handler: Callable[[web.Request], Awaitable[web.StreamResponse]], lim
     return handle
 
 
-def is_untaken(request: web.Request) -> bool:
+def _is_untaken(request: web.Request) -> bool:
     """Whether there is something to wait for in `taken`."""
     transport = request.transport
-    return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() > _SMALL
+    return transport is not None and not transport.is_closing() and has_untaken(transport)
+
+
+def has_untaken(transport: asyncio.WriteTransport) -> bool:
+    """Whether the kernel lacks more of what was sent than is worth waiting for."""
+    return transport.get_write_buffer_size() > _SMALL
 
 
 async def taken(request: web.Request) -> None:
@@ -86,7 +91,7 @@ async def taken(request: web.Request) -> None:
         ConnectionError: the client is gone.
     """
     transport = request.transport
-    if transport is None or not is_untaken(request):
+    if transport is None or not _is_untaken(request):
         return
     transport.set_write_buffer_limits(high=0)
     await request.writer.drain()

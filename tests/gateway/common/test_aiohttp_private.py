@@ -119,9 +119,22 @@ async def test_a_body_that_was_paused_is_read_to_its_end_by_the_connections_of_o
         assert await response.read() == body
 
 
-def test_a_request_without_its_task_is_found_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web.BaseRequest, "task", property(lambda request: None))
-    with pytest.raises(UsageError, match=r"has no BaseRequest\._task"):
+@pytest.mark.parametrize(
+    ("owner", "reader", "name"),
+    [
+        (web.BaseRequest, "task", "_task"),
+        (web.BaseRequest, "__getitem__", "_state"),
+        (web.Application, "__getitem__", "_state"),
+    ],
+)
+def test_an_attribute_of_instances_alone_is_found_missing(
+    owner: type, reader: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(_: object, key: object = None) -> object:
+        return key
+
+    monkeypatch.setattr(owner, reader, property(other) if reader == "task" else other)
+    with pytest.raises(UsageError, match=rf"has no {owner.__name__}\.{name}"):
         aiohttp_private.check()
 
 

@@ -1,7 +1,13 @@
 """Heads of requests and answers, through the gateway and compared as bytes."""
 
+import asyncio
+
 import pytest
 
+from moorline.gateway.app import create_app
+from moorline.gateway.common.web.connection import Connection as ServerConnection
+from moorline.gateway.common.web.server import running
+from moorline.gateway.settings import Settings
 from tests.gateway.conftest import StartGateway
 from tests.support.raw import Connection, answering, dial, listening
 
@@ -41,6 +47,40 @@ async def test_bytes_that_are_no_utf8_reach_the_client(
             assert b"\r\nX-Odd: " + ODD + b"\r\n" in head
             assert b"content-type" not in head.lower()
             assert await client.exactly(2 if b"Length" in framing else 12) in framing
+
+
+async def test_each_request_of_a_connection_has_its_own_headers_whether_or_not_they_are_those_of_the_last_one() -> None:
+    heads: list[bytes] = []
+    given = [b"Cookie: a=1\r\n", b"Cookie: a=1\r\n", b"Cookie: a=2\r\n", b"", b"X-Forwarded-For: 192.0.2.1\r\n", b""]
+    async with listening(answering(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n", heads)) as backend:
+        settings = Settings(port=0, upstream=(f"http://127.0.0.1:{backend}",), trusted_proxies=("127.0.0.0/8", "::1"))
+        async with running(create_app(settings), settings) as server, dial(server.port) as client:
+            for number, lines in enumerate(given):
+                await client.send(b"GET /api/%d HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (number, lines))
+                assert (await client.head()).startswith(b"HTTP/1.1 204 ")
+    for number, (lines, head) in enumerate(zip(given, heads, strict=True)):
+        cookie = lines if lines.startswith(b"Cookie") else b""
+        assert head.startswith(b"GET /api/%d HTTP/1.1\r\nHost: localhost\r\n%bX-Forwarded-For: " % (number, cookie))
+        assert (b"192.0.2.1" in head) == (b"192.0.2.1" in lines)
+    assert len({head.partition(b"X-Request-ID: ")[2] for head in heads}) == len(given)
+
+
+async def test_a_connection_keeps_small_headers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ServerConnection] = []
+    connection_made = ServerConnection.connection_made
+
+    def noted(connection: ServerConnection, transport: asyncio.BaseTransport) -> None:
+        made.append(connection)
+        connection_made(connection, transport)
+
+    monkeypatch.setattr(ServerConnection, "connection_made", noted)
+    async with listening(answering(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n", [])) as backend:
+        settings = Settings(port=0, upstream=(f"http://127.0.0.1:{backend}",))
+        async with running(create_app(settings), settings) as server, dial(server.port) as client:
+            for lines, is_kept in ((b"", True), (b"X_Dropped: %b\r\n" % (b"x" * 2100), False)):
+                await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % lines)
+                assert (await client.head()).startswith(b"HTTP/1.1 204 ")
+                assert (made[0].kept is not None) == is_kept
 
 
 async def test_headers_that_no_hop_changes_pass_byte_for_byte(start_gateway: StartGateway) -> None:
