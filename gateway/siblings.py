@@ -45,15 +45,17 @@ class Answers:
 
 @dataclasses.dataclass(slots=True)
 class _Asked:
-    """A question on its way to the others."""
+    """A question on its way."""
 
-    asker: asyncio.StreamWriter
-    number: int
+    asker: asyncio.StreamWriter | None
+    """None: the parent."""
+    answered: Callable[[bytes], None]
+    done: Callable[[], None]
     left: set[asyncio.StreamWriter]
 
 
 class Hub:
-    """The parent's side."""
+    """The parent's side, which may ask as well."""
 
     def __init__(self) -> None:
         self._members: set[asyncio.StreamWriter] = set()
@@ -81,6 +83,14 @@ class Hub:
         for each in self._members:
             each.write(_frame(_ASK, self._count, json.dumps(message).encode()))
 
+    async def ask(self, message: Json) -> Sequence[Json]:
+        """What the workers answer, but for those that take longer than the longest question."""
+        bodies: list[Json] = []
+        done = asyncio.Event()
+        self._put(None, json.dumps(message).encode(), lambda body: bodies.append(json.loads(body)), done.set)
+        await done.wait()
+        return bodies
+
     async def _serve(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=sock)
         self._members.add(writer)
@@ -103,12 +113,26 @@ class Hub:
             writer.close()
 
     def _ask(self, asker: asyncio.StreamWriter, number: int, body: bytes) -> None:
-        others = self._members - {asker}
+        asker.write(_frame(_ASKED, number, _COUNT.pack(len(self._members - {asker}))))
+        self._put(
+            asker,
+            body,
+            lambda answer: asker.write(_frame(_ANSWER, number, answer)),
+            lambda: asker.write(_frame(_DONE, number, b"")),
+        )
+
+    def _put(
+        self,
+        asker: asyncio.StreamWriter | None,
+        body: bytes,
+        answered: Callable[[bytes], None],
+        done: Callable[[], None],
+    ) -> None:
+        """Put the question to all but the one that asks. `done` is called once, after the last answer or without it."""
         # One that does not read gets no more, so that nothing gathers here.
-        free = {each for each in others if each.transport.get_write_buffer_size() == 0}
+        free = {each for each in self._members if each is not asker and each.transport.get_write_buffer_size() == 0}
         self._count = (self._count + 1) % (1 << 32)
-        self._asked[self._count] = _Asked(asker, number, free)
-        asker.write(_frame(_ASKED, number, _COUNT.pack(len(others))))
+        self._asked[self._count] = _Asked(asker, answered, done, free)
         for each in free:
             each.write(_frame(_ASK, self._count, body))
         if free:
@@ -119,7 +143,7 @@ class Hub:
     def _answer(self, writer: asyncio.StreamWriter, number: int, body: bytes) -> None:
         asked = self._asked.get(number)
         if asked is not None and writer in asked.left:
-            asked.asker.write(_frame(_ANSWER, asked.number, body))
+            asked.answered(body)
             self._is_answered(number, asked, writer)
 
     def _is_answered(self, number: int, asked: _Asked, by: asyncio.StreamWriter) -> None:
@@ -130,7 +154,7 @@ class Hub:
     def _give_up(self, number: int) -> None:
         asked = self._asked.pop(number, None)
         if asked is not None:
-            asked.asker.write(_frame(_DONE, asked.number, b""))
+            asked.done()
 
 
 class Siblings:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.faults.armed import Armed
 from moorline.gateway.faults.catalogue import CATALOGUE, Fault, Phase, fault_named, parameters_of
 from moorline.gateway.faults.control import Faults, Switch
 from moorline.gateway.faults.end import End
@@ -92,6 +93,22 @@ class LiveFaults:
     def armed(self) -> Sequence[dict[str, Any]]:
         """Each with how many connections have met it."""
         return [{**wanted, "met": switch.met} for wanted, switch in self._armed.values()]
+
+    def lasting(self) -> Sequence[dict[str, Any]]:
+        """What the process that takes this one's place is to arm: nothing that was met as often as it may be, and no
+        outage of some seconds that has begun.
+        """
+        lasting = []
+        for wanted, switch in self._armed.values():
+            times = wanted["times"] and wanted["times"] - switch.met
+            is_over = switch.met and _has_an_end(switch.armed)
+            if times != 0 and not is_over:
+                lasting.append({**wanted, "times": times})
+        return lasting
+
+
+def _has_an_end(armed: Armed) -> bool:
+    return armed.fault.phase is Phase.OUTAGE and armed.parameters["seconds"] is not None
 
 
 class _Upstreams(FaultyNetwork):

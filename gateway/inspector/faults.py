@@ -87,11 +87,13 @@ async def arm_as_others(app: web.Application) -> None:
 
 
 def answer(app: web.Application, message: Mapping[str, Any]) -> Any:
-    """What another worker asks: the same, of this one alone."""
+    """What another worker asks, or the parent at a reload: the same, of this one alone."""
     faults = app[LIVE_FAULTS]
     match message:
         case {"faults": _}:
             return list(faults.armed())
+        case {"lasting_faults": _}:
+            return list(faults.lasting())
         case {"arm": wanted}:
             return faults.arm(wanted)
         case {"disarm": wanted}:

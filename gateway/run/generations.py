@@ -16,7 +16,7 @@ import dataclasses
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -29,7 +29,7 @@ from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web.listen import address, listen
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET
 from moorline.gateway.common.web.server import Running, SocketListener, running
-from moorline.gateway.keys import RIGHTS, ROUTES
+from moorline.gateway.keys import LIVE_FAULTS, RIGHTS, ROUTES
 from moorline.gateway.proxy.commands import expect
 from moorline.gateway.proxy.handover import begin_hand_over
 from moorline.gateway.proxy.routes import Owner
@@ -62,6 +62,9 @@ class Generation(Protocol):
 
     def expect(self, owner: Owner, *, expected: bool) -> None:
         """Whether the command of the backend or the front end may listen soon: requests wait for it."""
+
+    async def faults(self) -> Sequence[Mapping[str, Any]]:
+        """What its processes have armed with the option `faults`, for those that take their place."""
 
     def stop_accepting(self) -> None:
         """Accept no more; what comes waits for another process."""
@@ -109,6 +112,9 @@ class _Local:
 
     def expect(self, owner: Owner, *, expected: bool) -> None:
         expect(self._app, owner, expected=expected)
+
+    async def faults(self) -> Sequence[Mapping[str, Any]]:
+        return self._app[LIVE_FAULTS].lasting()
 
     def stop_accepting(self) -> None:
         self._stopped = True
@@ -312,6 +318,8 @@ class Gateway:
             workers.start()
             if not await workers.settled():
                 raise UsageError("the new processes do not start; the lines above say why")
+            if self._settings.faults and settings.faults:
+                await workers.arm(await self._generation.faults())
         except BaseException:
             workers.drain()
             workers.kill()

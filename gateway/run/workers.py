@@ -21,7 +21,7 @@ import math
 import os
 import secrets
 import socket
-from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from aiohttp import web
@@ -208,6 +208,16 @@ class Workers:
         """See `Generation`."""
         (self._unexpected.discard if expected else self._unexpected.add)(owner)
         self._hub.tell({"owner": owner.name, "expected": expected})
+
+    async def faults(self) -> Sequence[Mapping[str, Any]]:
+        """See `Generation`. All workers have the same ones."""
+        answers = await self._hub.ask({"lasting_faults": None})
+        return list({each["id"]: each for answer in answers for each in answer or ()}.values())
+
+    async def arm(self, faults: Sequence[Mapping[str, Any]]) -> None:
+        """Arm these in all workers, which have the option `faults`."""
+        for each in faults:
+            await self._hub.ask({"arm": each})
 
     def stop_accepting(self) -> None:
         """See `Generation`: the acceptor gives nothing more, and what was given has its answer."""

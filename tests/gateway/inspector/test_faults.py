@@ -18,7 +18,7 @@ from moorline.gateway.app import create_app
 from moorline.gateway.common.web.server import running
 from moorline.gateway.faults.catalogue import CATALOGUE, Phase
 from moorline.gateway.faults.live import LiveFaults
-from moorline.gateway.keys import SIBLINGS
+from moorline.gateway.keys import LIVE_FAULTS, SIBLINGS
 from moorline.gateway.proxy.tunnels import TUNNELS, Tunnels
 from moorline.gateway.settings import Settings
 from moorline.gateway.siblings import Hub, Siblings
@@ -37,6 +37,7 @@ class Rig:
 
     def __init__(self, app: web.Application, upstream: Upstream, port: int, http: aiohttp.ClientSession) -> None:
         self.tunnels: Tunnels = app[TUNNELS]
+        self.faults = app.get(LIVE_FAULTS)
         self.upstream = upstream
         self.port = port
         self.http = http
@@ -164,6 +165,18 @@ async def test_a_new_socket_meets_it_as_often_as_was_asked(rig: Rig) -> None:
     assert await (await rig.upstream.accept_silently()).rest() == b""
     async with rig.socket():
         pass
+
+
+async def test_a_process_that_follows_arms_what_is_not_over(rig: Rig) -> None:
+    assert rig.faults is not None
+    await rig.arm("status", parameters={"code": 503}, times=1)
+    status = await rig.arm("status", parameters={"code": 502}, times=3)
+    async with dial(rig.port) as client:
+        await client.send(handshake())
+        assert (await client.head()).startswith(b"HTTP/1.1 503 ")
+    await rig.arm("gone", parameters={"seconds": 60})
+    refuse = await rig.arm("refuse")
+    assert [(each["id"], each["times"]) for each in rig.faults.lasting()] == [(status["id"], 2), (refuse["id"], None)]
 
 
 async def test_an_upstream_that_is_gone_refuses_and_comes_back(rig: Rig) -> None:

@@ -157,13 +157,26 @@ async def test_where_the_gateway_cannot_be_replaced_the_backend_has_its_old_opti
         assert backend.databases[2:] == ["sqlite:///new.db"], "a later reload begins anew"
 
 
+async def faults(program: Program, *wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """Arm these; all that are armed."""
+    async with aiohttp.ClientSession(await program.page()) as client:
+        for each in wanted:
+            async with client.post("/-/faults", json=each) as response:
+                assert response.status == 201
+        async with client.get("/-/faults") as response:
+            armed: list[dict[str, Any]] = (await response.json())["armed"]
+            return armed
+
+
 async def test_processes_that_were_replaced_end_with_the_program(tmp_path: Path) -> None:
     options = ("--faults", "--drain", "25s")
     async with echoing(tmp_path, *options) as (program, address), connect(address, proxy=None) as one:
+        armed = await faults(program, {"fault": "reset", "path": "/ws/none"})
         await reloaded(program)
         async with connect(address, proxy=None) as other:
             program.send(signal.SIGHUP)
             await program.lines("the new processes serve", 2)
+            assert await faults(program) == armed
             # With faults no socket is handed over: each stays in the process that it began in.
             began = monotonic()
             program.send(signal.SIGTERM)
