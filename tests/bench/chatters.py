@@ -68,6 +68,10 @@ class Chatter(asyncio.Protocol):
                 return
             head, _, data = self._head.partition(b"\r\n\r\n")
             self._head = None
+            if self.greeted.done():
+                # Its time was over before the response came.
+                self.transport.abort()
+                return
             if not head.startswith(b"HTTP/1.1 101"):
                 self.greeted.set_exception(RuntimeError(f"a handshake was refused: {head.decode()}"))
                 return
