@@ -188,7 +188,13 @@ def processes(columns: str) -> list[str]:
 def children(pid: int, words: str = "") -> list[int]:
     """The processes that this one started, oldest first; those with `words` in their arguments."""
     found = [line.split(maxsplit=2) for line in processes("pid=,ppid=,args=")]
-    return sorted(int(child) for child, parent, *args in found if int(parent) == pid and words in "".join(args))
+    # A process that has been forked has its parent's arguments until it executes its own program.
+    forked = [args for process, _, *args in found if int(process) == pid]
+    return sorted(
+        int(child)
+        for child, parent, *args in found
+        if int(parent) == pid and words in "".join(args) and args not in forked
+    )
 
 
 async def gone(pid: int) -> None:
