@@ -6,9 +6,9 @@
 import argparse
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 from moorline import __version__
@@ -175,9 +175,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(argv: Sequence[str], known: Iterable[Spec]) -> ParsedArgs:
-    # With a width: argparse asks the terminal for it at each option, though this parser prints no help.
+    # With a width: argparse asks the terminal for it at each option, though this parser prints no help. With a usage:
+    # argparse would make one of all options for its messages, which are not shown.
     layout = functools.partial(argparse.HelpFormatter, width=80)
-    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, formatter_class=layout)
+    parser = _Parser(
+        usage="moorline [COMMAND] [OPTIONS]",
+        add_help=False,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=layout,
+    )
     parser.add_argument("-h", "--help", action="store_true", default=False)
     parser.add_argument("-V", "--version", action="store_true", default=False)
     parser.add_argument("--config", default=None)
@@ -204,19 +211,25 @@ def _parse(argv: Sequence[str], known: Iterable[Spec]) -> ParsedArgs:
 def _file_read(config: str | None) -> dict[str, str]:
     if config is not None:
         return {f'--config: "{config}"': config}
-    return {f'{FILE}: "{FILE}"': FILE} if Path(FILE).exists() else {}
+    return {f'{FILE}: "{FILE}"': FILE} if os.path.exists(FILE) else {}
+
+
+def _text(path: str) -> str:
+    # pathlib is a thirtieth of what a command imports that only reads its options.
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def _read_dotenv(files: dict[str, str]) -> dict[str, str]:
     """The variables of `.env` beside the file that was read, which is added to `files`; no other folder's counts."""
-    for path in [Path(file).parent / ".env" for file in files.values()]:
+    for path in [os.path.join(os.path.dirname(file), ".env") for file in files.values()]:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = _text(path)
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: it cannot be read ({type(error).__name__})") from None
-        files[f'.env: "{path}"'] = str(path)
+        files[f'.env: "{path}"'] = path
         try:
             return parse_dotenv(text)
         except ValueError as error:
@@ -225,9 +238,9 @@ def _read_dotenv(files: dict[str, str]) -> dict[str, str]:
 
 
 def _read_file(config: str | None, tables: Mapping[str, type[Any]]) -> dict[str, Mapping[str, object]]:
-    path = Path(config or FILE)
+    path = config or FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text(path)
         # Only where there is a file: it takes longer than reading all options.
         import tomllib
 
