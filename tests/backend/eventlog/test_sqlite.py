@@ -407,13 +407,16 @@ async def test_the_write_ahead_file_is_lengthened_by_zeros_which_a_crash_leaves_
     crashed.mkdir()
     async with opened(database_at(tmp_path)) as log:
         run = handle_of(await start(log, "s"))
-        for _ in range(40):
+        said = 0
+        # Some steps are left out, where the next commit waits already. SQLite begins the file anew after 1,000 frames.
+        while not journal.read_bytes().endswith(bytes(1 << 20)) and said < 300:
             await log.add_text(run, "x")
-        assert journal.read_bytes().endswith(bytes(3 << 20))
+            said += 1
+        assert said < 300
         shutil.copy(tmp_path / "chat.db", crashed)
         shutil.copy(journal, crashed)
     async with opened(database_at(crashed)) as log:
-        assert (await read_view(log, "s")).rows[-1].content == "x" * 40
+        assert (await read_view(log, "s")).rows[-1].content == "x" * said
 
 
 async def test_a_write_ahead_file_that_cannot_be_lengthened_stays_as_it_is(
