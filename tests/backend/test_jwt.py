@@ -199,6 +199,7 @@ async def test_a_header_must_name_the_keys_algorithm_and_nothing_critical(header
         ('{"sub": "a", "exp": 9e9, "iat": -1' + "0" * 400 + "}", 401),
         ('{"sub": "", "exp": 9e9}', 401),
         ('{"sub": 1, "exp": 9e9}', 401),
+        ('{"sub": "\\ud800", "exp": 9e9}', 401),
         ('{"sub": ["a"], "exp": 9e9}', 401),
         ('{"sub": "a", "exp": 9e9, "aud": "chat"}', 401),
         ('["sub", "exp"]', 401),

@@ -152,6 +152,8 @@ class JwtAuthorize:
             claims = self._decode(token, key, algorithms=[key.algorithm_name])
             if not claims["sub"]:
                 raise self._jwt.MissingRequiredClaimError("sub")
+            if not _is_text(claims["sub"]):
+                raise self._jwt.DecodeError("a subject that no database takes")
             if not all(_is_time(claims[name]) for name in _TIMES if name in claims):
                 raise self._jwt.DecodeError("a time that is none")
             return claims
@@ -189,6 +191,15 @@ def _key_id(token: str) -> str:
     except (ValueError, RecursionError):
         raise jwt.DecodeError("the header cannot be read") from None
     return str(header.get("kid", "")) if isinstance(header, dict) else ""
+
+
+def _is_text(value: str) -> bool:
+    """Whether it has no half of a surrogate pair, which JSON can write and UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_time(value: object) -> bool:
