@@ -23,7 +23,6 @@ __all__ = [
     "switch_head",
 ]
 
-"""A number, which is compared at a tenth of what the member of HTTPStatus is."""
 _WEBSOCKET = ("websocket",)
 _CONNECTION, _UPGRADE, _KEY = istr("Connection"), istr("Upgrade"), istr("Sec-WebSocket-Key")
 # RFC 9110 section 8.6 and RFC 9112 section 6.1: no 101 has a body, whatever it says.

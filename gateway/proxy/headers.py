@@ -25,7 +25,6 @@ __all__ = [
     "location_for",
     "origin_form",
     "passes_as_it_is",
-    "request_head",
     "request_id",
     "response_fields",
     "text_of",
@@ -138,35 +137,6 @@ def origin_form(target: str) -> str:
 def _nominated(connection: bytes) -> frozenset[bytes]:
     """The headers that the values of Connection, joined, name as hop-by-hop; in lower case."""
     return frozenset(name.strip().lower() for name in connection.split(b",")) - _OPTIONS - _NOT_TO_NOMINATE
-
-
-def request_head(
-    method: str,
-    target: str,
-    headers: Headers,
-    raw_headers: Fields,
-    *,
-    peer: str,
-    client: str,
-    scheme: str,
-    request_id: str,
-    trusted: bool,
-    upgrade: bool = False,
-    replaced: Mapping[bytes, bytes] = _NOTHING,
-    added: Sequence[bytes] = (),
-) -> bytes:
-    """The request line and headers as the upstream gets them; see `header_lines`."""
-    lines = header_lines(
-        headers,
-        raw_headers,
-        peer=peer,
-        client=client,
-        scheme=scheme,
-        trusted=trusted,
-        replaced=replaced,
-        added=added,
-    )
-    return with_request_line(method, target, lines, request_id, upgrade=upgrade)
 
 
 def with_request_line(method: str, target: str, lines: bytes, request_id: str, *, upgrade: bool = False) -> bytes:

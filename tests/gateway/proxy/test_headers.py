@@ -6,7 +6,14 @@ import pytest
 from multidict import CIMultiDict
 
 from moorline.gateway.errors import Malformed
-from moorline.gateway.proxy.headers import end_to_end, location_for, origin_form, request_head, request_id
+from moorline.gateway.proxy.headers import (
+    end_to_end,
+    header_lines,
+    location_for,
+    origin_form,
+    request_id,
+    with_request_line,
+)
 from moorline.gateway.proxy.response import Response
 
 
@@ -15,10 +22,8 @@ def sent(given: Iterable[tuple[str, str]], *, trusted: bool = False) -> CIMultiD
     headers = CIMultiDict(given)
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     address = "10.0.0.1"
-    head = request_head(
-        "GET", "/", headers, raw, peer=address, client=address, scheme="http", request_id="r1", trusted=trusted
-    )
-    lines = head.decode().split("\r\n")[1:-2]
+    made = header_lines(headers, raw, peer=address, client=address, scheme="http", trusted=trusted)
+    lines = with_request_line("GET", "/", made, "r1").decode().split("\r\n")[1:-2]
     return CIMultiDict((name, value) for name, _, value in (line.partition(": ") for line in lines))
 
 

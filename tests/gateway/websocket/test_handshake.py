@@ -7,7 +7,7 @@ from multidict import CIMultiDict
 
 from moorline.gateway.errors import BadUpstreamResponse, Malformed
 from moorline.gateway.proxy.handshake import answers_key, asks_for_upgrade, check_request, is_switch, switch_head
-from moorline.gateway.proxy.headers import request_head
+from moorline.gateway.proxy.headers import header_lines, with_request_line
 from moorline.gateway.proxy.response import Response, ResponseParser
 
 UPGRADE = ((b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"))
@@ -21,18 +21,9 @@ def decoded(raw: Iterable[tuple[bytes, bytes]]) -> CIMultiDict[str]:
 
 
 def head(*raw: tuple[bytes, bytes], target: str = "/ws/x", trusted: bool = False) -> list[bytes]:
-    made = request_head(
-        "GET",
-        target,
-        decoded((*raw, *UPGRADE)),
-        (*raw, *UPGRADE),
-        peer="9.9.9.9",
-        client="9.9.9.9",
-        scheme="http",
-        request_id="id",
-        trusted=trusted,
-        upgrade=True,
-    )
+    given, address = (*raw, *UPGRADE), "9.9.9.9"
+    lines = header_lines(decoded(given), given, peer=address, client=address, scheme="http", trusted=trusted)
+    made = with_request_line("GET", target, lines, "id", upgrade=True)
     assert made.endswith(b"\r\n\r\n")
     return made[:-4].split(b"\r\n")
 
