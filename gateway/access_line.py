@@ -7,7 +7,7 @@ import logging
 from aiohttp import web
 
 from moorline.gateway.common import logs
-from moorline.gateway.common.access.middleware import CLIENT, REFUSAL, client_address
+from moorline.gateway.common.access.middleware import REFUSAL, client_address
 from moorline.gateway.common.web.aiohttp_private import items_of
 from moorline.gateway.common.web.route_name import describe
 from moorline.gateway.keys import CAUSE, DESTINATION, REQUEST_ID, UPSTREAM
@@ -27,7 +27,7 @@ def log_request(request: web.Request, status: int, seconds: float) -> None:
     if not log.isEnabledFor(logging.INFO):
         return
     items, path = items_of(request), _path(request)
-    client, request_id = items.get(CLIENT) or client_address(request), items[REQUEST_ID]
+    client, request_id = client_address(request), items[REQUEST_ID]
     text = f"{request.method} {path} {status} {seconds:.3f}s client={client} request_id={request_id}"
     if CAUSE in items:
         text += f" cause={items[CAUSE].code}"

@@ -17,7 +17,7 @@ from typing import Self
 from aiohttp import hdrs, web
 
 from moorline.gateway.cause import Moment
-from moorline.gateway.common.access.middleware import CLIENT, client_address
+from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.aiohttp_private import items_of, items_of_app
 from moorline.gateway.common.web.deadline import latest_end
@@ -95,7 +95,7 @@ class Exchange:
         """What the request holds by its keys."""
         self.of_app = items_of_app(request)
         """What its application does."""
-        self.client: str = items.get(CLIENT) or client_address(request)
+        self.client = client_address(request)
         self.destination: Destination = items[DESTINATION]
         self.is_upgrade = upgrade
         self._upstreams = self.destination.upstreams

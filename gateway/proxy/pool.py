@@ -46,14 +46,11 @@ class Pool:
     @property
     def is_full(self) -> bool:
         """Whether the next request has to `wait`."""
-        return len(self._busy) + self._given >= self._limit or bool(self._waiting)
+        return len(self._busy) + self._given >= self._limit or bool(self._waiting.clients)
 
     def take_idle(self, now: float) -> UpstreamConnection | None:
         """A connection that is established already, to be given back; None where there is none, or the pool is full."""
-        # `is_full`, which would be two more calls of each request.
-        if len(self._busy) + self._given >= self._limit or self._waiting.clients:
-            return None
-        return self._take_idle(now)
+        return None if self.is_full else self._take_idle(now)
 
     def _take_idle(self, now: float) -> UpstreamConnection | None:
         while self._idle:

@@ -147,10 +147,7 @@ class End(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         if (relay := self._relay) is not None:
-            if self.inbound.backlog or self._ends:
-                self._after_backlog(relay.eof_received, self.side)
-            else:
-                relay.eof_received(self.side)
+            self._after_backlog(relay.eof_received, self.side)
         # The machine decides how to close; TLS knows no half-closed connection in asyncio.
         return self.transport.can_write_eof()
 
@@ -176,13 +173,10 @@ class End(asyncio.Protocol):
                 self.inbound.backlog += unread
             else:
                 self.data_received(unread)
+        if self.inbound.backlog and self.has_backlog:
+            relay.stop_sending(self)
         reason = Reason.UNREACHABLE if exc is not None and is_unreachable(exc) else Reason.RESET
-        if self.inbound.backlog or self._ends:
-            if self.has_backlog:
-                relay.stop_sending(self)
-            self._after_backlog(self._lost, relay, reason)
-        else:
-            self._lost(relay, reason)
+        self._after_backlog(self._lost, relay, reason)
 
     def _lost(self, relay: "Relay", reason: Reason) -> None:
         self._relay = None
