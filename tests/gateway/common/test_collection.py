@@ -10,8 +10,8 @@ def test_modules_are_read_with_few_searches_and_an_event_loop_runs_with_more() -
     usual = gc.get_threshold()
     try:
         collection.begin()
-        # 700 up to Python 3.12, 2000 since.
-        assert gc.get_threshold()[0] >= 50 * usual[0]
+        # A hundred times what is usual up to Python 3.12.
+        assert gc.get_threshold()[0] > 100 * 700
         collection.serve()
         serving = gc.get_threshold()
         assert usual[0] < serving[0] <= 10 * usual[0]
@@ -42,7 +42,7 @@ def test_a_program_that_has_switched_the_searches_off_finds_them_off() -> None:
     gc.disable()
     try:
         with no_collection():
-            pass
+            assert not gc.isenabled()
         assert not gc.isenabled()
     finally:
         gc.enable()
