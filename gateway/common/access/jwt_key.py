@@ -1,12 +1,15 @@
-"""The key that the options name: a public key in PEM or a shared secret, checked once. Needs the extra `jwt`. Pure."""
+"""The key that the options name: a public key in PEM or a shared secret, checked once. Pure.
+
+PyJWT is the extra `jwt`, which is looked for once a key is there.
+"""
 
 import base64
-
-import jwt
-from jwt.algorithms import HMACAlgorithm, get_default_algorithms
-from jwt.exceptions import InvalidKeyError, PyJWTError
+from typing import TYPE_CHECKING
 
 from moorline.gateway.common.errors import UsageError
+
+if TYPE_CHECKING:
+    import jwt
 
 __all__ = ["parse_key"]
 
@@ -14,22 +17,15 @@ __all__ = ["parse_key"]
 _LEAST_SECRET = 32
 
 
-class _CheckedSecret(HMACAlgorithm):
-    """PyJWT checks for each token again that a shared secret is no public key (RFC 8725 section 2.1), which costs 13 us
-    where the signature costs 3. This one is checked when it is read, and belongs to one algorithm.
-    """
-
-    def prepare_key(self, key: str | bytes) -> bytes:
-        """The secret as it is."""
-        return key if isinstance(key, bytes) else key.encode()
-
-
-def parse_key(text: str, option: str) -> jwt.PyJWK:
+def parse_key(text: str, option: str) -> "jwt.PyJWK":
     """The key in `text`, with the one algorithm that it is for.
 
     Raises:
         UsageError: it cannot be used; the message does not quote it.
     """
+    import jwt
+    from jwt.algorithms import get_default_algorithms
+
     if "-----BEGIN" not in text:
         return _secret(text.encode(), option)
     if "PRIVATE KEY" in text:
@@ -39,19 +35,31 @@ def parse_key(text: str, option: str) -> jwt.PyJWK:
         try:
             public = algorithm.prepare_key(text)
             return jwt.PyJWK(algorithm.to_jwk(public, as_dict=True), algorithm=name)
-        except (InvalidKeyError, PyJWTError, ValueError, TypeError, AttributeError):
+        except (jwt.InvalidKeyError, jwt.PyJWTError, ValueError, TypeError, AttributeError):
             continue
     raise UsageError(f"{option}: is not a public key of RSA, P-256 or Ed25519 in PEM")
 
 
-def _secret(secret: bytes, option: str) -> jwt.PyJWK:
+def _secret(secret: bytes, option: str) -> "jwt.PyJWK":
+    import jwt
+    from jwt.algorithms import HMACAlgorithm
+
+    class CheckedSecret(HMACAlgorithm):
+        """PyJWT checks for each token again that a shared secret is no public key (RFC 8725 section 2.1), which costs
+        13 us where the signature costs 3. This one is checked when it is read, and belongs to one algorithm.
+        """
+
+        def prepare_key(self, key: str | bytes) -> bytes:
+            """The secret as it is."""
+            return key if isinstance(key, bytes) else key.encode()
+
     if len(secret) < _LEAST_SECRET:
         raise UsageError(f"{option}: the secret has fewer than {_LEAST_SECRET} bytes; try openssl rand -hex 32")
     try:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
-    except InvalidKeyError:
+    except jwt.InvalidKeyError:
         raise UsageError(f"{option}: this is a public key, but not in PEM: openssl pkey -pubin -outform PEM") from None
     encoded = base64.urlsafe_b64encode(secret).rstrip(b"=").decode()
     key = jwt.PyJWK({"kty": "oct", "k": encoded}, algorithm="HS256")
-    key.Algorithm = _CheckedSecret(HMACAlgorithm.SHA256)
+    key.Algorithm = CheckedSecret(HMACAlgorithm.SHA256)
     return key
