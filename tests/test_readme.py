@@ -17,6 +17,7 @@ from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.run.commands import COMMANDS, CheckSettings, ServeSettings
 from moorline.gateway.settings import Settings
 from moorline.gateway.site.docs import DOCS, PAGES
+from tests.bench.__main__ import BENCHMARKS
 from tests.support.backends import Script, backend
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,11 @@ def test_options_of_both_parts_have_one_meaning_and_one_default() -> None:
 def test_every_page_is_listed_in_the_readme() -> None:
     assert sorted(path.stem for path in DOCS.iterdir()) == sorted(PAGES)
     assert all(f"(gateway/docs/{name}.md)" in TEXTS["README.md"] for name in PAGES)
+
+
+def test_every_bench_is_listed_with_what_it_measures() -> None:
+    section = TEXTS["performance.md"].partition("## What each bench measures\n")[2].partition("\n#")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == sorted(BENCHMARKS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -3,7 +3,9 @@
 import importlib
 import sys
 
-_BENCHMARKS = {
+__all__ = ["BENCHMARKS", "main"]
+
+BENCHMARKS = {
     "tunnel": "what the gateway costs beside nginx",
     "http": "what a request costs, proxied or answered, beside other servers",
     "reconnect": "what clients that come back at once wait for",
@@ -32,9 +34,9 @@ _MODULES = {"http": "http_cost", "jwt": "jwt_cost", "log": "eventlog"}
 def main(arguments: list[str]) -> int:
     """Run the one that is named; the exit status."""
     name = arguments[0] if arguments else ""
-    if name not in _BENCHMARKS:
+    if name not in BENCHMARKS:
         print("Usage: python -m tests.bench NAME [OPTIONS]\n")
-        for known, meaning in _BENCHMARKS.items():
+        for known, meaning in BENCHMARKS.items():
             print(f"  {known:11}{meaning}")
         return 0 if name in ("", "-h", "--help") else 2
     # One at a time: each needs much that the others do not.
