@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 
 from aiohttp import web
@@ -17,7 +18,7 @@ from moorline.gateway.common import logs, tracing
 from moorline.gateway.common.access.authorize import is_loopback
 from moorline.gateway.common.collection import keep_start
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.loop import run, stop_signals
+from moorline.gateway.common.loop import run, run_until, stop_signals
 from moorline.gateway.common.start import print_start
 from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.systemd import Systemd
@@ -71,23 +72,19 @@ async def _run(settings: Settings, manager: Parent | Systemd, listener: SocketLi
                 if isinstance(manager, Parent):
                     await manager.wait(facts, stop, lambda: started.draining.begin(0))
                 else:
-                    print_start(settings, facts)
-                    await _notify(manager, stop)
+                    await _serve(manager, stop, print_start(settings, facts))
         except LogUnavailable as error:
             raise UsageError(f"database: {error}") from error
     return 0
 
 
-async def _notify(systemd: Systemd, stop: asyncio.Event) -> None:
-    """Notify the manager of the start, of each beat and of the stop; return when `stop` is set."""
+async def _serve(systemd: Systemd, stop: asyncio.Event, printing: Coroutine[None, None, None]) -> None:
+    """Print, and notify the manager of the start, of each beat and of the stop; return when `stop` is set."""
     systemd.ready()
-    beating = asyncio.create_task(systemd.beat())
     try:
-        await stop.wait()
+        await run_until(stop, printing, systemd.beat())
     finally:
-        beating.cancel()
         systemd.stopping()
-        await asyncio.gather(beating, return_exceptions=True)
 
 
 def _facts(app: web.Application, settings: Settings, started: Running) -> dict[str, str]:

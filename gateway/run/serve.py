@@ -332,4 +332,4 @@ class _Serve:
         await gateway.ready()
         async for facts in self._reports.facts():
             self._systemd.ready()
-            print_start(self._settings, {**server.where(self._settings, gateway.addresses), **facts})
+            await print_start(self._settings, {**server.where(self._settings, gateway.addresses), **facts})

@@ -76,4 +76,4 @@ async def _run(settings: Settings, environ: Mapping[str, str], configuration: Co
 async def _announce(gateway: Gateway, settings: Settings, systemd: Systemd) -> None:
     await gateway.ready()
     systemd.ready()
-    print_start(settings, where(settings, gateway.addresses) | {"backend": settings.upstream[0]})
+    await print_start(settings, where(settings, gateway.addresses) | {"backend": settings.upstream[0]})

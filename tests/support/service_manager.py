@@ -35,14 +35,16 @@ class Manager:
             pass
         return said
 
-    def service(self, upstream: str, *options: str) -> contextlib.AbstractAsyncContextManager[Program]:
-        """One life of `moorline gateway`."""
-        return self.life("gateway", "--upstream", upstream, *options)
+    def service(
+        self, upstream: str, *options: str, streams: str = ""
+    ) -> contextlib.AbstractAsyncContextManager[Program]:
+        """One life of `moorline gateway`; `streams` are a shell's redirections."""
+        return self.life("gateway", "--upstream", upstream, *options, streams=streams)
 
     @contextlib.asynccontextmanager
-    async def life(self, *command: str) -> AsyncIterator[Program]:
+    async def life(self, *command: str, streams: str = "") -> AsyncIterator[Program]:
         """One life of a command of moorline's, as systemd executes it: the socket is descriptor 3."""
-        script = 'exec 3<&"$1"; shift; export LISTEN_PID=$$; exec "$@"'
+        script = f'exec 3<&"$1"; shift; export LISTEN_PID=$$; exec "$@" {streams}'
         moorline = (sys.executable, "-m", "moorline", *command)
         env = {
             "LISTEN_FDS": "1",

@@ -52,6 +52,16 @@ async def test_connections_wait_in_the_managers_socket_while_the_service_restart
             await echoed(socket, "served by the next life")
 
 
+async def test_streams_that_are_closed_at_the_start_do_not_become_connections(manager: Manager) -> None:
+    async with echo_server() as upstream, manager.service(upstream, streams="<&- >&- 2>&-") as program:
+        await manager.told_that("READY=1")
+        async with connect(f"ws://127.0.0.1:{manager.port}/ws/x", proxy=None) as socket:
+            await echoed(socket, "and nothing else")
+        opened = [os.readlink(f"/proc/{program.pid}/fd/{number}") for number in range(3)]
+        assert opened == [os.devnull] * 3
+        assert await program.stop() == 0
+
+
 class OfAllAddresses(socket.socket):
     """Says of itself what a unit's `ListenStream=4321` makes of a socket."""
 
