@@ -65,12 +65,16 @@ def _connection(descriptor: int) -> socket.socket:
 
 
 async def begin_hand_over(
-    tunnels: Tunnels, sock: socket.socket, connection: Callable[[int], socket.socket] = _connection
+    tunnels: Tunnels,
+    sock: socket.socket,
+    connection: Callable[[int], socket.socket] = _connection,
+    *,
+    only_counts: bool = False,
 ) -> "asyncio.Task[None] | None":
     """Return once each tunnel that can go has been taken: the task that gives later ones, until it is cancelled; None
-    where it failed, which the log says."""
+    where it failed, which the log says. `only_counts`: all tunnels stay."""
     done = asyncio.Event()
-    giving = asyncio.create_task(hand_over(tunnels, sock, done, connection))
+    giving = asyncio.create_task(hand_over(tunnels, sock, done, connection, only_counts=only_counts))
     finished = asyncio.create_task(done.wait())
     try:
         await asyncio.wait([giving, finished], return_when=asyncio.FIRST_COMPLETED)
@@ -93,16 +97,18 @@ async def hand_over(
     sock: socket.socket,
     done: asyncio.Event,
     connection: Callable[[int], socket.socket] = _connection,
+    *,
+    only_counts: bool = False,
 ) -> None:
-    """Give all tunnels to the process behind `sock`, and later ones, until this is cancelled. `done` is set once each
-    that can go has been taken.
+    """Give all tunnels to the process behind `sock`, and later ones, until this is cancelled; with `only_counts` none.
+    `done` is set once each that can go has been taken.
 
     Raises:
         HandOverFailed: it knows another version of the state or has ended, or this process drains. What it had not
             taken is served here on.
     """
     with DescriptorChannel(sock) as channel:
-        handing = _HandOver(tunnels, channel, connection)
+        handing = _HandOver(tunnels, channel, connection, only_counts=only_counts)
         try:
             if not await _until_drain(tunnels, handing.give_all()):
                 raise HandOverFailed("this process drains")
@@ -132,11 +138,17 @@ class _HandOver:
     """The old process's side."""
 
     def __init__(
-        self, tunnels: Tunnels, channel: DescriptorChannel, connection: Callable[[int], socket.socket]
+        self,
+        tunnels: Tunnels,
+        channel: DescriptorChannel,
+        connection: Callable[[int], socket.socket],
+        *,
+        only_counts: bool,
     ) -> None:
         self._tunnels = tunnels
         self._channel = channel
         self._connection = connection
+        self._only_counts = only_counts
         self._untaken: collections.deque[tuple[SocketState, int, int]] = collections.deque()
         self._answered = asyncio.Event()
         # By request id: they stay.
@@ -216,7 +228,8 @@ class _HandOver:
 
     async def _send_all(self, answers: "asyncio.Task[None]") -> None:
         """Return when each that can go has been taken or refused."""
-        for number, relay in enumerate(self._tunnels.relays(besides=self._refused)):
+        relays = [] if self._only_counts else self._tunnels.relays(besides=self._refused)
+        for number, relay in enumerate(relays):
             if number % _BURST == 0:
                 await asyncio.sleep(0)
             while len(self._untaken) >= _UNDER_WAY:

@@ -54,8 +54,9 @@ class Generation(Protocol):
     def size(self) -> int:
         """How many processes have tunnels."""
 
-    async def hand_over(self, number: int, sock: socket.socket) -> bool:
-        """Accept no more, and give the tunnels of one of them to the process behind `sock`; whether it has them."""
+    async def hand_over(self, number: int, sock: socket.socket, *, only_counts: bool = False) -> bool:
+        """Accept no more, and give the tunnels of one of them to the process behind `sock`; whether it has them.
+        `only_counts`: it gets the counts alone, and the tunnels end here, within `drain`."""
 
     def move_frontend(self, address: str) -> None:
         """The dev server serves at this address from now on."""
@@ -96,13 +97,13 @@ class _Local:
         listener = SocketListener([sock.dup() for sock in sockets], scheme=self._settings.scheme)
         self._started = await self._stack.enter_async_context(running(self._app, self._settings, listener=listener))
 
-    async def hand_over(self, number: int, sock: socket.socket) -> bool:
+    async def hand_over(self, number: int, sock: socket.socket, *, only_counts: bool = False) -> bool:
         assert self._started is not None, "it serves"
         self._started.leave()
         if METRICS_PORT in self._app:
             await self._app[METRICS_PORT].close()
         with no_collection():
-            giving = await begin_hand_over(self._app[TUNNELS], sock)
+            giving = await begin_hand_over(self._app[TUNNELS], sock, only_counts=only_counts)
         if giving is not None:
             self._giving.append(giving)
         return giving is not None
@@ -353,16 +354,20 @@ class Gateway:
 async def _hand_over(old: Generation, number: int, new: Workers) -> None:
     taker = number % new.size
     try:
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS + 1):
             if attempt:
                 await asyncio.sleep(_RETRY_SECONDS)
+            # The old process answers no scrape any more.
+            only_counts = attempt == _ATTEMPTS
+            if only_counts:
+                log.error(
+                    "the sockets of an old process end with it, within drain; "
+                    "the lines above say why none took them over"
+                )
             one, other = socket.socketpair()
             if not await new.take_over(taker, other, is_same_place=taker == number):
                 one.close()
-            elif await old.hand_over(number, one):
+            elif await old.hand_over(number, one, only_counts=only_counts):
                 return
-        log.error(
-            "the sockets of an old process end with it, within drain: the lines above say why none took them over"
-        )
     finally:
         new.has_taken_over(taker)

@@ -27,6 +27,7 @@ _TAKEN = b"t"
 _CLOSED = b"c"
 _LEAVING = b"l"
 _SUCCESSOR = b"s"
+_SUCCESSOR_IN_COUNTS = b"n"
 _PREDECESSOR = b"p"
 _OTHER_PREDECESSOR = b"o"
 _HANDED_OVER = b"d"
@@ -94,11 +95,12 @@ class WorkerChannel:
         self.connections += 1
         self._untaken.append(connection)
 
-    async def hand_over(self, sock: socket.socket) -> bool:
-        """Have the worker give its tunnels to the process behind `sock`; whether it has given all that can go."""
+    async def hand_over(self, sock: socket.socket, *, only_counts: bool) -> bool:
+        """Have the worker give its tunnels, or its counts alone, to the process behind `sock`; whether it has given all
+        that can go."""
         self.is_retired = True
         self._handed_over = asyncio.get_running_loop().create_future()
-        self._tell(_SUCCESSOR, sock)
+        self._tell(_SUCCESSOR_IN_COUNTS if only_counts else _SUCCESSOR, sock)
         return await self._handed_over
 
     def take_over(self, sock: socket.socket, *, is_same_place: bool) -> None:
@@ -128,7 +130,7 @@ class WorkerChannel:
                 if self._ours.fileno() != -1:
                     # The system has no descriptor left for it.
                     log.error("a worker cannot take part in the reload: %s", error.strerror)
-                if message == _SUCCESSOR:
+                if message in (_SUCCESSOR, _SUCCESSOR_IN_COUNTS):
                     self._end_hand_over(done=False)
             self._untold.popleft()
             if sock is not None:
@@ -266,8 +268,9 @@ class WorkerListener:
         sock.setblocking(False)
         self._sock = sock
         self._loop = asyncio.get_running_loop()
-        self.on_successor: Callable[[socket.socket], None] | None = None
-        """Called with a connection to the process that is to take this one's tunnels."""
+        self.on_successor: Callable[[socket.socket, bool], None] | None = None
+        """Called with a connection to the process that is to take this one's tunnels, and whether it is to have its
+        counts alone."""
         self.on_predecessor: Callable[[socket.socket, bool], None] | None = None
         """Called with a connection to a process whose tunnels are to be taken, and whether it had the same place."""
         self.on_stop: Callable[[], None] | None = None
@@ -318,7 +321,7 @@ class WorkerListener:
                 # The acceptor has ended. The supervisor, in the same process, ends this worker.
                 self.close()
                 return False
-            if given in (_SUCCESSOR, _PREDECESSOR, _OTHER_PREDECESSOR):
+            if given in (_SUCCESSOR, _SUCCESSOR_IN_COUNTS, _PREDECESSOR, _OTHER_PREDECESSOR):
                 self._introduce(given, descriptors)
                 continue
             if given == _STOP:
@@ -339,12 +342,14 @@ class WorkerListener:
     def _introduce(self, given: bytes, descriptors: Sequence[int]) -> None:
         for descriptor in descriptors:
             sock = socket.socket(fileno=descriptor)
-            if given == _SUCCESSOR and self.on_successor is not None:
-                self.on_successor(sock)
-            elif given != _SUCCESSOR and self.on_predecessor is not None:
-                self.on_predecessor(sock, given == _PREDECESSOR)
+            if given in (_SUCCESSOR, _SUCCESSOR_IN_COUNTS):
+                callback, argument = self.on_successor, given == _SUCCESSOR_IN_COUNTS
             else:
+                callback, argument = self.on_predecessor, given == _PREDECESSOR
+            if callback is None:
                 sock.close()
+            else:
+                callback(sock, argument)
 
     async def _accept(self, connection: socket.socket) -> None:
         assert self._connection is not None

@@ -187,13 +187,13 @@ class Workers:
         """A later life of this worker has no predecessor."""
         self._waiting_for_counts.discard(number + 1)
 
-    async def hand_over(self, number: int, sock: socket.socket) -> bool:
+    async def hand_over(self, number: int, sock: socket.socket, *, only_counts: bool = False) -> bool:
         """See `Generation`. A worker that has ended has none left."""
-        channel = self._channels[number + 1]
-        if not channel.is_ready:
+        channel = self._channels.get(number + 1)
+        if channel is None or not channel.is_ready:
             sock.close()
             return True
-        done = await channel.hand_over(sock)
+        done = await channel.hand_over(sock, only_counts=only_counts)
         if done:
             self._left.add(number + 1)
             self._supervisors[number + 1].leave()
@@ -379,7 +379,9 @@ class _Introductions:
         if self._app.get(METRICS_WAIT):
             self._add(self._answer_scrapes())
         self._listener.on_predecessor = lambda sock, is_same_place: self._add(self._take_over(sock, is_same_place))
-        self._listener.on_successor = lambda sock: self._add(self._hand_over(sock, started, ending))
+        self._listener.on_successor = lambda sock, only_counts: self._add(
+            self._hand_over(sock, started, ending, only_counts=only_counts)
+        )
         self._listener.on_stop = started.stop_accepting
         self._add(self._stop(started, stop, ending))
         return ending
@@ -419,13 +421,17 @@ class _Introductions:
             started.drain()
         ending.set()
 
-    async def _hand_over(self, sock: socket.socket, started: Running, ending: asyncio.Event) -> None:
+    async def _hand_over(
+        self, sock: socket.socket, started: Running, ending: asyncio.Event, *, only_counts: bool
+    ) -> None:
         giving = None
         if METRICS_PORT in self._app:
             await self._app[METRICS_PORT].close()
         try:
             with no_collection():
-                giving = await begin_hand_over(self._app[TUNNELS], sock, self._listener.connection)
+                giving = await begin_hand_over(
+                    self._app[TUNNELS], sock, self._listener.connection, only_counts=only_counts
+                )
         finally:
             # Also after an error that is not expected: the reload waits for this.
             self._listener.handed_over(done=giving is not None)

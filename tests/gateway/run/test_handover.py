@@ -246,10 +246,10 @@ async def test_a_worker_that_reads_nothing_yet_is_told_of_its_successor_when_it_
         one, other = socket.socketpair()
         with monkeypatch.context() as full:
             full.setattr(socket, "send_fds", Refusing(BlockingIOError()))
-            handing = asyncio.create_task(worker.channel.hand_over(one))
+            handing = asyncio.create_task(worker.channel.hand_over(one, only_counts=False))
             await asyncio.sleep(0)
 
-        def give(sock: socket.socket) -> None:
+        def give(sock: socket.socket, _: bool) -> None:  # noqa: FBT001 - a listener's callback
             sock.close()
             worker.listener.handed_over(done=True)
 
@@ -270,7 +270,7 @@ async def test_a_hand_over_that_the_system_has_no_descriptor_for_has_failed(
         error = OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
         with monkeypatch.context() as limited, other:
             limited.setattr(socket, "send_fds", Refusing(error))
-            assert not await worker.channel.hand_over(one)
+            assert not await worker.channel.hand_over(one, only_counts=False)
             assert other.recv(1) == b""
         assert "a worker cannot take part in the reload: Too many references" in caplog.text
         await worker.die()

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -19,11 +20,13 @@ from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import ReloadRequests
 from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.common.web.listen import listen
+from moorline.gateway.run import generations
 from moorline.gateway.run.commands import ServeSettings
 from moorline.gateway.run.configuration import Configuration
-from moorline.gateway.run.generations import Gateway, keep_reloading
+from moorline.gateway.run.generations import Gateway, Generation, keep_reloading
 from moorline.gateway.run.serve import _Serve
 from moorline.gateway.run.supervisor import Child, Supervisor
+from moorline.gateway.run.workers import Workers
 from moorline.gateway.settings import Settings
 from tests.gateway.run.test_serve import ask, backend_of, serving
 from tests.gateway.run.test_workers import alive, opened
@@ -155,6 +158,35 @@ async def test_where_the_gateway_cannot_be_replaced_the_backend_has_its_old_opti
         reloading.error = None
         await serve._reload_all(upgrade=False)
         assert backend.databases[2:] == ["sqlite:///new.db"], "a later reload begins anew"
+
+
+class Kept:
+    """In the place of both generations: no tunnel can go."""
+
+    size = 1
+
+    def __init__(self) -> None:
+        self.only_counts: list[bool] = []
+
+    async def take_over(self, _: int, sock: socket.socket, *, is_same_place: bool) -> bool:
+        assert is_same_place
+        sock.close()
+        return True
+
+    async def hand_over(self, _: int, sock: socket.socket, *, only_counts: bool) -> bool:
+        sock.close()
+        self.only_counts.append(only_counts)
+        return only_counts
+
+    def has_taken_over(self, _: int) -> None:
+        pass
+
+
+async def test_after_the_last_attempt_to_hand_over_the_counts_go_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generations, "_RETRY_SECONDS", 0.0)
+    kept = Kept()
+    await generations._hand_over(cast("Generation", kept), 0, cast("Workers", kept))
+    assert kept.only_counts == [False, False, False, True]
 
 
 async def faults(program: Program, *wanted: dict[str, Any]) -> list[dict[str, Any]]:

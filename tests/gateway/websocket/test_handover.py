@@ -32,11 +32,13 @@ LONG = frame(BINARY, bytes(range(256)) * 600, key=KEY)
 
 
 @contextlib.asynccontextmanager
-async def moving(old: Gateway, new: Gateway, *, is_same_place: bool = True) -> AsyncIterator["asyncio.Task[None]"]:
+async def moving(
+    old: Gateway, new: Gateway, *, is_same_place: bool = True, only_counts: bool = False
+) -> AsyncIterator["asyncio.Task[None]"]:
     """The hand-over at work, once all has gone that can."""
     one, other = socket.socketpair()
     done = asyncio.Event()
-    giving = asyncio.create_task(hand_over(old.tunnels, one, done))
+    giving = asyncio.create_task(hand_over(old.tunnels, one, done, only_counts=only_counts))
     taking = asyncio.create_task(take_over(new.tunnels, other, is_same_place=is_same_place))
     try:
         async with asyncio.timeout(STEP):
@@ -149,6 +151,25 @@ async def test_what_stays_in_the_old_process_is_counted_by_the_new_one(start: St
     async with asyncio.timeout(STEP):
         while new.tunnels.traffic().from_client != 2 * len(text):  # noqa: ASYNC110 - it is on its way
             await asyncio.sleep(0)
+
+
+async def test_where_no_tunnel_could_go_the_counts_do(start: Start, upstream: Upstream) -> None:
+    old, new = await start(upstream.port, metrics_port=0), await start(upstream.port, metrics_port=0)
+    text = frame(TEXT, b"text", key=KEY)
+    async with tunnel(old, upstream) as (client, backend), moving(old, new, only_counts=True) as giving:
+        await client.send(text)
+        await backend.exactly(len(text))
+        client.reset()
+        await backend.end()
+        backend.close()
+        await old.has(0)
+        giving.cancel()
+        await asyncio.wait([giving])
+    async with asyncio.timeout(STEP):
+        while counted(new).get('moorline_socket_bytes_total{from="client"}') != len(text):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert sum(value for name, value in counted(new).items() if name.startswith("moorline_sockets_ended_total")) == 1
+    assert not len(new.tunnels)
 
 
 async def test_a_process_of_another_place_adds_nothing_that_was_scraped_there(start: Start, upstream: Upstream) -> None:
