@@ -34,7 +34,7 @@ def add_tracing(app: web.Application, settings: CommonSettings) -> None:
 
     async def switched(request: web.Request, response: web.StreamResponse) -> None:
         if response.status == SWITCHING_PROTOCOLS:
-            _end(request, request[_SPAN], response.status)
+            _end(request, response.status)
 
     app.middlewares.insert(0, _middleware(rules))
     app.on_response_prepare.append(switched)
@@ -61,7 +61,7 @@ def _middleware(rules: AccessRules) -> Middleware:
             status = CLIENT_CLOSED_REQUEST
             raise
         finally:
-            _end(request, span, status)
+            _end(request, status)
 
     return trace
 
@@ -81,7 +81,9 @@ def _method(request: web.Request) -> dict[str, str]:
     }
 
 
-def _end(request: web.Request, span: tracing.Span, status: int) -> None:
+def _end(request: web.Request, status: int) -> None:
+    """End its span, unless that has ended with the 101: the library warns of what comes later."""
+    span, request[_SPAN] = request[_SPAN], tracing.NO_SPAN
     route = describe(request)
     span.rename(f"{_named(request)} {route}")
     span.set(http__route=route, http__response__status_code=status, url__scheme=request.scheme)
