@@ -119,32 +119,35 @@ class TlsHandshake(asyncio.Protocol):
     # The handshake --------------------------------------------------------------------------------------------------
 
     async def _shake_hands(self, first: bytes) -> None:
-        raw = self._transport
         try:
-            starting = self._loop.create_task(
-                self._loop.start_tls(
-                    raw,
-                    self,
-                    self._server.tls.context(time.monotonic()),
-                    server_side=True,
-                    ssl_handshake_timeout=self._server.timeout,
-                    ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
-                )
-            )
+            starting = self._loop.create_task(self._start_tls())
             # One turn, in which the loop sets its protocol and calls for `connection_made`; what is called for next
             # follows that, and comes before any input.
             await asyncio.sleep(0)
-            self._loop.call_soon(_feed, raw, first)
+            self._loop.call_soon(_feed, self._transport, first)
             transport = await starting
         except OSError as error:
             # Each port scan is one.
             log.debug("TLS handshake failed: %s", error)
-            raw.abort()
+            self.force_close()
             self._forget()
             return
         self._forget()
         if transport is not None and not transport.is_closing():
             self._go_on(transport)
+
+    async def _start_tls(self) -> asyncio.Transport | None:
+        # Asked in the same step, as this would wait for ever: a connection is closed for another while it begins.
+        if self._transport.is_closing():
+            return None
+        return await self._loop.start_tls(
+            self._transport,
+            self,
+            self._server.tls.context(time.monotonic()),
+            server_side=True,
+            ssl_handshake_timeout=self._server.timeout,
+            ssl_shutdown_timeout=_SHUTDOWN_SECONDS,
+        )
 
     def _go_on(self, transport: asyncio.Transport) -> None:
         connection = self._server.connection()
