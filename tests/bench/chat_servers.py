@@ -38,15 +38,17 @@ class ChatServer:
 @contextlib.asynccontextmanager
 async def moorline(
     folder: Path,
-    database: Path,
+    database: Path | str,
     provider_port: int,
     *options: str,
     cores: Collection[int] = (),
     module: str = "tests.bench.counted",
 ) -> AsyncIterator[ChatServer]:
-    """The backend as it comes, with room for all streams, on this SQLite file. `module` is it, and what it writes."""
+    """The backend as it comes, with room for all streams, on this SQLite file or the database of this address. `module`
+    is it, and what it writes."""
     port = free_port()
-    given = [f"--port={port}", f"--database=sqlite:///{database}", "--max-runs=10000", *NO_CLIENT_LIMITS, *options]
+    url = database if isinstance(database, str) else f"sqlite:///{database}"
+    given = [f"--port={port}", f"--database={url}", "--max-runs=10000", *NO_CLIENT_LIMITS, *options]
     command = [sys.executable, "-m", module, *given]
     async with _serving("moorline", command, folder, port, provider_port, cores=cores, has_log=True) as server:
         yield server

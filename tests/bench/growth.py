@@ -14,8 +14,7 @@ from pathlib import Path
 
 from tests.bench.figures import Scale as TunnelScale
 from tests.bench.growth_log import backends, database, history
-from tests.bench.growth_sockets import clients, sockets
-from tests.bench.peers.base import connections
+from tests.bench.growth_sockets import FIRST, clients, sockets
 from tests.bench.processes import raise_file_limit
 from tests.bench.table import columns, number
 from tests.bench.workers import BY_CPU, workers
@@ -72,13 +71,6 @@ async def _workers(folder: Path, sizes: Sequence[int], scale: Scale) -> Rows:
     return {"round trips per CPU second of the busier, x one": [1.0, ratios[BY_CPU]]}
 
 
-def _possible_sockets(scale: Scale) -> list[int]:
-    """Those that this machine's limit on open files has room for: a tunnel takes two of the gateway, which keeps some
-    for other requests."""
-    most = connections() * 19 // 20
-    return sorted({min(size, most) for size in scale.sockets})
-
-
 PARTS: Mapping[str, Part] = {
     "sqlite": Part("messages in the SQLite file", lambda scale: scale.messages, _of_log(database, "sqlite")),
     "postgres": Part("messages in PostgreSQL", lambda scale: scale.messages, _of_log(database, "postgres")),
@@ -98,7 +90,7 @@ PARTS: Mapping[str, Part] = {
     ),
     "sockets": Part(
         "idle chat sockets",
-        _possible_sockets,
+        lambda scale: scale.sockets,
         lambda folder, sizes, scale: sockets(folder, sizes=sizes, seconds=scale.seconds),
     ),
     "workers": Part("workers of the gateway", lambda scale: (1, 2), _workers),
@@ -123,10 +115,21 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all without one")
     parser.add_argument("--quick", action="store_true", help="small numbers: does it run, not what is it worth")
+    parser.add_argument("--sockets", type=_sizes, metavar="N,...", help="how many idle chat sockets, growing")
     given = parser.parse_args(arguments)
     if unknown := [name for name in given.parts if name not in PARTS]:
         parser.error(f"{unknown[0]}: there is no such part; there are {', '.join(PARTS)}")
+    scale = QUICK if given.quick else Scale()
+    if given.sockets:
+        scale = dataclasses.replace(scale, sockets=given.sockets)
     for name in given.parts or PARTS:
-        print(asyncio.run(measure(name, QUICK if given.quick else Scale())), flush=True)
+        print(asyncio.run(measure(name, scale)), flush=True)
         print(flush=True)
     return 0
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(map(int, text.split(",")))
+    if sizes != tuple(sorted(set(sizes))) or sizes[0] <= FIRST:
+        raise ValueError
+    return sizes

@@ -1,9 +1,14 @@
 """The benchmark of growth runs; what it finds on a busy machine says nothing."""
 
+import resource
 from pathlib import Path
 
+import pytest
+
+from tests.bench import growth_sockets
 from tests.bench.growth import PARTS, Scale, measure
 from tests.bench.growth_fill import fill
+from tests.bench.peers.base import backends_for, workers_for
 from tests.support.eventlogs import database_at, everything, exchange, opened
 
 
@@ -31,3 +36,23 @@ async def test_what_is_filled_by_sql_is_what_the_log_writes(tmp_path: Path) -> N
 
 def test_every_part_has_two_sizes_at_least() -> None:
     assert all(len(part.sizes(Scale())) >= 2 for part in PARTS.values())
+
+
+@pytest.mark.parametrize(
+    ("files", "processes"), [(65_536, (1, 1)), (20_000, (3, 2)), (1024, (49, 25))], ids=["many", "some", "few"]
+)
+def test_sockets_are_split_over_as_many_processes_as_their_files_ask_for(
+    files: int, processes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert (workers_for(20_000), backends_for(20_000)) == processes
+
+
+@pytest.mark.whole_measurement
+@pytest.mark.timeout(120)
+async def test_idle_sockets_of_two_backends_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("workers_for", "backends_for"):
+        monkeypatch.setattr(growth_sockets, name, lambda _: 2)
+    table = await measure("sockets", Scale(sockets=(30, 60), seconds=1.0))
+    names = {line.partition(":")[0] for line in table.splitlines()[1:]}
+    assert names == {"gateway", "database", "backend"}

@@ -24,6 +24,7 @@ __all__ = [
     "Prepare",
     "Probe",
     "Running",
+    "backends_for",
     "connections",
     "installed",
     "running",
@@ -119,6 +120,11 @@ def connections() -> int:
 def workers_for(clients: int) -> int:
     """How many a gateway needs for so many clients; each keeps a part of its files for other requests."""
     return math.ceil(clients / connections() / _USED)
+
+
+def backends_for(clients: int) -> int:
+    """The same of backends, where a client takes one file."""
+    return math.ceil(clients / (2 * connections()) / _USED)
 
 
 def installed(name: str, *, package: str = "") -> str:

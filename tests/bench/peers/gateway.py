@@ -11,8 +11,8 @@ from tests.bench.peers.base import HTTP, SITE, WEBSOCKET, Missing, Peer, Probe, 
 __all__ = ["gateway", "with_heartbeats", "with_site"]
 
 
-def gateway(name: str = "gateway", *, probe: Probe = WEBSOCKET, **options: str) -> Peer:
-    """With these options, which it may lack."""
+def gateway(name: str = "gateway", *, probe: Probe = WEBSOCKET, upstream: Sequence[str] = (), **options: str) -> Peer:
+    """With these options, which it may lack; before the backend, or these addresses."""
 
     async def command(folder: Path, port: int, backend_port: int) -> Sequence[str]:
         if lacking := set(options) - {field.name for field in dataclasses.fields(Settings)}:
@@ -20,7 +20,6 @@ def gateway(name: str = "gateway", *, probe: Probe = WEBSOCKET, **options: str) 
         given = {
             "host": "127.0.0.1",
             "port": str(port),
-            "upstream": f"http://127.0.0.1:{backend_port}",
             "max_connections": str(connections()),
             **options,
         }
@@ -30,6 +29,7 @@ def gateway(name: str = "gateway", *, probe: Probe = WEBSOCKET, **options: str) 
             "moorline",
             "gateway",
             *(f"--{key.replace('_', '-')}={value}" for key, value in given.items()),
+            *(f"--upstream={address}" for address in upstream or [f"http://127.0.0.1:{backend_port}"]),
         ]
 
     return Peer(name, command, probe)
