@@ -16,12 +16,10 @@ from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.control import NoServer, complaining, request_revocation
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
+from moorline.gateway.common.access.names import MOST_NAME_BYTES, is_principal
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["revoke"]
-
-#: As a request to the backend takes it; no name is longer.
-_MOST_BYTES = 1024
 
 
 def revoke(database: str, arguments: list[str]) -> int:
@@ -29,8 +27,8 @@ def revoke(database: str, arguments: list[str]) -> int:
     if not arguments:
         raise UsageError("revoke: the principal is missing; write for example: moorline revoke dr.who")
     name = arguments[0]
-    if not name.isprintable() or not 0 < len(name.encode()) <= _MOST_BYTES:
-        raise UsageError(f"revoke: a principal's name has 1 to {_MOST_BYTES} bytes, and no control characters")
+    if not is_principal(name):
+        raise UsageError(f"revoke: a principal's name has 1 to {MOST_NAME_BYTES} bytes, and no control characters")
     path = sqlite_path(database)
     at = _in_postgres(database, name) if path is None else _in_file(path, name)
     shown = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -5,6 +5,7 @@
 import asyncio
 import contextlib
 import re
+from collections.abc import Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -95,7 +96,7 @@ def _ids(request: web.Request) -> tuple[str | None, str | None] | None:
     session: str | None = None
     match [name.lower() for name in names[:2]], names[2:]:
         case ["api", "chat"], [session, *_]:
-            patient = request.query.get("patient_id")
+            patient = _one(request.query.getall("patient_id", ()))
         case ["api", "patients"], [patient, below] if below.lower() == "sessions":
             pass
         case ["ws", "chat"], [patient, session]:
@@ -103,6 +104,13 @@ def _ids(request: web.Request) -> tuple[str | None, str | None] | None:
     if not all(_ID.fullmatch(name) for name in (patient, session) if name is not None):
         raise Malformed("An id may hold letters, digits and : . _ - only, at most 128 of them.")
     return patient, session
+
+
+def _one(patients: Sequence[str]) -> str | None:
+    if len(set(patients)) > 1:
+        # Of two some servers take the first and some the last.
+        raise Malformed("The query must not name two patients.")
+    return patients[0] if patients else None
 
 
 def _names(target: str) -> list[str]:

@@ -42,10 +42,15 @@ OPTIONS: dict[str, Any] = {
 URL = "/api/chat/s1/messages?patient_id=patient:demo"
 
 
-def public(algorithm: str) -> str:
+def pem(key: Any) -> str:
+    """Its public key."""
     encoding, kind = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    pem: bytes = KEYS[algorithm].public_key().public_bytes(encoding, kind)
-    return pem.decode()
+    encoded: bytes = key.public_key().public_bytes(encoding, kind)
+    return encoded.decode()
+
+
+def public(algorithm: str) -> str:
+    return pem(KEYS[algorithm])
 
 
 def claims(**changes: Any) -> dict[str, Any]:
@@ -145,11 +150,18 @@ def signed(payload: str, header: str = '{"alg": "HS256"}', secret: str = SECRET)
     return f"{given}.{segment(hmac.digest(secret.encode(), given.encode(), hashlib.sha256))}"
 
 
+async def test_a_token_signed_with_the_key_that_it_brings_along_is_refused() -> None:
+    """RFC 8725 section 3.10."""
+    own = "a secret of the attacker's own, of 32 bytes"
+    header = json.dumps({"alg": "HS256", "jwk": {"kty": "oct", "k": segment(own.encode())}})
+    assert await decided(SECRET, signed('{"sub": "a", "exp": 9e9}', header, secret=own)) == 401
+
+
 async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused() -> None:
     """RFC 8725 section 2.1."""
-    pem = public("RS256")
-    for secret in (pem, pem.strip(), pem + "\n"):
-        assert await decided(pem, signed('{"sub": "a", "exp": 9e9}', secret=secret)) == 401
+    key = public("RS256")
+    for secret in (key, key.strip(), key + "\n"):
+        assert await decided(key, signed('{"sub": "a", "exp": 9e9}', secret=secret)) == 401
 
 
 @pytest.mark.parametrize(
@@ -170,6 +182,8 @@ async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused() -> No
         ('{"alg": "HS256", "crit": []}', 401),
         ('{"alg": "HS256", "crit": ["b64"], "b64": false}', 401),
         ('{"alg": "HS256", "b64": false}', 401),
+        # A key that the token brings along is not used, and nothing is fetched (RFC 8725 section 3.10).
+        ('{"alg": "HS256", "jku": "http://127.0.0.1:9/", "jwk": {"kty": "oct", "k": "AAAA"}}', 200),
     ],
 )
 async def test_a_header_must_name_the_keys_algorithm_and_nothing_critical(header: str, expected: int) -> None:
@@ -321,8 +335,9 @@ class Issuer:
         self.asked = 0
         self.url = ""
 
-    def add(self, kid: str, algorithm: str) -> None:
-        made = jwt.algorithms.get_default_algorithms()[algorithm].to_jwk(KEYS[algorithm].public_key(), as_dict=True)
+    def add(self, kid: str, algorithm: str, key: Any = None) -> None:
+        key = KEYS[algorithm] if key is None else key
+        made = jwt.algorithms.get_default_algorithms()[algorithm].to_jwk(key.public_key(), as_dict=True)
         self.keys.append({**made, "kid": kid, "use": "sig"})
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -410,6 +425,16 @@ async def test_a_shared_secret_in_a_public_set_is_no_key(tmp_path: Path) -> None
             assert await status(server.http, token(kid="one")) == 401
 
 
+async def test_a_short_key_in_the_set_is_no_key(tmp_path: Path) -> None:
+    short = rsa.generate_private_key(65537, 1024)
+    async with issuer() as issued:
+        issued.add("one", "RS256", short)
+        async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+            with pytest.warns(jwt.InsecureKeyLengthWarning):
+                given = token(short, "RS256", kid="one")
+            assert await status(server.http, given) == 401
+
+
 # Options --------------------------------------------------------------------------------------------------------------
 
 
@@ -423,6 +448,8 @@ def test_tokens_and_a_function_of_ones_own_exclude_each_other() -> None:
     [
         ({"jwt_key": "short"}, "jwt_key: the secret has fewer than 32 bytes; try openssl rand -hex 32"),
         ({"jwt_key": SECRET, "jwt_key_file": "x"}, "jwt_key_file: jwt_key is set as well; write one of them"),
+        ({"jwt_key": pem(rsa.generate_private_key(65537, 1024))}, "jwt_key: is not a public key of RSA, P-256 or "),
+        ({"jwt_key": pem(ec.generate_private_key(ec.SECP384R1()))}, "jwt_key: is not a public key of RSA, P-256 or "),
         ({"jwt_key_file": "/nowhere/key.pem"}, 'jwt_key_file: "/nowhere/key.pem" cannot be read: '),
         (
             {"jwt_key": "-----BEGIN PUBLIC KEY-----\nxx\n-----END PUBLIC KEY-----"},

@@ -161,7 +161,7 @@ async def test_a_mistake_is_one_line_with_status_2(tmp_path: Path) -> None:
     assert not (tmp_path / "none.db").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], [""], ["a\nb"], ["x" * 2000]])
+@pytest.mark.parametrize("arguments", [[], [""], ["a\nb"], ["\udcff"], ["x" * 2000]])
 def test_a_name_that_is_none_is_refused(tmp_path: Path, arguments: list[str]) -> None:
     with pytest.raises(UsageError, match="revoke: "):
         revoke(database_at(tmp_path), arguments)

@@ -154,6 +154,21 @@ async def test_the_hook_is_asked_before_the_backend_and_its_refusal_is_the_answe
     assert len(heads) == 1
 
 
+async def test_a_query_that_names_two_patients_is_refused(start_gateway: StartGateway) -> None:
+    """The hook would be asked about the one, and another backend might take the other."""
+    asked: list[str | None] = []
+
+    async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        asked.append(patient_id)
+        return Principal("me")
+
+    async with listening(answering(OK, [])) as backend:
+        gateway = await start_gateway(backend, authorize=authorize)
+        for query, status in (("p1&patient_id=p2", 400), ("p1&patient%5Fid=p2", 400), ("p1&patient_id=p1", 200)):
+            assert (await gateway.get(f"/api/chat/s1/messages?patient_id={query}")).status == status
+    assert asked == ["p1"]
+
+
 @pytest.mark.parametrize(
     "target",
     [

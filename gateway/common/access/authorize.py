@@ -4,11 +4,14 @@ import dataclasses
 import inspect
 import ipaddress
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import hdrs, web
 
+from moorline.gateway.common.access.names import MOST_NAME_BYTES, is_principal
+from moorline.gateway.common.access.refusals import Refusals
 from moorline.gateway.common.config.named import described, load_named, takes
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.errors import UsageError
@@ -26,6 +29,8 @@ __all__ = [
     "ticket",
     "warn_if_open",
 ]
+
+log = logging.getLogger("moorline.authorize")
 
 SUBPROTOCOL = "moorline"
 _TOKEN_SUBPROTOCOL = "moorline.jwt."
@@ -63,7 +68,9 @@ def bearer_token(request: web.Request) -> str | None:
     It is in `Authorization: Bearer TOKEN` (RFC 6750) or, since a browser's WebSocket sets no header, in the subprotocol
     `moorline.jwt.TOKEN`; never in the URL, which ends up in logs. Bytes that are no text are no token.
     """
-    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    given = request.headers.getall(hdrs.AUTHORIZATION, ())
+    # Two are none, as below.
+    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     if scheme.lower() == "bearer" and is_credential(token.strip()):
         return token.strip()
     return _offered(request, _TOKEN_SUBPROTOCOL)
@@ -103,7 +110,8 @@ def hook_of(settings: CommonSettings, given: Authorize | None) -> Authorize | No
 def as_authorize(hook: Any) -> Authorize:
     """`hook`, which may return the name of a principal alone.
 
-    A request for which it returns anything else, as a function without `return` does, ends with 500.
+    A request for which it returns anything else, as a function without `return` does, ends with 500; one whose
+    principal has a name that cannot be used, as bytes of a header may be, ends with 401.
 
     Raises:
         UsageError: it is no coroutine function of three arguments; the message names function and file.
@@ -112,13 +120,20 @@ def as_authorize(hook: Any) -> Authorize:
     if inspect.isclass(hook) or not is_async or not takes(hook, 3):
         raise UsageError(f"authorize: {described(hook)} must be `async def authorize(request, patient_id, session_id)`")
 
+    refusals = Refusals()
+
     async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
         principal = await hook(request, patient_id, session_id)
         if principal and isinstance(principal, str):
-            return Principal(principal)
-        if not isinstance(principal, Principal):
+            principal = Principal(principal)
+        if not isinstance(principal, Principal) or not isinstance(principal.name, str):
             kind = type(principal).__name__
             raise TypeError(f"authorize: {described(hook)} returned {kind}; return a Principal, or its name as str")
+        if not is_principal(principal.name):
+            if (count := refusals.add("name", time.monotonic())) is not None:
+                rule = f"1 to {MOST_NAME_BYTES} bytes and no control characters"
+                log.warning("authorize: %s: a principal's name has %s; %d refused", described(hook), rule, count)
+            raise web.HTTPUnauthorized(text="These credentials name no principal.")
         return principal
 
     return authorize

@@ -100,8 +100,11 @@ class KeySet:
 
 
 def _parse(data: bytes) -> Mapping[str, "jwt.PyJWK"]:
-    """The keys that can verify; those of other kinds are left out. A shared secret in a public set is none."""
+    """The keys that can verify; those of other kinds and short ones are left out. A shared secret in a public set is
+    none."""
     import jwt
+
+    from moorline.gateway.common.access.jwt_key import is_sound
 
     found = json.loads(data)
     entries = found.get("keys") if isinstance(found, dict) else None
@@ -113,7 +116,9 @@ def _parse(data: bytes) -> Mapping[str, "jwt.PyJWK"]:
         if algorithm is None or entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm:
             continue
         try:
-            keys[str(entry.get("kid", ""))] = jwt.PyJWK(entry, algorithm=algorithm)
+            key = jwt.PyJWK(entry, algorithm=algorithm)
         except (jwt.PyJWTError, ValueError, TypeError, KeyError):
             continue
+        if is_sound(key):
+            keys[str(entry.get("kid", ""))] = key
     return keys

@@ -20,6 +20,7 @@ from aiohttp import hdrs, web
 
 from moorline.gateway.common.access.authorize import Principal, bearer_token, is_credential
 from moorline.gateway.common.access.jwks import KeySet
+from moorline.gateway.common.access.names import MOST_NAME_BYTES, is_principal
 from moorline.gateway.common.access.refusals import Refusals
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.errors import UsageError
@@ -47,6 +48,7 @@ _WHY = {
     "InvalidIssuerError": "`iss` is not jwt_issuer",
     "InvalidKeyError": "jwt_jwks_url has no key with its `kid`",
     "InvalidSignatureError": "not signed with the key that the options name",
+    "InvalidSubjectError": f"`sub` is no text of 1 to {MOST_NAME_BYTES} bytes without control characters",
     "MissingRequiredClaimError": "`exp` or `sub` is missing, or `iss` or `aud` where the options name one",
 }
 _UNREADABLE = "not a JSON Web Token, or a claim has another type than the standard's"
@@ -125,7 +127,7 @@ class JwtAuthorize:
     def _token(self, request: web.Request) -> str | None:
         token = bearer_token(request)
         if token is None and self._cookie:
-            token = request.cookies.get(self._cookie, "")
+            token = _cookie(request, self._cookie)
         return token if token and is_credential(token) else None
 
     async def _verified_token(self, token: str) -> "_Verified":
@@ -150,10 +152,8 @@ class JwtAuthorize:
             if isinstance(key, KeySet):
                 key = await key.find(_key_id(token))
             claims = self._decode(token, key, algorithms=[key.algorithm_name])
-            if not claims["sub"]:
-                raise self._jwt.MissingRequiredClaimError("sub")
-            if not _is_text(claims["sub"]):
-                raise self._jwt.DecodeError("a subject that no database takes")
+            if not is_principal(claims["sub"]):
+                raise self._jwt.exceptions.InvalidSubjectError
             if not all(_is_time(claims[name]) for name in _TIMES if name in claims):
                 raise self._jwt.DecodeError("a time that is none")
             return claims
@@ -177,6 +177,16 @@ class JwtAuthorize:
             )
 
 
+def _cookie(request: web.Request, name: str) -> str | None:
+    """The token in the cookie of this name. Two of one name are none, as for subprotocols: a page below another path or
+    domain of the site may have set one of them, and its sign-in may take the other one (RFC 6265 section 8.6).
+    """
+    pairs = ";".join(request.headers.getall(hdrs.COOKIE, ())).split(";")
+    values = {value.strip() for each, _, value in (pair.partition("=") for pair in pairs) if each.strip() == name}
+    # A token needs no quotes, and may have them.
+    return values.pop().strip('"') if len(values) == 1 else None
+
+
 def _key_id(token: str) -> str:
     """The id of the key that the token names, empty where it names none. PyJWT would check the whole token for it, as
     `decode` does again, which takes as long as a signature.
@@ -191,15 +201,6 @@ def _key_id(token: str) -> str:
     except (ValueError, RecursionError):
         raise jwt.DecodeError("the header cannot be read") from None
     return str(header.get("kid", "")) if isinstance(header, dict) else ""
-
-
-def _is_text(value: str) -> bool:
-    """Whether it has no half of a surrogate pair, which JSON can write and UTF-8 cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_time(value: object) -> bool:

@@ -11,10 +11,12 @@ from moorline.gateway.common.errors import UsageError
 if TYPE_CHECKING:
     import jwt
 
-__all__ = ["parse_key"]
+__all__ = ["is_sound", "parse_key"]
 
 # A shorter secret can be guessed from one token (RFC 7518 section 3.2).
 _LEAST_SECRET = 32
+# A shorter key of RSA can be factored (RFC 7518 section 3.3).
+_LEAST_RSA_BITS = 2048
 
 
 def parse_key(text: str, option: str) -> "jwt.PyJWK":
@@ -34,10 +36,20 @@ def parse_key(text: str, option: str) -> "jwt.PyJWK":
         algorithm = get_default_algorithms()[name]
         try:
             public = algorithm.prepare_key(text)
-            return jwt.PyJWK(algorithm.to_jwk(public, as_dict=True), algorithm=name)
+            key = jwt.PyJWK(algorithm.to_jwk(public, as_dict=True), algorithm=name)
         except (jwt.InvalidKeyError, jwt.PyJWTError, ValueError, TypeError, AttributeError):
             continue
-    raise UsageError(f"{option}: is not a public key of RSA, P-256 or Ed25519 in PEM")
+        if is_sound(key):
+            return key
+    raise UsageError(f"{option}: is not a public key of RSA, P-256 or Ed25519 in PEM; RSA needs {_LEAST_RSA_BITS} bits")
+
+
+def is_sound(key: "jwt.PyJWK") -> bool:
+    """Whether this public key may be used with its algorithm. PyJWT warns of a short one for each token, and of its
+    versions some take any curve."""
+    if key.algorithm_name == "RS256":
+        return bool(key.key.key_size >= _LEAST_RSA_BITS)
+    return key.algorithm_name != "ES256" or bool(key.key.curve.name == "secp256r1")
 
 
 def _secret(secret: bytes, option: str) -> "jwt.PyJWK":

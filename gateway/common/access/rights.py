@@ -1,8 +1,9 @@
 """How long a principal may use a chat: the authorize hook is asked again while a socket or a request is held.
 
-A right ends when the principal expires, when the hook refuses, or when `Rights.close` is called. A hook that fails
-(any other exception, a status of 5xx, or no answer within `authorize_again`) has not decided: the right stands, and the
-hook is asked again. Without a hook there is neither timer nor task.
+A right ends when the principal expires, when the hook refuses, or when `Rights.close` is called. Where its time has
+come or the hook says 401, it has expired: the principal may come back with new credentials. A hook that fails (any
+other exception, a status of 5xx, or no answer within `authorize_again`) has not decided: the right stands, and the hook
+is asked again. Without a hook there is neither timer nor task.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ logger = logging.getLogger("moorline.rights")
 #: cookie for longer than these 400 days (draft-ietf-httpbis-rfc6265bis section 5.5).
 REVOKED_SECONDS = 400 * 86_400.0
 
+# These credentials do not count; without that any refusal is of the principal.
+_UNAUTHORIZED = 401
 # The longest timer: an expiry may be years ahead, and loops bound what they take.
 _LONGEST_SECONDS = 86_400.0
 # Sockets that were opened at once, after a restart for example, are not asked about at once.
@@ -146,7 +149,7 @@ class Right:
         self.principal = principal
         self.ended = False
         self.expired = False
-        """It ended by its time or was revoked: with new credentials the principal may come back."""
+        """It ended by its time, by 401, or was revoked: with new credentials the principal may come back."""
         self._ask = ask
         self._again = None if ask is None else again
         self._ask_at: float | None = None
@@ -234,7 +237,10 @@ class Right:
                 assert self._ask is not None, "otherwise there is no time at which it is due"
                 self.principal = await self._ask()
         except web.HTTPException as error:
-            if error.status < 500:
+            if error.status == _UNAUTHORIZED:
+                # As for a handshake: others may do, of a token whose key was withdrawn for example.
+                self.expire()
+            elif error.status < 500:
                 self.end()
             else:
                 logger.warning("authorize failed with status %s and is asked again", error.status)

@@ -24,6 +24,7 @@ from moorline.gateway.common.errors import UsageError
         ([("Sec-WebSocket-Protocol", "moorline, moorline.jwt.")], None),
         ([("Sec-WebSocket-Protocol", "moorline.jwt.a, moorline.jwt.b")], None),
         ([("Authorization", "Bearer one"), ("Sec-WebSocket-Protocol", "moorline.jwt.two")], "one"),
+        ([("Authorization", "Bearer one"), ("Authorization", "Bearer two")], None),
         ([], None),
     ],
 )
@@ -53,7 +54,22 @@ async def test_a_hook_returns_a_principal_or_its_name(hook: Any) -> None:
     assert (await as_authorize(principal)(REQUEST, "p", "s")).expires == 7.0
 
 
-@pytest.mark.parametrize("value", [None, True, 7, ""])
+@pytest.mark.parametrize("name", ["", "a\nb", "\udcff", "x" * 1025])
+async def test_a_name_that_cannot_be_used_is_refused_and_told_once_a_minute(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def hook(*_: object) -> Principal:
+        return Principal(name)
+
+    authorize = as_authorize(hook)
+    for _ in range(2):
+        with pytest.raises(web.HTTPUnauthorized):
+            await authorize(REQUEST, "p", "s")
+    (line,) = caplog.messages
+    assert line.endswith("a principal's name has 1 to 1024 bytes and no control characters; 1 refused")
+
+
+@pytest.mark.parametrize("value", [None, True, 7, "", Principal(7)])  # type: ignore[arg-type]
 async def test_a_hook_that_returns_no_principal_allows_nothing(value: Any) -> None:
     async def hook(*_: object) -> Any:
         return value
