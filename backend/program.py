@@ -64,7 +64,7 @@ async def _run(settings: Settings, manager: Parent | Systemd, listener: SocketLi
     app = create_app(settings)
     if isinstance(manager, Systemd) and manager.metrics is not None:
         app[METRICS_SOCKET] = manager.metrics
-    with stop_signals(log, settings.drain) as stop:
+    with stop_signals(log, settings.drain, is_child=isinstance(manager, Parent)) as stop:
         try:
             async with running(app, settings, listener=listener) as started:
                 keep_start()

@@ -4,6 +4,9 @@ SIGTERM and SIGINT begin a drain; a second one ends the process at once. SIGHUP 
 a reload. SIGHUP begins a drain in one that cannot, and where it says what its name says: that the terminal is gone,
 which must not leave a server behind that holds the port. SIGHUP is left alone where it is ignored at the start, which
 is all that `nohup` does. SIGINT is taken even then: shells ignore it in what a script starts in the background.
+
+A service manager sends each signal to all processes of a service, and the parent tells its child the same: there the
+first SIGTERM begins a drain and no other signal does anything.
 """
 
 import asyncio
@@ -27,6 +30,7 @@ logger = logging.getLogger("moorline.loop")
 
 # For tasks that are left at the end.
 _CANCEL_SECONDS = 1.0
+_OF_THE_PARENT = (signal.SIGHUP, signal.SIGUSR2)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -110,11 +114,14 @@ def stop_signals(
     drain: float,
     before_exit: Callable[[], None] = lambda: None,
     reload: ReloadRequests | None = None,
+    *,
+    is_child: bool = False,
 ) -> Iterator[asyncio.Event]:
     """An event that the first signal sets. Leave the context when the drain is over, so that the log says so.
 
     `drain` is the time that the drain may take, for the log. `before_exit` is called before a second signal ends the
-    process. `reload` gets what asks for a reload; without it SIGHUP ends the program as SIGTERM does.
+    process. `reload` gets what asks for a reload; without it SIGHUP ends the program as SIGTERM does. `is_child`: the
+    parent reloads, and ends this process at once where that is asked for.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -124,6 +131,8 @@ def stop_signals(
 
     def received(number: signal.Signals) -> None:
         nonlocal began
+        if is_child and (began is not None or number in _OF_THE_PARENT):
+            return
         if reload is not None and began is None and _asks_for_reload(number, had_terminal=had_terminal):
             reload.add(upgrade=number == signal.SIGUSR2)
             return
@@ -136,7 +145,7 @@ def stop_signals(
         stop.set()
 
     numbers = [signal.SIGTERM, signal.SIGINT]
-    if reload is not None:
+    if reload is not None or is_child:
         numbers.append(signal.SIGUSR2)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)

@@ -344,7 +344,7 @@ async def _work(settings: Settings, parent: Parent, message: Mapping[str, Any]) 
         app[METRICS_SOCKET] = socket.socket(fileno=message["metrics"])
         app[METRICS_WAIT] = message["waits_for_counts"]
     listener = WorkerListener(socket.socket(fileno=message["channel"]))
-    with stop_signals(log, settings.drain) as stop:
+    with stop_signals(log, settings.drain, is_child=True) as stop:
         async with (
             _Introductions(app, listener) as introductions,
             running(app, settings, listener=listener) as started,

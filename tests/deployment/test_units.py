@@ -98,6 +98,10 @@ def test_a_unit_uses_what_its_program_tells_the_manager(unit: Path) -> None:
     assert (setting(unit, "Type"), setting(unit, "WatchdogSec")) == (["notify"], ["30s"])
 
 
+def test_the_gateway_tells_its_own_processes_to_end() -> None:
+    assert setting(GATEWAY, "KillMode") == ["mixed"]
+
+
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
 def test_no_dump_of_the_memory_of_a_unit_is_kept(unit: Path) -> None:
     assert setting(unit, "LimitCORE") == ["0"]

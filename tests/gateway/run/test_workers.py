@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,14 +171,15 @@ async def first_event(client: aiohttp.ClientSession) -> dict[str, Any]:
         return event
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_all_drain_together_and_say_goodbye(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "is_for_all"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+async def test_all_drain_together_and_say_goodbye(number: int, tmp_path: Path, *, is_for_all: bool) -> None:
     async with (
         echoing(tmp_path, *WORKERS, "--drain", "5m") as (program, address),
         contextlib.AsyncExitStack() as stack,
     ):
         sockets, workers = await opened(address, stack, 6), children(program.pid)
         program.send(number)
+        signal_each(workers if is_for_all else (), number, number)
         for each in sockets:
             await each.wait_closed()
             assert (each.close_code, each.close_reason) == (1001, "gateway restarting")
@@ -186,6 +188,7 @@ async def test_all_drain_together_and_say_goodbye(number: int, tmp_path: Path) -
         for worker in workers:
             await gone(worker)
         assert "Traceback" not in program.err
+        assert "at once" not in program.err
 
 
 async def test_a_second_signal_ends_all_at_once(tmp_path: Path) -> None:
@@ -292,11 +295,20 @@ async def test_serve_keeps_one_backend_behind_all_workers(tmp_path: Path) -> Non
         processes = children(program.pid)
         assert len(processes) == 3
         assert len(children(program.pid, "-m moorline backend")) == 1
+        signal_each(processes, signal.SIGHUP, signal.SIGUSR2)
         for _ in range(2):
             assert await ask(address)
         assert await served(program, 2) == {"1": 1, "2": 1}
         assert program.out.count("page") == 1
+        assert children(program.pid) == processes, "the parent alone reloads"
         assert await program.stop() == 0
         for process in processes:
             await gone(process)
     assert "Traceback" not in program.err
+
+
+def signal_each(processes: Iterable[int], *numbers: int) -> None:
+    """As a service manager signals all processes of a service."""
+    for process, number in itertools.product(processes, numbers):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
