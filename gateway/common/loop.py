@@ -133,8 +133,11 @@ def stop_signals(
         nonlocal began
         if is_child and (began is not None or number in _OF_THE_PARENT):
             return
-        if reload is not None and began is None and _asks_for_reload(number, had_terminal=had_terminal):
-            reload.add(upgrade=number == signal.SIGUSR2)
+        if reload is not None and _asks_for_reload(number, had_terminal=had_terminal):
+            if began is None:
+                reload.add(upgrade=number == signal.SIGUSR2)
+            else:
+                log.info("%s during the drain: nothing is reloaded any more", number.name)
             return
         if began is not None:
             log.warning("%s during the drain: ending at once", number.name)

@@ -50,7 +50,7 @@ async def test_sigint_drains_where_a_shell_ignores_it_for_what_runs_in_the_backg
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_ends_at_once(tmp_path: Path, first: signal.Signals) -> None:
+async def test_a_second_signal_ends_at_once_unless_it_asks_for_a_reload(tmp_path: Path, first: signal.Signals) -> None:
     async with echoing(tmp_path, "--drain", "5m", "--close-timeout", "5m") as (program, address):
         port = int(address.split(":")[2].partition("/")[0])
         async with dial(port) as client:
@@ -59,5 +59,8 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path, first: signal.Signal
             program.send(first)
             # It is told, and neither answers nor goes.
             assert await client.exactly(len(GOODBYE)) == GOODBYE
+            for number in (signal.SIGHUP, signal.SIGUSR2):
+                program.send(number)
+                await program.line(f"{number.name} during the drain: nothing is reloaded any more")
             assert await program.stop(signal.SIGTERM) == 128 + signal.SIGTERM
     assert "SIGTERM during the drain: ending at once" in program.err
