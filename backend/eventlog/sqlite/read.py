@@ -173,11 +173,12 @@ def run_answer(tx: Transaction, session: SessionRecord, started_seq: int) -> tup
 
 
 def _events(tx: Transaction, query: EventQuery) -> list[Event]:
+    # Numbered placeholders would name the epoch once; Python 3.12.0 to 3.12.3 take them for named ones and warn.
     records = tx.db.execute(
         f"SELECT {SELECTED} FROM events WHERE session ="
-        " (SELECT id FROM sessions WHERE session_id = ?1 AND (?2 IS NULL OR epoch = ?2)) AND seq > ?3"
-        " ORDER BY seq LIMIT ?4",
-        (query.session_id, query.epoch, query.seq, query.limit),
+        " (SELECT id FROM sessions WHERE session_id = ? AND (? IS NULL OR epoch = ?)) AND seq > ?"
+        " ORDER BY seq LIMIT ?",
+        (query.session_id, query.epoch, query.epoch, query.seq, query.limit),
     )
     recent = (event for event in tx.recent.unmerged(query.session_id, query.epoch) if event.seq > query.seq)
     events = islice(chain(map(from_record, records), recent), query.limit)
