@@ -227,6 +227,7 @@ async def test_a_server_without_free_descriptors_accepts_again_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "_ACCEPT_AGAIN_SECONDS", 0.01)
+    monkeypatch.chdir(tmp_path)  # with TMPDIR the path may be too long for a socket's
     async with opened(database_at(tmp_path)) as log:
         await exchange(log, "s")
         used: list[int] = []
@@ -237,7 +238,7 @@ async def test_a_server_without_free_descriptors_accepts_again_later(
             with contextlib.suppress(OSError):
                 while True:
                     used.append(os.dup(asking.fileno()))
-            asking.connect(str(tmp_path / "chat.db-control"))
+            asking.connect("chat.db-control")
             await asyncio.sleep(0)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -249,17 +250,21 @@ async def test_a_server_without_free_descriptors_accepts_again_later(
 
 async def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "_SILENCE_SECONDS", 0.1)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "chat.db").touch()
     with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(tmp_path / "chat.db-control"))
+        silent.bind("chat.db-control")
         silent.listen()
         with pytest.raises(UsageError, match="the backend did not answer for"):
             await saved(tmp_path)
 
 
-async def test_a_client_that_asks_for_something_else_is_told_so(tmp_path: Path) -> None:
+async def test_a_client_that_asks_for_something_else_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     async with opened(database_at(tmp_path)):
-        reader, writer = await asyncio.open_unix_connection(tmp_path / "chat.db-control")
+        reader, writer = await asyncio.open_unix_connection("chat.db-control")
         writer.write(b"restore\n")
         assert await reader.read() == b"-the backend is of another version"
         writer.close()

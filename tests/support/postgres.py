@@ -8,7 +8,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from tests.support.needs import program
+from tests.support.socket_folder import socket_folder
 
 __all__ = ["PASSWORD", "PostgresServer", "Relay", "holds", "postgres", "relayed", "running_postgres"]
 
@@ -171,7 +171,7 @@ class PostgresServer:
 def running_postgres(log: Path) -> Iterator[PostgresServer]:
     """A server; `log` is the file that gets what it prints."""
     # Not in a folder of pytest's: those are closed to the user that the server runs as.
-    with _socket_folder("postgres-") as folder:
+    with socket_folder("postgres-") as folder:
         server = PostgresServer(Path(folder), log)
         server.start()
         try:
@@ -260,7 +260,7 @@ class Relay:
 @contextlib.asynccontextmanager
 async def relayed(server: PostgresServer, url: str) -> AsyncIterator[Relay]:
     """A relay before `server`; its `url` is that of the database at `url`."""
-    with _socket_folder("wire-") as folder:
+    with socket_folder("wire-") as folder:
         name = ".s.PGSQL.5432"
         there = Relay(url.partition("?")[0] + "?host=" + folder.replace("/", "%2F"), server.folder / name)
         relay = await asyncio.start_unix_server(there.relay, f"{folder}/{name}")
@@ -284,12 +284,6 @@ async def holds(url: str, query: str, *parameters: object) -> None:
     async with asyncio.timeout(PATIENCE), await psycopg.AsyncConnection.connect(url, autocommit=True) as db:
         while await (await db.execute(query, parameters)).fetchone() != (True,):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-
-
-def _socket_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:
-    """In /tmp where TMPDIR is long: the path of a Unix socket has at most 107 bytes."""
-    short = None if len(tempfile.gettempdir()) < 60 else "/tmp"
-    return tempfile.TemporaryDirectory(prefix=prefix, dir=short, ignore_cleanup_errors=True)
 
 
 def _exists(user: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from moorline.gateway.common.web.listen import listen
 from tests.support.process import Program, started_command
+from tests.support.socket_folder import socket_folder
 
 __all__ = ["Manager"]
 
@@ -20,7 +21,9 @@ class Manager:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.notify.bind(str(folder / "notify"))
+        self._notify_folder = socket_folder("notify-")
+        self._notify_path = f"{self._notify_folder.name}/notify"
+        self.notify.bind(self._notify_path)
         self.notify.setblocking(False)
         # Read as it comes: the kernel keeps ten messages at most.
         self._said = asyncio.Queue[str]()
@@ -49,7 +52,7 @@ class Manager:
         env = {
             "LISTEN_FDS": "1",
             "LISTEN_FDNAMES": "http",
-            "NOTIFY_SOCKET": str(self._folder / "notify"),
+            "NOTIFY_SOCKET": self._notify_path,
             "WATCHDOG_USEC": "2000000",
         }
         os.set_inheritable(self.sock.fileno(), True)
@@ -61,3 +64,4 @@ class Manager:
         asyncio.get_running_loop().remove_reader(self.notify)
         self.notify.close()
         self.sock.close()
+        self._notify_folder.cleanup()
