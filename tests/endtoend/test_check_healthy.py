@@ -85,6 +85,7 @@ async def test_over_tls(parts: Stack, front: Nginx, monkeypatch: pytest.MonkeyPa
     assert await healthy(front.tls)
 
 
+@needs.ipv6
 async def test_over_ipv6_alone(tmp_path: Path) -> None:
     async with stack(tmp_path, gateway={"host": "::1"}) as started:
         started.script.put("Good.", None)

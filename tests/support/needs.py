@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import socket
 from glob import glob
 
 import pytest
 
 __all__ = [
     "chromium",
+    "ipv6",
     "logrotate",
     "namespaces",
     "nginx",
@@ -36,6 +38,15 @@ def _mark(*names: str, package: str, installer: str = "apt-get install -y") -> p
     return pytest.mark.skipif(skip, reason=f"{', '.join(missing)} not found: {installer} {package}")
 
 
+def _mark_ipv6() -> pytest.MarkDecorator:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        skip = os.environ.get("CI") != "true"
+        return pytest.mark.skipif(skip, reason=f"::1: {error.strerror}: sysctl net.ipv6.conf.lo.disable_ipv6=0")
+    return pytest.mark.skipif(False, reason="")
+
+
 def _mark_root(*names: str, package: str) -> pytest.MarkDecorator:
     skip = os.geteuid() != 0 and os.environ.get("CI") != "true"
     return pytest.mark.skipif(skip, reason="only root may") if skip else _mark(*names, package=package)
@@ -44,6 +55,7 @@ def _mark_root(*names: str, package: str) -> pytest.MarkDecorator:
 chromium = _mark("chromium", package="chromium")
 haproxy = _mark("haproxy", package="haproxy")
 mounts = _mark_root("mount", package="mount")
+ipv6 = _mark_ipv6()
 namespaces = _mark_root("ip", package="iproute2")
 nginx = _mark("nginx", "openssl", package="nginx openssl")
 npm = _mark("npm", package="npm")

@@ -89,7 +89,7 @@ async def nginx(folder: Path, upstream: str, *, root: Path | None = None) -> Asy
 def configuration(folder: Path, http: str, *, main: str = "", connections: int = 64) -> str:
     """An nginx.conf with `http` in its http block, `main` outside, and all files that nginx writes in `folder`."""
     user = "user root;" if os.geteuid() == 0 else ""
-    return _MAIN.format(user=user, folder=folder, main=main, connections=connections, http=http)
+    return _MAIN.format(user=user, folder=_token(folder), main=main, connections=connections, http=http)
 
 
 def listener() -> socket.socket:
@@ -138,9 +138,9 @@ async def write(folder: Path, ports: Sequence[int], upstream: str, *, root: Path
         "listen [::]:80;": "",
         "listen 443 ssl http2;": f"listen 127.0.0.1:{tls} ssl http2;",
         "listen [::]:443 ssl http2;": "",
-        f"/etc/letsencrypt/live/{NAME}/fullchain.pem": str(folder / "cert.pem"),
-        f"/etc/letsencrypt/live/{NAME}/privkey.pem": str(folder / "key.pem"),
-        _LOG: str(folder),
+        f"/etc/letsencrypt/live/{NAME}/fullchain.pem": _token(folder / "cert.pem"),
+        f"/etc/letsencrypt/live/{NAME}/privkey.pem": _token(folder / "key.pem"),
+        _LOG: _token(folder),
         _BY_GATEWAY: page,
     }
     _rewrite(SOURCE / "moorline.conf", folder / "conf.d" / "moorline.conf", site)
@@ -150,10 +150,10 @@ async def write(folder: Path, ports: Sequence[int], upstream: str, *, root: Path
     else:
         gateway = {"server 127.0.0.1:4321;": f"server {upstream.removeprefix('http://')};"}
         _rewrite(SOURCE / "moorline/upstream.conf", target, gateway)
-    _rewrite(SOURCE / "moorline/chat.conf", folder / "moorline/chat.conf", {_LOG: str(folder)})
+    _rewrite(SOURCE / "moorline/chat.conf", folder / "moorline/chat.conf", {_LOG: _token(folder)})
     if root:
         name = "moorline/page-from-folder.conf"
-        _rewrite(SOURCE / name, folder / name, {"/usr/share/moorline/frontend": str(root)})
+        _rewrite(SOURCE / name, folder / name, {"/usr/share/moorline/frontend": _token(root)})
     await _certificate(folder)
 
 
@@ -173,6 +173,11 @@ async def check(folder: Path) -> str:
 def _command(folder: Path) -> list[str]:
     where = ["-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     return [program("nginx"), *where, "-g", "daemon off;"]
+
+
+def _token(path: Path) -> str:
+    """As one argument of a directive: TMPDIR may have a space."""
+    return str(path).replace(" ", "\\ ")
 
 
 def _rewrite(source: Path, target: Path, changes: dict[str, str]) -> None:
