@@ -15,6 +15,7 @@ from moorline.gateway.common.web.lingering import LingeringLimits
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.server import Running, _finish_requests, running
 from moorline.gateway.settings import Settings
+from tests.support import needs
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -57,6 +58,7 @@ async def raw(server: Running) -> AsyncIterator[tuple[asyncio.StreamReader, asyn
 # Listening ------------------------------------------------------------------------------------------------------------
 
 
+@needs.ipv6
 async def test_localhost_is_both_loopback_addresses_on_one_free_port() -> None:
     async with served(host="localhost") as server, ClientSession() as client:
         assert server.addresses == (f"http://127.0.0.1:{server.port}", f"http://[::1]:{server.port}")
@@ -65,7 +67,7 @@ async def test_localhost_is_both_loopback_addresses_on_one_free_port() -> None:
                 assert response.status == 200
 
 
-@pytest.mark.parametrize("taken", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("taken", ["127.0.0.1", pytest.param("::1", marks=needs.ipv6)])
 def test_a_taken_port_is_named_with_the_option_to_choose_another(taken: str) -> None:
     (holder,) = listen(taken, 0)
     with holder, pytest.raises(UsageError, match=r"^port: \d+ is in use on localhost; .* with --port$"):
@@ -83,6 +85,7 @@ def test_an_address_of_another_machine_is_refused_in_words() -> None:
         listen("192.0.2.1", 0)
 
 
+@needs.ipv6
 def test_no_socket_is_left_when_the_second_address_is_taken() -> None:
     (holder,) = listen("::1", 0)
     port = holder.getsockname()[1]
