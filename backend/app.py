@@ -18,6 +18,7 @@ from moorline.backend.eventlog.log import EventLog
 from moorline.backend.gate import PAGES_AT_ONCE, Gate
 from moorline.backend.metrics import Metrics, State
 from moorline.backend.patients import Patients
+from moorline.backend.principal_limits import PrincipalLimits
 from moorline.backend.problems import bad_request_handler, problem_middleware
 from moorline.backend.protocol.codec import frame_limit
 from moorline.backend.protocol.docs import docs_page, openapi_document
@@ -87,7 +88,13 @@ def create_app(
     app.on_response_prepare.append(add_security_headers)
     app[SETTINGS] = settings
     app[RIGHTS] = Rights(
-        authorize, AccessRules.of(settings), again=settings.authorize_again, closed_within=LIFE_SECONDS
+        authorize,
+        AccessRules.of(settings),
+        again=settings.authorize_again,
+        closed_within=LIFE_SECONDS,
+        limits=PrincipalLimits(
+            held=settings.max_connections_per_principal, handshakes=settings.handshakes_per_principal
+        ),
     )
     app[SERVICE] = as_service(_responder(settings) if responder is None else responder)
     app[LOG] = open_log(settings.database, pool_size=settings.database_pool)

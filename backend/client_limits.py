@@ -2,9 +2,6 @@
 
 A client counts under two names: as a principal, where an authorize hook names it, and as a network address. The counts
 are those of a process and not of the log, so that erasing a session gives nothing back.
-
-Rates are those of nginx's limit_req with a burst: as many at once as a minute holds, then one for each part of a minute
-that passes (the generic cell rate algorithm, ITU-T I.371). A client that has sent nothing for a minute takes no memory.
 """
 
 from collections import Counter
@@ -13,15 +10,13 @@ from typing import NamedTuple
 
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.settings import Settings
+from moorline.gateway.common.access.rate import Rate
 
-__all__ = ["Client", "ClientLimits", "Place", "Rate"]
+__all__ = ["Client", "ClientLimits", "Place"]
 
-_MINUTE = 60.0
 # `retry_after` where a client has too many answers at once: when one of them ends is not known.
 _RUN_RETRY_SECONDS = 5.0
 _FEW_RUNS = 10
-# Names are looked through for those that can be forgotten when there are twice as many as were left the last time.
-_FEW_NAMES = 1024
 
 
 class Client(NamedTuple):
@@ -31,35 +26,6 @@ class Client(NamedTuple):
     """Its network: an IPv4 address, or the /64 of an IPv6 one."""
     principal: str | None = None
     """As the authorize hook names it; None without a hook."""
-
-
-class Rate:
-    """At most `per_minute` for each name, see above."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._interval = _MINUTE / per_minute
-        # When a name has all of its minute again.
-        self._full_at: dict[str, float] = {}
-        self._look_at = _FEW_NAMES
-
-    def __len__(self) -> int:
-        return len(self._full_at)
-
-    def wait(self, name: str, now: float) -> float:
-        """Seconds until there is room for one more; 0: there is."""
-        return max(0.0, self._full_at.get(name, now) + self._interval - _MINUTE - now)
-
-    def add(self, name: str, now: float) -> None:
-        """Count one, also where there is no room for it."""
-        self._full_at[name] = max(self._full_at.get(name, now), now) + self._interval
-        if len(self._full_at) >= self._look_at:
-            self._full_at = {each: full_at for each, full_at in self._full_at.items() if full_at > now}
-            self._look_at = max(_FEW_NAMES, 2 * len(self._full_at))
-
-    def give_back(self, name: str) -> None:
-        """Count one less."""
-        if name in self._full_at:
-            self._full_at[name] -= self._interval
 
 
 class _Names:

@@ -1,31 +1,92 @@
 """The rights of the backend's clients, and who a client is for the limits."""
 
+import contextlib
+import logging
 import math
 import time
+from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
 
 from moorline.backend.client_limits import Client
+from moorline.backend.errors import Refusal
+from moorline.backend.principal_limits import PrincipalLimits
 from moorline.gateway.common.access import machine, rights
 from moorline.gateway.common.access.authorize import Authorize, Principal, allow_all
 from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.refusals import Refusals
 from moorline.gateway.common.access.rules import AccessRules, client_network
 
 __all__ = ["RIGHTS", "Rights"]
+
+logger = logging.getLogger("moorline.backend.rights")
 
 
 class Rights(rights.Rights):
     """All rights that are in use in this process; without a hook every request is allowed, and asked about once."""
 
     def __init__(
-        self, authorize: Authorize | None, rules: AccessRules, *, again: float | None, closed_within: float
+        self,
+        authorize: Authorize | None,
+        rules: AccessRules,
+        *,
+        again: float | None,
+        closed_within: float,
+        limits: PrincipalLimits,
     ) -> None:
-        """`closed_within`: for how many seconds `closed_since` is asked about a closed name."""
+        """`closed_within`: for how many seconds `closed_since` is asked about a closed name. `limits`: of the
+        principals that the hook names; the default hook gives every client one name."""
         super().__init__(authorize or allow_all, again=again if authorize else None)
         self._names = authorize is not None
+        self._limits = limits
+        # The name under which each right is counted: the hook may give its principal another one later.
+        self._counted: dict[rights.Right, str] = {}
+        self._refusals = Refusals()
         self._rules = rules
         self._closed_within = closed_within
         self._closed_at: dict[str, float] = {}
+
+    def take(
+        self, principal: Principal, ask: Callable[[], Awaitable[Principal]] | None, *, ask_by: float | None = None
+    ) -> rights.Right:
+        """See `gateway/common/access/rights.py`.
+
+        Raises:
+            Refusal: `rate_limited`, the principal has too much open.
+        """
+        if not self._names:
+            return super().take(principal, ask, ask_by=ask_by)
+        with self._telling():
+            self._limits.take(principal.name)
+        right = super().take(principal, ask, ask_by=ask_by)
+        self._counted[right] = principal.name
+        return right
+
+    def release(self, right: rights.Right) -> None:
+        """See `gateway/common/access/rights.py`. Idempotent."""
+        super().release(right)
+        if (name := self._counted.pop(right, None)) is not None:
+            self._limits.release(name)
+
+    def count_handshake(self, principal: Principal) -> None:
+        """Count a socket that is to be opened.
+
+        Raises:
+            Refusal: `rate_limited`, the principal opens too many.
+        """
+        if self._names:
+            with self._telling():
+                self._limits.handshake(principal.name, time.monotonic())
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """A limit that is too low for a principal, as of many people with one account, is the operator's to raise."""
+        try:
+            yield
+        except Refusal as refusal:
+            if (count := self._refusals.add(refusal.message, time.monotonic())) is not None:
+                logger.warning("refused, %d since the last such line: %s", count, refusal.message)
+            raise
 
     def close(self, name: str) -> None:
         """See `gateway/common/access/rights.py`. What the hook said of the principal before counts no longer."""

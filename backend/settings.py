@@ -38,6 +38,8 @@ _ONE_OR_OFF = (
     "max_runs_per_principal",
     "max_runs_per_address",
     "new_sessions_per_address",
+    "max_connections_per_principal",
+    "handshakes_per_principal",
 )
 
 
@@ -133,6 +135,12 @@ class Settings(CommonSettings):
     )
     new_sessions_per_address: int | None = option(
         60, INT, "sessions that begin per minute, of one client address", can_be_off=True
+    )
+    max_connections_per_principal: int | None = option(
+        200, INT, "sockets and requests at once of one principal; more get 429", can_be_off=True
+    )
+    handshakes_per_principal: int | None = option(
+        600, INT, "sockets that one principal may open in a minute; more get 429", can_be_off=True
     )
     max_prompt: int = option(
         256 << 10, SIZE, "limit of what the model is shown of a session: its newest messages, as UTF-8"

@@ -16,7 +16,6 @@ from aiohttp import web
 
 from moorline.backend.api import answer, parsed_body
 from moorline.backend.audit import Audit
-from moorline.backend.client_limits import Rate
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.base import Ticket
 from moorline.backend.eventlog.log import EventLog
@@ -24,6 +23,7 @@ from moorline.backend.protocol.models import IssuedTicket, TicketBody
 from moorline.backend.rights import Rights
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal
+from moorline.gateway.common.access.rate import Rate
 from moorline.gateway.common.access.rights import Right
 
 __all__ = ["LIFE_SECONDS", "Tickets"]

@@ -116,6 +116,7 @@ class Sockets:
                 else:
                     right = await self._rights.enter(held, lambda: self._rights.ask(request, patient_id, session_id))
                 access.who = right.principal.name
+                self._rights.count_handshake(right.principal)
                 accepting = Measured(self._accept(request, patient_id, session_id))
                 socket, info = await accepting
                 self._returning.add(accepting.seconds)

@@ -17,6 +17,7 @@ __all__ = [
     "Loop",
     "Malformed",
     "ShuttingDown",
+    "TooManyHandshakes",
     "Unavailable",
     "UpstreamTimeout",
     "UpstreamTlsError",
@@ -82,6 +83,16 @@ class Unavailable(GatewayError):
     def __init__(self, message: str) -> None:
         self.message = message
         super().__init__()
+
+
+class TooManyHandshakes(Unavailable):
+    """handshakes_per_address"""
+
+    status = 429
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("Too many sockets were opened from your address (handshakes_per_address).")
+        self.retry_after = retry_after
 
 
 class ShuttingDown(GatewayError):

@@ -374,7 +374,8 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
         (Moment.REQUEST,),
         Explanation(
             "a limit of the gateway is reached",
-            "more sockets or requests than max_connections, max_connections_per_address or upstream_connections",
+            "more sockets or requests than max_connections, max_connections_per_address, handshakes_per_address or "
+            "upstream_connections",
             "the response names the limit; raise it, or look for a client that opens sockets and does not close them",
         ),
     ),

@@ -31,6 +31,7 @@ _ABOVE_ZERO = (
     "max_frame_size",
     "max_connections",
     "max_connections_per_address",
+    "handshakes_per_address",
     "max_buffered",
     "fail_timeout",
     "upstream_connections",
@@ -139,6 +140,12 @@ class Settings(CommonSettings):
         1000,
         INT,
         "of them, sockets of one client address (IPv6: of a /64), at most half; trusted_proxies are exempt",
+        can_be_off=True,
+    )
+    handshakes_per_address: int | None = option(
+        3000,
+        INT,
+        "sockets that one client address may open in a minute; more get 429; trusted_proxies are exempt",
         can_be_off=True,
     )
     max_buffered: int = option(

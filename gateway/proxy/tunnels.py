@@ -147,7 +147,12 @@ class Tunnels:
         restored: Callable[[Rights, RightState, str], Awaitable[Held]],
     ) -> None:
         most = _most_sockets(settings.max_connections)
-        self._socket_limits = SocketLimits(most, settings.max_connections_per_address, rules.trusts)
+        self._socket_limits = SocketLimits(
+            most,
+            settings.max_connections_per_address,
+            rules.trusts,
+            handshakes_per_address=settings.handshakes_per_address,
+        )
         self._limits = Limits.of(settings)
         self._limits_by_destination: dict[Destination, Limits] = {}
         self._stay_here = settings.faults
@@ -190,11 +195,11 @@ class Tunnels:
         """Count a handshake that may become a tunnel, within the block of this.
 
         Raises:
-            Unavailable: the gateway drains, or there are `max_connections` already.
+            GatewayError: the gateway drains, there are `max_connections` already, or this is one too many.
         """
         self._refuse_when_draining()
         address = client_address(request)
-        self._socket_limits.admit(address)
+        self._socket_limits.admit(address, self._loop.time())
         return Handshake(self._socket_limits, address)
 
     def open(

@@ -294,6 +294,7 @@ class Workers:
 _SHARED = (
     "max_connections",
     "max_connections_per_address",
+    "handshakes_per_address",
     "max_requests",
     "max_requests_per_address",
     "max_buffered",

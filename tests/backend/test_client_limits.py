@@ -8,12 +8,15 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from moorline.backend.client_limits import Client, ClientLimits, Rate
+from moorline.backend.client_limits import Client, ClientLimits
 from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.rights import RIGHTS
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal, bearer_token
+from moorline.gateway.common.access.rate import Rate
 from moorline.gateway.common.errors import UsageError
 from tests.support.backends import Backend, Script, backend, hello, receive, receive_until, say
+from tests.support.eventlogs import until
 
 ONE, TWO = Client("192.0.2.1"), Client("192.0.2.2")
 
@@ -105,6 +108,8 @@ def test_off_is_no_limit() -> None:
         "max_runs_per_principal",
         "max_runs_per_address",
         "new_sessions_per_address",
+        "max_connections_per_principal",
+        "handshakes_per_principal",
         "max_prompt",
     ],
 )
@@ -203,6 +208,14 @@ async def test_new_sessions_are_counted_and_messages_in_old_ones_are_not(tmp_pat
         assert await server.log.find_session("s2") is None
 
 
+#: For each principal.
+ONE_EACH: dict[str, Any] = {
+    "rate_limit_per_principal": 1,
+    "max_connections_per_principal": 1,
+    "handshakes_per_principal": 1,
+}
+
+
 async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
     if (token := bearer_token(request)) is None:
         raise web.HTTPUnauthorized
@@ -218,9 +231,61 @@ async def test_a_principal_has_its_own_count_whatever_address_it_comes_from(tmp_
         assert (await post(server, "s3", **at("192.0.2.1"), **other))[0] == 202
 
 
+async def opened(server: Backend, name: str, address: str) -> tuple[int, str | None]:
+    """The status of a handshake, and its Retry-After; the socket is closed."""
+    headers = {"Authorization": f"Bearer {name}", **at(address)}
+    async with aiohttp.ClientSession(headers=headers) as http:
+        try:
+            async with http.ws_connect(f"{server.http}/ws/chat/p1/s1"):
+                return 101, None
+        except aiohttp.WSServerHandshakeError as refused:
+            return refused.status, dict(refused.headers or {}).get("Retry-After")
+
+
+async def test_a_principal_holds_so_many_sockets_and_polls_whatever_addresses_they_come_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with backend(tmp_path, Script(), authorize=authorize, max_connections_per_principal=2) as server:
+        headers = {"Authorization": "Bearer dr.who"}
+        url = f"{server.http}/api/chat/s1/messages?patient_id=p1&after=0&wait=30&epoch="
+        async with (
+            server.socket("s1", "p1", additional_headers=headers) as socket,
+            aiohttp.ClientSession(headers=headers) as http,
+        ):
+            await hello(socket)
+            async with http.get(url) as snapshot:
+                epoch = (await snapshot.json())["epoch"]
+            polling = asyncio.create_task(http.get(url + epoch))
+            await until(lambda: len(server.app[RIGHTS]._held) == 2)
+            assert await opened(server, "dr.who", "192.0.2.9") == (429, "5")
+            status, problem, after = await post(server, "s2", **headers, **at("192.0.2.8"))
+            assert (status, problem["code"], after) == (429, "rate_limited", "5")
+            assert (await opened(server, "dr.no", "192.0.2.9"))[0] == 101
+            polling.cancel()
+        await until(lambda: not server.app[RIGHTS]._held)
+        assert len(server.app[RIGHTS]._limits) == 0
+        assert (await opened(server, "dr.who", "192.0.2.9"))[0] == 101
+    assert [line for line in caplog.messages if "max_connections_per_principal" in line and "dr.who" not in line]
+
+
+async def test_a_principal_opens_so_many_sockets_in_a_minute_by_tickets_as_well(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=authorize, handshakes_per_principal=1) as server:
+        headers = {"Authorization": "Bearer dr.who"}
+        async with aiohttp.request(
+            "POST", f"{server.http}/api/ticket", json={"patient_id": "p1"}, headers=headers
+        ) as answer:
+            offered = ["moorline", f"moorline.ticket.{(await answer.json())['ticket']}"]
+        async with server.socket("s1", "p1", subprotocols=offered):
+            pass
+        status, after = await opened(server, "dr.who", "192.0.2.9")
+        assert (status, 50 < int(after or 0) <= 60) == (429, True)
+        assert (await opened(server, "dr.no", "192.0.2.9"))[0] == 101
+
+
 async def test_without_a_hook_all_clients_are_not_one_principal(tmp_path: Path) -> None:
-    async with backend(tmp_path, Script(), rate_limit_per_principal=1) as server:
+    async with backend(tmp_path, Script(), **ONE_EACH) as server:
         assert [(await post(server, f"s{number}"))[0] for number in range(3)] == [202] * 3
+        assert [(await opened(server, "x", "192.0.2.9"))[0] for _ in range(3)] == [101] * 3
 
 
 async def test_the_model_is_shown_the_newest_messages_that_fit_into_max_prompt(tmp_path: Path) -> None:

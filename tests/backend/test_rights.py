@@ -14,6 +14,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
 
 from moorline.backend.app import close_principal
+from moorline.backend.principal_limits import PrincipalLimits
 from moorline.backend.rights import RIGHTS, Rights
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal
@@ -183,7 +184,7 @@ async def test_a_hook_that_fails_has_decided_nothing(server: Backend, hook: Hook
 
 
 async def test_what_was_closed_or_revoked_is_forgotten_once_it_cannot_count() -> None:
-    rights = Rights(None, AccessRules.of(Settings()), again=None, closed_within=-1.0)
+    rights = Rights(None, AccessRules.of(Settings()), again=None, closed_within=-1.0, limits=PrincipalLimits())
     rights.close("alice")
     rights.revoke("alice", time.time() - REVOKED_SECONDS - 1)
     rights.revoke("bob", time.time())

@@ -227,6 +227,19 @@ async def test_a_client_that_a_proxy_names_has_its_share_of_the_sockets(start: S
         assert b"(max_connections_per_address)" in body
 
 
+async def test_a_client_that_opens_too_many_sockets_is_told_when_to_come_back(start: Start, upstream: Upstream) -> None:
+    gateway = await start(upstream.port, handshakes_per_address=1)
+    named = handshake("/ws/x", "X-Forwarded-For: 9.9.9.9")
+    async with dial(gateway.port) as first, dial(gateway.port) as second:
+        await first.send(named)
+        await (await upstream.accept()).send(SWITCH)
+        assert (await told(first))[0] == 101
+        await second.send(named)
+        status, headers, body = await told(second)
+        assert (status, 50 < int(headers["retry-after"]) <= 60) == (429, True)
+        assert b"(handshakes_per_address)" in body
+
+
 # The client goes ------------------------------------------------------------------------------------------------------
 
 
