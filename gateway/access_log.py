@@ -13,7 +13,7 @@ from multidict import istr
 from moorline.gateway.access_line import log_request
 from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS, TooManyConnections
-from moorline.gateway.common.web.aiohttp_private import items_of, items_of_app
+from moorline.gateway.common.web.aiohttp_private import app_of, items_of
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.common.web.route_name import describe
 from moorline.gateway.common.web.sent import Sent
@@ -53,7 +53,7 @@ _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE
 @web.middleware
 async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Handle the request and log its result in one line."""
-    items, of_app = items_of(request), items_of_app(request)
+    items, of_app = items_of(request), items_of(app_of(request))
     trusted = items[TRUSTED] = of_app[ACCESS_RULES].trusts(request.remote or "")
     fresh = os.urandom(_ID_BYTES).hex()
     given = trusted and _X_REQUEST_ID in request.headers

@@ -19,7 +19,7 @@ from aiohttp import hdrs, web
 from moorline.gateway.cause import Moment
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rules import client_network
-from moorline.gateway.common.web.aiohttp_private import items_of, items_of_app
+from moorline.gateway.common.web.aiohttp_private import app_of, clock_of, items_of, message_of, protocol_of
 from moorline.gateway.common.web.deadline import latest_end
 from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 from moorline.gateway.errors import (
@@ -58,6 +58,7 @@ _LAST_STATUS = 599
 _SMALL_BODY = 32 << 10
 _LAST_CHUNK = b"0\r\n\r\n"
 _BODY = "The body of the request is malformed."
+_FRONTEND = Owner.FRONTEND
 _UPSTREAM_FAILED = (BadUpstreamResponse, ConnectTimeout, UpstreamTimeout, UpstreamTlsError, UpstreamUnreachable)
 
 
@@ -91,22 +92,26 @@ class Exchange:
 
     def __init__(self, request: web.Request, head: Head, *, begin: Begin | None = None, upgrade: bool = False) -> None:
         self.request = request
+        self.message = message = message_of(request)
+        """What the client sent, without the body."""
+        self.protocol = protocol_of(request)
+        self.app = app = app_of(request)
         self.items = items = items_of(request)
         """What the request holds by its keys."""
-        self.of_app = items_of_app(request)
+        self.of_app = items_of(app)
         """What its application does."""
         self.client = client_address(request)
-        self.destination: Destination = items[DESTINATION]
+        destination: Destination = items[DESTINATION]
+        self.destination = destination
         self.is_upgrade = upgrade
-        self._upstreams = self.destination.upstreams
-        self._timeouts = self.destination.timeouts
+        self._upstreams = destination.upstreams
         self._head = head
         self._begin = begin
-        self._is_always_held = upgrade or self.destination.route.owner is Owner.FRONTEND
-        self._clock = asyncio.get_running_loop().time
+        self._is_always_held = upgrade or destination.route.owner is _FRONTEND
+        self._clock = clock_of(request)
         self._has_body = request.body_exists
         # A body that was sent is gone.
-        self._idempotent = not self._has_body and request.method in _IDEMPOTENT
+        self._idempotent = not self._has_body and message.method in _IDEMPOTENT
 
     async def __aenter__(self) -> Self:
         return self
@@ -134,10 +139,6 @@ class Exchange:
         """Where the body of the response comes from, or the frames behind a 101."""
         assert self._connection is not None, "there is a response"
         return self._connection
-
-    @property
-    def app(self) -> web.Application:
-        return self.request.app
 
     def close(self) -> None:
         """End the request. Its connection serves another one only behind a response that has ended by itself, on a
@@ -278,7 +279,7 @@ class Exchange:
 
     async def _connect(self, upstream: Upstream, *, reuse: bool) -> UpstreamConnection:
         """One of the pool's for plain HTTP, one of its own for a handshake."""
-        seconds = self._timeouts.proxy_connect_timeout
+        seconds = self.destination.timeouts.proxy_connect_timeout
         if self.is_upgrade:
             connection = self._connection = UpstreamConnection()
         else:
@@ -309,10 +310,10 @@ class Exchange:
 
     def _send_on(self, connection: UpstreamConnection, head: bytes) -> Awaitable[Response]:
         self._sent = True
-        read_timeout = self._timeouts.proxy_read_timeout
+        read_timeout = self.destination.timeouts.proxy_read_timeout
         seconds = None if self._handshake_ends_first(read_timeout) else read_timeout
         body = self._complete_body() if self._has_body else b""
-        connection.send(self.request.method, head + (body or b""), self._received)
+        connection.send(self.message.method, head + (body or b""), self._received)
         if body is None:
             self._body_sent = False
             self.upload = asyncio.create_task(self._send_body(connection))
@@ -327,7 +328,7 @@ class Exchange:
 
     @property
     def _is_chunked(self) -> bool:
-        return hdrs.TRANSFER_ENCODING in self.request.headers
+        return hdrs.TRANSFER_ENCODING in self.message.headers
 
     def _complete_body(self) -> bytes | None:
         """A small body as it is sent, if all of it has come."""
@@ -348,7 +349,7 @@ class Exchange:
                 size += len(data)
                 connection.write(_chunk(data) if self._is_chunked else data)
                 drained = self._clock()
-                await connection.drain(self._timeouts.proxy_send_timeout)
+                await connection.drain(self.destination.timeouts.proxy_send_timeout)
                 # The time that the upstream takes is not the client's.
                 began += self._clock() - drained
         except GatewayError as error:
@@ -357,11 +358,11 @@ class Exchange:
         if self._is_chunked:
             connection.write(_LAST_CHUNK)
         self._body_sent = True
-        connection.request_sent(self._timeouts.proxy_read_timeout)
+        connection.request_sent(self.destination.timeouts.proxy_read_timeout)
 
     async def _read_body(self, began: float, size: int) -> bytes:
         """The next part of a body of which `size` bytes have come since `began`."""
-        until = self._clock() + self._timeouts.client_body_timeout
+        until = self._clock() + self.destination.timeouts.client_body_timeout
         if (timeout := self.app[SETTINGS].message_timeout) is not None:
             until = min(until, latest_end(began, size, timeout))
         try:

@@ -1,9 +1,9 @@
 """Plain HTTP to an upstream."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from aiohttp import hdrs, web
 from multidict import istr
@@ -18,7 +18,7 @@ from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.proxied import begin, pass_on, sent_whole
 from moorline.gateway.proxy.response import Response
-from moorline.gateway.proxy.routes import Host, Owner
+from moorline.gateway.proxy.routes import Host, Owner, Route
 from moorline.gateway.proxy.upstreams import Upstream
 
 __all__ = ["forward", "request_head"]
@@ -62,68 +62,81 @@ def request_head(exchange: Exchange, upstream: Upstream) -> bytes:
         Malformed: they cannot be passed on.
         Loop: this gateway has passed the request on before.
     """
-    request, route = exchange.request, exchange.destination.route
-    of_app = exchange.of_app
-    given, gateway_id = request.headers, of_app[GATEWAY_ID]
+    message = exchange.message
+    target = exchange.destination.route.sent(headers.origin_form(message.path))
+    try:
+        lines = _header_lines(exchange, upstream)
+        request_id = exchange.items[REQUEST_ID]
+        return headers.with_request_line(message.method, target, lines, request_id, upgrade=exchange.is_upgrade)
+    except ValueError as error:
+        raise Malformed("A header holds a line break.") from error
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """The lines for a connection's last request, and what differs between two of its requests that decides about them:
+    the rest is the connection's or the application's.
+    """
+
+    raw_headers: headers.Fields
+    route: Route
+    url: str
+    """The upstream's."""
+    lines: bytes
+
+
+def _header_lines(exchange: Exchange, upstream: Upstream) -> bytes:
+    """The headers for the upstream. A client sends the same ones again and again, most of all one that polls, and to
+    compare them costs less than to write them anew.
+    """
+    connection, raw_headers, route = exchange.protocol, exchange.message.raw_headers, exchange.destination.route
+    # A connection that becomes a tunnel has no next request, and each request is another step of a trace.
+    if not isinstance(connection, Connection) or exchange.is_upgrade or tracing.is_on():
+        return _written(exchange, upstream)
+    kept = connection.kept
+    if isinstance(kept, _Kept):
+        if kept.raw_headers == raw_headers and kept.route is route and kept.url == upstream.url:
+            return kept.lines
+        connection.kept = None
+    lines = _written(exchange, upstream)
+    if _is_small(raw_headers):
+        connection.kept = _Kept(raw_headers, route, upstream.url, lines)
+    return lines
+
+
+def _written(exchange: Exchange, upstream: Upstream) -> bytes:
+    """The headers for the upstream, anew."""
+    request, of_app = exchange.request, exchange.of_app
+    added = [_passed_by(of_app[GATEWAY_ID])]
+    if of_app[SETTINGS].upstream_keepalive is None and not exchange.is_upgrade:
+        added.append(b"Connection: close")
+    return headers.header_lines(
+        request.headers,
+        request.raw_headers,
+        peer=request.remote or "",
+        client=exchange.client,
+        scheme=request.scheme,
+        trusted=exchange.items[TRUSTED],
+        replaced=_replaced(exchange, upstream),
+        added=added,
+    )
+
+
+def _replaced(exchange: Exchange, upstream: Upstream) -> Mapping[bytes, bytes]:
+    """The headers, by their names in lower case, that are sent in place of the client's."""
+    given, route, gateway_id = exchange.request.headers, exchange.destination.route, exchange.of_app[GATEWAY_ID]
     if _PASSED_BY in given and gateway_id in given.getall(_PASSED_BY):
         raise Loop(route.path, upstream.url)
     replaced: dict[bytes, bytes] = {}
     # A client of HTTP/1.0 may leave Host out; HTTP/1.1 asks for one.
     if route.host is Host.UPSTREAM or hdrs.HOST not in given:
         replaced[b"host"] = upstream.authority
-    if route.owner is Owner.FRONTEND and _is_own_origin(request):
+    if route.owner is Owner.FRONTEND and _is_own_origin(exchange.request):
         replaced[b"origin"] = upstream.url.encode()
     if tracing.is_on():
         # In the place of the client's, which is not one of this trace, or its parent.
         replaced |= {name.encode(): value.encode() for name, value in tracing.outgoing().items()}
-    target = route.sent(headers.origin_form(request.raw_path))
-    try:
-        lines = _header_lines(exchange, replaced)
-        request_id = exchange.items[REQUEST_ID]
-        return headers.with_request_line(request.method, target, lines, request_id, upgrade=exchange.is_upgrade)
-    except ValueError as error:
-        raise Malformed("A header holds a line break.") from error
-
-
-class _Kept(NamedTuple):
-    """The lines for a connection's last request, and what differs between two of its requests that decides about them:
-    the rest is the connection's or the application's.
-    """
-
-    raw_headers: headers.Fields
-    replaced: Mapping[bytes, bytes]
-    lines: bytes
-
-
-def _header_lines(exchange: Exchange, replaced: Mapping[bytes, bytes]) -> bytes:
-    """The headers for the upstream. A client sends the same ones again and again, most of all one that polls, and to
-    compare them costs less than to write them anew.
-    """
-    request, upgrade = exchange.request, exchange.is_upgrade
-    protocol, raw_headers = request.protocol, request.raw_headers
-    # A connection that becomes a tunnel has no next request.
-    connection = protocol if isinstance(protocol, Connection) and not upgrade else None
-    if connection is not None and isinstance(kept := connection.kept, _Kept):
-        if kept.raw_headers == raw_headers and kept.replaced == replaced:
-            return kept.lines
-        connection.kept = None
-    of_app = exchange.of_app
-    added = [_passed_by(of_app[GATEWAY_ID])]
-    if of_app[SETTINGS].upstream_keepalive is None and not upgrade:
-        added.append(b"Connection: close")
-    lines = headers.header_lines(
-        request.headers,
-        raw_headers,
-        peer=request.remote or "",
-        client=exchange.client,
-        scheme=request.scheme,
-        trusted=exchange.items[TRUSTED],
-        replaced=replaced,
-        added=added,
-    )
-    if connection is not None and _is_small(raw_headers):
-        connection.kept = _Kept(raw_headers, replaced, lines)
-    return lines
+    return replaced
 
 
 def _is_small(raw_headers: headers.Fields) -> bool:

@@ -36,6 +36,7 @@ _CLIENT_STALLED = Cause(Who.CLIENT, Reason.SEND_TIMEOUT, Moment.BODY)
 _NO_CONTENT = 204
 _WITHOUT_BODY = frozenset({_NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 _CONTENT_LENGTH = b"content-length"
+_CURRENT, _EARLIER = "HTTP/1.1", "HTTP/1.0"
 # What is smaller costs less to copy than to send in parts.
 _SMALL_BODY = 16 << 10
 
@@ -44,7 +45,7 @@ def begin(exchange: Exchange, response: Response) -> "ProxiedResponse | None":
     """Begin to answer the client, in the call in which the headers were read; None where only `pass_on` can: handlers
     of `on_response_prepare` are coroutines, and the response to OPTIONS may be the gateway's own.
     """
-    if exchange.app.on_response_prepare or exchange.request.method == hdrs.METH_OPTIONS:
+    if exchange.app.on_response_prepare or exchange.message.method == hdrs.METH_OPTIONS:
         return None
     proxied = ProxiedResponse(exchange, response)
     if headers.passes_as_it_is(response):
@@ -105,17 +106,18 @@ class ProxiedResponse(Sent):
 
     def __init__(self, exchange: Exchange, response: Response) -> None:
         super().__init__(status=response.status, reason=response.reason)
-        request = self._request = exchange.request
-        self._protocol = request.protocol
         self._exchange = exchange
-        self._timeouts = exchange.destination.timeouts
-        self._is_current = request.version >= HttpVersion11
-        has_body = response.status not in _WITHOUT_BODY and request.method != hdrs.METH_HEAD
-        self._is_sized = _CONTENT_LENGTH in response.names or not has_body
-        self._is_chunked = not self._is_sized and self._is_current
+        self._protocol = exchange.protocol
+        message = exchange.message
+        self._is_current = is_current = message.version >= HttpVersion11
+        is_sized = (
+            _CONTENT_LENGTH in response.names or response.status in _WITHOUT_BODY or message.method == hdrs.METH_HEAD
+        )
+        self._is_sized = is_sized
+        self._is_chunked = not is_sized and is_current
         # The next request is for the process that takes this one's place; behind the headers it would be too late.
-        stays = request.keep_alive and not exchange.of_app[DRAINING].is_leaving
-        self._persistent = stays and (self._is_sized or self._is_chunked)
+        stays = not (message.should_close or exchange.of_app[DRAINING].is_leaving)
+        self._persistent = stays and (is_sized or is_current)
 
     @property
     def keep_alive(self) -> bool:
@@ -126,23 +128,25 @@ class ProxiedResponse(Sent):
         self._begun = self._head(lines, names)
 
     def take(self, part: bytes | memoryview, *, complete: bool) -> bool:
-        # As it comes: a server-sent event must not wait for the next one.
-        parts: list[bytes | memoryview] = [self._begun] if self._begun else []
-        self._begun = b""
-        if part:
-            parts += (b"%x\r\n" % len(part), part, b"\r\n") if self._is_chunked else (part,)
-        if complete and self._is_chunked:
-            parts.append(b"0\r\n\r\n")
-        transport = self._protocol.transport
+        protocol = self._protocol
+        transport = protocol.transport
         if transport is None or transport.is_closing():
             self._is_client_gone = True
             return False
+        # As it comes: a server-sent event must not wait for the next one.
+        parts: list[bytes | memoryview] = [self._begun, part]
+        self._begun = b""
+        if self._is_chunked:
+            if part:
+                parts[1:] = b"%x\r\n" % len(part), part, b"\r\n"
+            if complete:
+                parts.append(b"0\r\n\r\n")
         if len(part) >= _SMALL_BODY:
             transport.writelines(parts)
-        elif parts:
+        else:
             transport.write(b"".join(parts))
         self.is_taken = complete and not has_untaken(transport)
-        return not self._protocol.writing_paused
+        return not protocol.writing_paused
 
     async def finish(self) -> None:
         """Wait until all of it has been sent.
@@ -158,16 +162,16 @@ class ProxiedResponse(Sent):
                 if complete := connection.complete:
                     # The next request may have the connection before this client has taken everything.
                     self._exchange.close()
-                if self._request.protocol.writing_paused:
+                if self._protocol.writing_paused:
                     await self._drain()
                 if complete:
                     return
-                await connection.passed(self._timeouts.proxy_read_timeout)
+                await connection.passed(self._exchange.destination.timeouts.proxy_read_timeout)
         except (GatewayError, TimeoutError) as error:
-            cause = getattr(error, "cause", _CLIENT_STALLED)
-            self._request[CAUSE] = dataclasses.replace(cause, moment=Moment.BODY)
+            cause, items = getattr(error, "cause", _CLIENT_STALLED), self._exchange.items
+            items[CAUSE] = dataclasses.replace(cause, moment=Moment.BODY)
             detail = getattr(error, "detail", "send_timeout")
-            log.warning("upstream response truncated: %s request_id=%s", detail, self._request[REQUEST_ID])
+            log.warning("upstream response truncated: %s request_id=%s", detail, items[REQUEST_ID])
             self._break_off()
         except Exception:
             # The error must not become a second response on this connection.
@@ -175,8 +179,9 @@ class ProxiedResponse(Sent):
             raise
 
     def _head(self, lines: bytes, names: Set[bytes]) -> bytes:
-        parts = [_status_line(self.status, self.reason, is_current=self._is_current), lines]
-        if self.status == _NO_CONTENT and _CONTENT_LENGTH in names:
+        status, is_current = self.status, self._is_current
+        parts = [_status_line(_CURRENT if is_current else _EARLIER, status, self.reason), lines]
+        if status == _NO_CONTENT and _CONTENT_LENGTH in names:
             # RFC 9110 section 8.6
             parts[1] = re.sub(rb"(?im)^content-length:.*\r\n", b"", lines)
         if b"x-request-id" not in names:
@@ -188,19 +193,19 @@ class ProxiedResponse(Sent):
             parts.append(b"Transfer-Encoding: chunked\r\n")
         if not self._persistent:
             parts.append(b"Connection: close\r\n")
-        elif not self._is_current:
+        elif not is_current:
             parts.append(b"Connection: keep-alive\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
 
     async def _drain(self) -> None:
-        async with asyncio.timeout(self._timeouts.send_timeout):
-            await self._request.writer.drain()
+        async with asyncio.timeout(self._exchange.destination.timeouts.send_timeout):
+            await self._exchange.request.writer.drain()
 
     def _break_off(self) -> None:
         """End the client's connection in a way that does not pass for the end of the response."""
         self._persistent = False
-        transport = self._request.transport
+        transport = self._protocol.transport
         if transport is None:
             return
         if not self._is_sized and not self._is_chunked:
@@ -212,8 +217,8 @@ class ProxiedResponse(Sent):
 
 
 @functools.lru_cache(maxsize=64)
-def _status_line(status: int, reason: str, *, is_current: bool) -> bytes:
-    return headers.bytes_of(f"HTTP/1.{is_current:d} {status} {reason}\r\n")
+def _status_line(version: str, status: int, reason: str) -> bytes:
+    return headers.bytes_of(f"{version} {status} {reason}\r\n")
 
 
 def _encoded(fields: headers.Fields) -> tuple[bytes, Set[bytes]]:

@@ -42,7 +42,8 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (%b))?\r\n" % _VALUE)
 # Each match begins where a line does and takes all of it.
-_HEADER = re.compile(rb"(?<=\n)(%b):[\t ]*+(%b)\r\n" % (_TOKEN, _VALUE))
+_HEADER = re.compile(rb"(?<=\n)(%b):[\t ]*+(%b)(?<![\t ])\r\n" % (_TOKEN, _VALUE))
+_PADDED_HEADER = re.compile(rb"(?<=\n)(%b):[\t ]*+(%b)\r\n" % (_TOKEN, _VALUE))
 _HEADER_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;%b)?" % _VALUE)
 _NAME_OF, _VALUE_OF = operator.itemgetter(0), operator.itemgetter(1)
@@ -90,6 +91,10 @@ class _Phase(enum.Enum):
     TRAILERS = "the lines behind the last chunk, which are dropped"
 
 
+# Each response asks for these. In Python 3.11 a member of an enum takes three times a call to be found in its class.
+_HEADERS, _LENGTH = _Phase.HEADERS, _Phase.LENGTH
+
+
 class ResponseParser:
     """One response, to one request."""
 
@@ -107,7 +112,7 @@ class ResponseParser:
 
     def __init__(self, method: str) -> None:
         self._method = method
-        self._phase = _Phase.HEADERS
+        self._phase = _HEADERS
         self._buffer = b""
         self._header_bytes = 0
         self._remaining = 0
@@ -127,14 +132,14 @@ class ResponseParser:
             BadUpstreamResponse: this is not an HTTP/1.1 response, or not one whose end is beyond doubt.
         """
         part: bytes | memoryview = data
-        if self._phase is _Phase.HEADERS:
+        if self._phase is _HEADERS:
             part = self._receive_headers(data)
             if self.response is None:
                 return b""
         if self.complete:
             self.excess = bytes(part)
             return b""
-        if self._phase is _Phase.LENGTH:
+        if self._phase is _LENGTH:
             left = self._remaining - len(part)
             self._remaining = left
             if left <= 0:
@@ -206,10 +211,10 @@ class ResponseParser:
             if not (length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS):
                 raise BadUpstreamResponse("a malformed Content-Length")
             self._remaining = int(length)
-            self._phase, self.complete = _Phase.LENGTH, not self._remaining
+            self._phase, self.complete = _LENGTH, not self._remaining
         if response.status in _WITHOUT_BODY or self._method == "HEAD":
             self.complete = True
-        elif self._phase is _Phase.HEADERS:
+        elif self._phase is _HEADERS:
             self._phase = _Phase.UNTIL_EOF
             return
         # HTTP/1.0's keep-alive is not used: RFC 9112 appendix C.2.2 has the reasons.
@@ -289,12 +294,11 @@ def _parse(data: bytes, end: int) -> tuple[Response, bytes]:
     begin = start.end()
     fields: list[tuple[bytes, bytes]] = _HEADER.findall(data, begin, end)
     if len(fields) != lines - 1:
-        raise BadUpstreamResponse("a malformed header")
-    head = data[begin:end]
-    if b" \r\n" in head or b"\t\r\n" in head:
-        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
+        fields = [(name, value.rstrip(b" \t")) for name, value in _PADDED_HEADER.findall(data, begin, end)]
+        if len(fields) != lines - 1:
+            raise BadUpstreamResponse("a malformed header")
     minor, status, reason = start.groups(b"")
-    return Response(int(status), _decoded(reason), fields, head), minor
+    return Response(int(status), _decoded(reason), fields, data[begin:end]), minor
 
 
 def _says_close(response: Response) -> bool:

@@ -18,6 +18,9 @@ from moorline.gateway.proxy.websocket import websocket
 __all__ = ["dispatch", "is_foreign", "proxy", "route_middleware"]
 
 
+_USER = Owner.USER
+
+
 @web.middleware
 async def route_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The outermost one: the others decide by the route."""
@@ -37,7 +40,7 @@ def dispatch(request: web.Request) -> Awaitable[web.StreamResponse]:
     if destination is None:
         # The gateway's own, though it is below a route for all paths.
         raise web.HTTPNotFound(text="There is nothing at this address.")
-    if destination.route.owner is Owner.USER and (reason := _refusal(request, destination.route)) is not None:
+    if destination.route.owner is _USER and (reason := _refusal(request, destination.route)) is not None:
         raise Malformed(reason)
     upgrades = hdrs.UPGRADE in request.headers and destination.upgrades and asks_for_websocket(request.headers)
     return (websocket if upgrades else forward)(request)

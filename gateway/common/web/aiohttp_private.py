@@ -9,8 +9,9 @@ middle of a handshake.
 
 import asyncio
 import functools
+import operator
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ssl import SSLContext
 from typing import Any, cast
 
@@ -31,11 +32,14 @@ from moorline.gateway.common.errors import UnsupportedLibrary
 __all__ = [
     "ClientConnector",
     "ServerProtocol",
+    "app_of",
     "check",
+    "clock_of",
     "is_upgraded",
     "items_of",
-    "items_of_app",
+    "message_of",
     "pass_router",
+    "protocol_of",
     "rebuilt",
     "take_over",
 ]
@@ -94,6 +98,10 @@ def check() -> None:
     readers: tuple[tuple[type, Any, str], ...] = (
         (web.BaseRequest, cast("property", web.BaseRequest.task).fget, "_task"),
         (web.BaseRequest, web.BaseRequest.__getitem__, "_state"),
+        (web.BaseRequest, web.BaseRequest.__init__, "_cache"),
+        (web.BaseRequest, web.BaseRequest.__init__, "_loop"),
+        (web.BaseRequest, web.BaseRequest.__init__, "_message"),
+        (web.BaseRequest, web.BaseRequest.__init__, "_protocol"),
         (web.Application, web.Application.__getitem__, "_state"),
         (web.UrlMappingMatchInfo, cast("property", web.UrlMappingMatchInfo.current_app).fget, "_current_app"),
     )
@@ -165,7 +173,8 @@ class ServerProtocol(RequestHandler):
     def serve_queued(self) -> None:
         """Handle the next request that was parsed, unless one is being handled."""
         if self._messages and self._task_handler is None and not self._force_close:
-            self._task_handler = self._loop.create_task(self.serve())
+            # The loop's `create_task` would give it a number for a name.
+            self._task_handler = asyncio.Task(self.serve(), loop=self._loop, name="request")
 
     async def serve(self) -> None:
         """Handle the request that was parsed first."""
@@ -226,6 +235,17 @@ class ServerProtocol(RequestHandler):
             message, handler = web_protocol.ERROR, self._make_error_handler(message)
         writer = StreamWriter(self, self._loop, None, self.on_headers_sent)
         request = served._request_factory(message, payload, self, writer, self._task_handler)
+        if not request._cache:
+            # Where the first question for each would put it, by a call of a method in Python. The target of a proxy's
+            # client, which names a host, has filled a part of it.
+            request._cache = {
+                "method": message.method,
+                "version": message.version,
+                "headers": message.headers,
+                "raw_headers": message.raw_headers,
+                "raw_path": message.path,
+                "rel_url": message.url,
+            }
         self._current_request, self._request_in_progress = request, True
         return request, handler
 
@@ -372,18 +392,19 @@ async def _raised(error: Exception, _: web.BaseRequest) -> web.StreamResponse:
     raise error
 
 
-def items_of(request: web.BaseRequest) -> dict[Any, Any]:
-    """What a request holds by its keys. Through itself each access is a call of a method in Python, and a proxied
-    request made twenty.
-    """
-    return request._state
-
-
-def items_of_app(request: web.Request) -> dict[Any, Any]:
-    """What the application of a request, which was routed, holds by its keys."""
-    match_info: Any = request._match_info
-    items: dict[Any, Any] = match_info._current_app._state
-    return items
+# What a request asks at most steps of its way. Through aiohttp's interface each access is a call of a method in Python.
+items_of: Callable[[web.BaseRequest | web.Application], dict[Any, Any]] = operator.attrgetter("_state")
+"""What a request or an application holds by its keys."""
+app_of: Callable[[web.Request], web.Application] = operator.attrgetter("_match_info._current_app")
+"""The application of a request, which was routed."""
+message_of: Callable[[web.BaseRequest], RawRequestMessage] = operator.attrgetter("_message")
+"""What the client sent, without the body."""
+protocol_of: Callable[[web.BaseRequest], RequestHandler] = operator.attrgetter("_protocol")
+"""The client's connection."""
+clock_of: Callable[[web.BaseRequest], Callable[[], float]] = operator.attrgetter("_loop.time")
+"""The clock of the event loop that handles it: `asyncio.get_running_loop` asks the kernel whether the process is the
+one that it was.
+"""
 
 
 def pass_router(request: web.Request, match_info: web.UrlMappingMatchInfo) -> None:

@@ -20,7 +20,9 @@ import moorline.backend.app
 import moorline.gateway.app  # noqa: F401 - the classes of both parts exist
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web import aiohttp_private
+from tests.gateway.common.test_server import served
 from tests.support.eventlogs import until
+from tests.support.faulty_upstream import dial
 from tests.test_layers import MODULES, name
 
 # Classes of aiohttp that ours derive from.
@@ -136,6 +138,25 @@ def test_an_attribute_of_instances_alone_is_found_missing(
     monkeypatch.setattr(owner, reader, property(other) if reader == "task" else other)
     with pytest.raises(UsageError, match=rf"has no {owner.__name__}\.{name}"):
         aiohttp_private.check()
+
+
+KNOWN = ("method", "version", "headers", "raw_headers", "raw_path", "rel_url")
+
+
+@pytest.mark.parametrize("target", ["/?c=%20d", "http://other/?c=d"])
+async def test_what_is_put_into_a_request_is_what_aiohttp_would_find(target: str) -> None:
+    found: list[tuple[object, object]] = []
+
+    async def compare(request: web.Request) -> web.Response:
+        own = request.clone()
+        found.extend((getattr(request, each), getattr(own, each)) for each in KNOWN)
+        return web.Response()
+
+    async with served(compare) as server, dial(server.port) as client:
+        await client.send(f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        await client.end()
+    assert len(found) == len(KNOWN)
+    assert all(ours == own for ours, own in found)
 
 
 class ClosedOnce(asyncio.Transport):
