@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections import deque
 from collections.abc import Awaitable, Callable
 
 from aiohttp import WSMsgType, web
@@ -37,6 +36,7 @@ from moorline.backend.rights import Rights
 from moorline.backend.runs import Runs
 from moorline.backend.settings import Settings
 from moorline.backend.tickets import Tickets
+from moorline.backend.wire import Wire
 from moorline.gateway.common.access.authorize import SUBPROTOCOL, ticket
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rights import Right
@@ -109,6 +109,18 @@ class Sockets:
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """GET /ws/chat/{patient_id}/{session_id}"""
         patient_id, session_id = path_id(request, "patient_id"), path_id(request, "session_id")
+        socket, info, right = await self._enter(request, patient_id, session_id)
+        try:
+            await self._converse(request, socket, info, right)
+        finally:
+            self._rights.release(right)
+        return socket
+
+    async def _enter(
+        self, request: web.Request, patient_id: str, session_id: str
+    ) -> tuple[web.WebSocketResponse, SessionInfo, Right]:
+        """Accept a socket. Its right is the caller's to release: with the stack and all else that a handshake needs,
+        held for as long as the socket is open, each would take 2 KiB more."""
         with contextlib.ExitStack() as held:
             with self._audit.access("open", session_id) as access:
                 if (text := ticket(request)) is not None:
@@ -120,8 +132,9 @@ class Sockets:
                 accepting = Measured(self._accept(request, patient_id, session_id))
                 socket, info = await accepting
                 self._returning.add(accepting.seconds)
-            await self._converse(request, socket, info, right)
-        return socket
+            logger.info("session %s: socket opened", hashed(info.session_id))
+            held.pop_all()
+        return socket, info, right
 
     async def _accept(
         self, request: web.Request, patient_id: str, session_id: str
@@ -150,6 +163,7 @@ class Sockets:
         self, request: web.Request, socket: web.WebSocketResponse, info: SessionInfo, right: Right
     ) -> None:
         protocol, address = request.protocol, client_address(request)
+        wire = Wire(protocol, socket)
         if isinstance(protocol, Connection):
             # Its own timer is of the same length, and would end the connection before the Close frame that says why.
             protocol.leave_sends_to_handler()
@@ -164,9 +178,7 @@ class Sockets:
             v1_ping=self._v1_ping,
             scripted=self._runs.scripted,
             request_id=_request_id(request),
-            unsent=lambda: _unsent(protocol),
-            write=lambda data: _write(protocol, socket, data),
-            abort=lambda: _abort(protocol),
+            wire=wire,
         )
         writing = asyncio.create_task(delivery.run())
         self._open.add(delivery)
@@ -175,7 +187,6 @@ class Sockets:
         right.on_end(lambda: delivery.revoke(expired=right.expired))
         if isinstance(protocol, Connection):
             protocol.on_violation(lambda violation: delivery.end(_VIOLATION_CODES[violation]))
-        logger.info("session %s: socket opened", hashed(info.session_id))
         try:
             reader = _Reader(
                 socket,
@@ -198,8 +209,8 @@ class Sockets:
             if not writing.cancelled() and (error := writing.exception()) is not None:
                 logger.error("session %s: delivery failed", hashed(info.session_id), exc_info=error)
             # A transport that is closed waits for its buffer to empty, and a peer that does not read never empties it.
-            if protocol.transport is not None and protocol.transport.get_write_buffer_size():
-                asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, _abort, protocol)
+            if wire.unsent():
+                asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT, wire.abort)
             logger.info("session %s: socket closed with %s", hashed(info.session_id), socket.close_code)
 
 
@@ -230,7 +241,8 @@ class _Reader:
         self._client = client
         self._first = True
         self._frames = 0
-        self._bad: deque[float] = deque(maxlen=_BAD_FRAMES)
+        # When the last frames came that were not understood.
+        self._bad: tuple[float, ...] = ()
 
     @property
     def _who(self) -> str:
@@ -343,7 +355,7 @@ class _Reader:
 
     def _count_bad(self) -> None:
         now = asyncio.get_running_loop().time()
-        self._bad.append(now)
+        self._bad = (*self._bad, now)[-_BAD_FRAMES:]
         if len(self._bad) == _BAD_FRAMES and now - self._bad[0] <= _BAD_FRAMES_SECONDS:
             self._delivery.end(CloseCode.BAD_FRAMES)
 
@@ -365,27 +377,6 @@ def _request_id(request: web.Request) -> str | None:
 async def _yield() -> None:
     """What `Connection.turn` is where aiohttp's own server holds the connection, as in its test client."""
     await asyncio.sleep(0)
-
-
-def _abort(protocol: web.RequestHandler) -> None:
-    """Abort the connection, if it is not lost already: asyncio's own transport then raises AttributeError."""
-    if protocol.transport is not None:
-        protocol.transport.abort()
-
-
-def _unsent(protocol: web.RequestHandler) -> int:
-    return 0 if protocol.transport is None else protocol.transport.get_write_buffer_size()
-
-
-def _write(protocol: web.RequestHandler, socket: web.WebSocketResponse, data: bytes) -> bool:
-    """Write frames past aiohttp's writer, whose layers cost more than the frames; False where the socket is closed or
-    bytes wait for its peer."""
-    transport = protocol.transport
-    if socket.closed or transport is None or transport.is_closing() or transport.get_write_buffer_size():
-        return False
-    if data:
-        transport.write(data)
-    return True
 
 
 def _overfull(text: str, frame: Json) -> bool:

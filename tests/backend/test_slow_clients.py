@@ -13,6 +13,7 @@ import pytest
 import uvloop
 
 from moorline.backend import websocket
+from moorline.backend.wire import Wire
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
 from tests.support.faulty_upstream import Peer, dial
 
@@ -88,18 +89,18 @@ def test_the_abort_of_a_slow_socket_that_has_closed_meanwhile_does_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loop_factory: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     errors: list[dict[str, Any]] = []
-    abort = websocket._abort
+    abort = Wire.abort
 
     async def scenario() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
         aborted = asyncio.Event()
 
-        def late(protocol: Any) -> None:
+        def late(wire: Wire) -> None:
             # Set first: the abort is what may raise.
             aborted.set()
-            abort(protocol)
+            abort(wire)
 
-        monkeypatch.setattr(websocket, "_abort", late)
+        monkeypatch.setattr(Wire, "abort", late)
         monkeypatch.setattr(websocket, "_CLOSE_TIMEOUT", 0.5)
         script = Script(*["x" * 30_000] * 10, None)
         with logged("moorline.backend.websocket", "socket closed") as closed:

@@ -18,6 +18,7 @@ from moorline.gateway.common.access.rules import AccessRules, is_host, is_json
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.web.aiohttp_private import items_of
 from moorline.gateway.common.web.connection import is_reserved
+from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 
 __all__ = [
     "CLIENT",
@@ -139,8 +140,11 @@ def add_cors_headers(
 
 async def add_security_headers(_: web.Request, response: web.StreamResponse) -> None:
     """The on_response_prepare handler of a part whose responses are data or documentation, neither to be framed by a
-    page nor to be taken for another type than they say.
+    page nor to be taken for another type than they say. A 101 has no data, and its headers stay in memory for as long
+    as its socket is open.
     """
+    if response.status == SWITCHING_PROTOCOLS:
+        return
     for name, value in SECURITY_HEADERS.items():
         response.headers.setdefault(name, value)
 
