@@ -44,11 +44,10 @@ from moorline.gateway.proxy.followed_hook import followed_hook
 from moorline.gateway.proxy.locations import LocationRoutes
 from moorline.gateway.proxy.pool import pools
 from moorline.gateway.proxy.routes import Owner, Route
-from moorline.gateway.proxy.routing import dispatch, is_foreign, proxy, route_middleware
+from moorline.gateway.proxy.routing import DIRECT, is_foreign, proxy, proxy_socket, route_middleware
 from moorline.gateway.proxy.templates import Templates
 from moorline.gateway.proxy.tls import add_tls
 from moorline.gateway.proxy.tunnels import tunnels
-from moorline.gateway.proxy.websocket import websocket
 from moorline.gateway.settings import Settings
 from moorline.gateway.site.client_package import client_package
 from moorline.gateway.site.docs import docs
@@ -193,7 +192,7 @@ def _add_routes(app: web.Application, frontend: Handler | None) -> list[tuple[st
     """
     proxied = [(path, app.router.add_route("*", path, proxy)) for path in _CHAT]
     for route in app[ROUTES]:
-        handler = websocket if _is_socket(route) else proxy
+        handler = proxy_socket if _is_socket(route) else proxy
         proxied += [(path, app.router.add_route("*", path, handler)) for path in route.templates]
     for path in _PAGE:
         if frontend is None:
@@ -239,7 +238,7 @@ async def _set_direct_handler(
 
 def _direct(app: web.Application, route: web.AbstractRoute) -> tuple[web.UrlMappingMatchInfo, Handler]:
     """A route's handler within the middlewares, and what the router would find."""
-    handler: Handler = dispatch if route.handler is proxy else route.handler
+    handler: Handler = DIRECT.get(route.handler, route.handler)
     for middleware in reversed(app.middlewares):
         if middleware is not route_middleware:
             handler = functools.partial(middleware, handler=handler)

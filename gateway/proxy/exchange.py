@@ -11,8 +11,6 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Self
 
 from aiohttp import hdrs, web
 
@@ -71,9 +69,8 @@ Begin = Callable[["Exchange", Response], Sink | None]
 
 
 class Exchange:
-    """`async with Exchange(request, head) as exchange: await exchange.response()`, then read `exchange.connection`.
-
-    Leaving it, in whatever way, ends the request at the upstream, unless `detach` was called.
+    """Use: `await exchange.response()`, then read `exchange.connection`. The caller ends it in whatever case, with
+    `close` and `upload_ended`, which end the request at the upstream unless `detach` was called.
     """
 
     # How each begins. The class holds them: to set ten attributes took a third of the time to make one.
@@ -112,16 +109,6 @@ class Exchange:
         self._has_body = request.body_exists
         # A body that was sent is gone.
         self._idempotent = not self._has_body and message.method in _IDEMPOTENT
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-        if self.upload is not None:
-            await self.upload_ended()
 
     async def upload_ended(self) -> None:
         """Return when nothing more of the request's body is read."""
@@ -174,7 +161,7 @@ class Exchange:
     async def _retried(self) -> Response:
         """Try again while no upstream can be reached, for up to `connect_retry`."""
         was_held = False
-        seconds = self.app[SETTINGS].connect_retry or 0.0
+        seconds = self.of_app[SETTINGS].connect_retry or 0.0
         until = self._clock() + seconds
         while True:
             try:
@@ -186,7 +173,7 @@ class Exchange:
                     if was_held:
                         error.cause = dataclasses.replace(error.cause, moment=Moment.HELD)
                     raise
-            queue = self.app[RETRY_QUEUES][self._upstreams]
+            queue = self.of_app[RETRY_QUEUES][self._upstreams]
             if not was_held and not queue:
                 # A browser shows nothing meanwhile.
                 urls = ", ".join(upstream.url for upstream in self._upstreams)
@@ -194,7 +181,7 @@ class Exchange:
             self.held = was_held = True
             await queue.wait_turn(left)
             self.held = False
-            if self.app[DRAINING].is_set():
+            if self.of_app[DRAINING].is_set():
                 raise ShuttingDown(cause=dataclasses.replace(ShuttingDown.cause, moment=Moment.HELD))
 
     def _may_wait(self, error: GatewayError) -> bool:
@@ -237,7 +224,7 @@ class Exchange:
 
     def _note_failure(self, upstream: Upstream) -> None:
         if self._upstreams.failed(upstream, self._clock()):
-            seconds = self.app[SETTINGS].fail_timeout
+            seconds = self.of_app[SETTINGS].fail_timeout
             log.warning("upstream %s marked down for %gs", upstream.url, seconds, extra={"upstream": upstream.url})
 
     async def _send(self, upstream: Upstream) -> Response:
@@ -283,7 +270,8 @@ class Exchange:
         if self.is_upgrade:
             connection = self._connection = UpstreamConnection()
         else:
-            pool = self._pool = self.app[POOLS][upstream]
+            pool: Pool = self.of_app[POOLS][upstream]
+            self._pool = pool
             if pool.is_full:
                 await pool.wait(seconds, client_network(self.client))
             connection = self._connection = pool.take(self._clock(), reuse=reuse)
@@ -291,12 +279,12 @@ class Exchange:
                 return connection
         if self._upstreams.is_down(upstream, self._clock()):
             seconds = min(seconds, _DOWN_CONNECT_SECONDS)
-        tls = tls_for(self.app, upstream)
-        limits = None if self._handshake_ends_first(seconds) else self.app[TIME_LIMITS]
+        tls = tls_for(self.app, upstream) if upstream.tls else None
+        limits = None if self._handshake_ends_first(seconds) else self.of_app[TIME_LIMITS]
         await connection.connect(
             upstream.host, upstream.port, seconds, limits=limits, tls=tls, through=upstream.through
         )
-        self.app[RETRY_QUEUES][self._upstreams].wake_all()
+        self.of_app[RETRY_QUEUES][self._upstreams].wake_all()
         return connection
 
     def _end(self, connection: UpstreamConnection) -> None:
@@ -323,7 +311,9 @@ class Exchange:
 
     def _handshake_ends_first(self, seconds: float) -> bool:
         """Whether the limit of the whole handshake, which has begun before, leaves one of so many nothing to end."""
-        limit = self.app[SETTINGS].handshake_timeout if self.is_upgrade else None
+        if not self.is_upgrade:
+            return False
+        limit = self.of_app[SETTINGS].handshake_timeout
         return limit is not None and limit <= seconds
 
     @property
@@ -363,7 +353,7 @@ class Exchange:
     async def _read_body(self, began: float, size: int) -> bytes:
         """The next part of a body of which `size` bytes have come since `began`."""
         until = self._clock() + self.destination.timeouts.client_body_timeout
-        if (timeout := self.app[SETTINGS].message_timeout) is not None:
+        if (timeout := self.of_app[SETTINGS].message_timeout) is not None:
             until = min(until, latest_end(began, size, timeout))
         try:
             async with asyncio.timeout_at(until):

@@ -20,6 +20,7 @@ __all__ = [
     "asks_for_websocket",
     "check_request",
     "is_switch",
+    "protocols",
     "switch_head",
 ]
 
@@ -37,25 +38,32 @@ _NOT_AS_THEY_ARE = headers.HOP_BY_HOP - {b"upgrade", b"connection"} | _OF_A_BODY
 # The request ----------------------------------------------------------------------------------------------------------
 
 
+def protocols(request: MultiMapping[str]) -> tuple[str, ...]:
+    """What a handshake asks for; nothing, where this is none. Upgrade without Connection was for an earlier hop."""
+    if _UPGRADE not in request:
+        return ()
+    return _protocols(tuple(request.getall(_UPGRADE)), tuple(request.getall(_CONNECTION, ())))
+
+
 def asks_for_upgrade(request: MultiMapping[str]) -> bool:
-    """Whether this is a handshake. Upgrade without Connection is none: it was meant for an earlier hop."""
-    return _UPGRADE in request and "upgrade" in _tokens(request, _CONNECTION) and bool(_tokens(request, _UPGRADE))
+    """Whether this is a handshake."""
+    return protocols(request) != ()
 
 
 def asks_for_websocket(request: MultiMapping[str]) -> bool:
     """Whether this is a handshake for a WebSocket, and for nothing else."""
-    return asks_for_upgrade(request) and _tokens(request, _UPGRADE) == _WEBSOCKET
+    return protocols(request) == _WEBSOCKET
 
 
-def check_request(request: MultiMapping[str], version: tuple[int, int]) -> None:
-    """Refuse what RFC 6455 section 4.1 does not know.
+def check_request(asked: tuple[str, ...], version: tuple[int, int]) -> None:
+    """Refuse a handshake for these protocols that RFC 6455 section 4.1 does not know.
 
     Raises:
         Malformed: it is HTTP/1.0, or it names another protocol.
     """
     if version < (1, 1):
         raise Malformed("A WebSocket needs HTTP/1.1.")
-    if _tokens(request, _UPGRADE) != _WEBSOCKET:
+    if asked != _WEBSOCKET:
         raise Malformed("Only WebSocket is offered here (Upgrade: websocket).")
 
 
@@ -107,15 +115,15 @@ def _is_usual(response: Response) -> bool:
     return len(names) == len(response.fields) and (names.get(b"upgrade"), names.get(b"connection")) in _USUAL
 
 
-def _tokens(source: MultiMapping[str], name: str) -> tuple[str, ...]:
-    return _tokens_of(",".join(source.getall(name, ())))
+# Of the few values that clients send.
+@functools.lru_cache(maxsize=64)
+def _protocols(upgrade: tuple[str, ...], connection: tuple[str, ...]) -> tuple[str, ...]:
+    return _tokens_of(",".join(upgrade)) if "upgrade" in _tokens_of(",".join(connection)) else ()
 
 
 def _tokens_of_all(response: Response, name: bytes) -> tuple[str, ...]:
     return _tokens_of(b",".join(response.all(name)).decode("latin-1"))
 
 
-# Seven calls per handshake, of the few values that clients and upstreams send.
-@functools.lru_cache(maxsize=64)
 def _tokens_of(value: str) -> tuple[str, ...]:
     return tuple(token for part in value.split(",") if (token := part.strip().lower()))

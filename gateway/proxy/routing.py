@@ -1,6 +1,6 @@
 """Finds the route of each request, and handles those that have one: a handshake becomes a tunnel, all else is HTTP."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -15,7 +15,7 @@ from moorline.gateway.proxy.headers import origin_form
 from moorline.gateway.proxy.routes import Destination, Owner, Route
 from moorline.gateway.proxy.websocket import websocket
 
-__all__ = ["dispatch", "is_foreign", "proxy", "route_middleware"]
+__all__ = ["DIRECT", "dispatch", "is_foreign", "proxy", "proxy_socket", "route_middleware"]
 
 
 _USER = Owner.USER
@@ -34,6 +34,11 @@ async def proxy(request: web.Request) -> web.StreamResponse:
     return await dispatch(request)
 
 
+async def proxy_socket(request: web.Request) -> web.StreamResponse:
+    """`websocket` as aiohttp's router takes it."""
+    return await websocket(request)
+
+
 def dispatch(request: web.Request) -> Awaitable[web.StreamResponse]:
     """Pass the request on. One for an upgrade to anything but WebSocket is served without (RFC 9110 section 7.8)."""
     destination: Destination | None = items_of(request).get(DESTINATION)
@@ -44,6 +49,13 @@ def dispatch(request: web.Request) -> Awaitable[web.StreamResponse]:
         raise Malformed(reason)
     upgrades = hdrs.UPGRADE in request.headers and destination.upgrades and asks_for_websocket(request.headers)
     return (websocket if upgrades else forward)(request)
+
+
+DIRECT: Mapping[object, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
+    proxy: dispatch,
+    proxy_socket: websocket,
+}
+"""What does the same as a handler of the router's, by one coroutine less."""
 
 
 def _refusal(request: web.Request, route: Route) -> str | None:

@@ -9,12 +9,11 @@ import math
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from aiohttp import hdrs, web
 
 from moorline.gateway.common import logs, tracing
-from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
@@ -29,6 +28,7 @@ from moorline.gateway.keys import (
     DRAINING,
     HELD,
     METRICS,
+    REQUEST_ID,
     RIGHTS,
     ROUTES,
     SETTINGS,
@@ -54,7 +54,7 @@ from moorline.gateway.tunnel.state import TunnelState
 if TYPE_CHECKING:
     from moorline.gateway.metrics import Metrics
 
-__all__ = ["TUNNELS", "Handshake", "SocketState", "Tunnels", "tunnels"]
+__all__ = ["TUNNELS", "SocketState", "Tunnels", "tunnels"]
 
 T = TypeVar("T")
 
@@ -110,27 +110,6 @@ class _Open(NamedTuple):
     host: str
     answers_key: bool = True
     """Whether the upstream's 101 was the answer to the client's key. Not handed over: such a socket ends at once."""
-
-
-class Handshake:
-    """A handshake counts as a socket until the end of this block, unless it becomes one. A generator's would cost it
-    eight calls more.
-    """
-
-    __slots__ = ("_address", "_limits", "is_open")
-
-    def __init__(self, limits: SocketLimits, address: str) -> None:
-        self._limits = limits
-        self._address = address
-        self.is_open = False
-        """Whether it has become a socket, which has its place from now on."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self.is_open:
-            self._limits.remove(self._address)
 
 
 class Tunnels:
@@ -191,30 +170,32 @@ class Tunnels:
         """Whether the socket with this id is open."""
         return request_id in self._ids
 
-    def handshake(self, request: web.Request) -> Handshake:
-        """Count a handshake that may become a tunnel, within the block of this.
+    def admit(self, address: str) -> None:
+        """Count a handshake of this client, which may become a tunnel; `dismiss` it where it does not.
 
         Raises:
             GatewayError: the gateway drains, there are `max_connections` already, or this is one too many.
         """
-        self._refuse_when_draining()
-        address = client_address(request)
+        if self._draining.is_set():
+            raise ShuttingDown
         self._socket_limits.admit(address, self._loop.time())
-        return Handshake(self._socket_limits, address)
 
-    def open(
-        self, exchange: Exchange, head: bytes, request_id: str, *, handshake: Handshake, answers_key: bool
-    ) -> None:
+    def dismiss(self, address: str) -> None:
+        """A handshake of this client has ended."""
+        self._socket_limits.remove(address)
+
+    def open(self, exchange: Exchange, head: bytes, *, answers_key: bool) -> None:
         """Answer the client with `head` and relay from now on. The exchange's upstream is released at the end.
 
         `answers_key`: the 101 has the Sec-WebSocket-Accept of the client's key.
         """
-        self._refuse_when_draining()
-        request, destination, upstream = exchange.request, exchange.destination, exchange.upstream
-        address = exchange.client
+        if self._draining.is_set():
+            raise ShuttingDown
+        destination, upstream, items = exchange.destination, exchange.upstream, exchange.items
+        address, request_id, headers = exchange.client, items[REQUEST_ID], exchange.request.headers
         socket = Socket(request_id, destination.route.path, address, upstream.url, self._loop.time())
         relay = switch(
-            request,
+            exchange.request,
             exchange.connection.hand_over,
             head,
             self._limits_for(destination),
@@ -224,16 +205,16 @@ class Tunnels:
             buffered=self._buffered,
         )
         # Many sockets have one page.
-        origins, host = request.headers.getall(hdrs.ORIGIN, ()), sys.intern(request.headers.get(hdrs.HOST, ""))
-        origin = sys.intern(", ".join(origins)) if origins else None
-        each = _Open(socket, upstream, request.get(HELD), origin, host, answers_key)
-        handshake.is_open = True
+        host = sys.intern(headers.get(hdrs.HOST, ""))
+        origin = sys.intern(", ".join(headers.getall(hdrs.ORIGIN))) if hdrs.ORIGIN in headers else None
+        each = _Open(socket, upstream, items.get(HELD), origin, host, answers_key)
+        exchange.detach()
         self._add(relay, each)
-        self._keep(relay, each)
+        if each.held is not None:
+            self._keep(relay, each.held)
         if tracing.is_on():
             name = f"WebSocket {destination.route.path}"
             self._spans[relay] = tracing.begin(name, network__protocol__name="websocket")
-        exchange.detach()
         if log.isEnabledFor(logging.INFO):
             facts = {"client": address, "request_id": request_id}
             _log("WebSocket opened", {"upstream": upstream.url, **facts} if self._names_upstream else facts)
@@ -241,7 +222,7 @@ class Tunnels:
             log.warning(
                 "upstream %s: its 101 has not the Sec-WebSocket-Accept of the request's key request_id=%s",
                 upstream.url,
-                socket.request_id,
+                request_id,
             )
 
     def measured(self, handshake: Coroutine[Any, Any, T]) -> Awaitable[T]:
@@ -345,7 +326,8 @@ class Tunnels:
                 held.release()
             raise
         # Not before: what was unsent goes first, and a Close frame behind it.
-        self._keep(relay, opened)
+        if held is not None:
+            self._keep(relay, held)
         if self._draining.is_set() and relay in self._sockets:
             relay.shut_down()
 
@@ -424,10 +406,6 @@ class Tunnels:
             relay.abort()
         await self._emptied()
 
-    def _refuse_when_draining(self) -> None:
-        if self._draining.is_set():
-            raise ShuttingDown
-
     async def _emptied(self) -> None:
         self._none_left.clear()
         if self._sockets:
@@ -441,9 +419,9 @@ class Tunnels:
         # The drain waits for requests, and that of the handshake is about to end.
         self._draining.hold()
 
-    def _keep(self, relay: Relay, each: _Open) -> None:
+    def _keep(self, relay: Relay, held: Held) -> None:
         """End the tunnel with the right to it, at once where that has ended already."""
-        if (held := each.held) is not None and relay in self._sockets:
+        if relay in self._sockets:
             held.keep(lambda: relay.withdraw(expired=held.expired))
 
     def _remove(self, relay: Relay) -> _Open:

@@ -6,7 +6,14 @@ import pytest
 from multidict import CIMultiDict
 
 from moorline.gateway.errors import BadUpstreamResponse, Malformed
-from moorline.gateway.proxy.handshake import answers_key, asks_for_upgrade, check_request, is_switch, switch_head
+from moorline.gateway.proxy.handshake import (
+    answers_key,
+    asks_for_upgrade,
+    check_request,
+    is_switch,
+    protocols,
+    switch_head,
+)
 from moorline.gateway.proxy.headers import header_lines, with_request_line
 from moorline.gateway.proxy.response import Response, ResponseParser
 
@@ -90,13 +97,13 @@ def test_one_without_the_other_is_plain_http(raw: tuple[tuple[bytes, bytes], ...
 @pytest.mark.parametrize("token", [b"foo/1", b"h2c", b"websocket, h2c", b"websocket/13"])
 def test_another_protocol_is_malformed(token: bytes) -> None:
     with pytest.raises(Malformed):
-        check_request(decoded([(b"Connection", b"Upgrade"), (b"Upgrade", token)]), (1, 1))
+        check_request(protocols(decoded([(b"Connection", b"Upgrade"), (b"Upgrade", token)])), (1, 1))
 
 
 def test_http_1_0_is_malformed() -> None:
-    check_request(decoded(UPGRADE), (1, 1))
+    check_request(protocols(decoded(UPGRADE)), (1, 1))
     with pytest.raises(Malformed):
-        check_request(decoded(UPGRADE), (1, 0))
+        check_request(protocols(decoded(UPGRADE)), (1, 0))
 
 
 # The answer -----------------------------------------------------------------------------------------------------------
