@@ -1,10 +1,13 @@
-"""No credential stands in what `serve` prints, answers, counts or shows of itself.
+"""No credential stands in what `serve` prints, answers, counts, keeps or shows of itself.
 
-In no line of any level, no error, no metric, no argument and no URL, whichever way it was given.
+In no line of any level, no traceback, error, metric, file, argument and URL, in nothing of the inspector and of
+`check`, and in the environment of no process that does not need it, whichever way it was given.
 """
 
 import asyncio
+import os
 import re
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +20,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from tests.support.openai_server import Status, error, openai_server
-from tests.support.process import children, started
+from tests.support.process import children, run_program, started
 
 #: What the operator configures.
 CONFIGURED = {
@@ -92,33 +95,97 @@ async def scraped(log: str) -> str:
     return found
 
 
-def arguments(pid: int) -> str:
-    """Those of a process and of all that it started."""
-    own = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    return own + "".join(map(arguments, children(pid)))
+async def inspected(address: str) -> str:
+    """The inspector's page, and what it shows of sockets that are open and that ended."""
+    token = CONFIGURED["MOORLINE_INSPECTOR_TOKEN"]
+    headers = {"Authorization": f"Bearer {token}"}
+    found = ""
+    names: Any = ["moorline", f"moorline.jwt.{GOOD}"]
+    async with (
+        connect(f"{address.replace('http', 'ws', 1)}/ws/chat/p1/s1", subprotocols=names, proxy=None),
+        aiohttp.ClientSession(address, headers=headers) as http,
+    ):
+        for path in ("/-/moorline", "/-/faults"):
+            async with http.get(path) as answer:
+                found += f"{answer.headers} {await answer.text()}"
+        async with http.get("/-/moorline/events") as answer:
+            async with asyncio.timeout(10):
+                while not ('"phase"' in found and '"usual_cause"' in found):
+                    found += (await answer.content.readline()).decode()
+    return found
+
+
+async def checked(folder: Path, address: str) -> str:
+    """What `moorline check` prints of a server whose clients send a token, right or wrong."""
+    found = ""
+    for given in (GOOD, FORGED):
+        environ = {"MOORLINE_HEADER": f"Authorization: Bearer {given}", "MOORLINE_IDLE": "off"}
+        _, out, err = await run_program("moorline", "check", address, cwd=folder, env=environ)
+        found += out + err
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that this one started, and theirs."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def shown(kind: str, pids: list[int]) -> str:
+    """What /proc shows of these processes."""
+    return "".join(Path(f"/proc/{pid}/{kind}").read_bytes().replace(b"\0", b" ").decode() for pid in pids)
+
+
+def kept(folder: Path) -> dict[str, str]:
+    """The files that it has left, by name."""
+    return {path.name: path.read_bytes().decode("latin-1") for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.mark.timeout(120)
 async def test_no_credential_is_found_in_anything_that_comes_out(tmp_path: Path) -> None:
-    options = ("--port", "0", "--backend-port", "0", "--metrics-port", "0", "--log-level", "debug")
+    options = ("--port", "0", "--backend-port", "0", "--metrics-port", "0", "--workers", "2", "--log-level", "debug")
+    files = ("--audit-log", "audit.jsonl", "--faults")
     async with openai_server() as model:
-        # A provider that quotes the key, as some do.
-        model.reply(Status(401, error(f"invalid_api_key: {CONFIGURED['OPENAI_API_KEY']}")))
+        # A provider that quotes the key, as some do; the second message is that of `check`.
+        for _ in range(2):
+            model.reply(Status(401, error(f"invalid_api_key: {CONFIGURED['OPENAI_API_KEY']}")))
         environ = {**CONFIGURED, "OPENAI_BASE_URL": model.base_url, "MOORLINE_JWT_COOKIE": "session"}
-        async with started("moorline", "serve", *options, cwd=tmp_path, env=environ) as program:
+        # Each process that is aborted prints where it was, as a crash in a library would.
+        environ["PYTHONFAULTHANDLER"] = "1"
+        async with started("moorline", "serve", *options, *files, cwd=tmp_path, env=environ) as program:
             await program.line("database")
             address = await program.page()
             issued: list[str] = []
             answers = [answer async for answer in use(address, issued)]
             async with asyncio.timeout(30):
                 await program.line("llm_misconfigured")
-            metrics = await scraped(program.err)
-            shown = arguments(program.pid)
+            metrics, inspector = await scraped(program.err), await inspected(address)
+            check = await checked(tmp_path, address)
+            processes = descendants(program.pid)
+            arguments = shown("cmdline", [program.pid, *processes])
+            given = {
+                name: [pid for pid in processes if CONFIGURED[name] in shown("environ", [pid])] for name in CONFIGURED
+            }
+            for pid in processes:
+                os.kill(pid, signal.SIGABRT)
+            await program.lines("Fatal Python error", len(processes))
             assert await program.stop() == 0
-    outputs = {"log": program.out + program.err, "answers": "".join(answers), "metrics": metrics, "arguments": shown}
+    files_left = kept(tmp_path)
+    outputs = {
+        "log": program.out + program.err,
+        "answers": "".join(answers),
+        "metrics": metrics,
+        "inspector": inspector,
+        "check": check,
+        "arguments": arguments,
+        **files_left,
+    }
     assert "dr-who" not in outputs["log"]
     assert {"moorline_sockets_open", "moorline_database_up"} <= set(re.findall(r"moorline_\w+", metrics))
-    assert "backend" in shown
+    assert "backend" in arguments
+    # The model's client takes its key from there, in the backend alone.
+    assert {name: len(pids) for name, pids in given.items() if pids} == {"OPENAI_API_KEY": 1}
+    assert {"audit.jsonl", "moorline.db", "moorline.db-erased"} <= files_left.keys()
+    assert "401" in check
     for where, text in outputs.items():
         for credential in (*CONFIGURED.values(), *SENT, *issued):
             for part in parts(credential):
