@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import SplitResult, quote
 
 import aiohttp
+from yarl import URL
 
 from moorline.gateway.check.address import Asked, port_of
 from moorline.gateway.check.reach import network_failure
@@ -40,10 +41,12 @@ _PATIENT = "patient:check"
 _QUESTION = "This is a test of the connection. Please answer with one word."
 _AFTER = {"after": "0", "epoch": "", "wait": "0"}
 _VERSION_1 = "version 1 of the protocol alone: no resume, and a page that needs version 2 gets no answer"
+# Of a response's body: what moorline sends here is shorter.
+_MOST_BODY = 1 << 20
 # Of a socket that was open, by the other side.
 _ENDS = (Cause.CLOSED, Cause.FIN, Cause.RESET, Cause.CUT, Cause.IDLE)
 # What nginx says to plain HTTP at a TLS port.
-_PLAIN_TO_TLS = "plain HTTP request was sent to HTTPS port"
+_PLAIN_TO_TLS = b"plain HTTP request was sent to HTTPS port"
 # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED, and those of another name.
 _EXPIRED = 10
 _OTHER_NAME = (62, 64)
@@ -92,7 +95,8 @@ class _Probe:
         tls = target.scheme in ("https", "wss")
         self._port = port_of(target)
         self._tls = _client_tls(asked.certificate) if tls else None
-        self._authority = target.netloc.rpartition("@")[2]
+        # As a browser sends it: of an internationalized name its ASCII form.
+        self._authority = URL(f"http://{target.netloc.rpartition('@')[2]}").raw_authority
         self._origin = f"{'https' if tls else 'http'}://{self._authority}"
         self._base = self._origin + target.path.rstrip("/")
         self._session_id = f"check-{secrets.token_hex(8)}"
@@ -171,12 +175,12 @@ class _Probe:
 
     async def _request(self) -> str:
         async with self._client.get(self._url, allow_redirects=False) as response:
-            if response.status == 400 and _PLAIN_TO_TLS in await response.text(errors="replace"):
+            if response.status == 400 and _PLAIN_TO_TLS in await _body(response):
                 # A gateway passes on what its upstream says.
                 raise HopFailed(Failure(Cause.SPEAKS_TLS if await self._speaks_tls() else Cause.UPSTREAM_SPEAKS_TLS))
             # Another backend may have no such path; what counts here is that there is a response.
             if not self._foreign and (response.status >= 500 or response.status == 421):
-                raise HopFailed(Failure.refused(response.status, response.headers, await response.read()))
+                raise HopFailed(Failure.refused(response.status, response.headers, await _body(response)))
             known = response.content_type.endswith("json") and "X-Request-ID" in response.headers
         if self._moorline and not known:
             await self._recognize()
@@ -189,7 +193,7 @@ class _Probe:
         """
         async with self._client.get(f"{self._base}/healthz", allow_redirects=False) as response:
             try:
-                known = response.status == 200 and json.loads(await response.text()) == {"status": "ok"}
+                known = response.status == 200 and _parsed(await _body(response)) == {"status": "ok"}
             except ValueError:
                 known = False
             if not known:
@@ -243,9 +247,9 @@ class _Probe:
     async def _answer(self) -> str:
         assert self._socket is not None
         self._has_asked = True
-        await self._socket.send_text(json.dumps({"message": _QUESTION}))
         try:
             async with asyncio.timeout(self._answer_timeout):
+                await self._socket.send_text(json.dumps({"message": _QUESTION}))
                 answer = await self._first_answer()
         except TimeoutError:
             # A server that still answers a Ping waits for its model.
@@ -257,7 +261,7 @@ class _Probe:
         assert self._socket is not None
         while True:
             frame = self._early.pop(0) if self._early else await self._socket.receive()
-            message = json.loads(frame.payload)
+            message = _parsed(frame.payload)
             if not isinstance(message, dict):
                 raise HopFailed(Failure(Cause.NOT_HTTP))
             if message.get("type") == "error":
@@ -304,14 +308,14 @@ class _Probe:
         url = f"{self._base}/api/chat/{self._session_id}/messages"
         with suppress(aiohttp.ClientError, TimeoutError, ValueError):
             async with self._client.get(url, params={**_AFTER, "patient_id": _PATIENT}) as response:
-                return response.status == 200 and isinstance(json.loads(await response.text()), list)
+                return response.status == 200 and isinstance(_parsed(await _body(response)), list)
         return False
 
     async def _json(self, url: str) -> Mapping[str, Any]:
         """The object that moorline has at an address of its own; empty where it is another server."""
         with suppress(aiohttp.ClientError, TimeoutError, ValueError):
             async with self._client.get(url, allow_redirects=False) as response:
-                said = json.loads(await response.text())
+                said = _parsed(await _body(response))
                 return said if isinstance(said, dict) else {}
         return {}
 
@@ -387,6 +391,26 @@ class _Probe:
                 finally:
                     writer.transport.abort()
         return b""
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """Its beginning, where it is longer than `_MOST_BODY`."""
+    try:
+        return await response.content.readexactly(_MOST_BODY)
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+
+
+def _parsed(text: bytes) -> Any:
+    """The value of JSON.
+
+    Raises:
+        ValueError: it is none, or is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _client_tls(certificate: str) -> ssl.SSLContext:

@@ -87,7 +87,7 @@ class Failure:
 
         try:
             problem = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             problem = None
         told = problem if isinstance(problem, dict) else {}
         found = [str(told.get(name) or "")[:_MAX_DETAIL] for name in ("code", "detail", "cause")]

@@ -25,6 +25,10 @@ _MAX_BODY = 1 << 14
 # What browsers and servers take by default is between 1 MiB and no limit.
 _MAX_FRAME = 16 << 20
 _KNOWN_OPCODES = (0x0, 0x1, 0x2, 0x8, 0x9, 0xA)
+# Of a control frame's payload (RFC 6455 section 5.5).
+_MAX_CONTROL = 125
+# For the Close frame to be sent, to a server that may read nothing.
+_CLOSE_SECONDS = 1.0
 
 
 class HopFailed(Exception):
@@ -120,13 +124,13 @@ class WebSocket:
             self._writer.write(control(Opcode.PONG, message.payload, os.urandom(4)))
 
     async def close(self) -> None:
-        """Say that it is over, and wait for nothing."""
+        """Send a Close frame, and wait for no answer."""
         with contextlib.suppress(OSError):
             self._writer.write(control(Opcode.CLOSE, (1000).to_bytes(2, "big"), os.urandom(4)))
-            await self._writer.drain()
-        self._writer.close()
-        with contextlib.suppress(OSError, ssl.SSLError, TimeoutError):
-            await asyncio.wait_for(self._writer.wait_closed(), 1.0)
+            self._writer.close()
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._writer.wait_closed()
+        self._writer.transport.abort()
 
     async def _frame(self) -> Message:
         first, second = await self._read(2, mid_frame=False)
@@ -135,7 +139,9 @@ class WebSocket:
             raise HopFailed(Failure(Cause.BAD_FRAME, detail="reserved bits or a reserved opcode"))
         if second & 0x80:
             raise HopFailed(Failure(Cause.BAD_FRAME, detail="it is masked"))
-        if size > 125:
+        if opcode >= Opcode.CLOSE and (size > _MAX_CONTROL or not first & 0x80):
+            raise HopFailed(Failure(Cause.BAD_FRAME, detail="a control frame that is too long or in parts"))
+        if size > _MAX_CONTROL:
             size = int.from_bytes(await self._read(2 if size == 126 else 8), "big")
         if size > _MAX_FRAME:
             raise HopFailed(Failure(Cause.TOO_LARGE, detail=f"{size} bytes"))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import WSCloseCode, web
 
+from moorline.gateway.check import probe
 from moorline.gateway.check.address import Asked
 from moorline.gateway.check.hops import follow
 from moorline.gateway.check.report import check
@@ -142,7 +143,8 @@ async def test_a_backend_that_is_down(unused_tcp_port: int) -> None:
     ("fault", "words"),
     [(Fault.CLOSE, "ended the connection"), (Fault.NOT_HTTP, "another program"), (Fault.SILENT, "hangs")],
 )
-async def test_a_port_that_speaks_no_http(fault: Fault, words: str) -> None:
+async def test_a_port_that_speaks_no_http(fault: Fault, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_BANNER_TIMEOUT", 0.2)
     async with faulty_upstream(fault) as port:
         hop, cause = await failure(f"http://127.0.0.1:{port}", hop_timeout=0.3)
     assert (hop, words in cause) == (Hop.HTTP, True)
@@ -261,7 +263,7 @@ async def test_a_gateway_on_the_way_is_asked_why_the_socket_ended(
     assert (broken["hop"], broken.get("gateway_cause")) == ("upgrade", code)
 
 
-@pytest.mark.parametrize("text", ["hello?", "[]"])
+@pytest.mark.parametrize("text", ["hello?", "[]", "[" * 10_000])
 async def test_frames_that_are_no_chat_s(text: str) -> None:
     async def handle(request: web.Request) -> web.StreamResponse:
         ws = web.WebSocketResponse()
@@ -273,6 +275,18 @@ async def test_frames_that_are_no_chat_s(text: str) -> None:
     async with server(handle) as url:
         hop, cause = await failure(url)
     assert (hop, "not those of a chat" in cause) == (Hop.ANSWER, True)
+
+
+async def test_an_error_page_without_an_end_is_read_in_part() -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=502)
+        await response.prepare(request)
+        while True:
+            await response.write(bytes(1 << 16))
+
+    async with server(api=endless) as url:
+        hop, cause = await failure(url)
+    assert (hop, "the backend is down" in cause) == (Hop.HTTP, True)
 
 
 # Conclusions ----------------------------------------------------------------------------------------------------------

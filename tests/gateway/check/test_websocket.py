@@ -1,0 +1,58 @@
+"""The WebSocket client of `moorline check` against servers that break the protocol, or do not read."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from socket import SO_SNDBUF, SOL_SOCKET
+
+import pytest
+
+from moorline.gateway.check import websocket
+from moorline.gateway.check.address import Asked, parse_address
+from moorline.gateway.check.probe import _Probe
+from moorline.gateway.check.websocket import HopFailed, Target, WebSocket
+from moorline.gateway.common.web.accept import accept_for
+from tests.support.raw import Connection, listening
+from tests.support.websocket_frames import PING, frame
+
+
+@contextlib.asynccontextmanager
+async def sending(frames: bytes) -> AsyncIterator[WebSocket]:
+    """An open socket of a server that sends these and reads nothing."""
+    over = asyncio.Event()
+
+    async def serve(connection: Connection) -> None:
+        key = (await connection.head()).partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+        lines = (b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade")
+        await connection.send(b"\r\n".join((*lines, b"Sec-WebSocket-Accept: " + accept_for(key), b"", frames)))
+        await over.wait()
+
+    async with listening(serve) as port:
+        yield await WebSocket.open(Target("127.0.0.1", port, f"127.0.0.1:{port}", None), "/", {})
+        over.set()
+
+
+@pytest.mark.parametrize("ping", [b"\x89\x7e\x00\x80" + bytes(128), b"\x09\x00"], ids=["long", "in parts"])
+async def test_a_ping_against_the_rules_is_named(ping: bytes) -> None:
+    async with sending(ping) as socket:
+        with pytest.raises(HopFailed, match="control frame"):
+            await socket.receive()
+        await socket.close()
+
+
+async def test_a_server_that_pings_and_reads_nothing_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_CLOSE_SECONDS", 0.05)
+    # Their Pongs are more than the buffers of both ends take.
+    async with sending(frame(PING, bytes(125)) * 40_000) as socket:
+        socket._writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, 1 << 16)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await socket.receive()
+        async with asyncio.timeout(5):
+            await socket.close()
+
+
+async def test_a_name_in_another_script_is_sent_as_a_browser_sends_it() -> None:
+    probe = _Probe(parse_address("wss://m\u00fcller.example:81/x"), Asked(), 1, 1, moorline=False)
+    await probe.end()
+    assert probe._origin == "https://xn--mller-kva.example:81"
