@@ -6,9 +6,15 @@ import pytest
 
 from moorline.backend.eventlog.base import SNAPSHOT_BYTES
 from moorline.backend.eventlog.tail import MAX_BYTES
+from moorline.backend.retention import _PRUNE_SECONDS as PRUNE_SECONDS
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.backend.sse import MAX_EVENT
+from moorline.backend.tickets import LIFE_SECONDS
+from moorline.backend.tickets import PER_MINUTE as TICKETS
 from moorline.backend.writer import _READ_AHEAD as READ_AHEAD
+from moorline.gateway.common.access.jwt import _MOST_VERIFIED as VERIFIED
+from moorline.gateway.common.access.jwt import _MOST_VERIFIED_BYTES as VERIFIED_BYTES
+from moorline.gateway.common.access.names import MOST_NAME_BYTES
 from moorline.gateway.common.config.options import Spec, specs
 from moorline.gateway.common.config.units import parse_size
 from moorline.gateway.common.web.idle import _RESERVED_CONNECTIONS as RESERVED
@@ -41,7 +47,7 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines[1:]]
 
 
-TABLES = ("What bounds the memory", "What one client may take", "What ends a wait")
+TABLES = ("What bounds the memory", "What bounds the disk", "What one client may take", "What ends a wait")
 
 
 @pytest.mark.parametrize("row", [row for heading in TABLES for row in rows(heading)], ids=lambda row: row[0])
@@ -60,7 +66,21 @@ def test_what_it_can_be_in_all_is_the_product(row: list[str]) -> None:
         assert int(default) * parse_size(each) // MIB * MIB == parse_size(total)
 
 
+@pytest.mark.parametrize("row", rows("What bounds the disk"), ids=lambda row: row[0])
+def test_what_a_client_can_add_to_the_database_in_a_minute_is_the_product(row: list[str]) -> None:
+    what, _, default, each, total = row
+    most = BackendSettings().max_bytes if what.startswith("messages") else BackendSettings().max_answer
+    assert parse_size(each) == most
+    assert int(default) * most == parse_size(total)
+
+
 def test_the_numbers_in_the_text_are_the_codes() -> None:
+    assert re.findall(r"claims of ([\d,]+) tokens, whose\s+text is (\d+) MiB", PAGE) == [
+        (f"{VERIFIED:,}", str(VERIFIED_BYTES // MIB))
+    ]
+    assert re.findall(r"name, of (\d+) KiB at most", PAGE) == [str(MOST_NAME_BYTES >> 10)]
+    assert re.findall(r"a principal has (\d+) in a minute, is kept for two minutes", PAGE) == [str(TICKETS)]
+    assert LIFE_SECONDS + PRUNE_SECONDS <= 120
     assert re.findall(r"last (\d+) are kept", PAGE) == [str(RESERVED)]
     kept = re.findall(r"(\d+) MiB of (files|events)", PAGE)
     assert kept == [(str(MAX_KEPT // MIB), "files"), (str(MAX_BYTES // MIB), "events")]

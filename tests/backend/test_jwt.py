@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -255,9 +256,28 @@ async def test_what_a_responder_changes_of_the_claims_decides_nothing() -> None:
     assert (await authorize(request, "patient:demo", None)).name == "dr-who"
 
 
+async def test_tokens_that_were_verified_are_bounded_in_number_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = "moorline.gateway.common.access.jwt._MOST_VERIFIED"
+    monkeypatch.setattr(limits, 5)
+    authorize = jwt_authorize(Settings(jwt_key=SECRET, jwt_audience="chat"))
+    assert authorize is not None
+
+    async def kept(number: int) -> int:
+        """How many are, once so many more were verified."""
+        for _ in range(number):
+            given = token(jti=str(next(numbers)))
+            await authorize(make_mocked_request("GET", "/", headers={"Authorization": f"Bearer {given}"}), None, None)
+        return len(authorize._verified)
+
+    numbers = itertools.count(100)
+    assert (await kept(3), await kept(9)) == (3, 5)
+    monkeypatch.setattr(f"{limits}_BYTES", 2 * len(token(jti="999")))
+    assert await kept(1) == 2
+
+
 async def test_a_token_that_was_verified_before_still_expires(tmp_path: Path) -> None:
     async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
-        given = token(exp=time.time() + 4)
+        given = token(exp=time.time() + 2)
         assert await status(server.http, given) == 200
         async with asyncio.timeout(STEP):
             while await status(server.http, given) == 200:
@@ -334,6 +354,8 @@ class Issuer:
         self.status = 200
         self.asked = 0
         self.url = ""
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     def add(self, kid: str, algorithm: str, key: Any = None) -> None:
         key = KEYS[algorithm] if key is None else key
@@ -342,6 +364,7 @@ class Issuer:
 
     async def handle(self, request: web.Request) -> web.Response:
         self.asked += 1
+        await self.answers.wait()
         return web.json_response({"keys": self.keys}, status=self.status)
 
 
@@ -398,6 +421,29 @@ async def test_a_token_whose_key_was_withdrawn_is_refused(tmp_path: Path, monkey
             del issued.keys[0]
             monkeypatch.setattr("moorline.gateway.common.access.jwks._FRESH_SECONDS", 0.0)
             assert await status(server.http, given) == 401
+
+
+async def test_an_issuer_that_does_not_answer_any_more_delays_one_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jwks = "moorline.gateway.common.access.jwks"
+    async with issuer() as issued:
+        issued.add("one", "RS256")
+        given = token(KEYS["RS256"], "RS256", kid="one")
+        async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+            assert await status(server.http, given) == 200
+            for name, seconds in (("_FRESH_SECONDS", 0.0), ("_RETRY_SECONDS", 0.0), ("_FETCH_SECONDS", 0.3)):
+                monkeypatch.setattr(f"{jwks}.{name}", seconds)
+            issued.answers.clear()
+            assert await status(server.http, given) == 200
+            monkeypatch.setattr(f"{jwks}._FETCH_SECONDS", 3600.0)
+            async with asyncio.timeout(STEP):
+                assert [await status(server.http, given) for _ in range(3)] == [200] * 3
+            issued.keys.clear()
+            issued.answers.set()
+            async with asyncio.timeout(STEP):
+                while await status(server.http, given) == 200:
+                    pass
 
 
 @pytest.mark.parametrize("header", ["", "{", "[]", '"one"', '{"kid": ["one"]}', "\xff", "[" * 3000])

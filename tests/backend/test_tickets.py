@@ -16,8 +16,11 @@ from moorline.backend import retention, tickets
 from moorline.backend.app import close_principal
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.rights import RIGHTS
+from moorline.gateway.app import create_app as create_gateway
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.access.rights import Right
+from moorline.gateway.common.web.server import running
+from moorline.gateway.settings import Settings as GatewaySettings
 from tests.support import needs
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
 from tests.support.eventlogs import until
@@ -148,6 +151,34 @@ async def test_another_backend_of_the_database_redeems_it(postgres_database: str
         socket(other, await ticket(one)) as opened,
     ):
         assert (await hello(opened))[0]["v"] == 2
+
+
+async def opened_at(url: str, text: str) -> int:
+    """The status of a handshake with the ticket at this address."""
+    async with aiohttp.ClientSession() as http:
+        try:
+            async with http.ws_connect(f"{url}/ws/chat/p1/s1", protocols=["moorline", f"moorline.ticket.{text}"]):
+                return 101
+        except aiohttp.WSServerHandshakeError as refusal:
+            return refusal.status
+
+
+@needs.postgres
+async def test_of_many_handshakes_at_several_gateways_and_backends_a_ticket_opens_one(
+    postgres_database: str, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"authorize": by_header, "database": postgres_database}
+    async with backend(tmp_path, Script(), **options) as one, backend(tmp_path, Script(), **options) as other:
+        passing = [GatewaySettings(port=0, upstream=(server.http,)) for server in (one, one, other)]
+        async with contextlib.AsyncExitStack() as running_gateways:
+            gateways = [
+                await running_gateways.enter_async_context(running(create_gateway(each), each)) for each in passing
+            ]
+            urls = [one.http, other.http, *(f"http://127.0.0.1:{gateway.port}" for gateway in gateways)]
+            for _ in range(3):
+                text = await ticket(one)
+                statuses = await asyncio.gather(*(opened_at(url, text) for url in urls * 2))
+                assert sorted(statuses) == [101] + [401] * (2 * len(urls) - 1)
 
 
 async def test_a_ticket_is_for_its_patient_and_its_session(tmp_path: Path) -> None:

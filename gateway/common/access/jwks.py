@@ -34,6 +34,7 @@ class KeySet:
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
         self._lock = asyncio.Lock()
+        self._fetching: asyncio.Task[None] | None = None
 
     @property
     def is_stale(self) -> bool:
@@ -50,6 +51,9 @@ class KeySet:
         import jwt
 
         key = self._known(key_id)
+        if key is not None and self.is_stale and self._is_unreachable:
+            self._fetch_beside()
+            return key
         if key is None or self.is_stale:
             async with self._lock:
                 if self._is_older(self._tried_at, _RETRY_SECONDS):
@@ -67,6 +71,19 @@ class KeySet:
         if not key_id and len(self._keys) == 1:
             return next(iter(self._keys.values()))
         return self._keys.get(key_id)
+
+    @property
+    def _is_unreachable(self) -> bool:
+        """Whether the last attempt has failed, or has not come to an end. A request with a known key does not wait for
+        the next: an issuer that does not answer would delay each of them by five seconds in ten.
+        """
+        return self._fetched_at != self._tried_at
+
+    def _fetch_beside(self) -> None:
+        is_under_way = self._fetching is not None and not self._fetching.done()
+        if not is_under_way and self._is_older(self._tried_at, _RETRY_SECONDS):
+            # Ends by itself within _FETCH_SECONDS.
+            self._fetching = asyncio.create_task(self._fetch())
 
     def _is_older(self, at: float | None, seconds: float) -> bool:
         return at is None or asyncio.get_running_loop().time() - at >= seconds
