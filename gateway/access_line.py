@@ -36,7 +36,7 @@ def log_request(request: web.Request, status: int, seconds: float) -> None:
     if UPSTREAM in items:
         text += f" upstream={items[UPSTREAM]}"
     # Without values: what looks like a placeholder in a path is none.
-    logs.info(log, text, functools.partial(_facts, request, path, status, seconds))
+    logs.info(log, text, lambda: _facts(request, path, status, seconds))
 
 
 def _facts(request: web.Request, path: str, status: int, seconds: float) -> dict[str, object]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import cast
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from moorline.gateway.access_log import access, bad_request_handler
 from moorline.gateway.common.access.authorize import Authorize, hook_of, warn_if_open
@@ -15,7 +15,7 @@ from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
 from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
-from moorline.gateway.common.web.aiohttp_private import items_of, pass_router
+from moorline.gateway.common.web.aiohttp_private import items_of, message_of, pass_router
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET, METRICS_WAIT, MetricsPort
@@ -216,12 +216,13 @@ async def _set_direct_handler(
     healthz = _direct(app, health_route)
 
     def handle(request: web.Request) -> Awaitable[web.StreamResponse] | None:
+        message = message_of(request)
         path = request.rel_url.raw_path
-        if hdrs.EXPECT in request.headers:
+        if hdrs.EXPECT in message.headers:
             # aiohttp answers Expect.
             return None
         if (destination := routes.match(path)) is None:
-            if path != _HEALTHZ or request.method != hdrs.METH_GET:
+            if path != _HEALTHZ or message.method != hdrs.METH_GET:
                 return None
             match_info, handler = healthz
         elif (place := templates.find(path)) is None:
@@ -241,11 +242,19 @@ def _direct(app: web.Application, route: web.AbstractRoute) -> tuple[web.UrlMapp
     handler: Handler = DIRECT.get(route.handler, route.handler)
     for middleware in reversed(app.middlewares):
         if middleware is not route_middleware:
-            handler = functools.partial(middleware, handler=handler)
+            handler = _within(middleware, handler)
     match_info = web.UrlMappingMatchInfo({}, route)
     match_info.add_app(app)
     match_info.freeze()
     return match_info, handler
+
+
+def _within(middleware: Middleware, handler: Handler) -> Handler:
+    # A `functools.partial` would make a dictionary for each request: it can give `handler` by its name alone.
+    def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
+        return middleware(request, handler)
+
+    return handle
 
 
 def _add_locations(app: web.Application, frontend: Handler | None) -> None:

@@ -229,8 +229,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether all of the response has come."""
         return self._parser is not None and self._parser.complete
 
-    @property
-    def reusable(self) -> bool:
+    def is_reusable(self) -> bool:
         """Whether another request may be sent: the response ended by its own framing, with nothing behind it, and was
         read: what is left of its body would be taken for the next one's.
         """

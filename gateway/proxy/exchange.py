@@ -73,15 +73,13 @@ class Exchange:
     `close` and `upload_ended`, which end the request at the upstream unless `detach` was called.
     """
 
-    # How each begins. The class holds them: to set ten attributes took a third of the time to make one.
+    # How each begins. The class holds what is set before it is asked for, or is seldom asked for: to set ten attributes
+    # took a third of the time to make one.
     sink: Sink | None = None
     """What `begin` has returned."""
     held = False
     """Whether it waits in the queue, since no upstream can be reached."""
-    upload: asyncio.Task[None] | None = None
-    """Sends the request's body, unless that was sent with the headers."""
     _sent = False
-    _body_sent = True
     _upstream: Upstream | None = None
     _connection: UpstreamConnection | None = None
     # Of the connection, which a handshake has for itself.
@@ -107,6 +105,9 @@ class Exchange:
         self._is_always_held = upgrade or destination.route.owner is _FRONTEND
         self._clock = clock_of(request)
         self._has_body = request.body_exists
+        self.upload: asyncio.Task[None] | None = None
+        """Sends the request's body, unless that was sent with the headers."""
+        self._body_sent = True
         # A body that was sent is gone.
         self._idempotent = not self._has_body and message.method in _IDEMPOTENT
 
@@ -236,13 +237,12 @@ class Exchange:
         if connection is None:
             connection = await self._connect(upstream, reuse=self._idempotent)
         try:
-            response = await self._send_on(connection, head)
+            return await self._send_on(connection, head)
         except UpstreamUnreachable:
             if not connection.was_stale:
                 raise
             self._end(connection)
-            response = await self._send_on(await self._connect(upstream, reuse=False), head)
-        return response
+            return await self._send_on(await self._connect(upstream, reuse=False), head)
 
     def _received(self, response: Response) -> Sink | None:
         if response.status > _LAST_STATUS:
@@ -260,8 +260,9 @@ class Exchange:
         if self.is_upgrade:
             return None
         pool: Pool = self.of_app[POOLS][upstream]
-        if (connection := pool.take_idle(self._clock())) is not None:
-            self._pool, self._connection = pool, connection
+        if pool.is_full() or (connection := pool.take_idle(self._clock())) is None:
+            return None
+        self._pool, self._connection = pool, connection
         return connection
 
     async def _connect(self, upstream: Upstream, *, reuse: bool) -> UpstreamConnection:
@@ -272,7 +273,7 @@ class Exchange:
         else:
             pool: Pool = self.of_app[POOLS][upstream]
             self._pool = pool
-            if pool.is_full:
+            if pool.is_full():
                 await pool.wait(seconds, client_network(self.client))
             connection = self._connection = pool.take(self._clock(), reuse=reuse)
             if connection.established:
@@ -292,7 +293,7 @@ class Exchange:
         if self._pool is None:
             connection.abort()
         else:
-            self._pool.give_back(connection, keep=self._body_sent and connection.reusable)
+            self._pool.give_back(connection, keep=self._body_sent and connection.is_reusable())
 
     # The request ------------------------------------------------------------------------------------------------------
 

@@ -43,16 +43,12 @@ class Pool:
     def idle(self) -> int:
         return len(self._idle)
 
-    @property
     def is_full(self) -> bool:
         """Whether the next request has to `wait`."""
         return len(self._busy) + self._given >= self._limit or bool(self._waiting.clients)
 
     def take_idle(self, now: float) -> UpstreamConnection | None:
-        """A connection that is established already, to be given back; None where there is none, or the pool is full."""
-        return None if self.is_full else self._take_idle(now)
-
-    def _take_idle(self, now: float) -> UpstreamConnection | None:
+        """A connection that is established already, to be given back; None where there is none."""
         while self._idle:
             connection = self._idle.pop()
             if connection.end_idle():
@@ -62,7 +58,7 @@ class Pool:
 
     def take(self, now: float, *, reuse: bool) -> UpstreamConnection:
         """A connection, to be given back; it is not established where there is none to `reuse`."""
-        if reuse and (idle := self._take_idle(now)) is not None:
+        if reuse and (idle := self.take_idle(now)) is not None:
             return idle
         if len(self._idle) + len(self._busy) >= self._limit and self._idle:
             self._idle.pop(0).abort()
@@ -72,10 +68,11 @@ class Pool:
 
     def give_back(self, connection: UpstreamConnection, *, keep: bool) -> None:
         """Keep it for another request, or end it."""
-        self._busy.pop(connection, None)
-        if keep and self._keepalive is not None and len(self._idle) + len(self._busy) < self._limit:
-            self._idle.append(connection)
-            connection.begin_idle(self._keepalive, self._idle.remove)
+        busy, idle, keepalive = self._busy, self._idle, self._keepalive
+        busy.pop(connection, None)
+        if keep and keepalive is not None and len(idle) + len(busy) < self._limit:
+            idle.append(connection)
+            connection.begin_idle(keepalive, idle.remove)
         else:
             connection.abort()
         if self._waiting.clients:

@@ -24,6 +24,10 @@ class State(enum.Enum):
     """Down, and one request tries it; the others wait for what becomes of that one, for `fail_timeout` at most."""
 
 
+# Each response asks for it.
+_UP = State.UP
+
+
 class _Event(enum.Enum):
     FAILED = "it has failed `max_fails` times"
     CHOSEN = "it is chosen when `fail_timeout` is over"
@@ -142,7 +146,7 @@ class Upstreams:
         """It sent a response, whatever its status; whether that marks it up again. Failures less than `fail_timeout`
         ago still count, as in nginx, unless it was down.
         """
-        if upstream.state is not State.UP or upstream._failed_at < upstream._checked_at:
+        if upstream.state is not _UP or upstream._failed_at < upstream._checked_at:
             upstream._fails = 0
         # Each response is reported, and most of them change nothing.
-        return upstream.state is not State.UP and upstream.apply(_Event.RESPONDED)
+        return upstream.state is not _UP and upstream.apply(_Event.RESPONDED)

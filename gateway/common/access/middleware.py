@@ -7,7 +7,7 @@ The middleware refuses by raising `web.HTTPException`, so that each part renders
 are added by a signal, because a streamed response is under way before its handler returns to any middleware.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -16,7 +16,7 @@ from multidict import istr
 from moorline.gateway.common.access import paths
 from moorline.gateway.common.access.rules import AccessRules, is_host, is_json
 from moorline.gateway.common.config.settings import CommonSettings
-from moorline.gateway.common.web.aiohttp_private import items_of
+from moorline.gateway.common.web.aiohttp_private import items_of, message_of
 from moorline.gateway.common.web.connection import is_reserved
 from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 
@@ -72,18 +72,21 @@ def access_middleware(
     @web.middleware
     def check_access(request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
         items_of(request)[CLIENT] = _client(rules, request)
-        method = request.method
+        message = message_of(request)
+        method, given = message.method, message.headers
         if method in _NEVER:
             request[REFUSAL] = "method"
             raise web.HTTPMethodNotAllowed(method, _ALLOWED)
         is_safe = method in _SAFE_METHODS
-        if hdrs.ORIGIN in request.headers:
+        if hdrs.ORIGIN in given:
             _check_origin(rules, request)
-        _check_host(rules, request)
-        if (reason := paths.refusal(request.raw_path)) is not None:
+        hosts = given.getall(hdrs.HOST, ())
+        if len(hosts) != 1 or not rules.accepts_host(hosts[0]):
+            _refuse_hosts(request, hosts)
+        if (reason := paths.refusal(message.path)) is not None:
             request[REFUSAL] = reason
             raise web.HTTPBadRequest(text=reason)
-        if is_reserved(request) and paths.is_for_backend(request.raw_path):
+        if is_reserved(request) and paths.is_for_backend(message.path):
             text = request[REFUSAL] = _NO_FILES
             raise TooManyConnections(text=text, headers={hdrs.RETRY_AFTER: "1"})
         is_read = is_safe and method != hdrs.METH_OPTIONS
@@ -182,10 +185,8 @@ def _is_tls(rules: AccessRules, request: web.Request) -> bool:
     return request.secure and not (rules.trusts(request.remote or "") and hdrs.X_FORWARDED_PROTO in request.headers)
 
 
-def _check_host(rules: AccessRules, request: web.Request) -> None:
-    hosts = request.headers.getall(hdrs.HOST, ())
-    if len(hosts) == 1 and rules.accepts_host(hosts[0]):
-        return
+def _refuse_hosts(request: web.Request, hosts: Sequence[str]) -> None:
+    """Refuse a request for these, which are not one that is accepted; a client of HTTP/1.0 may name none."""
     if not hosts and request.version < (1, 1):
         return
     if len(hosts) != 1 or not is_host(hosts[0]):

@@ -41,6 +41,7 @@ __all__ = [
     "pass_router",
     "protocol_of",
     "rebuilt",
+    "route_of",
     "take_over",
 ]
 
@@ -104,6 +105,7 @@ def check() -> None:
         (web.BaseRequest, web.BaseRequest.__init__, "_protocol"),
         (web.Application, web.Application.__getitem__, "_state"),
         (web.UrlMappingMatchInfo, cast("property", web.UrlMappingMatchInfo.current_app).fget, "_current_app"),
+        (web.UrlMappingMatchInfo, cast("property", web.UrlMappingMatchInfo.route).fget, "_route"),
     )
     for owner, reader, name in readers:
         if name not in reader.__code__.co_names:
@@ -245,6 +247,7 @@ class ServerProtocol(RequestHandler):
                 "raw_headers": message.raw_headers,
                 "raw_path": message.path,
                 "rel_url": message.url,
+                "body_exists": payload is not EMPTY_PAYLOAD,
             }
         self._current_request, self._request_in_progress = request, True
         return request, handler
@@ -319,7 +322,6 @@ class ServerProtocol(RequestHandler):
         # It holds the body that it parses.
         self._parser = None
 
-    @property
     def parses_requests(self) -> bool:
         """Whether what the client sends is parsed as requests."""
         return self._payload_parser is None and not self._upgraded
@@ -402,6 +404,8 @@ items_of: Callable[[web.BaseRequest | web.Application], dict[Any, Any]] = operat
 """What a request or an application holds by its keys."""
 app_of: Callable[[web.Request], web.Application] = operator.attrgetter("_match_info._current_app")
 """The application of a request, which was routed."""
+route_of: Callable[[web.Request], web.AbstractRoute] = operator.attrgetter("_match_info._route")
+"""Its route."""
 message_of: Callable[[web.BaseRequest], RawRequestMessage] = operator.attrgetter("_message")
 """What the client sent, without the body."""
 protocol_of: Callable[[web.BaseRequest], RequestHandler] = operator.attrgetter("_protocol")

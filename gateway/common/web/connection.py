@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.unread import has_unread
-from moorline.gateway.common.web.aiohttp_private import ServerProtocol
+from moorline.gateway.common.web.aiohttp_private import ServerProtocol, message_of, protocol_of
 from moorline.gateway.common.web.idle import IdleConnections
 from moorline.gateway.common.web.lingering import LingeringConnections, LingeringLimits
 from moorline.gateway.common.web.messages import MessageLimits, Unfinished, UnfinishedMessage, Violation
@@ -45,6 +45,8 @@ __all__ = [
 # nginx's large_client_header_buffers: 4 of 8 kB.
 MAX_HEADERS = 32 << 10
 _END_OF_HEADERS = b"\r\n\r\n"
+# The usual one first.
+_VERSIONS = (HttpVersion11, HttpVersion10)
 SERVER = "moorline"
 """Of the header of this name: aiohttp's own tells its version and Python's."""
 _NO_ROOM = 503
@@ -83,23 +85,25 @@ def reject_status(request: web.BaseRequest) -> int | None:
     """The status for a request that aiohttp accepted and that must not be handled: its headers are too large, or two
     programs on its way could disagree about where it ends.
     """
-    raw = request.raw_headers
-    if len(request.raw_path) + len(b"".join(itertools.chain.from_iterable(raw))) + 4 * len(raw) > MAX_HEADERS:
+    message = message_of(request)
+    raw, version = message.raw_headers, message.version
+    if len(message.path) + len(b"".join(itertools.chain.from_iterable(raw))) + 4 * len(raw) > MAX_HEADERS:
         return 431
-    if request.version not in (HttpVersion10, HttpVersion11):
+    if version not in _VERSIONS:
         return 505
-    coding = request.headers.get(hdrs.TRANSFER_ENCODING)
+    coding = message.headers.get(hdrs.TRANSFER_ENCODING)
     if coding is None:
         return None
     # RFC 9112 section 6.1: not known before HTTP/1.1; and a proxy that frames chunks anew must know what is in them.
-    if request.version < HttpVersion11:
+    if version < HttpVersion11:
         return 400
     return None if coding.strip().lower() == "chunked" else 501
 
 
 def is_reserved(request: web.BaseRequest) -> bool:
     """Whether this request's connection took a descriptor that is kept for the page and /healthz."""
-    return isinstance(request.protocol, Connection) and request.protocol.reserved
+    connection = protocol_of(request)
+    return isinstance(connection, Connection) and connection.reserved
 
 
 class Connection(ServerProtocol):
@@ -226,7 +230,7 @@ class Connection(ServerProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        parses_requests = self.parses_requests
+        parses_requests = self.parses_requests()
         if not data or not (parses_requests or self.has_message_parser):
             # aiohttp goes on with what its parser has, or keeps it for the tunnel, which must find all of it there.
             super().data_received(data)
@@ -376,7 +380,7 @@ class Connection(ServerProtocol):
         """
         if not self._turns.are_spent:
             return self._pace.slice
-        if not self.parses_requests:
+        if not self.parses_requests():
             return _SMALL_READ
         if self._rest_is_payload():
             return len(data)

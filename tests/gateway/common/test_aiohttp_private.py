@@ -140,7 +140,7 @@ def test_an_attribute_of_instances_alone_is_found_missing(
         aiohttp_private.check()
 
 
-KNOWN = ("method", "version", "headers", "raw_headers", "raw_path", "rel_url")
+KNOWN = ("method", "version", "headers", "raw_headers", "raw_path", "rel_url", "body_exists")
 
 
 @pytest.mark.parametrize("target", ["/?c=%20d", "http://other/?c=d"])

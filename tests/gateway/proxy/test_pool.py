@@ -356,7 +356,7 @@ async def test_a_client_that_leaves_the_queue_takes_no_place(start_gateway: Star
 
 
 async def taken(pool: Pool) -> UpstreamConnection:
-    if pool.is_full:
+    if pool.is_full():
         await pool.wait(STEP, "")
     return pool.take(asyncio.get_running_loop().time(), reuse=False)
 
