@@ -10,7 +10,6 @@ lenient with responses, and keeps what follows one for the next.
 """
 
 import enum
-import operator
 import re
 
 from multidict import CIMultiDict
@@ -46,7 +45,6 @@ _HEADER = re.compile(rb"(?<=\n)(%b):[\t ]*+(%b)(?<![\t ])\r\n" % (_TOKEN, _VALUE
 _PADDED_HEADER = re.compile(rb"(?<=\n)(%b):[\t ]*+(%b)\r\n" % (_TOKEN, _VALUE))
 _HEADER_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;%b)?" % _VALUE)
-_NAME_OF, _VALUE_OF = operator.itemgetter(0), operator.itemgetter(1)
 
 
 class Response:
@@ -61,7 +59,7 @@ class Response:
         """Name and value of each header line."""
         self.lines = lines
         """All of them as they came, each with its CRLF."""
-        self.names = dict(zip(map(bytes.lower, map(_NAME_OF, fields)), map(_VALUE_OF, fields), strict=True))
+        self.names = {name.lower(): value for name, value in fields}
         """The names in lower case, each with its last value."""
         self._headers: CIMultiDict[str] | None = None
 
