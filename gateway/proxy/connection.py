@@ -8,8 +8,7 @@ import asyncio
 import math
 import socket
 import ssl
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who, is_unreachable
@@ -33,6 +32,7 @@ __all__ = ["Sink", "UpstreamConnection"]
 
 # Of a body that the client does not take as fast as it comes: asyncio's high-water mark. One read may go beyond it.
 _MAX_UNREAD = 64 << 10
+_LOCALHOST = "localhost"
 
 
 class Sink(Protocol):
@@ -116,11 +116,11 @@ class UpstreamConnection(asyncio.Protocol):
             GatewayError: it cannot be established, or not in time.
         """
         try:
-            with nullcontext() if limits is None else limits.of(seconds):
-                if through is not None and tls is None:
-                    await through(self, host, port)
-                    return
-                await self._dial(host, port, seconds, tls)
+            if limits is None:
+                await self._established(host, port, seconds, tls, through)
+            else:
+                with limits.of(seconds):
+                    await self._established(host, port, seconds, tls, through)
         except TimeoutError as error:
             # The operating system's own limit may be the shorter one.
             raise ConnectTimeout(f"{host}:{port}") from error
@@ -132,17 +132,24 @@ class UpstreamConnection(asyncio.Protocol):
             detail = f"{type(error).__name__} {error.strerror or ''}".rstrip()
             raise UpstreamUnreachable(detail, _unreachable_by(error)) from error
 
-    async def _dial(self, host: str, port: int, seconds: float, tls: ssl.SSLContext | None) -> None:
-        options: dict[str, Any] = {"ssl": tls}
+    def _established(
+        self, host: str, port: int, seconds: float, tls: ssl.SSLContext | None, through: Through | None
+    ) -> Awaitable[object]:
         if tls is not None:
             # asyncio's own limit of a TLS handshake is a minute; the one here may be longer.
-            options |= {"ssl_handshake_timeout": seconds, "server_hostname": host}
+            return self._dial(host, port, ssl=tls, ssl_handshake_timeout=seconds, server_hostname=host)
+        if through is not None:
+            return through(self, host, port)
+        # No coroutine of its own, which each handshake would run twice.
+        return self._dial(host, port) if host == _LOCALHOST else self._loop.create_connection(lambda: self, host, port)
+
+    async def _dial(self, host: str, port: int, **options: Any) -> None:
         try:
             await self._loop.create_connection(lambda: self, host, port, **options)
         except ConnectionRefusedError as refused:
             # RFC 6761 section 6.3: localhost is both loopback addresses. The hosts file of a container may name one,
             # and a dev server listens on ::1 alone.
-            if host != "localhost":
+            if host != _LOCALHOST:
                 raise
             try:
                 await self._loop.create_connection(lambda: self, "::1", port, **options)

@@ -224,6 +224,11 @@ class Tunnel:
         """Whether this side does not take what is sent to it."""
         return self._stalls is not None and side in self._stalls
 
+    def takes_from(self, side: Side) -> bool:
+        """Whether what comes from this side passes, and the other one takes it."""
+        stalls = self._stalls
+        return (self.phase is _OPEN or self.phase is _CLOSING) and (stalls is None or side.other not in stalls)
+
     def round_trips(self, side: Side) -> Sequence[float]:
         """Seconds from a Ping of the gateway to its Pong; the latest ones."""
         if self._made_heartbeats is None:
@@ -330,12 +335,16 @@ class Tunnel:
 
     def data_to_send(self) -> list[tuple[Side, bytes]]:
         """What to send to which side, before anything else and before `teardowns`."""
-        outputs, self._outputs = self._outputs, []
+        outputs = self._outputs
+        if outputs:
+            self._outputs = []
         return outputs
 
     def teardowns(self) -> list[tuple[Side, Teardown]]:
         """The connections to close now. From then on pass what is received to `receive_late`."""
-        teardowns, self._teardowns = self._teardowns, []
+        teardowns = self._teardowns
+        if teardowns:
+            self._teardowns = []
         return teardowns
 
     def next_timeout(self) -> float | None:

@@ -297,16 +297,17 @@ class Relay:
             self.pause_writing(CLIENT)
 
     def _go_on(self, from_client: bytes, from_upstream: bytes) -> None:
-        for end, data in ((self._upstream, from_upstream), (self._client, from_client)):
+        client, upstream = self._client, self._upstream
+        for end, data in ((upstream, from_upstream), (client, from_client)):
             inbound = end.inbound
             if inbound.backlog:
                 inbound.backlog += data
                 self.yield_to_others(end)
             elif data:
                 end.data_received(data)
-        for end in (self._client, self._upstream):
-            # The handshake may have paused it.
-            self.resume_reading(end)
+        # The handshake may have paused them.
+        self.resume_reading(client)
+        self.resume_reading(upstream)
         # Whatever happened meanwhile has set its own timer; to compute this one costs a handshake forty calls.
         self._arm_at(self._began + self.tunnel.limits.first_timeout)
 
@@ -373,8 +374,7 @@ class Relay:
 
     def resume_reading(self, end: End) -> None:
         """Read from this side again, unless the other one stalls or there is a backlog."""
-        tunnel = self.tunnel
-        if tunnel.relaying and not end.inbound.backlog and not tunnel.stalls(end.side.other):
+        if not end.inbound.backlog and self.tunnel.takes_from(end.side):
             end.transport.resume_reading()
 
     def resume_discarding(self, end: End) -> None:
