@@ -46,9 +46,13 @@ async function run() {
 }
 
 async function* events(body) {
+  // Safari's streams are no asynchronous iterables.
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
-  for await (const chunk of body.pipeThrough(new TextDecoderStream())) {
-    text += chunk;
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    text += value;
     const parts = text.split("\n\n");
     text = parts.pop();
     for (const part of parts) yield JSON.parse(part.slice("data: ".length));
