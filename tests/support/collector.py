@@ -37,8 +37,8 @@ class Collector:
         self.url = ""
         self.spans: list[Received] = []
         self.bodies: list[bytes] = []
-        self.hangs = False
-        """Whether it answers nothing."""
+        self.status: int | None = 200
+        """Of its answers; None: it answers nothing."""
         self._changed = asyncio.Condition()
 
     async def span(self, holds: Callable[[Received], bool]) -> Received:
@@ -64,10 +64,10 @@ class Collector:
         self.spans += _spans(body)
         async with self._changed:
             self._changed.notify_all()
-        if self.hangs:
+        if self.status is None:
             await asyncio.Event().wait()
         content = ExportTraceServiceResponse().SerializeToString()
-        return web.Response(body=content, content_type="application/x-protobuf")
+        return web.Response(status=self.status or 200, body=content, content_type="application/x-protobuf")
 
 
 def _spans(body: bytes) -> list[Received]:
@@ -98,10 +98,10 @@ def _value(value: Any) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def collector(*, hangs: bool = False) -> AsyncIterator[Collector]:
+async def collector(*, status: int | None = 200) -> AsyncIterator[Collector]:
     """One that listens; `url` is for OTEL_EXPORTER_OTLP_ENDPOINT."""
     made = Collector()
-    made.hangs = hangs
+    made.status = status
     app = web.Application(handler_args={"handler_cancellation": True})
     app.router.add_post("/v1/traces", made.take)
     runner = web.AppRunner(app, shutdown_timeout=0.1)

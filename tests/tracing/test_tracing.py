@@ -183,11 +183,17 @@ async def test_the_trace_of_the_client_counts_where_a_trusted_proxy_names_it(
 # The collector --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_collector_that_hangs_holds_up_neither_an_answer_nor_the_end(
-    tmp_path: Path, model: OpenAIServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+# 503 is tried again, with longer and longer pauses.
+@pytest.mark.parametrize("status", [None, 503], ids=["hangs", "503"])
+async def test_a_collector_that_takes_nothing_holds_up_neither_an_answer_nor_the_end(
+    tmp_path: Path,
+    model: OpenAIServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    status: int | None,
 ) -> None:
     monkeypatch.setattr(tracing, "_STOP_SECONDS", 0.2)
-    async with collector(hangs=True) as collected, recording(monkeypatch, collected.url):
+    async with collector(status=status) as collected, recording(monkeypatch, collected.url):
         async with chat(tmp_path, model) as url:
             assert await ask(url) == "Good morning."
             await collected.until_asked()
