@@ -163,6 +163,9 @@ async def keep_reloading(requests: ReloadRequests, reload: Callable[[bool], Awai
 class Gateway:
     """Use: `async with gateway.running(stop)`, and `reload` within.
 
+    `unexpected` are the owners whose command is not to be waited for, now and later: `expect` is to be called when it
+    changes.
+
     Raises:
         UsageError: an option that cannot work, or a port that is taken. All is said here, once, not by each worker.
     """
@@ -173,6 +176,7 @@ class Gateway:
         environ: Mapping[str, str],
         *,
         systemd: Systemd | None = None,
+        unexpected: Collection[Owner] = (),
     ) -> None:
         app = create_app(settings)
         self._settings = settings
@@ -187,8 +191,7 @@ class Gateway:
                 warn_if_open(log, sock.getsockname()[0], None)
         self._metrics = MetricsSockets(systemd.metrics)
         self._metrics_used: Collection[socket.socket] = ()
-        # For processes that start later.
-        self._expected: dict[Owner, bool] = {}
+        self._unexpected = unexpected
         self._acceptor: Acceptor | None = None
         # Of the first generation, where this process serves.
         self._local = app if settings.workers == 1 else None
@@ -208,7 +211,6 @@ class Gateway:
         """Serve; drain at the end. `stop` is set when a worker refused its options."""
         try:
             self._generation = await self._first(stop)
-            self._tell_expected(self._generation)
             # Of the first one alone: those that a reload replaces have to be collected.
             keep_start()
             yield
@@ -258,12 +260,7 @@ class Gateway:
 
     def expect(self, owner: Owner, *, expected: bool) -> None:
         """Whether the command of the backend or the front end may listen soon: requests wait for it."""
-        self._expected[owner] = expected
         for generation in self._all():
-            generation.expect(owner, expected=expected)
-
-    def _tell_expected(self, generation: Generation) -> None:
-        for owner, expected in self._expected.items():
             generation.expect(owner, expected=expected)
 
     async def reload(self, settings: Settings) -> None:
@@ -313,8 +310,7 @@ class Gateway:
         """Workers that are all ready, and accept nothing yet."""
         assert self._generation is not None, "it runs"
         predecessors = self._generation.size
-        workers = self._starting = Workers(settings, self._environ, acceptor, self._metrics, predecessors=predecessors)
-        self._tell_expected(workers)
+        workers = self._starting = self._workers(settings, acceptor, predecessors=predecessors)
         try:
             workers.start()
             if not await workers.settled():
@@ -334,7 +330,7 @@ class Gateway:
         settings = self._settings
         if self._local is None:
             self._acceptor = Acceptor([sock.dup() for sock in self._sockets])
-            workers = Workers(settings, self._environ, self._acceptor, self._metrics)
+            workers = self._workers(settings, self._acceptor)
             self._metrics_used = workers.metrics
             workers.start(on_refused=lambda status: self._refused(status, stop))
             workers.open()
@@ -344,7 +340,12 @@ class Gateway:
             self._local[METRICS_SOCKET] = self._metrics_used[0].dup()
         local = _Local(settings, self._local)
         await local.start(self._sockets)
+        for owner in self._unexpected:
+            local.expect(owner, expected=False)
         return local
+
+    def _workers(self, settings: Settings, acceptor: Acceptor, *, predecessors: int = 0) -> Workers:
+        return Workers(settings, self._environ, acceptor, self._metrics, self._unexpected, predecessors=predecessors)
 
     def _refused(self, status: int, stop: asyncio.Event) -> None:
         self.status = status

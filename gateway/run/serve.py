@@ -160,8 +160,8 @@ class _Serve:
         self._backend_settings = backend
         self._backend = Supervisor(self._backend_child(backend, settings.watchdog))
         self._gateway: Gateway | None = None
-        # What the commands did before the gateway was there.
-        self._expected: dict[Owner, bool] = {}
+        # Whose command has ended at its start: requests do not wait for it. All parts of the gateway look here.
+        self._unexpected: set[Owner] = set()
         self._requests = ReloadRequests()
 
     async def run(self) -> int:
@@ -180,10 +180,10 @@ class _Serve:
         # In a thread, so that the loop can start the backend meanwhile.
         with no_collection():
             generations = await asyncio.to_thread(_import_generations)
-        gateway: Gateway = generations.Gateway(self._settings, self._environ, systemd=self._systemd)
+        gateway: Gateway = generations.Gateway(
+            self._settings, self._environ, systemd=self._systemd, unexpected=self._unexpected
+        )
         self._gateway = gateway
-        for owner, expected in self._expected.items():
-            gateway.expect(owner, expected=expected)
         async with gateway.running(stop):
             # Not earlier: a dev server whose usual port is the gateway's takes another one.
             self._start_frontend()
@@ -318,9 +318,8 @@ class _Serve:
         return settings if self._is_frontend_named else dataclasses.replace(settings, frontend=self._frontend)
 
     def _expect(self, owner: Owner, expected: bool) -> None:  # noqa: FBT001 - the only one there is
-        if self._gateway is None:
-            self._expected[owner] = expected
-        else:
+        (self._unexpected.discard if expected else self._unexpected.add)(owner)
+        if self._gateway is not None:
             self._gateway.expect(owner, expected=expected)
 
     # The gateway -----------------------------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ class Workers:
         environ: Mapping[str, str],
         acceptor: Acceptor,
         metrics: MetricsSockets,
+        unexpected: Collection[Owner] = (),
         *,
         predecessors: int = 0,
     ) -> None:
@@ -125,7 +126,8 @@ class Workers:
         self._channels: dict[int, WorkerChannel] = {}
         self._hub = Hub()
         self._frontend = ""
-        self._unexpected: set[Owner] = set()
+        # For later lives: `expect` is for those of the moment.
+        self._unexpected = unexpected
         self._starting = set(self._numbers)
         self._ready = asyncio.Event()
         self._failed = asyncio.Event()
@@ -206,7 +208,6 @@ class Workers:
 
     def expect(self, owner: Owner, *, expected: bool) -> None:
         """See `Generation`."""
-        (self._unexpected.discard if expected else self._unexpected.add)(owner)
         self._hub.tell({"owner": owner.name, "expected": expected})
 
     async def faults(self) -> Sequence[Mapping[str, Any]]:
