@@ -287,6 +287,19 @@ async def test_two_principals_of_one_chat_are_told_apart(tmp_path: Path) -> None
     assert (authors, two.close_code) == (["nurse"], 4401)
 
 
+async def test_a_renewed_token_with_fewer_patients_opens_fewer_and_leaves_what_the_former_opened(chats: Chats) -> None:
+    given = token("bob", "p1", "p2", iat=int(time.time()) - 9)
+    async with chats.socket(given, "s1", "p1") as socket:
+        await hello(socket)
+        renewed = token("bob", "p2", iat=int(time.time()))
+        assert (await chats.ask(renewed, "GET", "/api/chat/s1/messages?patient_id=p1"))[0] == 403
+        await say(socket, type="ping")
+        await receive_until(socket, "pong")
+        await chats.server.log.revoke("bob")
+        await socket.wait_closed()
+    assert socket.close_code == 4401
+
+
 # Pages of other sites, in the browser of a patient whose cookie is the token ------------------------------------------
 
 
