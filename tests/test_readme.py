@@ -16,12 +16,14 @@ from moorline.gateway.common.config.options import BOOL, Spec, specs
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.run.commands import COMMANDS, CheckSettings, ServeSettings
 from moorline.gateway.settings import Settings
-from moorline.gateway.site.docs import DOCS, PAGES
+from moorline.gateway.site.docs import PAGES
 from tests.bench.__main__ import BENCHMARKS
 from tests.support.backends import Script, backend
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+# Not those of an installed package: what they link to is in the checkout.
+DOCS = ROOT / "gateway" / "docs"
 FILES = (README, *(DOCS / f"{name}.md" for name in PAGES))
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in FILES}
 ALL = "\n".join(TEXTS.values())

@@ -10,6 +10,7 @@ from moorline.backend.eventlog.base import SNAPSHOT_BYTES
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish, Position, event_size
 from moorline.backend.history import next_events
+from tests.support import needs
 from tests.support.backends import Backend, Script, backend, receive_until, say
 from tests.support.eventlogs import database_at, opened
 
@@ -53,6 +54,7 @@ async def test_events_are_read_in_pages_of_bounded_size_and_none_is_missing(tmp_
     assert sum(getattr(event, "content", "") == MESSAGE for page in pages for event in page) == MESSAGES
 
 
+@needs.postgres
 async def test_postgresql_reads_events_in_the_same_pages(postgres_database: str) -> None:
     async with opened(postgres_database) as log:
         epoch = await written(log)

@@ -129,9 +129,9 @@ async def test_an_idle_socket_ends_after_the_locations_proxy_read_timeout(pair: 
     clock = asyncio.get_running_loop().time
     for port in pair.ports:
         async with dial(port) as client:
+            began = clock()
             await client.send(handshake("/short/x"))
             assert (await client.head()).startswith(b"HTTP/1.1 101 ")
-            began = clock()
             assert await client.rest() == b""
             assert 0.9 < clock() - began < STEP / 2
 
