@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from moorline.gateway.common.web.idle import raise_limit
 from tests.support.postgres import PostgresServer, running_postgres
 
 pytest_plugins = ["tests.support.time_limit", "moorline.testing"]
@@ -19,6 +20,8 @@ def pytest_configure() -> None:
     for number in (signal.SIGHUP, signal.SIGINT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+    # As every program of moorline begins: with a shell's 1,024 descriptors servers in this process would warn of it.
+    raise_limit()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:

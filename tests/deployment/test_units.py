@@ -43,6 +43,8 @@ def installed(tmp_path: Path) -> list[str]:
     for unit in UNITS:
         text = unit.read_text(encoding="utf-8").replace("/opt/moorline/bin/moorline", sys.executable)
         (tmp_path / unit.name).write_text(text, encoding="utf-8")
+        # Whatever the umask is: systemd warns of units that everybody may write.
+        (tmp_path / unit.name).chmod(0o644)
     return [str(tmp_path / unit.name) for unit in UNITS]
 
 
@@ -115,7 +117,11 @@ def test_the_units_of_the_gateway_pass_its_sockets_on() -> None:
 
 @needs.logrotate
 def test_logrotate_accepts_its_file(tmp_path: Path) -> None:
-    said = said_by("logrotate", "--debug", "--state", str(tmp_path / "state"), str(LOGROTATE))
+    # Only root may look into /var/log/private.
+    rotation = tmp_path / "rotation"
+    rotation.write_text(LOGROTATE.read_text(encoding="utf-8").replace("/var/log", str(tmp_path)), encoding="utf-8")
+    rotation.chmod(0o600)
+    said = said_by("logrotate", "--debug", "--state", str(tmp_path / "state"), str(rotation))
     assert "error" not in said
 
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import tarfile
@@ -66,7 +67,9 @@ def test_every_module_that_another_imports_is_packed() -> None:
 @pytest.mark.timeout(120)
 def test_npm_pack_makes_the_same_package(tmp_path: Path) -> None:
     npm = needs.program("npm")
-    done = subprocess.run([npm, "pack", "--json", CLIENT], cwd=tmp_path, capture_output=True, check=True)
+    # The home may not be writable.
+    env = {**os.environ, "npm_config_cache": str(tmp_path / "cache")}
+    done = subprocess.run([npm, "pack", "--json", CLIENT], cwd=tmp_path, env=env, capture_output=True, check=True)
     (made,) = json.loads(done.stdout)
     assert made["filename"] == f"moorline-client-{MANIFEST['version']}.tgz"
     assert sorted(file["path"] for file in made["files"]) == sorted(path.name for path in CLIENT.iterdir())

@@ -87,6 +87,7 @@ async def test_the_tunnel_that_has_held_bytes_for_longest_ends_and_the_others_go
             each.cancel()
 
 
+@pytest.mark.usefixtures("small_send_buffers")
 async def test_what_was_held_is_not_counted_when_it_was_taken(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port)
     async with tunnel(gateway, upstream, receive_buffer=4096) as (client, backend):
