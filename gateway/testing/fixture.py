@@ -70,6 +70,7 @@ class Moorline:
         with no_collection():
             # Not `run.server`, which imports what reloads and replaces whole processes.
             from moorline.gateway.app import create_app
+            from moorline.gateway.common.web.idle import Descriptors
             from moorline.gateway.common.web.server import running as serving_app
             from moorline.gateway.faults.proxy import FaultProxy
             from moorline.gateway.settings import Settings
@@ -78,7 +79,9 @@ class Moorline:
         async with contextlib.AsyncExitStack() as running:
             host, port = await running.enter_async_context(serving(upstream))
             behind = await running.enter_async_context(FaultProxy(host, port, self._story.note))
-            settings = Settings(**{**_DEFAULTS, **options, "host": _HOST, "port": 0, "upstream": (behind.url,)})
+            # What a shell's limit carries (1,024 descriptors; 256 on macOS): each test would begin with a warning.
+            defaults = {**_DEFAULTS, "max_connections": Descriptors.of_process().sockets}
+            settings = Settings(**{**defaults, **options, "host": _HOST, "port": 0, "upstream": (behind.url,)})
             gateway = await running.enter_async_context(serving_app(create_app(settings), settings))
             before = await running.enter_async_context(FaultProxy(_HOST, gateway.port, self._story.note))
             targets = {Side.CLIENT: before, Side.UPSTREAM: behind}

@@ -1,6 +1,7 @@
 """The fixture `moorline`, used as others use it."""
 
 import asyncio
+import resource
 import sys
 import time
 import urllib.request
@@ -48,6 +49,16 @@ async def test_an_aiohttp_application_is_reached_through_a_gateway(moorline: Moo
         async with client.get("/api/hello") as response:
             assert await response.text() == "hello"
             assert response.headers["X-Request-ID"]
+
+
+async def test_the_limit_of_a_shell_is_no_warning(moorline: Moorline) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        async with moorline.gateway(upstream=echo()) as gw:
+            assert gw.story == ()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_an_asgi_application_shares_the_loop_of_its_test(moorline: Moorline) -> None:
