@@ -23,6 +23,7 @@ from time import monotonic
 from typing import NamedTuple, cast
 
 from moorline.gateway.cause import Cause, Reason, is_unreachable
+from moorline.gateway.common.timers import together
 from moorline.gateway.common.unread import has_unread
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
@@ -454,7 +455,8 @@ class Relay:
                 return
             self._timer.cancel()
         self._due = due
-        self._timer = self._loop.call_later(max(0.0, due - monotonic()) + _LATE, self._timer_fired)
+        now = monotonic()
+        self._timer = self._loop.call_later(max(0.0, together(due, now) - now) + _LATE, self._timer_fired)
 
     def _timer_fired(self) -> None:
         self._timer = None
