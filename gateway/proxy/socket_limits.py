@@ -29,7 +29,6 @@ class SocketLimits(Places):
     ) -> None:
         """`handshakes_per_address`: in a minute."""
         super().__init__(most, most_per_address, is_exempt)
-        self._is_proxy = is_exempt
         self._rate = None if handshakes_per_address is None else Rate(handshakes_per_address)
 
     def admit(self, address: str, now: float) -> None:
@@ -38,7 +37,7 @@ class SocketLimits(Places):
         Raises:
             Unavailable: there is none, or it comes too early.
         """
-        rate = None if self._is_proxy(address) else self._rate
+        rate = None if self._is_exempt(address) else self._rate
         if rate is not None and (wait := rate.wait(client_network(address), now)):
             raise TooManyHandshakes(math.ceil(wait))
         if (full := self.take(address)) is not None:

@@ -13,7 +13,6 @@ from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.rights import RIGHTS
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal, bearer_token
-from moorline.gateway.common.access.rate import Rate
 from moorline.gateway.common.errors import UsageError
 from tests.support.backends import Backend, Script, backend, hello, receive, receive_until, say
 from tests.support.eventlogs import until
@@ -22,29 +21,6 @@ ONE, TWO = Client("192.0.2.1"), Client("192.0.2.2")
 
 
 # The counts ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_minutes_messages_may_come_at_once_and_then_one_for_each_part_of_a_minute() -> None:
-    rate = Rate(4)
-    waits = []
-    for now in (100.0, 100.0, 100.0, 100.0):
-        waits.append(rate.wait("a", now))
-        rate.add("a", now)
-    assert (waits, rate.wait("a", 100.0), rate.wait("a", 114.0), rate.wait("a", 115.0)) == ([0.0] * 4, 15.0, 1.0, 0.0)
-
-
-def test_what_is_given_back_can_be_taken_again() -> None:
-    rate = Rate(1)
-    rate.add("a", 0.0)
-    rate.give_back("a")
-    assert rate.wait("a", 0.0) == 0.0
-
-
-def test_names_that_have_all_of_their_minute_again_are_forgotten() -> None:
-    rate = Rate(60)
-    for number in range(100_000):
-        rate.add(f"address {number}", number / 1000)
-    assert len(rate) <= 2048
 
 
 def limits(now: list[float], **options: int | None) -> ClientLimits:

@@ -7,6 +7,8 @@ As nginx's limit_req with a burst: as many at once as a minute holds, then one f
 __all__ = ["Rate"]
 
 _MINUTE = 60.0
+# The sum of 3,000 intervals is not exact: a minute would hold one less, or none where it holds one.
+_ROUNDING = 1e-4
 # Names are looked through for those that can be forgotten when there are twice as many as were left the last time.
 _FEW_NAMES = 1024
 
@@ -25,7 +27,8 @@ class Rate:
 
     def wait(self, name: str, now: float) -> float:
         """Seconds until there is room for one more; 0: there is."""
-        return max(0.0, self._full_at.get(name, now) + self._interval - _MINUTE - now)
+        wait = self._full_at.get(name, now) - now + self._interval - _MINUTE
+        return wait if wait > _ROUNDING else 0.0
 
     def add(self, name: str, now: float) -> None:
         """Count one, also where there is no room for it."""
