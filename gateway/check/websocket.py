@@ -122,6 +122,10 @@ class WebSocket:
                 return message
             self.pings += 1
             self._writer.write(control(Opcode.PONG, message.payload, os.urandom(4)))
+            # A server that sends Pings and reads nothing is read no further. Why a connection was lost stands in what
+            # it has sent.
+            with contextlib.suppress(ConnectionError):
+                await self._writer.drain()
 
     async def close(self) -> None:
         """Send a Close frame, and wait for no answer."""

@@ -40,7 +40,9 @@ async def test_a_ping_against_the_rules_is_named(ping: bytes) -> None:
         await socket.close()
 
 
-async def test_a_server_that_pings_and_reads_nothing_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_pings_and_reads_nothing_fills_no_memory_and_holds_up_no_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(websocket, "_CLOSE_SECONDS", 0.05)
     # Their Pongs are more than the buffers of both ends take.
     async with sending(frame(PING, bytes(125)) * 40_000) as socket:
@@ -48,6 +50,7 @@ async def test_a_server_that_pings_and_reads_nothing_holds_up_no_end(monkeypatch
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await socket.receive()
+        assert socket._writer.transport.get_write_buffer_size() < 1 << 17
         async with asyncio.timeout(5):
             await socket.close()
 
