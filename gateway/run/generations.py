@@ -368,6 +368,7 @@ async def _hand_over(old: Generation, number: int, new: Workers) -> None:
             one, other = socket.socketpair()
             if not await new.take_over(taker, other, is_same_place=taker == number):
                 one.close()
+                other.close()
             elif await old.hand_over(number, one, only_counts=only_counts):
                 return
     finally:
