@@ -228,7 +228,7 @@ async def test_two_spellings_of_a_name_are_two_principals(database: str, tmp_pat
 # Several credentials at once ------------------------------------------------------------------------------------------
 
 
-#: Of a request, and whose it is; None: of nobody.
+#: Headers of a request, and the principal; None: it is refused.
 GIVEN = (
     ("Authorization: Bearer {alice}\r\nCookie: session={bob}", "alice"),
     ("Sec-WebSocket-Protocol: moorline.jwt.{alice}\r\nCookie: session={bob}", "alice"),
