@@ -191,7 +191,7 @@ class Relay:
         "_began",
         "_buffered",
         "_client",
-        "_due",
+        "_fires_at",
         "_loop",
         "_on_end",
         "_tcp",
@@ -221,7 +221,7 @@ class Relay:
         self._client = End(self, CLIENT, client)
         self._upstream = End(self, UPSTREAM, upstream)
         self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
+        self._fires_at = 0.0
         self._on_end = on_end
         self._tcp: dict[Side, TcpInfo | None] | None = None
         self._turns = turns
@@ -450,13 +450,14 @@ class Relay:
             self._arm_at(due)
 
     def _arm_at(self, due: float) -> None:
+        now = monotonic()
+        fires_at = together(due, now)
         if self._timer is not None:
-            if self._due <= due:
+            if self._fires_at <= fires_at:
                 return
             self._timer.cancel()
-        self._due = due
-        now = monotonic()
-        self._timer = self._loop.call_later(max(0.0, together(due, now) - now) + _LATE, self._timer_fired)
+        self._fires_at = fires_at
+        self._timer = self._loop.call_later(max(0.0, fires_at - now) + _LATE, self._timer_fired)
 
     def _timer_fired(self) -> None:
         self._timer = None

@@ -250,3 +250,16 @@ async def test_after_its_end_nothing_passes(rig: Rig) -> None:
     rig.relay.shut_down()
     rig.relay.client.data_received(frame(TEXT, b"late"))
     assert rig.upstream.sent == b""
+
+
+async def test_a_long_timer_that_fires_with_others_holds_up_no_short_one(
+    sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.1
+    monkeypatch.setattr("moorline.gateway.tunnel.relay.monotonic", lambda: now)
+    rig = Rig(sock, limits=dataclasses.replace(NGINX, close_frames=True, close_timeout=2))
+    # The long one is due at 120.1 and fires at 120.25; the one of the Close frames is due between.
+    now = 118.2
+    rig.relay.shut_down()
+    assert rig.relay._timer is not None
+    assert rig.relay._timer.when() - asyncio.get_running_loop().time() < 3.0
