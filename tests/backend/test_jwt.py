@@ -446,6 +446,32 @@ async def test_an_issuer_that_does_not_answer_any_more_delays_one_request(
                     pass
 
 
+async def test_a_token_with_a_new_key_waits_for_keys_that_are_being_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jwks = "moorline.gateway.common.access.jwks"
+    async with issuer() as issued:
+        issued.add("one", "RS256")
+        known, new = token(KEYS["RS256"], "RS256", kid="one"), token(KEYS["ES256"], "ES256", kid="two")
+        async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+            assert await status(server.http, known) == 200
+            monkeypatch.setattr(f"{jwks}._FRESH_SECONDS", 0.0)
+            monkeypatch.setattr(f"{jwks}._RETRY_SECONDS", 0.0)
+            issued.status = 500
+            assert await status(server.http, known) == 200
+            issued.add("two", "ES256")
+            issued.status = 200
+            issued.answers.clear()
+            assert await status(server.http, known) == 200
+            monkeypatch.setattr(f"{jwks}._RETRY_SECONDS", 10.0)
+            asking = asyncio.create_task(status(server.http, new))
+            await asyncio.wait([asking], timeout=0.1)
+            assert not asking.done()
+            issued.answers.set()
+            async with asyncio.timeout(STEP):
+                assert await asking == 200
+
+
 @pytest.mark.parametrize("header", ["", "{", "[]", '"one"', '{"kid": ["one"]}', "\xff", "[" * 3000])
 async def test_a_token_whose_header_names_no_key_is_refused(tmp_path: Path, header: str) -> None:
     encoded = base64.urlsafe_b64encode(header.encode("latin-1")).rstrip(b"=").decode()

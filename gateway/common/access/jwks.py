@@ -55,9 +55,7 @@ class KeySet:
             self._fetch_beside()
             return key
         if key is None or self.is_stale:
-            async with self._lock:
-                if self._is_older(self._tried_at, _RETRY_SECONDS):
-                    await self._fetch()
+            await self._fetch_in_turn()
             key = self._known(key_id)
         if self._fetched_at is None:
             raise web.HTTPServiceUnavailable(
@@ -83,7 +81,15 @@ class KeySet:
         is_under_way = self._fetching is not None and not self._fetching.done()
         if not is_under_way and self._is_older(self._tried_at, _RETRY_SECONDS):
             # Ends by itself within _FETCH_SECONDS.
-            self._fetching = asyncio.create_task(self._fetch())
+            self._fetching = asyncio.create_task(self._fetch_in_turn())
+
+    async def _fetch_in_turn(self) -> None:
+        """Fetch the keys, unless that was tried a moment ago. Where it is under way, wait for its end: the key that is
+        asked for may be among those that come.
+        """
+        async with self._lock:
+            if self._is_older(self._tried_at, _RETRY_SECONDS):
+                await self._fetch()
 
     def _is_older(self, at: float | None, seconds: float) -> bool:
         return at is None or asyncio.get_running_loop().time() - at >= seconds
