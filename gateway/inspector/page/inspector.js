@@ -49,13 +49,18 @@ async function* events(body) {
   // Safari's streams are no asynchronous iterables.
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    text += value;
-    const parts = text.split("\n\n");
-    text = parts.pop();
-    for (const part of parts) yield JSON.parse(part.slice("data: ".length));
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      text += value;
+      const parts = text.split("\n\n");
+      text = parts.pop();
+      for (const part of parts) yield JSON.parse(part.slice("data: ".length));
+    }
+  } finally {
+    // After an event that cannot be shown the gateway would go on sending, and count this as an open page.
+    reader.cancel().catch(() => {});
   }
 }
 
