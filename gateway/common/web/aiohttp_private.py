@@ -296,8 +296,10 @@ class ServerProtocol(RequestHandler):
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         super().set_parser(parser, data_received_cb)
-        # No request comes behind a handshake: the parser of requests would hold 0.8 KiB of an open socket.
-        self._parser = None
+        # No request comes behind a handshake: the parser of requests would hold 0.8 KiB of an open socket. One that did
+        # not stop, as at a handshake with a body, is needed to pause.
+        if self._upgraded:
+            self._parser = None
 
     def close(self) -> None:
         super().close()

@@ -159,6 +159,25 @@ async def test_what_is_put_into_a_request_is_what_aiohttp_would_find(target: str
     assert all(ours == own for ours, own in found)
 
 
+async def test_the_socket_of_a_handshake_with_a_body_can_be_paused() -> None:
+    paused: list[bool] = []
+
+    async def pause(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        request.protocol.pause_reading()
+        paused.append(request.protocol._reading_paused)
+        request.protocol.resume_reading()
+        return socket
+
+    async with served(pause) as server, dial(server.port) as client:
+        lines = (b"GET / HTTP/1.1", b"Host: a", b"Connection: Upgrade", b"Upgrade: websocket", b"Content-Length: 3")
+        key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+        await client.send(b"\r\n".join((*lines, key, b"", b"")))
+        await client.head()
+    assert paused == [True]
+
+
 class ClosedOnce(asyncio.Transport):
     """As asyncio's TLS transport, which raises AttributeError at most calls once it was closed twice."""
 
