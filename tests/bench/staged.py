@@ -13,12 +13,13 @@ from typing import Any
 
 from aiohttp.streams import StreamReader
 
-from moorline.backend import llm_stream, websocket
+from moorline.backend import llm_stream
 from moorline.backend.eventlog.base import Piece
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.sqlite import committer
 from moorline.backend.eventlog.sqlite.committer import Committer
 from moorline.backend.llm_transport import Reader
+from moorline.backend.wire import Wire
 from moorline.backend.writer import Writer
 from moorline.gateway.run.cli import main
 
@@ -49,7 +50,7 @@ class _Trace:
             committer, "run_batch", before=lambda *_: self._note("in the thread"), after=lambda: self._note("flushed")
         )
         _wrap(Committer, "_deliver", before=lambda *_: self._note("in the loop"))
-        _wrap(websocket, "_write", before=self._write)
+        _wrap(Wire, "write", before=self._write)
         module: Any = llm_stream
         reader = module.reader
         module.reader = lambda response: self._traced(reader(response))
@@ -86,7 +87,7 @@ class _Trace:
         for times in self._batch:
             times.setdefault(stage, time.monotonic())
 
-    def _write(self, _: object, __: object, data: bytes) -> None:
+    def _write(self, _: Wire, data: bytes) -> None:
         if self._batch and self._run_id.encode() in data:
             self._note("written")
             self._batch = []

@@ -13,6 +13,7 @@ from aiohttp import web
 from websockets.asyncio.client import connect
 
 from moorline.gateway.check.address import Asked
+from moorline.gateway.check.hops import HOP_TIMEOUT
 from moorline.gateway.check.report import check
 from moorline.gateway.faults.provider import provider
 from moorline.gateway.run import server
@@ -352,7 +353,8 @@ async def test_another_web_server_is_told_from_moorline(checked: Check) -> None:
 )
 async def test_a_provider_that_fails(tmp_path: Path, checked: Check, name: str, code: str, next_step: str) -> None:
     async with provider() as model, model.faults.arm(name), asking_backend(tmp_path, model.base_url) as part:
-        found = await checked(part.http)
+        # It costs no time, as an error comes.
+        found = await checked(part.http, patience=HOP_TIMEOUT)
     assert found is not None
     assert (found.hop, found.said) == ("first answer", f"answered with an error: {code}")
     assert next_step in found.next_step
