@@ -59,7 +59,7 @@ async def _switched(request: web.Request, tunnels: Tunnels) -> web.StreamRespons
     finally:
         if not is_open:
             tunnels.dismiss(exchange.client)
-        # As `async with` does it, without two coroutines for each request.
+        # Nearly no request has an upload left: none but those pays for a coroutine.
         exchange.close()
         if exchange.upload is not None:
             await exchange.upload_ended()

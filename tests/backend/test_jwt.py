@@ -41,6 +41,8 @@ OPTIONS: dict[str, Any] = {
     "jwt_leeway": 0.0,
 }
 URL = "/api/chat/s1/messages?patient_id=patient:demo"
+# Whose times tests shorten.
+JWKS = "moorline.gateway.common.access.jwks"
 
 
 def pem(key: Any) -> str:
@@ -398,7 +400,7 @@ async def test_the_issuers_keys_are_fetched_once_and_chosen_by_their_id(tmp_path
 
 
 async def test_a_new_key_is_fetched_when_a_token_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moorline.gateway.common.access.jwks._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(f"{JWKS}._RETRY_SECONDS", 0.0)
     async with issuer() as issued:
         issued.add("one", "RS256")
         async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
@@ -411,7 +413,7 @@ async def test_a_new_key_is_fetched_when_a_token_names_it(tmp_path: Path, monkey
 
 
 async def test_a_token_whose_key_was_withdrawn_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moorline.gateway.common.access.jwks._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(f"{JWKS}._RETRY_SECONDS", 0.0)
     async with issuer() as issued:
         issued.add("one", "RS256")
         issued.add("two", "ES256")
@@ -419,24 +421,23 @@ async def test_a_token_whose_key_was_withdrawn_is_refused(tmp_path: Path, monkey
         async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
             assert await status(server.http, given) == 200
             del issued.keys[0]
-            monkeypatch.setattr("moorline.gateway.common.access.jwks._FRESH_SECONDS", 0.0)
+            monkeypatch.setattr(f"{JWKS}._FRESH_SECONDS", 0.0)
             assert await status(server.http, given) == 401
 
 
 async def test_an_issuer_that_does_not_answer_any_more_delays_one_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jwks = "moorline.gateway.common.access.jwks"
     async with issuer() as issued:
         issued.add("one", "RS256")
         given = token(KEYS["RS256"], "RS256", kid="one")
         async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
             assert await status(server.http, given) == 200
             for name, seconds in (("_FRESH_SECONDS", 0.0), ("_RETRY_SECONDS", 0.0), ("_FETCH_SECONDS", 0.3)):
-                monkeypatch.setattr(f"{jwks}.{name}", seconds)
+                monkeypatch.setattr(f"{JWKS}.{name}", seconds)
             issued.answers.clear()
             assert await status(server.http, given) == 200
-            monkeypatch.setattr(f"{jwks}._FETCH_SECONDS", 3600.0)
+            monkeypatch.setattr(f"{JWKS}._FETCH_SECONDS", 3600.0)
             async with asyncio.timeout(STEP):
                 assert [await status(server.http, given) for _ in range(3)] == [200] * 3
             issued.keys.clear()
@@ -449,21 +450,20 @@ async def test_an_issuer_that_does_not_answer_any_more_delays_one_request(
 async def test_a_token_with_a_new_key_waits_for_keys_that_are_being_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jwks = "moorline.gateway.common.access.jwks"
     async with issuer() as issued:
         issued.add("one", "RS256")
         known, new = token(KEYS["RS256"], "RS256", kid="one"), token(KEYS["ES256"], "ES256", kid="two")
         async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
             assert await status(server.http, known) == 200
-            monkeypatch.setattr(f"{jwks}._FRESH_SECONDS", 0.0)
-            monkeypatch.setattr(f"{jwks}._RETRY_SECONDS", 0.0)
+            monkeypatch.setattr(f"{JWKS}._FRESH_SECONDS", 0.0)
+            monkeypatch.setattr(f"{JWKS}._RETRY_SECONDS", 0.0)
             issued.status = 500
             assert await status(server.http, known) == 200
             issued.add("two", "ES256")
             issued.status = 200
             issued.answers.clear()
             assert await status(server.http, known) == 200
-            monkeypatch.setattr(f"{jwks}._RETRY_SECONDS", 10.0)
+            monkeypatch.setattr(f"{JWKS}._RETRY_SECONDS", 10.0)
             asking = asyncio.create_task(status(server.http, new))
             await asyncio.wait([asking], timeout=0.1)
             assert not asking.done()
