@@ -134,7 +134,9 @@ class WebSocket:
             self._writer.close()
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._writer.wait_closed()
-        self._writer.transport.abort()
+        # asyncio's transport forgets its loop once it has sent what was left at `close`: there is nothing to abort.
+        with contextlib.suppress(AttributeError):
+            self._writer.transport.abort()
 
     async def _frame(self) -> Message:
         first, second = await self._read(2, mid_frame=False)

@@ -267,13 +267,14 @@ async def test_tokens_that_were_verified_are_bounded_in_number_and_bytes(monkeyp
     async def kept(number: int) -> int:
         """How many are, once so many more were verified."""
         for _ in range(number):
-            given = token(jti=str(next(numbers)))
+            given = token(jti=str(next(numbers)), exp=expires)
             await authorize(make_mocked_request("GET", "/", headers={"Authorization": f"Bearer {given}"}), None, None)
         return len(authorize._verified)
 
-    numbers = itertools.count(100)
+    # All are of one length: the time is a whole number, since a fraction has more digits or less.
+    numbers, expires = itertools.count(100), int(time.time()) + 3600
     assert (await kept(3), await kept(9)) == (3, 5)
-    monkeypatch.setattr(f"{limits}_BYTES", 2 * len(token(jti="999")))
+    monkeypatch.setattr(f"{limits}_BYTES", 2 * len(token(jti="999", exp=expires)))
     assert await kept(1) == 2
 
 

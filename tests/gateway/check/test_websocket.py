@@ -15,6 +15,10 @@ from moorline.gateway.common.web.accept import accept_for
 from tests.support.raw import Connection, listening
 from tests.support.websocket_frames import PING, frame
 
+SWITCHING = b"\r\n".join(
+    (b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Accept: ")
+)
+
 
 @contextlib.asynccontextmanager
 async def sending(frames: bytes) -> AsyncIterator[WebSocket]:
@@ -23,8 +27,7 @@ async def sending(frames: bytes) -> AsyncIterator[WebSocket]:
 
     async def serve(connection: Connection) -> None:
         key = (await connection.head()).partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
-        lines = (b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade")
-        await connection.send(b"\r\n".join((*lines, b"Sec-WebSocket-Accept: " + accept_for(key), b"", frames)))
+        await connection.send(SWITCHING + accept_for(key) + b"\r\n\r\n" + frames)
         await over.wait()
 
     async with listening(serve) as port:
@@ -53,6 +56,21 @@ async def test_a_server_that_pings_and_reads_nothing_fills_no_memory_and_holds_u
         assert socket._writer.transport.get_write_buffer_size() < 1 << 17
         async with asyncio.timeout(5):
             await socket.close()
+
+
+async def test_an_end_once_a_server_has_read_what_was_left_raises_nothing() -> None:
+    async def serve(connection: Connection) -> None:
+        key = (await connection.head()).partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+        await connection.send(SWITCHING + accept_for(key) + b"\r\n\r\n")
+        await connection.rest()
+
+    async with listening(serve) as port:
+        socket = await WebSocket.open(Target("127.0.0.1", port, f"127.0.0.1:{port}", None), "/", {})
+        socket._writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, 1 << 16)
+        socket._writer.write(bytes(1 << 20))
+        assert socket._writer.transport.get_write_buffer_size() > 0
+        await socket.close()
+        assert socket._writer.transport.get_write_buffer_size() == 0
 
 
 async def test_a_name_in_another_script_is_sent_as_a_browser_sends_it() -> None:
