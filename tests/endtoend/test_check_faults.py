@@ -38,12 +38,22 @@ class Found(NamedTuple):
 
 Check = Callable[..., Awaitable[Found | None]]
 
+# In seconds, for what comes: the first test of a process imports libraries meanwhile, beside browsers of other tests.
+PATIENCE = 10.0
+
 
 @pytest.fixture
 def checked(capsys: pytest.CaptureFixture[str]) -> Check:
     """`await checked(url, backend=None, **asked)`"""
 
-    async def run(url: str, backend: str | None = None, patience: float = 1.0, **asked: Any) -> Found | None:
+    async def run(
+        url: str,
+        backend: str | None = None,
+        *,
+        patience: float = PATIENCE,
+        answer_patience: float | None = None,
+        **asked: Any,
+    ) -> Found | None:
         status = await asyncio.to_thread(
             check,
             url,
@@ -52,7 +62,7 @@ def checked(capsys: pytest.CaptureFixture[str]) -> Check:
             asked=Asked(**asked),
             as_json=True,
             hop_timeout=patience,
-            answer_timeout=patience,
+            answer_timeout=answer_patience or patience,
         )
         broken = json.loads(capsys.readouterr().out)["broken"]
         assert status == (broken is not None)
@@ -128,8 +138,9 @@ async def test_a_fault_before_the_gateway(
     cause: str,
     next_step: str,
 ) -> None:
+    patience = 2.0 if "in time" in said or "no Pong" in said else PATIENCE
     async with faulted(parts.gateway, name, **parameters) as url:
-        found = await checked(url)
+        found = await checked(url, patience=patience)
     assert found is not None
     assert found.hop == hop, found
     assert said in found.said, found
@@ -371,7 +382,7 @@ async def test_a_provider_that_is_down(tmp_path: Path, checked: Check, unused_tc
 
 async def test_a_provider_that_stalls_is_told_from_a_backend_that_hangs(tmp_path: Path, checked: Check) -> None:
     async with provider() as model, model.faults.provider_stall(), asking_backend(tmp_path, model.base_url) as part:
-        found = await checked(part.http)
+        found = await checked(part.http, answer_patience=1.0)
     assert found is not None
     assert (found.hop, found.said) == ("first answer", "no answer in time")
     assert "no answer from the model" in found.cause
