@@ -1,6 +1,7 @@
 """`moorline backend`: the chat backend as a program, by itself and as the child of `moorline serve`."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
@@ -61,20 +62,21 @@ def _start(settings: Settings, manager: Parent | Systemd, listener: SocketListen
 
 
 async def _run(settings: Settings, manager: Parent | Systemd, listener: SocketListener | None) -> int:
-    app = create_app(settings)
-    if isinstance(manager, Systemd) and manager.metrics is not None:
-        app[METRICS_SOCKET] = manager.metrics
-    with stop_signals(log, settings.drain, is_child=isinstance(manager, Parent)) as stop:
-        try:
-            async with running(app, settings, listener=listener) as started:
-                keep_start()
-                facts = _facts(app, settings, started)
-                if isinstance(manager, Parent):
-                    await manager.wait(facts, stop, lambda: started.draining.begin(0))
-                else:
-                    await _serve(manager, stop, print_start(settings, facts))
-        except LogUnavailable as error:
-            raise UsageError(f"database: {error}") from error
+    async with manager.connected() if isinstance(manager, Parent) else contextlib.nullcontext() as parent:
+        app = create_app(settings)
+        if isinstance(manager, Systemd) and manager.metrics is not None:
+            app[METRICS_SOCKET] = manager.metrics
+        with stop_signals(log, settings.drain, is_child=parent is not None) as stop:
+            try:
+                async with running(app, settings, listener=listener) as started:
+                    keep_start()
+                    facts = _facts(app, settings, started)
+                    if isinstance(manager, Systemd):
+                        await _serve(manager, stop, print_start(settings, facts))
+                    elif parent is not None:
+                        await parent.wait(facts, stop, lambda: started.draining.begin(0))
+            except LogUnavailable as error:
+                raise UsageError(f"database: {error}") from error
     return 0
 
 

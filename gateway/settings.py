@@ -38,6 +38,7 @@ _ABOVE_ZERO = (
     "upstream_keepalive",
     "workers",
     "watchdog",
+    "start_timeout",
 )
 
 
@@ -158,6 +159,12 @@ class Settings(CommonSettings):
         10.0,
         DURATION,
         "time without a sign of life after which a worker, or the backend of serve, is replaced",
+        can_be_off=True,
+    )
+    start_timeout: float | None = option(
+        300.0,
+        DURATION,
+        "the same until it is ready: while it imports modules or loads a model its event loop does not run",
         can_be_off=True,
     )
     metrics_port: int | None = option(

@@ -1,8 +1,8 @@
 """A process that another process of moorline started and keeps alive: see `gateway/run/supervisor.py`.
 
 Both are joined by a socket pair. The parent sends one message, the settings; the child answers with one line of JSON
-once it is ready, and with another when what it reported has changed. Where the message has a `watchdog`, the child
-sends an empty line `BEATS` times within so many seconds, as long as its event loop runs.
+once it is ready, and with another when what it reported has changed. As long as its event loop runs the child sends
+empty lines, `BEATS` of them within the `watchdog` of the message, or within its `start_timeout` if that is shorter.
 
 Settings do not come as arguments or variables: those can be read by others, and a database's address may hold a
 password. The message is pickled, as `multiprocessing` does it, and no other process has the socket. Both ends are one
@@ -29,7 +29,7 @@ log = logging.getLogger("moorline.supervised")
 #: The variable that holds the descriptor of the child's end.
 SUPERVISOR = "MOORLINE_SUPERVISOR"
 
-#: How many empty lines a child sends within the time of its `watchdog`.
+#: How many empty lines a child sends within the shorter of its limits for silence.
 BEATS = 4
 
 _LENGTH = 8
@@ -46,7 +46,7 @@ class Parent:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._watchdog: float | None = None
+        self._silence: float | None = None
 
     @classmethod
     def of(cls, environ: MutableMapping[str, str]) -> "Parent | None":
@@ -71,40 +71,24 @@ class Parent:
         """The parent's message. Blocks: call it first, before the event loop runs."""
         length = int.from_bytes(self._read(_LENGTH), "big")
         message: dict[str, Any] = pickle.loads(self._read(length))
-        self._watchdog = message.get("watchdog")
+        limits = [message.get("watchdog"), message.get("start_timeout")]
+        self._silence = min((limit for limit in limits if limit is not None), default=None)
         return message
 
     def send(self, message: Mapping[str, object]) -> None:
         """Answer with a message of the same form, in place of `wait`."""
         self._sock.sendall(packed(message))
 
-    async def wait(self, facts: Mapping[str, str], stop: asyncio.Event, end_now: Callable[[], None]) -> None:
-        """Report that this process is ready; return when `stop` is set.
-
-        `end_now` is called, and this returns, when the parent closes its end, or ends: no process is left behind that
-        holds the port and the database.
-        """
-        async with self.connected() as connection:
-            connection.report(facts)
-            beating = asyncio.create_task(connection.beat(self._watchdog))
-            stopped = asyncio.ensure_future(stop.wait())
-            await asyncio.wait([stopped, connection.closed], return_when=asyncio.FIRST_COMPLETED)
-            if connection.closed.done():
-                log.info("the parent process has closed the connection: ending at once")
-                end_now()
-            stopped.cancel()
-            beating.cancel()
-
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator["ParentConnection"]:
-        """The connection to it, once its message was received. It is closed at the end."""
+        """The connection to it, once its message was received: hold it from the first turn of the event loop on, as it
+        tells the parent that this process starts and does not hang."""
         reader, writer = await asyncio.open_connection(sock=self._sock)
-        closed = asyncio.create_task(_end_of_file(reader))
+        connection = ParentConnection(reader, writer, self._silence)
         try:
-            yield ParentConnection(writer, closed)
+            yield connection
         finally:
-            closed.cancel()
-            writer.close()
+            connection.close()
 
     def _read(self, size: int) -> bytes:
         data = bytearray()
@@ -118,22 +102,43 @@ class Parent:
 class ParentConnection:
     """What a child tells its parent, and when the parent has ended."""
 
-    def __init__(self, writer: asyncio.StreamWriter, closed: "asyncio.Task[None]") -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silence: float | None) -> None:
         self._writer = writer
-        self.closed = closed
+        self.closed = asyncio.create_task(_end_of_file(reader))
         """Done when the parent has closed its end, or has ended."""
+        self._beating = asyncio.create_task(self._beat(silence))
 
     def report(self, facts: Mapping[str, str]) -> None:
         """This process is ready, or what it reported has changed."""
         self._writer.write(json.dumps(facts).encode() + b"\n")
 
-    async def beat(self, watchdog: float | None) -> None:
-        """Tell that this process is not hung, until this is cancelled."""
-        while watchdog is not None:
-            await asyncio.sleep(watchdog / BEATS)
+    async def wait(self, facts: Mapping[str, str], stop: asyncio.Event, end_now: Callable[[], None]) -> None:
+        """Report that this process is ready; close the connection and return when `stop` is set.
+
+        `end_now` is called, and this returns, when the parent closes its end, or ends: no process is left behind that
+        holds the port and the database.
+        """
+        self.report(facts)
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([stopped, self.closed], return_when=asyncio.FIRST_COMPLETED)
+        if self.closed.done():
+            log.info("the parent process has closed the connection: ending at once")
+            end_now()
+        stopped.cancel()
+        self.close()
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        self._beating.cancel()
+        self.closed.cancel()
+        self._writer.close()
+
+    async def _beat(self, silence: float | None) -> None:
+        while silence is not None:
             # Not to a parent that is stopped itself.
             if not self._writer.transport.get_write_buffer_size():
                 self._writer.write(b"\n")
+            await asyncio.sleep(silence / BEATS)
 
 
 async def _end_of_file(reader: asyncio.StreamReader) -> None:

@@ -313,8 +313,7 @@ class Gateway:
         workers = self._starting = self._workers(settings, acceptor, predecessors=predecessors)
         try:
             workers.start()
-            if not await workers.settled():
-                raise UsageError("the new processes do not start; the lines above say why")
+            await workers.settled()
             if self._settings.faults and settings.faults:
                 await workers.arm(await self._generation.faults())
         except BaseException:

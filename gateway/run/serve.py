@@ -158,7 +158,7 @@ class _Serve:
         self._configuration = configuration
         self._systemd = systemd
         self._backend_settings = backend
-        self._backend = Supervisor(self._backend_child(backend, settings.watchdog))
+        self._backend = Supervisor(self._backend_child(backend, settings))
         self._gateway: Gateway | None = None
         # Whose command has ended at its start: requests do not wait for it. All parts of the gateway look here.
         self._unexpected: set[Owner] = set()
@@ -220,7 +220,7 @@ class _Serve:
 
     # The backend -----------------------------------------------------------------------------------------------------
 
-    def _backend_child(self, settings: BackendSettings, watchdog: float | None) -> Child:
+    def _backend_child(self, settings: BackendSettings, gateway: Settings) -> Child:
         if self._port is None:
             return backend_command(
                 self._own.backend_command,
@@ -244,7 +244,8 @@ class _Serve:
             environ={name: value for name, value in self._environ.items() if not name.startswith(PREFIX)},
             drain=settings.drain,
             # A debugger may hold a backend that is being worked on.
-            watchdog=None if self._own.reload else watchdog,
+            watchdog=None if self._own.reload else gateway.watchdog,
+            start_timeout=None if self._own.reload else gateway.start_timeout,
             on_ready=on_ready,
             on_failed_start=lambda: self._reports.failed("backend"),
             spawn_context=port.life,
@@ -273,20 +274,20 @@ class _Serve:
             settings = dataclasses.replace(settings, frontend=self._frontend)
         restarts_backend = self._port is not None and (upgrade or backend != self._backend_settings)
         if restarts_backend:
-            await self._replace_backend(backend, settings.watchdog)
+            await self._replace_backend(backend, settings)
         try:
             await self._gateway.reload(settings)
         except Exception:
             if restarts_backend:
-                await self._replace_backend(self._backend_settings, self._settings.watchdog)
+                await self._replace_backend(self._backend_settings, self._settings)
             raise
         self._is_frontend_named = is_frontend_named
         # The dev server may have moved meanwhile, which all processes were told.
         self._settings, self._backend_settings = self._followed(settings), backend
 
-    async def _replace_backend(self, settings: BackendSettings, watchdog: float | None) -> None:
+    async def _replace_backend(self, settings: BackendSettings, gateway: Settings) -> None:
         log.info("starting the backend again")
-        if not await self._backend.replace(self._backend_child(settings, watchdog)):
+        if not await self._backend.replace(self._backend_child(settings, gateway)):
             raise UsageError("the backend does not start with it, and is started as before; its own lines say why")
 
     # The front end ---------------------------------------------------------------------------------------------------

@@ -2,9 +2,12 @@
 
 Parent and child are joined by a socket pair, see `gateway/common/supervised.py`. Its end of file tells the child to
 end at once: at a restart, and when this process was killed, so that no orphan keeps the port and the database. SIGTERM
-tells it to drain. A child with a `watchdog` that is silent for so long hangs: it is stopped, or in a loop that does not
-end. It is killed, and the next one starts. Each is in a session and a process group of its own: Ctrl-C in a terminal
-reaches it through the parent, once, and what is left of the group is killed when the child has ended.
+tells it to drain. Each is in a session and a process group of its own: Ctrl-C in a terminal reaches it through the
+parent, once, and what is left of the group is killed when the child has ended.
+
+A child that is silent for its `watchdog` hangs: it is stopped, or in a loop that does not end. Before it is ready the
+limit is its `start_timeout`, which is longer: the event loop does not run while the user's modules are imported. It is
+killed, and the next one starts.
 """
 
 import asyncio
@@ -19,6 +22,7 @@ import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Container, Iterator, Mapping
 
+from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.program import USAGE_ERROR
 from moorline.gateway.common.supervised import BEATS, SUPERVISOR, packed
 from moorline.gateway.run.lifecycle import Event, State, after
@@ -29,7 +33,7 @@ log = logging.getLogger("moorline.supervisor")
 
 _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 10.0
-# A process that lived this long did not end because of its start: the next start is not delayed for long.
+# A process that was ready and lived this long did not end because of its start: the next is not delayed for long.
 _STABLE_AFTER = 10.0
 # Until a process that takes another's place is ready: it may have a database to migrate.
 _START_SECONDS = 60.0
@@ -71,6 +75,8 @@ class Child:
     """Held around each life."""
     watchdog: float | None = None
     """Seconds without a sign of life, once it is ready, after which it is killed."""
+    start_timeout: float | None = None
+    """The same for the time until it is ready."""
     waits_for_changes: bool = False
     """After a start that failed the next waits for `restart`."""
     refusals: Container[int] = (USAGE_ERROR,)
@@ -105,6 +111,7 @@ class Supervisor:
         self._was_ready = False
         self._drain = child.drain
         # Of the present life.
+        self._is_ready = False
         self._process: Process | None = None
         self._connection: asyncio.StreamWriter | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
@@ -119,9 +126,11 @@ class Supervisor:
         trial = self._trial = _Trial(self._child)
         self._become(child)
         self.restart()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(_START_SECONDS):
                 return await trial.is_ready
+        except TimeoutError:
+            log.error("%s was not ready within %gs", child.name, _START_SECONDS)
         self._trial = None
         self._become(trial.before)
         self.restart()
@@ -165,7 +174,7 @@ class Supervisor:
                     self._trial.has_begun = True
                 status = await self._live()
                 self._ended(status)
-                if clock() - began >= _STABLE_AFTER:
+                if self._is_ready and clock() - began >= _STABLE_AFTER:
                     delay = _FIRST_DELAY
             elif self._state is State.BACKOFF:
                 log.error("%s ended with status %d; starting it again in %gs", self._child.name, status, delay)
@@ -251,38 +260,44 @@ class Supervisor:
         return ours, process
 
     async def _attend(self, ours: socket.socket, process: Process, extras: SpawnExtras) -> int:
-        self._process = process
+        self._process, self._is_ready = process, False
         reader, self._connection = await asyncio.open_connection(sock=ours)
-        self._connection.write(packed({**self._child.message, **extras.message, "watchdog": self._child.watchdog}))
+        limits = {"watchdog": self._child.watchdog, "start_timeout": self._child.start_timeout}
+        self._connection.write(packed({**self._child.message, **extras.message, **limits}))
         # A request that came while the process was being started.
         self._tell()
-        # Reset, not end of file, where it ended without having read the message.
-        watching: asyncio.Task[None] | None = None
+        self._beat_at = asyncio.get_running_loop().time()
+        watching = asyncio.create_task(self._watch(self._child.start_timeout, " at its start (start_timeout)"))
         try:
+            # Reset, not end of file, where it ended without having read the message.
             with contextlib.suppress(ConnectionError):
                 async for line in reader:
                     self._beat_at = asyncio.get_running_loop().time()
                     if line != b"\n":
                         self._report(json.loads(line))
-                    if watching is None and self._child.watchdog is not None:
-                        watching = asyncio.create_task(self._watch(self._child.watchdog))
+                        if not self._is_ready:
+                            self._is_ready = True
+                            watching.cancel()
+                            watching = asyncio.create_task(self._watch(self._child.watchdog))
         finally:
-            # It drains, or has ended.
-            if watching is not None:
-                watching.cancel()
+            watching.cancel()
+        # It drains, or has ended; also one that was told so by another process than this one has so much time.
+        if self._kill_timer is None:
+            self._kill_after(self._drain + _KILL_AFTER)
         return await process.wait()
 
-    async def _watch(self, seconds: float) -> None:
+    async def _watch(self, seconds: float | None, when: str = "") -> None:
         """Kill the process when it has been silent for so long."""
         clock = asyncio.get_running_loop().time
-        while True:
+        while seconds is not None:
             looked = clock()
             await asyncio.sleep(seconds / BEATS)
             if clock() - looked > 2 * seconds / BEATS:
                 # This process was stopped or busy itself, and has not read what came meanwhile.
                 self._beat_at = clock()
             elif clock() - self._beat_at > seconds:
-                log.error("%s has given no sign of life for %gs: killing it", self._child.name, seconds)
+                silence = format_duration(seconds)
+                log.error("%s has given no sign of life for %s%s: killing it", self._child.name, silence, when)
                 self.kill()
                 return
 

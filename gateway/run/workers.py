@@ -163,15 +163,22 @@ class Workers:
         """Return when each of them has been ready once."""
         await self._ready.wait()
 
-    async def settled(self) -> bool:
-        """Whether all have started; False as soon as one has not."""
+    async def settled(self) -> None:
+        """Return when all have started.
+
+        Raises:
+            UsageError: one has not, or they were not ready in time.
+        """
         waiting = [asyncio.create_task(event.wait()) for event in (self._ready, self._failed)]
         try:
             await asyncio.wait(waiting, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waiting:
                 task.cancel()
-        return self._ready.is_set() and not self._failed.is_set()
+        if self._failed.is_set():
+            raise UsageError("the new processes do not start; the lines above say why")
+        if not self._ready.is_set():
+            raise UsageError(f"the new processes were not ready within {_START_SECONDS:g}s")
 
     async def take_over(self, number: int, sock: socket.socket, *, is_same_place: bool) -> bool:
         """Have the worker of this place take the tunnels of the process behind `sock`; False: it is not ready."""
@@ -270,6 +277,7 @@ class Workers:
             environ=environ,
             drain=self._drain,
             watchdog=settings.watchdog,
+            start_timeout=settings.start_timeout,
             on_ready=is_ready,
             on_failed_start=self._failed.set,
             spawn_context=lambda: self._channel(number),
@@ -340,21 +348,22 @@ def run_worker(parent: Parent) -> int:
 
 
 async def _work(settings: Settings, parent: Parent, message: Mapping[str, Any]) -> int:
-    app = create_app(settings)
-    app[SIBLINGS] = Siblings(socket.socket(fileno=message["siblings"]))
-    if "metrics" in message:
-        app[METRICS_SOCKET] = socket.socket(fileno=message["metrics"])
-        app[METRICS_WAIT] = message["waits_for_counts"]
-    listener = WorkerListener(socket.socket(fileno=message["channel"]))
-    with stop_signals(log, settings.drain, is_child=True) as stop:
-        async with (
-            _Introductions(app, listener) as introductions,
-            running(app, settings, listener=listener) as started,
-        ):
-            keep_start()
-            ending = introductions.begin(started, stop)
-            await parent.wait({}, ending, lambda: started.draining.begin(0))
-            listener.leave()
+    async with parent.connected() as connection:
+        app = create_app(settings)
+        app[SIBLINGS] = Siblings(socket.socket(fileno=message["siblings"]))
+        if "metrics" in message:
+            app[METRICS_SOCKET] = socket.socket(fileno=message["metrics"])
+            app[METRICS_WAIT] = message["waits_for_counts"]
+        listener = WorkerListener(socket.socket(fileno=message["channel"]))
+        with stop_signals(log, settings.drain, is_child=True) as stop:
+            async with (
+                _Introductions(app, listener) as introductions,
+                running(app, settings, listener=listener) as started,
+            ):
+                keep_start()
+                ending = introductions.begin(started, stop)
+                await connection.wait({}, ending, lambda: started.draining.begin(0))
+                listener.leave()
     return 0
 
 
