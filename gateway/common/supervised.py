@@ -4,6 +4,11 @@ Both are joined by a socket pair. The parent sends one message, the settings; th
 once it is ready, and with another when what it reported has changed. As long as its event loop runs the child sends
 empty lines, `BEATS` of them within the `watchdog` of the message, or within its `start_timeout` if that is shorter.
 
+When the parent closes its end, or is killed, the child ends at once. A thread sees to it that it does, as the event
+loop of a child may hang. Linux's parent-death signal, which the kernel sends by itself, would leave a child no moment
+to close its sockets in order, and a signal that can be handled needs the interpreter as the thread does. What holds
+the interpreter's lock for ever, and a process that is stopped, are left: the parent, while it lives, kills both.
+
 Settings do not come as arguments or variables: those can be read by others, and a database's address may hold a
 password. The message is pickled, as `multiprocessing` does it, and no other process has the socket. Both ends are one
 installation, unless that was upgraded since the parent started.
@@ -15,14 +20,18 @@ import json
 import logging
 import os
 import pickle
+import select
+import signal
 import socket
 import stat
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from typing import Any
 
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["BEATS", "SUPERVISOR", "Parent", "ParentConnection", "packed"]
+__all__ = ["BEATS", "END_SECONDS", "SUPERVISOR", "Parent", "ParentConnection", "packed"]
 
 log = logging.getLogger("moorline.supervised")
 
@@ -31,6 +40,9 @@ SUPERVISOR = "MOORLINE_SUPERVISOR"
 
 #: How many empty lines a child sends within the shorter of its limits for silence.
 BEATS = 4
+
+#: How long a child has to end once its parent's end is closed.
+END_SECONDS = 2.0
 
 _LENGTH = 8
 
@@ -68,11 +80,15 @@ class Parent:
         raise UsageError(f'{SUPERVISOR}: "{text}" is no socket of moorline serve, which alone sets it; unset it')
 
     def receive(self) -> dict[str, Any]:
-        """The parent's message. Blocks: call it first, before the event loop runs."""
+        """The parent's message. Blocks: call it first, before the event loop runs. From then on this process does not
+        outlive the parent."""
         length = int.from_bytes(self._read(_LENGTH), "big")
         message: dict[str, Any] = pickle.loads(self._read(length))
         limits = [message.get("watchdog"), message.get("start_timeout")]
         self._silence = min((limit for limit in limits if limit is not None), default=None)
+        # Of its own, which stays open until the process ends.
+        descriptor = os.dup(self._sock.fileno())
+        threading.Thread(target=_end_with, args=(descriptor,), name="moorline-parent", daemon=True).start()
         return message
 
     def send(self, message: Mapping[str, object]) -> None:
@@ -84,7 +100,7 @@ class Parent:
         """The connection to it, once its message was received: hold it from the first turn of the event loop on, as it
         tells the parent that this process starts and does not hang."""
         reader, writer = await asyncio.open_connection(sock=self._sock)
-        connection = ParentConnection(reader, writer, self._silence)
+        connection = ParentConnection(self._sock, reader, writer, self._silence)
         try:
             yield connection
         finally:
@@ -102,7 +118,10 @@ class Parent:
 class ParentConnection:
     """What a child tells its parent, and when the parent has ended."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silence: float | None) -> None:
+    def __init__(
+        self, sock: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silence: float | None
+    ) -> None:
+        self._sock = sock
         self._writer = writer
         self.closed = asyncio.create_task(_end_of_file(reader))
         """Done when the parent has closed its end, or has ended."""
@@ -131,6 +150,9 @@ class ParentConnection:
         """Tell nothing more."""
         self._beating.cancel()
         self.closed.cancel()
+        # The thread has another descriptor of it.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
         self._writer.close()
 
     async def _beat(self, silence: float | None) -> None:
@@ -147,3 +169,16 @@ async def _end_of_file(reader: asyncio.StreamReader) -> None:
     except OSError:
         # A killed parent may have left our report unread: the kernel then says reset instead of end of file.
         return
+
+
+def _end_with(descriptor: int) -> None:
+    """Kill this process, and what it has started, where it has not ended by itself once the parent's end is closed."""
+    # The parent sends nothing after its message: what can be read is the end.
+    closed = select.poll()
+    closed.register(descriptor, select.POLLIN)
+    closed.poll()
+    time.sleep(END_SECONDS)
+    # One that leads no group is in that of a terminal's command, or of its parent.
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 
 from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.program import USAGE_ERROR
-from moorline.gateway.common.supervised import BEATS, SUPERVISOR, packed
+from moorline.gateway.common.supervised import BEATS, END_SECONDS, SUPERVISOR, packed
 from moorline.gateway.run.lifecycle import Event, State, after
 
 __all__ = ["Child", "SpawnExtras", "Supervisor", "module_command"]
@@ -320,7 +320,7 @@ class Supervisor:
             self._kill_after(self._drain + _LEAVE_AFTER)
         elif self._state is State.RESTARTING:
             self._connection.close()
-            self._kill_after(_KILL_AFTER)
+            self._kill_after(END_SECONDS)
 
     def _forget(self) -> None:
         if self._kill_timer is not None:

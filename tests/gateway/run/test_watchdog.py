@@ -1,10 +1,13 @@
 """A worker or a backend whose event loop does not run, or not any more, is replaced; the others notice nothing."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
@@ -13,7 +16,7 @@ from moorline.gateway.run import supervisor
 from moorline.gateway.run.supervisor import Child, Supervisor
 from tests.gateway.run.test_serve import ask, serving
 from tests.support.gateway_process import echoing
-from tests.support.process import children, gone
+from tests.support.process import PATIENCE, children, gone
 
 # Long enough for a process that waits for a busy core.
 WATCHDOG = ("--watchdog", "3s")
@@ -56,11 +59,21 @@ async def test_a_worker_that_is_stopped_is_replaced_and_the_other_serves_on(tmp_
     assert "worker 1 has given no sign of life for 3s: killing it" in program.err
 
 
+#: Touches a file, and does not return to its event loop.
+BUSY = """
+import pathlib
+async def answer(turn):
+    pathlib.Path("busy").touch()
+    while True:
+        pass
+    yield
+async def authorize(request, patient_id, session_id):
+    await anext(answer(None))
+"""
+
+
 async def test_a_backend_that_does_not_return_to_its_loop_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "busy.py").write_text(
-        "async def answer(turn):\n    while True:\n        pass\n    yield\n",
-        encoding="utf-8",
-    )
+    (tmp_path / "busy.py").write_text(BUSY, encoding="utf-8")
     async with serving(tmp_path, "--responder", "busy:answer", *WATCHDOG) as (program, address):
         (backend,) = children(program.pid, "backend")
         asking = asyncio.create_task(ask(address, "hang"))
@@ -110,6 +123,37 @@ async def test_a_backend_that_hangs_while_it_ends_by_itself_is_replaced(tmp_path
         await program.line("the backend ended with status -9")
         await program.line("the backend is up again")
         assert await ask(address) == "Hello"
+
+
+@contextlib.asynccontextmanager
+async def busy_in(folder: Path, asking: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+    """Within, a process in this folder is in the loop of BUSY, since it was asked this."""
+    asked = asyncio.create_task(asking)
+    async with asyncio.timeout(PATIENCE):
+        while not (folder / "busy").exists():  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(0.02)
+    yield
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+
+
+async def test_a_busy_backend_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(BUSY, encoding="utf-8")
+    async with serving(tmp_path, "--responder", "busy:answer") as (program, address):
+        (backend,) = children(program.pid, "backend")
+        async with busy_in(tmp_path, ask(address, "hang")):
+            program.send(signal.SIGKILL)
+            await gone(backend)
+
+
+async def test_a_busy_worker_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(BUSY, encoding="utf-8")
+    async with echoing(tmp_path, "--workers", "2", "--authorize", "busy:authorize") as (program, address):
+        workers = children(program.pid)
+        async with busy_in(tmp_path, connect(address, proxy=None).__aenter__()):
+            program.send(signal.SIGKILL)
+            for worker in workers:
+                await gone(worker)
 
 
 async def test_a_long_life_that_was_never_ready_does_not_shorten_the_pause_before_the_next(
