@@ -3,7 +3,8 @@
 SIGTERM and SIGINT begin a drain; a second one ends the process at once. SIGHUP and SIGUSR2 ask a program that can for
 a reload. SIGHUP begins a drain in one that cannot, and where it says what its name says: that the terminal is gone,
 which must not leave a server behind that holds the port. SIGHUP is left alone where it is ignored at the start, which
-is all that `nohup` does. SIGINT is taken even then: shells ignore it in what a script starts in the background.
+is all that `nohup` does. SIGINT is taken even then: shells ignore it in what a script starts in the background. Reloads
+that are asked for while the program starts are held until then, see `program.py`.
 
 A service manager sends each signal to all processes of a service, and the parent tells its child the same: there the
 first SIGTERM begins a drain and no other signal does anything.
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 
 from moorline.gateway.common import collection, tracing
 from moorline.gateway.common.config.units import format_duration
+from moorline.gateway.common.program import has_terminal, held_reloads
 from moorline.gateway.common.web.idle import raise_limit
 
 __all__ = ["ReloadRequests", "run", "run_until", "stop_signals"]
@@ -127,7 +129,7 @@ def stop_signals(
     stop = asyncio.Event()
     began: float | None = None
 
-    had_terminal = _has_terminal()
+    had_terminal = has_terminal()
 
     def received(number: signal.Signals) -> None:
         nonlocal began
@@ -154,6 +156,9 @@ def stop_signals(
         numbers.append(signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, received, number)
+    for held in held_reloads():
+        if held in numbers:
+            received(signal.Signals(held))
     try:
         yield stop
     finally:
@@ -164,13 +169,4 @@ def stop_signals(
 
 
 def _asks_for_reload(number: signal.Signals, *, had_terminal: bool) -> bool:
-    return number == signal.SIGUSR2 or (number == signal.SIGHUP and not (had_terminal and not _has_terminal()))
-
-
-def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal; one that has hung up cannot be opened any more."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
-    except OSError:
-        return False
-    return True
+    return number == signal.SIGUSR2 or (number == signal.SIGHUP and not (had_terminal and not has_terminal()))

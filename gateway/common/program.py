@@ -2,15 +2,18 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["USAGE_ERROR", "run_cli"]
+__all__ = ["USAGE_ERROR", "has_terminal", "held_reloads", "hold_reloads", "run_cli"]
 
 #: Exit status for an error that the user can correct.
 USAGE_ERROR = 2
+
+_held: list[int] = []
 
 
 def run_cli(main: Callable[[], int]) -> int:
@@ -30,6 +33,42 @@ def run_cli(main: Callable[[], int]) -> int:
         # The reader of our lines has ended; the interpreter's own flush at exit must not complain about it either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def hold_reloads() -> None:
+    """Keep SIGHUP and SIGUSR2 for `held_reloads`: they would end a program that starts, and the configuration may have
+    been read before it was changed. A terminal that closes ends it all the same.
+
+    Call it before large modules are read. No signal that is ignored is touched, as `nohup` asks for, and none is
+    ignored here, which processes that this one starts would inherit.
+    """
+    had_terminal = has_terminal()
+
+    def received(number: int, _: object) -> None:
+        if number == signal.SIGHUP and had_terminal and not has_terminal():
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        _held.append(number)
+
+    for number in (signal.SIGHUP, signal.SIGUSR2):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, received)
+
+
+def held_reloads() -> list[int]:
+    """The signals that have come since, each once; for a program that handles those that come from now on."""
+    numbers = sorted(set(_held))
+    _held.clear()
+    return numbers
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal; one that has hung up cannot be opened any more."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
 
 
 def _open_standard_streams() -> None:

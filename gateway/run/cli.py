@@ -61,6 +61,10 @@ def _main(argv: list[str]) -> int:
         from moorline.gateway.common.config.options import did_you_mean
 
         raise UsageError(f"{name}: there is no such command{did_you_mean(name, _COMMANDS)}")
+    if name in _SERVING:
+        from moorline.gateway.common.program import hold_reloads
+
+        hold_reloads()
     return command(argv, os.environ)
 
 
@@ -254,3 +258,5 @@ _COMMANDS: dict[str, _Command] = {
     "revoke": _revoke,
 }
 _INTERNAL: dict[str, _Command] = {"command": _command, "configuration": _configuration}
+# A reload is asked of all processes of a service, where a manager signals it.
+_SERVING = {"serve", "gateway", "backend", "configuration"}

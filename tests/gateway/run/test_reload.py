@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -67,6 +68,79 @@ async def test_open_sockets_are_served_on_by_the_next_processes(workers: str, tm
             await gone(pid)
         assert await program.stop() == 0
     assert " error " not in program.err
+
+
+GATEWAY = ("gateway", "--port", "0", "--host", "127.0.0.1", "--authorize", "slow:authorize")
+#: A hook whose import takes until the test lets it go on. It says which process is there.
+_SLOW = """
+import os, pathlib, time
+pathlib.Path(f"importing-{os.getpid()}").touch()
+while not pathlib.Path("go").exists():
+    time.sleep(0.02)
+async def authorize(request, patient_id, session_id):
+    return "someone"
+"""
+
+
+async def importing(folder: Path, pid: int) -> None:
+    """Return when this process imports the hook."""
+    async with asyncio.timeout(PATIENCE):
+        while not (folder / f"importing-{pid}").exists():  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
+async def test_a_reload_that_is_asked_for_during_the_start_is_done_after_it(number: int, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(_SLOW, encoding="utf-8")
+    async with started("moorline", *GATEWAY, cwd=tmp_path) as program:
+        await importing(tmp_path, program.pid)
+        program.send(number)
+        (tmp_path / "go").touch()
+        await program.page()
+        await program.line("the new processes serve")
+
+
+async def test_a_worker_that_starts_leaves_a_reload_to_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(_SLOW, encoding="utf-8")
+    (tmp_path / "go").touch()
+    async with echoing(tmp_path, "--workers", "2", "--authorize", "slow:authorize") as (program, _):
+        (tmp_path / "go").unlink()
+        before = children(program.pid)
+        os.kill(before[0], signal.SIGKILL)
+        await program.line("starting it again")
+        async with asyncio.timeout(PATIENCE):
+            while not (new := set(children(program.pid, "-m moorline gateway")) - set(before)):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        (worker,) = new
+        await importing(tmp_path, worker)
+        os.kill(worker, signal.SIGHUP)
+        (tmp_path / "go").touch()
+        await program.line("is up again")
+    assert program.err.count("starting it again") == 1
+
+
+async def test_a_program_that_ignores_sighup_ignores_it_during_its_start_as_well(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(_SLOW, encoding="utf-8")
+    nohup = ("bash", "-c", "trap '' HUP; exec \"$@\"", "bash")
+    async with started("moorline", *GATEWAY, cwd=tmp_path, under=nohup) as program:
+        await importing(tmp_path, program.pid)
+        program.send(signal.SIGHUP)
+        (tmp_path / "go").touch()
+        await program.page()
+        assert await program.stop() == 0
+    assert "reading the configuration again" not in program.err
+
+
+async def test_a_program_whose_terminal_closes_during_its_start_ends(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(_SLOW, encoding="utf-8")
+    screen, terminal = os.openpty()
+    script = "import os, sys; os.setsid(); os.open(sys.argv[1], os.O_RDWR); os.execvp(sys.argv[2], sys.argv[2:])"
+    under = (sys.executable, "-c", script, os.ttyname(terminal))
+    async with started("moorline", *GATEWAY, cwd=tmp_path, under=under) as program:
+        await importing(tmp_path, program.pid)
+        os.close(screen)
+        assert await program.ended() == -signal.SIGHUP
+    os.close(terminal)
 
 
 async def test_a_configuration_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
