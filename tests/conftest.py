@@ -1,5 +1,6 @@
 """What tests of all parts share: how they run, and one PostgreSQL server, started by the first test that needs it."""
 
+import gc
 import os
 import signal
 import socket
@@ -22,6 +23,13 @@ def pytest_configure() -> None:
             signal.signal(number, lambda *_: None)
     # As every program of moorline begins: with a shell's 1,024 descriptors servers in this process would warn of it.
     raise_limit()
+
+
+def pytest_collection_finish() -> None:
+    # What was collected stays. Each search for cycles through it held the event loop of a test up for a second of CPU,
+    # five on a busy machine: peers had given it up by then.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
