@@ -335,16 +335,12 @@ class Tunnel:
 
     def data_to_send(self) -> list[tuple[Side, bytes]]:
         """What to send to which side, before anything else and before `teardowns`."""
-        outputs = self._outputs
-        if outputs:
-            self._outputs = []
+        outputs, self._outputs = self._outputs, []
         return outputs
 
     def teardowns(self) -> list[tuple[Side, Teardown]]:
         """The connections to close now. From then on pass what is received to `receive_late`."""
-        teardowns = self._teardowns
-        if teardowns:
-            self._teardowns = []
+        teardowns, self._teardowns = self._teardowns, []
         return teardowns
 
     def next_timeout(self) -> float | None:

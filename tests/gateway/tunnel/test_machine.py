@@ -65,6 +65,15 @@ def test_teardowns_are_returned_once() -> None:
     assert tunnel.teardowns() == []
 
 
+def test_what_was_returned_is_the_callers() -> None:
+    tunnel = opened(close_frames=True)
+    sent, torn_down = tunnel.data_to_send(), tunnel.teardowns()
+    tunnel.shut_down(101)
+    assert (sent, torn_down) == ([], [])
+    assert tunnel.data_to_send()
+    assert tunnel.teardowns()
+
+
 def test_the_first_side_to_end_is_the_outcome() -> None:
     tunnel = opened()
     tunnel.receive_eof(UPSTREAM, 101)
