@@ -27,6 +27,7 @@ from moorline.gateway.common.access.rights import REVOKED_SECONDS
 from moorline.gateway.common.errors import UsageError
 from tests.support.backends import STEP, Script, backend, hello, receive_until, say
 from tests.support.faulty_upstream import dial
+from tests.support.serving import serving
 
 SECRET = "0123456789abcdef0123456789abcdef"
 KEYS: dict[str, Any] = {
@@ -376,14 +377,9 @@ async def issuer() -> AsyncIterator[Issuer]:
     running = Issuer()
     app = web.Application()
     app.router.add_get("/jwks", running.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    running.url = f"http://127.0.0.1:{runner.addresses[0][1]}/jwks"
-    try:
+    async with serving(app) as address:
+        running.url = f"{address}/jwks"
         yield running
-    finally:
-        await runner.cleanup()
 
 
 async def test_the_issuers_keys_are_fetched_once_and_chosen_by_their_id(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from tests.support.serving import serving
+
 __all__ = ["Collector", "Received", "collector"]
 
 STEP = 20.0
@@ -102,14 +104,7 @@ async def collector(*, status: int | None = 200) -> AsyncIterator[Collector]:
     """One that listens; `url` is for OTEL_EXPORTER_OTLP_ENDPOINT."""
     made = Collector()
     made.status = status
-    app = web.Application(handler_args={"handler_cancellation": True})
+    app = web.Application()
     app.router.add_post("/v1/traces", made.take)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with serving(app) as made.url:
         yield made
-    finally:
-        await runner.cleanup()

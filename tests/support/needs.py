@@ -9,8 +9,10 @@ import pytest
 
 __all__ = [
     "chromium",
+    "haproxy",
     "ipv6",
     "logrotate",
+    "mounts",
     "namespaces",
     "nginx",
     "npm",

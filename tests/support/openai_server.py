@@ -21,6 +21,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.serving import serving
+
 __all__ = ["DONE", "Fault", "OpenAIServer", "Status", "error", "finish", "openai_server", "says", "usage"]
 
 Chunk = dict[str, Any]
@@ -151,14 +153,8 @@ def _reset(request: web.Request) -> None:
 async def openai_server(server: OpenAIServer | None = None) -> AsyncIterator[OpenAIServer]:
     """A server on a free port; what is still under way at the end is cut."""
     server = server or OpenAIServer()
-    app = web.Application(handler_args={"handler_cancellation": True})
+    app = web.Application()
     app.router.add_post("/v1/chat/completions", server.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    try:
+    async with serving(app) as address:
+        server.base_url = f"{address}/v1"
         yield server
-    finally:
-        await runner.cleanup()

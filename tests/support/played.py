@@ -15,6 +15,8 @@ from typing import Any
 from aiohttp import WSMsgType, web
 from multidict import CIMultiDictProxy
 
+from tests.support.serving import serving
+
 __all__ = ["STEP", "Played", "PlayedSocket", "played"]
 
 STEP = 15.0
@@ -137,17 +139,11 @@ class Played:
 @contextlib.asynccontextmanager
 async def played() -> AsyncIterator[Played]:
     server = Played()
-    app = web.Application(handler_args={"handler_cancellation": True})
+    app = web.Application()
     app.router.add_get("/ws/chat/{patient}/{session}", server.chat)
     app.router.add_get("/api/chat/{session}/messages", server.messages)
     app.router.add_post("/api/chat/{session}/{command}", server.post)
     app.router.add_post("/api/ticket", server.ticket)
     app.router.add_delete("/api/chat/{session}", server.erase)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with serving(app) as server.url:
         yield server
-    finally:
-        await runner.cleanup()
