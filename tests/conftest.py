@@ -4,7 +4,8 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 def postgres_database(postgres_server: PostgresServer) -> str:
     """The address of an empty database."""
     return postgres_server.empty_database()
+
+
+@pytest.fixture
+def go_on(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Call it to have the time of day go on by so many seconds: the rights that end within them end at once. A right
+    that lasts for part of a second may be over before a busy machine has come to what it is for.
+    """
+    clock = time.time
+    monkeypatch.setattr("moorline.gateway.common.access.rights._LONGEST_SECONDS", 0.02)
+    return lambda seconds: monkeypatch.setattr(time, "time", lambda: clock() + seconds)
 
 
 @pytest.fixture

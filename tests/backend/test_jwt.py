@@ -7,7 +7,7 @@ import hmac
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from websockets.exceptions import InvalidStatus
 
+from moorline.backend.rights import RIGHTS
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.rights import REVOKED_SECONDS
 from moorline.gateway.common.errors import UsageError
 from tests.support.backends import STEP, Script, backend, hello, receive_until, say
+from tests.support.eventlogs import until
 from tests.support.faulty_upstream import dial
 from tests.support.serving import serving
 
@@ -279,14 +281,16 @@ async def test_tokens_that_were_verified_are_bounded_in_number_and_bytes(monkeyp
     assert await kept(1) == 2
 
 
-async def test_a_token_that_was_verified_before_still_expires(tmp_path: Path) -> None:
-    async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
-        given = token(exp=time.time() + 2)
-        assert await status(server.http, given) == 200
-        async with asyncio.timeout(STEP):
-            while await status(server.http, given) == 200:
-                pass
-        assert await status(server.http, given) == 401
+async def test_a_token_that_was_verified_before_still_expires() -> None:
+    authorize = jwt_authorize(Settings(jwt_key=SECRET, **OPTIONS))
+    assert authorize is not None
+    expires = int(time.time()) + 2
+    request = make_mocked_request("GET", "/", headers={"Authorization": f"Bearer {token(exp=expires)}"})
+    assert (await authorize(request, "patient:demo", None)).name == "dr-who"
+    await until(lambda: time.time() >= expires)
+    with pytest.raises(web.HTTPUnauthorized) as refused:
+        await authorize(request, "patient:demo", None)
+    assert refused.value.text == "The token has expired."
 
 
 async def test_a_cookie_may_hold_the_token(tmp_path: Path) -> None:
@@ -319,31 +323,39 @@ async def test_a_socket_is_refused_before_the_upgrade(tmp_path: Path) -> None:
             assert refused.value.response.status_code == expected
 
 
-async def test_a_socket_ends_with_4401_as_its_token_expires_and_another_token_goes_on(tmp_path: Path) -> None:
+async def test_a_socket_ends_with_4401_as_its_token_expires_and_another_token_goes_on(
+    tmp_path: Path, go_on: Callable[[float], None]
+) -> None:
     script = Script("Good ")
     async with backend(tmp_path, script, jwt_key=SECRET, **OPTIONS) as server:
-        async with server.socket(subprotocols=["moorline", f"moorline.jwt.{token(exp=time.time() + 1.5)}"]) as socket:
+        async with server.socket(subprotocols=["moorline", f"moorline.jwt.{token()}"]) as socket:
             assert socket.subprotocol == "moorline"
             await hello(socket)
             await say(socket, type="send", message="Hi", client_msg_id="c1")
             await receive_until(socket, "delta")
+            go_on(3600)
             async with asyncio.timeout(STEP):
                 await socket.wait_closed()
             assert socket.close_code == 4401
+        go_on(0)
         async with server.socket(subprotocols=["moorline", f"moorline.jwt.{token()}"]) as socket:
             await hello(socket)
             script.put("day.", None)
             assert (await receive_until(socket, "message"))[-1]["content"] == "Good day."
 
 
-async def test_a_held_poll_ends_with_401_as_its_token_expires(tmp_path: Path) -> None:
+async def test_a_held_poll_ends_with_401_as_its_token_expires(tmp_path: Path, go_on: Callable[[float], None]) -> None:
     async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS) as server:
-        headers = {"Authorization": f"Bearer {token(exp=time.time() + 1.2)}"}
+        headers = {"Authorization": f"Bearer {token()}"}
         address = f"{server.http}{URL}&after=0&wait=20&epoch="
         async with aiohttp.ClientSession(headers=headers) as http:
             async with http.get(address) as snapshot:
                 epoch = (await snapshot.json())["epoch"]
-            async with http.get(address + epoch) as response:
+            await until(lambda: not server.app[RIGHTS]._held)
+            polling = asyncio.create_task(http.get(address + epoch))
+            await until(lambda: server.app[RIGHTS]._held)
+            go_on(3600)
+            async with asyncio.timeout(STEP), await polling as response:
                 assert response.status == 401
 
 
@@ -354,7 +366,9 @@ class Issuer:
     """Serves a JWK Set, and counts how often it was asked."""
 
     def __init__(self) -> None:
-        self.keys: list[dict[str, Any]] = []
+        self.keys: list[Any] = []
+        self.body: bytes | None = None
+        """What it sends instead."""
         self.status = 200
         self.asked = 0
         self.url = ""
@@ -369,6 +383,8 @@ class Issuer:
     async def handle(self, request: web.Request) -> web.Response:
         self.asked += 1
         await self.answers.wait()
+        if self.body is not None:
+            return web.Response(body=self.body, content_type="application/json")
         return web.json_response({"keys": self.keys}, status=self.status)
 
 
@@ -502,6 +518,95 @@ async def test_a_short_key_in_the_set_is_no_key(tmp_path: Path) -> None:
             with pytest.warns(jwt.InsecureKeyLengthWarning):
                 given = token(short, "RS256", kid="one")
             assert await status(server.http, given) == 401
+
+
+def jwk(algorithm: str, key: Any = None, **changes: Any) -> dict[str, Any]:
+    """A public key as a member of a set."""
+    key = KEYS[algorithm].public_key() if key is None else key
+    made = jwt.algorithms.get_default_algorithms()[algorithm].to_jwk(key, as_dict=True)
+    return {name: value for name, value in {**made, "kid": "odd", **changes}.items() if value is not None}
+
+
+ODD: tuple[Any, ...] = (None, 1, True, [], {}, "", "!", "\ud800", "A", "A" * 8000, "f" * 8000)
+ODD_MEMBERS: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
+    ("RS256", "kty", (None, ["RSA"], {"RSA": 1}, 1, True, "", "rsa", "RSA ", "OKP", "EC", "oct")),
+    ("RS256", "kid", (1, 1.5, True, [], ["odd"], {"odd": 1})),
+    ("RS256", "use", ("enc", "", 1, ["sig"], {})),
+    ("RS256", "alg", ("RS512", "PS256", "none", "HS256", "", 1, ["RS256"], {})),
+    ("RS256", "n", ODD),
+    ("RS256", "e", (*ODD, "AQ", "Ag")),
+    ("ES256", "x", ODD),
+    ("ES256", "crv", (*ODD, "P-384", "secp256k1")),
+    ("EdDSA", "x", ODD),
+    ("EdDSA", "crv", (*ODD, "X25519", "P-256")),
+    # Of a private key, which all may know now.
+    *((algorithm, "d", (1, "", "AQAB", [])) for algorithm in KEYS),
+)
+#: What is no key, or none that a token may be signed with.
+ODD_KEYS: tuple[Any, ...] = (
+    *(None, True, 1, "RSA", [], [["kty", "RSA"]], {}, {"kid": "odd"}),
+    *(jwk(algorithm, **{name: value}) for algorithm, name, values in ODD_MEMBERS for value in values),
+    *(jwk(algorithm, key) for algorithm, key in KEYS.items()),
+)
+
+
+async def test_odd_members_of_a_set_are_no_keys_and_the_others_of_it_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="moorline.jwt")
+    async with issuer() as issued:
+        issued.keys = [*ODD_KEYS, jwk("ES256", kid="one"), *ODD_KEYS, jwk("RS256", kid="one")]
+        async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+            assert await status(server.http, token(KEYS["ES256"], "ES256", kid="one")) == 200
+            for algorithm, key in KEYS.items():
+                assert await status(server.http, token(key, algorithm, kid="odd")) == 401
+            # Of two keys with one id the first counts.
+            assert await status(server.http, token(KEYS["RS256"], "RS256", kid="one")) == 401
+    others = 2 * len(ODD_KEYS) + 1
+    lines = [line for line in caplog.messages if line.startswith("jwt_jwks_url: ")]
+    assert lines == [f"jwt_jwks_url: the issuer has 1 keys that can verify a token, and {others} others"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "no JSON",
+        "\0",
+        "\xff",
+        "[]",
+        "7",
+        '"keys"',
+        "null",
+        "{}",
+        '{"keys": null}',
+        '{"keys": {}}',
+        '{"keys": "RSA"}',
+        '{"keys": 1' + "0" * 5000 + "}",
+        "[" * 200_000,
+        '{"keys": ' + "[" * 200_000,
+        '{"keys": [' + "{}," * 100_000 + "{}]}",
+    ],
+    ids=lambda body: body[:12],
+)
+async def test_what_is_no_set_of_keys_is_one_line_of_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, body: str
+) -> None:
+    async with issuer() as issued:
+        issued.body = body.encode("latin-1")
+        async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+            for _ in range(2):
+                assert await status(server.http, token(KEYS["RS256"], "RS256", kid="one")) == 503
+    (line,) = (line for line in caplog.messages if line.startswith("jwt_jwks_url: "))
+    assert line.startswith("jwt_jwks_url: the issuer's keys cannot be fetched: ")
+
+
+async def test_a_set_without_a_key_that_counts_refuses_all_tokens_and_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with issuer() as issued, backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
+        assert await status(server.http, token(KEYS["RS256"], "RS256", kid="one")) == 401
+    assert "jwt_jwks_url: the issuer has 0 keys that can verify a token, and 0 others" in caplog.messages
 
 
 # Options --------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -31,6 +31,7 @@ class KeySet:
     def __init__(self, url: str) -> None:
         self._url = url
         self._keys: Mapping[str, jwt.PyJWK] = {}
+        self._left_out = 0
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
         self._lock = asyncio.Lock()
@@ -97,13 +98,17 @@ class KeySet:
     async def _fetch(self) -> None:
         self._tried_at = asyncio.get_running_loop().time()
         try:
-            keys = _parse(await self._download())
+            found = _parse(await self._download())
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             log.warning("jwt_jwks_url: the issuer's keys cannot be fetched: %s %s", type(error).__name__, error)
             return
-        if keys.keys() != self._keys.keys():
-            log.info("jwt_jwks_url: the issuer has %d keys", len(keys))
-        self._keys, self._fetched_at = keys, self._tried_at
+        is_first = self._fetched_at is None
+        if is_first or found.keys.keys() != self._keys.keys() or found.left_out != self._left_out:
+            level = logging.INFO if found.keys else logging.WARNING
+            text = "jwt_jwks_url: the issuer has %d keys that can verify a token, and %d others"
+            log.log(level, text, len(found.keys), found.left_out)
+        self._keys, self._left_out = found
+        self._fetched_at = self._tried_at
 
     async def _download(self) -> bytes:
         timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS)
@@ -122,26 +127,50 @@ class KeySet:
         return data
 
 
-def _parse(data: bytes) -> Mapping[str, "jwt.PyJWK"]:
-    """The keys that can verify; those of other kinds and short ones are left out. A shared secret in a public set is
-    none."""
-    import jwt
+class _Parsed(NamedTuple):
+    """A JWK Set."""
 
-    from moorline.gateway.common.access.jwt_key import is_sound
+    keys: "Mapping[str, jwt.PyJWK]"
+    """Those that can verify, by their ids."""
+    left_out: int
+    """How many others it has."""
 
-    found = json.loads(data)
+
+def _parse(data: bytes) -> _Parsed:
+    """The keys that can verify. Left out are those of other kinds, short ones, a shared secret and a private key, which
+    are none in public, and what is no key at all. Of keys with one id the first counts.
+
+    Raises:
+        ValueError: it is no set.
+    """
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        found = None
     entries = found.get("keys") if isinstance(found, dict) else None
     if not isinstance(entries, list):
         raise ValueError("not a JWK Set")
     keys: dict[str, jwt.PyJWK] = {}
     for entry in entries:
-        algorithm = _ALGORITHMS.get(entry.get("kty", "")) if isinstance(entry, dict) else None
-        if algorithm is None or entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm:
-            continue
-        try:
-            key = jwt.PyJWK(entry, algorithm=algorithm)
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
-            continue
-        if is_sound(key):
-            keys[str(entry.get("kid", ""))] = key
-    return keys
+        key = _key(entry) if isinstance(entry, dict) else None
+        if key is not None:
+            keys.setdefault(key.key_id or "", key)
+    return _Parsed(keys, len(entries) - len(keys))
+
+
+def _key(entry: dict[str, Any]) -> "jwt.PyJWK | None":
+    import jwt
+
+    from moorline.gateway.common.access.jwt_key import is_sound
+
+    kind = entry.get("kty")
+    algorithm = _ALGORITHMS.get(kind) if isinstance(kind, str) else None
+    is_other = entry.get("use", "sig") != "sig" or entry.get("alg", algorithm) != algorithm
+    if algorithm is None or is_other or "d" in entry or not isinstance(entry.get("kid", ""), str):
+        return None
+    try:
+        key = jwt.PyJWK(entry, algorithm=algorithm)
+    except Exception:
+        # Whatever the libraries say of a member with another type or value than the standard's.
+        return None
+    return key if is_sound(key) else None

@@ -17,6 +17,8 @@ __all__ = ["is_sound", "parse_key"]
 _LEAST_SECRET = 32
 # A shorter key of RSA can be factored (RFC 7518 section 3.3).
 _LEAST_RSA_BITS = 2048
+# OpenSSL verifies nothing with a longer one.
+_MOST_RSA_BITS = 16_384
 
 
 def parse_key(text: str, option: str) -> "jwt.PyJWK":
@@ -48,7 +50,7 @@ def is_sound(key: "jwt.PyJWK") -> bool:
     """Whether this public key may be used with its algorithm. PyJWT warns of a short one for each token, and of its
     versions some take any curve."""
     if key.algorithm_name == "RS256":
-        return bool(key.key.key_size >= _LEAST_RSA_BITS)
+        return bool(_LEAST_RSA_BITS <= key.key.key_size <= _MOST_RSA_BITS)
     return key.algorithm_name != "ES256" or bool(key.key.curve.name == "secp256r1")
 
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +106,11 @@ async def test_a_tunnel_that_is_refused_later_ends_with_4503_and_is_asked_about_
         assert hook.asked == asked
 
 
-async def test_a_tunnel_whose_right_expires_ends_with_4401() -> None:
+async def test_a_tunnel_whose_right_expires_ends_with_4401(go_on: Callable[[float], None]) -> None:
     hook = Hook()
-    hook.result = Principal("alice", expires=time.time() + 0.3)
+    hook.result = Principal("alice", expires=time.time() + 1000)
     async with gateway(hook, again=None) as address, socket(address) as client:
+        go_on(1000)
         assert await close_code(client) == 4401
         assert hook.asked == 1
 
@@ -125,14 +126,18 @@ async def test_a_hook_that_fails_has_decided_nothing(failure: Any) -> None:
 
 
 @pytest.mark.parametrize(("expires", "status"), [(False, 403), (True, 401)])
-async def test_a_held_request_ends_with_the_right_to_it(*, expires: bool, status: int) -> None:
+async def test_a_held_request_ends_with_the_right_to_it(
+    go_on: Callable[[float], None], *, expires: bool, status: int
+) -> None:
     hook = Hook()
     if expires:
-        hook.result = Principal("alice", expires=time.time() + 0.3)
+        hook.result = Principal("alice", expires=time.time() + 1000)
     async with gateway(hook) as address, aiohttp.ClientSession(address) as http:
         asking = asyncio.ensure_future(http.get("/api/held"))
         await until(lambda: hook.asked > 0)
-        if not expires:
+        if expires:
+            go_on(1000)
+        else:
             hook.result = web.HTTPForbidden()
         async with asyncio.timeout(STEP), await asking as response:
             assert response.status == status
