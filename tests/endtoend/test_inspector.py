@@ -219,6 +219,22 @@ async def test_from_elsewhere_it_asks_for_the_token(chromium: Browser) -> None:
             assert TOKEN not in opened.page.url
 
 
+async def test_on_the_gateway_s_own_machine_it_asks_for_the_token_to_break_connections(tab: Visitor) -> None:
+    async with rig(inspector_token=TOKEN, faults=True) as gateway, contextlib.AsyncExitStack() as stack:
+        _, backend = await gateway.open(stack)
+        await shown(tab.page, gateway)
+        asked = tab.page.get_by_label("Token of the inspector")
+        for given in ("a wrong one", TOKEN):
+            await expect(tab.page.locator("#fault-form")).to_be_hidden()
+            await asked.fill(given)
+            await asked.press("Enter")
+        await expect(asked).to_be_hidden()
+        await tab.page.get_by_role("combobox", name="Fault").select_option("reset")
+        await tab.page.get_by_role("button", name="Arm").press("Enter")
+        await backend.ended()
+        await expect(tab.page.locator("#ended li")).to_have_count(1)
+
+
 async def shown(page: Page, gateway: Rig) -> None:
     await page.goto(f"{gateway.url}/-/moorline")
     await expect(page.locator("#open-count")).to_have_text("(1)")

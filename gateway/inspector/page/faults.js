@@ -3,6 +3,7 @@
 const element = (id) => document.getElementById(id);
 let catalogue = null;
 let token = "";
+let refused = null; // The token that was not the right one.
 
 element("fault").addEventListener("change", showFault);
 element("fault-form").addEventListener("submit", (event) => {
@@ -10,12 +11,14 @@ element("fault-form").addEventListener("submit", (event) => {
   arm();
 });
 
-/** What the inspector's stream says: the armed faults, or null where there may be none. */
-export function showFaults(armed, given) {
+/** What the inspector's stream says: the armed faults, or null where there may be none. On the gateway's own machine the
+ * stream needs no token, and the faults do where there is one. */
+export function showFaults(armed, given, askForToken) {
   token = given;
   element("faults-off").hidden = armed !== null;
   if (armed === null) return;
-  if (catalogue === null) loadCatalogue();
+  if (catalogue === null && token === refused) askForToken();
+  else if (catalogue === null) loadCatalogue();
   const list = element("armed");
   for (const line of [...list.children]) if (!armed.some(({ id }) => id === line.dataset.id)) remove(line);
   for (const fault of armed) showArmed(list, fault);
@@ -23,10 +26,12 @@ export function showFaults(armed, given) {
 
 async function loadCatalogue() {
   catalogue = [];
+  const tried = token;
   const response = await request("GET", "/-/faults").catch(() => null);
   if (!response?.ok) {
-    // The next event of the stream tries again, unless the token is needed.
-    catalogue = response?.status === 401 ? [] : null;
+    // The next event of the stream tries again, with another token where one is needed.
+    catalogue = null;
+    if (response?.status === 401) refused = tried;
     return;
   }
   ({ catalogue } = await response.json());

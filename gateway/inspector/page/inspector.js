@@ -11,6 +11,7 @@ const element = (id) => document.getElementById(id);
 const open = new Map(); // request id -> { row, line, cells }
 let clock = { gateway: 0, page: 0 }; // The gateway's time of the last event, and the page's at its arrival.
 let token = sessionStorage.getItem("moorline-inspector-token") ?? "";
+let isRunning = false;
 
 element("filter").addEventListener("input", () => open.forEach(filter));
 element("token-form").addEventListener("submit", (event) => {
@@ -18,19 +19,22 @@ element("token-form").addEventListener("submit", (event) => {
   token = element("token").value;
   sessionStorage.setItem("moorline-inspector-token", token);
   element("token-form").hidden = true;
-  run();
+  // Where the stream needs no token, its next event takes this one along for the faults.
+  if (!isRunning) run();
 });
 setInterval(showAges, 1000);
 run();
 
 async function run() {
+  isRunning = true;
   for (;;) {
     try {
       const response = await fetch("/-/moorline/events", { headers: token ? { Authorization: `Bearer ${token}` } : {} });
       if (response.status === 401) {
-        element("token-form").hidden = false;
+        askForToken("This machine is not the gateway's.");
         element("token").focus();
         state("the token is needed");
+        isRunning = false;
         return;
       }
       if (!response.ok) throw new Error((await response.json().catch(() => ({}))).detail ?? `HTTP ${response.status}`);
@@ -64,6 +68,11 @@ async function* events(body) {
   }
 }
 
+function askForToken(why) {
+  element("token-why").textContent = why;
+  element("token-form").hidden = false;
+}
+
 function forget() {
   open.clear();
   element("open").replaceChildren();
@@ -80,7 +89,7 @@ function show(event) {
   for (const row of event.ended) showEnded(row);
   if (event.ended.length > 0) announce(event.ended);
   showUpstreams(event.upstreams);
-  showFaults(event.faults, token);
+  showFaults(event.faults, token, () => askForToken("Connections are broken with the token alone."));
   state(event.silent > 0 ? "a worker does not answer: its sockets are missing here" : "", event.silent > 0);
   element("open-count").textContent = `(${open.size})`;
   element("ended-count").textContent = `(the last ${element("ended").children.length})`;
