@@ -1,7 +1,7 @@
 """The chat over plain HTTP, for clients that no WebSocket reaches."""
 
 import asyncio
-import contextlib
+import functools
 from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import hdrs, web
@@ -35,6 +35,7 @@ from moorline.backend.settings import Settings
 from moorline.backend.waiting import Waiter
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rights import Right
+from moorline.gateway.common.web.request_limits import HELD
 
 __all__ = ["Api", "answer", "parsed_body"]
 
@@ -72,12 +73,12 @@ class Api:
 
     async def read(self, request: web.Request) -> web.Response:
         """GET /api/chat/{session_id}/messages"""
-        with self._audit.access("read") as access, contextlib.ExitStack() as held:
-            chat = await self._enter(request, access, held)
+        with self._audit.access("read") as access:
+            chat = await self._enter(request, access)
             query = parse(ReadQuery, dict(request.query))
             if query.after is not None:
                 cursor = Position(query.epoch or "", query.after)
-                polled = await self._poll(request, access, held, chat, cursor, wait=query.wait or 0.0)
+                polled = await self._poll(request, access, chat, cursor, wait=query.wait or 0.0)
                 # A poll that comes back with nothing is no access; otherwise each client would leave three a minute.
                 access.outcome = "ok" if polled.events else None
                 return answer(polled)
@@ -101,7 +102,6 @@ class Api:
         self,
         request: web.Request,
         access: Access,
-        held: contextlib.ExitStack,
         chat: "_Chat",
         cursor: Position,
         *,
@@ -117,7 +117,7 @@ class Api:
                     # It has begun, perhaps before the watch did, and has a patient. Refused once, it is not asked about
                     # again.
                     self._rights.release(chat.right)
-                    chat = await self._enter(request, access, held)
+                    chat = await self._enter(request, access)
                 chat.right.on_end(waiter.wake)
                 async with self._gate.turn(client_address(request)):
                     page = await self._events_after(chat, cursor)
@@ -155,8 +155,8 @@ class Api:
     async def send(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/messages"""
         body = await parsed_body(request, SendBody, self._settings)
-        with self._audit.access("send") as access, contextlib.ExitStack() as held:
-            chat = await self._enter(request, access, held, body.patient_id)
+        with self._audit.access("send") as access:
+            chat = await self._enter(request, access, body.patient_id)
             started = await self._runs.send(
                 chat.session_id,
                 body.patient_id,
@@ -171,8 +171,8 @@ class Api:
     async def retry(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/retry"""
         body = await parsed_body(request, RetryBody, self._settings)
-        with self._audit.access("retry") as access, contextlib.ExitStack() as held:
-            chat = await self._enter(request, access, held, body.patient_id)
+        with self._audit.access("retry") as access:
+            chat = await self._enter(request, access, body.patient_id)
             _must_exist(chat)
             started = await self._runs.retry(
                 chat.session_id,
@@ -187,8 +187,8 @@ class Api:
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /api/chat/{session_id}/cancel"""
         body = await parsed_body(request, CancelBody, self._settings)
-        with self._audit.access("cancel") as access, contextlib.ExitStack() as held:
-            chat = await self._enter(request, access, held, body.patient_id)
+        with self._audit.access("cancel") as access:
+            chat = await self._enter(request, access, body.patient_id)
             _must_exist(chat)
             await self._runs.cancel(chat.session_id, body.run_id)
         return answer({}, status=202)
@@ -196,16 +196,15 @@ class Api:
     async def erase(self, request: web.Request) -> web.Response:
         """DELETE /api/chat/{session_id}; 204 as well where there is no such session."""
         body = await parsed_body(request, EraseBody, self._settings, may_be_empty=True)
-        with self._audit.access("erase") as access, contextlib.ExitStack() as held:
-            chat = await self._enter(request, access, held, body.patient_id)
+        with self._audit.access("erase") as access:
+            chat = await self._enter(request, access, body.patient_id)
             if chat.epoch is not None:
                 await self._runs.erase(chat.session_id, chat.epoch)
         return web.Response(status=204, headers=_UNCACHED)
 
-    async def _enter(
-        self, request: web.Request, access: Access, held: contextlib.ExitStack, in_body: str | None = None
-    ) -> "_Chat":
-        """The chat that the request is about, once the hook has allowed it; its right is held until `held` ends.
+    async def _enter(self, request: web.Request, access: Access, in_body: str | None = None) -> "_Chat":
+        """The chat that the request is about, once the hook has allowed it. Its right is held until the response is
+        taken, and counts until then among what its principal has open.
 
         Every patient_id that is given, in the query or in the body, must be the session's. Where none is given the hook
         is asked about the session's own patient. A session that it refuses then is answered for exactly as one that
@@ -218,36 +217,30 @@ class Api:
         if len(given) > 1:
             raise Refusal(ErrorCode.FORBIDDEN)
         if given:
-            return await self._enter_as(request, access, held, given.pop())
+            return await self._enter_as(request, access, given.pop())
         info = await self._log.find_session(session_id)
         if info is not None:
             try:
-                right = await self._right(request, access, held, info.patient_id)
+                right = await self._right(request, access, info.patient_id)
                 return _Chat(session_id, info.patient_id, right, info.head.epoch)
             except web.HTTPException:
                 access.hidden = True
-        right = await self._right(request, access, held, None)
+        right = await self._right(request, access, None)
         return _Chat(session_id, None, right)
 
-    async def _enter_as(
-        self, request: web.Request, access: Access, held: contextlib.ExitStack, patient_id: str
-    ) -> "_Chat":
+    async def _enter_as(self, request: web.Request, access: Access, patient_id: str) -> "_Chat":
         session_id = path_id(request, "session_id")
         # Before the log is read: a principal without a right to this patient learns nothing about the session.
-        right = await self._right(request, access, held, patient_id)
+        right = await self._right(request, access, patient_id)
         info = await self._log.find_session(session_id)
         if info is not None:
             check_owner(info.patient_id, patient_id)
         right.check()
         return _Chat(session_id, patient_id, right, None if info is None else info.head.epoch)
 
-    async def _right(
-        self, request: web.Request, access: Access, held: contextlib.ExitStack, patient_id: str | None
-    ) -> Right:
-        session_id = path_id(request, "session_id")
-        right = await self._rights.enter(held, lambda: self._rights.ask(request, patient_id, session_id))
-        access.who = right.principal.name
-        return right
+    async def _right(self, request: web.Request, access: Access, patient_id: str | None) -> Right:
+        ask = functools.partial(self._rights.ask, request, patient_id, path_id(request, "session_id"))
+        return await self._rights.enter(access, request[HELD], ask)
 
 
 class _Chat(NamedTuple):

@@ -1,6 +1,6 @@
 """What there is of a patient beyond one chat: the list of the sessions."""
 
-import contextlib
+import functools
 
 from aiohttp import web
 
@@ -13,6 +13,7 @@ from moorline.backend.protocol.http import SessionsQuery
 from moorline.backend.protocol.v2 import session_page
 from moorline.backend.requests import path_id
 from moorline.backend.rights import Rights
+from moorline.gateway.common.web.request_limits import HELD
 
 __all__ = ["Patients"]
 
@@ -31,9 +32,9 @@ class Patients:
     async def sessions(self, request: web.Request) -> web.Response:
         """GET /api/patients/{patient_id}/sessions"""
         patient_id = path_id(request, "patient_id")
-        with self._audit.access("list", patient_id=patient_id) as access, contextlib.ExitStack() as held:
-            right = await self._rights.enter(held, lambda: self._rights.ask(request, patient_id, None))
-            access.who = right.principal.name
+        with self._audit.access("list", patient_id=patient_id) as access:
+            ask = functools.partial(self._rights.ask, request, patient_id, None)
+            right = await self._rights.enter(access, request[HELD], ask)
             self._rights.check_list(request)
             query = parse(SessionsQuery, dict(request.query))
             limit = min(query.limit or MAX_SESSIONS, MAX_SESSIONS)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
 
+from moorline.backend.audit import Access
 from moorline.backend.client_limits import Client
 from moorline.backend.errors import Refusal
 from moorline.backend.principal_limits import PrincipalLimits
@@ -45,6 +46,19 @@ class Rights(rights.Rights):
         self._rules = rules
         self._closed_within = closed_within
         self._closed_at: dict[str, float] = {}
+
+    async def enter(
+        self, access: Access, held: contextlib.ExitStack, ask: Callable[[], Awaitable[Principal]]
+    ) -> rights.Right:
+        """What `ask` allows, held until `held` ends: `close` finds it from the hook's answer on. The audit log has the
+        name also where a limit of the principal refuses it.
+
+        Raises:
+            Refusal: `rate_limited`, the principal has too much open.
+        """
+        principal = await ask()
+        access.who = principal.name
+        return self.hold(held, principal, ask)
 
     def take(
         self, principal: Principal, ask: Callable[[], Awaitable[Principal]] | None, *, ask_by: float | None = None

@@ -7,6 +7,7 @@ nothing. It stands for what the authorize hook said about the patient that it na
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import secrets
@@ -15,7 +16,7 @@ import time
 from aiohttp import web
 
 from moorline.backend.api import answer, parsed_body
-from moorline.backend.audit import Audit
+from moorline.backend.audit import Access, Audit
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.base import Ticket
 from moorline.backend.eventlog.log import EventLog
@@ -25,6 +26,7 @@ from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.access.rate import Rate
 from moorline.gateway.common.access.rights import Right
+from moorline.gateway.common.web.request_limits import HELD
 
 __all__ = ["LIFE_SECONDS", "Tickets"]
 
@@ -51,14 +53,11 @@ class Tickets:
     async def issue(self, request: web.Request) -> web.Response:
         """POST /api/ticket"""
         body = await parsed_body(request, TicketBody, self._settings)
-        with (
-            self._audit.access("ticket", body.session_id, patient_id=body.patient_id) as access,
-            contextlib.ExitStack() as held,
-        ):
+        with self._audit.access("ticket", body.session_id, patient_id=body.patient_id) as access:
             asked = time.monotonic()
-            right = await self._rights.enter(held, lambda: self._rights.ask(request, body.patient_id, body.session_id))
+            ask = functools.partial(self._rights.ask, request, body.patient_id, body.session_id)
+            right = await self._rights.enter(access, request[HELD], ask)
             principal = right.principal
-            access.who = principal.name
             client = self._rights.client(request, principal)
             self._count(client.principal or client.address)
             text = secrets.token_urlsafe(32)
@@ -77,23 +76,36 @@ class Tickets:
             right.check()
         return answer(IssuedTicket(ticket=text, expires_in=LIFE_SECONDS))
 
-    async def enter(self, held: contextlib.ExitStack, text: str, patient_id: str, session_id: str) -> Right:
-        """The right that a ticket gives to a socket, held until `held` ends.
+    async def enter(
+        self, access: Access, held: contextlib.ExitStack, text: str, patient_id: str, session_id: str
+    ) -> Right:
+        """The right that a ticket gives to a socket, held until `held` ends; `redeem` the ticket before the upgrade.
 
         Raises:
             web.HTTPUnauthorized: it was used, is too old, or is none.
             web.HTTPForbidden: it is for another patient or session.
+            Refusal: `rate_limited`, its principal has too much open.
         """
-        principal = await self._rights.decide(lambda: self._redeem(text, patient_id, session_id))
+        principal = await self._rights.decide(lambda: self._principal(text, patient_id, session_id))
+        access.who = principal.name
         # The hook cannot be asked again without the credentials: the right ends in time, and the client takes another.
         return self._rights.hold(held, principal, None)
 
-    async def _redeem(self, text: str, patient_id: str, session_id: str) -> Principal:
+    async def redeem(self, text: str) -> None:
+        """Spend the ticket.
+
+        Raises:
+            web.HTTPUnauthorized: another handshake was faster, or it has become too old.
+        """
+        if not await self._log.take_ticket(_digest(text)):
+            raise _unknown()
+
+    async def _principal(self, text: str, patient_id: str, session_id: str) -> Principal:
         asked = time.monotonic()
-        taken = await self._log.take_ticket(_digest(text))
-        if taken is None:
-            raise web.HTTPUnauthorized(text="The ticket is not valid: it was used, or is too old.")
-        ticket, age = taken.ticket, LIFE_SECONDS - taken.left
+        found = await self._log.find_ticket(_digest(text))
+        if found is None:
+            raise _unknown()
+        ticket, age = found.ticket, LIFE_SECONDS - found.left
         expires = self._expires(ticket, age)
         if self._rights.closed_since(ticket.principal, asked - age) or _is_over(expires):
             # The hook decides whether it may come back, and was asked before.
@@ -112,6 +124,10 @@ class Tickets:
         """As the principal does, and when the hook would be asked again: it must be able to withdraw the right."""
         due = None if self._rights.again is None else time.time() - age + self._rights.again
         return min((each for each in (ticket.expires, due) if each is not None), default=None)
+
+
+def _unknown() -> web.HTTPUnauthorized:
+    return web.HTTPUnauthorized(text="The ticket is not valid: it was used, or is too old.")
 
 
 def _is_over(expires: float | None) -> bool:

@@ -5,6 +5,7 @@ The reading side is here, the writing side in `delivery.py`. A socket is only a 
 
 import asyncio
 import contextlib
+import functools
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
@@ -124,12 +125,12 @@ class Sockets:
         with contextlib.ExitStack() as held:
             with self._audit.access("open", session_id) as access:
                 if (text := ticket(request)) is not None:
-                    right = await self._tickets.enter(held, text, patient_id, session_id)
+                    right = await self._tickets.enter(access, held, text, patient_id, session_id)
                 else:
-                    right = await self._rights.enter(held, lambda: self._rights.ask(request, patient_id, session_id))
-                access.who = right.principal.name
+                    ask = functools.partial(self._rights.ask, request, patient_id, session_id)
+                    right = await self._rights.enter(access, held, ask)
                 self._rights.count_handshake(right.principal)
-                accepting = Measured(self._accept(request, patient_id, session_id))
+                accepting = Measured(self._accept(request, patient_id, session_id, text))
                 socket, info = await accepting
                 self._returning.add(accepting.seconds)
             logger.info("session %s: socket opened", hashed(info.session_id))
@@ -137,7 +138,7 @@ class Sockets:
         return socket, info, right
 
     async def _accept(
-        self, request: web.Request, patient_id: str, session_id: str
+        self, request: web.Request, patient_id: str, session_id: str, text: str | None
     ) -> tuple[web.WebSocketResponse, SessionInfo]:
         # A protocol Ping per heartbeat finds peers that vanished: aiohttp closes when no Pong comes in half the time.
         # Compression costs some 300 KiB for each socket and saves little on frames of a few words.
@@ -156,6 +157,9 @@ class Sockets:
         if self._closing:
             raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"})
         info = await self._log.session_for(session_id, patient_id)
+        if text is not None:
+            # Last: a handshake that is refused for another reason leaves the ticket, and may be tried again with it.
+            await self._tickets.redeem(text)
         await socket.prepare(request)
         return socket, info
 

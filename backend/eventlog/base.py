@@ -42,6 +42,7 @@ __all__ = [
     "DatabaseState",
     "End",
     "EventQuery",
+    "FoundTicket",
     "Hint",
     "ListCursor",
     "LogUnavailable",
@@ -57,7 +58,6 @@ __all__ = [
     "Started",
     "Store",
     "StoreOwner",
-    "TakenTicket",
     "Ticket",
     "check_start",
     "epoch_bucket",
@@ -165,12 +165,12 @@ class Ticket(NamedTuple):
     database's clock, which revocations have, too."""
 
 
-class TakenTicket(NamedTuple):
-    """A ticket that was redeemed."""
+class FoundTicket(NamedTuple):
+    """A ticket that is valid."""
 
     ticket: Ticket
     left: float
-    """Seconds for which it would have been valid still. Not a time: the clocks of two backends may differ."""
+    """Seconds for which it is. Not a time: the clocks of two backends may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,8 +455,11 @@ class Store(Protocol):
         """Keep a ticket by the hash of its text, valid for `lifetime` seconds; its principal was decided about at most
         `age` seconds ago."""
 
-    async def take_ticket(self, digest: str) -> TakenTicket | None:
-        """Remove the ticket, and return it if it was there and valid."""
+    async def find_ticket(self, digest: str) -> FoundTicket | None:
+        """The ticket, if it is there and valid."""
+
+    async def take_ticket(self, digest: str) -> bool:
+        """Remove the ticket; whether it was there and valid."""
 
     async def prune(self, revoked_within: float) -> None:
         """Remove tickets that are not valid any more, and revocations that are older than so many seconds."""

@@ -24,6 +24,7 @@ from moorline.backend.eventlog.base import (
     DatabaseState,
     End,
     EventQuery,
+    FoundTicket,
     Hint,
     ListCursor,
     LogUnavailable,
@@ -36,7 +37,6 @@ from moorline.backend.eventlog.base import (
     Start,
     Started,
     Store,
-    TakenTicket,
     Ticket,
 )
 from moorline.backend.eventlog.batches import Batches
@@ -179,8 +179,12 @@ class EventLog:
         decided about at most `age` seconds ago."""
         await self._carry_out(self._store.add_ticket(digest, ticket, lifetime, age))
 
-    async def take_ticket(self, digest: str) -> TakenTicket | None:
-        """The ticket, once; None where it was taken already, is too old, or was never added."""
+    async def find_ticket(self, digest: str) -> FoundTicket | None:
+        """The ticket; None where it was taken already, is too old, or was never added."""
+        return await self._carry_out(self._store.find_ticket(digest))
+
+    async def take_ticket(self, digest: str) -> bool:
+        """Take the ticket, which one caller alone can; False where `find_ticket` would return None."""
         return await self._carry_out(self._store.take_ticket(digest))
 
     async def revoke(self, principal: str) -> float:

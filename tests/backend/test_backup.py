@@ -380,12 +380,10 @@ async def test_a_ticket_that_was_redeemed_since_is_not_valid_again(tmp_path: Pat
     async with opened(database_at(tmp_path)) as log:
         await log.add_ticket("digest", TICKET, lifetime=30)
         file = await saved(tmp_path)
-        taken = await log.take_ticket("digest")
-        assert taken is not None
-        assert taken.ticket == TICKET
+        assert await log.take_ticket("digest")
     await restored(tmp_path, file)
     async with opened(database_at(tmp_path)) as log:
-        assert await log.take_ticket("digest") is None
+        assert await log.find_ticket("digest") is None
 
 
 async def test_an_ordinary_start_keeps_the_epochs(tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from moorline.backend.eventlog.base import SNAPSHOT_BYTES
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Finish, Position, event_size
 from moorline.backend.history import next_events
+from moorline.backend.rights import RIGHTS
+from moorline.gateway.common.access.authorize import Principal
 from tests.support import needs
 from tests.support.backends import Backend, Script, backend, receive_until, say
-from tests.support.eventlogs import database_at, opened
+from tests.support.eventlogs import database_at, opened, until
 
 MESSAGE = "ü" * 10_000
 MESSAGES = 20
@@ -118,3 +121,26 @@ async def test_a_response_that_is_not_read_keeps_its_place_and_another_address_i
                 assert answer.status == 200
             async with http.get("/healthz") as answer:
                 assert answer.status == 200
+
+
+async def test_a_response_that_is_not_read_keeps_a_place_of_its_principal_at_whatever_address(
+    tmp_path: Path, small_send_buffers: None
+) -> None:
+    from tests.support.faulty_upstream import dial
+
+    async def by_header(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        return Principal(request.headers["X-User"])
+
+    async with backend(tmp_path, Script(), authorize=by_header, max_connections_per_principal=1) as server:
+        started = await server.log.start_run("s1", "p1", client_msg_id="c1", content="Hi", now=1.0)
+        assert started.handle is not None
+        await server.log.end_run(started.handle, finish=Finish.STOP, now=1.0, text="x" * (1 << 20))
+        request = b"GET /api/chat/s1/messages HTTP/1.1\r\nHost: localhost\r\nX-User: alice\r\n\r\n"
+        async with dial(server.port, receive_buffer=4096) as client, aiohttp.ClientSession(server.http) as http:
+            await client.send(request)
+            await client.head()
+            for who, status in (("alice", 429), ("bob", 200)):
+                headers = {"X-User": who, "X-Forwarded-For": "192.0.2.1"}
+                async with http.get("/api/chat/s1/messages", headers=headers) as answer:
+                    assert answer.status == status
+        await until(lambda: not server.app[RIGHTS]._held)

@@ -186,6 +186,24 @@ async def test_every_access_is_a_line_with_who_what_and_how_it_went(tmp_path: Pa
     assert os.stat(audit_path).st_mode & 0o077 == 0
 
 
+async def test_an_access_that_a_limit_of_its_principal_refuses_has_the_name(tmp_path: Path, audit_path: Path) -> None:
+    options: dict[str, Any] = {"max_connections_per_principal": 1, "audit_log": str(audit_path)}
+    started = backend(tmp_path, Script(), authorize=sign_in, **options)
+    async with started as server, aiohttp.ClientSession() as http, server.socket("s1?who=nurse") as socket:
+        await hello(socket)
+        with pytest.raises(InvalidStatus):
+            await server.socket("s2?who=nurse")
+        for method, path, body in (
+            ("GET", "/api/chat/s3/messages?who=nurse", None),
+            ("GET", "/api/patients/patient:demo/sessions?who=nurse", None),
+            ("POST", "/api/ticket?who=nurse", {"patient_id": "patient:demo"}),
+        ):
+            async with http.request(method, server.http + path, json=body) as answer:
+                assert answer.status == 429
+    refused = [(line["who"], line["action"]) for line in lines(audit_path) if line["outcome"] == "rate_limited"]
+    assert refused == [("nurse", action) for action in ("open", "read", "list", "ticket")]
+
+
 class Captured(logging.Handler):
     def __init__(self) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,29 @@ async def test_a_ticket_is_for_its_patient_and_its_session(tmp_path: Path) -> No
         assert (await issue(server, headers={}))[0] == 401
 
 
+async def test_a_handshake_that_is_refused_leaves_its_ticket(database: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"database": database, "max_connections_per_principal": 1}
+    async with backend(tmp_path, Script(), authorize=by_header, **options) as server:
+        text = await ticket(server)
+        async with socket(server, await ticket(server)):
+            assert await refused(server, text) == 429
+        await until(lambda: not server.app[RIGHTS]._held)
+        assert await refused(server, text, patient="p2") == 403
+        async with socket(server, text):
+            pass
+
+
+async def test_a_handshake_beyond_the_rate_leaves_its_ticket(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=by_header, handshakes_per_principal=1) as server:
+        text = await ticket(server)
+        async with socket(server, await ticket(server)):
+            pass
+        assert await refused(server, text) == 429
+        server.app[RIGHTS]._limits._rate = None
+        async with socket(server, text):
+            pass
+
+
 async def test_a_ticket_that_is_too_old_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tickets, "LIFE_SECONDS", -1.0)
     async with backend(tmp_path, Script(), authorize=by_header) as server:
@@ -222,29 +246,19 @@ async def test_the_database_holds_no_ticket_but_its_hash(tmp_path: Path) -> None
     assert text not in str(row)
 
 
-async def test_a_socket_by_ticket_ends_when_the_hook_would_be_asked_again(tmp_path: Path) -> None:
-    async with backend(tmp_path, Script(), authorize=by_header, authorize_again=0.2) as server:
-        async with asyncio.timeout(STEP), socket(server, await ticket(server)) as opened:
-            await opened.wait_closed()
-        assert opened.close_code == 4401
-
-
-async def test_a_socket_by_ticket_ends_with_its_principal(tmp_path: Path) -> None:
+#: When a principal expires, and when the hook would be asked again: in so many seconds.
+@pytest.mark.parametrize(("expires", "again"), [(None, 1000.0), (1000.0, None), (1000.0, 2000.0), (2000.0, 1000.0)])
+async def test_a_socket_by_ticket_ends_with_its_principal_and_when_the_hook_would_be_asked_again(
+    tmp_path: Path, go_on: Callable[[float], None], expires: float | None, again: float | None
+) -> None:
     async def expiring(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
-        return Principal("alice", expires=time.time() + 0.3)
+        return Principal("alice", expires=None if expires is None else time.time() + expires)
 
-    async with backend(tmp_path, Script(), authorize=expiring) as server:
+    async with backend(tmp_path, Script(), authorize=expiring, authorize_again=again) as server:
         async with asyncio.timeout(STEP), socket(server, await ticket(server)) as opened:
-            await opened.wait_closed()
-        assert opened.close_code == 4401
-
-
-async def test_a_socket_by_ticket_does_not_outlive_the_next_question_where_its_principal_would(tmp_path: Path) -> None:
-    async def lasting(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
-        return Principal("alice", expires=time.time() + 3600)
-
-    async with backend(tmp_path, Script(), authorize=lasting, authorize_again=0.2) as server:
-        async with asyncio.timeout(STEP), socket(server, await ticket(server)) as opened:
+            go_on(900)
+            await hello(opened)
+            go_on(1000)
             await opened.wait_closed()
         assert opened.close_code == 4401
 

@@ -117,6 +117,7 @@ class PostgresStore:
     sessions = _read(read.sessions)
     # No reader of the log waits for them.
     add_ticket = _read(tickets.add_ticket)
+    find_ticket = _read(tickets.find_ticket)
     take_ticket = _read(tickets.take_ticket)
     session_for = _read(read.session_for)
     read_after = _read(read.read_after)

@@ -119,6 +119,7 @@ class SQLiteStore:
     find_session = _command(read.find_session)
     sessions = _command(read.sessions)
     add_ticket = _command(tickets.add_ticket)
+    find_ticket = _command(tickets.find_ticket)
     take_ticket = _command(tickets.take_ticket)
     session_for = _command(read.session_for)
     read_after = _command(read.read_after)

@@ -2,10 +2,10 @@
 
 import time
 
-from moorline.backend.eventlog.base import TakenTicket, Ticket
+from moorline.backend.eventlog.base import FoundTicket, Ticket
 from moorline.backend.eventlog.sqlite.committer import Transaction
 
-__all__ = ["add_ticket", "prune", "take_ticket"]
+__all__ = ["add_ticket", "find_ticket", "prune", "take_ticket"]
 
 
 def add_ticket(tx: Transaction, digest: str, ticket: Ticket, lifetime: float, age: float) -> None:
@@ -20,14 +20,22 @@ def add_ticket(tx: Transaction, digest: str, ticket: Ticket, lifetime: float, ag
     )
 
 
-def take_ticket(tx: Transaction, digest: str) -> TakenTicket | None:
-    """Remove the ticket, and return it if it was there and valid."""
+def find_ticket(tx: Transaction, digest: str) -> FoundTicket | None:
+    """See Store.find_ticket."""
     found = tx.db.execute(
-        "DELETE FROM tickets WHERE digest = ?"
-        " RETURNING patient_id, session_id, principal, metadata, expires, issued, valid_until - ?",
-        (digest, time.time()),
+        "SELECT patient_id, session_id, principal, metadata, expires, issued, valid_until - ?"
+        " FROM tickets WHERE digest = ?",
+        (time.time(), digest),
     ).fetchone()
-    return None if found is None or found[-1] < 0 else TakenTicket(Ticket(*found[:-1]), found[-1])
+    return None if found is None or found[-1] < 0 else FoundTicket(Ticket(*found[:-1]), found[-1])
+
+
+def take_ticket(tx: Transaction, digest: str) -> bool:
+    """See Store.take_ticket."""
+    found = tx.db.execute(
+        "DELETE FROM tickets WHERE digest = ? RETURNING valid_until >= ?", (digest, time.time())
+    ).fetchone()
+    return found is not None and bool(found[0])
 
 
 def prune(tx: Transaction) -> None:

@@ -73,10 +73,6 @@ class Rights:
             raise web.HTTPUnauthorized(text="These credentials are too old. Please sign in again.")
         return principal
 
-    async def enter(self, held: contextlib.ExitStack, ask: Callable[[], Awaitable[Principal]]) -> "Right":
-        """What `ask` allows, held until `held` ends: `close` finds it from the hook's answer on."""
-        return self.hold(held, await ask(), ask)
-
     def hold(
         self, held: contextlib.ExitStack, principal: Principal, ask: Callable[[], Awaitable[Principal]] | None
     ) -> "Right":

@@ -13,7 +13,7 @@ from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.places import Full, Places
 from moorline.gateway.common.config.settings import CommonSettings
 
-__all__ = ["REQUEST_LIMITS", "RequestLimits", "has_untaken", "limited", "taken"]
+__all__ = ["HELD", "REQUEST_LIMITS", "RequestLimits", "has_untaken", "limited", "taken"]
 
 _FULL = {
     Full.ALL: "There are too many requests at the moment (max_requests).",
@@ -56,13 +56,16 @@ class RequestLimits:
 
 
 REQUEST_LIMITS = web.AppKey("request_limits", RequestLimits)
+HELD = web.RequestKey("held", contextlib.ExitStack)
+"""What a `limited` handler holds until the client has taken the response."""
 
 
 def limited(handler: Callable[[web.Request], Awaitable[web.StreamResponse]], limits: RequestLimits) -> Handler:
     """`handler`, whose requests are counted until the client has taken the response."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        with limits.place(request):
+        with limits.place(request), contextlib.ExitStack() as held:
+            request[HELD] = held
             response = await handler(request)
             await response.prepare(request)
             await response.write_eof()
