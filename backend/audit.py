@@ -19,16 +19,15 @@ from aiohttp import web
 
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable
+from moorline.gateway.common.access.names import NO_PRINCIPAL
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.logs import hashed
 
-__all__ = ["NO_PRINCIPAL", "Access", "Audit"]
+__all__ = ["Access", "Audit"]
 
 logger = logging.getLogger("moorline.audit")
 
 _OTHERS = 0o007
-#: Who it was before the authorize hook has said so.
-NO_PRINCIPAL = "-"
 
 
 class Access:

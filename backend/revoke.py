@@ -28,7 +28,9 @@ def revoke(database: str, arguments: list[str]) -> int:
         raise UsageError("revoke: the principal is missing; write for example: moorline revoke dr.who")
     name = arguments[0]
     if not is_principal(name):
-        raise UsageError(f"revoke: a principal's name has 1 to {MOST_NAME_BYTES} bytes, and no control characters")
+        raise UsageError(
+            f"revoke: a principal's name has 1 to {MOST_NAME_BYTES} bytes, no control characters, and is not -"
+        )
     path = sqlite_path(database)
     at = _in_postgres(database, name) if path is None else _in_file(path, name)
     shown = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -135,8 +135,13 @@ def origin_form(target: str) -> str:
 # Of the few values that clients and upstreams send.
 @functools.lru_cache(maxsize=64)
 def _nominated(connection: bytes) -> frozenset[bytes]:
-    """The headers that the values of Connection, joined, name as hop-by-hop; in lower case."""
-    return frozenset(name.strip().lower() for name in connection.split(b",")) - _OPTIONS - _NOT_TO_NOMINATE
+    """The headers that the values of Connection, joined, name as hop-by-hop; in lower case.
+
+    Not those about the client: a proxy that passes Connection on as it came would let its client withdraw what the
+    proxy says of it, and count as the proxy.
+    """
+    names = frozenset(name.strip().lower() for name in connection.split(b",")) - _OPTIONS - _NOT_TO_NOMINATE
+    return frozenset(name for name in names if not _is_about_client(name))
 
 
 def with_request_line(method: str, target: str, lines: bytes, request_id: str, *, upgrade: bool = False) -> bytes:

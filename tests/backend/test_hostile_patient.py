@@ -190,7 +190,8 @@ async def test_what_else_is_in_a_claim_takes_nothing_from_it(claim: object) -> N
     assert await opens(claim, "p1")
 
 
-UNUSABLE = ("a\0b", "a\nb", "\x1b[2K", "\x85", "\ud800", "x" * 1025, "\N{EURO SIGN}" * 342)
+#: "-" is none in the audit log.
+UNUSABLE = ("-", "a\0b", "a\nb", "\x1b[2K", "\x85", "\ud800", "x" * 1025, "\N{EURO SIGN}" * 342)
 
 
 async def test_a_subject_that_could_not_be_kept_or_revoked_is_refused(

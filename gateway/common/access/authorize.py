@@ -131,7 +131,7 @@ def as_authorize(hook: Any) -> Authorize:
             raise TypeError(f"authorize: {described(hook)} returned {kind}; return a Principal, or its name as str")
         if not is_principal(principal.name):
             if (count := refusals.add("name", time.monotonic())) is not None:
-                rule = f"1 to {MOST_NAME_BYTES} bytes and no control characters"
+                rule = f"1 to {MOST_NAME_BYTES} bytes and no control characters, and is not -"
                 log.warning("authorize: %s: a principal's name has %s; %d refused", described(hook), rule, count)
             raise web.HTTPUnauthorized(text="These credentials name no principal.")
         return principal

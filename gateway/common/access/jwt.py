@@ -50,7 +50,7 @@ _WHY = {
     "InvalidIssuerError": "`iss` is not jwt_issuer",
     "InvalidKeyError": "jwt_jwks_url has no key with its `kid`",
     "InvalidSignatureError": "not signed with the key that the options name",
-    "InvalidSubjectError": f"`sub` is no text of 1 to {MOST_NAME_BYTES} bytes without control characters",
+    "InvalidSubjectError": f"`sub` is no text of 1 to {MOST_NAME_BYTES} bytes without control characters, or is `-`",
     "MissingRequiredClaimError": "`exp` or `sub` is missing, or `iss` or `aud` where the options name one",
 }
 _UNREADABLE = "not a JSON Web Token, or a claim has another type than the standard's"

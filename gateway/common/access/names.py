@@ -2,8 +2,10 @@
 
 import re
 
-__all__ = ["MOST_NAME_BYTES", "is_principal"]
+__all__ = ["MOST_NAME_BYTES", "NO_PRINCIPAL", "is_principal"]
 
+#: Who it was before the authorize hook has said so, in the audit log; a principal of this name would be taken for none.
+NO_PRINCIPAL = "-"
 #: A name is kept beside each message.
 MOST_NAME_BYTES = 1024
 # PostgreSQL's text holds no NUL, and UTF-8 no half of a surrogate pair. `moorline revoke` sends a name in one line, and
@@ -16,4 +18,6 @@ def is_principal(name: str) -> bool:
 
     Names are compared as they are (RFC 7519 section 2, StringOrURI): two spellings of one text are two principals.
     """
-    return name != "" and _NOT_IN_NAMES.search(name) is None and len(name.encode()) <= MOST_NAME_BYTES
+    return (
+        name not in ("", NO_PRINCIPAL) and _NOT_IN_NAMES.search(name) is None and len(name.encode()) <= MOST_NAME_BYTES
+    )

@@ -49,6 +49,13 @@ def test_nobody_but_a_trusted_proxy_speaks_for_a_client() -> None:
     assert passed(trusted=True, **spoken)["X-Forwarded-Proto"] == "https"
 
 
+def test_a_client_cannot_withdraw_what_a_trusted_proxy_says_of_it() -> None:
+    spoken = {"X_Forwarded_For": "7.7.7.7", "X_Forwarded_Proto": "https", "X_Forwarded_User": "alice"}
+    named = "close, x-forwarded-for, X-Real-IP, X-Forwarded-Proto,X-Forwarded-User"
+    found = passed(trusted=True, Connection=named, **spoken)
+    assert [found[name.replace("_", "-")] for name in spoken] == ["7.7.7.7, 10.0.0.1", "https", "alice"]
+
+
 def test_a_trace_goes_on_only_where_a_trusted_proxy_names_it() -> None:
     named = {"Traceparent": "00-1-2-01", "TraceState": "a=1"}
     assert passed(trusted=True, **named).get("traceparent") == "00-1-2-01"
