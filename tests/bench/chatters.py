@@ -62,6 +62,8 @@ class Chatter(asyncio.Protocol):
         self.transport.write(handshake(f"/ws/chat/patient:bench/{self.session}"))
 
     def data_received(self, data: bytes) -> None:
+        # Here, and not once its frames and JSON are read, a token is at the client's socket.
+        now = time.monotonic()
         if self._head is not None:
             self._head += data
             if b"\r\n\r\n" not in self._head:
@@ -81,7 +83,7 @@ class Chatter(asyncio.Protocol):
                 self.transport.write(_message(self._greeting))
         for opcode, _, payload in self._frames.receive_data(data):
             if opcode == TEXT:
-                self._received(json.loads(payload))
+                self._received(json.loads(payload), now)
             elif opcode == PING:
                 self.transport.write(frame(PONG, payload, masked=True))
             elif opcode == CLOSE and (told := _TOLD.search(payload)):
@@ -93,11 +95,11 @@ class Chatter(asyncio.Protocol):
         self.ended = time.monotonic()
         self.closed.set_result(None)
 
-    def _received(self, event: dict[str, Any]) -> None:
+    def _received(self, event: dict[str, Any], now: float) -> None:
         self.seq = event.get("seq", self.seq)
         match event["type"]:
             case "delta":
-                self._chatters.came(self, event["text"])
+                self._chatters.came(self, event["text"], now)
                 if not self.answering.done():
                     self.answering.set_result(None)
             case "hello":
@@ -125,10 +127,9 @@ class Chatters:
         self._latencies: list[float] | None = None
         self._arrivals: dict[str, float] = {}
 
-    def came(self, chatter: Chatter, text: str) -> None:
-        """Tokens, each with the time at which it was written."""
+    def came(self, chatter: Chatter, text: str, now: float) -> None:
+        """Tokens, each with the time at which it was written, have come at `now`."""
         if self._latencies is not None:
-            now = time.monotonic()
             tokens = text.split()
             self._latencies += [now - float(token) for token in tokens]
             if chatter is self._chatters[0]:

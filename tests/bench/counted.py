@@ -20,10 +20,11 @@ def _count_commits(path: str) -> None:
 
     def counted(self: EventLog, commits: Sequence[Commit]) -> None:
         nonlocal count
+        # First: what is counted waits for no write of the measurement.
+        committed(self, commits)
         if commits:
             count += 1
             os.pwrite(file, count.to_bytes(_SIZE, "little"), 0)
-        committed(self, commits)
 
     EventLog.committed = counted  # type: ignore[method-assign]
 
