@@ -11,8 +11,10 @@ __all__ = ["Watch", "Watches", "add_hint", "hints_of"]
 
 def hints_of(commits: Sequence[Commit]) -> dict[str, Hint]:
     """The hint for each session that was written to; ERASED where it has begun again since."""
-    grown = dict.fromkeys([commit.session_id for commit in commits], Hint.GROWN)
-    return grown | {commit.session_id: Hint.ERASED for commit in commits if commit.event is None}
+    hints: dict[str, Hint] = {}
+    for session_id, _, event in commits:
+        add_hint(hints, session_id, Hint.ERASED if event is None else Hint.GROWN)
+    return hints
 
 
 def add_hint(hints: dict[str, Hint], session_id: str, hint: Hint) -> None:

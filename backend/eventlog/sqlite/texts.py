@@ -16,7 +16,7 @@ __all__ = ["add_texts"]
 def add_texts(tx: Transaction, pieces: Sequence[Piece]) -> list[int | Exception]:
     """The seq of each of `pieces`, in this order, or why it has none."""
     recent = tx.recent
-    sessions = recent.growing(tx, {piece.run.session_id for piece in pieces})
+    sessions = recent.growing(tx, [piece.run.session_id for piece in pieces])
     outcomes: list[int | Exception] = []
     for piece in pieces:
         run, session = piece.run, sessions.get(piece.run.session_id)
