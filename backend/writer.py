@@ -6,7 +6,7 @@ each token, and would set a timer for it, which costs more than all else between
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from moorline.backend.backlog import Backlog
 from moorline.backend.eventlog.base import LOG_RETRY_SECONDS, LogUnavailable, RunHandle
@@ -77,7 +77,7 @@ class Writer:
             self._timer = loop.call_at(self._next_at, self._timer_fired)
         elif (piece := self._backlog.take()) is not None:
             self._piece, self._began = piece, now
-            self._appending = asyncio.ensure_future(self._append(piece))
+            self._appending = self._append(piece)
             self._appending.add_done_callback(self._appended)
 
     def _timer_fired(self) -> None:
@@ -147,7 +147,7 @@ class Writer:
 
     # Both -------------------------------------------------------------------------------------------------------------
 
-    def _append(self, piece: str | Part) -> Awaitable[int]:
+    def _append(self, piece: str | Part) -> "asyncio.Future[int]":
         if isinstance(piece, str):
             return self._log.add_text(self._run, piece, at=self.kept)
         return self._log.add_part(self._run, piece, at=self.kept)

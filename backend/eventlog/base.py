@@ -4,6 +4,7 @@
 for many; one suite tests both.
 """
 
+import asyncio
 import enum
 import math
 import secrets
@@ -488,8 +489,11 @@ class Store(Protocol):
     async def start_run(self, start: Start) -> Started:
         """Append `UserMessage` (of a send) and `RunStarted`, as `check_start` allows."""
 
-    async def add_texts(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
-        """The seq of each of `pieces`, in this order, or why it has none."""
+    def add_texts(self, pieces: Sequence[Piece]) -> "asyncio.Future[Sequence[int | Exception]]":
+        """The seq of each of `pieces`, in this order, or why it has none.
+
+        No coroutine: to begin a task for each piece of an answer takes longer than all else that is done with it here.
+        """
 
     async def end_run(self, end: End) -> int:
         """Append `MessageEnded` in the place of the run's text and parts; returns its seq. RunLost: not the owner's."""

@@ -439,14 +439,18 @@ class EventLog:
             raise LogUnavailable("the log is closed")
         task = asyncio.create_task(operation)
         self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._done, writes))
+        task.add_done_callback(self._tasks.discard)
+        self._noted(task, writes=writes)
         return task
 
-    def _done(self, writes: bool, task: "asyncio.Task[Any]") -> None:  # noqa: FBT001 - bound by `_begin`
-        self._tasks.discard(task)
-        if not task.cancelled():
+    def _done(self, writes: bool, future: "asyncio.Future[Any]") -> None:  # noqa: FBT001 - bound by `_noted`
+        if not future.cancelled():
             # Retrieved here, as a cancelled caller does not.
-            self._note(task.exception(), writes=writes)
+            self._note(future.exception(), writes=writes)
+
+    def _noted(self, future: "asyncio.Future[T]", *, writes: bool) -> "asyncio.Future[T]":
+        future.add_done_callback(functools.partial(self._done, writes))
+        return future
 
     def _note(self, error: BaseException | None, *, writes: bool) -> None:
         if isinstance(error, LogUnavailable):
@@ -482,25 +486,22 @@ class EventLog:
             with contextlib.suppress(LogUnavailable):
                 self._begin(self._store.end_run(End(handle, Finish.INTERRUPTED, time.time())))
 
-    async def _read_after(self, queries: Sequence[EventQuery]) -> Sequence[list[Event]]:
-        try:
-            found = await self._store.read_after(queries)
-        except LogUnavailable as error:
-            self._note(error, writes=False)
-            raise
-        self._note(None, writes=False)
-        return found
+    def _read_after(self, queries: Sequence[EventQuery]) -> "asyncio.Future[Sequence[list[Event] | Exception]]":
+        return self._noted(asyncio.ensure_future(self._store.read_after(queries)), writes=False)
 
-    async def _add_texts(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
+    def _add_texts(self, pieces: Sequence[Piece]) -> "asyncio.Future[Sequence[int | Exception]]":
+        # A piece alone is not separated from others.
+        adding = self._noted(self._store.add_texts(pieces), writes=True)
+        return adding if len(pieces) == 1 else asyncio.ensure_future(self._separated(pieces, adding))
+
+    async def _separated(
+        self, pieces: Sequence[Piece], adding: "asyncio.Future[Sequence[int | Exception]]"
+    ) -> Sequence[int | Exception]:
         try:
-            added = await self._store.add_texts(pieces)
+            return await adding
         except LogUnavailable as error:
-            self._note(error, writes=True)
-            if len(pieces) == 1 or not error.separable:
+            if not error.separable:
                 raise
-        else:
-            self._note(None, writes=True)
-            return added
         return await asyncio.gather(*(self._add_alone(piece) for piece in pieces))
 
     async def _add_alone(self, piece: Piece) -> int | Exception:

@@ -259,20 +259,19 @@ class Refusing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
-    async def add_part(self, run: RunHandle, part: Part, *, at: int) -> int:
-        await self._refuse(at)
-        return await self._log.add_part(run, part, at=at)
+    def add_part(self, run: RunHandle, part: Part, *, at: int) -> "asyncio.Future[int]":
+        return asyncio.ensure_future(self._add(lambda: self._log.add_part(run, part, at=at), at))
 
-    async def add_text(self, run: RunHandle, text: str, *, at: int) -> int:
-        await self._refuse(at)
-        return await self._log.add_text(run, text, at=at)
+    def add_text(self, run: RunHandle, text: str, *, at: int) -> "asyncio.Future[int]":
+        return asyncio.ensure_future(self._add(lambda: self._log.add_text(run, text, at=at), at))
 
-    async def _refuse(self, at: int) -> None:
+    async def _add(self, add: "Callable[[], asyncio.Future[int]]", at: int) -> int:
         self.at = at
         await self._before()
         if self.refused < self._times:
             self.refused += 1
             raise LogUnavailable("refused by a test")
+        return await add()
 
 
 class Counted(Cut):

@@ -172,8 +172,11 @@ class PostgresStore:
                 self._runs[start.run_id] = (start.session_id, True)
         return started
 
-    async def add_texts(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
+    def add_texts(self, pieces: Sequence[Piece]) -> "asyncio.Future[Sequence[int | Exception]]":
         """See Store.add_texts."""
+        return asyncio.ensure_future(self._add_texts(pieces))
+
+    async def _add_texts(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
         outcomes = await self.write(lambda db, attempt: write.add_texts(db, pieces, attempt))
         for piece, outcome in zip(pieces, outcomes, strict=True):
             if isinstance(outcome, RunLost):

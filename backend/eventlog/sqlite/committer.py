@@ -134,18 +134,17 @@ class Committer:
             await asyncio.shield(self._ended)
 
     def submit(self, command: Callable[[Transaction], T]) -> "asyncio.Future[T]":
-        """Queue a command; the future is answered after its commit.
-
-        Raises:
-            LogUnavailable: closed, or too many commands wait.
+        """Queue a command; the future is answered after its commit. LogUnavailable where the log is closed or too many
+        commands wait.
         """
-        if not self._open or self._loop is None:
-            raise LogUnavailable("the log is closed")
-        if self._queued >= MAX_QUEUED:
-            raise LogUnavailable("too many commands wait for the disk")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._queued += 1
-        self._queue.put((command, future))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if not self._open:
+            future.set_exception(LogUnavailable("the log is closed"))
+        elif self._queued >= MAX_QUEUED:
+            future.set_exception(LogUnavailable("too many commands wait for the disk"))
+        else:
+            self._queued += 1
+            self._queue.put((command, future))
         return future
 
     def submit_steps(self, work: Stepwise[T]) -> "asyncio.Future[T]":
@@ -197,15 +196,13 @@ class Committer:
         batch: list[_Queued] = []
         while item is not None and not isinstance(item, _Steps):
             batch.append(item)
-            if len(batch) == MAX_BATCH:
+            # No other thread takes from it.
+            if len(batch) == MAX_BATCH or self._queue.empty():
                 break
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                break
+            item = self._queue.get_nowait()
         if batch:
             outcomes, commits = run_batch(db, [command for command, _ in batch], self._recent)
-            if any(commit.event is None for commit in commits):
+            if [commit for commit in commits if commit.event is None]:
                 self._journal.truncate(db)
             self._call(self._deliver, batch, outcomes, commits)
             if commits and item is not None and self._queue.empty():
@@ -231,8 +228,10 @@ class Committer:
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and no caller waits
+            try:  # noqa: SIM105 - `suppress` is three calls, for which each commit waits
                 self._loop.call_soon_threadsafe(function, *args)
+            except RuntimeError:  # the loop is closed, and no caller waits
+                pass
 
 
 def run_batch(
@@ -240,7 +239,7 @@ def run_batch(
 ) -> tuple[list[Outcome], list[Commit]]:
     """Run `commands` in one transaction; where that fails as a whole, each in one of its own."""
     tx = Transaction(db, recent, begun=False)
-    before = tx.state()
+    before = recent.changes, 0
     try:
         # One that is alone needs no savepoint: what it undoes is the transaction.
         outcomes: list[Outcome]

@@ -1,5 +1,6 @@
 """The log's store in one SQLite file, for one process."""
 
+import asyncio
 import functools
 import logging
 import os
@@ -7,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
-from moorline.backend.eventlog.base import LogUnavailable, StoreOwner
+from moorline.backend.eventlog.base import LogUnavailable, Piece, StoreOwner
 from moorline.backend.eventlog.sqlite import read, revocations, tickets, write
 from moorline.backend.eventlog.sqlite.committer import Committer, Transaction
 from moorline.backend.eventlog.sqlite.connection import connect
@@ -87,6 +88,10 @@ class SQLiteStore:
         self._owner.revoked({principal: at})
         return at
 
+    def add_texts(self, pieces: Sequence[Piece]) -> "asyncio.Future[Sequence[int | Exception]]":
+        """See Store.add_texts."""
+        return self.committer.submit(lambda tx: add_texts(tx, pieces))
+
     async def prune(self, revoked_within: float) -> None:
         """See Store.prune."""
 
@@ -129,5 +134,4 @@ class SQLiteStore:
     long_sessions = _command(write.long_sessions)
     thin_out = _command(write.thin_out)
     start_run = _command(write.start_run)
-    add_texts = _command(add_texts)
     end_run = _command(write.end_run)

@@ -17,9 +17,12 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[tuple[float, list[int]]] = []
 
-    async def carry_out(self, items: Sequence[int]) -> Sequence[int]:
-        self.batches.append((asyncio.get_running_loop().time(), list(items)))
-        return [-item for item in items]
+    def carry_out(self, items: Sequence[int]) -> "asyncio.Future[Sequence[int | Exception]]":
+        loop = asyncio.get_running_loop()
+        self.batches.append((loop.time(), list(items)))
+        carried_out: asyncio.Future[Sequence[int | Exception]] = loop.create_future()
+        carried_out.set_result([-item for item in items])
+        return carried_out
 
 
 async def test_a_first_item_is_carried_out_at_once() -> None:
