@@ -40,8 +40,9 @@ __all__ = [
 
 STEP = 10.0
 """Longest wait of a test for one thing; reached only when it fails."""
-# Longer than anything takes that is not a stall.
-_STALLED = 0.3
+# So many attempts to send, 10 ms apart, take longer than anything that is not a stall. Attempts and no time: while the
+# process waits for a processor nothing is taken, either.
+_STALLED = 30
 
 SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -101,13 +102,14 @@ class Peer:
 
     async def send_until_stalled(self, data: bytes) -> tuple[int, float]:
         """Send this over and over until nothing is taken for a while: how many bytes were taken, and when the last."""
-        clock, rest, sent = self._loop.time, memoryview(data), 0
-        last = clock()
-        while clock() - last < _STALLED:
+        rest, sent, refused = memoryview(data), 0, 0
+        last = self._loop.time()
+        while refused < _STALLED:
             if taken := self.send_now(rest):
                 rest = rest[taken:] or memoryview(data)
                 sent += taken
-                last = clock()
+                last = self._loop.time()
+            refused = 0 if taken else refused + 1
             await asyncio.sleep(0 if taken else 0.01)  # no event tells of a window that stays closed
         return sent, last
 

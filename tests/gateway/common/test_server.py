@@ -16,6 +16,7 @@ from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.server import Running, _finish_requests, running
 from moorline.gateway.settings import Settings
 from tests.support import needs
+from tests.support.faulty_upstream import STEP
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -193,7 +194,7 @@ async def test_a_compressed_body_reaches_the_handler_as_it_was_sent() -> None:
 
 
 async def test_a_drain_ends_as_soon_as_nothing_is_in_flight() -> None:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(STEP):
         async with served(drain=60) as server, raw(server):
             pass
 
@@ -263,7 +264,7 @@ async def test_a_handler_that_does_not_end_is_cancelled_at_the_deadline() -> Non
     async with served(handler.handle, drain=0.1) as server, raw(server) as (_, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await handler.began.wait()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(STEP):
         await handler.cancelled.wait()
 
 
@@ -273,7 +274,7 @@ async def test_a_client_that_leaves_cancels_its_handler() -> None:
         async with raw(server) as (_, writer):
             writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             await handler.began.wait()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(STEP):
             await handler.cancelled.wait()
 
 

@@ -179,8 +179,8 @@ async def test_an_injected_frame_waits_for_the_end_of_the_servers(between: Betwe
 @pytest.mark.parametrize(("name", "way"), [("reset_idle", "RST"), ("idle_cut", "FIN")])
 async def test_a_silent_socket_is_cut_after_so_long(between: Between, name: str, way: str) -> None:
     clock = asyncio.get_running_loop().time
+    began = clock()
     async with between.socket() as (client, _), between.faults.arm(name, idle=0.1):
-        began = clock()
         assert await client.end() == (b"", way)
         assert clock() - began >= 0.05
 

@@ -11,13 +11,13 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from websockets.asyncio.client import ClientConnection, connect
 
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.run import server
 from moorline.gateway.settings import Settings
 from tests.support.eventlogs import until
+from tests.support.serving import serving
 
 AGAIN = 0.05
 STEP = 10.0
@@ -74,11 +74,10 @@ async def endless(request: web.Request) -> web.StreamResponse:
 @contextlib.asynccontextmanager
 async def gateway(hook: Hook | None, *, again: float | None = AGAIN, **options: Any) -> AsyncIterator[str]:
     """The address of a gateway before a backend that echoes, holds and streams."""
-    app = web.Application(handler_args={"handler_cancellation": True})
+    app = web.Application()
     app.add_routes([web.get("/ws/{x:.*}", echo), web.get("/api/held", held), web.get("/api/endless", endless)])
-    async with TestServer(app, shutdown_timeout=0.1) as backend:
-        upstream = (f"http://127.0.0.1:{backend.port}",)
-        settings = Settings(host="127.0.0.1", port=0, upstream=upstream, drain=0.2, authorize_again=again, **options)
+    async with serving(app) as backend:
+        settings = Settings(host="127.0.0.1", port=0, upstream=(backend,), drain=0.2, authorize_again=again, **options)
         async with server.running(settings, authorize=hook) as started:
             yield started.addresses[0]
 

@@ -79,11 +79,11 @@ async def test_a_signal_ends_both_cleanly(number: int, tmp_path: Path) -> None:
 
 async def test_open_sockets_end_within_the_drain(tmp_path: Path) -> None:
     async with (
-        serving(tmp_path, "--drain", "2s") as (program, address),
+        serving(tmp_path, "--drain", "30s") as (program, address),
         aiohttp.ClientSession() as client,
         client.ws_connect(f"{address}/ws/chat/patient:demo/s1") as socket,
     ):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             program.send(signal.SIGTERM)
             while not socket.closed:
                 await socket.receive()
@@ -109,14 +109,14 @@ async def test_the_backend_closes_its_sockets_before_the_gateway_drains(
 
 
 async def test_both_drains_together_take_no_longer_than_drain_and_a_second(tmp_path: Path) -> None:
-    options = ("--drain", "3s", "--close-timeout", "5m")
+    options = ("--drain", "8s", "--close-timeout", "5m")
     async with serving(tmp_path, *options) as (program, address), dial(int(address.rpartition(":")[2])) as client:
         await client.send(HANDSHAKE)
         await client.head()
         # It does not answer the Close frame, so that each part waits for as long as it may.
         assert await program.stop(signal.SIGTERM) == 0
     line = await program.line("serve: ended after")
-    assert float(line.rpartition(" ")[2].removesuffix("s")) < 5.5
+    assert float(line.rpartition(" ")[2].removesuffix("s")) < 14
 
 
 async def test_a_backend_that_dies_is_started_again_and_the_gateway_serves_on(tmp_path: Path) -> None:

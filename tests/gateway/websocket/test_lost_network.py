@@ -1,5 +1,6 @@
 """Peers behind a network that loses every packet: nothing is closed, reset or acknowledged any more."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,9 @@ from websockets.asyncio.client import connect
 
 from tests.gateway.websocket.conftest import Start, ended
 from tests.gateway.websocket.test_vanished import IMPATIENT as QUICK
-from tests.gateway.websocket.test_vanished import PEER, measured, switch
+from tests.gateway.websocket.test_vanished import PEER, switch
 from tests.support import needs
-from tests.support.faulty_upstream import Upstream
+from tests.support.faulty_upstream import STEP, Upstream
 from tests.support.namespace import Machine, machine
 from tests.support.process import started
 from tests.support.websocket_frames import parse
@@ -39,8 +40,7 @@ async def test_a_client_whose_packets_are_lost_is_dead_and_the_upstream_gets_101
         await backend.send(switch(backend.request))
         await client.line("open")
         far.vanish()
-        async with measured(0.4 + 1.2 + 1.0):
-            assert parse(await backend.rest())[0].close == (1011, "heartbeat timeout")
+        assert parse(await backend.rest())[0].close == (1011, "heartbeat timeout")
         backend.close()
         line = await ended(gateway, caplog)
         assert "ended_by=client reason=heartbeat_timeout close_code=1011 " in line
@@ -63,7 +63,7 @@ async def test_an_upstream_whose_packets_are_lost_is_dead_and_the_client_gets_10
         address = gateway.url.replace("http", "ws") + "/ws/x"
         async with connect(address, proxy=None, ping_interval=None) as client:
             far.vanish()
-            async with measured(0.4 + 1.2 + 1.0):
+            async with asyncio.timeout(STEP):
                 await client.wait_closed()
             assert (client.close_code, client.close_reason) == (1011, "heartbeat timeout")
         line = await ended(gateway, caplog)
