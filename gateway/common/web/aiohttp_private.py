@@ -28,9 +28,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from moorline.gateway.common.errors import UnsupportedLibrary
+from moorline.gateway.common.web.draining import Draining
 
 __all__ = [
     "ClientConnector",
+    "RawRequestMessage",
     "ServerProtocol",
     "app_of",
     "check",
@@ -100,9 +102,13 @@ def check() -> None:
         (web.BaseRequest, cast("property", web.BaseRequest.task).fget, "_task"),
         (web.BaseRequest, web.BaseRequest.__getitem__, "_state"),
         (web.BaseRequest, web.BaseRequest.__init__, "_cache"),
+        (web.BaseRequest, web.BaseRequest.__init__, "_headers"),
         (web.BaseRequest, web.BaseRequest.__init__, "_loop"),
         (web.BaseRequest, web.BaseRequest.__init__, "_message"),
+        (web.BaseRequest, web.BaseRequest.__init__, "_method"),
         (web.BaseRequest, web.BaseRequest.__init__, "_protocol"),
+        (web.BaseRequest, web.BaseRequest.__init__, "_rel_url"),
+        (web.BaseRequest, web.BaseRequest.__init__, "_version"),
         (web.Application, web.Application.__getitem__, "_state"),
         (web.UrlMappingMatchInfo, cast("property", web.UrlMappingMatchInfo.current_app).fget, "_current_app"),
         (web.UrlMappingMatchInfo, cast("property", web.UrlMappingMatchInfo.route).fget, "_route"),
@@ -141,19 +147,26 @@ class _ClientProtocol(ResponseHandler):
 
 
 class ServerProtocol(RequestHandler):
-    """A connection of aiohttp's server that has a task for each request, and none between two requests.
+    """A connection of aiohttp's server that has a task for each request, and none between two requests. The drain
+    waits for requests that are being handled.
 
     aiohttp's own `start` is a task for the connection, which waits for requests and begins another task for each: two
     more iterations of the event loop for a request, and a timer and a task for a connection that becomes a tunnel. A
     task for each request there must be: a variable of one request's context must not be seen by the next one.
     """
 
-    __slots__ = ("_is_taken", "_served")
+    __slots__ = ("_draining", "_is_taken", "_served")
 
     _is_taken: bool
     """Whether another protocol has the transport."""
     _served: tuple[Any, StreamReader]
     """The request that is being handled: its message and its body."""
+
+    def __init__(
+        self, server: web.Server, *, loop: asyncio.AbstractEventLoop, draining: Draining, **arguments: Any
+    ) -> None:
+        super().__init__(server, loop=loop, **arguments)
+        self._draining = draining
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # The loop has set TCP_NODELAY, and the connection has SO_KEEPALIVE from its listener.
@@ -185,16 +198,23 @@ class ServerProtocol(RequestHandler):
             self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
-        is_usable = False
+        is_usable, draining = False, self._draining
         try:
             request, handler = self._request_of(message, payload)
             try:
                 try:
-                    response = await handler(request)
+                    draining.begin_request()
+                    try:
+                        response = await handler(request)
+                    finally:
+                        draining.end_request()
                 except Exception as error:
                     # aiohttp knows what to answer to each.
                     response, is_lost = await self._handle_request(request, None, functools.partial(_raised, error))
                 else:
+                    if draining.is_leaving:
+                        # The next request on this connection is for the other process.
+                        response.force_close()
                     # Most are sent already. Behind a handshake that was refused aiohttp goes on parsing.
                     is_lost = False
                     if not self._is_taken and (self._upgraded or not getattr(response, "is_sent", False)):
@@ -232,25 +252,34 @@ class ServerProtocol(RequestHandler):
         # None of these is None until the connection is lost.
         served: Any = self
         served._manager.requests_count += 1
-        handler = served._request_handler
         if isinstance(message, web_protocol._ErrInfo):
             message, handler = web_protocol.ERROR, self._make_error_handler(message)
+        elif (status := self.reject_status(message)) is not None:
+            handler = functools.partial(self.reject, status)
+        else:
+            handler = served._request_handler
         writer = StreamWriter(self, self._loop, None, self.on_headers_sent)
         request = served._request_factory(message, payload, self, writer, self._task_handler)
         if not request._cache:
             # Where the first question for each would put it, by a call of a method in Python. The target of a proxy's
-            # client, which names a host, has filled a part of it.
+            # client, which names a host, has filled a part of it. The message gives each part of it by a call.
             request._cache = {
-                "method": message.method,
-                "version": message.version,
-                "headers": message.headers,
-                "raw_headers": message.raw_headers,
-                "raw_path": message.path,
-                "rel_url": message.url,
+                "method": request._method,
+                "version": request._version,
+                "headers": request._headers,
+                "rel_url": request._rel_url,
                 "body_exists": payload is not EMPTY_PAYLOAD,
             }
         self._current_request, self._request_in_progress = request, True
         return request, handler
+
+    def reject_status(self, message: RawRequestMessage) -> int | None:
+        """The status for a request that aiohttp accepted and that must not be handled; `reject` answers it."""
+        return None
+
+    async def reject(self, status: int, request: web.BaseRequest) -> web.StreamResponse:
+        """The response with this status."""
+        raise NotImplementedError
 
     def _end_request(self, request: Any) -> None:
         self._current_request, self._request_in_progress = None, False

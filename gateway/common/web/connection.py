@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.unread import has_unread
-from moorline.gateway.common.web.aiohttp_private import ServerProtocol, message_of, protocol_of
+from moorline.gateway.common.web.aiohttp_private import RawRequestMessage, ServerProtocol, protocol_of
 from moorline.gateway.common.web.idle import IdleConnections
 from moorline.gateway.common.web.lingering import LingeringConnections, LingeringLimits
 from moorline.gateway.common.web.messages import MessageLimits, Unfinished, UnfinishedMessage, Violation
@@ -39,11 +39,12 @@ __all__ = [
     "ConnectionTimeouts",
     "default_bad_request",
     "is_reserved",
-    "reject_status",
 ]
 
 # nginx's large_client_header_buffers: 4 of 8 kB.
 MAX_HEADERS = 32 << 10
+# Headers that begin in one read and end in the next, each of this size at most, are far below MAX_HEADERS.
+_LARGE_READ = 8 << 10
 _END_OF_HEADERS = b"\r\n\r\n"
 # The usual one first.
 _VERSIONS = (HttpVersion11, HttpVersion10)
@@ -81,23 +82,9 @@ def default_bad_request(_: web.BaseRequest, status: int) -> web.Response:
     return web.Response(status=status)
 
 
-def reject_status(request: web.BaseRequest) -> int | None:
-    """The status for a request that aiohttp accepted and that must not be handled: its headers are too large, or two
-    programs on its way could disagree about where it ends.
-    """
-    message = message_of(request)
-    raw, version = message.raw_headers, message.version
-    if len(message.path) + len(b"".join(itertools.chain.from_iterable(raw))) + 4 * len(raw) > MAX_HEADERS:
-        return 431
-    if version not in _VERSIONS:
-        return 505
-    coding = message.headers.get(hdrs.TRANSFER_ENCODING)
-    if coding is None:
-        return None
-    # RFC 9112 section 6.1: not known before HTTP/1.1; and a proxy that frames chunks anew must know what is in them.
-    if version < HttpVersion11:
-        return 400
-    return None if coding.strip().lower() == "chunked" else 501
+def _size_of_headers(message: RawRequestMessage) -> int:
+    raw = message.raw_headers
+    return len(message.path) + len(b"".join(itertools.chain.from_iterable(raw))) + 4 * len(raw)
 
 
 def is_reserved(request: web.BaseRequest) -> bool:
@@ -124,6 +111,7 @@ class Connection(ServerProtocol):
         "_idle_until",
         "_is_refused",
         "_lingering",
+        "_may_be_large",
         "_pace",
         "_parsed",
         "_receiver",
@@ -183,6 +171,9 @@ class Connection(ServerProtocol):
         self._header_deadlines = header_deadlines
         self._has_header_deadline = False
         self._header_bytes = 0
+        # Whether there was a large read, or one without a request. Else headers are small, and need not be measured,
+        # which would take a hundredth of a request.
+        self._may_be_large = False
         self._idle_until = math.inf
         self._idle_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
@@ -235,6 +226,7 @@ class Connection(ServerProtocol):
             # aiohttp goes on with what its parser has, or keeps it for the tunnel, which must find all of it there.
             super().data_received(data)
         elif self._waits_for_turn or self._pace.is_slow:
+            self._may_be_large = True
             self._wait_for_turn(data)
         elif len(data) <= _SMALL_READ:
             if parses_requests:
@@ -242,6 +234,8 @@ class Connection(ServerProtocol):
             else:
                 self._parse_messages(data)
         else:
+            if len(data) > _LARGE_READ:
+                self._may_be_large = True
             self._unparsed = data
             size = self._parsed_at_once(data)
             if size:
@@ -316,6 +310,29 @@ class Connection(ServerProtocol):
         self._forget_unparsed()
         self.drop_input()
         self._lingering.add(client, self, self.force_close)
+
+    def reject_status(self, message: RawRequestMessage) -> int | None:
+        """That of headers which are too large, or of which two programs on their way could disagree about where the
+        request ends.
+        """
+        if self._may_be_large and _size_of_headers(message) > MAX_HEADERS:
+            return 431
+        version = message.version
+        if version not in _VERSIONS:
+            return 505
+        coding = message.headers.get(hdrs.TRANSFER_ENCODING)
+        if coding is None:
+            return None
+        # RFC 9112 section 6.1: not known before HTTP/1.1; and a proxy that frames chunks anew must know what is in
+        # them.
+        if version < HttpVersion11:
+            return 400
+        return None if coding.strip().lower() == "chunked" else 501
+
+    async def reject(self, status: int, request: web.BaseRequest) -> web.StreamResponse:
+        response = self._bad_request_handler(request, status)
+        response.force_close()
+        return response
 
     async def discard(self, body: StreamReader) -> None:
         if not await self._lingering.discard(body):
@@ -479,13 +496,11 @@ class Connection(ServerProtocol):
                 self._headers_end()
             if not data.endswith(_END_OF_HEADERS) and self._next_has_begun(data):
                 self._headers_begin()
-        elif data and self.awaits_request:
-            if not self._has_header_deadline:
-                self._headers_begin()
-            self._header_bytes += len(data)
-            if self._header_bytes > MAX_HEADERS:
-                self._headers_end()
-                self.refuse_request(431, "the headers are too large")
+        elif data:
+            # What has begun in one read and ends in another.
+            self._may_be_large = True
+            if self.awaits_request:
+                self._headers_continue(len(data))
         self.serve_queued()
 
     def _next_has_begun(self, data: bytes) -> bool:
@@ -500,6 +515,14 @@ class Connection(ServerProtocol):
         self._idle_until = math.inf
         self._header_deadlines.add(self)
         self._has_header_deadline = True
+
+    def _headers_continue(self, size: int) -> None:
+        if not self._has_header_deadline:
+            self._headers_begin()
+        self._header_bytes += size
+        if self._header_bytes > MAX_HEADERS:
+            self._headers_end()
+            self.refuse_request(431, "the headers are too large")
 
     def expire(self) -> None:
         """The time for a request's headers is over."""

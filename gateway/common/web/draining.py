@@ -39,6 +39,15 @@ class Draining:
                 if not waiter.done():
                     waiter.set_result(None)
 
+    def begin_request(self) -> None:
+        """Count a request as being handled, and as under way, until `end_request`."""
+        self.requests += 1
+        self._held += 1
+
+    def end_request(self) -> None:
+        self.requests -= 1
+        self.release()
+
     async def released(self) -> None:
         """Wait until nothing is under way."""
         while self._held:

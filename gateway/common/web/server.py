@@ -19,11 +19,9 @@ from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.web.connection import (
     BAD_REQUEST_HANDLER,
     CONNECTION_TIMEOUTS,
-    BadRequestHandler,
     Connection,
     ConnectionTimeouts,
     default_bad_request,
-    reject_status,
 )
 from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.idle import Descriptors, IdleConnections
@@ -49,6 +47,7 @@ __all__ = [
 Accept = Callable[[], asyncio.Protocol]
 ACCEPT_THROUGH: web.AppKey[Callable[[Callable[[], Connection]], Accept]] = web.AppKey("accept_through")
 """Only where something stands between the accepted connections and their protocols."""
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 DirectHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse] | None]
 """Handles a request without aiohttp's router; None for a request that needs it."""
 DIRECT_HANDLER = web.AppKey[DirectHandler]("direct_handler")
@@ -148,30 +147,9 @@ class SocketListener:
             sock.close()
 
 
-def _count_requests(
-    server: web.Server, draining: Draining, bad_request_handler: BadRequestHandler, direct: DirectHandler
-) -> None:
-    """Make the drain wait for requests that are being handled, and aiohttp's router see only those that need it."""
-    router = server.request_handler
-
-    async def counted(request: web.BaseRequest) -> web.StreamResponse:
-        if (status := reject_status(request)) is not None:
-            response = bad_request_handler(request, status)
-            response.force_close()
-            return response
-        draining.hold()
-        draining.requests += 1
-        try:
-            handled = await (direct(request) or router(request))
-            if draining.is_leaving:
-                # The next request on this connection is for the other process.
-                handled.force_close()
-            return handled
-        finally:
-            draining.requests -= 1
-            draining.release()
-
-    server.request_handler = counted
+def _directly(direct: DirectHandler, *, router: _Handler) -> _Handler:
+    """Handles requests so that aiohttp's router sees only those that need it."""
+    return lambda request: direct(request) or router(request)
 
 
 @contextlib.asynccontextmanager
@@ -193,8 +171,8 @@ async def running(
     try:
         await runner.setup()
         server = cast("web.Server", runner.server)
-        direct = app.get(DIRECT_HANDLER, lambda request: None)
-        _count_requests(server, draining, app.get(BAD_REQUEST_HANDLER, default_bad_request), direct)
+        if DIRECT_HANDLER in app:
+            server.request_handler = _directly(app[DIRECT_HANDLER], router=server.request_handler)
         if tls is not None:
             tls.warn()
         idle_connections = IdleConnections(Descriptors.of_process())
@@ -271,6 +249,7 @@ def _connections(
         return Connection(
             server,
             loop=loop,
+            draining=draining,
             idle_connections=idle_connections,
             turns=turns,
             room=room,

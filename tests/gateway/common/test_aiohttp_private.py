@@ -20,6 +20,7 @@ import moorline.backend.app
 import moorline.gateway.app  # noqa: F401 - the classes of both parts exist
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web import aiohttp_private
+from moorline.gateway.common.web.draining import Draining
 from tests.gateway.common.test_server import served
 from tests.support.eventlogs import until
 from tests.support.faulty_upstream import dial
@@ -195,7 +196,7 @@ async def test_a_connection_that_ends_is_closed_once() -> None:
         raise web.HTTPNotFound
 
     transport = ClosedOnce()
-    protocol = aiohttp_private.ServerProtocol(web.Server(handle), loop=asyncio.get_running_loop())
+    protocol = aiohttp_private.ServerProtocol(web.Server(handle), loop=asyncio.get_running_loop(), draining=Draining())
     protocol.connection_made(transport)
     protocol.end(is_sending=False)
     protocol.close()

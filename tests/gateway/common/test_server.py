@@ -178,6 +178,23 @@ async def test_a_head_that_never_ends_is_refused_at_32_kb() -> None:
         assert (await answered).split()[1] == b"431"
 
 
+@pytest.mark.parametrize("size", [500, 6000, 60_000], ids=["small", "medium", "all at once"])
+async def test_headers_over_32_kb_are_refused_that_came_while_another_request_was_handled(size: int) -> None:
+    lines = b"".join(b"X-%d: %s\r\n" % (number, b"x" * 1000) for number in range(40))
+    headers = b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n"
+
+    async def receive(request: web.Request) -> web.Response:
+        for place in range(0, len(headers), size):
+            request.protocol.data_received(headers[place : place + size])
+        return web.Response()
+
+    async with served(receive) as server, raw(server) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+        await reader.readuntil(b"\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"431"
+
+
 async def test_a_compressed_body_reaches_the_handler_as_it_was_sent() -> None:
     async def size(request: web.Request) -> web.Response:
         return web.Response(text=(await request.read()).decode())
