@@ -13,6 +13,7 @@ import logging
 import re
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
@@ -80,11 +81,11 @@ def info(logger: logging.Logger, message: str, facts: Callable[[], Mapping[str, 
 
 def _only_handler(logger: logging.Logger) -> "_Lines | None":
     """The handler of `setup`, unless the program has another one, or a filter: a test, a library that collects logs."""
-    each, parent = logger, logger.parent
-    while parent is not None:
+    each = logger
+    while (parent := each.parent) is not None:
         if each.handlers or each.filters or not each.propagate:
             return None
-        each, parent = parent, parent.parent
+        each = parent
     if len(each.handlers) != 1:
         return None
     handler = each.handlers[0]
@@ -116,6 +117,8 @@ class _Lines(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self._lines: list[str] = []
         self._flushing: asyncio.AbstractEventLoop | None = None
+        # Of the loop that flushes.
+        self._thread = 0
         self._next_write = 0.0
         self._output = Output(stream)
         self._retry: asyncio.TimerHandle | None = None
@@ -140,13 +143,16 @@ class _Lines(logging.StreamHandler[TextIO]):
         if is_urgent or len(self._lines) >= _MOST_WAITING:
             self.flush()
             return
+        # `asyncio.get_running_loop` asks the kernel whether the process is the one that it was.
+        if (loop := self._flushing) is not None and self._thread == threading.get_ident() and loop.is_running():
+            return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             self.flush()
             return
         if loop is not self._flushing:
-            self._flushing = loop
+            self._flushing, self._thread = loop, threading.get_ident()
             if (wait := self._next_write - time.monotonic()) > 0:
                 loop.call_later(wait, self.flush)
             else:
@@ -183,6 +189,8 @@ class _Formatter(logging.Formatter, abc.ABC):
         super().__init__()
         self._second = 0
         self._prefix = ""
+        # To format a number takes twice as long as to look it up.
+        self._fractions = [f".{number:03d}Z" for number in range(1000)]
 
     @abc.abstractmethod
     def line(
@@ -195,7 +203,7 @@ class _Formatter(logging.Formatter, abc.ABC):
         second = int(created)
         if second != self._second:
             self._second, self._prefix = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._prefix}.{int((created - second) * 1000):03d}Z"
+        return self._prefix + self._fractions[int((created - second) * 1000)]
 
 
 class _Text(_Formatter):

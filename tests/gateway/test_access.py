@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
 
 import pytest
 from aiohttp import web
@@ -72,3 +74,21 @@ async def test_the_line_names_the_route_and_no_id(caplog: pytest.LogCaptureFixtu
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("moorline")]
     assert lines[0].startswith("GET /api/chat/{session_id}/messages 200 ")
     assert "private" not in caplog.text
+
+
+def test_a_forked_process_has_ids_of_its_own() -> None:
+    script = """
+import os
+from moorline.gateway.access_log import fresh_id
+fresh_id()
+reading, writing = os.pipe()
+child = os.fork()
+os.write(writing, fresh_id().encode())
+if not child:
+    os._exit(0)
+os.waitpid(child, 0)
+one = os.read(reading, 64).decode()
+print(len(one), one[:32] != one[32:])
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "64 True\n"

@@ -128,8 +128,9 @@ async def test_a_warning_is_written_at_once_behind_the_lines_before_it(capsys: p
 
 async def test_a_line_of_another_thread_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     setup(Settings())
+    logging.getLogger("moorline.gateway").info("waits")
     await asyncio.to_thread(logging.getLogger("moorline.gateway").info, "committed")
-    assert "committed" in capsys.readouterr().err
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["waits", "committed"]
 
 
 async def test_the_lines_that_wait_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +150,17 @@ def test_lines_that_a_loop_left_behind_are_written_by_the_next_one(capsys: pytes
         loop.close()
     logging.shutdown()
     assert capsys.readouterr().err.count("left") == 2
+
+
+def test_a_line_behind_the_end_of_a_loop_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings())
+    loop = asyncio.new_event_loop()
+    loop.call_soon(logging.getLogger("moorline.gateway").info, "left")
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    logging.getLogger("moorline.gateway").info("ended")
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["left", "ended"]
+    loop.close()
 
 
 def test_an_id_is_the_same_word_everywhere_under_one_key_and_another_under_another() -> None:
