@@ -89,6 +89,8 @@ class Exchange:
         self.request = request
         self.message = message = message_of(request)
         """What the client sent, without the body."""
+        # The message gives each part of it by a call.
+        self.method = method = message.method
         self.protocol = protocol_of(request)
         self.app = app = app_of(request)
         self.items = items = items_of(request)
@@ -109,7 +111,7 @@ class Exchange:
         """Sends the request's body, unless that was sent with the headers."""
         self._body_sent = True
         # A body that was sent is gone.
-        self._idempotent = not self._has_body and message.method in _IDEMPOTENT
+        self._idempotent = not self._has_body and method in _IDEMPOTENT
 
     async def upload_ended(self) -> None:
         """Return when nothing more of the request's body is read."""
@@ -206,7 +208,19 @@ class Exchange:
             self._upstream = upstream
             upstream.take()
             try:
-                response = await self._send(upstream)
+                head = self._head(self, upstream)
+                # An upstream may close an idle connection just when a request is on its way. Only what can be sent
+                # again takes that risk.
+                connection = self._take_idle(upstream) if self._idempotent else None
+                if connection is None:
+                    connection = await self._connect(upstream, reuse=self._idempotent)
+                try:
+                    response = await self._send(connection, head)
+                except UpstreamUnreachable:
+                    if not connection.was_stale:
+                        raise
+                    self._end(connection)
+                    response = await self._send(await self._connect(upstream, reuse=False), head)
             except BaseException as error:
                 self.request[UPSTREAM] = upstream.url
                 self.close()
@@ -227,22 +241,6 @@ class Exchange:
         if self._upstreams.failed(upstream, self._clock()):
             seconds = self.of_app[SETTINGS].fail_timeout
             log.warning("upstream %s marked down for %gs", upstream.url, seconds, extra={"upstream": upstream.url})
-
-    async def _send(self, upstream: Upstream) -> Response:
-        """Send the request and wait for the response's headers."""
-        head = self._head(self, upstream)
-        # An upstream may close an idle connection just when a request is on its way. Only what can be sent again takes
-        # that risk.
-        connection = self._take_idle(upstream) if self._idempotent else None
-        if connection is None:
-            connection = await self._connect(upstream, reuse=self._idempotent)
-        try:
-            return await self._send_on(connection, head)
-        except UpstreamUnreachable:
-            if not connection.was_stale:
-                raise
-            self._end(connection)
-            return await self._send_on(await self._connect(upstream, reuse=False), head)
 
     def _received(self, response: Response) -> Sink | None:
         if response.status > _LAST_STATUS:
@@ -281,7 +279,7 @@ class Exchange:
         if self._upstreams.is_down(upstream, self._clock()):
             seconds = min(seconds, _DOWN_CONNECT_SECONDS)
         tls = tls_for(self.app, upstream) if upstream.tls else None
-        limits = None if self._handshake_ends_first(seconds) else self.of_app[TIME_LIMITS]
+        limits = None if self.is_upgrade and self._handshake_ends_first(seconds) else self.of_app[TIME_LIMITS]
         await connection.connect(
             upstream.host, upstream.port, seconds, limits=limits, tls=tls, through=upstream.through
         )
@@ -297,12 +295,13 @@ class Exchange:
 
     # The request ------------------------------------------------------------------------------------------------------
 
-    def _send_on(self, connection: UpstreamConnection, head: bytes) -> Awaitable[Response]:
+    def _send(self, connection: UpstreamConnection, head: bytes) -> Awaitable[Response]:
+        """Send the request; the response's headers."""
         self._sent = True
         read_timeout = self.destination.timeouts.proxy_read_timeout
-        seconds = None if self._handshake_ends_first(read_timeout) else read_timeout
+        seconds = None if self.is_upgrade and self._handshake_ends_first(read_timeout) else read_timeout
         body = self._complete_body() if self._has_body else b""
-        connection.send(self.message.method, head + (body or b""), self._received)
+        connection.send(self.method, head + body if body else head, self._received)
         if body is None:
             self._body_sent = False
             self.upload = asyncio.create_task(self._send_body(connection))
@@ -312,8 +311,6 @@ class Exchange:
 
     def _handshake_ends_first(self, seconds: float) -> bool:
         """Whether the limit of the whole handshake, which has begun before, leaves one of so many nothing to end."""
-        if not self.is_upgrade:
-            return False
         limit = self.of_app[SETTINGS].handshake_timeout
         return limit is not None and limit <= seconds
 

@@ -67,7 +67,7 @@ def request_head(exchange: Exchange, upstream: Upstream) -> bytes:
     try:
         lines = _header_lines(exchange, upstream)
         request_id = exchange.items[REQUEST_ID]
-        return headers.with_request_line(message.method, target, lines, request_id, upgrade=exchange.is_upgrade)
+        return headers.with_request_line(exchange.method, target, lines, request_id, upgrade=exchange.is_upgrade)
     except ValueError as error:
         raise Malformed("A header holds a line break.") from error
 

@@ -45,7 +45,7 @@ def begin(exchange: Exchange, response: Response) -> "ProxiedResponse | None":
     """Begin to answer the client, in the call in which the headers were read; None where only `pass_on` can: handlers
     of `on_response_prepare` are coroutines, and the response to OPTIONS may be the gateway's own.
     """
-    if exchange.app.on_response_prepare or exchange.message.method == hdrs.METH_OPTIONS:
+    if exchange.app.on_response_prepare or exchange.method == hdrs.METH_OPTIONS:
         return None
     proxied = ProxiedResponse(exchange, response)
     if headers.passes_as_it_is(response):
@@ -111,7 +111,7 @@ class ProxiedResponse(Sent):
         message = exchange.message
         self._is_current = is_current = message.version >= HttpVersion11
         is_sized = (
-            _CONTENT_LENGTH in response.names or response.status in _WITHOUT_BODY or message.method == hdrs.METH_HEAD
+            _CONTENT_LENGTH in response.names or response.status in _WITHOUT_BODY or exchange.method == hdrs.METH_HEAD
         )
         self._is_sized = is_sized
         self._is_chunked = not is_sized and is_current
