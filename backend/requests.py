@@ -6,6 +6,8 @@ from aiohttp import hdrs, web
 
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.protocol.models import is_id
+from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.deadline import latest_end
 from moorline.gateway.common.web.messages import MESSAGE_LIMITS
 
@@ -31,6 +33,7 @@ async def read_body(request: web.Request, *, most: int) -> bytes:
         web.HTTPException: 408, 413 or 503; it is over one of its limits.
     """
     limits, body = request.app[MESSAGE_LIMITS], bytearray()
+    client = client_network(client_address(request))
     began = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(limits.timeout) as timeout:
@@ -38,7 +41,7 @@ async def read_body(request: web.Request, *, most: int) -> bytes:
                 size = len(body) + len(chunk)
                 if size > most:
                     raise web.HTTPRequestEntityTooLarge(max_size=most, actual_size=size)
-                if not limits.unfinished.grow(len(body), size):
+                if not limits.unfinished.grow(len(body), size, client):
                     text = "There is no room for another message at the moment (max_unfinished)."
                     raise web.HTTPServiceUnavailable(text=text, headers={hdrs.RETRY_AFTER: "1"})
                 body += chunk
@@ -47,5 +50,5 @@ async def read_body(request: web.Request, *, most: int) -> bytes:
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="The body took too long (message_timeout).") from None
     finally:
-        limits.unfinished.grow(len(body), 0)
+        limits.unfinished.grow(len(body), 0, client)
     return bytes(body)

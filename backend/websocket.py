@@ -167,6 +167,7 @@ class Sockets:
         self, request: web.Request, socket: web.WebSocketResponse, info: SessionInfo, right: Right
     ) -> None:
         protocol, address = request.protocol, client_address(request)
+        client = self._rights.client(request, right.principal)
         wire = Wire(protocol, socket)
         if isinstance(protocol, Connection):
             # Its own timer is of the same length, and would end the connection before the Close frame that says why.
@@ -190,7 +191,7 @@ class Sockets:
             delivery.restart(self._within)
         right.on_end(lambda: delivery.revoke(expired=right.expired))
         if isinstance(protocol, Connection):
-            protocol.on_violation(lambda violation: delivery.end(_VIOLATION_CODES[violation]))
+            protocol.on_violation(lambda violation: delivery.end(_VIOLATION_CODES[violation]), client=client.address)
         try:
             reader = _Reader(
                 socket,
@@ -200,7 +201,7 @@ class Sockets:
                 max_bytes=self._settings.max_bytes,
                 info=info,
                 right=right,
-                client=self._rights.client(request, right.principal),
+                client=client,
                 turn=protocol.turn if isinstance(protocol, Connection) else _yield,
             )
             await reader.run()

@@ -1,6 +1,7 @@
 """Messages and bodies that do not come to an end: their time, their room, and the others."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import pytest
 
 from moorline.gateway.common.web.messages import MESSAGE_LIMITS
 from tests.support.backends import STEP, Backend, Script, backend, hello, receive_until, say
+from tests.support.eventlogs import until
 from tests.support.faulty_upstream import Peer, dial, handshake
 from tests.support.websocket_frames import PING, TEXT, frame, parse
 
@@ -21,9 +23,9 @@ BEGUN = frame(TEXT, bytes(60_000), key=KEY)[:20_000]
 
 
 @asynccontextmanager
-async def socket(server: Backend, early: bytes = b"") -> AsyncIterator[Peer]:
+async def socket(server: Backend, early: bytes = b"", *, address: str = "127.0.0.1") -> AsyncIterator[Peer]:
     async with dial(server.port) as peer:
-        await peer.send(handshake("/ws/chat/p1/s1") + early)
+        await peer.send(handshake("/ws/chat/p1/s1", f"X-Forwarded-For: {address}") + early)
         assert (await peer.head()).startswith(b"HTTP/1.1 101 ")
         yield peer
 
@@ -83,9 +85,9 @@ async def test_a_socket_between_two_messages_has_all_the_time_it_wants(tmp_path:
 async def test_there_is_room_for_so_many_bytes_of_unfinished_messages_and_short_ones_pass(tmp_path: Path) -> None:
     async with (
         backend(tmp_path, Script("a", None), max_unfinished=40_000) as server,
-        socket(server) as one,
-        socket(server) as two,
-        socket(server) as three,
+        socket(server, address="192.0.2.1") as one,
+        socket(server, address="192.0.2.2") as two,
+        socket(server, address="192.0.2.3") as three,
         server.socket(session="s2") as client,
     ):
         await one.send(BEGUN)
@@ -97,6 +99,18 @@ async def test_there_is_room_for_so_many_bytes_of_unfinished_messages_and_short_
         status, problem = await post(server, "x" * 20_000)
         assert (status, problem["retryable"]) == (503, True)
         assert (await post(server, "Hello"))[0] == 202
+
+
+async def test_one_client_has_a_quarter_of_the_room_and_always_one_message(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), max_unfinished=200_000) as server, contextlib.AsyncExitStack() as stack:
+        held = server.app[MESSAGE_LIMITS].unfinished._of_clients
+        for address in ("192.0.2.1", "192.0.2.2"):
+            peers = [await stack.enter_async_context(socket(server, address=address)) for _ in range(4)]
+            for peer in peers[:3]:
+                await peer.send(BEGUN)
+            await until(lambda address=address: held.get(address, 0) > 3 * 15_000)  # type: ignore[misc]
+            assert await close_code(peers[3], BEGUN) == 1013
+        assert (await post(server, "x" * 60_000))[0] == 202
 
 
 async def test_the_room_of_a_message_that_ends_or_is_lost_is_free_again(tmp_path: Path) -> None:

@@ -190,10 +190,10 @@ class Connection(ServerProtocol):
         """Until the handler returns it bounds each send itself, and ends the connection with a Close frame."""
         self._handler_bounds_sends = True
 
-    def on_violation(self, callback: Callable[[Violation], None]) -> None:
-        """Call `callback` when the client's message exceeds a limit; nothing more of it is read then."""
+    def on_violation(self, callback: Callable[[Violation], None], *, client: str) -> None:
+        """Call `callback` when a message of the client, of this network, exceeds a limit; nothing more is read then."""
         if self._unfinished is not None:
-            self._unfinished.on_violation(callback)
+            self._unfinished.on_violation(callback, client=client)
 
     async def turn(self) -> None:
         """Wait for a turn among the connections whose input is costly: for a handler that has received several messages

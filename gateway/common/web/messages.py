@@ -17,6 +17,8 @@ __all__ = ["MESSAGE_LIMITS", "MessageLimits", "Unfinished", "UnfinishedMessage",
 
 # Of each message so much is not counted: a short one that comes in two segments passes while others use up the total.
 _FREE = 4 << 10
+# Of one client: more than its messages need, and others have room where it uses all of that.
+_SHARE = 1 / 4
 
 
 class Unfinished:
@@ -25,13 +27,26 @@ class Unfinished:
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._of_clients: dict[str, int] = {}
         self.size = 0
 
-    def grow(self, before: int, after: int) -> bool:
-        """A message has grown from `before` to `after` bytes; whether there is room for it, else it is not counted."""
-        more = max(0, after - _FREE) - max(0, before - _FREE)
+    def grow(self, before: int, after: int, client: str | None = None) -> bool:
+        """A message has grown from `before` to `after` bytes; whether there is room for it, else it is not counted. A
+        client that has others beside it has a share of the room."""
+        counted = max(0, before - _FREE)
+        more = max(0, after - _FREE) - counted
+        if more == 0:
+            return True
         if more > 0 and self.size + more > self._most:
             return False
+        if client is not None:
+            held = self._of_clients.get(client, 0)
+            if more > 0 and held > counted and held + more > self._most * _SHARE:
+                return False
+            self._of_clients[client] = held + more
+            if held + more == 0:
+                # As many addresses come and go as the clients have.
+                del self._of_clients[client]
         self.size += more
         return True
 
@@ -61,7 +76,18 @@ MESSAGE_LIMITS = web.AppKey("message_limits", MessageLimits)
 class UnfinishedMessage:
     """Follows what one client sends behind its WebSocket handshake. `on_violation` is called once, for the first."""
 
-    __slots__ = ("_began", "_limits", "_loop", "_number", "_on_violation", "_parser", "_size", "_timer", "_violation")
+    __slots__ = (
+        "_began",
+        "_client",
+        "_limits",
+        "_loop",
+        "_number",
+        "_on_violation",
+        "_parser",
+        "_size",
+        "_timer",
+        "_violation",
+    )
 
     def __init__(self, limits: MessageLimits, loop: asyncio.AbstractEventLoop) -> None:
         self._limits = limits
@@ -69,6 +95,7 @@ class UnfinishedMessage:
         self._parser = FrameParser(masked=True)
         self._number: int | None = None
         self._began = 0.0
+        self._client: str | None = None
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
         self._violation: Violation | None = None
@@ -84,8 +111,12 @@ class UnfinishedMessage:
         """Whether nothing more of this client is wanted."""
         return self._violation is not None
 
-    def on_violation(self, callback: Callable[[Violation], None]) -> None:
-        """Call `callback` when the client violates a limit; at once where it has."""
+    def on_violation(self, callback: Callable[[Violation], None], *, client: str) -> None:
+        """Call `callback` when the client, from this network, violates a limit; at once where it has."""
+        size = self._size
+        self._count(0)
+        self._client = client
+        self._count(size)
         self._on_violation = callback
         if self._violation is not None:
             callback(self._violation)
@@ -122,7 +153,7 @@ class UnfinishedMessage:
             self._timer = None
 
     def _count(self, size: int) -> None:
-        if self._limits.unfinished.grow(self._size, size):
+        if self._limits.unfinished.grow(self._size, size, self._client):
             self._size = size
         else:
             self._violate(Violation.SIZE)
