@@ -166,7 +166,7 @@ class JwtAuthorize:
         try:
             key = self._key
             if isinstance(key, KeySet):
-                key = await key.find(_key_id(token))
+                key = await key.find(_key_id(token.partition(".")[0]))
             claims = self._decode(token, key, algorithms=[key.algorithm_name])
             if not is_principal(claims["sub"]):
                 raise self._jwt.exceptions.InvalidSubjectError
@@ -203,17 +203,19 @@ def _cookie(request: web.Request, name: str) -> str | None:
     return values.pop().strip('"') if len(values) == 1 else None
 
 
-def _key_id(token: str) -> str:
-    """The id of the key that the token names, empty where it names none. PyJWT would check the whole token for it, as
-    `decode` does again, which takes as long as a signature.
+# Tokens of one key have the same header.
+@functools.lru_cache(maxsize=64)
+def _key_id(encoded: str) -> str:
+    """The id of the key that a token's header names, empty where it names none. PyJWT would check the whole token for
+    it, as `decode` does again, which takes as long as a signature.
 
     Raises:
-        jwt.DecodeError: this is no token.
+        jwt.DecodeError: this is no header.
     """
     import jwt
 
     try:
-        header = json.loads(jwt.utils.base64url_decode(token.partition(".")[0]))
+        header = json.loads(jwt.utils.base64url_decode(encoded))
     except (ValueError, RecursionError):
         raise jwt.DecodeError("the header cannot be read") from None
     return str(header.get("kid", "")) if isinstance(header, dict) else ""
