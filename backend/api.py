@@ -35,7 +35,7 @@ from moorline.backend.settings import Settings
 from moorline.backend.waiting import Waiter
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rights import Right
-from moorline.gateway.common.web.request_limits import HELD
+from moorline.gateway.common.web.request_limits import UNTIL_TAKEN
 
 __all__ = ["Api", "answer", "parsed_body"]
 
@@ -240,7 +240,7 @@ class Api:
 
     async def _right(self, request: web.Request, access: Access, patient_id: str | None) -> Right:
         ask = functools.partial(self._rights.ask, request, patient_id, path_id(request, "session_id"))
-        return await self._rights.enter(access, request[HELD], ask)
+        return await self._rights.enter(access, request[UNTIL_TAKEN], ask)
 
 
 class _Chat(NamedTuple):

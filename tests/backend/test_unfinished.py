@@ -101,14 +101,19 @@ async def test_there_is_room_for_so_many_bytes_of_unfinished_messages_and_short_
         assert (await post(server, "Hello"))[0] == 202
 
 
+async def holds(server: Backend, address: str, size: int) -> None:
+    """Return once so much of this address has come."""
+    unfinished = server.app[MESSAGE_LIMITS].unfinished
+    await until(lambda: unfinished._of_clients.get(address, 0) > size)
+
+
 async def test_one_client_has_a_quarter_of_the_room_and_always_one_message(tmp_path: Path) -> None:
     async with backend(tmp_path, Script(), max_unfinished=200_000) as server, contextlib.AsyncExitStack() as stack:
-        held = server.app[MESSAGE_LIMITS].unfinished._of_clients
         for address in ("192.0.2.1", "192.0.2.2"):
             peers = [await stack.enter_async_context(socket(server, address=address)) for _ in range(4)]
             for peer in peers[:3]:
                 await peer.send(BEGUN)
-            await until(lambda address=address: held.get(address, 0) > 3 * 15_000)  # type: ignore[misc]
+            await holds(server, address, 3 * 15_000)
             assert await close_code(peers[3], BEGUN) == 1013
         assert (await post(server, "x" * 60_000))[0] == 202
 

@@ -13,7 +13,7 @@ from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.places import Full, Places
 from moorline.gateway.common.config.settings import CommonSettings
 
-__all__ = ["HELD", "REQUEST_LIMITS", "RequestLimits", "has_untaken", "limited", "taken"]
+__all__ = ["REQUEST_LIMITS", "UNTIL_TAKEN", "RequestLimits", "has_untaken", "limited", "taken"]
 
 _FULL = {
     Full.ALL: "There are too many requests at the moment (max_requests).",
@@ -56,7 +56,7 @@ class RequestLimits:
 
 
 REQUEST_LIMITS = web.AppKey("request_limits", RequestLimits)
-HELD = web.RequestKey("held", contextlib.ExitStack)
+UNTIL_TAKEN = web.RequestKey("until_taken", contextlib.ExitStack)
 """What a `limited` handler holds until the client has taken the response."""
 
 
@@ -65,7 +65,7 @@ def limited(handler: Callable[[web.Request], Awaitable[web.StreamResponse]], lim
 
     async def handle(request: web.Request) -> web.StreamResponse:
         with limits.place(request), contextlib.ExitStack() as held:
-            request[HELD] = held
+            request[UNTIL_TAKEN] = held
             response = await handler(request)
             await response.prepare(request)
             await response.write_eof()
