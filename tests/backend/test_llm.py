@@ -140,7 +140,7 @@ async def test_trouble_behind_the_end_takes_nothing_back(server: OpenAIServer, a
 
 
 async def test_a_server_that_stays_silent_behind_the_end_does_not_hold_it_back(server: OpenAIServer) -> None:
-    done = await pieces(server, says("Hi"), finish("stop"), Fault.STALL, llm_read_timeout=0.2)
+    done = await pieces(server, says("Hi"), finish("stop"), Fault.STALL, llm_read_timeout=0.6)
     assert done == ["Hi", Done(Finish.STOP)]
 
 

@@ -115,7 +115,7 @@ async def test_a_server_that_never_answers_is_unavailable(server: OpenAIServer) 
     ],
 )
 async def test_trouble_in_the_middle_comes_after_the_text(server: OpenAIServer, step: Any, code: ErrorCode) -> None:
-    model = responder(server, llm_read_timeout=0.3)
+    model = responder(server, llm_read_timeout=0.6)
     server.reply(says("Good "), step)
     stream = model.answer(CHAT)
     assert await anext(stream) == "Good "

@@ -78,7 +78,7 @@ async def test_a_fault_of_the_model_leaves_a_trace(
     finish_label, code = finish_and_code
     async with (
         openai_server() as model,
-        with_model(tmp_path, model, metrics_port=unused_tcp_port, llm_read_timeout=0.3) as server,
+        with_model(tmp_path, model, metrics_port=unused_tcp_port, llm_read_timeout=0.6) as server,
         server.socket() as socket,
     ):
         model.reply(*reply)

@@ -110,7 +110,7 @@ async def test_a_failure_keeps_the_text_and_names_the_code(log: EventLog) -> Non
 
 async def test_a_run_that_takes_too_long_in_all_fails_and_keeps_the_text(log: EventLog) -> None:
     script = Script("Hel")
-    await (await a_run(log, script, timeout=0.1)).carry_out()
+    await (await a_run(log, script, timeout=0.6)).carry_out()
     last = await end(log)
     assert last.error is not None
     assert (last.content, last.error.code) == ("Hel", "llm_unavailable")
@@ -502,7 +502,7 @@ async def test_a_responder_that_ignores_run_timeout_ends_as_one_that_does_not(
 ) -> None:
     monkeypatch.setattr("moorline.backend.run._CANCEL_SECONDS", 0.05)
     responder = Stubborn()
-    await (await a_run(log, responder, timeout=0.05)).carry_out()
+    await (await a_run(log, responder, timeout=0.6)).carry_out()
     assert (await end(log)).error == RunError(ErrorCode.LLM_UNAVAILABLE, True)
     responder.go_on.set()
     await asyncio.wait(LEFT_BEHIND)

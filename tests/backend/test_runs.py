@@ -157,7 +157,7 @@ async def test_whatever_the_provider_does_the_run_ends_with_its_text_and_can_be_
     tmp_path: Path, failure: str
 ) -> None:
     steps, how, code, retryable = FAILURES[failure]
-    async with openai_server() as model, with_model(tmp_path, model, llm_read_timeout=0.3) as server:
+    async with openai_server() as model, with_model(tmp_path, model, llm_read_timeout=0.8) as server:
         model.reply(says("Good "), *steps)
         async with server.socket() as socket:
             await hello(socket)
@@ -184,7 +184,7 @@ async def test_a_refusal_of_the_providers_ends_the_run_without_text(tmp_path: Pa
 
 
 async def test_an_answer_that_takes_longer_than_run_timeout_in_all_ends(tmp_path: Path) -> None:
-    async with openai_server() as model, with_model(tmp_path, model, run_timeout=0.4) as server:
+    async with openai_server() as model, with_model(tmp_path, model, run_timeout=1.5) as server:
         model.reply(says("Good "), *[step for _ in range(200) for step in (0.05, says("."))])
         async with server.socket() as socket:
             await asked(socket)

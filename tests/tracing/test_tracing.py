@@ -199,7 +199,7 @@ async def test_a_collector_that_takes_nothing_holds_up_neither_an_answer_nor_the
             await collected.until_asked()
         began = time.monotonic()
         tracing.stop()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 8
     assert "the collector does not answer" in caplog.text
 
 

@@ -20,7 +20,7 @@ from tests.support.postgres import PostgresServer, holds, relayed
 
 pytestmark = needs.postgres
 
-TIMING = Timing(lease=1, poll=0.1, answer=0.8)
+TIMING = Timing(lease=2, poll=0.1, answer=1.6)
 
 WRITER = """
 import asyncio, sys
@@ -78,9 +78,9 @@ async def writer(url: str, how: str) -> AsyncIterator[asyncio.subprocess.Process
 
 
 @contextlib.asynccontextmanager
-async def another(url: str, owner: RecordingOwner | None = None) -> AsyncIterator[EventLog]:
+async def another(url: str, owner: RecordingOwner | None = None, *, timing: Timing = TIMING) -> AsyncIterator[EventLog]:
     """A log of this process, open."""
-    log = EventLog(PostgresStore(url, timing=TIMING))
+    log = EventLog(PostgresStore(url, timing=timing))
     if owner is not None:
         log.attach(owner)
     await log.open()
@@ -173,11 +173,11 @@ async def test_an_owner_that_fails_keeps_its_lease(postgres_database: str, caplo
 
 
 async def test_an_orderly_shutdown_releases_runs_at_once(postgres_database: str) -> None:
-    owner = RecordingOwner()
-    async with another(postgres_database, owner):
-        async with another(postgres_database) as other:
+    owner, lasting = RecordingOwner(), Timing(lease=100, poll=0.1, answer=1.6)
+    async with another(postgres_database, owner, timing=lasting):
+        async with another(postgres_database, timing=lasting) as other:
             started = await start(other, "s")
-        adopted = await asyncio.wait_for(owner.adopted.get(), TIMING.lease * 0.9)
+        adopted = await asyncio.wait_for(owner.adopted.get(), PATIENCE)
         assert (adopted.seq, adopted.run_id) == (1, started.run_id)
         assert handle_of(adopted).fence == handle_of(started).fence + 1
 

@@ -128,16 +128,16 @@ async def test_an_idle_connection_ends_when_its_keepalive_time_is_over_behind_it
         finished = loop.time()
         return web.Response(text="a")
 
-    async with served(slow, keepalive=0.2) as server, raw(server) as (reader, writer):
-        for seconds in ("0", "0.3"):
+    async with served(slow, keepalive=0.6) as server, raw(server) as (reader, writer):
+        for seconds in ("0", "0.8"):
             writer.write(f"GET /?seconds={seconds} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             await reader.readuntil(b"\r\n\r\na")
         assert await reader.read() == b""
-        assert loop.time() - finished >= 0.19
+        assert loop.time() - finished >= 0.59
 
 
 async def test_a_later_head_gets_the_same_time() -> None:
-    async with served(client_header_timeout=0.1) as server, raw(server) as (reader, writer):
+    async with served(client_header_timeout=0.5) as server, raw(server) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
         await reader.readexactly(4)
@@ -149,11 +149,11 @@ async def test_a_slow_body_is_not_a_slow_head() -> None:
     async def read(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
 
-    async with served(read, client_header_timeout=0.1) as server, raw(server) as (reader, writer):
+    async with served(read, client_header_timeout=0.5) as server, raw(server) as (reader, writer):
         writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\n")
         for _ in range(30):
             writer.write(b"x")
-            await asyncio.sleep(0.01)  # the pace of the client, three times the timeout in all
+            await asyncio.sleep(0.03)  # the pace of the client, almost twice the timeout in all
         assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
 
 
@@ -261,14 +261,14 @@ class Endless:
 async def test_requests_that_were_on_their_way_get_time_while_they_end_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch, stuck: int, most: float, *, are_awaited: bool
 ) -> None:
-    monkeypatch.setattr("moorline.gateway.common.web.server._REQUEST_SECONDS", 0.4)
+    monkeypatch.setattr("moorline.gateway.common.web.server._REQUEST_SECONDS", 0.8)
     left = 12
 
     def end_one() -> None:
         nonlocal left
         left -= 1
         if left > stuck:
-            asyncio.get_running_loop().call_later(0.05, end_one)
+            asyncio.get_running_loop().call_later(0.1, end_one)
 
     end_one()
     more = await _finish_requests(lambda: left, most)

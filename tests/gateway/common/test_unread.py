@@ -54,7 +54,7 @@ async def test_a_client_that_takes_its_answer_slowly_gets_all_of_it() -> None:
     async def long(request: web.Request) -> web.StreamResponse:
         return web.Response(body=bytes(16 << 20))
 
-    async with served(long, send_timeout=0.3) as server, raw(server) as (reader, writer):
+    async with served(long, send_timeout=0.6) as server, raw(server) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
         for _ in range(8):

@@ -121,7 +121,7 @@ async def test_a_frame_over_max_frame_size_is_1009_to_its_sender_and_the_log_has
 
 
 async def test_silence_is_1001_with_the_timers_name_to_both(start: Start, upstream: Upstream) -> None:
-    gateway = await start(upstream.port, proxy_read_timeout=0.3)
+    gateway = await start(upstream.port, proxy_read_timeout=0.6)
     async with tunnel(gateway, upstream) as (client, backend):
         for peer in (client, backend):
             assert parse(await peer.rest())[0].close == (1001, "proxy_read_timeout")

@@ -139,7 +139,7 @@ async def test_a_refusal_comes_as_it_is_written(start: Start, upstream: Upstream
 
 @pytest.mark.parametrize("ending", ["stall", "close"])
 async def test_a_refusal_that_breaks_off_does_not_look_complete(start: Start, upstream: Upstream, ending: str) -> None:
-    gateway = await start(upstream.port, proxy_read_timeout=0.2)
+    gateway = await start(upstream.port, proxy_read_timeout=0.6)
     async with dial(gateway.port) as client:
         await client.send(HANDSHAKE)
         backend = await upstream.accept()
