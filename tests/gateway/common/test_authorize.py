@@ -66,7 +66,7 @@ async def test_a_name_that_cannot_be_used_is_refused_and_told_once_a_minute(
         with pytest.raises(web.HTTPUnauthorized):
             await authorize(REQUEST, "p", "s")
     (line,) = caplog.messages
-    assert line.endswith("a principal's name has 1 to 1024 bytes and no control characters; 1 refused")
+    assert line.endswith("a principal's name has 1 to 1024 bytes and no control characters, and is not -; 1 refused")
 
 
 @pytest.mark.parametrize("value", [None, True, 7, "", Principal(7)])  # type: ignore[arg-type]
