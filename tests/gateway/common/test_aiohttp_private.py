@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import inspect
+import re
 import ssl
 import subprocess
 import sys
@@ -63,7 +64,16 @@ def below(base: type) -> Iterator[type]:
         yield from below(each)
 
 
-PRIVATE = set[str]().union(*map(private_names, BASES))
+def all_private_names() -> set[str]:
+    """Those of all of aiohttp, its own tests' helpers included."""
+    sources = (path.read_text(encoding="utf-8") for path in Path(aiohttp.__file__).parent.glob("*.py"))
+    found = {attribute.attr for source in sources for attribute in attributes(source)}
+    return {each for each in found if re.fullmatch(r"_[^_].*", each)} - DOCUMENTED
+
+
+# The underscore of a NamedTuple's methods keeps them from the names of its members.
+DOCUMENTED = {"_replace", "_asdict", "_fields"}
+PRIVATE = all_private_names()
 OURS = {each for base in BASES for each in below(base) if each.__module__.startswith("moorline.")}
 OURS = {each for each in OURS if each.__module__ != aiohttp_private.__name__}
 
