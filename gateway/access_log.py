@@ -45,7 +45,7 @@ _OUTCOMES = {SWITCHING_PROTOCOLS: "opened", CLIENT_CLOSED_REQUEST: "client_close
 # What stands for the route where there is no request.
 _NOT_A_REQUEST = "(unreadable)"
 _WORDS = {
-    431: "The head of the request is too large: 8 kB in one line, or 32 kB in all.",
+    431: "The headers of the request are too large: 8 kB in one line, or 32 kB in all.",
     501: "The only Transfer-Encoding here is chunked.",
     503: "There is no room for another request at the moment.",
     505: "The versions of HTTP here are 1.0 and 1.1.",

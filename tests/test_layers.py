@@ -1,14 +1,19 @@
-"""What may import what, and what a pure module may not know."""
+"""What may import what, what a pure module may not know, and the words that all of them use."""
 
 import ast
 import functools
-from collections.abc import Iterator
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1] / ".package" / "moorline"
+CHECKOUT = Path(__file__).parents[1]
+ROOT = CHECKOUT / ".package" / "moorline"
 MODULES = sorted(path for package in ("gateway", "backend") for path in (ROOT / package).rglob("*.py"))
 
 
@@ -121,3 +126,67 @@ def test_a_function_has_at_most_60_lines(path: Path) -> None:
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
+
+
+# Words ----------------------------------------------------------------------------------------------------------------
+
+PAGES = [*(ROOT / "gateway" / "docs").glob("*.md"), CHECKOUT / "README.md", CHECKOUT / "CHANGELOG.md"]
+# Homely ones, and the field's in their place.
+WORDS = {
+    r"nobody|somebody|whoever": "a client, a caller, a process",
+    r"farewells?": "a Close frame",
+    r"(?:request|response|answer)'s head|heads? of (?:a|the) (?:request|response)": "headers",
+    r"knock\w*": "retry",
+    r"dribbl\w*": "slow, byte by byte",
+    r"le(?:ts?|tting) (?:in|go)": "accept, close",
+    r"(?:is|are|was|were) let (?:in|go)": "accepted, closed",
+    r"(?:log|database|upstream) is (?:away|back)": "unavailable, restored",
+}
+
+
+@pytest.mark.parametrize("path", [*MODULES, *PAGES], ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_the_words_are_those_of_the_field(path: Path) -> None:
+    assert homely(path.read_text(encoding="utf-8")) == {}
+
+
+def homely(text: str) -> dict[str, str]:
+    """The words of this text that are not the field's, and what to write."""
+    return {word: better for word, better in WORDS.items() if re.search(rf"\b(?:{word})\b", text, re.IGNORECASE)}
+
+
+# Libraries ------------------------------------------------------------------------------------------------------------
+
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
+PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS = [each for extra in PROJECT["project"]["optional-dependencies"].values() for each in extra]
+# Of the users of `moorline.testing`, who have both: one runs their tests, the other their application.
+THEIRS = ["pytest", "uvicorn"]
+# The names under which their modules are imported, and where these are from.
+LIBRARIES: Mapping[str, list[str]] = packages_distributions()
+
+
+def normal(requirement: str) -> str:
+    """The name alone: `pyjwt` for `PyJWT[crypto]>=2.10`."""
+    return re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-").replace(".", "-")
+
+
+def undeclared(paths: Iterable[Path], declared: Iterable[str]) -> set[str]:
+    """The libraries that these modules import and that are installed only because another one needs them."""
+    found = {imported.partition(".")[0] for path in paths for imported in imports(path)}
+    found -= sys.stdlib_module_names | {"moorline", "tests"}
+    known = set(map(normal, declared))
+    return {library for library in found if known.isdisjoint(map(normal, LIBRARIES.get(library, ())))}
+
+
+def test_each_library_that_is_imported_is_declared() -> None:
+    declared = [*PROJECT["project"]["dependencies"], *EXTRAS]
+    assert undeclared(MODULES, [*declared, *THEIRS]) == set()
+
+
+def test_each_library_that_the_tests_import_is_declared() -> None:
+    declared = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+    assert undeclared(TESTS, declared) == set()
+
+
+def test_the_tests_have_each_extra() -> None:
+    assert set(EXTRAS) <= set(PROJECT["dependency-groups"]["dev"])

@@ -21,9 +21,9 @@ _UPGRADE = re.compile(rb"(?im)^Upgrade: *websocket *\r?$")
 _LENGTH = re.compile(rb"(?im)^Content-Length: *(\d+) *\r?$")
 _CHUNKED = re.compile(rb"(?im)^Transfer-Encoding:.*chunked *\r?$")
 _LAST_CHUNK = b"0\r\n\r\n"
-# A line that ends with LF alone: such a head is refused, and its end would be waited for in vain.
+# A line that ends with LF alone: such headers are refused, and their end would be waited for in vain.
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-# What is longer is no head: it is passed on as it comes.
+# What is longer is passed on as it comes: no header is looked for in it.
 _MAX_HEAD = 1 << 17
 
 

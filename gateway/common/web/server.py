@@ -53,7 +53,7 @@ DirectHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse] | None
 DIRECT_HANDLER = web.AppKey[DirectHandler]("direct_handler")
 """Set by an application that knows the handler of most requests without the router."""
 
-# nginx's 8 kB for one line of a head.
+# nginx's 8 kB for the request line, and for a header.
 _MAX_LINE = 8190
 # For handlers whose deadline has passed to send their close frames, taken out of `drain` where that is long enough.
 _CLOSE_FRAMES = 0.5

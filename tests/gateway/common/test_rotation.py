@@ -24,7 +24,7 @@ def test_an_item_that_is_discarded_is_not_waited_for() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers())))
-def test_nothing_is_lost_and_nobody_is_served_twice_before_another_who_waits(items: list[tuple[str, int]]) -> None:
+def test_nothing_is_lost_and_none_is_served_twice_before_another_that_waits(items: list[tuple[str, int]]) -> None:
     rotation = Rotation[tuple[str, int]]()
     for client, number in items:
         rotation.append(client, (client, number))

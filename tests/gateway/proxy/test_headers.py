@@ -41,7 +41,7 @@ def test_connection_cannot_withdraw_where_a_request_goes_and_where_it_ends() -> 
     assert dict(end_to_end(response)) == {b"Content-Length": b"5", b"Host": b"a"}
 
 
-def test_nobody_but_a_trusted_proxy_speaks_for_a_client() -> None:
+def test_only_a_trusted_proxy_gives_a_clients_address() -> None:
     spoken = {"X_Forwarded_For": "7.7.7.7", "X_Real_IP": "7.7.7.7", "X_Forwarded_Proto": "https"}
     assert passed(trusted=False, **spoken)["X-Forwarded-For"] == "10.0.0.1"
     assert passed(trusted=False, **spoken)["X-Forwarded-Proto"] == "http"

@@ -43,7 +43,7 @@ def test_those_that_were_tried_are_not_chosen_again() -> None:
     assert upstreams.choose(0, besides=[first, second]) is None
 
 
-def test_one_that_failed_rests_for_fail_timeout() -> None:
+def test_one_that_failed_is_down_for_fail_timeout() -> None:
     upstreams = of(A, B)
     assert upstreams.failed(chosen(upstreams, 100), 100)
     assert turns(upstreams, 110, 3) == [B, B, B]
@@ -59,7 +59,7 @@ def test_one_request_tries_it_then_and_the_others_wait_for_what_becomes_of_it() 
     assert A in turns(upstreams, 111, 2)
 
 
-def test_one_that_fails_again_rests_again() -> None:
+def test_one_that_fails_again_is_marked_down_again() -> None:
     upstreams = of(A, B)
     a = chosen(upstreams, 100)
     upstreams.failed(a, 100)
@@ -69,7 +69,7 @@ def test_one_that_fails_again_rests_again() -> None:
     assert turns(upstreams, 121, 3) == [B, B, B]
 
 
-def test_max_fails_failures_make_it_rest() -> None:
+def test_max_fails_failures_mark_it_down() -> None:
     upstreams = of(A, B, max_fails=3)
     a = chosen(upstreams, 100)
     assert [upstreams.failed(a, 100 + second) for second in range(3)] == [False, False, True]
@@ -90,14 +90,14 @@ def test_an_answer_long_after_the_failures_forgets_them() -> None:
     assert not upstreams.failed(a, 114)
 
 
-def test_where_all_rest_all_are_tried() -> None:
+def test_where_all_are_down_all_are_tried() -> None:
     upstreams = of(A, B)
     for _ in range(2):
         upstreams.failed(chosen(upstreams, 100), 100)
     assert sorted(turns(upstreams, 101, 2)) == [A, B]
 
 
-def test_one_that_rests_is_better_than_none() -> None:
+def test_one_that_is_down_is_better_than_none() -> None:
     upstreams = of(A, B)
     a = chosen(upstreams, 100)
     upstreams.failed(a, 100)
@@ -105,7 +105,7 @@ def test_one_that_rests_is_better_than_none() -> None:
     assert chosen(upstreams, 101, b) is a
 
 
-def test_one_that_answers_while_it_rests_is_back() -> None:
+def test_one_that_responds_while_it_is_down_is_up_again() -> None:
     upstreams = of(A, B)
     a = chosen(upstreams, 100)
     upstreams.failed(a, 100)
@@ -113,13 +113,13 @@ def test_one_that_answers_while_it_rests_is_back() -> None:
     assert not upstreams.is_down(a, 101)
 
 
-def test_a_single_one_never_rests() -> None:
+def test_a_single_one_is_never_marked_down() -> None:
     upstreams = of(A)
     assert not upstreams.failed(chosen(upstreams, 100), 100)
     assert not upstreams.is_down(chosen(upstreams, 100), 100)
 
 
-def test_with_max_fails_0_none_rests() -> None:
+def test_with_max_fails_0_none_is_marked_down() -> None:
     upstreams = of(A, B, max_fails=0)
     assert not upstreams.failed(chosen(upstreams, 100), 100)
     assert A in turns(upstreams, 100, 2)
