@@ -18,6 +18,7 @@ from moorline.gateway.run.commands import COMMANDS, CheckSettings, ServeSettings
 from moorline.gateway.settings import Settings
 from moorline.gateway.site.docs import PAGES
 from tests.bench.__main__ import BENCHMARKS
+from tests.bench.__main__ import main as run_bench
 from tests.support.backends import Script, backend
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,30 @@ def test_every_page_is_listed_in_the_readme() -> None:
 def test_every_bench_is_listed_with_what_it_measures() -> None:
     section = TEXTS["performance.md"].partition("## What each bench measures\n")[2].partition("\n#")[0]
     assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == sorted(BENCHMARKS)
+
+
+def test_every_figure_is_of_a_bench_that_exists() -> None:
+    section = TEXTS["performance.md"].partition("## What it costs today\n")[2].partition("\n## ")[0]
+    named = {*re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE), *re.findall(r"tests\.bench (\w+)", ALL)}
+    assert "http" in named
+    assert named <= set(BENCHMARKS)
+
+
+def _benches() -> list[tuple[str, ...]]:
+    """What the pages tell to run beyond the name of a bench: `chat --part stages`."""
+    lines = re.findall(r"tests\.bench (\w+[^#`\n]*)", ALL) + re.findall(r"`(\w+ --[^`\n]+)`", TEXTS["performance.md"])
+    return sorted({words for line in lines if (words := tuple(line.split()))[0] in BENCHMARKS and len(words) > 1})
+
+
+@pytest.mark.parametrize("words", _benches(), ids=" ".join)
+def test_the_options_of_a_bench_that_are_named_exist(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_bench([words[0], "--help"])
+    known = set(re.findall(r"[\w-]+", capsys.readouterr().out))
+    assert ended.value.code == 0
+    assert {word for word in words[1:] if not word.isdecimal()} <= known
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
