@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from unittest.mock import Mock
 
 import pytest
 
+from moorline.backend.eventlog.base import LogUnavailable, RunHandle
 from moorline.backend.eventlog.batches import Batches
-from moorline.backend.eventlog.log import text_gap
+from moorline.backend.eventlog.log import EventLog, text_gap
 
 SPACING = 0.02
 
@@ -60,3 +62,27 @@ async def test_the_log_closes_only_when_the_items_that_gather_are_carried_out() 
     await batches.settled()
     assert [items for _, items in recorder.batches] == [[1], [2]]
     assert await late == -2
+
+
+@pytest.mark.parametrize(
+    ("error", "texts", "statements"),
+    [
+        (LogUnavailable("a row is locked", separable=True), "ab", 3),
+        (LogUnavailable("a row is locked", separable=True), "a", 1),
+        (LogUnavailable("the database is down"), "ab", 1),
+    ],
+)
+async def test_texts_are_tried_alone_only_where_one_of_several_may_be_the_cause(
+    error: LogUnavailable, texts: str, statements: int
+) -> None:
+    def fail(_: object) -> asyncio.Future[Sequence[int | Exception]]:
+        failed: asyncio.Future[Sequence[int | Exception]] = asyncio.get_running_loop().create_future()
+        failed.set_exception(error)
+        return failed
+
+    store = Mock()
+    store.add_texts.side_effect = fail
+    log, run = EventLog(store), RunHandle("s", "run", "message", 1)
+    found = await asyncio.gather(*(log.add_text(run, text) for text in texts), return_exceptions=True)
+    assert found == [error] * len(texts)
+    assert store.add_texts.call_count == statements
