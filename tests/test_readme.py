@@ -14,6 +14,7 @@ from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common.config.command import Command
 from moorline.gateway.common.config.options import BOOL, Spec, specs
 from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.faults.catalogue import CATALOGUE, Phase
 from moorline.gateway.run.commands import COMMANDS, CheckSettings, ServeSettings
 from moorline.gateway.settings import Settings
 from moorline.gateway.site.docs import PAGES
@@ -150,6 +151,11 @@ def test_every_variable_is_an_option_or_the_openai_librarys() -> None:
         "OPENAI_API_KEY_FILE",
         "OPENAI_BASE_URL",
     }
+
+
+def test_as_many_faults_are_promised_as_there_are() -> None:
+    (promised,) = re.findall(r"(\d+) faults by name", TEXTS["README.md"])
+    assert int(promised) == sum(fault.phase is not Phase.PROVIDER for fault in CATALOGUE.values())
 
 
 def test_the_example_of_a_hook_builds_a_backend() -> None:
