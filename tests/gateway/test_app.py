@@ -15,6 +15,7 @@ from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web import server
 from moorline.gateway.common.web.draining import DRAINING
+from moorline.gateway.proxy.routes import Route
 from moorline.gateway.proxy.tunnels import TUNNELS
 from moorline.gateway.settings import Settings
 from tests.gateway.conftest import StartGateway
@@ -322,3 +323,12 @@ async def test_a_route_that_a_program_has_added_counts_before_a_shorter_one_of_t
     app.router.add_get("/api/mine", mine)
     async with server.running(app, settings) as started, aiohttp.ClientSession(started.addresses[0]) as session:
         assert await (await session.get("/api/mine")).text() == "mine"
+
+
+async def test_a_file_of_another_server_is_named_by_its_route(start_gateway: StartGateway, lines: Lines) -> None:
+    async with listening(answering(OK, [])) as port:
+        route = Route(path="/scans", upstream=(f"http://127.0.0.1:{port}",))
+        gateway = await start_gateway(9, route=(route,), upstream_keepalive=None)
+        await gateway.get("/scans/secret-patient.png")
+        await gateway.close()
+    assert [vars(line)["path"] for line in lines()] == ["/scans/{path}"]

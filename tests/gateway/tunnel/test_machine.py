@@ -9,7 +9,7 @@ from moorline.gateway.explain import codes
 from moorline.gateway.tunnel.endings import Outcome, Side, Teardown, cause_of
 from moorline.gateway.tunnel.machine import Phase, Tunnel
 from moorline.gateway.tunnel.tcp_info import TcpInfo
-from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, opened, receive
+from tests.support.tunnels import CLIENT, NOTHING, UPSTREAM, close_frames, opened, receive
 from tests.support.websocket_frames import BINARY, PONG, TEXT, close_frame, frame, parse
 
 # Bytes ----------------------------------------------------------------------------------------------------------------
@@ -344,6 +344,15 @@ def test_a_client_that_does_not_answer_a_close_frame_is_the_culprit() -> None:
     receive(tunnel, UPSTREAM, close_frame(1000), 101)
     tunnel.handle_timeout(104, NOTHING)
     assert tunnel.culprit is CLIENT
+
+
+@pytest.mark.parametrize("side", [CLIENT, UPSTREAM])
+def test_a_side_that_has_got_a_close_frame_gets_no_second_one(side: Side) -> None:
+    tunnel = opened(close_frames=True)
+    receive(tunnel, side, close_frame(1000, key=b"mask" if side is CLIENT else b""), 101)
+    assert list(close_frames(tunnel)) == [side.other]
+    tunnel.shut_down(102)
+    assert close_frames(tunnel) == {side: (1001, "gateway restarting")}
 
 
 # The time after the end -----------------------------------------------------------------------------------------------
