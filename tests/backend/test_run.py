@@ -207,9 +207,9 @@ class Held(Script):
         return self.generators[-1]
 
 
-async def test_the_stream_is_closed_as_soon_as_the_answer_is_whole(log: EventLog) -> None:
-    script = Held("Hello", None)
-    await (await a_run(log, script)).carry_out()
+async def test_a_stream_that_is_not_read_to_its_end_is_closed(log: EventLog) -> None:
+    script = Held("Hello", " you", None)
+    await (await a_run(log, script, max_answer=5)).carry_out()
     assert script.closed.is_set()
 
 

@@ -47,3 +47,21 @@ async def test_text_that_comes_soon_after_a_short_append_waits_for_more() -> Non
     assert log.texts == ["a"]
     await writer.stop()
     assert await writer.write_rest() == "b"
+
+
+async def test_there_is_no_room_while_too_much_waits_though_a_piece_was_written() -> None:
+    log = Log()
+    log.text_spacing = 0.0
+    writer = Writer(cast("Any", log), RUN, lambda: None)
+    writer.put("a")
+    writer.put("b" * (1 + (64 << 10)))
+    room = asyncio.create_task(writer.room())
+    await asyncio.sleep(0)
+    log.commit.set_result(1)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(log.texts) == 2
+    assert not room.done()
+    log.commit.set_result(2)
+    await room
+    await writer.stop()
