@@ -31,6 +31,8 @@ def test_half_a_surrogate_pair_goes_behind_a_part_to_its_other_half() -> None:
     assert [waiting.take() for _ in range(4)] == ["a", Source("one"), "\U0001f600b", None]
     alone = backlog("\ud83d", Source("one"))
     assert [alone.take(last=True) for _ in range(3)] == [Source("one"), "\ufffd", None]
+    first_is_none = backlog("a\ud83d\ud83d", Source("one"), "\ude00")
+    assert [first_is_none.take() for _ in range(3)] == ["a\ufffd", Source("one"), "\U0001f600"]
 
 
 def test_what_was_put_back_comes_before_what_has_arrived_since() -> None:
