@@ -267,6 +267,35 @@ async def test_a_run_that_another_process_left_behind_is_answered_where_there_is
         await runs.drain(0.0)
 
 
+async def test_a_command_whose_commit_is_under_way_has_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(database_at(tmp_path)) as log:
+        runs = Runs(log, as_service(Script()), Settings(max_runs=1))
+        start_run, begun, go_on = log.start_run, asyncio.Event(), asyncio.Event()
+
+        async def slow(session_id: str, *args: Any, **options: Any) -> Any:
+            if session_id == "slow":
+                begun.set()
+                await go_on.wait()
+            return await start_run(session_id, *args, **options)
+
+        def send(session_id: str) -> "asyncio.Task[Any]":
+            return asyncio.create_task(
+                runs.send(session_id, "p", client=CLIENT, client_msg_id="c1", content="Hi", by=Principal("anonymous"))
+            )
+
+        monkeypatch.setattr(log, "start_run", slow)
+        await send("running")
+        committing = send("slow")
+        await begun.wait()
+        with pytest.raises(Refusal):
+            await send("one more")
+        runs.adopt_run(await start(log, "s1"))
+        assert (await ended(log)).finish is Finish.INTERRUPTED
+        go_on.set()
+        await committing
+        await runs.drain(0.0)
+
+
 async def test_a_caller_that_goes_away_in_the_middle_of_a_commit_leaves_a_run_that_ends(tmp_path: Path) -> None:
     log = open_log(f"sqlite:///{tmp_path}/chat.db")
     await log.open()
