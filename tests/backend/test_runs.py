@@ -219,6 +219,33 @@ async def test_no_run_begins_once_a_drain_has(tmp_path: Path) -> None:
         assert await log.find_session("s1") is None
 
 
+async def test_a_run_whose_commit_ends_during_a_drain_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(database_at(tmp_path)) as log:
+        runs = Runs(log, as_service(Script()), Settings())
+        start_run, begun, go_on = log.start_run, asyncio.Event(), asyncio.Event()
+
+        async def slow(*args: Any, **options: Any) -> Any:
+            begun.set()
+            await go_on.wait()
+            return await start_run(*args, **options)
+
+        monkeypatch.setattr(log, "start_run", slow)
+        committing = asyncio.create_task(
+            runs.send("s1", "p", client=CLIENT, client_msg_id="c1", content="Hi", by=Principal("anonymous"))
+        )
+        await begun.wait()
+        draining = asyncio.create_task(runs.drain(0.0))
+        await asyncio.sleep(0)
+        go_on.set()
+        await committing
+        await draining
+        end = (await events(log))[-1]
+        assert isinstance(end, MessageEnded)
+        assert end.finish is Finish.INTERRUPTED
+
+
 # How many at once -----------------------------------------------------------------------------------------------------
 
 
