@@ -9,12 +9,17 @@ import { BubbleList, plainWords, rowBubble, unsentBubble } from './view.js';
 
 const DEMO = 'patient:demo';
 const ID = /^(?!\.{1,2}$)[A-Za-z0-9:._-]{1,128}$/;
+/** The key code of a key that an input method has taken. */
+const INPUT_METHOD = 229;
 const NOTICE_TIME = 8_000;
 /** "in 0 s" is of no use. */
 const COUNTED = 1_000;
 
 /** Of a server of version 1. */
 const NO_RESUME = 'This server cannot resume: an answer that is under way when the connection drops is lost.';
+
+/** Of a message that went out before the connection was lost. */
+const UNCONFIRMED = 'The server may have it. It is sent again, and arrives once.';
 
 const STATUS = {
   connecting: 'Connecting',
@@ -106,12 +111,14 @@ function newChat() {
 /** @param {string} session */
 async function erase(session) {
   await (session === sessionId ? client : clientOf(session)).erase();
+  // First it is left: while it is shown, each change of it puts it into the list again.
+  if (session === sessionId) {
+    client.discard();
+    newChat();
+  }
   unfinished.take(session)?.close();
   keeping.forget(session);
   listed.forget(session);
-  if (session !== sessionId) return;
-  client.discard();
-  newChat();
 }
 
 /** The person has chosen, here or in another tab, what the browser keeps. */
@@ -235,6 +242,7 @@ function unsentNote(entry) {
   if (entry.acked || entry.clientMsgId === client.sending) return '';
   if (entry.deferred) return `Not sent yet. ${plainWords(entry.deferred)}`;
   if (client.state.status === 'connected') return 'Waiting for the answer above';
+  if (entry.unconfirmed && !client.state.final) return UNCONFIRMED;
   return client.state.final ? 'Not sent' : 'Not sent yet. It goes out when the connection is back.';
 }
 
@@ -291,9 +299,16 @@ function submit(event) {
   following.follow();
 }
 
-/** Whether closing the page would lose what a person has written. @returns {boolean} */
+/** Whether closing the page would lose what a person has written: where nothing is kept, or the storage is full.
+ * @returns {boolean} */
 function losesText() {
-  return !keeping.on && (box.value.trim() !== '' || unsentOf(client).length + unfinished.summary.count > 0);
+  const draft = box.value.trim() !== '' && !keeping.holdsDraft(sessionId, box.value);
+  return draft || !holdsAll(sessionId, client) || !unfinished.every(holdsAll);
+}
+
+/** @param {string} session @param {MoorlineClient} of */
+function holdsAll(session, of) {
+  return unsentOf(of).every((entry) => keeping.holds(session, entry.clientMsgId));
 }
 
 function start() {
@@ -317,8 +332,10 @@ function start() {
   find('composer').addEventListener('submit', submit);
   box.addEventListener('input', wrote);
   box.addEventListener('keydown', (event) => {
-    // isComposing: Enter picks a candidate of an input method, it does not send.
-    if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) submit(event);
+    // While composing, Enter picks a candidate of an input method, it does not send. Safari has ended the composition by
+    // then; its key code, that of an input method, tells.
+    const composing = event.isComposing || event.keyCode === INPUT_METHOD;
+    if (event.key === 'Enter' && !event.shiftKey && !composing) submit(event);
   });
   find('stop').addEventListener('click', () => client.cancel());
   find('try-now').addEventListener('click', () => client.reconnect());

@@ -49,8 +49,12 @@ export class ChatsDialog {
     if (this.#list.querySelector('.danger')) return;
     const focused = document.activeElement?.ariaLabel;
     this.draw();
-    const again = [...this.#list.querySelectorAll('button')].find((button) => button.ariaLabel === focused);
-    if (focused) again?.focus();
+    if (focused) this.#focus(focused);
+  }
+
+  /** Give the focus to the button of this name, which has been drawn anew. @param {string} name */
+  #focus(name) {
+    [...this.#list.querySelectorAll('button')].find((button) => button.ariaLabel === name)?.focus();
   }
 
   draw() {
@@ -70,7 +74,7 @@ export class ChatsDialog {
     const row = make('li');
     const open = quietButton('Open', () => this.#open(sessionId), { ariaLabel: `Open the chat of ${time}` });
     const ask = () => this.#ask(row, sessionId, time);
-    const erase = quietButton('Erase', ask, { ariaLabel: `Erase the chat of ${time}` });
+    const erase = quietButton('Erase', ask, { ariaLabel: eraseName(time) });
     const name = make('span', { textContent: shown ? `${time} (this chat)` : time });
     if (words) name.append(make('span', { textContent: words, className: 'words' }));
     row.append(name, ...(shown ? [] : [open]), erase);
@@ -87,7 +91,10 @@ export class ChatsDialog {
    * @param {string} time */
   #ask(row, sessionId, time) {
     const erase = quietButton('Erase', () => this.#erase(row, sessionId), { className: 'quiet danger' });
-    const keep = quietButton('Keep', () => this.draw());
+    const keep = quietButton('Keep', () => {
+      this.draw();
+      this.#focus(eraseName(time));
+    });
     const question = make('span', { textContent: `Erase the chat of ${time} for everyone, for good?` });
     row.replaceChildren(question, erase, keep);
     keep.focus();
@@ -105,4 +112,9 @@ export class ChatsDialog {
     }
     this.#dialog.focus();
   }
+}
+
+/** @param {string} time of the chat */
+function eraseName(time) {
+  return `Erase the chat of ${time}`;
 }

@@ -1,9 +1,9 @@
 /**
  * What the page keeps in the browser, and the person's choice to keep nothing.
  *
- * In localStorage: the session that a patient's page shows, and when each session was last written to. No text but what
- * was not sent yet, which the client's outbox keeps under `moorline:unsent:`. In sessionStorage, which ends with the
- * tab: the draft of each session. Without storage, or where the person has switched it off, all lasts as long as the
+ * In localStorage: the session that a patient's page showed last, and when each session was last written to. No text but
+ * what was not sent yet, which the client's outbox keeps under `moorline:unsent:`. In sessionStorage, which ends with the
+ * tab: the session that this tab shows, and the draft of each session. Without storage, or where the person has switched it off, all lasts as long as the
  * page.
  *
  * @typedef {{sessionId: string, at: number}} Chat `at`: when it was last written to
@@ -56,20 +56,23 @@ export class Keeping {
   /** Whether another tab has made the choice. @param {StorageEvent} event */
   chosen({ key, storageArea }) {
     const chosen = storageArea === this.#local && key === CHOICE;
-    if (chosen && !this.on) for (const draft of keys(this.#tab, DRAFT)) this.#tab?.removeItem(draft);
+    if (chosen && !this.on) for (const kept of keys(this.#tab, 'moorline:')) this.#tab?.removeItem(kept);
     return chosen;
   }
 
   // Sessions ----------------------------------------------------------------------------------------------------------
 
-  /** The session that the patient's page showed last, or an empty string. @param {string} patientId */
+  /** The session that this tab shows, or that the patient's page showed last, or an empty string: "New chat" in another
+   * tab must not take a tab's chat and draft from it at a reload. @param {string} patientId */
   session(patientId) {
-    return this.storage?.getItem(SESSION + patientId) ?? '';
+    const shown = this.on ? this.#tab?.getItem(SESSION + patientId) : null;
+    return shown ?? this.storage?.getItem(SESSION + patientId) ?? '';
   }
 
   /** @param {string} patientId @param {string} sessionId */
   setSession(patientId, sessionId) {
     write(this.storage, SESSION + patientId, sessionId);
+    if (this.on) write(this.#tab, SESSION + patientId, sessionId);
   }
 
   /** The patient's sessions, the last one first. @param {string} patientId @returns {Chat[]} */
@@ -101,6 +104,11 @@ export class Keeping {
     return this.chats(patientId).map((chat) => chat.sessionId).filter((sessionId) => sessions.has(sessionId));
   }
 
+  /** Whether a message is kept that was not sent. @param {string} sessionId @param {string} clientMsgId */
+  holds(sessionId, clientMsgId) {
+    return this.storage?.getItem(`${UNSENT}${sessionId}:${clientMsgId}`) != null;
+  }
+
   /** Whether unsent messages of any session are kept. */
   get holdsUnsent() {
     return keys(this.storage, UNSENT).length > 0;
@@ -122,6 +130,11 @@ export class Keeping {
   draft(sessionId) {
     const kept = this.on ? this.#tab?.getItem(DRAFT + sessionId) : null;
     return kept ?? this.#drafts.get(sessionId) ?? '';
+  }
+
+  /** Whether a draft outlives a reload. @param {string} sessionId @param {string} text */
+  holdsDraft(sessionId, text) {
+    return this.on && this.#tab?.getItem(DRAFT + sessionId) === text;
   }
 
   /** @param {string} sessionId @param {string} text empty: sent, or given up */

@@ -3,6 +3,7 @@
  *
  * Deliberate differences: HTML is text, except `<br>`, which models write into tables. An image is a link: to load it
  * would tell another host who reads this. A link needs an absolute URL of a safe scheme, else its source is shown.
+ * A single `~`, and a `*` between two digits, are text: they stand in ranges and products of numbers, as of a dose.
  * There are no reference links: a definition at the end would change blocks that stand already.
  *
  * The time is linear in the length of any text: no delimiter is searched for twice over the same characters.
@@ -169,13 +170,16 @@ class Scan {
     const right = !spaceBefore && (!before || spaceAfter || after);
     // An underscore within a word, as in snake_case, is no emphasis.
     const word = mark[0] === '_';
+    // "2*5 mg or 4*5 mg" are no "25 mg or 45 mg", and "5~10 mg, later 10~20 mg" strikes out nothing.
+    const product = mark === '*' && /^\d\*\d$/.test(this.#text.slice(this.#at - 2, this.#at + 1));
+    const text = product || mark === '~';
     return {
       at: 0,
       mark: mark[0],
       count: mark.length,
       length: mark.length,
-      opens: left && (!word || !right || before),
-      closes: right && (!word || !left || after),
+      opens: left && !text && (!word || !right || before),
+      closes: right && !text && (!word || !left || after),
       starts: [],
       ends: [],
     };

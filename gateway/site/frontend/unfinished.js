@@ -26,6 +26,11 @@ export class Unfinished {
     return { count: entries.length, failed: entries.filter((entry) => entry.failed).length, sessionId };
   }
 
+  /** @param {(sessionId: string, client: MoorlineClient) => boolean} holds */
+  every(holds) {
+    return [...this.#chats].every(([sessionId, { client }]) => holds(sessionId, client));
+  }
+
   /** Take a chat that is being left. @param {string} sessionId @param {MoorlineClient} client */
   leave(sessionId, client) {
     const life = new AbortController();

@@ -1,6 +1,6 @@
 /** Rows to elements. What people write is shown as it is, what a model writes as Markdown; nothing is read as HTML. */
 import { make, quietButton } from './elements.js';
-import { safeLink } from './markdown-inline.js';
+import { safeLink, shown } from './markdown-inline.js';
 import { MarkdownView, linkTo } from './markdown-view.js';
 
 /** @typedef {import('./client/types.js').Row} Row */
@@ -27,6 +27,7 @@ const ERRORS = new Map([
   ['lost', 'The connection was lost before the answer came, and this server cannot repeat it.'],
   ['unconfirmed', 'The connection was lost before the server confirmed it. It may have been received or not.'],
   ['unsupported', 'This server cannot do that.'],
+  ['signed_out', 'Please sign in again.'],
   ['expired', 'It was written more than a day ago.'],
 ]);
 
@@ -148,7 +149,7 @@ function source({ title, url }) {
   // The address may be a path on this host.
   const href = url && safeLink(url, location.origin);
   if (href) item.append(linkTo(href));
-  (item.firstElementChild ?? item).textContent = title || url;
+  (item.firstElementChild ?? item).textContent = shown(title || url);
   return item;
 }
 

@@ -136,7 +136,7 @@ export class Connection {
       else if (version === 1) this.#open([], got);
       else this.#open([SUBPROTOCOL, `${SUBPROTOCOL}.${got}`]);
     } catch {
-      if (!life.signal.aborted) this.#lost(1006, false);
+      if (!life.signal.aborted && !this.#socket) this.#lost(1006, false);
     } finally {
       if (this.#asking === life) this.#asking = null;
     }

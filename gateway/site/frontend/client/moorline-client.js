@@ -23,7 +23,7 @@ import { Connection, INITIAL } from './connection.js';
 import { Outbox, usableStorage, uuid } from './outbox.js';
 import { Polling } from './polling.js';
 import { Sender } from './sender.js';
-import { EMPTY, fold, place, prepend, questionOf } from './transcript.js';
+import { EMPTY, fold, hasEnded, place, prepend, questionOf } from './transcript.js';
 
 export { usableStorage, uuid };
 
@@ -57,6 +57,7 @@ export class MoorlineClient extends EventTarget {
       this.#outbox,
       () => this.#emit('change'),
       ({ code, message = '' }) => this.#emit('refused', { code, message }),
+      (runId) => hasEnded(this.#transcript, runId),
     );
     const url = () => `${base().replace(/^http/, 'ws')}/ws/chat/${path}`;
     const bearer = token ? async () => `jwt.${await token()}` : null;
@@ -118,6 +119,8 @@ export class MoorlineClient extends EventTarget {
     this.#life = new AbortController();
     const { signal } = this.#life;
     addEventListener('storage', (event) => this.#outbox.storageChanged(event) && this.#emit('change'), { signal });
+    // Before the connection hears of it, which would send what is unsent.
+    addEventListener('pageshow', (event) => event.persisted && this.#outbox.recheck() && this.#emit('change'), { signal });
     this.#connection.start();
   }
 
@@ -239,8 +242,8 @@ export class MoorlineClient extends EventTarget {
     for (const { client_msg_id: id } of shown) if (id) this.#outbox.remove(id);
     if (event.type === 'deleted') this.#outbox.forget();
     this.#sender.moved(this.#transcript.runId);
-    // After a message of a person comes the run for it: nothing else can be sent in between.
-    if (event.type !== 'user') this.#sender.flush();
+    // After a message of a person comes the run for it: nothing else can be sent in between. An erased chat gets none.
+    if (event.type !== 'user' && event.type !== 'deleted') this.#sender.flush();
     this.#emit('change');
   }
 

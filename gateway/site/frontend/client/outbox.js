@@ -36,6 +36,8 @@ export class Outbox {
   #storage;
   /** Ids of what was written on this page, not by another tab or before a reload. @type {Set<string>} */
   #written = new Set();
+  /** Ids of what the storage has taken. @type {Set<string>} */
+  #stored = new Set();
 
   /** Oldest first. A new array at each change, so that `===` tells whether there was one. @type {readonly Entry[]} */
   entries = [];
@@ -60,7 +62,10 @@ export class Outbox {
     const expired = !entry || isExpired(entry);
     if (expired) this.#storage?.removeItem(key);
     if (!entry || !key.startsWith(this.#prefix)) return null;
-    if (!expired) return entry;
+    if (!expired) {
+      this.#stored.add(entry.clientMsgId);
+      return entry;
+    }
     return entry.text === undefined ? null : { ...entry, failed: 'expired' };
   }
 
@@ -131,6 +136,16 @@ export class Outbox {
     this.#replace({ ...entry, acked: true });
   }
 
+  /** It was sent, and the connection ended before the server confirmed it. @param {string} clientMsgId */
+  doubt(clientMsgId) {
+    const entry = this.#find(clientMsgId);
+    if (!entry || entry.acked || entry.failed) return;
+    const doubted = { ...entry, unconfirmed: true };
+    this.#replace(doubted);
+    // What has left the storage stays out of it: the session was erased, or another tab has sent the message.
+    if (this.#storage?.getItem(this.#prefix + clientMsgId)) this.#save(doubted);
+  }
+
   /** Refused for now. @param {string} clientMsgId @param {string} code */
   defer(clientMsgId, code) {
     const entry = this.#find(clientMsgId);
@@ -161,13 +176,26 @@ export class Outbox {
     for (const { clientMsgId } of this.entries) this.#storage?.removeItem(this.#prefix + clientMsgId);
   }
 
-  /** Another tab has changed what is stored; whether an entry of this outbox was discarded or acknowledged there.
-   * @param {StorageEvent} change */
+  /** Another tab has changed what is stored; whether an entry of this outbox was discarded, acknowledged or found to have
+   * expired there. @param {StorageEvent} change */
   storageChanged({ key, newValue, storageArea }) {
     if (storageArea !== this.#storage || newValue !== null || !key?.startsWith(this.#prefix)) return false;
     const entry = this.#find(key.slice(this.#prefix.length));
-    if (entry && !entry.acked) this.remove(entry.clientMsgId);
+    if (entry && isExpired(entry)) this.expire();
+    else if (entry && !entry.acked) this.remove(entry.clientMsgId);
     return entry !== undefined;
+  }
+
+  /** The browser shows the page again that it had left (bfcache): no event said what other tabs did meanwhile. What has
+   * left the storage was sent there, or discarded, so it waits for the log or the person. Whether there is any. */
+  recheck() {
+    const gone = this.entries.filter(({ clientMsgId, acked, failed }) =>
+      this.#stored.has(clientMsgId) && !acked && !failed && !this.#storage?.getItem(this.#prefix + clientMsgId));
+    for (const entry of gone) {
+      if (entry.text === undefined) this.remove(entry.clientMsgId);
+      else this.#replace({ ...entry, failed: UNCONFIRMED });
+    }
+    return gone.length > 0;
   }
 
   /** @param {string} clientMsgId @returns {Entry | undefined} */
@@ -191,6 +219,7 @@ export class Outbox {
   #save(entry) {
     try {
       this.#storage?.setItem(this.#prefix + entry.clientMsgId, JSON.stringify(entry));
+      this.#stored.add(entry.clientMsgId);
     } catch {
       // Storage is full: the entry lives as long as the page does.
     }

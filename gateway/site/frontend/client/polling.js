@@ -21,8 +21,9 @@ export class HttpError extends Error {
 
   /** As an `error` frame of the socket would say it. */
   get refusal() {
-    const retryable = this.status >= 500 || this.status === 429 || this.code === 'busy';
-    return { code: this.code || 'internal', retryable, retry_after: this.retryAfter };
+    const signedOut = this.status === 401;
+    const retryable = signedOut || this.status >= 500 || this.status === 408 || this.status === 429 || this.code === 'busy';
+    return { code: signedOut ? 'signed_out' : this.code || 'internal', retryable, retry_after: this.retryAfter };
   }
 }
 

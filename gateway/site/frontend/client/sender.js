@@ -17,17 +17,20 @@ export class Sender {
   #outbox;
   #onChange;
   #onRefused;
+  #hasEnded;
   #timer = 0;
   /** @type {Channel | null} */ #channel = null;
   /** @type {string | null} */ #inFlight = null;
   /** @type {string | null} */ #stopping = null;
 
   /** @param {import('./outbox.js').Outbox} outbox @param {() => void} onChange
-   * @param {(refusal: Refusal) => void} onRefused a command was refused that leaves nothing to show in the outbox */
-  constructor(outbox, onChange, onRefused) {
+   * @param {(refusal: Refusal) => void} onRefused a command was refused that leaves nothing to show in the outbox
+   * @param {(runId: string) => boolean} hasEnded whether the transcript shows the end of a run */
+  constructor(outbox, onChange, onRefused, hasEnded) {
     this.#outbox = outbox;
     this.#onChange = onChange;
     this.#onRefused = onRefused;
+    this.#hasEnded = hasEnded;
   }
 
   /** The id of the command under way, if any. */
@@ -53,6 +56,7 @@ export class Sender {
   use(channel) {
     clearTimeout(this.#timer);
     if (this.#inFlight && isOnce(this.#channel)) this.#outbox.fail(this.#inFlight, UNCONFIRMED);
+    else if (this.#inFlight) this.#outbox.doubt(this.#inFlight);
     if (isOnce(channel)) this.#outbox.hold();
     this.#channel = channel;
     this.#inFlight = null;
@@ -87,13 +91,13 @@ export class Sender {
     if (this.#stopping !== runId) this.#stopping = null;
   }
 
-  /** @param {{client_msg_id: string, duplicate?: boolean}} ack */
-  acknowledged({ client_msg_id: id, duplicate }) {
+  /** @param {{client_msg_id: string, run_id: string, duplicate?: boolean}} ack */
+  acknowledged({ client_msg_id: id, run_id: runId, duplicate }) {
     if (this.#inFlight === id) this.#inFlight = null;
     this.#outbox.acknowledge(id);
     this.#onChange();
-    // Otherwise a run begins, and its end lets the next one go.
-    if (duplicate) this.flush();
+    // Otherwise a run begins, and its end lets the next one go. A poll may have brought that end before this response.
+    if (duplicate || this.#hasEnded(runId)) this.flush();
   }
 
   /** @param {string} clientMsgId @param {Refusal} refusal */
@@ -131,6 +135,8 @@ export class Sender {
   async #post(channel, path, fields) {
     try {
       const reply = await channel.post(path, fields);
+      // A proxy or a network's sign-in page that says 200 has not kept the message.
+      if (typeof reply?.run_id !== 'string') throw new TypeError('not an answer of version 2');
       if (channel === this.#channel) this.acknowledged({ ...reply, ...fields });
     } catch (error) {
       if (channel === this.#channel) this.refused(fields.client_msg_id, refusalOf(error));

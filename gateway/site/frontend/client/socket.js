@@ -106,7 +106,10 @@ export class ChatSocket {
   }
 
   #watch() {
-    if (Date.now() > this.#deadline) this.end();
+    const now = Date.now();
+    // A clock that was set back by an hour would wait for an hour longer.
+    this.#deadline = Math.min(this.#deadline, now + this.#silence);
+    if (now > this.#deadline) this.end();
   }
 
   /** @param {number} code @param {string} [reason] */

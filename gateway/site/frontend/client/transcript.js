@@ -63,6 +63,11 @@ export function questionOf({ rows }, runId) {
   return rows.slice(0, Math.max(answer, 0)).findLast((row) => row.role === 'user')?.content;
 }
 
+/** Whether the transcript shows the end of a run. @param {Transcript} transcript @param {string} runId */
+export function hasEnded({ rows }, runId) {
+  return rows.some((row) => row.id === `run:${runId}` && !row.writing);
+}
+
 /** The transcript with older rows put before its own. `more`: whether there are still older ones.
  * @param {Transcript} transcript @param {any[]} rows @param {boolean} more @returns {Transcript} */
 export function prepend(transcript, rows, more) {

@@ -57,6 +57,8 @@ export interface Entry {
   runId?: string;
   /** The server has it. */
   acked?: boolean;
+  /** It was sent before, and the server may have it: it is sent again by itself, and taken once. */
+  unconfirmed?: boolean;
   /** Why it was refused the last time; it is sent again by itself. */
   deferred?: string;
   /** Why it is not sent; it waits for `resend()` or `discard()`. */

@@ -1,0 +1,281 @@
+"""The built-in page and its client in small mishaps: a late response, another tab, a full storage, a low screen."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from playwright.async_api import Browser, Locator, Page, Route, expect
+
+from tests.endtoend.conftest import Site
+from tests.support import needs
+from tests.support.browser import CHAT, SHARED, STEP, Visitor, answers, box, questions, say, shows, visitor
+from tests.support.client import again, connected, until
+from tests.support.network import Network, network
+from tests.support.played import Played
+
+pytestmark = [needs.chromium, SHARED]
+
+STORED = "JSON.stringify([localStorage, sessionStorage])"
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def between(chat: Site) -> AsyncIterator[Network]:
+    """The network between the browser and the gateway."""
+    async with network(chat.url) as started:
+        yield started
+
+
+async def opened(page: Page, chat: Site) -> None:
+    await page.goto(chat.url + CHAT)
+    await shows(page, "Connected")
+
+
+async def converse(page: Page, chat: Site, question: str, answer: str) -> None:
+    chat.script.put(answer, None)
+    await say(page, question)
+    await expect(answers(page)).to_have_text([answer])
+    await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+
+
+async def chats(page: Page) -> Locator:
+    await page.get_by_role("button", name="Chats").click()
+    return page.get_by_role("dialog").get_by_role("listitem")
+
+
+# What is sent ---------------------------------------------------------------------------------------------------------
+
+
+async def test_what_comes_after_an_answer_is_sent_though_the_response_to_the_question_is_late(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
+    answered = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        if route.request.method == "POST":
+            response = await route.fetch()
+            await answered.wait()
+            await route.fulfill(response=response)
+        else:
+            await route.continue_()
+
+    await tab.page.route("**/api/chat/*/messages*", late)
+    between.block_sockets()
+    await tab.page.goto(between.url + CHAT)
+    await shows(tab.page, "Connected")
+    chat.script.put("One.", None)
+    await say(tab.page, "First")
+    await expect(answers(tab.page)).to_have_text(["One."])
+    await expect(tab.page.get_by_role("button", name="Stop")).to_be_hidden()
+    chat.script.put("Two.", None)
+    await say(tab.page, "Second")
+    answered.set()
+    await expect(answers(tab.page)).to_have_text(["One.", "Two."])
+
+
+async def test_a_message_that_something_else_than_the_backend_has_taken_is_sent_again(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
+    posts: list[str] = []
+
+    async def sign_in_page(route: Route) -> None:
+        if route.request.method == "POST" and not posts:
+            posts.append(route.request.url)
+            await route.fulfill(status=200, body="")
+        else:
+            await route.continue_()
+
+    await tab.page.route("**/api/chat/*/messages*", sign_in_page)
+    between.block_sockets()
+    await tab.page.goto(between.url + CHAT)
+    await shows(tab.page, "Connected")
+    chat.script.put("Once.", None)
+    await say(tab.page, "Hello")
+    await expect(answers(tab.page)).to_have_text(["Once."])
+    assert len(posts) == 1
+
+
+async def test_a_message_whose_acknowledgement_was_lost_is_said_to_have_perhaps_arrived(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
+    await tab.page.goto(between.url + CHAT)
+    await shows(tab.page, "Connected")
+    between.mute()
+    await say(tab.page, "Hello")
+    await chat.script.asked.wait()
+    between.cut()
+    await expect(tab.page.get_by_text("The server may have it. It is sent again")).to_be_visible()
+
+
+async def test_what_waits_for_an_answer_is_not_sent_once_the_chat_is_erased(
+    backend: Played, url: str, page: Page
+) -> None:
+    socket = await connected(page, url, backend)
+    await socket.send("status", seq=1, run_id="r1", status="thinking")
+    await until(page, "client.transcript.runId === 'r1'")
+    await page.evaluate("client.send('A secret')")
+    await socket.send("deleted")
+    await until(page, "client.transcript.seq === 0")
+    # The next frame of the client.
+    await page.evaluate("void client.cancel('r1')")
+    await socket.receive("cancel")
+
+
+async def test_a_page_that_is_shown_again_does_not_send_what_another_took_back(
+    backend: Played, url: str, page: Page
+) -> None:
+    socket = await connected(page, url, backend)
+    backend.status = 503
+    await socket.close(1011)
+    await until(page, "client.state.status === 'reconnecting'")
+    await page.evaluate("client.send('take back')")
+    # No event tells a page of it that the browser keeps for the way back, nor the page that has done it.
+    await page.evaluate("localStorage.clear()")
+    backend.status = 200
+    await page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    returned = await backend.socket()
+    await returned.send_hello()
+    await until(page, "client.state.status === 'connected' && client.unsent[0].failed === 'unconfirmed'")
+    assert returned.received_nothing()
+
+
+async def test_a_request_that_a_sign_in_or_time_can_mend_is_repeated(url: str, page: Page) -> None:
+    await page.goto(url + "/client/reconnect.js")
+    repeated = await page.evaluate(
+        """async (statuses) => {
+            const { HttpError } = await import('/client/polling.js');
+            return statuses.filter((status) => new HttpError(status, 'forbidden').refusal.retryable);
+        }""",
+        [400, 401, 403, 404, 408, 409, 413, 421, 429, 500, 502, 503, 504],
+    )
+    assert repeated == [401, 408, 429, 500, 502, 503, 504]
+
+
+async def test_a_message_that_another_tab_finds_expired_stays_in_view_as_not_sent(url: str, page: Page) -> None:
+    await page.goto(url + "/client/reconnect.js")
+    shown = await page.evaluate(
+        """async () => {
+            const { KEPT, Outbox } = await import('/client/outbox.js');
+            const outbox = new Outbox('s1', localStorage);
+            const { clientMsgId } = outbox.add({ text: 'Hello' });
+            outbox.entries[0].order -= KEPT + 1;
+            const key = `moorline:unsent:s1:${clientMsgId}`;
+            outbox.storageChanged({ key, newValue: null, storageArea: localStorage });
+            return outbox.messages.map((entry) => [entry.text, entry.failed]);
+        }"""
+    )
+    assert shown == [["Hello", "expired"]]
+
+
+async def test_a_clock_that_is_set_back_does_not_keep_a_dead_socket(backend: Played, url: str, page: Page) -> None:
+    await connected(page, url, backend)
+    await page.clock.set_system_time(await page.evaluate("Date.now() / 1000 - 3600"))
+    await page.clock.fast_forward(1_000)
+    await page.clock.fast_forward(42_000)
+    await again(page, backend)
+
+
+async def test_enter_that_an_input_method_has_taken_sends_nothing(chat: Site, tab: Visitor) -> None:
+    await opened(tab.page, chat)
+    await box(tab.page).fill("にほんご")
+    # As Safari says it.
+    await box(tab.page).dispatch_event("keydown", {"key": "Enter", "keyCode": 229, "bubbles": True})
+    await expect(box(tab.page)).to_have_value("にほんご")
+    await expect(questions(tab.page)).to_have_count(0)
+
+
+# What is kept, and what is erased -------------------------------------------------------------------------------------
+
+
+async def test_new_chat_in_another_tab_takes_neither_chat_nor_draft_from_this_one(chat: Site, tab: Visitor) -> None:
+    await opened(tab.page, chat)
+    await converse(tab.page, chat, "Hello", "Good morning.")
+    await box(tab.page).fill("Half a thought")
+    other = await tab.page.context.new_page()
+    await opened(other, chat)
+    await expect(questions(other)).to_have_text(["Hello"])
+    await other.get_by_role("button", name="New chat").click()
+    await tab.page.reload()
+    await expect(questions(tab.page)).to_have_text(["Hello"])
+    await expect(box(tab.page)).to_have_value("Half a thought")
+
+
+FULL = """for (const storage of [localStorage, sessionStorage])
+    for (let size = 1 << 22; size >= 1; size >>= 1)
+        try { for (let n = 0; ; n++) storage.setItem(`filler ${size} ${n}`, 'x'.repeat(size)); } catch {}"""
+"""Until not one more byte is taken."""
+CLOSES = "dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+"""Whether the page would close without asking."""
+
+
+async def test_where_the_storage_is_full_closing_the_page_with_a_draft_asks_first(chat: Site, tab: Visitor) -> None:
+    await opened(tab.page, chat)
+    await tab.page.evaluate(FULL)
+    assert await tab.page.evaluate(CLOSES) is True
+    await box(tab.page).fill("Half a thought")
+    assert await tab.page.evaluate(CLOSES) is False
+
+
+async def test_where_the_storage_is_full_closing_the_page_with_an_unsent_message_asks_first(
+    chat: Site, tab: Visitor
+) -> None:
+    await opened(tab.page, chat)
+    await tab.page.evaluate(FULL)
+    await chat.stop_backend()
+    await say(tab.page, "Keep this")
+    await expect(questions(tab.page)).to_have_text(["Keep this"])
+    assert await tab.page.evaluate(CLOSES) is False
+
+
+async def test_an_erased_chat_leaves_the_list_before_its_socket_says_so(chat: Site, tab: Visitor) -> None:
+    await tab.page.route("**/api/chat/*", lambda route: route.fulfill(status=204))
+    await opened(tab.page, chat)
+    await converse(tab.page, chat, "Hello", "Good morning.")
+    session = await tab.page.evaluate("localStorage['moorline:session:patient:demo']")
+    listed = await chats(tab.page)
+    await listed.get_by_role("button", name="Erase").click()
+    await listed.get_by_role("button", name="Erase").click()
+    await expect(listed).to_have_text(["None yet."])
+    assert session not in await tab.page.evaluate(STORED)
+
+
+# What is shown --------------------------------------------------------------------------------------------------------
+
+
+async def test_who_keeps_a_chat_is_back_at_its_button(chat: Site, tab: Visitor) -> None:
+    await opened(tab.page, chat)
+    await converse(tab.page, chat, "Hello", "Good morning.")
+    listed = await chats(tab.page)
+    await listed.get_by_role("button", name="Erase").press("Enter")
+    await listed.get_by_role("button", name="Keep").press("Enter")
+    await expect(listed.get_by_role("button", name="Erase")).to_be_focused()
+
+
+async def test_the_title_of_a_source_reorders_nothing(backend: Played, url: str, tab: Visitor) -> None:
+    await tab.page.goto(url + CHAT)
+    socket = await backend.socket()
+    await socket.send_hello(recovered=False)
+    await socket.send_snapshot(0)
+    await socket.send("status", seq=1, run_id="r1", status="thinking")
+    source = {"kind": "source", "title": "\u202egm 05", "url": "https://a.example"}
+    await socket.send("part", seq=2, run_id="r1", part=source)
+    await expect(tab.page.get_by_role("list", name="Sources").get_by_role("link")).to_have_text("\ufffdgm 05")
+
+
+async def test_a_phone_on_its_side_keeps_some_of_the_chat_in_view(chat: Site, chromium: Browser) -> None:
+    async with visitor(chromium, viewport={"width": 640, "height": 320}) as phone:
+        await phone.page.goto(chat.url + CHAT)
+        await shows(phone.page, "Connected")
+        await chat.stop_backend()
+        await say(phone.page, "Keep this")
+        await phone.page.get_by_role("button", name="New chat").click()
+        await expect(phone.page.get_by_text("1 message of an earlier chat")).to_be_visible()
+        await expect(phone.page.locator("#remark")).to_be_visible(timeout=2 * STEP)
+        region = await phone.page.get_by_role("region", name="Messages").bounding_box()
+        assert region is not None
+        assert region["height"] >= 120
+
+
+async def test_ranges_and_products_of_doses_are_shown_as_they_were_written(chat: Site, tab: Visitor) -> None:
+    await opened(tab.page, chat)
+    doses = "5~10 mg, later 10~20 mg; 2*5 mg or 4*5 mg"
+    await converse(tab.page, chat, "How much?", doses)
