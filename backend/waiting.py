@@ -49,6 +49,8 @@ class Waiter:
     def close(self) -> None:
         """Stop the timer and the calls of the watch, which refer to this. No wait is under way."""
         self._watch.listen(None)
+        # Its owner, which has this: both would stay until a search for cycles.
+        self._at_growth = None
         self._stop_timer()
 
     def _stop_timer(self) -> None:

@@ -133,6 +133,11 @@ class End(asyncio.Protocol):
         else:
             end(*arguments)
 
+    def discard(self) -> None:
+        """Pass on nothing that is received from now on."""
+        if self._relay is not None:
+            self.receive = self.receive_late
+
     def receive_late(self, data: bytes, now: float) -> bytes:
         """After the tunnel's end: nothing passes any more. A peer that goes on sending is read in turns: uvloop would
         take up to 8 MiB of each at once, only to discard them."""
@@ -181,6 +186,8 @@ class End(asyncio.Protocol):
 
     def _lost(self, relay: "Relay", reason: Reason) -> None:
         self._relay = None
+        # Not its own method, with which it would stay until a search for cycles.
+        self.receive = self.inbound.receive_late
         relay.connection_lost(self.side, reason)
 
 
@@ -427,7 +434,8 @@ class Relay:
     def _tear_down(self, end: End, teardown: Teardown) -> None:
         client, upstream, transport = self._client, self._upstream, end.transport
         client.write = upstream.write = _discard
-        client.receive, upstream.receive = client.receive_late, upstream.receive_late
+        client.discard()
+        upstream.discard()
         if teardown is Teardown.ABORT:
             transport.abort()
         elif (

@@ -1,12 +1,15 @@
 """The order in which a socket is sent what it gets."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 from websockets.exceptions import ConnectionClosedError
 
 from moorline.backend.delivery import OUTBOX_LIMIT, Delivery, Outbox
@@ -14,8 +17,10 @@ from moorline.backend.eventlog.base import RunHandle
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from moorline.backend.follower import Follower
+from moorline.gateway.common.access.rights import Right
+from moorline.gateway.common.collection import no_collection
 from tests.support.backends import STEP, Script, backend, hello, receive, receive_until, say
-from tests.support.eventlogs import NOW, exchange, handle_of
+from tests.support.eventlogs import NOW, exchange, handle_of, until
 
 
 class Reading:
@@ -181,3 +186,19 @@ async def test_the_reader_waits_no_longer_once_the_outbox_is_closed() -> None:
     waiting = await waits(outbox.room())
     outbox.close()
     await asyncio.wait_for(waiting, STEP)
+
+
+def of_sockets() -> int:
+    kinds = (Delivery, RequestHandler, Right, web.Request)
+    return sum(isinstance(each, kinds) for each in gc.get_objects())
+
+
+async def test_a_socket_that_has_ended_is_freed_without_a_search_for_cycles(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script()) as server:
+        gc.collect()
+        before = of_sockets()
+        with no_collection():
+            async with server.socket() as socket:
+                await hello(socket)
+                assert of_sockets() > before
+            await until(lambda: of_sockets() == before)

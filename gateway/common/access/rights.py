@@ -197,8 +197,10 @@ class Right:
         self._arm()
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Ask no more, and call no callback."""
         self._stop_timer()
+        # It leads back to this right, which would stay until a search for cycles.
+        self._on_end = None
         if self._task is not None:
             self._task.cancel()
 

@@ -62,6 +62,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
             "_cache",
             "_close",
             "_current_request",
+            "_data_received_cb",
             "_force_close",
             "_handle_request",
             "_handler_waiter",
@@ -309,6 +310,11 @@ class ServerProtocol(RequestHandler):
 
     def has_responded(self) -> None:
         """A response has been sent, or what will be sent of it."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        # A WebSocket's own method: with it the connection would stay until a search for cycles.
+        self._data_received_cb = None
 
     def leave(self) -> None:
         """Have the server forget the connection, whose transport is another protocol's. aiohttp's `connection_lost`

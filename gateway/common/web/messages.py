@@ -148,6 +148,8 @@ class UnfinishedMessage:
     def close(self) -> None:
         """The connection is gone."""
         self._count(0)
+        # It leads back to the connection, which would stay until a search for cycles.
+        self._on_violation = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -8,9 +8,11 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from moorline.gateway.common.collection import no_collection
 from moorline.gateway.proxy.connection import UpstreamConnection
-from moorline.gateway.tunnel.relay import Relay
+from moorline.gateway.tunnel.relay import End, Relay
 from tests.gateway.websocket.conftest import Gateway, Start
+from tests.support.eventlogs import until
 from tests.support.faulty_upstream import HANDSHAKE, REFUSAL, SWITCH, Upstream, dial
 
 
@@ -21,6 +23,17 @@ async def test_1000_connections_that_ended_in_every_way_leave_nothing_behind(sta
     # Ten ways, a hundred times.
     await _one_of_each(gateway, upstream, rounds=100)
     assert await _holdings(gateway) == before
+
+
+async def test_tunnels_that_ended_in_every_way_are_freed_without_a_search_for_cycles(
+    start: Start, upstream: Upstream
+) -> None:
+    gateway = await start(upstream.port, handshake_timeout=5.0)
+    gc.collect()
+    with no_collection():
+        await _one_of_each(gateway, upstream, rounds=1)
+        await gateway.has(0)
+        await until(lambda: not any(isinstance(each, End | Relay) for each in gc.get_objects()))
 
 
 async def _holdings(gateway: Gateway) -> dict[str, int]:
