@@ -3,12 +3,12 @@
 import functools
 import ipaddress
 import logging
+from typing import Any
 
 from aiohttp import web
 
 from moorline.gateway.common import logs
 from moorline.gateway.common.access.middleware import REFUSAL, client_address
-from moorline.gateway.common.web.aiohttp_private import items_of
 from moorline.gateway.common.web.route_name import describe
 from moorline.gateway.keys import CAUSE, DESTINATION, REQUEST_ID, UPSTREAM
 from moorline.gateway.logged_path import logged_path
@@ -22,11 +22,11 @@ log = logging.getLogger("moorline.gateway.access")
 _FRONTEND_ROUTE = "/{path}"
 
 
-def log_request(request: web.Request, status: int, seconds: float) -> None:
-    """Log the result of a request."""
+def log_request(request: web.Request, items: dict[Any, Any], status: int, seconds: float) -> None:
+    """Log the result of a request, which holds these `items`."""
     if not log.isEnabledFor(logging.INFO):
         return
-    items, path = items_of(request), _path(request)
+    path = _path(request)
     client, request_id = client_address(request), items[REQUEST_ID]
     text = f"{request.method} {path} {status} {seconds:.3f}s client={client} request_id={request_id}"
     if CAUSE in items:

@@ -76,7 +76,7 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
             _count(of_app[METRICS], request, status, seconds)
         # A socket has its own line, with the same facts.
         if status != SWITCHING_PROTOCOLS:
-            log_request(request, status, seconds)
+            log_request(request, items, status, seconds)
 
 
 def fresh_id() -> str:

@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from moorline.gateway.cause import Moment
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rules import client_network
-from moorline.gateway.common.web.aiohttp_private import app_of, clock_of, items_of, message_of, protocol_of
+from moorline.gateway.common.web.aiohttp_private import items_of, parts_of
 from moorline.gateway.common.web.deadline import latest_end
 from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 from moorline.gateway.errors import (
@@ -87,13 +87,14 @@ class Exchange:
 
     def __init__(self, request: web.Request, head: Head, *, begin: Begin | None = None, upgrade: bool = False) -> None:
         self.request = request
-        self.message = message = message_of(request)
+        message, protocol, app, items, self._clock = parts_of(request)
+        self.message = message
         """What the client sent, without the body."""
         # The message gives each part of it by a call.
         self.method = method = message.method
-        self.protocol = protocol_of(request)
-        self.app = app = app_of(request)
-        self.items = items = items_of(request)
+        self.protocol = protocol
+        self.app = app
+        self.items = items
         """What the request holds by its keys."""
         self.of_app = items_of(app)
         """What its application does."""
@@ -105,7 +106,6 @@ class Exchange:
         self._head = head
         self._begin = begin
         self._is_always_held = upgrade or destination.route.owner is _FRONTEND
-        self._clock = clock_of(request)
         self._has_body = request.body_exists
         self.upload: asyncio.Task[None] | None = None
         """Sends the request's body, unless that was sent with the headers."""

@@ -49,9 +49,9 @@ def begin(exchange: Exchange, response: Response) -> "ProxiedResponse | None":
         return None
     proxied = ProxiedResponse(exchange, response)
     if headers.passes_as_it_is(response):
-        proxied.begin(response.lines, response.names.keys())
+        proxied.begin(response.status, response.reason, response.lines, response.names.keys())
     else:
-        proxied.begin(*_encoded(_fields(exchange, response)))
+        proxied.begin(response.status, response.reason, *_encoded(_fields(exchange, response)))
     return proxied
 
 
@@ -72,21 +72,19 @@ async def pass_on(response: Response, exchange: Exchange) -> web.StreamResponse:
         proxied = cast("ProxiedResponse", exchange.sink)
     else:
         proxied = ProxiedResponse(exchange, response)
+        fields = _fields(exchange, response)
         if handlers := exchange.app.on_response_prepare:
             # They see the headers as aiohttp's, and may change them.
-            fields = [(headers.text_of(name), headers.text_of(value)) for name, value in _fields(exchange, response)]
-            proxied.headers.extend(fields)
+            proxied.headers.extend((headers.text_of(name), headers.text_of(value)) for name, value in fields)
             await handlers.send(exchange.request, proxied)
-            changed = [(headers.bytes_of(name), headers.bytes_of(value)) for name, value in proxied.headers.items()]
-            proxied.begin(*_encoded(changed))
-        else:
-            proxied.begin(*_encoded(_fields(exchange, response)))
+            fields = [(headers.bytes_of(name), headers.bytes_of(value)) for name, value in proxied.headers.items()]
+        proxied.begin(proxied.status, proxied.reason, *_encoded(fields))
         exchange.connection.pass_to(proxied)
     await proxied.finish()
     return proxied
 
 
-def _fields(exchange: Exchange, response: Response) -> headers.Fields:
+def _fields(exchange: Exchange, response: Response) -> list[tuple[bytes, bytes]]:
     is_backend = exchange.destination.route.owner is Owner.BACKEND
     return headers.response_fields(
         response,
@@ -123,9 +121,26 @@ class ProxiedResponse(Sent):
     def keep_alive(self) -> bool:
         return self._persistent
 
-    def begin(self, lines: bytes, names: Set[bytes]) -> None:
+    def begin(self, status: int, reason: str, lines: bytes, names: Set[bytes]) -> None:
         """Send these headers, whose names are in lower case, before the first part of the body."""
-        self._begun = self._head(lines, names)
+        is_current = self._is_current
+        parts = [_status_line(_CURRENT if is_current else _EARLIER, status, reason), lines]
+        if status == _NO_CONTENT and _CONTENT_LENGTH in names:
+            # RFC 9110 section 8.6
+            parts[1] = re.sub(rb"(?im)^content-length:.*\r\n", b"", lines)
+        if b"x-request-id" not in names:
+            parts.append(f"X-Request-ID: {self._exchange.items[REQUEST_ID]}\r\n".encode())
+        if b"date" not in names:
+            # RFC 9110 section 6.6.1
+            parts.append(f"Date: {formatdate(usegmt=True)}\r\n".encode())
+        if self._is_chunked:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        if not self._persistent:
+            parts.append(b"Connection: close\r\n")
+        elif not is_current:
+            parts.append(b"Connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        self._begun = b"".join(parts)
 
     def take(self, part: bytes | memoryview, *, complete: bool) -> bool:
         protocol = self._protocol
@@ -177,26 +192,6 @@ class ProxiedResponse(Sent):
             # The error must not become a second response on this connection.
             self._break_off()
             raise
-
-    def _head(self, lines: bytes, names: Set[bytes]) -> bytes:
-        status, is_current = self.status, self._is_current
-        parts = [_status_line(_CURRENT if is_current else _EARLIER, status, self.reason), lines]
-        if status == _NO_CONTENT and _CONTENT_LENGTH in names:
-            # RFC 9110 section 8.6
-            parts[1] = re.sub(rb"(?im)^content-length:.*\r\n", b"", lines)
-        if b"x-request-id" not in names:
-            parts.append(f"X-Request-ID: {self._exchange.items[REQUEST_ID]}\r\n".encode())
-        if b"date" not in names:
-            # RFC 9110 section 6.6.1
-            parts.append(f"Date: {formatdate(usegmt=True)}\r\n".encode())
-        if self._is_chunked:
-            parts.append(b"Transfer-Encoding: chunked\r\n")
-        if not self._persistent:
-            parts.append(b"Connection: close\r\n")
-        elif not is_current:
-            parts.append(b"Connection: keep-alive\r\n")
-        parts.append(b"\r\n")
-        return b"".join(parts)
 
     async def _drain(self) -> None:
         async with asyncio.timeout(self._exchange.destination.timeouts.send_timeout):

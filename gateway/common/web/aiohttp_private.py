@@ -36,10 +36,10 @@ __all__ = [
     "ServerProtocol",
     "app_of",
     "check",
-    "clock_of",
     "is_upgraded",
     "items_of",
     "message_of",
+    "parts_of",
     "pass_router",
     "protocol_of",
     "rebuilt",
@@ -447,9 +447,12 @@ message_of: Callable[[web.BaseRequest], RawRequestMessage] = operator.attrgetter
 """What the client sent, without the body."""
 protocol_of: Callable[[web.BaseRequest], RequestHandler] = operator.attrgetter("_protocol")
 """The client's connection."""
-clock_of: Callable[[web.BaseRequest], Callable[[], float]] = operator.attrgetter("_loop.time")
-"""The clock of the event loop that handles it: `asyncio.get_running_loop` asks the kernel whether the process is the
-one that it was.
+parts_of: Callable[
+    [web.Request],
+    tuple[RawRequestMessage, RequestHandler, web.Application, dict[Any, Any], Callable[[], float]],
+] = operator.attrgetter("_message", "_protocol", "_match_info._current_app", "_state", "_loop.time")
+"""These of one request by one call, and the clock of the event loop that handles it: `asyncio.get_running_loop` asks
+the kernel whether the process is the one that it was.
 """
 
 

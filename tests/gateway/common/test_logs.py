@@ -128,6 +128,10 @@ async def test_a_warning_is_written_at_once_behind_the_lines_before_it(capsys: p
 
 async def test_a_line_of_another_thread_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     setup(Settings())
+    logging.getLogger("moorline.gateway").info("first")
+    await asyncio.sleep(0)
+    assert "first" in capsys.readouterr().err
+    # Until the pause behind the first one is over.
     logging.getLogger("moorline.gateway").info("waits")
     await asyncio.to_thread(logging.getLogger("moorline.gateway").info, "committed")
     assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["waits", "committed"]
