@@ -20,7 +20,8 @@ from tests.support.process import PATIENCE, children, gone
 
 # Long enough for a process that waits for a busy core.
 WATCHDOG = ("--watchdog", "3s")
-START = ("--start-timeout", "3s")
+# A start with its imports takes a second, and several beside other tests.
+START = ("--start-timeout", "8s")
 #: In a module: the line that this is called in hangs in the process that comes to it as the `number`th.
 HANGS = """
 import os, time
@@ -89,7 +90,7 @@ async def test_a_backend_whose_import_does_not_return_is_replaced(tmp_path: Path
         assert await ask(address) == "Hello"
     lines = [line.partition("supervisor: ")[2] for line in program.err.splitlines() if "the backend" in line]
     assert lines == [
-        "the backend has given no sign of life for 3s at its start (start_timeout): killing it",
+        "the backend has given no sign of life for 8s at its start (start_timeout): killing it",
         "the backend ended with status -9; starting it again in 0.25s",
     ]
 
@@ -102,7 +103,7 @@ async def test_a_worker_whose_hook_does_not_return_from_its_import_is_replaced(t
     async with echoing(tmp_path, *options) as (program, address), connect(address, proxy=None) as client:
         await client.send("served")
         assert await client.recv() == "served"
-    assert "has given no sign of life for 3s at its start (start_timeout): killing it" in program.err
+    assert "has given no sign of life for 8s at its start (start_timeout): killing it" in program.err
 
 
 async def test_a_start_that_is_slow_and_lives_is_left_alone(tmp_path: Path) -> None:
