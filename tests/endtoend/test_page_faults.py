@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
@@ -26,7 +27,7 @@ pytestmark = [needs.chromium, SHARED]
 
 @pytest_asyncio.fixture(loop_scope="package")
 async def chat(tmp_path: Path) -> AsyncIterator[Site]:
-    async with site(tmp_path, heartbeat=1.0) as started:
+    async with site(tmp_path, heartbeat=2.0) as started:
         yield started
 
 
@@ -75,8 +76,9 @@ async def test_an_outage_is_counted_down(chat: Site, between: Network, tab: Visi
     await expect(tab.page.locator("#status")).to_have_text(re.compile(r"^\s*Disconnected, next try in [1-9]\d* s\s*$"))
 
 
+@pytest.mark.parametrize("reloads", [False, True], ids=["stays", "reloads"])
 async def test_a_message_whose_acknowledgement_was_lost_is_there_once(
-    chat: Site, between: Network, tab: Visitor
+    chat: Site, between: Network, tab: Visitor, *, reloads: bool
 ) -> None:
     await tab.page.goto(between.url + CHAT)
     await shows(tab.page, "Connected")
@@ -85,23 +87,8 @@ async def test_a_message_whose_acknowledgement_was_lost_is_there_once(
     await chat.script.asked.wait()
     between.cut()
     between.heal()
-    chat.script.put("Once.", None)
-    await expect(answers(tab.page)).to_have_text(["Once."])
-    await expect(questions(tab.page)).to_have_text(["Hello"])
-    assert len(chat.script.chats) == 1
-
-
-async def test_a_reload_before_the_acknowledgement_sends_the_message_once(
-    chat: Site, between: Network, tab: Visitor
-) -> None:
-    await tab.page.goto(between.url + CHAT)
-    await shows(tab.page, "Connected")
-    between.mute()
-    await say(tab.page, "Hello")
-    await chat.script.asked.wait()
-    between.cut()
-    between.heal()
-    await tab.page.reload()
+    if reloads:
+        await tab.page.reload()
     chat.script.put("Once.", None)
     await expect(answers(tab.page)).to_have_text(["Once."])
     await expect(questions(tab.page)).to_have_text(["Hello"])
