@@ -405,8 +405,11 @@ async def test_a_failed_condition_is_a_412_that_is_not_cached(get: Get) -> None:
     assert (answer.status, answer.headers["Cache-Control"]) == (412, "no-store")
 
 
-async def test_an_empty_segment_names_no_other_file(get: Get) -> None:
-    assert (await get("/assets//index-BxY3k2_a.js")).status == 404
+@pytest.mark.parametrize("folder", ["assets", "linked"])
+async def test_an_empty_segment_names_no_other_file(folder: str, get: Get, site: Path) -> None:
+    (site / "linked").symlink_to("assets")
+    assert (await get(f"/{folder}/index-BxY3k2_a.js")).status == 200
+    assert (await get(f"/{folder}//index-BxY3k2_a.js")).status == 404
 
 
 async def test_a_site_of_its_own_has_the_policy_that_it_asks_for_and_else_none(site: Path) -> None:
