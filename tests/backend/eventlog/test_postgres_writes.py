@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from unittest.mock import AsyncMock
@@ -223,10 +223,19 @@ async def test_any_number_of_orphans_is_recovered(postgres_database: str, monkey
     async with opened(postgres_database) as (log, _):
         for number in range(5):
             await start(log, f"s{number}")
-    monkeypatch.setattr(lease, "ORPHANS", 2)
+    recover, at_once = PostgresStore.recover, list[int]()
+
+    async def noted(store: PostgresStore, orphans: Sequence[lease.Orphan]) -> None:
+        at_once.append(len(orphans))
+        await recover(store, orphans)
+
+    # Less than the polls with which a log begins would find.
+    monkeypatch.setattr(lease, "ORPHANS", 1)
+    monkeypatch.setattr(PostgresStore, "recover", noted)
     async with opened(postgres_database) as (log, _):
         ends = [(await read_view(log, f"s{number}")).rows[-1].finish for number in range(5)]
         assert ends == [Finish.INTERRUPTED] * 5
+    assert at_once == [1] * 5
 
 
 async def test_an_orphan_that_another_process_is_taking_over_is_skipped(postgres_database: str) -> None:
