@@ -105,6 +105,24 @@ async def test_a_token_of_the_key_is_accepted(tmp_path: Path, algorithm: str) ->
         assert await status(server.http, token(SECRET)) == 401
 
 
+@pytest.mark.parametrize(("off", "expected"), [(50.0, 200), (70.0, 401)])
+@pytest.mark.parametrize(("name", "direction"), [("exp", -1), ("nbf", 1), ("iat", 1)])
+async def test_a_clock_may_differ_by_the_leeway_and_no_more(
+    tmp_path: Path, name: str, direction: int, off: float, expected: int
+) -> None:
+    async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS | {"jwt_leeway": 60.0}) as server:
+        assert await status(server.http, token(**{name: time.time() + direction * off})) == expected
+
+
+async def test_what_a_token_opened_ends_when_the_leeway_is_over_as_well() -> None:
+    hook = jwt_authorize(Settings(jwt_key=SECRET, jwt_leeway=60.0))
+    assert hook is not None
+    expires = time.time() - 50
+    given = jwt.encode({"sub": "dr-who", "exp": expires}, SECRET)
+    request = make_mocked_request("GET", "/", headers={"Authorization": f"Bearer {given}"})
+    assert (await hook(request, "patient:demo", "s1")).expires == pytest.approx(expires + 60)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

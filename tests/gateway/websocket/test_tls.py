@@ -77,6 +77,25 @@ async def test_pages_and_api_are_served_by_tls(start: Start, pair: Certificate) 
     assert b"X-Forwarded-Proto: https\r\n" in heads[0]
 
 
+@pytest.mark.parametrize(
+    ("offered", "selected"),
+    [(["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1"), (["h2"], None), ([], None)],
+    ids=["both", "http/1.1", "h2 alone", "none"],
+)
+async def test_of_what_a_client_offers_by_alpn_http_1_1_is_selected(
+    start: Start, pair: Certificate, echo: int, offered: list[str], selected: str | None
+) -> None:
+    gateway = await start_tls(start, pair, echo)
+    client = client_of(pair)
+    if offered:
+        client.set_alpn_protocols(offered)
+    _, writer = await asyncio.open_connection("localhost", gateway.port, ssl=client)
+    assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == selected
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
 async def test_large_messages_pass_both_ways_in_order(start: Start, pair: Certificate, echo: int) -> None:
     gateway = await start_tls(start, pair, echo)
     async with socket(gateway, pair) as client:
