@@ -169,8 +169,8 @@ class Settings(CommonSettings):
     )
 
     def files(self) -> dict[str, str]:
-        """The paths of the files with chats or accesses in them, by the option and value that name each."""
-        files = {}
+        """Also those with chats or accesses in them."""
+        files = super(Settings, self).files()
         if self.database.startswith(SQLITE):
             files[f'database: "{self.database}"'] = self.database.removeprefix(SQLITE)
         if self.audit_log is not None:

@@ -219,6 +219,11 @@ class Settings(CommonSettings):
     follow_authorize: bool = False
     """Load the hook again when a module in the current folder changes. No option: `moorline serve --reload` sets it."""
 
+    def files(self) -> dict[str, str]:
+        """Also the certificate's key."""
+        key = self.tls_certificate_key
+        return super(Settings, self).files() | ({f'tls_certificate_key: "{key}"': key} if key else {})
+
     def __post_init__(self) -> None:
         super(Settings, self).__post_init__()
         if not self.upstream:

@@ -84,11 +84,14 @@ def configured(name: str, argv: Sequence[str], environ: MutableMapping[str, str]
     from moorline.gateway.run.exposed import check_frontend
 
     config = _config(name, argv, environ)
-    settings, private = config[Settings], dict(config.file)
+    settings = config[Settings]
+    private = {**config.file, **settings.files()}
     if name != "serve":
         check_frontend(settings.frontend_folder, private)
         return {Settings: settings}
     backend = config[BackendSettings]
+    if key := environ.get("OPENAI_API_KEY_FILE"):
+        private[f'OPENAI_API_KEY_FILE: "{key}"'] = key
     check_frontend(settings.frontend_folder, {**private, **backend.files()})
     return {Settings: settings, BackendSettings: backend, ServeSettings: config[ServeSettings]}
 

@@ -26,7 +26,7 @@ from moorline.gateway.common.loop import run
 from moorline.gateway.common.supervised import Parent, ParentConnection
 from moorline.gateway.run.announced import announced_address, without_colours, without_controls
 
-__all__ = ["NOT_FOUND", "UserCommand", "run_command"]
+__all__ = ["NOT_FOUND", "UserCommand", "port_of", "run_command"]
 
 log = logging.getLogger("moorline.serve")
 
@@ -58,6 +58,12 @@ class UserCommand:
     follows_output: bool
     """Whether an address that it announces counts instead."""
     log_format: str
+
+
+def port_of(address: str) -> int:
+    """The port of `http://localhost:3000`, which need not be written where it is the usual one."""
+    parts = urlsplit(address)
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def run_command(parent: Parent) -> int:
@@ -152,7 +158,7 @@ class _Output:
             for host in hosts:
                 with contextlib.suppress(OSError, TimeoutError):
                     async with asyncio.timeout(_CONNECT_SECONDS):
-                        _, writer = await asyncio.open_connection(host, parts.port)
+                        _, writer = await asyncio.open_connection(host, port_of(self._command.address))
                     writer.close()
                     self._report(self._command.address)
                     return
@@ -161,7 +167,7 @@ class _Output:
     def _announced(self, address: str) -> None:
         if self._command.follows_output:
             self._report(address)
-        elif urlsplit(address).port != urlsplit(self._command.address).port:
+        elif port_of(address) != port_of(self._command.address):
             log.warning(
                 "%s: it serves at %s, and moorline expects it at %s",
                 self._command.option,

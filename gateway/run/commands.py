@@ -6,7 +6,7 @@ from typing import Any
 
 from moorline.backend.settings import Settings as BackendSettings
 from moorline.gateway.common.config.command import Command, Refusal, Section
-from moorline.gateway.common.config.options import BOOL, DURATION, PORT, TEXT, option, specs
+from moorline.gateway.common.config.options import BOOL, DURATION, PORT, TEXT, Kind, option, specs
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.settings import Settings
 
@@ -26,6 +26,13 @@ __all__ = [
     "ServeSettings",
     "Settings",
 ]
+
+
+def _is_credential(header: str) -> bool:
+    return header.partition(":")[0].strip().lower() in ("authorization", "cookie", "proxy-authorization")
+
+
+HEADER = Kind("TEXT", TEXT.parse, is_secret=_is_credential)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +62,7 @@ class CheckSettings:
     )
     path: str = option("", TEXT, "path of a WebSocket that is not moorline's: it is opened, and asked nothing")
     origin: str = option("", TEXT, "open the socket as a page of this origin (default: the address's own)")
-    header: str = option("", TEXT, 'a header that clients send, as "Authorization: Bearer TOKEN"')
+    header: str = option("", HEADER, 'a header that clients send, as "Authorization: Bearer TOKEN"')
     idle: float | None = option(
         3.0, DURATION, "hold the socket in silence for so long, to find what cuts it", can_be_off=True
     )

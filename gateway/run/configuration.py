@@ -72,9 +72,12 @@ class Configuration:
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
+        *lines, last = said.decode(errors="replace").strip().split("\n")
         if answered is None:
-            last = said.decode(errors="replace").strip().rpartition("\n")[2]
             raise UsageError(last.removeprefix("moorline: ") or f"status {process.returncode}")
+        for line in filter(None, [*lines, last]):
+            # As at a start: an option that counts for nothing, or a gateway that is open to all.
+            log.warning("%s", line.removeprefix("moorline: warning: "))
         try:
             return {kind: kind(**fields) for kind, fields in pickle.loads(answered)["sections"]}
         except (AttributeError, ImportError, TypeError) as error:

@@ -8,9 +8,8 @@ import contextlib
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from urllib.parse import urlsplit
 
-from moorline.gateway.run.command import NOT_FOUND, UserCommand
+from moorline.gateway.run.command import NOT_FOUND, UserCommand, port_of
 from moorline.gateway.run.supervisor import Child, SpawnExtras
 from moorline.gateway.settings import Settings
 
@@ -92,7 +91,7 @@ def _child(
         name=name,
         command="command",
         message={"command": command},
-        environ=_environ(environ, urlsplit(command.address).port or 80),
+        environ=_environ(environ, port_of(command.address)),
         drain=drain,
         on_ready=is_ready,
         on_failed_start=on_failed_start,

@@ -115,6 +115,10 @@ class CommonSettings:
         "key of the hashes that stand for patient and session ids in logs (default: random at each start)",
     )
 
+    def files(self) -> dict[str, str]:
+        """The paths of the files that no client may read, by the option and value that name each."""
+        return {f'jwt_key_file: "{self.jwt_key_file}"': self.jwt_key_file} if self.jwt_key_file else {}
+
     def __post_init__(self) -> None:
         if self.drain <= 0:
             raise UsageError(f"drain: {self.drain:g} must be above 0")
