@@ -4,7 +4,16 @@ import pytest
 
 from moorline.gateway.common.config.command import Command
 from moorline.gateway.common.config.commandline import Config, read
-from moorline.gateway.run.commands import BACKEND, GATEWAY, SERVE, TABLES, BackendSettings, ServeSettings, Settings
+from moorline.gateway.run.commands import (
+    BACKEND,
+    CHECK,
+    GATEWAY,
+    SERVE,
+    TABLES,
+    BackendSettings,
+    ServeSettings,
+    Settings,
+)
 
 
 def started(command: Command, *arguments: str, **environ: str) -> Config:
@@ -39,6 +48,17 @@ def test_a_secret_in_an_argument_is_a_warning_that_names_better_places(
     assert line.startswith(f"moorline: warning: {arguments[0]}: every user of this machine can read it")
     assert line.endswith(f"keep the secret in {places}")
     assert "secret@" not in line
+
+
+@pytest.mark.parametrize(
+    ("header", "warnings"),
+    [("Authorization: Bearer x", 1), ("cookie: session=x", 1), ("X-Forwarded-For: 10.0.0.7", 0)],
+)
+def test_a_header_with_a_credential_in_an_argument_is_a_warning(
+    header: str, warnings: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started(CHECK, "--header", header)
+    assert capsys.readouterr().err.count("keep the secret in MOORLINE_HEADER") == warnings
 
 
 @pytest.mark.parametrize("command", [GATEWAY, SERVE])

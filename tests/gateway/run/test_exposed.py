@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from tests.support.gateway_process import echoing
-from tests.support.process import refused
+from tests.support.process import refused, run_program
 
 PRIVATE = (
     "moorline.db",
@@ -36,6 +36,11 @@ def site(tmp_path: Path) -> Path:
         (("--database", "sqlite:///inner/chats"), 'database: "sqlite:///inner/chats"'),
         (("--database", "sqlite:////tmp/chats.db", "--audit-log", "audit.log"), 'audit_log: "audit.log"'),
         (("--database", "sqlite:////tmp/chats.db", "--config", "own.toml"), '--config: "own.toml"'),
+        (("--database", "sqlite:////tmp/chats.db", "--jwt-key-file", "key.pem"), 'jwt_key_file: "key.pem"'),
+        (
+            ("--tls-certificate", "/tmp/chain.pem", "--tls-certificate-key", "key.pem"),
+            'tls_certificate_key: "key.pem"',
+        ),
     ],
 )
 async def test_serve_refuses_a_frontend_folder_that_holds_what_is_private(
@@ -48,6 +53,12 @@ async def test_serve_refuses_a_frontend_folder_that_holds_what_is_private(
         "move it out, or name the folder that the build wrote, often dist"
     )
     assert not (site / "moorline.db").exists()
+
+
+async def test_serve_refuses_a_frontend_folder_that_holds_the_providers_key(site: Path) -> None:
+    options = ("serve", "--port", "0", "--frontend", ".", "--database", "sqlite:////tmp/chats.db")
+    status, _, err = await run_program("moorline", *options, cwd=site, env={"OPENAI_API_KEY_FILE": "key"})
+    assert (status, err.partition(" is inside")[0]) == (2, 'moorline: OPENAI_API_KEY_FILE: "key"')
 
 
 async def test_a_gateway_refuses_to_serve_its_own_configuration(site: Path) -> None:
