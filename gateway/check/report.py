@@ -28,7 +28,7 @@ def check(
     A backend at a guessed address may be elsewhere: that it is not reached there is no fault if the gateway answers.
     """
     straight_asked = None if asked is None else dataclasses.replace(asked, idle=None, certificate="")
-    probes = [(side, address) for side, address in ((Side.GATEWAY, url), (Side.BACKEND, backend)) if address]
+    probes = [(Side.GATEWAY, url), *([(Side.BACKEND, backend)] if backend else [])]
     reports = []
     for side, address in probes:
         if not as_json:

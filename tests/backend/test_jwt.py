@@ -110,8 +110,9 @@ async def test_a_token_of_the_key_is_accepted(tmp_path: Path, algorithm: str) ->
 async def test_a_clock_may_differ_by_the_leeway_and_no_more(
     tmp_path: Path, name: str, direction: int, off: float, expected: int
 ) -> None:
+    changes: dict[str, Any] = {name: time.time() + direction * off}
     async with backend(tmp_path, Script(), jwt_key=SECRET, **OPTIONS | {"jwt_leeway": 60.0}) as server:
-        assert await status(server.http, token(**{name: time.time() + direction * off})) == expected
+        assert await status(server.http, token(**changes)) == expected
 
 
 async def test_what_a_token_opened_ends_when_the_leeway_is_over_as_well() -> None:

@@ -7,7 +7,6 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiohttp.typedefs import Handler
 
-from moorline.gateway.check.hops import follow
 from moorline.gateway.check.report import check
 from moorline.gateway.common.errors import UsageError
 
@@ -62,10 +61,10 @@ async def test_a_proxy_whose_gateway_is_down_is_not_another_server(capsys: pytes
     assert "HTTP 502" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("url", ["http://a:99999", "http://[::1", "ftp://a", "http://"])
+@pytest.mark.parametrize("url", ["http://a:99999", "http://[::1", "ftp://a", "http://", ""])
 def test_a_malformed_address(url: str) -> None:
     with pytest.raises(UsageError, match="is not an address"):
-        follow(url)
+        check(url, None, backend_is_named=True)
 
 
 async def test_a_gateway_is_known_without_its_healthz_which_a_proxy_may_hide(
