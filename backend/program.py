@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 
 from aiohttp import web
@@ -62,7 +62,7 @@ def _start(settings: Settings, manager: Parent | Systemd, listener: SocketListen
 
 
 async def _run(settings: Settings, manager: Parent | Systemd, listener: SocketListener | None) -> int:
-    async with manager.connected() if isinstance(manager, Parent) else contextlib.nullcontext() as parent:
+    async with manager.connected() if isinstance(manager, Parent) else _starting(manager) as parent:
         app = create_app(settings)
         if isinstance(manager, Systemd) and manager.metrics is not None:
             app[METRICS_SOCKET] = manager.metrics
@@ -78,6 +78,15 @@ async def _run(settings: Settings, manager: Parent | Systemd, listener: SocketLi
             except LogUnavailable as error:
                 raise UsageError(f"database: {error}") from error
     return 0
+
+
+@contextlib.asynccontextmanager
+async def _starting(systemd: Systemd) -> AsyncIterator[None]:
+    task = asyncio.create_task(systemd.extend_start())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 async def _serve(systemd: Systemd, stop: asyncio.Event, printing: Coroutine[None, None, None]) -> None:

@@ -17,6 +17,8 @@ __all__ = ["Systemd"]
 _FIRST_DESCRIPTOR = 3
 #: The FileDescriptorName= of a socket for the metrics; all others are the server's.
 _METRICS = "metrics"
+# A start that goes on says so in time for the next of these, beyond TimeoutStartSec=.
+_START_SECONDS = 60.0
 
 
 class Systemd:
@@ -25,6 +27,7 @@ class Systemd:
     def __init__(self, notify: str = "", watchdog: float | None = None) -> None:
         self._notify = "\0" + notify[1:] if notify.startswith("@") else notify
         self._watchdog = watchdog
+        self._is_ready = False
         self.sockets: Sequence[socket.socket] = ()
         """Those that it listens at for this service (LISTEN_FDS). It keeps them while the service restarts."""
         self.metrics: socket.socket | None = None
@@ -48,6 +51,7 @@ class Systemd:
 
     def ready(self) -> None:
         """The service has started, or its reload is over."""
+        self._is_ready = True
         self._send(f"READY=1\nMAINPID={os.getpid()}")
 
     def reloading(self) -> None:
@@ -55,6 +59,15 @@ class Systemd:
 
     def stopping(self) -> None:
         self._send("STOPPING=1")
+
+    async def extend_start(self) -> None:
+        """Have the manager wait for as long as the event loop runs, until the service is ready or this is cancelled: a
+        migration that it ended at TimeoutStartSec= would begin again and again."""
+        import asyncio
+
+        while self._notify and not self._is_ready:
+            self._send(f"EXTEND_TIMEOUT_USEC={_START_SECONDS * 1e6:.0f}")
+            await asyncio.sleep(_START_SECONDS / 4)
 
     async def beat(self) -> None:
         """Tell twice within WatchdogSec= that the event loop runs, until this is cancelled."""

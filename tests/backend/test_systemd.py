@@ -17,3 +17,22 @@ async def test_the_manager_is_told_of_start_life_and_end_and_its_socket_is_serve
             await manager.told_that("WATCHDOG=1")
             assert await program.stop() == 0
             await manager.told_that("STOPPING=1")
+
+
+async def test_the_manager_is_asked_to_wait_for_a_start_that_takes_long_and_lives(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import asyncio, pathlib\n"
+        "class Chat:\n"
+        "    async def startup(self):\n"
+        "        while not pathlib.Path('go').exists():\n"
+        "            await asyncio.sleep(0.02)\n"
+        "    async def answer(self, turn):\n"
+        "        yield 'Hello'\n"
+        "chat = Chat()\n",
+        encoding="utf-8",
+    )
+    with contextlib.closing(Manager(tmp_path)) as manager:
+        async with manager.life("backend", "--responder", "slow:chat"):
+            assert await manager.told_that("EXTEND_TIMEOUT_USEC=") == "EXTEND_TIMEOUT_USEC=60000000"
+            (tmp_path / "go").touch()
+            await manager.told_that("READY=1")
