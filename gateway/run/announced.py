@@ -5,8 +5,9 @@ Uvicorn running on http://127.0.0.1:8000            uvicorn, Flask, http-server 
 """
 
 import re
+from urllib.parse import urlsplit
 
-__all__ = ["announced_address", "without_colours", "without_controls"]
+__all__ = ["announced_address", "port_of", "without_colours", "without_controls"]
 
 # ECMA-48: a control sequence (CSI), an operating system command (OSC, a link or a title), or another escape.
 _CONTROL_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
@@ -40,6 +41,12 @@ def announced_address(line: str) -> str | None:
         if _LABEL.search(line[: found.start()]) and (port is None or 0 < int(port) <= _LAST_PORT):
             return f"{scheme}://{_REACHED_AT.get(host, host)}" + (f":{port}" if port else "")
     return None
+
+
+def port_of(address: str) -> int:
+    """The port of `http://localhost:3000`, which need not be written where it is the usual one."""
+    parts = urlsplit(address)
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def without_colours(line: str) -> str:

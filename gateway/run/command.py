@@ -24,9 +24,9 @@ from moorline.gateway.common import logs
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.loop import run
 from moorline.gateway.common.supervised import Parent, ParentConnection
-from moorline.gateway.run.announced import announced_address, without_colours, without_controls
+from moorline.gateway.run.announced import announced_address, port_of, without_colours, without_controls
 
-__all__ = ["NOT_FOUND", "UserCommand", "port_of", "run_command"]
+__all__ = ["NOT_FOUND", "UserCommand", "run_command"]
 
 log = logging.getLogger("moorline.serve")
 
@@ -58,12 +58,6 @@ class UserCommand:
     follows_output: bool
     """Whether an address that it announces counts instead."""
     log_format: str
-
-
-def port_of(address: str) -> int:
-    """The port of `http://localhost:3000`, which need not be written where it is the usual one."""
-    parts = urlsplit(address)
-    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def run_command(parent: Parent) -> int:

@@ -9,7 +9,8 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from moorline.gateway.run.command import NOT_FOUND, UserCommand, port_of
+from moorline.gateway.run.announced import port_of
+from moorline.gateway.run.command import NOT_FOUND, UserCommand
 from moorline.gateway.run.supervisor import Child, SpawnExtras
 from moorline.gateway.settings import Settings
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moorline.gateway.run.announced import announced_address, without_colours, without_controls
+from moorline.gateway.run.announced import announced_address, port_of, without_colours, without_controls
 
 ANNOUNCED = {
     "  \x1b[32m➜\x1b[39m  \x1b[1mLocal\x1b[22m:   \x1b[36mhttp://localhost:\x1b[1m5173\x1b[22m/\x1b[39m": "http://localhost:5173",
@@ -46,3 +46,10 @@ def test_a_line_keeps_its_colours_and_loses_what_moves_the_cursor() -> None:
 
 def test_the_text_of_a_line_has_neither() -> None:
     assert without_colours("\x1b[2K\x1b[32mready\x1b[39m\tnow\x9b") == "ready\tnow"
+
+
+@pytest.mark.parametrize(
+    ("address", "port"), [("http://localhost:3000", 3000), ("http://localhost", 80), ("https://[::1]", 443)]
+)
+def test_an_address_without_a_port_has_the_usual_one(address: str, port: int) -> None:
+    assert port_of(address) == port

@@ -162,13 +162,6 @@ async def test_a_configuration_that_cannot_be_used_changes_nothing(tmp_path: Pat
         assert await ask(address)
 
 
-async def test_what_a_start_warns_of_a_reload_warns_of_as_well(tmp_path: Path) -> None:
-    async with serving(tmp_path) as (program, _):
-        (tmp_path / "moorline.toml").write_text("[backend]\nport = 9\n", encoding="utf-8")
-        program.send(signal.SIGHUP)
-        await program.line("warning supervisor: [backend] port: serve does not use it")
-
-
 async def reloaded_twice(error: Exception) -> None:
     """Two reloads are asked for; each of them fails with `error`."""
     requests, reloads = ReloadRequests(), asyncio.Queue[bool]()

@@ -12,7 +12,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from moorline.gateway.run.command import port_of
 from moorline.gateway.run.user_commands import free_port
 from tests.support.process import Program, children, gone, processes, refused, started
 
@@ -38,13 +37,6 @@ print(f"helper is {helper.pid}")
 print(f"Server \\x1b[32mrunning\\x1b[39m at http://127.0.0.1:\\x1b[1m{server.server_port}\\x1b[22m/")
 server.serve_forever()
 """
-
-
-@pytest.mark.parametrize(
-    ("address", "port"), [("http://localhost:3000", 3000), ("http://localhost", 80), ("https://[::1]", 443)]
-)
-def test_an_address_without_a_port_has_the_usual_one(address: str, port: int) -> None:
-    assert port_of(address) == port
 
 
 @pytest.fixture
