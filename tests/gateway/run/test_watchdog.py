@@ -89,7 +89,9 @@ async def test_a_backend_whose_import_does_not_return_is_replaced(tmp_path: Path
     async with serving(tmp_path, "--responder", "slow:chat", *START) as (program, address):
         assert await ask(address) == "Hello"
     # A request that waits for it is another logger's line.
-    lines = [line.partition("supervisor: ")[2] for line in program.err.splitlines() if "supervisor: the backend" in line]
+    lines = [
+        line.partition("supervisor: ")[2] for line in program.err.splitlines() if "supervisor: the backend" in line
+    ]
     assert lines == [
         "the backend has given no sign of life for 8s at its start (start_timeout): killing it",
         "the backend ended with status -9; starting it again in 0.25s",
