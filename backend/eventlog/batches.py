@@ -4,7 +4,7 @@ import asyncio
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeAlias, TypeVar, cast
 
 from moorline.backend.eventlog.base import LogUnavailable
 
@@ -15,6 +15,8 @@ MAX_WAITING = 20_000
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_Results: TypeAlias = asyncio.Future[Sequence[Result | Exception]]
+_CarryOut: TypeAlias = Callable[[Sequence[Item]], _Results[Result]]
 
 
 class Batches(Generic[Item, Result]):
@@ -26,17 +28,21 @@ class Batches(Generic[Item, Result]):
     items are rare each is carried out at once, with those of the same iteration of the event loop, and where they are
     many they gather.
 
+    `separate` is asked where `carry_out` failed for all: it begins to carry the items out one by one, or returns None.
+
     There is no task: to begin one and to wake it takes longer than the rest of what is done for an item alone.
     """
 
     def __init__(
         self,
-        carry_out: Callable[[Sequence[Item]], "asyncio.Future[Sequence[Result | Exception]]"],
+        carry_out: _CarryOut[Item, Result],
         *,
         size: int,
         gap_after: Callable[[int], float] = lambda items: 0.0,
+        separate: Callable[[Sequence[Item], BaseException], _Results[Result] | None] = lambda items, error: None,
     ) -> None:
         self._carry_out = carry_out
+        self._separate = separate
         self._size = size
         self._gap_after = gap_after
         self._began = self._next_at = -math.inf
@@ -84,8 +90,12 @@ class Batches(Generic[Item, Result]):
         self,
         loop: asyncio.AbstractEventLoop,
         batch: "Sequence[tuple[Item, asyncio.Future[Result]]]",
-        carrying: "asyncio.Future[Sequence[Result | Exception]]",
+        carrying: _Results[Result],
     ) -> None:
+        failed = None if carrying.cancelled() else carrying.exception()
+        if failed is not None and (one_by_one := self._separate([item for item, _ in batch], failed)) is not None:
+            one_by_one.add_done_callback(functools.partial(self._carried_out, loop, batch))
+            return
         self.gap = self._gap_after(len(batch))
         self._next_at = self._began + self.gap
         for (_, future), result in zip(batch, _results(carrying, len(batch)), strict=True):
@@ -103,7 +113,7 @@ class Batches(Generic[Item, Result]):
             self._settled.set_result(None)
 
 
-def _results(carrying: "asyncio.Future[Sequence[Result | Exception]]", count: int) -> Sequence[Result | Exception]:
+def _results(carrying: _Results[Result], count: int) -> Sequence[Result | Exception]:
     if carrying.cancelled():
         return [LogUnavailable("the log is closed")] * count
     error = carrying.exception()

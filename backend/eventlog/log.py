@@ -92,7 +92,9 @@ class EventLog:
         self._is_reported = False
         self.commits = 0
         """Transactions of this process that added something."""
-        self._texts: Batches[Piece, int] = Batches(self._add_texts, size=TEXTS, gap_after=text_gap)
+        self._texts: Batches[Piece, int] = Batches(
+            self._add_texts, size=TEXTS, gap_after=text_gap, separate=self._separate_texts
+        )
         self._queries: Batches[EventQuery, list[Event]] = Batches(self._read_after, size=QUERIES)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -490,18 +492,16 @@ class EventLog:
         return self._noted(asyncio.ensure_future(self._store.read_after(queries)), writes=False)
 
     def _add_texts(self, pieces: Sequence[Piece]) -> "asyncio.Future[Sequence[int | Exception]]":
-        # A piece alone is not separated from others.
-        adding = self._noted(self._store.add_texts(pieces), writes=True)
-        return adding if len(pieces) == 1 else asyncio.ensure_future(self._separated(pieces, adding))
+        return self._noted(self._store.add_texts(pieces), writes=True)
 
-    async def _separated(
-        self, pieces: Sequence[Piece], adding: "asyncio.Future[Sequence[int | Exception]]"
-    ) -> Sequence[int | Exception]:
-        try:
-            return await adding
-        except LogUnavailable as error:
-            if not error.separable:
-                raise
+    def _separate_texts(
+        self, pieces: Sequence[Piece], error: BaseException
+    ) -> "asyncio.Future[Sequence[int | Exception]] | None":
+        if len(pieces) == 1 or not (isinstance(error, LogUnavailable) and error.separable):
+            return None
+        return asyncio.ensure_future(self._one_by_one(pieces))
+
+    async def _one_by_one(self, pieces: Sequence[Piece]) -> Sequence[int | Exception]:
         return await asyncio.gather(*(self._add_alone(piece) for piece in pieces))
 
     async def _add_alone(self, piece: Piece) -> int | Exception:
