@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from moorline.backend import eventlog
 from moorline.backend.eventlog.base import Hint, LogUnavailable, RunLost
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
@@ -422,6 +423,8 @@ async def test_a_remote_host_without_tls_is_one_line_at_the_start(caplog: pytest
 
 
 def test_without_its_library_the_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The import below sets the package's attribute as well, which would stay without its modules.
+    monkeypatch.setattr(eventlog, "postgres", eventlog.postgres)
     for name in [name for name in sys.modules if name.startswith("moorline.backend.eventlog.postgres")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "psycopg", None)
