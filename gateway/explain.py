@@ -407,7 +407,7 @@ _MOMENTS: Mapping[Moment, str] = {
     Moment.IDLE: "between two frames: no message was cut",
     Moment.MID_FRAME: "in the middle of a frame: that message is lost to its receiver",
     Moment.STALLED: "while a side did not take what was sent to it",
-    Moment.CLOSING: "after a Close frame",
+    Moment.CLOSING: "in the closing handshake",
 }
 _EXPLANATIONS: Mapping[str, Explanation] = {
     f"{letters}-{moment.value}": dataclasses.replace(explanation, when=_MOMENTS[moment])
