@@ -76,6 +76,17 @@ async def in_time(waiting: Any) -> Any:
 # Between processes ----------------------------------------------------------------------------------------------------
 
 
+async def test_a_process_that_was_alone_hears_of_another_without_a_poll(postgres_database: str) -> None:
+    async with another(postgres_database, **NOTIFIED) as one:
+        store_of(one).lease.poll()
+        await until(lambda: store_of(one).notifier.sole_process)
+        async with asyncio.timeout(STEP):
+            # More than one, as the first may have come before it listened.
+            while store_of(one).notifier.sole_process:
+                async with another(postgres_database, **NOTIFIED):
+                    pass
+
+
 @pytest.mark.parametrize("options", [NOTIFIED, POLLED], ids=["by notification", "by polling"])
 async def test_all_of_a_run_is_seen_in_another_process(postgres_database: str, options: dict[str, Any]) -> None:
     async def seen(text: str) -> None:

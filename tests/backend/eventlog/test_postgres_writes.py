@@ -170,14 +170,17 @@ async def test_a_pool_without_a_free_connection_is_given_up_in_time(postgres_dat
     await pool.close()
 
 
-async def test_a_connection_bounds_its_statements_and_flushes_its_commits(postgres_database: str) -> None:
+@pytest.mark.parametrize(("set_to", "used"), [("off", "on"), ("remote_apply", "remote_apply")])
+async def test_a_connection_bounds_its_statements_and_flushes_its_commits(
+    postgres_database: str, set_to: str, used: str
+) -> None:
     name = postgres_database.rpartition("/")[2].partition("?")[0]
-    await row(postgres_database, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    await row(postgres_database, f"ALTER DATABASE {name} SET synchronous_commit = {set_to}")
     db = await connect(postgres_database, Timing(answer=5))
     names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "synchronous_commit")
     found = [await (await db.execute("SELECT current_setting(%s)", (each,))).fetchone() for each in names]
     await db.close()
-    assert found == [("4s",), ("4s",), ("4s",), ("on",)]
+    assert found == [("4s",), ("4s",), ("4s",), (used,)]
 
 
 def test_only_the_first_line_of_an_error_is_shown() -> None:

@@ -426,6 +426,15 @@ async def test_an_upstream_that_is_marked_down_and_up_again_has_one_line_for_eac
     assert gateway.app[UPSTREAMS].responded(first)
 
 
+async def test_an_only_upstream_that_fails_is_not_said_to_be_marked_down(
+    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with faulty_upstream(Fault.RESET) as broken:
+        gateway = await start_gateway(broken, fail_timeout=0.1)
+        assert [(await asking(gateway))[0] for _ in range(2)] == [502, 502]
+    assert "marked down" not in caplog.text
+
+
 # Hostile responses ----------------------------------------------------------------------------------------------------
 
 

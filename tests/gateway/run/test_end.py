@@ -38,6 +38,7 @@ async def test_under_nohup_sighup_is_ignored(tmp_path: Path) -> None:
         assert await socket.recv() == "x"
         assert await program.stop(signal.SIGTERM) == 0
     assert "SIGHUP" not in program.err
+    assert "configuration" not in program.err
 
 
 async def test_sigint_drains_where_a_shell_ignores_it_for_what_runs_in_the_background(tmp_path: Path) -> None:
