@@ -86,7 +86,9 @@ class Project:
         before, self.edits = f"edit {self.edits}", self.edits + 1
         after = f"edit {self.edits}"
         assert before in source
-        file.write_text(source.replace(before, after), encoding="utf-8")
+        # In place: a file that is truncated first is read empty by a watcher that is quick, and its next change missed.
+        with file.open("r+", encoding="utf-8") as opened:
+            opened.write(source.replace(before, after))
         return after
 
 
