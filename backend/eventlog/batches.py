@@ -50,6 +50,8 @@ class Batches(Generic[Item, Result]):
         """Seconds from the beginning of the last batch to the earliest of the next."""
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._is_busy = False
+        # The event loop itself refers to a task weakly.
+        self._carrying: _Results[Result] | None = None
         self._settled: asyncio.Future[None] | None = None
 
     def submit(self, item: Item) -> "asyncio.Future[Result]":
@@ -83,7 +85,15 @@ class Batches(Generic[Item, Result]):
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._began = loop.time()
         batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
-        carrying = self._carry_out([item for item, _ in batch])
+        self._await(self._carry_out([item for item, _ in batch]), loop, batch)
+
+    def _await(
+        self,
+        carrying: _Results[Result],
+        loop: asyncio.AbstractEventLoop,
+        batch: "Sequence[tuple[Item, asyncio.Future[Result]]]",
+    ) -> None:
+        self._carrying = carrying
         carrying.add_done_callback(functools.partial(self._carried_out, loop, batch))
 
     def _carried_out(
@@ -92,13 +102,19 @@ class Batches(Generic[Item, Result]):
         batch: "Sequence[tuple[Item, asyncio.Future[Result]]]",
         carrying: _Results[Result],
     ) -> None:
-        failed = None if carrying.cancelled() else carrying.exception()
-        if failed is not None and (one_by_one := self._separate([item for item, _ in batch], failed)) is not None:
-            one_by_one.add_done_callback(functools.partial(self._carried_out, loop, batch))
+        self._carrying = None
+        failed = LogUnavailable("the log is closed") if carrying.cancelled() else carrying.exception()
+        results: Sequence[Result | Exception]
+        if failed is None:
+            results = carrying.result()
+        elif (one_by_one := self._separate([item for item, _ in batch], failed)) is not None:
+            self._await(one_by_one, loop, batch)
             return
+        else:
+            results = [cast("Exception", failed)] * len(batch)
         self.gap = self._gap_after(len(batch))
         self._next_at = self._began + self.gap
-        for (_, future), result in zip(batch, _results(carrying, len(batch)), strict=True):
+        for (_, future), result in zip(batch, results, strict=True):
             if future.done():  # its caller was cancelled
                 continue
             if isinstance(result, Exception):
@@ -111,10 +127,3 @@ class Batches(Generic[Item, Result]):
         self._is_busy = False
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
-
-
-def _results(carrying: _Results[Result], count: int) -> Sequence[Result | Exception]:
-    if carrying.cancelled():
-        return [LogUnavailable("the log is closed")] * count
-    error = carrying.exception()
-    return carrying.result() if error is None else [cast("Exception", error)] * count

@@ -21,12 +21,17 @@ MESSAGE = "ü" * 10_000
 MESSAGES = 20
 
 
+async def exchanged(log: EventLog, name: str, content: str, answer: str) -> None:
+    """A message of this name, and its answer."""
+    started = await log.start_run("s1", "p1", client_msg_id=name, content=content, now=1.0)
+    assert started.handle is not None
+    await log.end_run(started.handle, finish=Finish.STOP, now=1.0, text=answer)
+
+
 async def written(log: EventLog) -> str:
     """A session whose text is much larger than a page; its epoch."""
     for number in range(MESSAGES):
-        started = await log.start_run("s1", "p1", client_msg_id=f"c{number}", content=MESSAGE, now=1.0)
-        assert started.handle is not None
-        await log.end_run(started.handle, finish=Finish.STOP, now=1.0, text="Yes.")
+        await exchanged(log, f"c{number}", MESSAGE, "Yes.")
     info = await log.find_session("s1")
     assert info is not None
     return info.head.epoch
@@ -106,9 +111,7 @@ async def test_a_response_that_is_not_read_keeps_its_place_and_another_address_i
     from tests.support.faulty_upstream import dial
 
     async with backend(tmp_path, Script(), max_requests_per_address=1) as server:
-        started = await server.log.start_run("s1", "p1", client_msg_id="c1", content="Hi", now=1.0)
-        assert started.handle is not None
-        await server.log.end_run(started.handle, finish=Finish.STOP, now=1.0, text="x" * (1 << 20))
+        await exchanged(server.log, "c1", "Hi", "x" * (1 << 20))
         request = b"GET /api/chat/s1/messages HTTP/1.1\r\nHost: localhost\r\n\r\n"
         async with dial(server.port, receive_buffer=4096) as client, aiohttp.ClientSession(server.http) as http:
             await client.send(request)
@@ -132,9 +135,7 @@ async def test_a_response_that_is_not_read_keeps_a_place_of_its_principal_at_wha
         return Principal(request.headers["X-User"])
 
     async with backend(tmp_path, Script(), authorize=by_header, max_connections_per_principal=1) as server:
-        started = await server.log.start_run("s1", "p1", client_msg_id="c1", content="Hi", now=1.0)
-        assert started.handle is not None
-        await server.log.end_run(started.handle, finish=Finish.STOP, now=1.0, text="x" * (1 << 20))
+        await exchanged(server.log, "c1", "Hi", "x" * (1 << 20))
         request = b"GET /api/chat/s1/messages HTTP/1.1\r\nHost: localhost\r\nX-User: alice\r\n\r\n"
         async with dial(server.port, receive_buffer=4096) as client, aiohttp.ClientSession(server.http) as http:
             await client.send(request)

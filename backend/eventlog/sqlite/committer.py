@@ -239,7 +239,7 @@ def run_batch(
 ) -> tuple[list[Outcome], list[Commit]]:
     """Run `commands` in one transaction; where that fails as a whole, each in one of its own."""
     tx = Transaction(db, recent, begun=False)
-    before = recent.changes, 0
+    before = tx.state()
     try:
         # One that is alone needs no savepoint: what it undoes is the transaction.
         outcomes: list[Outcome]

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import operator
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ssl import SSLContext
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ from moorline.gateway.common.errors import UnsupportedLibrary
 from moorline.gateway.common.web.draining import Draining
 
 __all__ = [
+    "BaseHandler",
     "ClientConnector",
     "RawRequestMessage",
     "ServerProtocol",
@@ -46,6 +47,9 @@ __all__ = [
     "route_of",
     "take_over",
 ]
+
+BaseHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+"""A handler of a server, which has no application."""
 
 _NONE_SERVED: tuple[Any, StreamReader] = (None, EMPTY_PAYLOAD)
 # Of what, and the names that are used of it: methods and slots.
@@ -255,10 +259,8 @@ class ServerProtocol(RequestHandler):
         served._manager.requests_count += 1
         if isinstance(message, web_protocol._ErrInfo):
             message, handler = web_protocol.ERROR, self._make_error_handler(message)
-        elif (status := self.reject_status(message)) is not None:
-            handler = functools.partial(self.reject, status)
         else:
-            handler = served._request_handler
+            handler = self.rejection(message) or served._request_handler
         writer = StreamWriter(self, self._loop, None, self.on_headers_sent)
         request = served._request_factory(message, payload, self, writer, self._task_handler)
         if not request._cache:
@@ -274,13 +276,9 @@ class ServerProtocol(RequestHandler):
         self._current_request, self._request_in_progress = request, True
         return request, handler
 
-    def reject_status(self, message: RawRequestMessage) -> int | None:
-        """The status for a request that aiohttp accepted and that must not be handled; `reject` answers it."""
+    def rejection(self, message: RawRequestMessage) -> BaseHandler | None:
+        """The handler of a request that aiohttp accepted and that the usual one must not see."""
         return None
-
-    async def reject(self, status: int, request: web.BaseRequest) -> web.StreamResponse:
-        """The response with this status."""
-        raise NotImplementedError
 
     def _end_request(self, request: Any) -> None:
         self._current_request, self._request_in_progress = None, False

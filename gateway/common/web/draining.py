@@ -42,7 +42,7 @@ class Draining:
     def begin_request(self) -> None:
         """Count a request as being handled, and as under way, until `end_request`."""
         self.requests += 1
-        self._held += 1
+        self.hold()
 
     def end_request(self) -> None:
         self.requests -= 1

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 from aiohttp import web
 
 from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.web.aiohttp_private import BaseHandler
 from moorline.gateway.common.web.connection import (
     BAD_REQUEST_HANDLER,
     CONNECTION_TIMEOUTS,
@@ -47,7 +48,6 @@ __all__ = [
 Accept = Callable[[], asyncio.Protocol]
 ACCEPT_THROUGH: web.AppKey[Callable[[Callable[[], Connection]], Accept]] = web.AppKey("accept_through")
 """Only where something stands between the accepted connections and their protocols."""
-_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 DirectHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse] | None]
 """Handles a request without aiohttp's router; None for a request that needs it."""
 DIRECT_HANDLER = web.AppKey[DirectHandler]("direct_handler")
@@ -147,7 +147,7 @@ class SocketListener:
             sock.close()
 
 
-def _directly(direct: DirectHandler, *, router: _Handler) -> _Handler:
+def _directly(direct: DirectHandler, *, router: BaseHandler) -> BaseHandler:
     """Handles requests so that aiohttp's router sees only those that need it."""
     return lambda request: direct(request) or router(request)
 
