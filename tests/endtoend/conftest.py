@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, expect
 
 from moorline.gateway.app import create_app
 from moorline.gateway.common.web.server import running
@@ -17,7 +17,8 @@ from moorline.gateway.settings import Settings
 from moorline.gateway.site.static import BUILT_IN
 from tests.support.backends import Backend, Script
 from tests.support.backends import backend as running_backend
-from tests.support.browser import Visitor, browser, visitor
+from tests.support.browser import CHAT, Visitor, answers, browser, say, shows, visitor
+from tests.support.network import Network, network
 from tests.support.nginx import NAME, Nginx, nginx
 from tests.support.played import Played, played
 from tests.support.stack import Stack, stack
@@ -71,12 +72,33 @@ async def site(folder: Path, frontend: str = "", **backend_options: Any) -> Asyn
             yield Site(gateway.addresses[0], script, folder, started.port, options, stack)
 
 
+async def opened(page: Page, chat: Site) -> None:
+    """Open the built-in page, and wait for its connection."""
+    await page.goto(chat.url + CHAT)
+    await shows(page, "Connected")
+
+
+async def converse(page: Page, chat: Site, question: str, answer: str) -> None:
+    """The first message of a chat, and its whole answer."""
+    chat.script.put(answer, None)
+    await say(page, question)
+    await expect(answers(page)).to_have_text([answer])
+    await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+
+
 # One browser serves all tests, each with a context of its own; so they and their fixtures run on one event loop.
 
 
 @pytest_asyncio.fixture(loop_scope="package")
 async def chat(tmp_path: Path) -> AsyncIterator[Site]:
     async with site(tmp_path) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def between(chat: Site) -> AsyncIterator[Network]:
+    """The network between the browser and the gateway."""
+    async with network(chat.url) as started:
         yield started
 
 

@@ -5,7 +5,7 @@ from playwright.async_api import Page
 
 from tests.support import needs
 from tests.support.browser import SHARED, open_client
-from tests.support.client import again, connected, until
+from tests.support.client import again, connected, lose, until
 from tests.support.played import Played, PlayedSocket
 
 pytestmark = [needs.chromium, SHARED]
@@ -319,9 +319,7 @@ async def test_a_message_that_waits_for_a_day_on_an_open_page_is_not_sent_and_le
     backend: Played, url: str, page: Page
 ) -> None:
     socket = await connected(page, url, backend)
-    backend.status = 503
-    await socket.close(1011)
-    await until(page, "client.state.status === 'reconnecting'")
+    await lose(page, backend, socket)
     await page.evaluate("client.send('old')")
     await page.clock.fast_forward("25:00:00")
     await until(page, "client.unsent[0].failed === 'expired'")

@@ -6,34 +6,13 @@ import re
 import aiohttp
 from playwright.async_api import Dialog, Locator, Page, Route, expect
 
-from tests.endtoend.conftest import Site
+from tests.endtoend.conftest import Site, converse, opened
 from tests.support import needs
-from tests.support.browser import CHAT, SHARED, STEP, Visitor, answers, box, questions, say, shows
+from tests.support.browser import SHARED, STEP, Visitor, answers, box, chats, new_chat, questions, say, shows
 
 pytestmark = [needs.chromium, SHARED]
 
 STORED = "JSON.stringify([localStorage, sessionStorage])"
-
-
-async def connected(page: Page, chat: Site) -> None:
-    await page.goto(chat.url + CHAT)
-    await shows(page, "Connected")
-
-
-async def new_chat(page: Page) -> None:
-    await page.get_by_role("button", name="New chat").click()
-
-
-async def converse(page: Page, chat: Site, question: str, answer: str) -> None:
-    chat.script.put(answer, None)
-    await say(page, question)
-    await expect(answers(page)).to_have_text([answer])
-    await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
-
-
-async def chats(page: Page) -> Locator:
-    await page.get_by_role("button", name="Chats").click()
-    return page.get_by_role("dialog").get_by_role("listitem")
 
 
 def keeps(page: Page) -> Locator:
@@ -44,7 +23,7 @@ def keeps(page: Page) -> Locator:
 
 
 async def test_a_message_that_is_unsent_at_new_chat_is_still_sent_once(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await chat.stop_backend()
     await say(tab.page, "Keep this")
     await new_chat(tab.page)
@@ -61,7 +40,7 @@ async def test_a_message_that_is_unsent_at_new_chat_is_still_sent_once(chat: Sit
 
 
 async def test_a_reload_after_new_chat_does_not_lose_the_message(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await chat.stop_backend()
     await say(tab.page, "Keep this")
     await new_chat(tab.page)
@@ -77,7 +56,7 @@ async def test_a_reload_after_new_chat_does_not_lose_the_message(chat: Site, tab
 
 
 async def test_a_message_that_was_refused_can_still_be_edited_after_new_chat(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await say(tab.page, "x" * 70_000)
     await expect(tab.page.get_by_text("This message is too long.")).to_be_visible()
     await new_chat(tab.page)
@@ -92,7 +71,7 @@ async def test_a_message_that_was_refused_can_still_be_edited_after_new_chat(cha
 
 
 async def test_a_draft_survives_a_reload_and_is_erased_when_it_is_sent(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await box(tab.page).fill("Half a thought")
     await tab.page.reload()
     await expect(box(tab.page)).to_have_value("Half a thought")
@@ -103,7 +82,7 @@ async def test_a_draft_survives_a_reload_and_is_erased_when_it_is_sent(chat: Sit
 
 
 async def test_a_draft_goes_along_to_a_new_chat(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await converse(tab.page, chat, "Hello", "Good morning.")
     await box(tab.page).fill("Half a thought")
     await new_chat(tab.page)
@@ -117,7 +96,7 @@ async def test_a_draft_goes_along_to_a_new_chat(chat: Site, tab: Visitor) -> Non
 
 
 async def test_an_earlier_chat_is_found_again(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await converse(tab.page, chat, "Hello", "Good morning.")
     await new_chat(tab.page)
     await converse(tab.page, chat, "Again", "Good evening.")
@@ -136,7 +115,7 @@ async def test_a_chat_of_another_browser_is_listed_with_its_first_words_and_can_
     body = {"patient_id": "patient:demo", "message": "From another browser", "client_msg_id": "c1"}
     async with aiohttp.request("POST", f"{chat.url}/api/chat/elsewhere/messages", json=body) as sent:
         assert sent.status == 202
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     listed = await chats(tab.page)
     await expect(listed).to_have_count(1)
     await expect(listed).to_contain_text("From another browser")
@@ -154,7 +133,7 @@ async def test_older_chats_come_page_by_page(chat: Site, tab: Visitor) -> None:
         await route.fulfill(json=shown)
 
     await tab.page.route("**/api/patients/patient:demo/sessions*", page)
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     listed = await chats(tab.page)
     await expect(listed.locator(".words")).to_have_text(["2."])
     await tab.page.get_by_role("button", name="Older chats").click()
@@ -164,13 +143,13 @@ async def test_older_chats_come_page_by_page(chat: Site, tab: Visitor) -> None:
 
 async def test_where_the_server_lists_no_chats_those_of_this_browser_are(chat: Site, tab: Visitor) -> None:
     await tab.page.route("**/api/patients/**", lambda route: route.fulfill(status=404, body="<p>no such page</p>"))
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await converse(tab.page, chat, "Hello", "Good morning.")
     await expect(await chats(tab.page)).to_have_count(1)
 
 
 async def test_the_list_holds_no_text_and_no_chat_without_a_message(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await converse(tab.page, chat, "A secret", "Another one.")
     await new_chat(tab.page)
     await expect(await chats(tab.page)).to_have_count(1)
@@ -180,7 +159,7 @@ async def test_the_list_holds_no_text_and_no_chat_without_a_message(chat: Site, 
 
 
 async def test_an_earlier_chat_is_erased_on_the_server_and_here(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await converse(tab.page, chat, "Hello", "Good morning.")
     session = await tab.page.evaluate("localStorage['moorline:session:patient:demo']")
     await new_chat(tab.page)
@@ -195,7 +174,7 @@ async def test_an_earlier_chat_is_erased_on_the_server_and_here(chat: Site, tab:
 
 
 async def test_erasing_the_chat_that_is_shown_begins_a_new_one(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await converse(tab.page, chat, "Hello", "Good morning.")
     listed = await chats(tab.page)
     await listed.get_by_role("button", name="Erase").click()
@@ -207,7 +186,7 @@ async def test_erasing_the_chat_that_is_shown_begins_a_new_one(chat: Site, tab: 
 
 
 async def test_a_chat_that_the_server_did_not_erase_stays_in_the_list(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await converse(tab.page, chat, "Hello", "Good morning.")
     await new_chat(tab.page)
     await chat.stop_backend()
@@ -224,7 +203,7 @@ async def test_a_chat_that_the_server_did_not_erase_stays_in_the_list(chat: Site
 
 
 async def test_nothing_is_kept_once_it_is_switched_off(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await converse(tab.page, chat, "Hello", "Good morning.")
     await box(tab.page).fill("A draft")
     await chats(tab.page)
@@ -242,9 +221,9 @@ async def test_nothing_is_kept_once_it_is_switched_off(chat: Site, tab: Visitor)
 
 
 async def test_the_choice_reaches_the_other_tabs(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     other = await tab.page.context.new_page()
-    await connected(other, chat)
+    await opened(other, chat)
     await box(other).fill("A draft")
     await other.evaluate("sessionStorage['moorline:draft:s2'] = 'of another chat'")
     async with other.expect_websocket():
@@ -257,7 +236,7 @@ async def test_the_choice_reaches_the_other_tabs(chat: Site, tab: Visitor) -> No
 
 
 async def test_the_choice_waits_for_unsent_messages(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await chat.stop_backend()
     await say(tab.page, "Keep this")
     await chats(tab.page)
@@ -266,7 +245,7 @@ async def test_the_choice_waits_for_unsent_messages(chat: Site, tab: Visitor) ->
 
 
 async def test_where_nothing_is_kept_closing_the_page_with_unsent_text_asks_first(chat: Site, tab: Visitor) -> None:
-    await connected(tab.page, chat)
+    await opened(tab.page, chat)
     await chats(tab.page)
     await keeps(tab.page).uncheck()
     await tab.page.get_by_role("button", name="Close").click()

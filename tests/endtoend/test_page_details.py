@@ -1,16 +1,28 @@
 """The built-in page and its client in small mishaps: a late response, another tab, a full storage, a low screen."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 
-import pytest_asyncio
-from playwright.async_api import Browser, Locator, Page, Route, expect
+from playwright.async_api import Browser, Page, Route, expect
 
-from tests.endtoend.conftest import Site
+from tests.endtoend.conftest import Site, converse, opened
 from tests.support import needs
-from tests.support.browser import CHAT, SHARED, STEP, Visitor, answers, box, questions, say, shows, visitor
-from tests.support.client import again, connected, until
-from tests.support.network import Network, network
+from tests.support.browser import (
+    CHAT,
+    SHARED,
+    STEP,
+    Visitor,
+    answers,
+    box,
+    chats,
+    new_chat,
+    questions,
+    say,
+    shows,
+    visitor,
+)
+from tests.support.client import again, connected, lose, until
+from tests.support.network import Network
 from tests.support.played import Played
 
 pytestmark = [needs.chromium, SHARED]
@@ -18,28 +30,16 @@ pytestmark = [needs.chromium, SHARED]
 STORED = "JSON.stringify([localStorage, sessionStorage])"
 
 
-@pytest_asyncio.fixture(loop_scope="package")
-async def between(chat: Site) -> AsyncIterator[Network]:
-    """The network between the browser and the gateway."""
-    async with network(chat.url) as started:
-        yield started
+async def polling(tab: Visitor, between: Network, on_post: Callable[[Route], Awaitable[None]]) -> None:
+    """Open the page where no WebSocket passes; `on_post` has what it sends."""
 
+    async def handle(route: Route) -> None:
+        await (on_post(route) if route.request.method == "POST" else route.continue_())
 
-async def opened(page: Page, chat: Site) -> None:
-    await page.goto(chat.url + CHAT)
-    await shows(page, "Connected")
-
-
-async def converse(page: Page, chat: Site, question: str, answer: str) -> None:
-    chat.script.put(answer, None)
-    await say(page, question)
-    await expect(answers(page)).to_have_text([answer])
-    await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
-
-
-async def chats(page: Page) -> Locator:
-    await page.get_by_role("button", name="Chats").click()
-    return page.get_by_role("dialog").get_by_role("listitem")
+    await tab.page.route("**/api/chat/*/messages*", handle)
+    between.block_sockets()
+    await tab.page.goto(between.url + CHAT)
+    await shows(tab.page, "Connected")
 
 
 # What is sent ---------------------------------------------------------------------------------------------------------
@@ -51,17 +51,11 @@ async def test_what_comes_after_an_answer_is_sent_though_the_response_to_the_que
     answered = asyncio.Event()
 
     async def late(route: Route) -> None:
-        if route.request.method == "POST":
-            response = await route.fetch()
-            await answered.wait()
-            await route.fulfill(response=response)
-        else:
-            await route.continue_()
+        response = await route.fetch()
+        await answered.wait()
+        await route.fulfill(response=response)
 
-    await tab.page.route("**/api/chat/*/messages*", late)
-    between.block_sockets()
-    await tab.page.goto(between.url + CHAT)
-    await shows(tab.page, "Connected")
+    await polling(tab, between, late)
     chat.script.put("One.", None)
     await say(tab.page, "First")
     await expect(answers(tab.page)).to_have_text(["One."])
@@ -78,32 +72,17 @@ async def test_a_message_that_something_else_than_the_backend_has_taken_is_sent_
     posts: list[str] = []
 
     async def sign_in_page(route: Route) -> None:
-        if route.request.method == "POST" and not posts:
+        if not posts:
             posts.append(route.request.url)
             await route.fulfill(status=200, body="")
         else:
             await route.continue_()
 
-    await tab.page.route("**/api/chat/*/messages*", sign_in_page)
-    between.block_sockets()
-    await tab.page.goto(between.url + CHAT)
-    await shows(tab.page, "Connected")
+    await polling(tab, between, sign_in_page)
     chat.script.put("Once.", None)
     await say(tab.page, "Hello")
     await expect(answers(tab.page)).to_have_text(["Once."])
     assert len(posts) == 1
-
-
-async def test_a_message_whose_acknowledgement_was_lost_is_said_to_have_perhaps_arrived(
-    chat: Site, between: Network, tab: Visitor
-) -> None:
-    await tab.page.goto(between.url + CHAT)
-    await shows(tab.page, "Connected")
-    between.mute()
-    await say(tab.page, "Hello")
-    await chat.script.asked.wait()
-    between.cut()
-    await expect(tab.page.get_by_text("The server may have it. It is sent again")).to_be_visible()
 
 
 async def test_what_waits_for_an_answer_is_not_sent_once_the_chat_is_erased(
@@ -124,9 +103,7 @@ async def test_a_page_that_is_shown_again_does_not_send_what_another_took_back(
     backend: Played, url: str, page: Page
 ) -> None:
     socket = await connected(page, url, backend)
-    backend.status = 503
-    await socket.close(1011)
-    await until(page, "client.state.status === 'reconnecting'")
+    await lose(page, backend, socket)
     await page.evaluate("client.send('take back')")
     # No event tells a page of it that the browser keeps for the way back, nor the page that has done it.
     await page.evaluate("localStorage.clear()")
@@ -193,7 +170,7 @@ async def test_new_chat_in_another_tab_takes_neither_chat_nor_draft_from_this_on
     other = await tab.page.context.new_page()
     await opened(other, chat)
     await expect(questions(other)).to_have_text(["Hello"])
-    await other.get_by_role("button", name="New chat").click()
+    await new_chat(other)
     await tab.page.reload()
     await expect(questions(tab.page)).to_have_text(["Hello"])
     await expect(box(tab.page)).to_have_value("Half a thought")
@@ -267,7 +244,7 @@ async def test_a_phone_on_its_side_keeps_some_of_the_chat_in_view(chat: Site, ch
         await shows(phone.page, "Connected")
         await chat.stop_backend()
         await say(phone.page, "Keep this")
-        await phone.page.get_by_role("button", name="New chat").click()
+        await new_chat(phone.page)
         await expect(phone.page.get_by_text("1 message of an earlier chat")).to_be_visible()
         await expect(phone.page.locator("#remark")).to_be_visible(timeout=2 * STEP)
         region = await phone.page.get_by_role("region", name="Messages").bounding_box()

@@ -18,7 +18,7 @@ from tests.endtoend.conftest import Site, site
 from tests.support import needs
 from tests.support.backend_process import backend_process
 from tests.support.browser import CHAT, SHARED, Visitor, answers, questions, say, shows, visitor
-from tests.support.network import Network, network
+from tests.support.network import Network
 from tests.support.openai_server import DONE, Fault, OpenAIServer, finish, openai_server, says
 from tests.support.process import Program, started
 
@@ -31,11 +31,14 @@ async def chat(tmp_path: Path) -> AsyncIterator[Site]:
         yield started
 
 
-@pytest_asyncio.fixture(loop_scope="package")
-async def between(chat: Site) -> AsyncIterator[Network]:
-    """The network between the browser and the gateway."""
-    async with network(chat.url) as started:
-        yield started
+async def lose_acknowledgement(page: Page, chat: Site, between: Network) -> None:
+    """Send a message that the backend gets, and cut the connection before the page hears of it."""
+    await page.goto(between.url + CHAT)
+    await shows(page, "Connected")
+    between.mute()
+    await say(page, "Hello")
+    await chat.script.asked.wait()
+    between.cut()
 
 
 async def half_an_answer(page: Page, url: str, chat: Site) -> None:
@@ -76,16 +79,18 @@ async def test_an_outage_is_counted_down(chat: Site, between: Network, tab: Visi
     await expect(tab.page.locator("#status")).to_have_text(re.compile(r"^\s*Disconnected, next try in [1-9]\d* s\s*$"))
 
 
+async def test_a_message_whose_acknowledgement_was_lost_is_said_to_have_perhaps_arrived(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
+    await lose_acknowledgement(tab.page, chat, between)
+    await expect(tab.page.get_by_text("The server may have it. It is sent again")).to_be_visible()
+
+
 @pytest.mark.parametrize("reloads", [False, True], ids=["stays", "reloads"])
 async def test_a_message_whose_acknowledgement_was_lost_is_there_once(
     chat: Site, between: Network, tab: Visitor, *, reloads: bool
 ) -> None:
-    await tab.page.goto(between.url + CHAT)
-    await shows(tab.page, "Connected")
-    between.mute()
-    await say(tab.page, "Hello")
-    await chat.script.asked.wait()
-    between.cut()
+    await lose_acknowledgement(tab.page, chat, between)
     between.heal()
     if reloads:
         await tab.page.reload()

@@ -17,7 +17,9 @@ __all__ = [
     "answers",
     "box",
     "browser",
+    "chats",
     "check_conversation",
+    "new_chat",
     "open_client",
     "questions",
     "say",
@@ -119,6 +121,16 @@ async def say(page: Page, text: str) -> None:
     """Write a message and send it as most people do."""
     await box(page).fill(text)
     await box(page).press("Enter")
+
+
+async def new_chat(page: Page) -> None:
+    await page.get_by_role("button", name="New chat").click()
+
+
+async def chats(page: Page) -> Locator:
+    """Open the list of this browser's chats; its entries."""
+    await page.get_by_role("button", name="Chats").click()
+    return page.get_by_role("dialog").get_by_role("listitem")
 
 
 async def open_client(page: Page, url: str, **options: Any) -> None:

@@ -8,7 +8,7 @@ from playwright.async_api import Page
 from tests.support.browser import open_client
 from tests.support.played import STEP, Played, PlayedSocket
 
-__all__ = ["again", "connected", "until"]
+__all__ = ["again", "connected", "lose", "until"]
 
 # Longer than any back-off, in milliseconds.
 MINUTE = 60_000
@@ -23,6 +23,13 @@ async def connected(page: Page, url: str, backend: Played, **options: Any) -> Pl
     await socket.send_snapshot(0)
     await until(page, "client.state.status === 'connected' && client.transcript.epoch === 'e1'")
     return socket
+
+
+async def lose(page: Page, backend: Played, socket: PlayedSocket) -> None:
+    """The client's socket ends, and the server refuses the next ones."""
+    backend.status = 503
+    await socket.close(1011)
+    await until(page, "client.state.status === 'reconnecting'")
 
 
 async def again(page: Page, backend: Played) -> PlayedSocket:
