@@ -134,8 +134,9 @@ async def page(chromium: Browser) -> AsyncIterator[Page]:
     """A tab whose clock stands still until the test turns it: a back-off must not end by itself on a slow machine."""
     async with visitor(chromium) as seen:
         now = time.time()
-        await seen.page.clock.install(time=now)
-        await seen.page.clock.pause_at(now + 1)
+        # It runs until it is stopped, and is not set back for that: an hour before, as a busy machine takes a while.
+        await seen.page.clock.install(time=now - 3600)
+        await seen.page.clock.pause_at(now)
         yield seen.page
 
 
