@@ -34,7 +34,7 @@ from moorline.gateway.proxy.commands import expect
 from moorline.gateway.proxy.handover import begin_hand_over
 from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.tunnels import TUNNELS
-from moorline.gateway.run.handover import Acceptor
+from moorline.gateway.run.acceptor import Acceptor
 from moorline.gateway.run.workers import MetricsSockets, Workers
 from moorline.gateway.settings import Settings
 

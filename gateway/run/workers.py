@@ -40,7 +40,7 @@ from moorline.gateway.keys import SIBLINGS
 from moorline.gateway.proxy.handover import HandOverFailed, begin_hand_over, take_over
 from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.tunnels import TUNNELS
-from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
+from moorline.gateway.run.acceptor import Acceptor, WorkerChannel, WorkerListener
 from moorline.gateway.run.supervisor import Child, SpawnExtras, Supervisor
 from moorline.gateway.settings import Settings
 from moorline.gateway.siblings import Hub, Siblings

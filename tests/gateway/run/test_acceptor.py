@@ -14,7 +14,7 @@ from aiohttp import web
 
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.server import running
-from moorline.gateway.run.handover import Acceptor, WorkerChannel, WorkerListener
+from moorline.gateway.run.acceptor import Acceptor, WorkerChannel, WorkerListener
 from moorline.gateway.settings import Settings
 from tests.support.faulty_upstream import Peer, dial
 
