@@ -9,7 +9,7 @@ from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.common.web.time_limit import TimeLimits
-from moorline.gateway.proxy.held import Held
+from moorline.gateway.proxy.held_right import HeldRight
 from moorline.gateway.proxy.routes import Destination, Routes
 from moorline.gateway.proxy.upstreams import Upstreams
 from moorline.gateway.settings import Settings
@@ -26,7 +26,7 @@ __all__ = [
     "DESTINATION",
     "DRAINING",
     "GATEWAY_ID",
-    "HELD",
+    "HELD_RIGHT",
     "LIVE_FAULTS",
     "METRICS",
     "OUTCOME",
@@ -71,5 +71,5 @@ OUTCOME = web.RequestKey("outcome", str)
 """What became of a handshake, where its status does not say it."""
 UPSTREAM = web.RequestKey("upstream", str)
 """The address of the upstream that failed, for the log."""
-HELD = web.RequestKey("held", Held)
+HELD_RIGHT = web.RequestKey("held_right", HeldRight)
 """Only with an authorize hook: the right by which the request is handled."""

@@ -14,10 +14,10 @@ from moorline.gateway.common.access.middleware import REFUSAL
 from moorline.gateway.common.access.paths import segments
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS
 from moorline.gateway.errors import Malformed
-from moorline.gateway.keys import DESTINATION, HELD, RIGHTS, SETTINGS
+from moorline.gateway.keys import DESTINATION, HELD_RIGHT, RIGHTS, SETTINGS
 from moorline.gateway.proxy.handshake import asks_for_upgrade
 from moorline.gateway.proxy.headers import origin_form
-from moorline.gateway.proxy.held import Held
+from moorline.gateway.proxy.held_right import HeldRight
 from moorline.gateway.proxy.routes import Owner
 
 __all__ = ["authorize_middleware", "note_begun"]
@@ -39,10 +39,10 @@ async def authorize_middleware(request: web.Request, handler: Handler) -> web.St
             # Its own words may name the patient.
             request[REFUSAL] = "authorize"
             raise
-    held = request[HELD] = Held(rights, principal, request, ids)
+    right = request[HELD_RIGHT] = HeldRight(rights, principal, request, ids)
     try:
         async with asyncio.timeout(None) as limit:
-            held.on_end(lambda: limit.reschedule(0))
+            right.on_end(lambda: limit.reschedule(0))
             return await handler(request)
     except TimeoutError:
         if not limit.expired():
@@ -51,10 +51,10 @@ async def authorize_middleware(request: web.Request, handler: Handler) -> web.St
             # The rest of the response must not look like another one.
             request.transport.abort()
         request[REFUSAL] = "authorize"
-        raise (web.HTTPUnauthorized if held.expired else web.HTTPForbidden) from None
+        raise (web.HTTPUnauthorized if right.expired else web.HTTPForbidden) from None
     finally:
-        if not held.kept:
-            held.release()
+        if not right.kept:
+            right.release()
 
 
 def _counted(request: web.Request) -> contextlib.AbstractContextManager[None]:

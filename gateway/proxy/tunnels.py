@@ -26,7 +26,7 @@ from moorline.gateway.errors import BadUpstreamResponse, ShuttingDown
 from moorline.gateway.keys import (
     ACCESS_RULES,
     DRAINING,
-    HELD,
+    HELD_RIGHT,
     METRICS,
     REQUEST_ID,
     RIGHTS,
@@ -35,7 +35,7 @@ from moorline.gateway.keys import (
     TIME_LIMITS,
 )
 from moorline.gateway.proxy.exchange import Exchange
-from moorline.gateway.proxy.held import Held, RightState
+from moorline.gateway.proxy.held_right import HeldRight, RightState
 from moorline.gateway.proxy.retry_queue import RETRY_QUEUES, RetryQueue
 from moorline.gateway.proxy.routes import Destination, Owner, Routes
 from moorline.gateway.proxy.socket_limits import SocketLimits
@@ -104,7 +104,7 @@ class _Open(NamedTuple):
     socket: Socket
     upstream: Upstream | None
     """None where the socket was taken over and this configuration does not name its upstream."""
-    held: Held | None
+    right: HeldRight | None
     origin: str | None
     """The handshake's, which the next configuration may not allow any more."""
     host: str
@@ -123,7 +123,7 @@ class Tunnels:
         metrics: "Metrics | None",
         routes: Routes,
         rights: Rights | None,
-        restored: Callable[[Rights, RightState, str], Awaitable[Held]],
+        restored: Callable[[Rights, RightState, str], Awaitable[HeldRight]],
     ) -> None:
         most = _most_sockets(settings.max_connections)
         self._socket_limits = SocketLimits(
@@ -207,11 +207,11 @@ class Tunnels:
         # Many sockets have one page.
         host = sys.intern(headers.get(hdrs.HOST, ""))
         origin = sys.intern(", ".join(headers.getall(hdrs.ORIGIN))) if hdrs.ORIGIN in headers else None
-        each = _Open(socket, upstream, items.get(HELD), origin, host, answers_key)
+        each = _Open(socket, upstream, items.get(HELD_RIGHT), origin, host, answers_key)
         exchange.detach()
         self._add(relay, each)
-        if each.held is not None:
-            self._keep(relay, each.held)
+        if each.right is not None:
+            self._keep(relay, each.right)
         if tracing.is_on():
             name = f"WebSocket {destination.route.path}"
             self._spans[relay] = tracing.begin(name, network__protocol__name="websocket")
@@ -248,8 +248,8 @@ class Tunnels:
         each = self._sockets.get(relay)
         if self._stay_here or each is None:
             return None
-        right = None if each.held is None else each.held.state()
-        if (each.held is not None and right is None) or (detached := relay.detach()) is None:
+        right = None if each.right is None else each.right.state()
+        if (each.right is not None and right is None) or (detached := relay.detach()) is None:
             return None
         self._remove(relay)
         self._spans.pop(relay, tracing.NO_SPAN).end()
@@ -289,7 +289,7 @@ class Tunnels:
         known = next((each for each in self._routes.each_upstream() if each.url == state.upstream), None)
         destination = self._routes.match(state.route.rstrip("/") + "/")
         try:
-            held = await self._restored_right(state)
+            right = await self._restored_right(state)
         except BaseException:
             client.close()
             upstream.close()
@@ -297,7 +297,7 @@ class Tunnels:
         opened = _Open(
             Socket(state.request_id, state.route, state.client, state.upstream, state.opened),
             known,
-            held,
+            right,
             state.origin,
             state.host,
         )
@@ -322,16 +322,16 @@ class Tunnels:
                 on_start=add,
             )
         except BaseException:
-            if held is not None:
-                held.release()
+            if right is not None:
+                right.release()
             raise
         # Not before: what was unsent goes first, and a Close frame behind it.
-        if held is not None:
-            self._keep(relay, held)
+        if right is not None:
+            self._keep(relay, right)
         if self._draining.is_set() and relay in self._sockets:
             relay.shut_down()
 
-    async def _restored_right(self, state: SocketState) -> Held | None:
+    async def _restored_right(self, state: SocketState) -> HeldRight | None:
         if self._rights is None or state.right is None:
             return None
         return await self._restored(self._rights, state.right, state.client)
@@ -419,10 +419,10 @@ class Tunnels:
         # The drain waits for requests, and that of the handshake is about to end.
         self._draining.hold()
 
-    def _keep(self, relay: Relay, held: Held) -> None:
+    def _keep(self, relay: Relay, right: HeldRight) -> None:
         """End the tunnel with the right to it, at once where that has ended already."""
         if relay in self._sockets:
-            held.keep(lambda: relay.withdraw(expired=held.expired))
+            right.keep(lambda: relay.withdraw(expired=right.expired))
 
     def _remove(self, relay: Relay) -> _Open:
         each = self._sockets.pop(relay)
@@ -431,8 +431,8 @@ class Tunnels:
             self._ids[request_id] -= 1
         else:
             del self._ids[request_id]
-        if each.held is not None:
-            each.held.release()
+        if each.right is not None:
+            each.right.release()
         self._socket_limits.remove(each.socket.client)
         self._draining.release()
         if each.upstream is not None:
@@ -561,7 +561,7 @@ async def tunnels(app: web.Application) -> AsyncIterator[None]:
         app.get(METRICS),
         app[ROUTES],
         app.get(RIGHTS),
-        functools.partial(Held.restored, app),
+        functools.partial(HeldRight.restored, app),
     )
     app[TIME_LIMITS] = TimeLimits()
     app[RETRY_QUEUES] = {group: RetryQueue() for group in app[ROUTES].upstreams}

@@ -18,7 +18,7 @@ from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.descriptors import DescriptorChannel
 from moorline.gateway.keys import METRICS
 from moorline.gateway.proxy.handover import HandOverFailed, hand_over, take_over
-from moorline.gateway.proxy.held import Held, RightState
+from moorline.gateway.proxy.held_right import HeldRight, RightState
 from moorline.gateway.proxy.tunnels import SocketState
 from moorline.gateway.tunnel.state import VERSION
 from tests.gateway.websocket.conftest import Gateway, Start, ended, tunnel
@@ -243,7 +243,7 @@ async def test_a_hook_that_is_due_is_not_put_off_by_a_new_process(start: Start, 
 async def test_a_new_hook_is_asked_soon_with_the_clients_address(
     start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moorline.gateway.proxy.held._ASKED_WITHIN", 0.0)
+    monkeypatch.setattr("moorline.gateway.proxy.held_right._ASKED_WITHIN", 0.0)
     options: dict[str, Any] = {"authorize_again": None, "trusted_proxies": ("127.0.0.1",)}
     asked = asyncio.get_running_loop().create_future()
 
@@ -281,10 +281,10 @@ async def test_a_right_that_ended_on_the_way_puts_no_close_frame_within_a_frame(
             await backend.send_until_stalled(LONG)
             restored = new.tunnels._restored
 
-            async def ended_at_once(rights: Rights, state: RightState, client: str) -> Held:
-                held = await restored(rights, state, client)
+            async def ended_at_once(rights: Rights, state: RightState, client: str) -> HeldRight:
+                right = await restored(rights, state, client)
                 rights.close("alice")
-                return held
+                return right
 
             new.tunnels._restored = ended_at_once
             async with moving(old, new):

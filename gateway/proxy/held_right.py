@@ -14,7 +14,7 @@ from moorline.gateway.common.access.middleware import CLIENT
 from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.web.aiohttp_private import rebuilt
 
-__all__ = ["Held", "RightState"]
+__all__ = ["HeldRight", "RightState"]
 
 # The time over which a new process asks the hook about all sockets that it took over, not at once.
 _ASKED_WITHIN = 10.0
@@ -41,8 +41,11 @@ class RightState:
     """When the hook is due: processes that follow one another fast would never ask it otherwise."""
 
 
-class Held:
-    """Release it once, when nothing uses it any more. `ids`: those of the patient and the session that it is for."""
+class HeldRight:
+    """A principal's right and the request that the hook is asked about again. Release it once nothing uses it any more.
+
+    `ids`: those of the patient and the session that it is for.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class Held:
         """Whether a tunnel keeps it beyond its request."""
 
     @classmethod
-    async def restored(cls, app: web.Application, rights: Rights, state: RightState, client: str) -> "Held":
+    async def restored(cls, app: web.Application, rights: Rights, state: RightState, client: str) -> "HeldRight":
         """A right that another process held, of the client with this address. The hook may be a new one: it is asked
         soon."""
         headers = list(zip(state.headers[::2], state.headers[1::2], strict=True))
