@@ -444,23 +444,25 @@ class Tunnel:
         if self.limits.close_frames and self._close_by is None:
             self._close_by = self._event + self.limits.close_timeout
 
-    def _end(self, cause: Outcome, *, ended: Side | None = None) -> None:
-        self._note(cause.side, cause.reason)
-        self.outcome, self.moment, self.culprit = cause, self._moment(), self._culprit(cause)
-        if self._closer is not None and cause.reason in _CONNECTION_ENDS:
+    def _end(self, outcome: Outcome, *, ended: Side | None = None) -> None:
+        self._note(outcome.side, outcome.reason)
+        self.outcome, self.moment, self.culprit = outcome, self._moment(), self._culprit(outcome)
+        if self._closer is not None and outcome.reason in _CONNECTION_ENDS:
             # The side that sent the first Close frame, not the one that closed its connection first.
             self.outcome, self.culprit = Outcome(self._closer, Reason.CLOSED), self._closer
         self.ended_at = self._event
         self._enter(_ENDING if self.limits.close_frames else _LINGERING)
-        for side in _SIDES if cause.side is not UPSTREAM else reversed(_SIDES):
+        for side in _SIDES if outcome.side is not UPSTREAM else reversed(_SIDES):
             if side in self._gone:
                 continue
-            teardown = teardown_for(side, cause.reason, stalls=self.stalls(side), close_frames=self.limits.close_frames)
+            teardown = teardown_for(
+                side, outcome.reason, stalls=self.stalls(side), close_frames=self.limits.close_frames
+            )
             if side is ended:
                 # What is buffered for it is lost, as in nginx.
                 teardown = Teardown.ABORT
             elif teardown is not Teardown.ABORT:
-                self._queue_close(side, cause)
+                self._queue_close(side, outcome)
             self._teardowns.append((side, teardown))
         self._begin_lingering(self._event)
 
@@ -477,16 +479,16 @@ class Tunnel:
         whole = self.client.at_boundary and self.upstream.at_boundary
         return Moment.IDLE if whole else Moment.MID_FRAME
 
-    def _culprit(self, cause: Outcome) -> Side | None:
-        if cause.reason is not Reason.CLOSE_TIMEOUT:
-            return NOT_READING.get(cause.reason, cause.side)
+    def _culprit(self, outcome: Outcome) -> Side | None:
+        if outcome.reason is not Reason.CLOSE_TIMEOUT:
+            return NOT_READING.get(outcome.reason, outcome.side)
         # The side whose Close frame is missing; with both, the server closes the connection first (RFC 6455 section
         # 7.1.1).
         return CLIENT if self.client.close_code is None else UPSTREAM
 
-    def _queue_close(self, side: Side, cause: Outcome) -> None:
+    def _queue_close(self, side: Side, outcome: Outcome) -> None:
         """Send this side the Close frame that says why, if a frame can be sent."""
-        frame, outbound = close_frame_for(side, cause), self.outbound(side)
+        frame, outbound = close_frame_for(side, outcome), self.outbound(side)
         if frame is None or self.phase is _LINGERING:
             return
         if not outbound.at_boundary or outbound.close_code is not None:
