@@ -44,7 +44,7 @@ from moorline.gateway.common.access.rights import Right
 from moorline.gateway.common.logs import hashed
 from moorline.gateway.common.web.connection import Connection
 from moorline.gateway.common.web.messages import Violation
-from moorline.gateway.common.web.return_window import Measured, ReturnWindow
+from moorline.gateway.common.web.reconnect_window import Measured, ReconnectWindow
 
 __all__ = ["V1_PING_SECONDS", "Sockets"]
 
@@ -52,8 +52,8 @@ logger = logging.getLogger("moorline.backend.websocket")
 
 #: What clients of version 1 expect.
 V1_PING_SECONDS = 30.0
-# See ReturnWindow: parsing the request, its tasks, `hello`, what the client has missed, and the gateway's part.
-_WHOLE_RETURN = 14.0
+# See ReconnectWindow: parsing the request, its tasks, `hello`, what the client has missed, and the gateway's part.
+_WHOLE_RECONNECT = 14.0
 _MEAN_OF = 64
 # From the Close frame sent to the peer's.
 _CLOSE_TIMEOUT = 5.0
@@ -97,15 +97,15 @@ class Sockets:
         self._v1_ping = v1_ping
         self._open: set[Delivery] = set()
         self._closing = False
-        self._returning = ReturnWindow(whole=_WHOLE_RETURN, weight=_MEAN_OF)
-        self._within: float | None = None
+        self._reconnect_window = ReconnectWindow(whole=_WHOLE_RECONNECT, weight=_MEAN_OF)
+        self._reconnect_within: float | None = None
 
     def close_all(self) -> None:
         """Close every socket with 1012, after `goaway`; each socket's own task does it."""
         self._closing = True
-        self._within = self._returning.seconds(len(self._open))
+        self._reconnect_within = self._reconnect_window.seconds(len(self._open))
         for delivery in list(self._open):
-            delivery.restart(self._within)
+            delivery.restart(self._reconnect_within)
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """GET /ws/chat/{patient_id}/{session_id}"""
@@ -132,7 +132,7 @@ class Sockets:
                 self._rights.count_handshake(right.principal)
                 accepting = Measured(self._accept(request, patient_id, session_id, text))
                 socket, info = await accepting
-                self._returning.add(accepting.seconds)
+                self._reconnect_window.add(accepting.seconds)
             logger.info("session %s: socket opened", hashed(info.session_id))
             held.pop_all()
         return socket, info, right
@@ -188,7 +188,7 @@ class Sockets:
         writing = asyncio.create_task(delivery.run())
         self._open.add(delivery)
         if self._closing:
-            delivery.restart(self._within)
+            delivery.restart(self._reconnect_within)
         right.on_end(lambda: delivery.revoke(expired=right.expired))
         if isinstance(protocol, Connection):
             protocol.on_violation(lambda violation: delivery.end(_VIOLATION_CODES[violation]), client=client.address)

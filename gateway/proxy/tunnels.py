@@ -18,7 +18,7 @@ from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.idle import Descriptors
-from moorline.gateway.common.web.return_window import Measured, ReturnWindow
+from moorline.gateway.common.web.reconnect_window import Measured, ReconnectWindow
 from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.common.web.tls import SERVER_TLS
 from moorline.gateway.common.web.turns import Turns
@@ -45,7 +45,7 @@ from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
 from moorline.gateway.traffic import Counts, State, Traffic
 from moorline.gateway.tunnel.buffered import Buffered
-from moorline.gateway.tunnel.endings import ORDERLY, Return, Side
+from moorline.gateway.tunnel.endings import ORDERLY, Reconnect, Side
 from moorline.gateway.tunnel.machine import Limits, Tunnel
 from moorline.gateway.tunnel.relay import End, Ended, Relay
 from moorline.gateway.tunnel.resume import resume
@@ -68,8 +68,8 @@ _STEP_SECONDS = 0.05
 _RESTART_SECONDS = 2.0
 # Of so many handshakes one is measured: the clock is read twice for each step.
 _MEASURED = 16
-# See ReturnWindow: the parsing and the end of the request, and the backend's part.
-_WHOLE_RETURN = 10.0
+# See ReconnectWindow: the parsing and the end of the request, and the backend's part.
+_WHOLE_RECONNECT = 10.0
 _MEAN_OF = 16
 # For tunnels that are left at the end of the drain: their last bytes are sent within this time or discarded.
 _FLUSH_SECONDS = 0.25
@@ -152,7 +152,7 @@ class Tunnels:
         # Only with traces.
         self._spans: dict[Relay, tracing.Span] = {}
         self.ends = Ends()
-        self.window = ReturnWindow(whole=_WHOLE_RETURN, weight=_MEAN_OF)
+        self._reconnect_window = ReconnectWindow(whole=_WHOLE_RECONNECT, weight=_MEAN_OF)
         self._handshakes = 0
         self._loop = asyncio.get_running_loop()
         self._turns = Turns(self._loop)
@@ -233,7 +233,7 @@ class Tunnels:
     async def _measure(self, handshake: Coroutine[Any, Any, T]) -> T:
         work = Measured(handshake)
         result = await work
-        self.window.add(work.seconds)
+        self._reconnect_window.add(work.seconds)
         return result
 
     # From one process to another --------------------------------------------------------------------------------------
@@ -387,14 +387,14 @@ class Tunnels:
         """
         relays = list(self._sockets)
         seconds = self._draining.remaining() * _SPREAD if len(relays) > _AT_ONCE else 0.0
-        within, over = self.window.seconds(len(relays)), asyncio.get_running_loop().time() + seconds
+        within, over = self._reconnect_window.seconds(len(relays)), asyncio.get_running_loop().time() + seconds
         size = math.ceil(len(relays) / (1 + int(seconds / _STEP_SECONDS)))
         for start in range(0, len(relays), max(1, size)):
             left = max(0.0, over - asyncio.get_running_loop().time())
-            clients_return = None if within is None else Return(left + _RESTART_SECONDS, within)
+            reconnect = None if within is None else Reconnect(left + _RESTART_SECONDS, within)
             for relay in relays[start : start + size]:
                 if relay in self._sockets:
-                    relay.shut_down(clients_return)
+                    relay.shut_down(reconnect)
             await asyncio.sleep(_STEP_SECONDS)
 
     async def close(self) -> None:

@@ -19,7 +19,7 @@ __all__ = [
     "ORDERLY",
     "UPSTREAM",
     "Outcome",
-    "Return",
+    "Reconnect",
     "Side",
     "Teardown",
     "cause_of",
@@ -56,7 +56,7 @@ class Teardown(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Return:
+class Reconnect:
     """When the clients of a gateway that restarts should come back: each at a random time within `within` seconds,
     which begin `after` seconds from now.
 
@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
 
     side: Side | None
     reason: Reason
-    clients_return: Return | None = None
+    reconnect: Reconnect | None = None
     """At a SHUTDOWN of many."""
 
     @property
@@ -156,8 +156,8 @@ def close_frame_for(side: Side, outcome: Outcome) -> tuple[CloseCode, str] | Non
     if reason not in _CODES:
         return None
     to_client, to_upstream, text = _CODES[reason]
-    if side is CLIENT and outcome.clients_return is not None:
-        text = f"{text}; {outcome.clients_return}"
+    if side is CLIENT and outcome.reconnect is not None:
+        text = f"{text}; {outcome.reconnect}"
     code_or_none = to_client if side is CLIENT else to_upstream
     return None if code_or_none is None else (code_or_none, text)
 

@@ -48,7 +48,7 @@ from moorline.gateway.tunnel.endings import (
     NOT_READING,
     UPSTREAM,
     Outcome,
-    Return,
+    Reconnect,
     Side,
     Teardown,
     close_frame_for,
@@ -325,11 +325,11 @@ class Tunnel:
                     heartbeat.restart(now)
         self._begin_lingering(now)
 
-    def shut_down(self, now: float, reason: Reason = Reason.SHUTDOWN, *, clients_return: Return | None = None) -> None:
+    def shut_down(self, now: float, reason: Reason = Reason.SHUTDOWN, *, reconnect: Reconnect | None = None) -> None:
         """The gateway is about to end, or ends this tunnel for another `reason`."""
         self._event = now
         if self.relaying:
-            self._end(Outcome(None, reason, clients_return))
+            self._end(Outcome(None, reason, reconnect))
 
     # What to do -------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from moorline.gateway.common.unread import has_unread
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
 from moorline.gateway.tunnel.buffered import Buffered
-from moorline.gateway.tunnel.endings import CLIENT, ORDERLY, UPSTREAM, Outcome, Return, Side, Teardown, cause_of
+from moorline.gateway.tunnel.endings import CLIENT, ORDERLY, UPSTREAM, Outcome, Reconnect, Side, Teardown, cause_of
 from moorline.gateway.tunnel.machine import Limits, Phase, Tunnel
 from moorline.gateway.tunnel.state import TunnelState
 from moorline.gateway.tunnel.tcp_info import TcpInfo
@@ -319,9 +319,9 @@ class Relay:
         # Whatever happened meanwhile has set its own timer; to compute this one costs a handshake forty calls.
         self._arm_at(self._began + self.tunnel.limits.first_timeout)
 
-    def shut_down(self, clients_return: Return | None = None) -> None:
+    def shut_down(self, reconnect: Reconnect | None = None) -> None:
         """End the tunnel, for the gateway is about to; its client is told when to come back."""
-        self.tunnel.shut_down(monotonic(), clients_return=clients_return)
+        self.tunnel.shut_down(monotonic(), reconnect=reconnect)
         self._transmit()
 
     def withdraw(self, *, expired: bool) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moorline.gateway.common.web import return_window
+from moorline.gateway.common.web import reconnect_window
 from tests.bench.chatters import Chatters
 from tests.bench.processes import free_port
 from tests.bench.restart import measure
@@ -14,7 +14,7 @@ from tests.support.backends import Script, backend
 async def test_all_clients_come_back_within_the_time_that_a_restarting_backend_tells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(return_window, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(reconnect_window, "_LEAST_SECONDS", 0.0)
     chatters, port = Chatters(), free_port()
     async with backend(tmp_path, Script(), port=port):
         await chatters.open(port, [f"s{number}" for number in range(20)], hello=True)

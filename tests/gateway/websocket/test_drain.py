@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from moorline.gateway.common.web import return_window
+from moorline.gateway.common.web import reconnect_window
 from tests.gateway.websocket.conftest import Start, tunnel
 from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Upstream, dial
 from tests.support.websocket_frames import close_frame, parse
@@ -50,7 +50,7 @@ async def test_both_sides_of_every_tunnel_get_a_close_frame_at_once(start: Start
 async def test_the_close_frames_of_many_tell_their_clients_over_which_time_to_come_back(
     start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(return_window, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(reconnect_window, "_LEAST_SECONDS", 0.0)
     gateway = await start(upstream.port)
     async with tunnel(gateway, upstream) as (client, backend):
         gateway.drain()

@@ -7,12 +7,12 @@ import pytest
 
 from moorline.backend.protocol.v1 import Version1
 from moorline.backend.protocol.v2 import Version2
-from moorline.gateway.common.web.return_window import Measured, ReturnWindow
+from moorline.gateway.common.web.reconnect_window import Measured, ReconnectWindow
 
 
-def window(cost: float) -> ReturnWindow:
+def window(cost: float) -> ReconnectWindow:
     """After many handshakes of this cost."""
-    window = ReturnWindow(whole=10, weight=64)
+    window = ReconnectWindow(whole=10, weight=64)
     for _ in range(1000):
         window.add(cost)
     return window

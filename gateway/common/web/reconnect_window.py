@@ -9,7 +9,7 @@ import time
 from collections.abc import Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Measured", "ReturnWindow"]
+__all__ = ["Measured", "ReconnectWindow"]
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Measured(Generic[T]):
                 step, argument = steps.throw, error
 
 
-class ReturnWindow:
+class ReconnectWindow:
     """The mean cost of a handshake, and what follows from it. Pure.
 
     `whole` is all that a client costs when it comes back, in both parts on one machine, in handshakes as they are
