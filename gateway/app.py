@@ -21,6 +21,7 @@ from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET, METRICS_WAIT, MetricsPort
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits, limited
 from moorline.gateway.common.web.server import ACCEPT_THROUGH, DIRECT_HANDLER, DirectHandler
+from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.common.web.tls import SERVER_TLS, ServerTls
 from moorline.gateway.common.web.traced import add_tracing
 from moorline.gateway.inspector.handlers import add_inspector
@@ -34,6 +35,7 @@ from moorline.gateway.keys import (
     RIGHTS,
     ROUTES,
     SETTINGS,
+    TIME_LIMITS,
     UPSTREAMS,
 )
 from moorline.gateway.proxy import health
@@ -43,6 +45,7 @@ from moorline.gateway.proxy.configured import configured_routes
 from moorline.gateway.proxy.followed_hook import followed_hook
 from moorline.gateway.proxy.locations import LocationRoutes
 from moorline.gateway.proxy.pool import pools
+from moorline.gateway.proxy.retry_queue import retry_queues
 from moorline.gateway.proxy.routes import Owner, Route
 from moorline.gateway.proxy.routing import DIRECT, is_foreign, proxy, proxy_socket, route_middleware
 from moorline.gateway.proxy.templates import Templates
@@ -111,7 +114,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
         app.on_response_prepare.append(add_cors_headers(settings, _CORS_METHODS, is_foreign=is_foreign))
     if settings.metrics_port is not None:
         _add_metrics(app)
-    app.cleanup_ctx.extend((pools, tunnels, _faults))
+    app.cleanup_ctx.extend((_time_limits, pools, retry_queues, tunnels, _faults))
 
     health_route = app.router.add_get(_HEALTHZ, health.healthz)
     app.router.add_get("/readyz", health.readyz)
@@ -165,6 +168,12 @@ async def _metrics(app: web.Application) -> AsyncIterator[None]:
         yield
     finally:
         await opened.close()
+
+
+async def _time_limits(app: web.Application) -> AsyncIterator[None]:
+    app[TIME_LIMITS] = TimeLimits()
+    yield
+    app[TIME_LIMITS].close()
 
 
 async def _faults(app: web.Application) -> AsyncIterator[None]:

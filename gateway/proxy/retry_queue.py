@@ -1,12 +1,14 @@
 """Handshakes and requests that wait for an upstream that can be reached."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from moorline.gateway.keys import ROUTES
 from moorline.gateway.proxy.upstreams import Upstreams
 
-__all__ = ["RETRY_QUEUES", "RetryQueue"]
+__all__ = ["RETRY_QUEUES", "RetryQueue", "retry_queues"]
 
 _RETRY_SECONDS = 0.25
 # Of all that try again, in one iteration of the event loop: 5 ms. Ten thousand in one would hold up every socket for
@@ -73,3 +75,11 @@ class RetryQueue:
 
 RETRY_QUEUES = web.AppKey("retry_queues", dict[Upstreams, RetryQueue])
 """One for each group of upstreams: that one of them can be reached says nothing of the others."""
+
+
+async def retry_queues(app: web.Application) -> AsyncIterator[None]:
+    """The cleanup context that holds the queue of each group of upstreams."""
+    app[RETRY_QUEUES] = {group: RetryQueue() for group in app[ROUTES].upstreams}
+    yield
+    for queue in app[RETRY_QUEUES].values():
+        queue.close()

@@ -1,4 +1,4 @@
-"""The open tunnels of one gateway: their limit, their log lines, and their end when the gateway drains."""
+"""The open tunnels of one gateway: their limits, their hand-over, and their end when the gateway drains."""
 
 import asyncio
 import contextlib
@@ -8,18 +8,17 @@ import logging
 import math
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from aiohttp import hdrs, web
 
-from moorline.gateway.common import logs, tracing
+from moorline.gateway.common import tracing
 from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.idle import Descriptors
 from moorline.gateway.common.web.reconnect_window import Measured, ReconnectWindow
-from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.common.web.tls import SERVER_TLS
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import BadUpstreamResponse, ShuttingDown
@@ -32,20 +31,20 @@ from moorline.gateway.keys import (
     RIGHTS,
     ROUTES,
     SETTINGS,
-    TIME_LIMITS,
 )
 from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.proxy.held_right import HeldRight, RightState
-from moorline.gateway.proxy.retry_queue import RETRY_QUEUES, RetryQueue
+from moorline.gateway.proxy.retry_queue import RETRY_QUEUES
 from moorline.gateway.proxy.routes import Destination, Owner, Routes
 from moorline.gateway.proxy.socket_limits import SocketLimits
+from moorline.gateway.proxy.socket_log import end_span, log_closed, log_opened
 from moorline.gateway.proxy.sockets import Ends, Socket
 from moorline.gateway.proxy.upgrade import switch
 from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
 from moorline.gateway.traffic import Counts, State, Traffic
 from moorline.gateway.tunnel.buffered import Buffered
-from moorline.gateway.tunnel.endings import ORDERLY, Reconnect, Side
+from moorline.gateway.tunnel.endings import Reconnect, Side
 from moorline.gateway.tunnel.machine import Limits, Tunnel
 from moorline.gateway.tunnel.relay import End, Ended, Relay
 from moorline.gateway.tunnel.resume import resume
@@ -215,15 +214,7 @@ class Tunnels:
         if tracing.is_on():
             name = f"WebSocket {destination.route.path}"
             self._spans[relay] = tracing.begin(name, network__protocol__name="websocket")
-        if log.isEnabledFor(logging.INFO):
-            facts = {"client": address, "request_id": request_id}
-            _log("WebSocket opened", {"upstream": upstream.url, **facts} if self._names_upstream else facts)
-        if not answers_key:
-            log.warning(
-                "upstream %s: its 101 has not the Sec-WebSocket-Accept of the request's key request_id=%s",
-                upstream.url,
-                request_id,
-            )
+        log_opened(socket, names_upstream=self._names_upstream, answers_key=answers_key)
 
     def measured(self, handshake: Coroutine[Any, Any, T]) -> Awaitable[T]:
         """The handshake to await: as it is, or one that notes what it costs."""
@@ -455,9 +446,8 @@ class Tunnels:
         if self._metrics is not None:
             self._metrics.ended(ended.outcome.ended_by, ended.cause, ended.code, ended.seconds)
         if (span := self._spans.pop(relay, None)) is not None:
-            _end_span(span, ended)
-        if log.isEnabledFor(logging.INFO):
-            _log("WebSocket closed", _facts(ended, each.socket.request_id))
+            end_span(span, ended)
+        log_closed(each.socket, ended)
 
 
 def _most_sockets(wanted: int) -> int:
@@ -472,51 +462,6 @@ def _most_sockets(wanted: int) -> int:
             descriptors.sockets,
         )
     return min(wanted, descriptors.sockets)
-
-
-def _facts(ended: Ended, request_id: str) -> dict[str, object]:
-    outcome, cause = ended.outcome, ended.cause
-    facts: dict[str, object] = {
-        "ended_by": outcome.ended_by,
-        "reason": outcome.reason,
-        "close_code": ended.code,
-        "seconds": round(ended.seconds, 3),
-        "from_client": ended.from_client,
-        "from_upstream": ended.from_upstream,
-        "frames_from_client": ended.frames_from_client,
-        "frames_from_upstream": ended.frames_from_upstream,
-    }
-    if ended.client_rtt is not None:
-        facts["client_rtt_ms"] = _milliseconds(ended.client_rtt)
-    if ended.upstream_rtt is not None:
-        facts["upstream_rtt_ms"] = _milliseconds(ended.upstream_rtt)
-    facts["cause"], facts["order"] = cause.code, ",".join(ended.order)
-    if cause.reason not in ORDERLY:
-        facts |= _kernel_view(ended)
-    facts["request_id"] = request_id
-    return facts
-
-
-def _end_span(span: tracing.Span, ended: Ended) -> None:
-    cause = ended.cause
-    span.set(moorline__cause=cause.code, moorline__ended_by=ended.outcome.ended_by, moorline__close_code=ended.code)
-    if cause.reason not in ORDERLY:
-        span.fail(cause.code)
-    span.end()
-
-
-def _kernel_view(ended: Ended) -> dict[str, object]:
-    """What the two kernels had to say of a connection that failed."""
-    return {
-        f"{side}_{name}": value
-        for side, tcp in (("client", ended.client_tcp), ("upstream", ended.upstream_tcp))
-        if tcp is not None
-        for name, value in (
-            ("unacked", tcp.unacked),
-            ("retransmits", tcp.total_retransmits),
-            ("since_ack_ms", _milliseconds(tcp.since_ack)),
-        )
-    }
 
 
 def _carried(relay: Relay) -> Traffic:
@@ -534,21 +479,6 @@ def _total(each: Collection[Traffic]) -> Traffic:
     )
 
 
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 2)
-
-
-def _log(event: str, facts: Mapping[str, object]) -> None:
-    """One line, as text and, in JSON, with each fact as a field."""
-    logs.info(log, _line(event, *facts) % (*facts.values(),), lambda: facts)
-
-
-# Two forms of each event, or a few.
-@functools.cache
-def _line(event: str, *names: str) -> str:
-    return f"{event}: {' '.join([f'{name}=%s' for name in names])}"
-
-
 TUNNELS = web.AppKey("tunnels", Tunnels)
 
 
@@ -563,17 +493,12 @@ async def tunnels(app: web.Application) -> AsyncIterator[None]:
         app.get(RIGHTS),
         functools.partial(HeldRight.restored, app),
     )
-    app[TIME_LIMITS] = TimeLimits()
-    app[RETRY_QUEUES] = {group: RetryQueue() for group in app[ROUTES].upstreams}
     if METRICS in app:
         app[METRICS].set_state(functools.partial(_state, app))
     draining = asyncio.create_task(_drain(app))
     yield
     draining.cancel()
     await asyncio.gather(draining, return_exceptions=True)
-    for queue in app[RETRY_QUEUES].values():
-        queue.close()
-    app[TIME_LIMITS].close()
     await app[TUNNELS].close()
 
 
