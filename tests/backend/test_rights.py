@@ -123,7 +123,16 @@ async def test_an_expired_principal_opens_nothing(server: Backend, hook: Hook) -
     hook.result = Principal("alice", expires=time.time() - 1)
     with pytest.raises(InvalidStatus) as refused:
         await server.socket("s1", "p1")
-    assert refused.value.response.status_code == 403
+    assert refused.value.response.status_code == 401
+
+
+async def test_a_socket_whose_principal_has_expired_when_the_hook_is_asked_again_may_come_back(
+    server: Backend, hook: Hook
+) -> None:
+    async with server.socket("s1", "p1") as socket:
+        await hello(socket)
+        hook.result = Principal("alice", expires=time.time() - 1)
+        assert await close_code(socket) == 4401
 
 
 async def test_close_principal_ends_its_sockets_and_polls_and_no_other(hook: Hook, tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ class Rights:
         finally:
             del self._asking[question]
         if _seconds_left(principal) <= 0:
-            raise web.HTTPForbidden
+            # As for one that expires a moment later: its client may come back with new credentials.
+            raise web.HTTPUnauthorized(text="Please sign in again.")
         if self._is_revoked(principal):
             raise web.HTTPUnauthorized(text="These credentials were revoked. Please sign in again.")
         if _is_older_than_revocations(principal):

@@ -169,7 +169,7 @@ async def test_an_expired_principal_opens_nothing() -> None:
     hook = Hook()
     hook.result = Principal("alice", expires=time.time() - 1)
     async with gateway(hook) as address, aiohttp.ClientSession(address) as http, http.get("/api/held") as response:
-        assert response.status == 403
+        assert response.status == 401
 
 
 # An edited hook -------------------------------------------------------------------------------------------------------
