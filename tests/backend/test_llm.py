@@ -112,7 +112,7 @@ async def test_an_answer_without_usage_is_whole(server: OpenAIServer) -> None:
     assert await pieces(server, says("Hi"), finish("stop"), DONE) == ["Hi", Done(Finish.STOP)]
 
 
-async def test_length_is_told_from_stop(server: OpenAIServer) -> None:
+async def test_length_is_distinguished_from_stop(server: OpenAIServer) -> None:
     assert await pieces(server, says("Hi"), finish("length"), DONE) == ["Hi", Done(Finish.LENGTH)]
 
 
@@ -120,7 +120,7 @@ async def test_other_words_for_the_end_count_as_stop(server: OpenAIServer) -> No
     assert (await pieces(server, says("Hi"), finish("eos"), DONE))[-1] == Done(Finish.STOP)
 
 
-async def test_a_model_that_declines_is_heard(server: OpenAIServer) -> None:
+async def test_the_refusal_of_a_model_is_its_text(server: OpenAIServer) -> None:
     refusal = says("")
     refusal["choices"][0]["delta"] = {"refusal": "I cannot help with that."}
     assert (await pieces(server, refusal, finish("stop"), DONE))[0] == "I cannot help with that."
@@ -135,7 +135,7 @@ async def test_a_stream_that_just_ends_is_not_done(server: OpenAIServer) -> None
 
 
 @pytest.mark.parametrize("after", [Fault.RESET, "data: {broken\n\n", error("server_error")])
-async def test_trouble_behind_the_end_takes_nothing_back(server: OpenAIServer, after: Any) -> None:
+async def test_an_error_behind_the_end_withdraws_nothing(server: OpenAIServer, after: Any) -> None:
     assert await pieces(server, says("Hi"), finish("stop"), after) == ["Hi", Done(Finish.STOP)]
 
 

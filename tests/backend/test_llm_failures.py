@@ -82,7 +82,7 @@ async def test_a_reset_before_the_stream_is_unavailable(server: OpenAIServer) ->
     assert (await failure(server, Fault.RESET)).code == ErrorCode.LLM_UNAVAILABLE
 
 
-async def test_nobody_listening_is_unavailable(server: OpenAIServer) -> None:
+async def test_a_provider_that_does_not_listen_is_unavailable(server: OpenAIServer) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         server.base_url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"

@@ -83,7 +83,7 @@ async def test_an_answer_and_its_readers_go_on_where_they_were(tmp_path: Path, l
         assert seqs == sorted(set(seqs))
 
 
-async def test_the_end_of_an_answer_is_written_when_the_log_is_back(tmp_path: Path, log: list[FaultyLog]) -> None:
+async def test_the_end_of_an_answer_is_written_when_the_log_is_restored(tmp_path: Path, log: list[FaultyLog]) -> None:
     script = Script("one ")
     async with backend(tmp_path, script) as server, server.socket() as socket:
         await hello(socket)
@@ -111,7 +111,7 @@ async def test_a_cancel_while_the_log_is_unavailable_is_kept(tmp_path: Path, log
         assert (end["content"], end["finish"]) == ("one ", "cancelled")
 
 
-async def test_a_hello_is_answered_when_the_log_is_back(tmp_path: Path, log: list[FaultyLog]) -> None:
+async def test_a_hello_is_answered_when_the_log_is_restored(tmp_path: Path, log: list[FaultyLog]) -> None:
     async with backend(tmp_path, Script(), v1_ping=0.05) as server, server.socket() as socket:
         log[0].unavailable = True
         await say(socket, type="hello", v=2)

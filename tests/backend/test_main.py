@@ -48,7 +48,7 @@ async def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
-async def test_the_database_is_let_go_of_at_the_end(tmp_path: Path) -> None:
+async def test_the_database_is_released_at_the_end(tmp_path: Path) -> None:
     async with started("moorline", "backend", "--port", "0", cwd=tmp_path) as program:
         await program.line("database")
         assert await program.stop() == 0

@@ -259,7 +259,7 @@ async def test_a_file_that_cannot_be_written_refuses_the_start(tmp_path: Path) -
             pass
 
 
-def test_a_file_that_goes_away_takes_nobody_with_it(audit_path: Path) -> None:
+def test_a_file_that_is_removed_fails_no_request(audit_path: Path) -> None:
     audit = Audit(str(audit_path / "audit.jsonl"))
     audit_path.mkdir()
     audit.open()

@@ -92,7 +92,7 @@ async def views_of_every_seq(server: Backend, script: Script) -> list[Transcript
 
 
 @WAYS
-async def test_whoever_left_after_any_event_gets_all_that_is_missing(tmp_path: Path, way: str) -> None:
+async def test_a_client_that_left_after_any_event_gets_all_that_is_missing(tmp_path: Path, way: str) -> None:
     script = Script()
     async with backend(tmp_path, script, drain=0.1) as server:
         views = await views_of_every_seq(server, script)
@@ -103,7 +103,7 @@ async def test_whoever_left_after_any_event_gets_all_that_is_missing(tmp_path: P
 
 
 @WAYS
-async def test_whoever_left_before_a_restart_gets_all_that_is_missing(tmp_path: Path, way: str) -> None:
+async def test_a_client_that_left_before_a_restart_gets_all_that_is_missing(tmp_path: Path, way: str) -> None:
     script = Script()
     async with backend(tmp_path, script, drain=0.1) as server:
         views = await views_of_every_seq(server, script)

@@ -26,7 +26,7 @@ RECEIVE_BUFFER = 1 << 13
 pytestmark = pytest.mark.usefixtures("small_send_buffers")
 
 
-async def test_a_peer_that_answers_no_ping_is_let_go_of(tmp_path: Path) -> None:
+async def test_a_peer_that_answers_no_ping_is_disconnected(tmp_path: Path) -> None:
     async with backend(tmp_path, Script(), heartbeat=0.1) as server, asyncio.timeout(STEP):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(UPGRADE)
@@ -66,7 +66,7 @@ def stalled() -> Iterator[Captured]:
         yield captured
 
 
-async def test_a_client_that_does_not_read_is_closed_with_4408_and_holds_nobody_up(
+async def test_a_client_that_does_not_read_is_closed_with_4408_and_delays_no_other(
     tmp_path: Path, stalled: Captured
 ) -> None:
     script = Script(*["x" * 30_000] * 10, None)
@@ -163,7 +163,7 @@ async def test_nothing_queues_for_clients_that_do_not_read(tmp_path: Path) -> No
         assert grown < 10 * pieces * size < clients * pieces * size / 2
 
 
-async def test_who_was_too_slow_comes_back_to_all_that_was_missed(tmp_path: Path, stalled: Captured) -> None:
+async def test_a_client_that_was_too_slow_resumes_with_all_that_it_missed(tmp_path: Path, stalled: Captured) -> None:
     script = Script()
     started = backend(tmp_path, script, send_timeout=1, max_answer=1 << 30)
     async with started as server, server.socket(max_size=None) as socket:

@@ -65,7 +65,7 @@ def shown(transcript: Transcript) -> list[tuple[str, str, str, str | None]]:
     return [(row.message_id, row.role, row.content, row.finish) for row in transcript.rows.values()]
 
 
-async def test_a_listener_of_version_1_hears_of_a_run_on_another_tab_without_a_word_of_its_own(tmp_path: Path) -> None:
+async def test_a_silent_client_of_version_1_gets_the_run_of_another_tab(tmp_path: Path) -> None:
     async with backend(tmp_path, Script("hi", None)) as server, server.socket() as silent, server.socket() as one:
         await say(one, message="Hello")
         assert [(await receive(silent))["type"] for _ in range(2)] == ["status", "message"]

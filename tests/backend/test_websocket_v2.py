@@ -144,7 +144,7 @@ async def test_a_future_cursor_of_the_right_epoch_gets_a_snapshot(tmp_path: Path
         assert (await hello(two, resume={"epoch": epoch, "seq": 7}))[0]["recovered"] is False
 
 
-async def test_who_comes_late_gets_the_answer_so_far_and_the_rest_without_a_seam(tmp_path: Path) -> None:
+async def test_a_late_client_gets_the_answer_so_far_and_then_the_rest(tmp_path: Path) -> None:
     script = Script("one")
     async with backend(tmp_path, script) as server, server.socket() as socket:
         await hello(socket)
@@ -258,7 +258,7 @@ async def test_a_restart_lets_an_answer_finish_within_the_drain(tmp_path: Path) 
         ]
 
 
-async def test_the_answer_goes_on_when_nobody_is_connected(tmp_path: Path) -> None:
+async def test_the_answer_goes_on_when_no_client_is_connected(tmp_path: Path) -> None:
     script = Script("one")
     async with backend(tmp_path, script) as server:
         async with server.socket() as socket:

@@ -76,7 +76,7 @@ async def in_time(waiting: Any) -> Any:
 # Between processes ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_process_that_was_alone_hears_of_another_without_a_poll(postgres_database: str) -> None:
+async def test_a_process_that_was_alone_is_notified_of_another_without_a_poll(postgres_database: str) -> None:
     async with another(postgres_database, **NOTIFIED) as one:
         store_of(one).lease.poll()
         await until(lambda: store_of(one).notifier.sole_process)
