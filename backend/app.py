@@ -1,4 +1,4 @@
-"""The backend as an aiohttp application: routes and what lives as long as it does. No logic."""
+"""The backend as an aiohttp application: routes and what lives as long as it does."""
 
 import asyncio
 import contextlib

@@ -1,13 +1,11 @@
-"""The gateway's application: what is served where. No logic."""
+"""The gateway's application: what is served where."""
 
-import functools
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import cast
+from collections.abc import AsyncIterator
 
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 
 from moorline.gateway.access_log import access, bad_request_handler
 from moorline.gateway.common.access.authorize import Authorize, hook_of, warn_if_open
@@ -15,12 +13,11 @@ from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
 from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
-from moorline.gateway.common.web.aiohttp_private import items_of, message_of, pass_router
 from moorline.gateway.common.web.connection import BAD_REQUEST_HANDLER, CONNECTION_TIMEOUTS, ConnectionTimeouts
 from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET, METRICS_WAIT, MetricsPort
 from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, RequestLimits, limited
-from moorline.gateway.common.web.server import ACCEPT_THROUGH, DIRECT_HANDLER, DirectHandler
+from moorline.gateway.common.web.server import ACCEPT_THROUGH
 from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.common.web.tls import SERVER_TLS, ServerTls
 from moorline.gateway.common.web.traced import add_tracing
@@ -42,13 +39,13 @@ from moorline.gateway.proxy import health
 from moorline.gateway.proxy.authorize import authorize_middleware, note_begun
 from moorline.gateway.proxy.commands import set_commands
 from moorline.gateway.proxy.configured import configured_routes
+from moorline.gateway.proxy.direct import Routed, add_direct_handler
 from moorline.gateway.proxy.followed_hook import followed_hook
 from moorline.gateway.proxy.locations import LocationRoutes
 from moorline.gateway.proxy.pool import pools
 from moorline.gateway.proxy.retry_queue import retry_queues
 from moorline.gateway.proxy.routes import Owner, Route
-from moorline.gateway.proxy.routing import DIRECT, is_foreign, proxy, proxy_socket, route_middleware
-from moorline.gateway.proxy.templates import Templates
+from moorline.gateway.proxy.routing import is_foreign, proxy, proxy_socket, route_middleware
 from moorline.gateway.proxy.tls import add_tls
 from moorline.gateway.proxy.tunnels import tunnels
 from moorline.gateway.settings import Settings
@@ -73,8 +70,6 @@ _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _HEALTHZ = "/healthz"
 _READING = (hdrs.METH_GET, hdrs.METH_HEAD)
 _PAGE = ("/chat/{patient_id}", "/{path:.*}")
-# How many resources the router has of the gateway.
-RESOURCES = web.AppKey("resources", int)
 
 
 def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web.Application:
@@ -116,7 +111,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
         _add_metrics(app)
     app.cleanup_ctx.extend((_time_limits, pools, retry_queues, tunnels, _faults))
 
-    health_route = app.router.add_get(_HEALTHZ, health.healthz)
+    healthz = app.router.add_get(_HEALTHZ, health.healthz)
     app.router.add_get("/readyz", health.readyz)
     add_inspector(app)
     # Counted apart: a backend that hangs under `max_requests` must not keep the page from its clients.
@@ -131,10 +126,9 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
         _add_locations(app, frontend)
     else:
         proxied = _add_routes(app, frontend)
-        app[RESOURCES] = len(app.router.resources())
         if hook is None:
             # A hook may read what the router finds in the path.
-            app.on_startup.append(functools.partial(_set_direct_handler, proxied=proxied, health_route=health_route))
+            add_direct_handler(app, proxied, (_HEALTHZ, healthz))
     return app
 
 
@@ -195,7 +189,7 @@ def _is_socket(route: Route) -> bool:
     return route.owner is Owner.BACKEND and route.path.startswith("/ws")
 
 
-def _add_routes(app: web.Application, frontend: Handler | None) -> list[tuple[str, web.AbstractRoute]]:
+def _add_routes(app: web.Application, frontend: Handler | None) -> list[Routed]:
     """`Routes` decides; here each route gets its handler and its name in the log. Those that lead to an upstream, each
     with its template.
     """
@@ -209,61 +203,6 @@ def _add_routes(app: web.Application, frontend: Handler | None) -> list[tuple[st
         else:
             app.router.add_get(path, frontend)
     return proxied
-
-
-async def _set_direct_handler(
-    app: web.Application, proxied: Sequence[tuple[str, web.AbstractRoute]], health_route: web.AbstractRoute
-) -> None:
-    """Have requests for an upstream, and for /healthz, pass aiohttp's router, which would take a tenth of each to find
-    what `Routes` knows and which of the `proxied` templates fits.
-    """
-    if len(app.router.resources()) != app[RESOURCES]:
-        # A program that embeds the gateway has added routes of its own.
-        return
-    templates, routes = Templates([template for template, _ in proxied]), app[ROUTES]
-    found = [_direct(app, route) for _, route in proxied]
-    healthz = _direct(app, health_route)
-
-    def handle(request: web.Request) -> Awaitable[web.StreamResponse] | None:
-        message = message_of(request)
-        path = request.rel_url.raw_path
-        if hdrs.EXPECT in message.headers:
-            # aiohttp answers Expect.
-            return None
-        if (destination := routes.match(path)) is None:
-            if path != _HEALTHZ or message.method != hdrs.METH_GET:
-                return None
-            match_info, handler = healthz
-        elif (place := templates.find(path)) is None:
-            return None
-        else:
-            items_of(request)[DESTINATION] = destination
-            match_info, handler = found[place]
-        pass_router(request, match_info)
-        return handler(request)
-
-    # An application makes no requests but these.
-    app[DIRECT_HANDLER] = cast("DirectHandler", handle)
-
-
-def _direct(app: web.Application, route: web.AbstractRoute) -> tuple[web.UrlMappingMatchInfo, Handler]:
-    """A route's handler within the middlewares, and what the router would find."""
-    handler: Handler = DIRECT.get(route.handler, route.handler)
-    for middleware in reversed(app.middlewares):
-        if middleware is not route_middleware:
-            handler = _within(middleware, handler)
-    match_info = web.UrlMappingMatchInfo({}, route)
-    match_info.add_app(app)
-    match_info.freeze()
-    return match_info, handler
-
-
-def _within(middleware: Middleware, handler: Handler) -> Handler:
-    # A `functools.partial` would make a dictionary for each request: it can give `handler` by its name alone.
-    def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
-        return middleware(request, handler)
-
-    return handle
 
 
 def _add_locations(app: web.Application, frontend: Handler | None) -> None:
