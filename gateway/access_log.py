@@ -1,6 +1,5 @@
-"""The outermost middleware: a request gets its id, its line in the log, and its errors are rendered."""
+"""The middleware around all handlers: a request gets its id, is counted, and leaves its line in the log."""
 
-import asyncio
 import logging
 import os
 import time
@@ -11,28 +10,23 @@ from aiohttp.typedefs import Handler
 from multidict import istr
 
 from moorline.gateway.access_line import log_request
-from moorline.gateway.cause import Cause, Moment, Reason, Who
-from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS, TooManyConnections
 from moorline.gateway.common.web.aiohttp_private import app_of, items_of
 from moorline.gateway.common.web.connection import BadRequestHandler
 from moorline.gateway.common.web.route_name import describe
-from moorline.gateway.common.web.sent import Sent
 from moorline.gateway.common.web.statuses import CLIENT_CLOSED_REQUEST, SWITCHING_PROTOCOLS
-from moorline.gateway.errors import GatewayError, Malformed, Unavailable, render
-from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED, UPSTREAM
+from moorline.gateway.error_response import problem, response_to
+from moorline.gateway.errors import Malformed
+from moorline.gateway.keys import ACCESS_RULES, CAUSE, DESTINATION, METRICS, OUTCOME, REQUEST_ID, TRUSTED
 from moorline.gateway.proxy import headers
 from moorline.gateway.proxy.handshake import asks_for_websocket
-from moorline.gateway.proxy.routes import Owner
-from moorline.gateway.site.unreachable import stand_in, told
 
 if TYPE_CHECKING:
     from moorline.gateway.metrics import Metrics
 
-__all__ = ["access", "bad_request_handler", "fresh_id"]
+__all__ = ["access_log", "bad_request_handler", "fresh_id"]
 
 log = logging.getLogger("moorline.gateway.access")
 
-_CLIENT_CLOSED = Cause(Who.CLIENT, Reason.FIN, Moment.RESPONSE)
 _X_REQUEST_ID = istr("X-Request-ID")
 # Of an id: a sixth of what `uuid4` costs, and as random. The kernel is asked for many at a time.
 _ID_BYTES = 16
@@ -51,11 +45,10 @@ _WORDS = {
     505: "The versions of HTTP here are 1.0 and 1.1.",
 }
 _NO_ROOM = 503
-_KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 
 
 @web.middleware
-async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def access_log(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Handle the request and log its result in one line."""
     items, of_app = items_of(request), items_of(app_of(request))
     trusted = items[TRUSTED] = of_app[ACCESS_RULES].trusts(request.remote or "")
@@ -67,7 +60,7 @@ async def access(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             response = await handler(request)
         except BaseException as error:
-            response = _rendered(request, error)
+            response = response_to(request, error)
         status = response.status
         return response
     finally:
@@ -101,59 +94,6 @@ def _count(metrics: "Metrics", request: web.Request, status: int, seconds: float
         metrics.request(request.method, describe(request), status, seconds)
 
 
-def _rendered(request: web.Request, error: BaseException) -> web.StreamResponse:
-    """The response to what a handler raised; what is aiohttp's to handle is raised again."""
-    if isinstance(error, web.HTTPException):
-        if error.status < 400:
-            raise error
-        if isinstance(error, TooManyConnections):
-            request[CAUSE] = Unavailable.cause
-        kept = {str(name): error.headers[name] for name in _KEPT if name in error.headers}
-        return _problem(request, error.status, error.text or error.reason, kept)
-    if isinstance(error, GatewayError):
-        return _failed(request, error)
-    if isinstance(error, ConnectionError):
-        request[CAUSE] = _CLIENT_CLOSED
-        if request.transport is not None:
-            # A response that was under way must not look complete.
-            request.transport.abort()
-        # aiohttp would log a traceback for the error.
-        return Sent(status=CLIENT_CLOSED_REQUEST)
-    if not isinstance(error, Exception):
-        if isinstance(error, asyncio.CancelledError):
-            # aiohttp cancels the handler of a client that closes its connection.
-            request[CAUSE] = _CLIENT_CLOSED
-        raise error
-    log.error("a request failed in the gateway: request_id=%s", request[REQUEST_ID], exc_info=error)
-    request[CAUSE] = GatewayError.cause
-    return _problem(request, GatewayError.status, GatewayError.message, {})
-
-
-def _failed(request: web.Request, error: GatewayError) -> web.StreamResponse:
-    request[OUTCOME], request[CAUSE] = error.outcome, error.cause
-    message = request[REFUSAL] = error.message_about(_upstream_of(request))
-    if error.detail:
-        _warn(request, error)
-    if (page := stand_in(request, error)) is not None:
-        return page
-    retry = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return _problem(request, error.status, told(request, error) or message, retry)
-
-
-def _upstream_of(request: web.Request) -> str:
-    """What the request's route leads to, as its user knows it."""
-    destination = request.get(DESTINATION)
-    if destination is None or destination.route.owner is Owner.BACKEND:
-        return "backend"
-    return "front end" if destination.route.owner is Owner.FRONTEND else f"server of {destination.route.path}"
-
-
-def _warn(request: web.Request, error: GatewayError) -> None:
-    facts = {"upstream": request.get(UPSTREAM, "-"), "request_id": request[REQUEST_ID]}
-    named = " ".join(f"{name}={fact}" for name, fact in facts.items())
-    log.warning("%s: %s %s", type(error).__name__, error.detail, named, extra=facts)
-
-
 def bad_request_handler(app: web.Application) -> BadRequestHandler:
     """The handler of bytes that are no request, with its line in the log. No header of theirs is believed."""
 
@@ -165,18 +105,6 @@ def bad_request_handler(app: web.Application) -> BadRequestHandler:
         facts = {"status": status, "client": client, "request_id": request[REQUEST_ID], "refused": reason}
         text = '- %s %d client=%s request_id=%s refused="%s"'
         log.info(text, _NOT_A_REQUEST, status, client, request[REQUEST_ID], reason, extra=facts)
-        return _problem(request, status, reason, {hdrs.RETRY_AFTER: "1"} if status == _NO_ROOM else {})
+        return problem(request, status, reason, {hdrs.RETRY_AFTER: "1"} if status == _NO_ROOM else {})
 
     return respond
-
-
-def _problem(request: web.BaseRequest, status: int, message: str, extra: dict[str, str]) -> web.Response:
-    content_type, body = render(
-        status,
-        message,
-        accept=request.headers.get(hdrs.ACCEPT, ""),
-        request_id=request[REQUEST_ID],
-        cause=request.get(CAUSE),
-    )
-    fixed = {"Content-Type": content_type, "Cache-Control": "no-store", "X-Request-ID": request[REQUEST_ID]}
-    return web.Response(status=status, body=body.encode(), headers=SECURITY_HEADERS | fixed | extra)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from moorline.gateway.access_log import access, bad_request_handler
+from moorline.gateway.access_log import access_log, bad_request_handler
 from moorline.gateway.common.access.authorize import Authorize, hook_of, warn_if_open
 from moorline.gateway.common.access.jwt import jwt_authorize
 from moorline.gateway.common.access.middleware import access_middleware, add_cors_headers
@@ -79,7 +79,7 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     """
     hook = hook_of(settings, authorize) or jwt_authorize(settings)
     app = web.Application(
-        middlewares=[route_middleware, access, access_middleware(settings, is_foreign)],
+        middlewares=[route_middleware, access_log, access_middleware(settings, is_foreign)],
         # A client that goes away takes its request with it, at the upstream and at once; an upload is passed on as it
         # is, compressed or not. Here and not in `server`, so that the application has them in tests as well.
         handler_args={"handler_cancellation": True, "auto_decompress": False},

@@ -62,9 +62,9 @@ SIBLINGS = web.AppKey("siblings", Siblings)
 DESTINATION = web.RequestKey("destination", Destination)
 """Set by `route_middleware`, unless the gateway answers the request itself."""
 REQUEST_ID = web.RequestKey("request_id", str)
-"""Set by `access` for every request: its id in the gateway's and the upstream's logs."""
+"""Set by `access_log` for every request: its id in the gateway's and the upstream's logs."""
 TRUSTED = web.RequestKey("trusted", bool)
-"""Set by `access`: whether the peer is one of `trusted_proxies`, and believed about the client."""
+"""Set by `access_log`: whether the peer is one of `trusted_proxies`, and believed about the client."""
 CAUSE = web.RequestKey("cause", Cause)
 """Why the request failed, where the gateway knows it."""
 OUTCOME = web.RequestKey("outcome", str)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from aiohttp import web
 
-from moorline.gateway.access_log import access
+from moorline.gateway.access_log import access_log
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.server import running
 from moorline.gateway.keys import ACCESS_RULES
@@ -28,7 +28,7 @@ async def test_a_client_that_is_gone_before_its_answer_is_a_499_and_no_error(cap
         raise ConnectionResetError
 
     settings = Settings(host="127.0.0.1", port=0, drain=1)
-    app = web.Application(middlewares=[access])
+    app = web.Application(middlewares=[access_log])
     app[ACCESS_RULES] = AccessRules.of(settings)
     app.router.add_get("/ws", vanish)
     async with running(app, settings) as server, dial(server.port) as client:
@@ -48,7 +48,7 @@ async def test_an_answer_that_cannot_be_completed_ends_in_a_broken_connection(ca
         raise ConnectionResetError
 
     settings = Settings(host="127.0.0.1", port=0, drain=1)
-    app = web.Application(middlewares=[access])
+    app = web.Application(middlewares=[access_log])
     app[ACCESS_RULES] = AccessRules.of(settings)
     app.router.add_get("/", break_off)
     async with running(app, settings) as server, dial(server.port) as client:
@@ -64,7 +64,7 @@ async def test_the_line_names_the_route_and_no_id(caplog: pytest.LogCaptureFixtu
         return web.Response()
 
     settings = Settings(host="127.0.0.1", port=0, drain=1)
-    app = web.Application(middlewares=[access])
+    app = web.Application(middlewares=[access_log])
     app[ACCESS_RULES] = AccessRules.of(settings)
     app.router.add_get("/api/chat/{session_id}/messages", answer)
     async with running(app, settings) as server, dial(server.port) as client:
