@@ -136,9 +136,9 @@ class Hub:
         for each in free:
             each.write(_frame(_ASK, self._count, body))
         if free:
-            asyncio.get_running_loop().call_later(_LONGEST_ASK, self._give_up, self._count)
+            asyncio.get_running_loop().call_later(_LONGEST_ASK, self._finish, self._count)
         else:
-            self._give_up(self._count)
+            self._finish(self._count)
 
     def _answer(self, writer: asyncio.StreamWriter, number: int, body: bytes) -> None:
         asked = self._asked.get(number)
@@ -149,9 +149,10 @@ class Hub:
     def _is_answered(self, number: int, asked: _Asked, by: asyncio.StreamWriter) -> None:
         asked.left.discard(by)
         if not asked.left:
-            self._give_up(number)
+            self._finish(number)
 
-    def _give_up(self, number: int) -> None:
+    def _finish(self, number: int) -> None:
+        """No more answers to this question count."""
         asked = self._asked.pop(number, None)
         if asked is not None:
             asked.done()
