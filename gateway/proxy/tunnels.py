@@ -46,7 +46,7 @@ from moorline.gateway.traffic import Counts, State, Traffic
 from moorline.gateway.tunnel.buffered import Buffered
 from moorline.gateway.tunnel.endings import Reconnect, Side
 from moorline.gateway.tunnel.machine import Limits, Tunnel
-from moorline.gateway.tunnel.relay import End, Ended, Relay
+from moorline.gateway.tunnel.relay import Ended, Relay, Shared
 from moorline.gateway.tunnel.resume import resume
 from moorline.gateway.tunnel.state import TunnelState
 
@@ -141,7 +141,6 @@ class Tunnels:
         self._names_upstream = len(list(routes.each_upstream())) > 1
         self._draining = draining
         self._metrics = metrics
-        self._on_round_trip = None if metrics is None else metrics.round_trip
         self._ended_traffic = Traffic()
         # Of open tunnels: what was counted elsewhere.
         self._told: dict[Relay, Traffic] = {}
@@ -154,8 +153,12 @@ class Tunnels:
         self._reconnect_window = ReconnectWindow(whole=_WHOLE_RECONNECT, weight=_MEAN_OF)
         self._handshakes = 0
         self._loop = asyncio.get_running_loop()
-        self._turns = Turns(self._loop)
-        self._buffered = Buffered[End](settings.max_buffered)
+        self._shared = Shared(
+            Turns(self._loop),
+            Buffered(settings.max_buffered),
+            self._ended,
+            None if metrics is None else metrics.round_trip,
+        )
         self._none_left = asyncio.Event()
 
     def __len__(self) -> int:
@@ -193,16 +196,8 @@ class Tunnels:
         destination, upstream, items = exchange.destination, exchange.upstream, exchange.items
         address, request_id, headers = exchange.client, items[REQUEST_ID], exchange.request.headers
         socket = Socket(request_id, destination.route.path, address, upstream.url, self._loop.time())
-        relay = switch(
-            exchange.request,
-            exchange.connection.hand_over,
-            head,
-            self._limits_for(destination),
-            self._ended,
-            self._on_round_trip,
-            turns=self._turns,
-            buffered=self._buffered,
-        )
+        limits = self._limits_for(destination)
+        relay = switch(exchange.request, exchange.connection.hand_over, head, limits, self._shared)
         # Many sockets have one page.
         host = sys.intern(headers.get(hdrs.HOST, ""))
         origin = sys.intern(", ".join(headers.getall(hdrs.ORIGIN))) if hdrs.ORIGIN in headers else None
@@ -306,10 +301,7 @@ class Tunnels:
                 client,
                 upstream,
                 self._limits if destination is None else self._limits_for(destination),
-                self._ended,
-                self._on_round_trip,
-                turns=self._turns,
-                buffered=self._buffered,
+                self._shared,
                 on_start=add,
             )
         except BaseException:
@@ -365,7 +357,7 @@ class Tunnels:
     @property
     def buffered(self) -> int:
         """Bytes that one side of a tunnel does not take, of all tunnels."""
-        return self._buffered.size
+        return self._shared.buffered.size
 
     def traffic(self) -> Traffic:
         """What all tunnels have carried since the start, or since `take_counts`."""

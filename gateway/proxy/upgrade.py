@@ -6,12 +6,9 @@ from collections.abc import Callable
 from aiohttp import web
 
 from moorline.gateway.common.web.aiohttp_private import is_upgraded, take_over
-from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.errors import Malformed
-from moorline.gateway.tunnel.buffered import Buffered
-from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits
-from moorline.gateway.tunnel.relay import End, Ended, Relay
+from moorline.gateway.tunnel.relay import Relay, Shared
 
 __all__ = ["switch"]
 
@@ -21,11 +18,7 @@ def switch(
     hand_over: Callable[[], tuple[asyncio.Transport, bytes]],
     head: bytes,
     limits: Limits,
-    on_end: Callable[[Relay, Ended], None],
-    on_round_trip: Callable[[Side, float], None] | None = None,
-    *,
-    turns: Turns,
-    buffered: Buffered[End],
+    shared: Shared,
 ) -> Relay:
     """Answer the client with `head` and begin the tunnel. `hand_over` gives the upstream's transport, which does not
     read, and the bytes that came behind its 101. The handler must return `Sent` next.
@@ -41,7 +34,7 @@ def switch(
     if not is_upgraded(request):
         raise Malformed("This is no WebSocket handshake.")
     upstream, early = hand_over()
-    relay = Relay(client, upstream, limits, on_end, on_round_trip, turns=turns, buffered=buffered)
+    relay = Relay(client, upstream, limits, shared)
     upstream.set_protocol(relay.upstream)
     from_client, client_stalls = take_over(request, relay.client)
     relay.start(head=head, from_client=from_client, from_upstream=early, client_stalls=client_stalls)

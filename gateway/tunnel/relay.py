@@ -16,6 +16,7 @@ passed. The timers are the machine's. An idle tunnel has one pending timer.
 """
 
 import asyncio
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -33,7 +34,7 @@ from moorline.gateway.tunnel.machine import Limits, Phase, Tunnel
 from moorline.gateway.tunnel.state import TunnelState
 from moorline.gateway.tunnel.tcp_info import TcpInfo
 
-__all__ = ["End", "Ended", "Relay"]
+__all__ = ["End", "Ended", "Relay", "Shared"]
 
 # uvloop counts in whole milliseconds, and a timer that fires before its time has to fire again.
 _LATE = 0.001
@@ -191,19 +192,30 @@ class End(asyncio.Protocol):
         relay.connection_lost(self.side, reason)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shared:
+    """What all relays of one gateway share."""
+
+    turns: Turns
+    """The queue of the connections that have a backlog."""
+    buffered: Buffered[End]
+    on_end: Callable[["Relay", Ended], None]
+    """Called once both connections of a relay are gone."""
+    on_round_trip: Callable[[Side, float], None] | None = None
+    """Called with the seconds from each Ping of a relay's to its Pong."""
+
+
 class Relay:
-    """A tunnel at work, from `start` until `on_end` is called."""
+    """A tunnel at work, from `start` until `Shared.on_end` is called."""
 
     __slots__ = (
         "_began",
-        "_buffered",
         "_client",
         "_fires_at",
         "_loop",
-        "_on_end",
+        "_shared",
         "_tcp",
         "_timer",
-        "_turns",
         "_upstream",
         "tunnel",
     )
@@ -213,26 +225,21 @@ class Relay:
         client: asyncio.Transport,
         upstream: asyncio.Transport,
         limits: Limits,
-        on_end: Callable[["Relay", Ended], None],
-        on_round_trip: Callable[[Side, float], None] | None = None,
+        shared: Shared,
         *,
-        turns: Turns,
-        buffered: Buffered[End],
         state: TunnelState | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._began = monotonic() if state is None else state.began
-        self.tunnel = Tunnel(limits, self._began, randbytes=os.urandom, on_round_trip=on_round_trip)
+        self.tunnel = Tunnel(limits, self._began, randbytes=os.urandom, on_round_trip=shared.on_round_trip)
         if state is not None:
             self.tunnel.restore(state)
         self._client = End(self, CLIENT, client)
         self._upstream = End(self, UPSTREAM, upstream)
         self._timer: asyncio.TimerHandle | None = None
         self._fires_at = 0.0
-        self._on_end = on_end
+        self._shared = shared
         self._tcp: dict[Side, TcpInfo | None] | None = None
-        self._turns = turns
-        self._buffered = buffered
 
     @property
     def client(self) -> asyncio.Protocol:
@@ -286,7 +293,7 @@ class Relay:
         state = self.tunnel.state(self._began, lambda side: to_client if side is CLIENT else to_upstream)
         self._cancel_timer()
         for end in ends:
-            self._buffered.remove(end)
+            self._shared.buffered.remove(end)
             end.detach()
             # The duplicate keeps the connection: neither FIN nor reset is sent. What is buffered is in the state.
             end.transport.abort()
@@ -351,7 +358,7 @@ class Relay:
         self._transmit()
 
     def connection_lost(self, side: Side, reason: Reason = Reason.RESET) -> None:
-        self._buffered.remove(self._end_of(side))
+        self._shared.buffered.remove(self._end_of(side))
         self.tunnel.connection_lost(side, monotonic(), reason)
         if self.tunnel.phase is Phase.OVER:
             self._end()
@@ -367,12 +374,12 @@ class Relay:
         self._arm()
         end = self._end_of(side)
         backlog = len(self.tunnel.outbound(side).backlog)
-        for oldest in self._buffered.add(end, end.transport.get_write_buffer_size() + backlog):
+        for oldest in self._shared.buffered.add(end, end.transport.get_write_buffer_size() + backlog):
             # The transport that calls this is in the middle of a write.
             self._loop.call_soon(oldest.end_over_limit)
 
     def resume_writing(self, side: Side) -> None:
-        self._buffered.remove(self._end_of(side))
+        self._shared.buffered.remove(self._end_of(side))
         self.tunnel.writing_resumed(side, monotonic())
         self._other(side).unsent = None
         self.resume_reading(self._other(side))
@@ -395,7 +402,7 @@ class Relay:
         before it turned to another connection."""
         if not end.transport.is_closing():
             end.transport.pause_reading()
-        self._turns.add(end)
+        self._shared.turns.add(end)
 
     def stop_sending(self, end: End) -> None:
         """This connection is lost, and what came from it has not passed yet."""
@@ -500,7 +507,7 @@ class Relay:
             client_rtt=_median(tunnel.round_trips(CLIENT)),
             upstream_rtt=_median(tunnel.round_trips(UPSTREAM)),
         )
-        self._on_end(self, ended)
+        self._shared.on_end(self, ended)
 
     def _end_of(self, side: Side) -> End:
         return self._client if side is CLIENT else self._upstream

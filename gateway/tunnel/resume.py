@@ -5,11 +5,8 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
-from moorline.gateway.common.web.turns import Turns
-from moorline.gateway.tunnel.buffered import Buffered
-from moorline.gateway.tunnel.endings import Side
 from moorline.gateway.tunnel.machine import Limits
-from moorline.gateway.tunnel.relay import End, Ended, Relay
+from moorline.gateway.tunnel.relay import Relay, Shared
 from moorline.gateway.tunnel.state import TunnelState
 
 __all__ = ["resume"]
@@ -52,11 +49,8 @@ async def resume(
     client: socket.socket,
     upstream: socket.socket,
     limits: Limits,
-    on_end: Callable[[Relay, Ended], None],
-    on_round_trip: Callable[[Side, float], None] | None = None,
+    shared: Shared,
     *,
-    turns: Turns,
-    buffered: Buffered[End],
     on_start: Callable[[Relay], None],
 ) -> Relay:
     """Go on. `on_start` gets the relay before any event of it.
@@ -79,7 +73,7 @@ async def resume(
             else:
                 sock.close()
         raise
-    relay = Relay(first, second, limits, on_end, on_round_trip, turns=turns, buffered=buffered, state=state)
+    relay = Relay(first, second, limits, shared, state=state)
     on_start(relay)
     protocols = (relay.client, relay.upstream)
     for transport, protocol in zip((first, second), protocols, strict=True):

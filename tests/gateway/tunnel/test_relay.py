@@ -10,7 +10,7 @@ import pytest
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel.buffered import Buffered
 from moorline.gateway.tunnel.machine import Limits
-from moorline.gateway.tunnel.relay import End, Ended, Relay
+from moorline.gateway.tunnel.relay import Ended, Relay, Shared
 from tests.support.tunnels import NGINX
 from tests.support.websocket_frames import PING, TEXT, frame
 
@@ -78,9 +78,11 @@ class Rig:
             self.client,
             self.upstream,
             limits,
-            lambda relay, ended: self.ended.append(ended),
-            turns=turns or Turns(asyncio.get_running_loop()),
-            buffered=Buffered[End](1 << 20),
+            Shared(
+                turns or Turns(asyncio.get_running_loop()),
+                Buffered(1 << 20),
+                on_end=lambda relay, ended: self.ended.append(ended),
+            ),
         )
         self.relay.start(head=HEAD, from_client=from_client, from_upstream=b"", client_stalls=client_stalls)
 
