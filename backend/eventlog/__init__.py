@@ -1,0 +1,1 @@
+"""The event log: one ordered log per session, in SQLite or PostgreSQL."""

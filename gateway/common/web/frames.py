@@ -48,9 +48,11 @@ class CloseCode(enum.IntEnum):
     INTERNAL_ERROR = 1011
     TRY_AGAIN_LATER = 1013
     BAD_GATEWAY = 1014
+    # Of the range for applications: the chat protocol's, whose clients know what to do.
     EXPIRED = 4401
-    """The chat protocol's, as the next."""
+    """The right has ended by its time: come back with new credentials."""
     FORBIDDEN = 4503
+    """The right was withdrawn: do not come back."""
 
 
 _FIN = 0x80
