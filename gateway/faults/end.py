@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 from moorline.gateway.tunnel import kernel
 
-__all__ = ["End", "Link"]
+__all__ = ["End", "EndObserver"]
 
 # More than this on its way pauses the reading of the other end, as a full window would.
 _MAX_QUEUED = 1 << 18
@@ -16,7 +16,7 @@ _MAX_QUEUED = 1 << 18
 _LINGER = 1.0
 
 
-class Link(Protocol):
+class EndObserver(Protocol):
     """What an end tells of itself."""
 
     def received(self, end: "End", data: bytes) -> None: ...
@@ -27,8 +27,8 @@ class Link(Protocol):
 class End(asyncio.Protocol):
     """A transport, its queue, and the reasons for which it is not read or not written at present."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, observer: EndObserver) -> None:
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[float, bytes | Callable[[], None]]] = deque()
         self._queued = 0
@@ -50,18 +50,18 @@ class End(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        self._link.received(self, data)
+        self._observer.received(self, data)
 
     def eof_received(self) -> bool:
         self.eof = True
-        self._link.ended(self)
+        self._observer.ended(self)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         self._queue.clear()
         self.other.resume("queue")
-        self._link.lost(self, reset=exc is not None)
+        self._observer.lost(self, reset=exc is not None)
 
     def pause_writing(self) -> None:
         self.other.pause("write")

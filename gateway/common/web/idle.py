@@ -64,7 +64,7 @@ class Descriptors:
         return max(1, (self.unreserved - self.taken) // 2)
 
 
-class Connection(Protocol):
+class ClientConnection(Protocol):
     """A connection of a client."""
 
     def has_asked(self) -> bool:
@@ -84,17 +84,17 @@ class IdleConnections:
         self._full = descriptors.accepted
         self._unreserved = descriptors.unreserved
         # Each by the time since when, the earliest first.
-        self._silent: dict[Connection, float] = {}
-        self._idle: dict[Connection, float] = {}
-        self._lingering: dict[Connection, float] = {}
+        self._silent: dict[ClientConnection, float] = {}
+        self._idle: dict[ClientConnection, float] = {}
+        self._lingering: dict[ClientConnection, float] = {}
         # Those in `_silent` again, by address.
-        self._silent_of: dict[str, dict[Connection, float]] = {}
-        self._address_of: dict[Connection, str] = {}
+        self._silent_of: dict[str, dict[ClientConnection, float]] = {}
+        self._address_of: dict[ClientConnection, str] = {}
         # Closed, but their descriptors are not free yet.
-        self._closing: set[Connection] = set()
+        self._closing: set[ClientConnection] = set()
         self._warned = -_WARN_SECONDS
 
-    def admit(self, connection: Connection, descriptor: int, now: float, address: str = "") -> bool:
+    def admit(self, connection: ClientConnection, descriptor: int, now: float, address: str = "") -> bool:
         """Whether a new connection with this number is accepted. Idle ones are closed for it, and of those that never
         sent a request the oldest of its address, where they are too many."""
         # Each that waits, this one too, may need a second descriptor, for the backend; open sockets have theirs.
@@ -120,14 +120,14 @@ class IdleConnections:
         """Whether a connection with this number is for the page and /healthz alone."""
         return descriptor >= self._unreserved
 
-    def add(self, connection: Connection, now: float) -> None:
+    def add(self, connection: ClientConnection, now: float) -> None:
         """From now on it waits for a request, or soon will."""
         waiting = self._idle if connection.has_asked() else self._silent
         # The last one in order.
         waiting.pop(connection, None)
         waiting[connection] = now
 
-    def set_busy(self, connection: Connection) -> None:
+    def set_busy(self, connection: ClientConnection) -> None:
         """It has sent a request and waits no more."""
         if self._idle.pop(connection, None) is not None:
             return
@@ -138,17 +138,17 @@ class IdleConnections:
             if not self._silent_of[address]:
                 del self._silent_of[address]
 
-    def linger(self, connection: Connection, now: float) -> None:
+    def linger(self, connection: ClientConnection, now: float) -> None:
         """It has its last response, and what it goes on sending is dropped."""
         self._lingering[connection] = now
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: ClientConnection) -> None:
         """Its descriptor is free again."""
         if self._lingering.pop(connection, None) is None:
             self.set_busy(connection)
         self._closing.discard(connection)
 
-    def _count_silent(self, connection: Connection, address: str, now: float) -> None:
+    def _count_silent(self, connection: ClientConnection, address: str, now: float) -> None:
         self._address_of[connection] = address
         silent = self._silent_of.setdefault(address, {})
         silent[connection] = now
@@ -167,7 +167,7 @@ class IdleConnections:
         had_time = [each for each in extra if now - next(iter(each.values()), now) > _SILENT_SECONDS]
         return any(self._close_first(connections) for connections in (*had_time, self._idle, *extra))
 
-    def _close_first(self, connections: dict[Connection, float]) -> bool:
+    def _close_first(self, connections: dict[ClientConnection, float]) -> bool:
         while connections:
             connection = next(iter(connections))
             del connections[connection]
