@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from moorline.backend.backlog import Room
@@ -23,6 +23,7 @@ from moorline.backend.history import newest_rows
 from moorline.backend.parts import Part, decode_part, encode_part
 from moorline.backend.responder import Done, Piece, Prompt, Turn
 from moorline.backend.service import Service, WrongPiece
+from moorline.backend.settings import Settings
 from moorline.backend.writer import Writer
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.config.named import failure
@@ -65,7 +66,8 @@ class Figures:
 class Run:
     """A run that this process owns. `carry_out` it once, in a task; `stop` may be called at any time.
 
-    `by` is who sent the message; None where the run was taken over from another process.
+    `user_seq` is that of the message to answer. `by` is who sent it; None where the run was taken over from another
+    process.
     """
 
     def __init__(
@@ -73,25 +75,21 @@ class Run:
         log: EventLog,
         service: Service,
         handle: RunHandle,
+        settings: Settings,
         *,
         user_seq: int,
         slots: asyncio.Semaphore,
-        timeout: float,
-        max_answer: int,
-        max_prompt: int,
         by: Principal | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.handle = handle
         self._log = log
         self._service = service
         self._user_seq = user_seq
         self._slots = slots
-        self._timeout = timeout
-        self._room = Room(max_answer)
-        self._max_prompt = max_prompt
+        self._timeout = settings.run_timeout
+        self._room = Room(settings.max_answer)
+        self._max_prompt = settings.max_prompt
         self._by = by
-        self._clock = clock
         self.figures = Figures()
         self._began = time.monotonic()
         # Nothing more is to be appended: the answer has ended, the responder was given up, or the log takes no more.
@@ -257,7 +255,7 @@ class Run:
                 await self._log.end_run(
                     self.handle,
                     finish=outcome.finish,
-                    now=self._clock(),
+                    now=time.time(),
                     text=text,
                     at=self._writer.kept,
                     error=outcome.error,

@@ -57,12 +57,9 @@ class Runs:
         self._log = log
         self._service = service
         self._on_end = on_end
-        self._timeout = settings.run_timeout
-        self._max_answer = settings.max_answer
+        self._settings = settings
         self._slots = asyncio.Semaphore(settings.max_runs)
         self._capacity = 2 * settings.max_runs
-        self._max_prompt = settings.max_prompt
-        self._rate_limit = settings.rate_limit
         self._client_limits = ClientLimits(settings, time.monotonic)
         self._warned_at = -_WARN_SECONDS
         self._runs: dict[str, Run] = {}
@@ -211,8 +208,8 @@ class Runs:
         # A command that cannot start a run reserves nothing: two of them would refuse each other without end.
         self._reserved += place is not None
         try:
-            if refusal is None and self._rate_limit is not None:
-                refusal = await rate_limit_refusal(self._log, session_id, per_minute=self._rate_limit, now=time.time())
+            if refusal is None and (per_minute := self._settings.rate_limit) is not None:
+                refusal = await rate_limit_refusal(self._log, session_id, per_minute=per_minute, now=time.time())
             started = await command(refusal)
         except BaseException:
             if place is not None:
@@ -242,11 +239,9 @@ class Runs:
             self._log,
             self._service,
             handle,
+            self._settings,
             user_seq=started.seq,
             slots=self._slots,
-            timeout=self._timeout,
-            max_answer=self._max_answer,
-            max_prompt=self._max_prompt,
             by=by,
         )
         self._runs[started.run_id] = run

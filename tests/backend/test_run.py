@@ -17,6 +17,7 @@ from moorline.backend.parts import Part
 from moorline.backend.responder import Answer, Data, Done, Piece, Prompt, Responder, Source, Status, Text, Turn
 from moorline.backend.run import LEFT_BEHIND, Run
 from moorline.backend.service import as_service
+from moorline.backend.settings import Settings
 from tests.support.backends import STEP, Script
 from tests.support.eventlogs import exchange, opened
 
@@ -45,11 +46,9 @@ async def a_run(
         log,
         as_service(responder),
         started.handle,
+        Settings(run_timeout=timeout, max_answer=max_answer, max_prompt=1 << 20),
         user_seq=started.seq,
         slots=gate,
-        timeout=timeout,
-        max_answer=max_answer,
-        max_prompt=1 << 20,
     )
 
 
