@@ -13,7 +13,7 @@ from typing import Literal
 from aiohttp import WSMsgType, web
 
 from moorline.backend.errors import CloseCode, Refusal
-from moorline.backend.eventlog.base import LOG_RETRY_SECONDS, LogUnavailable
+from moorline.backend.eventlog.base import LOG_RETRY_SECONDS, LogUnavailable, SessionInfo
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Event, Position, TextAdded
 from moorline.backend.follower import Follower, Resumed
@@ -95,9 +95,7 @@ class Delivery:
         settings: Settings,
         *,
         turn: Callable[[], contextlib.AbstractAsyncContextManager[None]],
-        session_id: str,
-        patient_id: str,
-        start: Position,
+        start: SessionInfo,
         v1_ping: float,
         scripted: bool,
         request_id: str | None,
@@ -110,9 +108,9 @@ class Delivery:
         self._turn = turn
         self._scripted = scripted
         self._request_id = request_id
-        self._session_id = session_id
+        self._session_id = start.session_id
         self._wire = wire
-        self._follower = Follower(log, session_id, patient_id, start, self._send_text)
+        self._follower = Follower(log, start, self._send_text)
         self._outbox = Outbox()
         self._close_code: CloseCode | None = None
         self._revoked = False

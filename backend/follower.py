@@ -26,22 +26,15 @@ class Resumed:
 class Follower:
     """Belongs to one task, which reads and waits; any other may `wake` it. While nothing happens it asks nothing."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        session_id: str,
-        patient_id: str,
-        start: Position,
-        at_growth: Callable[[], bool] | None = None,
-    ) -> None:
-        """See `Waiter` for `at_growth`."""
-        self.position = start
+    def __init__(self, log: EventLog, start: SessionInfo, at_growth: Callable[[], bool] | None = None) -> None:
+        """The client has seen all up to the head of `start`. See `Waiter` for `at_growth`."""
+        self.position = start.head
         #: Whether the session was erased, so that nothing more comes.
         self.erased = False
         self._log = log
-        self._session_id = session_id
-        self._patient_id = patient_id
-        self._watch = log.watch(session_id)
+        self._session_id = start.session_id
+        self._patient_id = start.patient_id
+        self._watch = log.watch(start.session_id)
         self._waiter = Waiter(self._watch, at_growth)
         # What happened between `start` and the registration of the watch is unknown.
         self._hint: Hint | None = Hint.ERASED
