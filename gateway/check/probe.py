@@ -22,7 +22,7 @@ from yarl import URL
 from moorline.gateway.check.address import Asked, port_of
 from moorline.gateway.check.reach import network_failure
 from moorline.gateway.check.services import service_of
-from moorline.gateway.check.verdicts import Cause, Failure, Hop, Step
+from moorline.gateway.check.verdicts import Failure, FailureKind, Hop, Step
 from moorline.gateway.check.websocket import HopFailed, Message, Target, WebSocket
 from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.errors import UsageError
@@ -44,7 +44,7 @@ _VERSION_1 = "version 1 of the protocol alone: no resume, and a page that needs 
 # Of a response's body: what moorline sends here is shorter.
 _MOST_BODY = 1 << 20
 # Of a socket that was open, by the other side.
-_ENDS = (Cause.CLOSED, Cause.FIN, Cause.RESET, Cause.CUT, Cause.IDLE)
+_ENDS = (FailureKind.CLOSED, FailureKind.FIN, FailureKind.RESET, FailureKind.CUT, FailureKind.IDLE)
 # What nginx says to plain HTTP at a TLS port.
 _PLAIN_TO_TLS = b"plain HTTP request was sent to HTTPS port"
 # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED, and those of another name.
@@ -155,16 +155,16 @@ class _Probe:
             return await self._request()
         except TimeoutError as error:
             if await self._answers_at_its_end():
-                raise HopFailed(Failure(Cause.BUFFERED)) from error
+                raise HopFailed(Failure(FailureKind.BUFFERED)) from error
             raise
         except (aiohttp.ClientResponseError, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if self._tls is None and await self._speaks_tls():
-                raise HopFailed(Failure(Cause.SPEAKS_TLS)) from error
+                raise HopFailed(Failure(FailureKind.SPEAKS_TLS)) from error
             answers = isinstance(error, aiohttp.ClientResponseError)
             # Redis ends a connection that sends it a Host header, and answers this.
             service = await self._banner(b"GET / HTTP/1.1\r\nHost: check\r\n\r\n" if answers else b"PING\r\n")
             if answers or service:
-                raise HopFailed(Failure(Cause.NOT_HTTP, detail=service)) from error
+                raise HopFailed(Failure(FailureKind.NOT_HTTP, detail=service)) from error
             raise
 
     @property
@@ -177,7 +177,9 @@ class _Probe:
         async with self._client.get(self._url, allow_redirects=False) as response:
             if response.status == 400 and _PLAIN_TO_TLS in await _body(response):
                 # A gateway passes on what its upstream says.
-                raise HopFailed(Failure(Cause.SPEAKS_TLS if await self._speaks_tls() else Cause.UPSTREAM_SPEAKS_TLS))
+                raise HopFailed(
+                    Failure(FailureKind.SPEAKS_TLS if await self._speaks_tls() else FailureKind.UPSTREAM_SPEAKS_TLS)
+                )
             # Another backend may have no such path; what counts here is that there is a response.
             if not self._foreign and (response.status >= 500 or response.status == 421):
                 raise HopFailed(Failure.refused(response.status, response.headers, await _body(response)))
@@ -197,13 +199,13 @@ class _Probe:
             except ValueError:
                 known = False
             if not known:
-                raise HopFailed(Failure(Cause.NOT_MOORLINE, detail=f"/healthz: HTTP {response.status}"))
+                raise HopFailed(Failure(FailureKind.NOT_MOORLINE, detail=f"/healthz: HTTP {response.status}"))
 
     async def _upgrade(self) -> str:
         try:
             self._socket = await self._open_socket(self._asked.origin or self._origin)
         except HopFailed as error:
-            if error.failure.cause is Cause.STATUS:
+            if error.failure.kind is FailureKind.STATUS:
                 raise HopFailed(await self._explained(error.failure)) from error
             raise
         began = time.perf_counter()
@@ -219,7 +221,7 @@ class _Probe:
                 while not (message := await self._socket.receive()).is_pong:
                     self._early.append(message)
         except TimeoutError:
-            raise HopFailed(Failure(Cause.NO_PONG)) from None
+            raise HopFailed(Failure(FailureKind.NO_PONG)) from None
 
     async def _open_socket(self, origin: str) -> WebSocket:
         target = Target(self._host, self._port, self._authority, self._tls)
@@ -232,9 +234,9 @@ class _Probe:
         if failure.status == 403:
             with suppress(HopFailed, TimeoutError, OSError):
                 await (await self._open_socket("")).close()
-                return dataclasses.replace(failure, cause=Cause.ORIGIN)
+                return dataclasses.replace(failure, kind=FailureKind.ORIGIN)
         if failure.status in (200, 400, 405) and failure.status == await self._status_of_a_get():
-            return dataclasses.replace(failure, cause=Cause.NO_SOCKET)
+            return dataclasses.replace(failure, kind=FailureKind.NO_SOCKET)
         return failure
 
     async def _status_of_a_get(self) -> int:
@@ -263,18 +265,18 @@ class _Probe:
             frame = self._early.pop(0) if self._early else await self._socket.receive()
             message = _parsed(frame.payload)
             if not isinstance(message, dict):
-                raise HopFailed(Failure(Cause.NOT_HTTP))
+                raise HopFailed(Failure(FailureKind.NOT_HTTP))
             if message.get("type") == "error":
-                raise HopFailed(Failure(Cause.ERROR, code=str(message.get("code"))))
+                raise HopFailed(Failure(FailureKind.ERROR, code=str(message.get("code"))))
             if message.get("type") == "message":
                 return f"{len(str(message.get('content')))} characters"
 
     async def with_details(self, failure: Failure) -> Failure:
         """With what moorline's parts know of it: a backend of its database, a gateway of a socket's end."""
-        if failure.cause is Cause.TIMEOUT or failure.code == "internal":
+        if failure.kind is FailureKind.TIMEOUT or failure.code == "internal":
             said = (await self._json(f"{self._base}/readyz")).get("database")
             return dataclasses.replace(failure, database=said) if isinstance(said, str) and said != "ok" else failure
-        if self._socket is not None and failure.cause in _ENDS:
+        if self._socket is not None and failure.kind in _ENDS:
             return dataclasses.replace(failure, gateway_cause=await self._cause_of_end(self._socket))
         return failure
 
@@ -332,7 +334,7 @@ class _Probe:
             await self._pong()
         except HopFailed as error:
             seconds = time.perf_counter() - self._socket.last
-            raise HopFailed(Failure(Cause.IDLE, detail=f"after {seconds:.1f} s: {error.failure}")) from error
+            raise HopFailed(Failure(FailureKind.IDLE, detail=f"after {seconds:.1f} s: {error.failure}")) from error
         return (
             f"open after {format_duration(self._asked.idle)}, with {self._socket.pings - pings} Pings of the server's"
         )
@@ -346,9 +348,9 @@ class _Probe:
             except ssl.SSLCertVerificationError as error:
                 raise HopFailed(Failure(_certificate(error), detail=str(error.verify_message or ""))) from None
             except ssl.SSLError as error:
-                raise HopFailed(Failure(Cause.NO_TLS, detail=str(error.reason or "").lower())) from None
+                raise HopFailed(Failure(FailureKind.NO_TLS, detail=str(error.reason or "").lower())) from None
             except ConnectionResetError:
-                raise HopFailed(Failure(Cause.NO_TLS, detail="reset")) from None
+                raise HopFailed(Failure(FailureKind.NO_TLS, detail="reset")) from None
             writer.transport.abort()
 
     async def _speaks_tls(self) -> bool:
@@ -427,10 +429,10 @@ def _client_tls(certificate: str) -> ssl.SSLContext:
     return context
 
 
-def _certificate(error: ssl.SSLCertVerificationError) -> Cause:
+def _certificate(error: ssl.SSLCertVerificationError) -> FailureKind:
     if error.verify_code == _EXPIRED:
-        return Cause.CERTIFICATE_EXPIRED
-    return Cause.CERTIFICATE_NAME if error.verify_code in _OTHER_NAME else Cause.CERTIFICATE_UNKNOWN
+        return FailureKind.CERTIFICATE_EXPIRED
+    return FailureKind.CERTIFICATE_NAME if error.verify_code in _OTHER_NAME else FailureKind.CERTIFICATE_UNKNOWN
 
 
 def _failure_of(error: Exception) -> Failure:
@@ -439,11 +441,11 @@ def _failure_of(error: Exception) -> Failure:
         case HopFailed():
             return error.failure
         case aiohttp.ClientSSLError() | ssl.SSLError():
-            return Failure(Cause.TLS)
+            return Failure(FailureKind.TLS)
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
-            return Failure(Cause.CLOSED)
+            return Failure(FailureKind.CLOSED)
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError() | ValueError():
-            return Failure(Cause.NOT_HTTP)
+            return Failure(FailureKind.NOT_HTTP)
         case OSError():
             return network_failure(error)
     raise error

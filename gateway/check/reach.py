@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from moorline.gateway.check.verdicts import Cause, Failure, Hop, Step
+from moorline.gateway.check.verdicts import Failure, FailureKind, Hop, Step
 
 __all__ = ["network_failure", "reach"]
 
@@ -42,16 +42,16 @@ def network_failure(error: OSError) -> Failure:
     """What an exception of the resolver or of a connection that is being established means."""
     match error:
         case TimeoutError():
-            return Failure(Cause.TIMEOUT)
+            return Failure(FailureKind.TIMEOUT)
         case socket.gaierror():
-            return Failure(Cause.NO_DNS if error.errno == socket.EAI_AGAIN else Cause.UNKNOWN)
+            return Failure(FailureKind.NO_DNS if error.errno == socket.EAI_AGAIN else FailureKind.UNKNOWN)
         case ConnectionRefusedError():
-            return Failure(Cause.REFUSED)
+            return Failure(FailureKind.REFUSED)
         case ConnectionResetError():
-            return Failure(Cause.CLOSED)
+            return Failure(FailureKind.CLOSED)
     if error.errno in _NO_NETWORK:
-        return Failure(Cause.OFFLINE)
-    return Failure(Cause.REFUSED if "refused" in str(error).lower() else Cause.UNREACHABLE)
+        return Failure(FailureKind.OFFLINE)
+    return Failure(FailureKind.REFUSED if "refused" in str(error).lower() else FailureKind.UNREACHABLE)
 
 
 def _timed(hop: Hop, action: Callable[[], str]) -> Step:

@@ -102,4 +102,4 @@ def _step(step: Step) -> dict[str, Any]:
     if step.failure is None:
         return {**found, "detail": step.detail} | ({"note": step.note} if step.note else {})
     told = {"gateway_cause": step.failure.gateway_cause} if step.failure.gateway_cause else {}
-    return {**found, "failure": step.failure.cause.name.lower(), "said": str(step.failure), **told}
+    return {**found, "failure": step.failure.kind.name.lower(), "said": str(step.failure), **told}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from moorline.gateway.explain import Explanation
 
-__all__ = ["Cause", "Failure", "Hop", "Side", "Step", "Verdict", "conclusion", "verdict"]
+__all__ = ["Failure", "FailureKind", "Hop", "Side", "Step", "Verdict", "conclusion", "verdict"]
 
 
 class Hop(enum.StrEnum):
@@ -29,7 +29,7 @@ class Side(enum.StrEnum):
     BACKEND = "straight to the backend"
 
 
-class Cause(enum.Enum):
+class FailureKind(enum.Enum):
     """How a hop failed."""
 
     UNKNOWN = "the name has no address"
@@ -70,7 +70,7 @@ class Cause(enum.Enum):
 class Failure:
     """The failure of a hop: an HTTP status, a close code or an error code goes with some."""
 
-    cause: Cause
+    kind: FailureKind
     status: int = 0
     code: str = ""
     detail: str = ""
@@ -94,23 +94,23 @@ class Failure:
         code, detail, cause = (text if text.isprintable() else "" for text in found)
         if not detail and status in _REDIRECTS:
             detail = f"to {headers.get('location', '')[:_MAX_DETAIL]!r}"
-        return cls(Cause.STATUS, status=status, code=code, detail=detail, gateway_cause=cause)
+        return cls(FailureKind.STATUS, status=status, code=code, detail=detail, gateway_cause=cause)
 
     def __str__(self) -> str:
         said = self._said() + (f"; the database is {self.database}" if self.database else "")
         # Of a response the detail says it already.
-        told = bool(self.gateway_cause) and self.cause is not Cause.STATUS
+        told = bool(self.gateway_cause) and self.kind is not FailureKind.STATUS
         return f"{said}; the gateway's cause is {self.gateway_cause}" if told else said
 
     def _said(self) -> str:
-        match self.cause:
-            case Cause.STATUS | Cause.ORIGIN | Cause.STRIPPED | Cause.NO_SOCKET:
-                said = "" if self.cause is Cause.STATUS else f", {self.cause.value}"
+        match self.kind:
+            case FailureKind.STATUS | FailureKind.ORIGIN | FailureKind.STRIPPED | FailureKind.NO_SOCKET:
+                said = "" if self.kind is FailureKind.STATUS else f", {self.kind.value}"
                 return f"HTTP {self.status}{said}{f': {self.detail}' if self.detail else ''}"
-            case Cause.ERROR:
-                return f"{self.cause.value}: {self.code}"
+            case FailureKind.ERROR:
+                return f"{self.kind.value}: {self.code}"
             case _:
-                return f"{self.cause.value}{f' ({self.detail})' if self.detail else ''}"
+                return f"{self.kind.value}{f' ({self.detail})' if self.detail else ''}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,191 +141,191 @@ _PASS_UPGRADE = (
     "and Connection $connection_upgrade)"
 )
 
-# By hop, cause and status or _ANY; the hop None stands for all.
-_USUAL: dict[tuple[Hop | None, Cause, int], Verdict] = {
-    (None, Cause.UNKNOWN, _ANY): Verdict(
+# By hop, kind and status or _ANY; the hop None stands for all.
+_USUAL: dict[tuple[Hop | None, FailureKind, int], Verdict] = {
+    (None, FailureKind.UNKNOWN, _ANY): Verdict(
         "the name is misspelt, or this machine's DNS does not know it", "check the address, or try its IP address"
     ),
-    (None, Cause.NO_DNS, _ANY): Verdict(
+    (None, FailureKind.NO_DNS, _ANY): Verdict(
         "this machine is offline, or its DNS server is down",
         "check this machine's connection; try the IP address of the server in place of its name",
     ),
-    (None, Cause.UNREACHABLE, _ANY): Verdict(
+    (None, FailureKind.UNREACHABLE, _ANY): Verdict(
         "a router or a firewall rejects the packets", "try from a machine of the same network"
     ),
-    (Hop.TCP, Cause.TIMEOUT, _ANY): Verdict(
+    (Hop.TCP, FailureKind.TIMEOUT, _ANY): Verdict(
         "a firewall drops the packets, or no host has this address", "check the address and the firewall's rules"
     ),
-    (None, Cause.TLS, _ANY): Verdict(
+    (None, FailureKind.TLS, _ANY): Verdict(
         "the certificate is expired, self-signed or for another name, or this port speaks plain HTTP",
         "check the certificate, or write http:// in the address",
     ),
-    (None, Cause.NOT_HTTP, _ANY): Verdict(
+    (None, FailureKind.NOT_HTTP, _ANY): Verdict(
         "another program has this port, or it speaks TLS", "check the port, or write https:// in the address"
     ),
-    (None, Cause.NOT_MOORLINE, _ANY): Verdict(
+    (None, FailureKind.NOT_MOORLINE, _ANY): Verdict(
         "wrong path or another server: moorline's own answers are not under this address",
         "check the host, the port and the path; a proxy in front must pass /api/ and /ws/ on as they are",
     ),
-    (Hop.HTTP, Cause.TIMEOUT, _ANY): Verdict(
+    (Hop.HTTP, FailureKind.TIMEOUT, _ANY): Verdict(
         "the program accepts connections but hangs, or its own backend does", "look at its log, then start it again"
     ),
-    (None, Cause.STATUS, 421): Verdict(
+    (None, FailureKind.STATUS, 421): Verdict(
         "the name in the address is not in allowed_hosts", "add it: --allowed-hosts NAME"
     ),
-    (None, Cause.STATUS, 502): Verdict(
+    (None, FailureKind.STATUS, 502): Verdict(
         "the backend is down, or the gateway's `upstream` names another address",
         "start the backend (moorline backend), or check --upstream",
     ),
-    (None, Cause.STATUS, 503): Verdict(
+    (None, FailureKind.STATUS, 503): Verdict(
         "it is shutting down or has reached a limit", "look at its log; compare max_connections with what it serves"
     ),
-    (None, Cause.STATUS, 504): Verdict(
+    (None, FailureKind.STATUS, 504): Verdict(
         "the backend accepts connections but does not answer", "look at the backend's log, then start it again"
     ),
-    (Hop.UPGRADE, Cause.TIMEOUT, _ANY): Verdict(
+    (Hop.UPGRADE, FailureKind.TIMEOUT, _ANY): Verdict(
         "the backend accepted the connection but does not answer the handshake",
         "look at the backend's log, then start it again",
     ),
-    (None, Cause.OFFLINE, _ANY): Verdict("no interface is up, or there is no route out", "connect this machine"),
-    (None, Cause.CERTIFICATE_EXPIRED, _ANY): Verdict(
+    (None, FailureKind.OFFLINE, _ANY): Verdict("no interface is up, or there is no route out", "connect this machine"),
+    (None, FailureKind.CERTIFICATE_EXPIRED, _ANY): Verdict(
         "it was not renewed, or the server was not reloaded since", "renew the certificate and reload the server"
     ),
-    (None, Cause.CERTIFICATE_NAME, _ANY): Verdict(
+    (None, FailureKind.CERTIFICATE_NAME, _ANY): Verdict(
         "another virtual host answers, or the address is not the one that it was issued for",
         "use the name that the certificate has, or issue one for this name",
     ),
-    (None, Cause.CERTIFICATE_UNKNOWN, _ANY): Verdict(
+    (None, FailureKind.CERTIFICATE_UNKNOWN, _ANY): Verdict(
         "it is self-signed, or the server does not send the intermediate certificate",
         "install the authority here (SSL_CERT_FILE=ca.pem), or have the server send the whole chain",
     ),
-    (None, Cause.NO_TLS, _ANY): Verdict(
+    (None, FailureKind.NO_TLS, _ANY): Verdict(
         "the address says https or wss, and the port speaks plain HTTP or another protocol",
         "write http:// or ws:// in the address, or the port of the TLS listener",
     ),
-    (None, Cause.SPEAKS_TLS, _ANY): Verdict(
+    (None, FailureKind.SPEAKS_TLS, _ANY): Verdict(
         "the address says http or ws, and the port speaks TLS", "write https:// or wss:// in the address"
     ),
-    (None, Cause.UPSTREAM_SPEAKS_TLS, _ANY): Verdict(
+    (None, FailureKind.UPSTREAM_SPEAKS_TLS, _ANY): Verdict(
         "the gateway's upstream, or a proxy's, is an http:// address of a port with TLS",
         "write https:// in it (--upstream, --route; nginx: proxy_pass)",
     ),
-    (None, Cause.CUT_HEADERS, _ANY): Verdict(
+    (None, FailureKind.CUT_HEADERS, _ANY): Verdict(
         "the server or a proxy crashed or restarted while it answered", "look at its log at this moment"
     ),
-    (None, Cause.ORIGIN, _ANY): Verdict(
+    (None, FailureKind.ORIGIN, _ANY): Verdict(
         "without Origin it is accepted: a proxy in front changes Host, or the page's origin is not listed",
         "let the proxy pass Host on (nginx: proxy_set_header Host $http_host), or add --allowed-origins ORIGIN",
     ),
-    (None, Cause.STRIPPED, _ANY): Verdict(
+    (None, FailureKind.STRIPPED, _ANY): Verdict(
         "a proxy in front strips Upgrade, so that an ordinary request arrived",
         _PASS_UPGRADE,
     ),
-    (None, Cause.NO_SOCKET, 400): Verdict(
+    (None, FailureKind.NO_SOCKET, 400): Verdict(
         "an ordinary request gets the same response: a proxy in front strips Upgrade, or the server wants a parameter",
         f"{_PASS_UPGRADE}; without a proxy, compare with what its own client sends",
     ),
-    (None, Cause.NO_SOCKET, _ANY): Verdict(
+    (None, FailureKind.NO_SOCKET, _ANY): Verdict(
         "an ordinary request gets the same response: no WebSocket is served at this path, or a proxy strips Upgrade",
         "check the path (--path) and the server's routes; ask the backend directly (--backend URL) to compare",
     ),
-    (Hop.UPGRADE, Cause.STATUS, 401): Verdict(
+    (Hop.UPGRADE, FailureKind.STATUS, 401): Verdict(
         "the server wants credentials", "give what its clients send: --header 'Authorization: Bearer TOKEN' or Cookie"
     ),
-    (Hop.UPGRADE, Cause.STATUS, 403): Verdict(
+    (Hop.UPGRADE, FailureKind.STATUS, 403): Verdict(
         "access was refused, with and without Origin: credentials are missing, or do not allow this socket",
         "check the token or cookie (--header) and the rules of the server's authorization",
     ),
-    (None, Cause.STATUS, 429): Verdict(
+    (None, FailureKind.STATUS, 429): Verdict(
         "a limit of requests for this client or address is reached",
         "wait, then look at the limits of the server and of the proxy in front",
     ),
-    (Hop.UPGRADE, Cause.STATUS, 400): Verdict(
+    (Hop.UPGRADE, FailureKind.STATUS, 400): Verdict(
         "the server rejects the handshake itself: a token, a query or a subprotocol that it expects is missing",
         "compare with what its own client sends; give it with --header and --path",
     ),
-    (Hop.UPGRADE, Cause.STATUS, 426): Verdict(
+    (Hop.UPGRADE, FailureKind.STATUS, 426): Verdict(
         "a proxy in front strips Upgrade, so that an ordinary request arrived",
         _PASS_UPGRADE,
     ),
-    (Hop.UPGRADE, Cause.STATUS, 500): Verdict(
+    (Hop.UPGRADE, FailureKind.STATUS, 500): Verdict(
         "the server's handler of the handshake failed", "look at the server's log for a traceback at this moment"
     ),
-    (None, Cause.BAD_ACCEPT, _ANY): Verdict(
+    (None, FailureKind.BAD_ACCEPT, _ANY): Verdict(
         "a cache or a proxy answers in the server's place, or the server's WebSocket code is wrong",
         "ask the backend directly (--backend URL); what differs is the hop in between",
     ),
-    (None, Cause.SUBPROTOCOL, _ANY): Verdict(
+    (None, FailureKind.SUBPROTOCOL, _ANY): Verdict(
         "client and server know different subprotocols; browsers end such a socket at once",
         "offer what the server knows (--header 'Sec-WebSocket-Protocol: NAME'), or have it select what is offered",
     ),
-    (None, Cause.NO_PONG, _ANY): Verdict(
+    (None, FailureKind.NO_PONG, _ANY): Verdict(
         "a proxy in between buffers what the server sends, or the server hangs after its handshake",
         "nginx: proxy_buffering off and proxy_http_version 1.1; if the backend alone does the same, look at its log",
     ),
-    (Hop.IDLE, Cause.NO_PONG, _ANY): Verdict(
+    (Hop.IDLE, FailureKind.NO_PONG, _ANY): Verdict(
         "while it was silent a firewall or NAT in between forgot the connection, and drops its packets",
         "have Pings sent more often than its timer (client_heartbeat); --idle with other times finds that timer",
     ),
-    (None, Cause.BUFFERED, _ANY): Verdict(
+    (None, FailureKind.BUFFERED, _ANY): Verdict(
         "a proxy in between buffers what the server sends, and no small response or frame gets through",
         "have it pass on what it gets at once (nginx: proxy_buffering off); ask the backend directly to compare "
         "(--backend URL)",
     ),
-    (Hop.UPGRADE, Cause.STATUS, 404): Verdict(
+    (Hop.UPGRADE, FailureKind.STATUS, 404): Verdict(
         "wrong path: no WebSocket is served there",
         "check that a proxy in front passes /ws/ on without changing the path, or name the path of a server that is "
         "not moorline's (--path)",
     ),
-    (Hop.UPGRADE, Cause.STATUS, _ANY): Verdict(
+    (Hop.UPGRADE, FailureKind.STATUS, _ANY): Verdict(
         "the server refused the handshake", "look at the server's log; --header gives what its clients send"
     ),
-    (Hop.UPGRADE, Cause.CLOSED, _ANY): Verdict(
+    (Hop.UPGRADE, FailureKind.CLOSED, _ANY): Verdict(
         "the backend ended the connection instead of answering the handshake; it may be restarting or crashing",
         "look at the backend's log",
     ),
-    (Hop.ANSWER, Cause.NO_PONG, _ANY): Verdict(
+    (Hop.ANSWER, FailureKind.NO_PONG, _ANY): Verdict(
         "the connection vanished after the question, or the backend's event loop is blocked; it is not the model",
         "compare with the backend asked directly (--backend URL): where that answers, look at the network in between",
     ),
-    (Hop.ANSWER, Cause.TIMEOUT, _ANY): Verdict(
+    (Hop.ANSWER, FailureKind.TIMEOUT, _ANY): Verdict(
         "no answer from the model: its server is slow or cannot be reached from the backend",
         "check OPENAI_BASE_URL and the backend's log; llm_read_timeout bounds the wait",
     ),
-    (None, Cause.IDLE, _ANY): Verdict(
+    (None, FailureKind.IDLE, _ANY): Verdict(
         "a proxy or firewall in between, or the server, ends sockets that are silent for so long",
         "raise its timer (nginx: proxy_read_timeout), or have Pings sent more often than that (client_heartbeat)",
     ),
-    (None, Cause.FIN, _ANY): Verdict(
+    (None, FailureKind.FIN, _ANY): Verdict(
         "the server's process ended, or a proxy in between gave the socket up",
         "look at the server's log at this moment; `moorline explain` if the gateway's line has a cause",
     ),
-    (None, Cause.RESET, _ANY): Verdict(
+    (None, FailureKind.RESET, _ANY): Verdict(
         "the server's process was killed, or a firewall or proxy in between dropped the socket",
         "look at the server's log at this moment; compare with the backend asked directly (--backend URL)",
     ),
-    (None, Cause.CUT, _ANY): Verdict(
+    (None, FailureKind.CUT, _ANY): Verdict(
         "the server crashed or was killed while it sent", "look at the server's log at this moment"
     ),
-    (None, Cause.BAD_FRAME, _ANY): Verdict(
+    (None, FailureKind.BAD_FRAME, _ANY): Verdict(
         "the server or a proxy in between writes into the stream what is no WebSocket frame",
         "ask the backend directly (--backend URL); what differs is the hop in between",
     ),
-    (None, Cause.TOO_LARGE, _ANY): Verdict(
+    (None, FailureKind.TOO_LARGE, _ANY): Verdict(
         "the server sends more in one frame than clients and proxies take (moorline: max_frame_size, 16m)",
         "send less at once, or in several messages",
     ),
-    (Hop.ANSWER, Cause.CLOSED, _ANY): Verdict(
+    (Hop.ANSWER, FailureKind.CLOSED, _ANY): Verdict(
         "the socket was closed before an answer came", "look at the backend's log at this moment"
     ),
-    (Hop.ANSWER, Cause.NOT_HTTP, _ANY): Verdict(
+    (Hop.ANSWER, FailureKind.NOT_HTTP, _ANY): Verdict(
         "the socket's messages are not those of a chat", "check that the path and the port are the backend's"
     ),
-    (None, Cause.STATUS, _ANY): Verdict("the server failed", "look at its log"),
-    (None, Cause.CLOSED, _ANY): Verdict(
+    (None, FailureKind.STATUS, _ANY): Verdict("the server failed", "look at its log"),
+    (None, FailureKind.CLOSED, _ANY): Verdict(
         "what listens there ended the connection without an answer", "check that it is the right program, and its log"
     ),
-    (None, Cause.TIMEOUT, _ANY): Verdict("it does not answer in time", "look at its log"),
+    (None, FailureKind.TIMEOUT, _ANY): Verdict("it does not answer in time", "look at its log"),
 }
 _BY_CODE = {
     "llm_misconfigured": Verdict(
@@ -377,24 +377,24 @@ def _told_by_the_gateway(cause: str) -> "Explanation | None":
 
 def verdict(side: Side, hop: Hop, failure: Failure) -> Verdict:
     """The usual cause of a failure at this hop."""
-    if failure.cause is Cause.REFUSED:
+    if failure.kind is FailureKind.REFUSED:
         return _DOWN[side]
     if failure.database in _BY_DATABASE:
         return _BY_DATABASE[failure.database]
     told = _told_by_the_gateway(failure.gateway_cause) if failure.gateway_cause else None
     # A gateway whose client ended knows nothing of the hops in between, which ended both.
-    if told is not None and (failure.cause is Cause.STATUS or not failure.gateway_cause.startswith("C")):
+    if told is not None and (failure.kind is FailureKind.STATUS or not failure.gateway_cause.startswith("C")):
         return Verdict(told.usual_cause, told.next_step)
     # A failure of the gateway's own would have told its cause.
     if (failure.status, failure.code) == (503, "internal"):
         return _DATABASE
-    if failure.cause is Cause.ERROR:
+    if failure.kind is FailureKind.ERROR:
         return _BY_CODE.get(failure.code, Verdict("the backend could not answer", "look at the backend's log"))
     for key in (
-        (hop, failure.cause, failure.status),
-        (None, failure.cause, failure.status),
-        (hop, failure.cause, _ANY),
-        (None, failure.cause, _ANY),
+        (hop, failure.kind, failure.status),
+        (None, failure.kind, failure.status),
+        (hop, failure.kind, _ANY),
+        (None, failure.kind, _ANY),
     ):
         if key in _USUAL:
             return _USUAL[key]
@@ -433,7 +433,7 @@ def _compared(failed: Step) -> Step:
     failure = failed.failure
     if failed.hop is not Hop.UPGRADE or failure is None or failure.status not in _TO_A_STRIPPED_HANDSHAKE:
         return failed
-    return dataclasses.replace(failed, failure=dataclasses.replace(failure, cause=Cause.STRIPPED))
+    return dataclasses.replace(failed, failure=dataclasses.replace(failure, kind=FailureKind.STRIPPED))
 
 
 def _first_failure(steps: Sequence[Step]) -> Step | None:

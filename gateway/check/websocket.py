@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from moorline.gateway.check.services import service_of
-from moorline.gateway.check.verdicts import Cause, Failure
+from moorline.gateway.check.verdicts import Failure, FailureKind
 from moorline.gateway.common.web.accept import accept_for
 from moorline.gateway.common.web.frames import Opcode, control, mask
 from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
@@ -142,21 +142,21 @@ class WebSocket:
         first, second = await self._read(2, mid_frame=False)
         opcode, size = first & 0x0F, second & 0x7F
         if first & 0x70 or opcode not in _KNOWN_OPCODES:
-            raise HopFailed(Failure(Cause.BAD_FRAME, detail="reserved bits or a reserved opcode"))
+            raise HopFailed(Failure(FailureKind.BAD_FRAME, detail="reserved bits or a reserved opcode"))
         if second & 0x80:
-            raise HopFailed(Failure(Cause.BAD_FRAME, detail="it is masked"))
+            raise HopFailed(Failure(FailureKind.BAD_FRAME, detail="it is masked"))
         if opcode >= Opcode.CLOSE and (size > _MAX_CONTROL or not first & 0x80):
-            raise HopFailed(Failure(Cause.BAD_FRAME, detail="a control frame that is too long or in parts"))
+            raise HopFailed(Failure(FailureKind.BAD_FRAME, detail="a control frame that is too long or in parts"))
         if size > _MAX_CONTROL:
             size = int.from_bytes(await self._read(2 if size == 126 else 8), "big")
         if size > _MAX_FRAME:
-            raise HopFailed(Failure(Cause.TOO_LARGE, detail=f"{size} bytes"))
+            raise HopFailed(Failure(FailureKind.TOO_LARGE, detail=f"{size} bytes"))
         payload = await self._read(size)
         if opcode == _TEXT and first & 0x80:
             try:
                 payload.decode()
             except UnicodeDecodeError:
-                raise HopFailed(Failure(Cause.BAD_FRAME, detail="it is text, and not UTF-8")) from None
+                raise HopFailed(Failure(FailureKind.BAD_FRAME, detail="it is text, and not UTF-8")) from None
         return Message(opcode, payload)
 
     async def _read(self, size: int, *, mid_frame: bool = True) -> bytes:
@@ -165,9 +165,11 @@ class WebSocket:
             self.last = time.perf_counter()
             return data
         except asyncio.IncompleteReadError as error:
-            raise HopFailed(Failure(Cause.CUT if mid_frame or error.partial else Cause.FIN)) from None
+            raise HopFailed(Failure(FailureKind.CUT if mid_frame or error.partial else FailureKind.FIN)) from None
         except ConnectionError:
-            raise HopFailed(Failure(Cause.RESET, detail="in the middle of a frame" if mid_frame else "")) from None
+            raise HopFailed(
+                Failure(FailureKind.RESET, detail="in the middle of a frame" if mid_frame else "")
+            ) from None
 
 
 async def _response_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
@@ -175,19 +177,19 @@ async def _response_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, s
         head = await reader.read(len(_HTTP))
         while not head.endswith(_END):
             if head[: len(_HTTP)] != _HTTP[: len(head)]:
-                raise HopFailed(Failure(Cause.NOT_HTTP, detail=service_of(head)))
+                raise HopFailed(Failure(FailureKind.NOT_HTTP, detail=service_of(head)))
             line = await reader.readline()
             if not line.endswith(b"\n"):
-                raise HopFailed(Failure(Cause.CUT_HEADERS if head or line else Cause.CLOSED))
+                raise HopFailed(Failure(FailureKind.CUT_HEADERS if head or line else FailureKind.CLOSED))
             head += line
             if len(head) > _MAX_HEAD:
-                raise HopFailed(Failure(Cause.NOT_HTTP, detail="its headers have no end"))
+                raise HopFailed(Failure(FailureKind.NOT_HTTP, detail="its headers have no end"))
     except ValueError:
-        raise HopFailed(Failure(Cause.NOT_HTTP, detail="a line without an end")) from None
+        raise HopFailed(Failure(FailureKind.NOT_HTTP, detail="a line without an end")) from None
     start, *lines = head.decode("latin-1").split("\r\n")
     status = start.split(" ")[1:2]
     if not (status and status[0].isdigit()):
-        raise HopFailed(Failure(Cause.NOT_HTTP))
+        raise HopFailed(Failure(FailureKind.NOT_HTTP))
     parsed = (line.partition(":") for line in lines if ":" in line)
     return int(status[0]), {name.strip().lower(): value.strip() for name, _, value in parsed}
 
@@ -205,17 +207,19 @@ async def _refusal(reader: asyncio.StreamReader, status: int, headers: Mapping[s
 def _check(received: Mapping[str, str], key: str, sent: Mapping[str, str]) -> None:
     """What a browser checks in a 101 (RFC 6455 section 4.1)."""
     if received.get("upgrade", "").lower() != "websocket" or "upgrade" not in received.get("connection", "").lower():
-        raise HopFailed(Failure(Cause.BAD_ACCEPT, detail="the 101 has no Upgrade: websocket and Connection: Upgrade"))
+        raise HopFailed(
+            Failure(FailureKind.BAD_ACCEPT, detail="the 101 has no Upgrade: websocket and Connection: Upgrade")
+        )
     if "sec-websocket-accept" not in received:
-        raise HopFailed(Failure(Cause.BAD_ACCEPT, detail="the 101 has no Sec-WebSocket-Accept"))
+        raise HopFailed(Failure(FailureKind.BAD_ACCEPT, detail="the 101 has no Sec-WebSocket-Accept"))
     if received["sec-websocket-accept"] != accept_for(key.encode()).decode():
-        raise HopFailed(Failure(Cause.BAD_ACCEPT, detail="the Sec-WebSocket-Accept is another key's"))
+        raise HopFailed(Failure(FailureKind.BAD_ACCEPT, detail="the Sec-WebSocket-Accept is another key's"))
     offered = [word.strip() for word in _header(sent, "sec-websocket-protocol").split(",") if word.strip()]
     chosen = received.get("sec-websocket-protocol", "")
     if chosen and chosen not in offered:
-        raise HopFailed(Failure(Cause.SUBPROTOCOL, detail=f"it selected {chosen[:80]!r}, which was not offered"))
+        raise HopFailed(Failure(FailureKind.SUBPROTOCOL, detail=f"it selected {chosen[:80]!r}, which was not offered"))
     if offered and not chosen:
-        raise HopFailed(Failure(Cause.SUBPROTOCOL, detail=f"it selected none of {', '.join(offered)}"))
+        raise HopFailed(Failure(FailureKind.SUBPROTOCOL, detail=f"it selected none of {', '.join(offered)}"))
 
 
 def _header(headers: Mapping[str, str], name: str) -> str:
@@ -226,4 +230,4 @@ def _closed(payload: bytes) -> Failure:
     code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
     reason = payload[2:].decode(errors="replace")
     said = f", {reason}" if reason and reason.isprintable() else ""
-    return Failure(Cause.CLOSED, detail=f"close code {code}{said}")
+    return Failure(FailureKind.CLOSED, detail=f"close code {code}{said}")

@@ -14,7 +14,7 @@ from moorline.gateway.check import probe
 from moorline.gateway.check.address import Asked
 from moorline.gateway.check.hops import follow
 from moorline.gateway.check.report import check
-from moorline.gateway.check.verdicts import Cause, Failure, Hop, Side, Step, conclusion, verdict
+from moorline.gateway.check.verdicts import Failure, FailureKind, Hop, Side, Step, conclusion, verdict
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.server import running
 from moorline.gateway.explain import explain
@@ -296,7 +296,7 @@ def steps(failing: Hop | None) -> list[Step]:
     """The steps of a question that fails at this hop."""
     order = list(Hop)
     whole = order if failing is None else order[: order.index(failing) + 1]
-    return [Step(hop, 0.001, failure=Failure(Cause.TIMEOUT) if hop is failing else None) for hop in whole]
+    return [Step(hop, 0.001, failure=Failure(FailureKind.TIMEOUT) if hop is failing else None) for hop in whole]
 
 
 @pytest.mark.parametrize(
@@ -316,9 +316,9 @@ def test_the_nearest_hop_to_the_cause_is_named(through: Hop, straight: Hop | Non
 
 @pytest.mark.parametrize("side", Side)
 @pytest.mark.parametrize("hop", Hop)
-@pytest.mark.parametrize("cause", Cause)
-def test_there_is_a_verdict_on_everything(side: Side, hop: Hop, cause: Cause) -> None:
-    found = verdict(side, hop, Failure(cause, status=418, code="new"))
+@pytest.mark.parametrize("kind", FailureKind)
+def test_there_is_a_verdict_on_everything(side: Side, hop: Hop, kind: FailureKind) -> None:
+    found = verdict(side, hop, Failure(kind, status=418, code="new"))
     assert found.cause
     assert found.next_step
 
@@ -333,15 +333,15 @@ async def test_an_origin_that_alone_is_refused_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "cause"), [(errno.ENETUNREACH, Cause.OFFLINE), (errno.EHOSTUNREACH, Cause.UNREACHABLE)]
+    ("code", "kind"), [(errno.ENETUNREACH, FailureKind.OFFLINE), (errno.EHOSTUNREACH, FailureKind.UNREACHABLE)]
 )
-def test_a_machine_without_a_network_is_named(monkeypatch: pytest.MonkeyPatch, code: int, cause: Cause) -> None:
+def test_a_machine_without_a_network_is_named(monkeypatch: pytest.MonkeyPatch, code: int, kind: FailureKind) -> None:
     def unreachable(*_: object, **__: object) -> None:
         raise OSError(code, "no route")
 
     monkeypatch.setattr("socket.socket.connect", unreachable)
     steps = follow("http://127.0.0.1:1")
-    assert (steps[-1].hop, steps[-1].failure) == (Hop.TCP, Failure(cause))
+    assert (steps[-1].hop, steps[-1].failure) == (Hop.TCP, Failure(kind))
 
 
 def test_a_full_database_is_told_from_a_limit() -> None:
@@ -358,9 +358,9 @@ def test_what_the_gateway_knows_of_a_failure_is_the_verdict() -> None:
 
 
 def test_a_client_that_ended_before_the_gateway_is_no_verdict() -> None:
-    known = Failure(Cause.IDLE, detail="after 3.0 s", gateway_cause="CF-idle")
+    known = Failure(FailureKind.IDLE, detail="after 3.0 s", gateway_cause="CF-idle")
     assert str(known) == "the silent socket was cut (after 3.0 s); the gateway's cause is CF-idle"
-    assert verdict(Side.GATEWAY, Hop.IDLE, known) == verdict(Side.GATEWAY, Hop.IDLE, Failure(Cause.IDLE))
+    assert verdict(Side.GATEWAY, Hop.IDLE, known) == verdict(Side.GATEWAY, Hop.IDLE, Failure(FailureKind.IDLE))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from moorline.gateway.check.reach import reach
-from moorline.gateway.check.verdicts import Cause, Failure, Hop, Step
+from moorline.gateway.check.verdicts import Failure, FailureKind, Hop, Step
 
 HOST = "127.0.0.1"
 
@@ -41,14 +41,14 @@ def test_a_resolver_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("socket.getaddrinfo", hang)
     try:
-        assert failed(list(reach("chat.example", 80, 0.05))) == (Hop.NAME, Failure(Cause.TIMEOUT))
+        assert failed(list(reach("chat.example", 80, 0.05))) == (Hop.NAME, Failure(FailureKind.TIMEOUT))
     finally:
         released.set()
 
 
 @pytest.mark.parametrize("name", ["a..example", "é." + "x" * 64])
 def test_a_name_that_is_none_has_no_address(name: str) -> None:
-    assert failed(list(reach(name, 80, 5))) == (Hop.NAME, Failure(Cause.UNKNOWN))
+    assert failed(list(reach(name, 80, 5))) == (Hop.NAME, Failure(FailureKind.UNKNOWN))
 
 
 def test_the_second_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
@@ -68,6 +68,6 @@ def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: p
 
     monkeypatch.setattr("socket.socket.connect", connect)
     monkeypatch.setattr("socket.getaddrinfo", resolved_to((HOST, 1), (HOST, 2)))
-    assert failed(list(reach("chat.example", 1, 8))) == (Hop.TCP, Failure(Cause.TIMEOUT))
+    assert failed(list(reach("chat.example", 1, 8))) == (Hop.TCP, Failure(FailureKind.TIMEOUT))
     assert given[0] == pytest.approx(4, abs=0.5)
     assert given[1] == pytest.approx(8, abs=1)
