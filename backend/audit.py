@@ -19,7 +19,7 @@ from aiohttp import web
 
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable
-from moorline.gateway.common.access.names import NO_PRINCIPAL
+from moorline.gateway.common.access.principal_names import NO_PRINCIPAL
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.logs import hashed
 

@@ -16,7 +16,7 @@ from moorline.backend.eventlog.sqlite.committer import Transaction
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.control import NoServer, complaining, request_revocation
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
-from moorline.gateway.common.access.names import MOST_NAME_BYTES, is_principal
+from moorline.gateway.common.access.principal_names import MOST_NAME_BYTES, is_principal
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["revoke"]

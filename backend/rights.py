@@ -12,8 +12,9 @@ from moorline.backend.audit import Access
 from moorline.backend.client_limits import Client
 from moorline.backend.errors import Refusal
 from moorline.backend.principal_limits import PrincipalLimits
-from moorline.gateway.common.access import machine, rights
+from moorline.gateway.common.access import rights
 from moorline.gateway.common.access.authorize import Authorize, Principal, allow_all
+from moorline.gateway.common.access.local import is_local_request
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.refusals import Refusals
 from moorline.gateway.common.access.rules import AccessRules, client_network
@@ -125,7 +126,7 @@ class Rights(rights.Rights):
         """
         if self._names:
             return
-        if not machine.is_own(request, self._rules, behind_gateway=True):
+        if not is_local_request(request, self._rules, behind_gateway=True):
             raise web.HTTPForbidden(text="The list of a patient's sessions needs an authorize hook or tokens.")
 
     def client(self, request: web.Request, principal: Principal) -> Client:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from moorline.backend.eventlog.base import Hint
 from moorline.backend.eventlog.watches import Watch
-from moorline.gateway.common.timers import together
+from moorline.gateway.common.timers import coalesced
 
 __all__ = ["Waiter"]
 
@@ -88,7 +88,7 @@ class Waiter:
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         self._stop_timer()
         self._due = self._when
-        self._timer = loop.call_at(together(self._due, loop.time()), self._timer_fired, loop)
+        self._timer = loop.call_at(coalesced(self._due, loop.time()), self._timer_fired, loop)
 
     def _timer_fired(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None

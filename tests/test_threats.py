@@ -14,7 +14,7 @@ from moorline.backend.tickets import PER_MINUTE as TICKETS
 from moorline.backend.writer import _READ_AHEAD as READ_AHEAD
 from moorline.gateway.common.access.jwt import _MOST_VERIFIED as VERIFIED
 from moorline.gateway.common.access.jwt import _MOST_VERIFIED_BYTES as VERIFIED_BYTES
-from moorline.gateway.common.access.names import MOST_NAME_BYTES
+from moorline.gateway.common.access.principal_names import MOST_NAME_BYTES
 from moorline.gateway.common.config.options import Spec, specs
 from moorline.gateway.common.config.units import parse_size
 from moorline.gateway.common.web.idle import _RESERVED_CONNECTIONS as RESERVED

@@ -1,8 +1,8 @@
-"""When long timers fire: together, so that one wait for events serves the heartbeats of many sockets. Pure."""
+"""When long timers fire: coalesced, so that one wait for events serves the heartbeats of many sockets. Pure."""
 
 import math
 
-__all__ = ["together"]
+__all__ = ["coalesced"]
 
 # With 10,000 sockets and heartbeats of 20 s, 125 are due in each. A timer that fires alone costs several times its own
 # work: the process is woken for it, and both peers for what it sends.
@@ -11,6 +11,6 @@ _TICK = 0.25
 _LONG = 10.0
 
 
-def together(due: float, now: float) -> float:
+def coalesced(due: float, now: float) -> float:
     """`due`, or up to a quarter of a second later where it is ten seconds away or more."""
     return due if due - now < _LONG else math.ceil(due / _TICK) * _TICK

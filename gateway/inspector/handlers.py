@@ -9,13 +9,13 @@ from typing import Any
 
 from aiohttp import web
 
-from moorline.gateway.common.access.machine import is_direct
+from moorline.gateway.common.access.local import is_direct
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.errors import Unavailable
 from moorline.gateway.inspector.faults import add_faults, merged
 from moorline.gateway.inspector.rows import Row, changes, of_all_workers
 from moorline.gateway.inspector.shared import View, all_views, answering, end_of
-from moorline.gateway.inspector.viewers import check, is_own
+from moorline.gateway.inspector.viewers import check, is_local
 from moorline.gateway.keys import LIVE_FAULTS, SETTINGS, SIBLINGS
 from moorline.gateway.proxy.tunnels import TUNNELS
 
@@ -60,7 +60,7 @@ def add_inspector(app: web.Application) -> None:
 async def page(request: web.Request) -> web.Response:
     """One of its three files. They hold nothing of any socket: a page from elsewhere asks for the token and sends it
     with its other requests."""
-    if not is_own(request) and not request.app[SETTINGS].inspector_token:
+    if not is_local(request) and not request.app[SETTINGS].inspector_token:
         check(request)
     name = _FILES.get(request.match_info.get("file", ""))
     if name is None:

@@ -1,14 +1,14 @@
-"""Which requests may see the inspector, and how many at once."""
+"""Which requests may see the inspector, and which may break connections."""
 
 import hmac
 
 from aiohttp import hdrs, web
 
-from moorline.gateway.common.access import machine
 from moorline.gateway.common.access.authorize import bearer_token
+from moorline.gateway.common.access.local import is_local_request
 from moorline.gateway.keys import ACCESS_RULES, SETTINGS
 
-__all__ = ["check", "check_control", "is_own"]
+__all__ = ["check", "check_control", "is_local"]
 
 
 def check(request: web.Request) -> None:
@@ -17,7 +17,7 @@ def check(request: web.Request) -> None:
     Raises:
         web.HTTPForbidden, web.HTTPUnauthorized
     """
-    if not is_own(request):
+    if not is_local(request):
         _check_token(request)
 
 
@@ -27,7 +27,7 @@ def check_control(request: web.Request) -> None:
     Raises:
         web.HTTPForbidden, web.HTTPUnauthorized
     """
-    if request.app[SETTINGS].inspector_token or not is_own(request):
+    if request.app[SETTINGS].inspector_token or not is_local(request):
         _check_token(request)
 
 
@@ -43,7 +43,7 @@ def _check_token(request: web.Request) -> None:
         raise web.HTTPUnauthorized(text="The inspector's token is needed.", headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
 
 
-def is_own(request: web.Request) -> bool:
+def is_local(request: web.Request) -> bool:
     """Whether it comes from this machine, and from no page of another site, of which this machine's browser may show
     one."""
-    return machine.is_own(request, request.app[ACCESS_RULES])
+    return is_local_request(request, request.app[ACCESS_RULES])

@@ -9,7 +9,7 @@ import html
 
 from aiohttp import hdrs, web
 
-from moorline.gateway.common.access.machine import is_own
+from moorline.gateway.common.access.local import is_local_request
 from moorline.gateway.common.access.middleware import SECURITY_HEADERS
 from moorline.gateway.errors import PAGE_HEAD, ConnectTimeout, GatewayError, UpstreamUnreachable, accepts_page
 from moorline.gateway.keys import ACCESS_RULES, DESTINATION, REQUEST_ID
@@ -59,7 +59,7 @@ def _unreachable(request: web.Request, error: GatewayError) -> Upstreams | None:
 
 def _command(request: web.Request, upstreams: Upstreams, label: str) -> str:
     """As its user wrote it, who may have written a password, too: elsewhere it is the option alone."""
-    is_shown = not upstreams.command or is_own(request, request.app[ACCESS_RULES])
+    is_shown = not upstreams.command or is_local_request(request, request.app[ACCESS_RULES])
     return upstreams.command if is_shown else f"--{label}-command"
 
 

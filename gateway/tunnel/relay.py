@@ -24,7 +24,7 @@ from time import monotonic
 from typing import NamedTuple, cast
 
 from moorline.gateway.cause import Cause, Reason, is_unreachable
-from moorline.gateway.common.timers import together
+from moorline.gateway.common.timers import coalesced
 from moorline.gateway.common.unread import has_unread
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel import kernel
@@ -466,7 +466,7 @@ class Relay:
 
     def _arm_at(self, due: float) -> None:
         now = monotonic()
-        fires_at = together(due, now)
+        fires_at = coalesced(due, now)
         if self._timer is not None:
             if self._fires_at <= fires_at:
                 return

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from moorline.gateway.common.access.names import MOST_NAME_BYTES, is_principal
+from moorline.gateway.common.access.principal_names import MOST_NAME_BYTES, is_principal
 from moorline.gateway.common.access.refusals import Refusals
 from moorline.gateway.common.config.named import described, load_named, takes
 from moorline.gateway.common.config.settings import CommonSettings

@@ -20,7 +20,7 @@ from aiohttp import hdrs, web
 
 from moorline.gateway.common.access.authorize import Principal, bearer_token, is_credential
 from moorline.gateway.common.access.jwks import KeySet
-from moorline.gateway.common.access.names import MOST_NAME_BYTES, is_principal
+from moorline.gateway.common.access.principal_names import MOST_NAME_BYTES, is_principal
 from moorline.gateway.common.access.refusals import Refusals
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.errors import UsageError

@@ -18,14 +18,14 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from moorline.gateway.common.access.rules import AccessRules, is_local_name
 
-__all__ = ["is_direct", "is_own"]
+__all__ = ["is_direct", "is_local_request"]
 
 _BY_PROXIES = (hdrs.FORWARDED, hdrs.VIA)
 # What a proxy says of its client, as the gateway does.
 _OF_CLIENT = (hdrs.X_FORWARDED_FOR, "X-Real-IP", hdrs.X_FORWARDED_HOST)
 
 
-def is_own(request: web.Request, rules: AccessRules, *, behind_gateway: bool = False) -> bool:
+def is_local_request(request: web.Request, rules: AccessRules, *, behind_gateway: bool = False) -> bool:
     """Whether it is of this machine, and of no page of another site, of which this machine's browser may show one.
 
     `behind_gateway`: what the gateway says of its client has to be this machine's, too.
