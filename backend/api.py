@@ -146,7 +146,8 @@ class Api:
             return EventPage(epoch=head.epoch, head=last, recovered=True, events=found)
         snapshot = await self._log.snapshot(chat.session_id, epoch=head.epoch)
         if snapshot is None:  # it has not begun, or was erased between the two reads
-            snapshot = Snapshot(head if head.seq == 0 else _NOWHERE, (), earlier=False)
+            begun = head if head.seq == 0 else await self._head(chat)
+            snapshot = Snapshot(Position(begun.epoch, 0), (), earlier=False)
         position = snapshot.position
         return EventPage(epoch=position.epoch, head=position.seq, recovered=False, events=[snapshot_model(snapshot)])
 
@@ -164,6 +165,7 @@ class Api:
                 by=chat.right.principal,
                 client_msg_id=body.client_msg_id,
                 content=body.message,
+                epoch=body.epoch or None,
             )
             access.outcome = "duplicate" if started.duplicate else "ok"
         return answer(Accepted(seq=started.seq, run_id=started.run_id, duplicate=started.duplicate), status=202)

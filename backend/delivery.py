@@ -128,6 +128,12 @@ class Delivery:
         """Whether a Close frame is queued or sent."""
         return self._close_code is not None
 
+    @property
+    def epoch(self) -> str | None:
+        """Of the session whose events the client has; None: it has none, and may begin the session."""
+        position = self._follower.position
+        return position.epoch if position.seq else None
+
     def reply(self, frame: bytes | None) -> None:
         """Send `frame` before anything that the log gains from now on; None where the version has no such frame."""
         if frame is not None:

@@ -91,9 +91,10 @@ class Runs:
         client_msg_id: str,
         content: str,
         by: Principal,
+        epoch: str | None = None,
         acknowledge: Acknowledge | None = None,
     ) -> Started:
-        """Commit a message that `by` has sent, and start its run.
+        """Commit a message that `by` has sent, and start its run; with an `epoch` in the session of that one alone.
 
         `acknowledge` is called after the commit, before the run's first step.
 
@@ -114,6 +115,7 @@ class Runs:
                 content=content,
                 now=time.time(),
                 principal=by.name,
+                epoch=epoch,
                 refusal=refusal,
             )
             if started.seq == _FIRST_SEQ and not started.duplicate:

@@ -342,6 +342,7 @@ class _Reader:
                 client_msg_id=client_msg_id,
                 content=content,
                 by=self._right.principal,
+                epoch=self._delivery.epoch,
                 acknowledge=lambda started: self._acknowledge(client_msg_id, started),
             )
             access.outcome = "duplicate" if started.duplicate else "ok"

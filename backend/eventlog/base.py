@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from moorline.backend.errors import Refusal
+from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.events import (
     Event,
     Finish,
@@ -231,7 +231,7 @@ def new_id() -> str:
 class Start:
     """A send (`patient_id` and `content`) or a retry (`retry_of`), with the ids of what every attempt at it writes.
 
-    `refusal` is raised where a new run would begin.
+    `refusal` is raised where a new run would begin. A send with an `epoch` is for the session of that epoch alone.
     """
 
     session_id: str
@@ -241,6 +241,7 @@ class Start:
     patient_id: str = ""
     content: str = ""
     principal: str = ANONYMOUS
+    epoch: str | None = None
     retry_of: str | None = None
     run_id: str = field(default_factory=new_id)
     message_id: str = field(default_factory=new_id)
@@ -327,13 +328,14 @@ def check_start(
     start: Start,
     *,
     patient_id: str | None,
+    epoch: str | None,
     active_run_id: str | None,
     prior: PriorCommand | None,
     retried: Retried | None,
 ) -> PriorCommand | None:
     """Whether `start` may begin a run (None), or the same command as committed before.
 
-    `patient_id` is the session's, None where there is no session.
+    `patient_id` and `epoch` are the session's, None where there is no session.
 
     Raises:
         Refusal: neither.
@@ -349,6 +351,8 @@ def check_start(
         )
     if patient_id is not None:
         check_owner(patient_id, start.patient_id)
+    if prior is None and start.epoch not in (None, epoch):
+        raise Refusal(ErrorCode.NOT_FOUND, "This chat was deleted.")
     return check_send(start.content, prior=prior, active_run_id=active_run_id, refusal=start.refusal)
 
 

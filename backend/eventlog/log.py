@@ -241,19 +241,29 @@ class EventLog:
         content: str,
         now: float,
         principal: str = ANONYMOUS,
+        epoch: str | None = None,
         refusal: Refusal | None = None,
     ) -> Started:
-        """Append `UserMessage` and `RunStarted` in one transaction; the first ones begin the session.
+        """Append `UserMessage` and `RunStarted` in one transaction; the first ones begin the session, unless an `epoch`
+        says which session the message is for.
 
         Idempotent by (session_id, client_msg_id): the same text again gives the first outcome with `handle` None.
         With `refusal` no run is started: it is raised where one would begin, while a duplicate is still answered.
 
         Raises:
-            Refusal: `forbidden` (another patient's), `rejected` (the id was used for another text), `busy` (a run is
-                active; a duplicate is answered before this is asked).
+            Refusal: `forbidden` (another patient's), `rejected` (the id was used for another text), `not_found` (the
+                session of that epoch was erased), `busy` (a run is active; a duplicate is answered before these two are
+                asked).
         """
         start = Start(
-            session_id, client_msg_id, now, refusal, patient_id=patient_id, content=content, principal=principal
+            session_id,
+            client_msg_id,
+            now,
+            refusal,
+            patient_id=patient_id,
+            content=content,
+            principal=principal,
+            epoch=epoch,
         )
         return await self._start(start)
 

@@ -460,6 +460,9 @@ class SendBody:
     patient_id: Annotated[Id, Field(description="whose session it is")]
     message: Text
     client_msg_id: ClientMsgId
+    epoch: Annotated[
+        str | None, Field(description="of the chat that it is written to: not_found where that was erased meanwhile")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

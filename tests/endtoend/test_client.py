@@ -1,5 +1,7 @@
 """moorline-client.js against a server that a test plays frame by frame, and a clock that it turns."""
 
+from typing import Any
+
 import pytest
 from playwright.async_api import Page
 
@@ -9,6 +11,9 @@ from tests.support.client import again, connected, lose, until
 from tests.support.played import Played, PlayedSocket
 
 pytestmark = [needs.chromium, SHARED]
+
+
+QUESTION = {"message_id": "m1", "role": "user", "content": "Hello", "seq": 1, "client_msg_id": "c1", "at": ""}
 
 
 async def start_answer(socket: PlayedSocket, run_id: str = "r1", seq: int = 0) -> None:
@@ -142,10 +147,10 @@ async def test_another_epoch_holds_from_its_snapshot_on(backend: Played, url: st
     await other.send_hello(epoch="e2", recovered=False)
     await other.close(1011)
     last = await again(page, backend)
-    # Position 3 of the log e2 would be something else.
+    # As after a backup was restored. Position 3 of the log e2 would be something else.
     assert last.hello["resume"] == {"epoch": "e1", "seq": 3}
     await last.send_hello(epoch="e2", recovered=False)
-    await last.send_snapshot(1)
+    await last.send_snapshot(1, QUESTION)
     await until(page, "client.transcript.epoch === 'e2' && client.transcript.seq === 1")
 
 
@@ -299,6 +304,58 @@ async def test_a_chat_that_the_server_did_not_erase_is_kept(backend: Played, url
     backend.status = 503
     assert await page.evaluate("client.erase().catch((error) => error.status)") == 503
     assert await page.evaluate(STORED) == 1
+
+
+async def written_while_away(page: Page, url: str, backend: Played) -> None:
+    """A chat with an answer, and a message to it that is written while the connection is lost."""
+    socket = await connected(page, url, backend)
+    await start_answer(socket)
+    await end_answer(socket, 4)
+    await until(page, "client.transcript.seq === 4")
+    await lose(page, backend, socket)
+    await page.evaluate("client.send('A secret')")
+    backend.status = 200
+
+
+@pytest.mark.parametrize("begun", [{}, {"messages": [{**QUESTION, "message_id": "another"}], "through_seq": 1}])
+async def test_a_chat_that_was_erased_while_the_client_was_away_gets_nothing_more(
+    backend: Played, url: str, page: Page, begun: dict[str, Any]
+) -> None:
+    await written_while_away(page, url, backend)
+    returned = await again(page, backend)
+    await returned.send_hello(epoch="e2", recovered=False)
+    await returned.send("snapshot", **{"messages": [], "earlier": False, "through_seq": 0, **begun})
+    await until(page, "client.state.reason === 'This chat was deleted.' && client.state.final")
+    assert await page.evaluate(f"[client.transcript.rows.length, client.unsent[0].text, {STORED}]") == [
+        0,
+        "A secret",
+        0,
+    ]
+    assert returned.received_nothing()
+
+
+async def test_what_was_written_to_a_chat_is_sent_to_it_also_when_a_backup_has_been_restored(
+    backend: Played, url: str, page: Page
+) -> None:
+    await written_while_away(page, url, backend)
+    returned = await again(page, backend)
+    await returned.send_hello(epoch="e2", recovered=False)
+    await returned.send_snapshot(1, QUESTION)
+    assert (await returned.receive("send"))["message"] == "A secret"
+
+
+async def test_what_was_written_to_a_chat_before_a_reload_does_not_begin_another_one(
+    backend: Played, url: str, page: Page
+) -> None:
+    await written_while_away(page, url, backend)
+    await open_client(page, url)
+    returned = await backend.socket()
+    await returned.send_hello(epoch="e2", recovered=False)
+    await returned.send_snapshot(0)
+    await until(page, "client.unsent[0]?.failed === 'not_found'")
+    # What is written from now on does.
+    await page.evaluate("client.send('Hello')")
+    assert (await returned.receive("send"))["message"] == "Hello"
 
 
 @pytest.mark.parametrize("headers", ["{ 'X-Ward': '7' }", "async () => ({ 'X-Ward': '7' })"])

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+import aiohttp
 from playwright.async_api import Browser, Page, Route, expect
 
 from tests.endtoend.conftest import Site, converse, opened
@@ -40,6 +42,21 @@ async def polling(tab: Visitor, between: Network, on_post: Callable[[Route], Awa
     between.block_sockets()
     await tab.page.goto(between.url + CHAT)
     await shows(tab.page, "Connected")
+
+
+async def session_of(page: Page) -> str:
+    return str(await page.evaluate("localStorage['moorline:session:patient:demo']"))
+
+
+async def erase(chat: Site, session: str) -> None:
+    async with aiohttp.request("DELETE", f"{chat.backend}/api/chat/{session}") as answer:
+        assert answer.status == 204
+
+
+async def rows_of(chat: Site, session: str) -> list[dict[str, Any]]:
+    async with aiohttp.request("GET", f"{chat.backend}/api/chat/{session}/messages") as answer:
+        rows: list[dict[str, Any]] = await answer.json()
+    return rows
 
 
 # What is sent ---------------------------------------------------------------------------------------------------------
@@ -97,6 +114,42 @@ async def test_what_waits_for_an_answer_is_not_sent_once_the_chat_is_erased(
     # The next frame of the client.
     await page.evaluate("void client.cancel('r1')")
     await socket.receive("cancel")
+
+
+async def test_a_chat_that_is_erased_while_it_is_polled_gets_nothing_more(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
+    await polling(tab, between, Route.continue_)
+    chat.script.put("Half")
+    await say(tab.page, "Hello")
+    await expect(answers(tab.page)).to_have_text(["Half"])
+    await say(tab.page, "A secret")
+    await expect(tab.page.get_by_text("Waiting for the answer above")).to_be_visible()
+    session = await session_of(tab.page)
+    await erase(chat, session)
+    await expect(tab.page.get_by_text("This chat was deleted.")).to_be_visible()
+    await shows(tab.page, "Disconnected")
+    await expect(answers(tab.page)).to_have_count(0)
+    assert "A secret" not in await tab.page.evaluate(STORED)
+    assert await rows_of(chat, session) == []
+
+
+async def test_a_message_that_a_polling_page_sends_as_its_chat_is_erased_does_not_begin_another(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
+    async def erased_before(route: Route) -> None:
+        if "A secret" in (route.request.post_data or ""):
+            await erase(chat, await session_of(tab.page))
+        await route.continue_()
+
+    await polling(tab, between, erased_before)
+    chat.script.put("Whole.", None)
+    await say(tab.page, "Hello")
+    await expect(answers(tab.page)).to_have_text(["Whole."])
+    await expect(tab.page.get_by_role("button", name="Stop")).to_be_hidden()
+    await say(tab.page, "A secret")
+    await expect(tab.page.get_by_text("This chat was deleted.")).to_be_visible()
+    assert await rows_of(chat, await session_of(tab.page)) == []
 
 
 async def test_a_page_that_is_shown_again_does_not_send_what_another_took_back(

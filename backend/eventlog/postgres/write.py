@@ -175,13 +175,14 @@ async def _replace_seeds(db: Connection, session_ids: Sequence[str]) -> None:
 class _Session(NamedTuple):
     id: int
     patient_id: str
+    epoch: str
     head: int
     fence: int
     active_run_id: str | None
 
 
 _CHECK = """
-SELECT s.id, s.patient_id, s.head, s.fence, s.active_run_id,
+SELECT s.id, s.patient_id, s.epoch, s.head, s.fence, s.active_run_id,
        c.run_id, c.user_seq, e.content, c.retry_of, r.user_seq, r.finish
 FROM sessions s
 LEFT JOIN commands c ON c.session = s.id AND c.client_msg_id = %s
@@ -235,6 +236,7 @@ async def start_run(db: Connection, start: Start, owner: str) -> Written[Started
         known = check_start(
             start,
             patient_id=session and session.patient_id,
+            epoch=session and session.epoch,
             active_run_id=session and session.active_run_id,
             prior=known,
             retried=retried,
@@ -262,9 +264,9 @@ async def _state(db: Connection, start: Start) -> tuple[_Session | None, PriorCo
     if found is None:
         return None, None, None
     return (
-        _Session(*found[:5]),
-        None if found[5] is None else PriorCommand(*found[5:9]),
-        None if found[9] is None else Retried(*found[9:]),
+        _Session(*found[:6]),
+        None if found[6] is None else PriorCommand(*found[6:10]),
+        None if found[10] is None else Retried(*found[10:]),
     )
 
 

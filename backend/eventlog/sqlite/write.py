@@ -110,6 +110,7 @@ def start_run(tx: Transaction, start: Start) -> Started:
     known = check_start(
         start,
         patient_id=session and session.patient_id,
+        epoch=session and session.epoch,
         active_run_id=session and session.active_run_id,
         prior=session and _known(tx.db, session.id, start.client_msg_id),
         retried=session and _retried(tx.db, session.id, start.retry_of),

@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 
 from moorline.backend.errors import ErrorCode, Refusal
-from moorline.backend.eventlog.base import SNAPSHOT_BYTES, SNAPSHOT_ROWS, Hint, ListCursor, LogUnavailable, RunLost
+from moorline.backend.eventlog.base import (
+    SNAPSHOT_BYTES,
+    SNAPSHOT_ROWS,
+    Hint,
+    ListCursor,
+    LogUnavailable,
+    RunLost,
+    Started,
+)
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import (
     Finish,
@@ -411,6 +419,30 @@ async def test_an_erased_session_begins_anew_under_another_epoch(log: EventLog) 
     after = await log.session_for("s", "q")
     assert after.head.seq == 0
     assert after.head.epoch != before.head.epoch
+
+
+async def test_a_message_for_a_session_that_was_erased_begins_none_under_its_id(log: EventLog) -> None:
+    async def send(client_msg_id: str) -> Started:
+        return await log.start_run("s", "p", client_msg_id=client_msg_id, content="Hello", now=NOW, epoch=epoch)
+
+    await exchange(log, "s", patient_id="p")
+    epoch = (await log.session_for("s", "p")).head.epoch
+    first = await send("m1")
+    await log.end_run(handle_of(first), finish=Finish.STOP, now=NOW)
+    await log.delete_session("s")
+    with pytest.raises(Refusal, match="not_found"):
+        await send("m2")
+    assert await log.find_session("s") is None
+    await exchange(log, "s", patient_id="p")
+    with pytest.raises(Refusal, match="not_found"):
+        await send("m2")
+    assert [event.seq for event in await everything(log, "s")] == [1, 2, 3]
+
+
+async def test_a_repeated_message_is_acknowledged_whatever_epoch_it_was_written_to(log: EventLog) -> None:
+    started = await start(log, "s")
+    repeated = await log.start_run("s", "p", client_msg_id="m1", content="Hello", now=NOW, epoch="of before a restore")
+    assert (repeated.run_id, repeated.duplicate) == (started.run_id, True)
 
 
 async def test_a_session_begins_with_its_first_message_under_the_epoch_that_was_given_before(log: EventLog) -> None:

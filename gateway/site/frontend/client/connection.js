@@ -11,7 +11,16 @@
  *   `receive` takes an event, a snapshot with its epoch, and says false where something before it was missed.
  */
 import { HttpError, Poller, within } from './polling.js';
-import { NO_SOCKET_REASON, delay, finalReason, isAbnormal, outageReason, refusalReason, toldByReason } from './reconnect.js';
+import {
+  DELETED,
+  NO_SOCKET_REASON,
+  delay,
+  finalReason,
+  isAbnormal,
+  outageReason,
+  refusalReason,
+  toldByReason,
+} from './reconnect.js';
 import { ChatSocket } from './socket.js';
 import { Version1 } from './version1.js';
 
@@ -106,6 +115,11 @@ export class Connection {
     this.#socket = null;
     this.#session.down();
     this.#endVersion1();
+  }
+
+  /** End it as the server ends the socket of a session that is erased. */
+  deleted() {
+    this.#end(/** @type {string} */ (finalReason(DELETED)));
   }
 
   /** Try now instead of at `retryAt`. */

@@ -23,7 +23,7 @@ import { Connection, INITIAL } from './connection.js';
 import { Outbox, usableStorage, uuid } from './outbox.js';
 import { Polling } from './polling.js';
 import { Sender } from './sender.js';
-import { EMPTY, fold, hasEnded, place, prepend, questionOf } from './transcript.js';
+import { EMPTY, fold, hasEnded, isAnother, place, prepend, questionOf } from './transcript.js';
 
 export { usableStorage, uuid };
 
@@ -34,6 +34,9 @@ export class MoorlineClient extends EventTarget {
   /** @type {State} */ #state = INITIAL;
   /** Where something was missed the last time. */
   #gapAt = -1;
+  /** The server cannot fill the gap: it is asked for everything. */
+  #incomplete = false;
+  /** Of the chat that is written to, once it has begun. @type {string | undefined} */ #epoch;
   #life = new AbortController();
   #polling;
   #outbox;
@@ -58,12 +61,14 @@ export class MoorlineClient extends EventTarget {
       () => this.#emit('change'),
       ({ code, message = '' }) => this.#emit('refused', { code, message }),
       (runId) => hasEnded(this.#transcript, runId),
+      () => this.#transcript.epoch,
     );
     const url = () => `${base().replace(/^http/, 'ws')}/ws/chat/${path}`;
     const bearer = token ? async () => `jwt.${await token()}` : null;
     const credential = ticket ? async () => `ticket.${await this.#polling.ticket()}` : bearer;
     this.#connection = new Connection(url, credential, token ?? null, this.#polling, {
-      position: () => this.#transcript,
+      // Without an epoch the server sends everything.
+      position: () => (this.#incomplete ? { ...this.#transcript, epoch: '' } : this.#transcript),
       up: (channel, recovered) => this.#up(channel, recovered),
       down: () => this.#down(),
       receive: (event) => this.#receive(event),
@@ -170,7 +175,7 @@ export class MoorlineClient extends EventTarget {
 
   /** Send a message again that has failed. @param {string} clientMsgId */
   resend(clientMsgId) {
-    this.#outbox.revive(clientMsgId);
+    this.#outbox.revive(clientMsgId, this.#epoch);
     this.#sender.flush();
     this.#emit('change');
   }
@@ -219,9 +224,22 @@ export class MoorlineClient extends EventTarget {
   #receive(event) {
     if (event.type === 'ack') this.#sender.acknowledged(/** @type {any} */ (event));
     else if (event.type === 'error') this.#refused(event);
-    else if (event.type === 'snapshot' || event.type === 'deleted') this.#apply(event);
+    else if (event.type === 'snapshot') this.#begin(event);
+    else if (event.type === 'deleted') this.#apply(event);
     else if (typeof event.seq === 'number') return this.#follow(event);
     return true;
+  }
+
+  /** @param {ServerEvent} snapshot */
+  #begin(snapshot) {
+    if (isAnother(this.#transcript, snapshot)) {
+      // What a socket is told that is open at the erasure.
+      this.#apply({ type: 'deleted' });
+      return this.#connection.deleted();
+    }
+    this.#incomplete = false;
+    if (this.#epoch) this.#outbox.move(this.#epoch, snapshot.epoch);
+    this.#apply(snapshot);
   }
 
   /** @param {ServerEvent} event */
@@ -229,8 +247,8 @@ export class MoorlineClient extends EventTarget {
     const where = place(this.#transcript, event);
     if (where === 'next') this.#apply(event);
     if (where !== 'gap') return true;
-    // Missed twice at one place: the server cannot fill the gap. Without an epoch it sends everything.
-    if (this.#gapAt === this.#transcript.seq) this.#transcript = { ...this.#transcript, epoch: '' };
+    // Missed twice at one place.
+    if (this.#gapAt === this.#transcript.seq) this.#incomplete = true;
     this.#gapAt = this.#transcript.seq;
     return false;
   }
@@ -238,6 +256,7 @@ export class MoorlineClient extends EventTarget {
   /** @param {ServerEvent} event */
   #apply(event) {
     this.#transcript = fold(this.#transcript, event);
+    this.#note(event);
     const shown = event.type === 'snapshot' ? event.messages : [event];
     for (const { client_msg_id: id } of shown) if (id) this.#outbox.remove(id);
     if (event.type === 'deleted') this.#outbox.forget();
@@ -245,6 +264,15 @@ export class MoorlineClient extends EventTarget {
     // After a message of a person comes the run for it: nothing else can be sent in between. An erased chat gets none.
     if (event.type !== 'user' && event.type !== 'deleted') this.#sender.flush();
     this.#emit('change');
+  }
+
+  /** Which chat is written to. Of an erased one that stays so: what is written there still does not begin another.
+   * @param {ServerEvent} event */
+  #note({ type }) {
+    if (type === 'deleted') return;
+    const { epoch, seq } = this.#transcript;
+    this.#epoch = seq && epoch ? epoch : undefined;
+    if (this.#epoch) this.#outbox.move(undefined, this.#epoch);
   }
 
   /** @param {ServerEvent} error */
@@ -256,7 +284,7 @@ export class MoorlineClient extends EventTarget {
 
   /** @param {{text?: string, runId?: string}} command */
   #enqueue(command) {
-    const { clientMsgId } = this.#outbox.add(command);
+    const { clientMsgId } = this.#outbox.add({ ...command, epoch: this.#epoch });
     this.#sender.flush();
     this.#emit('change');
     return clientMsgId;

@@ -69,7 +69,7 @@ export class Outbox {
     return entry.text === undefined ? null : { ...entry, failed: 'expired' };
   }
 
-  /** @param {{text?: string, runId?: string}} command @param {string} [clientMsgId] @returns {Entry} */
+  /** @param {{text?: string, runId?: string, epoch?: string}} command @param {string} [clientMsgId] @returns {Entry} */
   add(command, clientMsgId = uuid()) {
     // Several may be added within one millisecond, and clocks are set back.
     const order = Math.max(Date.now(), (this.entries.at(-1)?.order ?? 0) + 1);
@@ -80,12 +80,22 @@ export class Outbox {
     return entry;
   }
 
-  /** Send a message again that has failed. @param {string} clientMsgId */
-  revive(clientMsgId) {
+  /** Send a message again that has failed. @param {string} clientMsgId @param {string} [epoch] of the chat as it is now */
+  revive(clientMsgId, epoch) {
     const { text, runId, failed } = this.#find(clientMsgId) ?? {};
     if (!failed) return;
     this.remove(clientMsgId);
-    this.add({ text, runId }, clientMsgId);
+    this.add({ text, runId, epoch }, clientMsgId);
+  }
+
+  /** What was written to the chat of one epoch (undefined: before it had begun) belongs to that of another.
+   * @param {string | undefined} before @param {string} epoch */
+  move(before, epoch) {
+    for (const entry of this.entries.filter((each) => each.epoch === before && !each.acked)) {
+      const moved = { ...entry, epoch };
+      this.#replace(moved);
+      this.#saveAgain(moved);
+    }
   }
 
   /** What has waited for too long is not sent any more, and leaves the storage, on a page that stays open as well. */
@@ -142,8 +152,7 @@ export class Outbox {
     if (!entry || entry.acked || entry.failed) return;
     const doubted = { ...entry, unconfirmed: true };
     this.#replace(doubted);
-    // What has left the storage stays out of it: the session was erased, or another tab has sent the message.
-    if (this.#storage?.getItem(this.#prefix + clientMsgId)) this.#save(doubted);
+    this.#saveAgain(doubted);
   }
 
   /** Refused for now. @param {string} clientMsgId @param {string} code */
@@ -213,6 +222,12 @@ export class Outbox {
     this.entries = entries;
     const messages = entries.filter((entry) => entry.text !== undefined);
     this.messages = /** @type {UnsentMessage[]} */ (messages);
+  }
+
+  /** What has left the storage stays out of it: the session was erased, or another tab has sent the message.
+   * @param {Entry} entry */
+  #saveAgain(entry) {
+    if (this.#storage?.getItem(this.#prefix + entry.clientMsgId)) this.#save(entry);
   }
 
   /** @param {Entry} entry */

@@ -7,6 +7,9 @@ export const BACKOFF_MOST = 20_000;
  * a longer one that the server has told. */
 const RESTART_SPREAD = 1_000;
 
+/** The close code of a session that was erased. */
+export const DELETED = 4504;
+
 /** Codes after which coming back would end the same way. All others, 44xx included, are worth another try. */
 const FINAL = new Map([
   [1000, 'The chat has ended.'],
@@ -15,7 +18,7 @@ const FINAL = new Map([
   [1009, 'A message was too large for the server.'],
   [4500, 'The server did not understand this page. Reload it to get the current version.'],
   [4503, 'This chat is not open to you.'],
-  [4504, 'This chat was deleted.'],
+  [DELETED, 'This chat was deleted.'],
 ]);
 
 /** Answers of the polling address that say why a socket cannot open: a browser hides a refused upgrade behind 1006. */

@@ -18,6 +18,7 @@ export class Sender {
   #onChange;
   #onRefused;
   #hasEnded;
+  #epoch;
   #timer = 0;
   /** @type {Channel | null} */ #channel = null;
   /** @type {string | null} */ #inFlight = null;
@@ -25,12 +26,14 @@ export class Sender {
 
   /** @param {import('./outbox.js').Outbox} outbox @param {() => void} onChange
    * @param {(refusal: Refusal) => void} onRefused a command was refused that leaves nothing to show in the outbox
-   * @param {(runId: string) => boolean} hasEnded whether the transcript shows the end of a run */
-  constructor(outbox, onChange, onRefused, hasEnded) {
+   * @param {(runId: string) => boolean} hasEnded whether the transcript shows the end of a run
+   * @param {() => string} epoch of the chat, empty where it has none */
+  constructor(outbox, onChange, onRefused, hasEnded, epoch) {
     this.#outbox = outbox;
     this.#onChange = onChange;
     this.#onRefused = onRefused;
     this.#hasEnded = hasEnded;
+    this.#epoch = epoch;
   }
 
   /** The id of the command under way, if any. */
@@ -70,13 +73,17 @@ export class Sender {
     if (this.#inFlight || this.blocked || !this.#channel) return;
     const entry = this.#outbox.next();
     if (!entry) return;
-    const { clientMsgId, text, runId } = entry;
+    const { clientMsgId, text, runId, epoch } = entry;
+    // Before a reload it was written to a chat that was erased since, or restored from a backup: the person decides.
+    const now = this.#epoch();
+    if (epoch && now && epoch !== now) return this.refused(clientMsgId, { code: 'not_found', retryable: false });
     if (isOnce(this.#channel) && !this.#outbox.claim(clientMsgId)) return this.flush();
     const retry = text === undefined;
     const fields = { client_msg_id: clientMsgId, ...(retry ? { run_id: runId } : { message: text }) };
     this.#inFlight = clientMsgId;
     if ('ask' in this.#channel) this.#channel.ask({ type: retry ? 'retry' : 'send', ...fields });
-    else this.#post(this.#channel, retry ? 'retry' : 'messages', fields);
+    // Unlike a socket, a request does not know which chat its client has seen: that may be erased by now.
+    else this.#post(this.#channel, retry ? 'retry' : 'messages', { ...fields, ...(!retry && epoch && { epoch }) });
   }
 
   /** @param {string} runId */

@@ -56,6 +56,16 @@ export function fold(transcript, event) {
   }
 }
 
+/** Whether a snapshot is of another chat than the transcript shows: that one was erased, and its session has begun anew
+ * or may do so. One that was restored from a backup has another epoch, too, and messages that the transcript shows.
+ * @param {Transcript} transcript @param {ServerEvent} snapshot */
+export function isAnother({ epoch, seq, rows }, snapshot) {
+  // Version 1 has no epochs.
+  if (!seq || !epoch || !snapshot.epoch || epoch === snapshot.epoch) return false;
+  const shown = new Set(rows.map((row) => row.id));
+  return !fromSnapshot(snapshot).rows.some((row) => shown.has(row.id));
+}
+
 /** What a person asked before a run. @param {Transcript} transcript @param {string} runId
  * @returns {string | undefined} */
 export function questionOf({ rows }, runId) {

@@ -55,6 +55,8 @@ export interface Entry {
   text?: string;
   /** A run to try again; with `text`, by a message of its own. */
   runId?: string;
+  /** Names the chat that it was written to, once that has begun: another one under the same id does not get it. */
+  epoch?: string;
   /** The server has it. */
   acked?: boolean;
   /** It was sent before, and the server may have it: it is sent again by itself, and taken once. */
