@@ -16,7 +16,7 @@ from moorline.backend.eventlog.base import DatabaseState, LogUnavailable
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.gate import PAGES_AT_ONCE, Gate
-from moorline.backend.metrics import Metrics, State
+from moorline.backend.metrics import Gauges, Metrics
 from moorline.backend.patients import Patients
 from moorline.backend.principal_limits import PrincipalLimits
 from moorline.backend.problems import bad_request_handler, problem_middleware
@@ -100,7 +100,7 @@ def create_app(
     app[LOG] = open_log(settings.database, pool_size=settings.database_pool)
     app[LOG_CHECK] = SingleFlight(functools.partial(_check, app[LOG]))
     app[LOG].on_revoked(app[RIGHTS].revoke)
-    app[METRICS] = metrics = Metrics(functools.partial(_state, app))
+    app[METRICS] = metrics = Metrics(functools.partial(_gauges, app))
     app[RUNS] = Runs(app[LOG], app[SERVICE], settings, metrics.run_ended)
     app[AUDIT] = Audit(settings.audit_log)
     pages = Gate(PAGES_AT_ONCE)
@@ -211,9 +211,9 @@ async def _metrics(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def _state(app: web.Application) -> State:
+def _gauges(app: web.Application) -> Gauges:
     answering, waiting = app[RUNS].count()
-    return State(answering, waiting, len(app[LOG].watched()), app[LOG].commits)
+    return Gauges(answering, waiting, len(app[LOG].watched()), app[LOG].commits)
 
 
 async def _is_up(log: EventLog) -> bool:

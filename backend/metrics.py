@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from moorline.backend.run import Figures, Outcome
 
-__all__ = ["Metrics", "State"]
+__all__ = ["Gauges", "Metrics"]
 
 _FIRST = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60)
 _SECONDS = (0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
@@ -20,8 +20,8 @@ _RATES = (10, 25, 50, 100, 200, 400, 800, 1600)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class State:
-    """A backend at the moment of a scrape."""
+class Gauges:
+    """What is looked up at a scrape."""
 
     answering: int
     waiting: int
@@ -34,8 +34,8 @@ class State:
 class Metrics(Collector):
     """The series of one backend, in a registry of its own: several may live in one process."""
 
-    def __init__(self, state: Callable[[], State]) -> None:
-        self._state = state
+    def __init__(self, gauges: Callable[[], Gauges]) -> None:
+        self._gauges = gauges
         self._database_is_up = True
         self._registry = CollectorRegistry()
         self._runs = Counter(
@@ -96,15 +96,15 @@ class Metrics(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """The series of the backend's state."""
-        state = self._state()
-        yield GaugeMetricFamily("moorline_runs_answering", "Answers that are being written", value=state.answering)
-        yield GaugeMetricFamily("moorline_runs_waiting", "Messages that wait for max_runs", value=state.waiting)
+        """The series that are looked up."""
+        gauges = self._gauges()
+        yield GaugeMetricFamily("moorline_runs_answering", "Answers that are being written", value=gauges.answering)
+        yield GaugeMetricFamily("moorline_runs_waiting", "Messages that wait for max_runs", value=gauges.waiting)
         yield GaugeMetricFamily(
-            "moorline_sessions_read", "Sessions with a socket or a poll that waits", value=state.sessions_read
+            "moorline_sessions_read", "Sessions with a socket or a poll that waits", value=gauges.sessions_read
         )
         yield CounterMetricFamily(
-            "moorline_commits", "Transactions of the event log that added something", value=state.commits
+            "moorline_commits", "Transactions of the event log that added something", value=gauges.commits
         )
         yield GaugeMetricFamily(
             "moorline_database_up", "1 where the database answered this scrape", value=self._database_is_up

@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from moorline.gateway.cause import Cause
-from moorline.gateway.traffic import Sample, State
+from moorline.gateway.counts import Gauges, Sample
 
 __all__ = ["Metrics", "code_label", "method_label"]
 
@@ -35,7 +35,7 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._state: Callable[[], State] | None = None
+        self._gauges: Callable[[], Gauges] | None = None
         self._handshakes = Histogram(
             "moorline_handshake_seconds",
             "From the upgrade request to its response, by outcome",
@@ -89,9 +89,9 @@ class Metrics(Collector):
         self._taken: dict[_Key, float] = {}
         self._registry.register(self)
 
-    def set_state(self, state: Callable[[], State]) -> None:
+    def set_gauges(self, gauges: Callable[[], Gauges]) -> None:
         """Set where to look up what is not counted here."""
-        self._state = state
+        self._gauges = gauges
 
     # Events -----------------------------------------------------------------------------------------------------------
 
@@ -151,17 +151,17 @@ class Metrics(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """All series: those that are counted, and those of the gateway's state."""
+        """All series: those that are counted, and those that are looked up."""
         yield from self._counters()
-        if self._state is None:
+        if self._gauges is None:
             return
-        state = self._state()
-        yield GaugeMetricFamily("moorline_sockets_open", "Sockets that are open", value=state.open)
+        gauges = self._gauges()
+        yield GaugeMetricFamily("moorline_sockets_open", "Sockets that are open", value=gauges.open)
         yield GaugeMetricFamily(
-            "moorline_sockets_buffered_bytes", "What one side of a socket does not take yet", value=state.buffered
+            "moorline_sockets_buffered_bytes", "What one side of a socket does not take yet", value=gauges.buffered
         )
-        yield GaugeMetricFamily("moorline_handshakes_held", "Handshakes that wait for an upstream", value=state.held)
-        traffic = state.traffic
+        yield GaugeMetricFamily("moorline_handshakes_held", "Handshakes that wait for an upstream", value=gauges.held)
+        traffic = gauges.traffic
         for unit, client, upstream in (
             ("bytes", traffic.from_client, traffic.from_upstream),
             ("frames", traffic.frames_from_client, traffic.frames_from_upstream),
@@ -176,16 +176,16 @@ class Metrics(Collector):
         down = GaugeMetricFamily(
             "moorline_upstream_down", "1 while it is marked down and requests go to the others", labels=["upstream"]
         )
-        for url, count, is_down in state.upstreams:
+        for url, count, is_down in gauges.upstreams:
             connections.add_metric([url], count)
             down.add_metric([url], is_down)
         yield connections
         yield down
-        if state.certificate_expiry is not None:
+        if gauges.certificate_expiry is not None:
             yield GaugeMetricFamily(
                 "moorline_certificate_expiry_timestamp_seconds",
                 "When the certificate of `tls_certificate` expires, in seconds since 1970",
-                value=state.certificate_expiry,
+                value=gauges.certificate_expiry,
             )
 
 

@@ -29,8 +29,8 @@ import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 from moorline.gateway.common.descriptors import DescriptorChannel
+from moorline.gateway.counts import Counts, Traffic
 from moorline.gateway.proxy.tunnels import SocketState, Tunnels
-from moorline.gateway.traffic import Counts, Traffic
 from moorline.gateway.tunnel.relay import Relay
 from moorline.gateway.tunnel.state import VERSION, TunnelState, Unreadable, decode, encode
 

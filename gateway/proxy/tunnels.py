@@ -21,6 +21,7 @@ from moorline.gateway.common.web.idle import Descriptors
 from moorline.gateway.common.web.reconnect_window import Measured, ReconnectWindow
 from moorline.gateway.common.web.tls import SERVER_TLS
 from moorline.gateway.common.web.turns import Turns
+from moorline.gateway.counts import Counts, Gauges, Traffic
 from moorline.gateway.errors import BadUpstreamResponse, ShuttingDown
 from moorline.gateway.keys import (
     ACCESS_RULES,
@@ -42,7 +43,6 @@ from moorline.gateway.proxy.sockets import Ends, Socket
 from moorline.gateway.proxy.upgrade import switch
 from moorline.gateway.proxy.upstreams import Upstream
 from moorline.gateway.settings import Settings
-from moorline.gateway.traffic import Counts, State, Traffic
 from moorline.gateway.tunnel.buffered import Buffered
 from moorline.gateway.tunnel.endings import Reconnect, Side
 from moorline.gateway.tunnel.machine import Limits, Tunnel
@@ -486,7 +486,7 @@ async def tunnels(app: web.Application) -> AsyncIterator[None]:
         functools.partial(HeldRight.restored, app),
     )
     if METRICS in app:
-        app[METRICS].set_state(functools.partial(_state, app))
+        app[METRICS].set_gauges(functools.partial(_gauges, app))
     draining = asyncio.create_task(_drain(app))
     yield
     draining.cancel()
@@ -494,9 +494,9 @@ async def tunnels(app: web.Application) -> AsyncIterator[None]:
     await app[TUNNELS].close()
 
 
-def _state(app: web.Application) -> State:
+def _gauges(app: web.Application) -> Gauges:
     now = asyncio.get_running_loop().time()
-    return State(
+    return Gauges(
         open=len(app[TUNNELS]),
         buffered=app[TUNNELS].buffered,
         held=sum(map(len, app[RETRY_QUEUES].values())),

@@ -11,12 +11,12 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from moorline.backend.events import Finish, Usage
+from moorline.backend.metrics import Gauges as BackendGauges
 from moorline.backend.metrics import Metrics as BackendMetrics
-from moorline.backend.metrics import State as BackendState
 from moorline.backend.run import Figures, Outcome
 from moorline.gateway.cause import Cause, Moment, Reason, Who
+from moorline.gateway.counts import Gauges, Traffic
 from moorline.gateway.metrics import Metrics
-from moorline.gateway.traffic import State, Traffic
 from tests.support.needs import program
 from tests.support.nginx import SOURCE, run
 
@@ -56,8 +56,8 @@ def series() -> dict[str, set[str]]:
     """Each series of both programs, with its labels, from what they render after one event of each kind."""
     cause = Cause(Who.UPSTREAM, Reason.RESET, Moment.IDLE)
     gateway = Metrics()
-    gateway.set_state(
-        lambda: State(
+    gateway.set_gauges(
+        lambda: Gauges(
             open=1, held=0, buffered=0, traffic=Traffic(), upstreams=[("http://a", 1, False)], certificate_expiry=1.0
         )
     )
@@ -66,7 +66,7 @@ def series() -> dict[str, set[str]]:
     gateway.failed(cause)
     gateway.round_trip("client", 0.1)
     gateway.ended("upstream", cause, 1006, 1.0)
-    backend = BackendMetrics(lambda: BackendState(answering=0, waiting=0, sessions_read=0, commits=0))
+    backend = BackendMetrics(lambda: BackendGauges(answering=0, waiting=0, sessions_read=0, commits=0))
     backend.run_ended(Outcome(Finish.STOP, usage=Usage(1, 1)), Figures(first=0.1, seconds=1.0, characters=10))
     texts = [gateway.render("")[1].decode(), backend.render("", database_is_up=True)[1].decode()]
     found: dict[str, set[str]] = {}

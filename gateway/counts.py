@@ -1,9 +1,9 @@
-"""What a gateway counts, and its state at one moment. Pure."""
+"""What a gateway counts, and what Prometheus looks up at a scrape. Pure."""
 
 import dataclasses
 from collections.abc import Sequence
 
-__all__ = ["Counts", "Sample", "State", "Traffic"]
+__all__ = ["Counts", "Gauges", "Sample", "Traffic"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class State:
-    """A gateway at the moment of a scrape."""
+class Gauges:
+    """What is looked up at a scrape."""
 
     open: int
     buffered: int
