@@ -185,7 +185,7 @@ async def test_the_trace_of_the_client_counts_where_a_trusted_proxy_names_it(
 
 # 503 is tried again, with longer and longer pauses.
 @pytest.mark.parametrize("status", [None, 503], ids=["hangs", "503"])
-async def test_a_collector_that_takes_nothing_holds_up_neither_an_answer_nor_the_end(
+async def test_a_collector_that_takes_nothing_delays_neither_an_answer_nor_the_end(
     tmp_path: Path,
     model: OpenAIServer,
     monkeypatch: pytest.MonkeyPatch,

@@ -344,7 +344,7 @@ def test_a_machine_without_a_network_is_named(monkeypatch: pytest.MonkeyPatch, c
     assert (steps[-1].hop, steps[-1].failure) == (Hop.TCP, Failure(kind))
 
 
-def test_a_full_database_is_told_from_a_limit() -> None:
+def test_a_full_database_is_distinguished_from_a_limit() -> None:
     failure = Failure.refused(503, {}, b'{"code": "internal", "detail": "Something went wrong on our side."}')
     assert "locked, read-only, full or down" in verdict(Side.BACKEND, Hop.HTTP, failure).cause
 

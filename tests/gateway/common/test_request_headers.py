@@ -1,4 +1,4 @@
-"""Heads that never become a request: how they are answered, and how long they may take."""
+"""Headers that never become a request: how they are answered, and how long they may take."""
 
 import json
 import logging
@@ -63,7 +63,7 @@ async def answer(client: Connection) -> tuple[int, dict[str, str], bytes]:
         "endless",
     ],
 )
-async def test_an_unreadable_head_gets_an_error_with_an_id_that_is_in_the_log(
+async def test_unreadable_headers_get_an_error_with_an_id_that_is_in_the_log(
     gateway: Running, caplog: pytest.LogCaptureFixture, sent: bytes, status: int
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -86,7 +86,7 @@ async def test_the_backend_says_so_in_its_own_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [b"", b"x"], ids=["silent", "dribbling"])
-async def test_a_head_that_begins_behind_a_request_has_its_time_too(more: bytes) -> None:
+async def test_headers_that_begin_behind_a_request_have_their_time_too(more: bytes) -> None:
     async with served(client_header_timeout=0.5) as server, raw(server) as (reader, writer):
         writer.write(REQUEST + b"GET /")
         await reader.readuntil(b"\r\n\r\n")
@@ -95,7 +95,7 @@ async def test_a_head_that_begins_behind_a_request_has_its_time_too(more: bytes)
         assert await reader.read() == b""
 
 
-async def test_a_head_in_two_segments_is_one_and_the_connection_stays() -> None:
+async def test_headers_in_two_segments_are_one_request_and_the_connection_stays() -> None:
     async with served() as server, raw(server) as (reader, writer):
         for _ in range(3):
             writer.write(REQUEST[:-1])

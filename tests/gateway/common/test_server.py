@@ -104,7 +104,7 @@ async def test_a_connection_that_sends_nothing_ends_after_client_header_timeout(
         assert await reader.read() == b""
 
 
-async def test_a_dribbled_head_ends_at_the_timeout_without_a_byte() -> None:
+async def test_headers_that_come_byte_by_byte_end_at_the_timeout_without_a_byte() -> None:
     async with served(client_header_timeout=0.2) as server, raw(server) as (reader, writer):
         ended = asyncio.ensure_future(reader.read())
         for byte in b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: " + b"x" * 1000:
@@ -136,7 +136,7 @@ async def test_an_idle_connection_ends_when_its_keepalive_time_is_over_behind_it
         assert loop.time() - finished >= 0.59
 
 
-async def test_a_later_head_gets_the_same_time() -> None:
+async def test_later_headers_get_the_same_time() -> None:
     async with served(client_header_timeout=0.5) as server, raw(server) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
@@ -145,7 +145,7 @@ async def test_a_later_head_gets_the_same_time() -> None:
         assert await reader.read() == b""
 
 
-async def test_a_slow_body_is_not_a_slow_head() -> None:
+async def test_the_headers_timeout_does_not_bound_a_body() -> None:
     async def read(request: web.Request) -> web.Response:
         return web.Response(body=await request.read())
 
@@ -160,13 +160,13 @@ async def test_a_slow_body_is_not_a_slow_head() -> None:
 @pytest.mark.parametrize(
     "headers", [b"X-Big: %s\r\n" % (b"x" * 9000), b"".join(b"X-%d: %s\r\n" % (n, b"x" * 7000) for n in range(5))]
 )
-async def test_a_head_over_8_kb_a_line_or_32_kb_in_all_is_refused(headers: bytes) -> None:
+async def test_headers_over_8_kb_a_line_or_32_kb_in_all_are_refused(headers: bytes) -> None:
     async with served() as server, raw(server) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n")
         assert (await reader.readline()).split()[1] in (b"400", b"431")
 
 
-async def test_a_head_that_never_ends_is_refused_at_32_kb() -> None:
+async def test_headers_that_never_end_are_refused_at_32_kb() -> None:
     async with served() as server, raw(server) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n")
         answered = asyncio.ensure_future(reader.readline())

@@ -1,4 +1,4 @@
-"""A gateway that runs out of file descriptors: it lets go of some clients, stays, and recovers."""
+"""A gateway that runs out of file descriptors: it closes some connections, stays, and recovers."""
 
 import asyncio
 import contextlib

@@ -319,7 +319,7 @@ async def test_the_end_of_the_proxy_ends_what_is_open() -> None:
         await ending.__aexit__(None, None, None)
 
 
-async def test_a_server_that_is_away_is_told_to_the_client() -> None:
+async def test_a_server_that_cannot_be_reached_is_reported_to_the_client() -> None:
     notes: list[str] = []
     async with Upstream() as upstream:
         port = upstream.port

@@ -143,7 +143,7 @@ async def test_the_authorize_hook_is_not_asked_about_the_page(start_gateway: Sta
         assert [(await gateway.get(path)).status for path in ("/", "/ws", "/api/x", "/ws/x")] == [200, 200, 403, 403]
 
 
-async def test_a_backend_that_is_away_does_not_concern_it(start_gateway: StartGateway) -> None:
+async def test_an_unreachable_backend_does_not_concern_it(start_gateway: StartGateway) -> None:
     heads: list[bytes] = []
     async with dev_server(start_gateway, heads) as (gateway, _):
         assert [(await gateway.get(path)).status for path in ("/api/x", "/")] == [502, 200]

@@ -29,7 +29,7 @@ def unreachable() -> Iterator[int]:
         yield port
 
 
-async def test_the_way_to_an_upstream_that_is_down_takes_a_second_at_most(
+async def test_connecting_to_an_upstream_that_is_down_takes_a_second_at_most(
     start_gateway: StartGateway, unreachable: int
 ) -> None:
     async with faulty_upstream(Fault.REFUSE) as refusing:

@@ -161,7 +161,7 @@ async def test_a_response_that_ends_with_its_connection_is_complete(
 
 
 @pytest.mark.parametrize("way", ["close", "fin", "reset", "send"])
-async def test_a_connection_that_ends_or_speaks_while_it_is_idle_serves_nothing_else(
+async def test_a_connection_that_ends_or_sends_while_it_is_idle_serves_nothing_else(
     start_gateway: StartGateway, upstream: Upstream, way: str
 ) -> None:
     gateway = await start_gateway(upstream.port)

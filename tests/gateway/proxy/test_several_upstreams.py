@@ -42,7 +42,7 @@ def connections(gateway: Client) -> list[int]:
 
 @pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.CLOSE, Fault.RESET, Fault.SILENT])
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-async def test_another_is_asked_before_the_client_hears_of_it(
+async def test_another_is_tried_before_the_client_gets_an_error(
     start_gateway: StartGateway, fault: Fault, method: str
 ) -> None:
     async with backends(fault) as both:
@@ -76,7 +76,7 @@ async def test_what_may_have_been_done_is_not_done_again(
         assert connections(gateway) == [0, 0]
 
 
-async def test_where_none_answers_the_client_hears_so(start_gateway: StartGateway) -> None:
+async def test_where_none_responds_the_client_gets_an_error(start_gateway: StartGateway) -> None:
     async with faulty_upstream(Fault.RESET) as one, faulty_upstream(Fault.REFUSE) as other:
         gateway = await start_gateway(0, upstream=tuple(f"http://127.0.0.1:{port}" for port in (one, other)))
         async with gateway.get("/api/x") as answer:
@@ -112,7 +112,9 @@ async def test_one_that_is_ready_is_enough(start_gateway: StartGateway, monkeypa
             assert answer.status == 200
 
 
-async def test_readyz_tells_a_backend_that_is_not_ready_from_one_that_is_away(start_gateway: StartGateway) -> None:
+async def test_readyz_distinguishes_a_backend_that_is_not_ready_from_an_unreachable_one(
+    start_gateway: StartGateway,
+) -> None:
     async with faulty_upstream(Fault.REFUSE) as away, listening(answering(NOT_READY, [])) as busy:
         gateway = await start_gateway(0, upstream=(f"http://127.0.0.1:{away}", f"http://127.0.0.1:{busy}"))
         async with gateway.get("/readyz") as answer:

@@ -10,7 +10,7 @@ def limits(most: int = 10, per_address: int | None = 2, proxy: str = "127.0.0.1"
     return SocketLimits(most, per_address, lambda address: address == proxy)
 
 
-def test_one_address_has_its_share_and_another_one_still_gets_in() -> None:
+def test_one_address_has_its_share_and_another_is_still_accepted() -> None:
     counted = limits()
     for _ in range(2):
         counted.admit("9.9.9.9", 0.0)

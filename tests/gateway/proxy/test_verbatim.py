@@ -160,7 +160,7 @@ async def test_an_answer_without_a_type_gets_none(start_gateway: StartGateway) -
     ],
     ids=["blank before a colon", "control in a field", "control in the reason", "coded body"],
 )
-async def test_a_head_that_cannot_go_on_as_it_is_is_a_502(
+async def test_response_headers_that_cannot_be_passed_on_are_a_502(
     start_gateway: StartGateway, path: bytes, answer: bytes
 ) -> None:
     async with listening(answering(answer, [])) as backend:

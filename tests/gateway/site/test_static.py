@@ -89,7 +89,7 @@ async def test_a_path_of_the_pages_own_router_is_the_index_page(get: Get, path: 
 
 
 @pytest.mark.parametrize("path", ["/assets/gone-BxY3k2_a.js", "/assets/gone", "/logo.png", "/chat/logo.png"])
-async def test_a_missing_asset_is_a_404_that_nobody_remembers_and_not_the_index_page(get: Get, path: str) -> None:
+async def test_a_missing_asset_is_a_404_that_is_not_cached_and_not_the_index_page(get: Get, path: str) -> None:
     answer = await get(path)
     assert (answer.status, answer.headers["Cache-Control"]) == (404, "no-store")
     assert "<title>" not in await answer.text()

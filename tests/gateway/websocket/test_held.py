@@ -137,7 +137,7 @@ async def test_what_was_never_sent_waits_with_its_body(start: Start, away: Upstr
             assert await (await away.accept()).exactly(2) == b"{}"
 
 
-async def test_a_gateway_that_ends_holds_nobody(start: Start, away: Upstream) -> None:
+async def test_a_gateway_that_ends_holds_no_client(start: Start, away: Upstream) -> None:
     gateway = await start(away.port)
     async with dial(gateway.port) as client:
         await client.send(HANDSHAKE)
@@ -146,7 +146,7 @@ async def test_a_gateway_that_ends_holds_nobody(start: Start, away: Upstream) ->
         assert (await client.head()).startswith(b"HTTP/1.1 503 ")
 
 
-async def test_of_many_one_knocks_and_all_get_in(start: Start, away: Upstream) -> None:
+async def test_of_many_one_retries_and_all_are_connected(start: Start, away: Upstream) -> None:
     gateway = await start(away.port, connect_retry=30.0)
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(dial(gateway.port)) for _ in range(100)]
@@ -166,7 +166,7 @@ async def test_of_many_one_knocks_and_all_get_in(start: Start, away: Upstream) -
 # More than one --------------------------------------------------------------------------------------------------------
 
 
-async def test_another_upstream_is_asked_before_the_client_hears_of_it(
+async def test_another_upstream_is_tried_before_the_client_gets_an_error(
     start: Start, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -205,7 +205,7 @@ async def test_sockets_go_to_the_upstream_with_fewer_of_them(start: Start, upstr
             await opened(other)
 
 
-async def test_an_upstream_is_let_go_of_in_every_way(start: Start, upstream: Upstream) -> None:
+async def test_an_upstream_is_released_however_its_handshake_ends(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port, close_frames=False)
     (one,) = gateway.app[UPSTREAMS]._all
     async with dial(gateway.port) as client:

@@ -135,7 +135,7 @@ async def test_what_the_backend_sends_with_its_101_follows_it(start: Start, upst
         assert await client.exactly(len(ANSWER)) == ANSWER
 
 
-async def test_a_backend_that_ends_right_behind_its_101_is_heard_out(start: Start, upstream: Upstream) -> None:
+async def test_what_a_backend_sent_before_it_ended_passes_behind_its_101(start: Start, upstream: Upstream) -> None:
     gateway = await start(upstream.port)
     async with dial(gateway.port) as client:
         await client.send(HANDSHAKE)
@@ -157,7 +157,7 @@ async def test_a_megabyte_before_the_101_arrives_whole(start: Start, upstream: U
         await sending
 
 
-async def test_a_head_byte_by_byte_makes_a_tunnel_all_the_same(start: Start) -> None:
+async def test_headers_that_come_byte_by_byte_make_a_tunnel(start: Start) -> None:
     async with echoing_in_pieces() as port:
         gateway = await start(port)
         async with dial(gateway.port) as client:
