@@ -150,11 +150,12 @@ def with_request_line(method: str, target: str, lines: bytes, request_id: str, *
     Raises:
         ValueError: the method or the target holds a line break.
     """
-    start = f"{method} {target} HTTP/1.1\r\n".encode()
-    if not start.count(b"\n") == start.count(b"\r") == 1:
+    start = f"{method} {target} HTTP/1.1"
+    # It lets no other control character pass, either.
+    if not start.isprintable():
         raise ValueError("a line break in the request line")
     end = b"\r\n" if not upgrade else _UPGRADE_LINES
-    return start + lines + f"X-Request-ID: {request_id}\r\n".encode() + end
+    return b"".join((f"{start}\r\n".encode(), lines, f"X-Request-ID: {request_id}\r\n".encode(), end))
 
 
 def header_lines(

@@ -10,6 +10,7 @@ lenient with responses, and keeps what follows one for the next.
 """
 
 import enum
+import functools
 import re
 
 from multidict import CIMultiDict
@@ -41,8 +42,8 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: (%b))?\r\n" % _VALUE)
 # Each match begins where a line does and takes all of it.
-_HEADER = re.compile(rb"(?<=\n)(%b):[\t ]*+(%b)(?<![\t ])\r\n" % (_TOKEN, _VALUE))
-_PADDED_HEADER = re.compile(rb"(?<=\n)(%b):[\t ]*+(%b)\r\n" % (_TOKEN, _VALUE))
+_HEADER = re.compile(rb"(?m)^(%b):[\t ]*+(%b)(?<![\t ])\r\n" % (_TOKEN, _VALUE))
+_PADDED_HEADER = re.compile(rb"(?m)^(%b):[\t ]*+(%b)\r\n" % (_TOKEN, _VALUE))
 _HEADER_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*+(?:;%b)?" % _VALUE)
 
@@ -283,20 +284,29 @@ class ResponseParser:
 
 def _parse(data: bytes, end: int) -> tuple[Response, bytes]:
     """The response of the status line and header lines, each with its CRLF, before `end`; and the minor version."""
-    lines = data.count(b"\n", 0, end)
-    if lines > _MAX_HEADER_LINES:
+    begin = data.find(b"\n", 0, end) + 1
+    minor, status, reason = _status(data[:begin])
+    lines = data[begin:end]
+    count = lines.count(b"\n")
+    if count >= _MAX_HEADER_LINES:
         raise BadUpstreamResponse("too many headers")
-    start = _STATUS_LINE.match(data, 0, end)
-    if start is None:
-        raise BadUpstreamResponse("a malformed status line")
-    begin = start.end()
-    fields: list[tuple[bytes, bytes]] = _HEADER.findall(data, begin, end)
-    if len(fields) != lines - 1:
-        fields = [(name, value.rstrip(b" \t")) for name, value in _PADDED_HEADER.findall(data, begin, end)]
-        if len(fields) != lines - 1:
+    fields: list[tuple[bytes, bytes]] = _HEADER.findall(lines)
+    if len(fields) != count:
+        fields = [(name, value.rstrip(b" \t")) for name, value in _PADDED_HEADER.findall(lines)]
+        if len(fields) != count:
             raise BadUpstreamResponse("a malformed header")
-    minor, status, reason = start.groups(b"")
-    return Response(int(status), _decoded(reason), fields, data[begin:end]), minor
+    return Response(status, reason, fields, lines), minor
+
+
+# Of the few that upstreams send.
+@functools.lru_cache(maxsize=64)
+def _status(line: bytes) -> tuple[bytes, int, str]:
+    """The minor version, the status and the reason."""
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise BadUpstreamResponse("a malformed status line")
+    minor, status, reason = match.groups(b"")
+    return minor, int(status), _decoded(reason)
 
 
 def _says_close(response: Response) -> bool:
