@@ -75,8 +75,9 @@ async def test_a_run_that_began_before_the_socket_is_not_shown(tmp_path: Path) -
             assert (await receive(late))["content"] == "seen"
 
 
-async def test_a_failed_answer_is_an_error_without_the_providers_words(tmp_path: Path) -> None:
-    script = Script(LLMError(ErrorCode.LLM_UNAVAILABLE, "sk-secret timed out"))
+@pytest.mark.parametrize("before", [(), ("Half",)])
+async def test_a_failed_answer_is_an_error_without_the_providers_words(tmp_path: Path, before: tuple[str, ...]) -> None:
+    script = Script(*before, LLMError(ErrorCode.LLM_UNAVAILABLE, "sk-secret timed out"))
     async with backend(tmp_path, script) as server, server.socket() as socket:
         await say(socket, message="Hello")
         await receive(socket)

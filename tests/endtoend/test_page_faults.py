@@ -12,9 +12,10 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
+from moorline.backend.errors import ErrorCode, LLMError
 from moorline.gateway.run import server
 from moorline.gateway.settings import Settings
-from tests.endtoend.conftest import Site, site
+from tests.endtoend.conftest import Site, opened, site
 from tests.support import needs
 from tests.support.backend_process import backend_process
 from tests.support.browser import CHAT, SHARED, Visitor, answers, questions, say, shows, visitor
@@ -249,6 +250,38 @@ async def test_a_stored_session_that_the_backend_would_refuse_is_no_session(chat
     await tab.page.add_init_script("localStorage['moorline:session:patient:demo'] ??= '..'")
     await tab.page.goto(chat.url + CHAT)
     await shows(tab.page, "Connected")
+
+
+async def test_half_an_answer_whose_provider_fails_is_said_to_be_unfinished_and_why(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
+    said = "This answer is unfinished. The assistant cannot be reached right now."
+    await half_an_answer(tab.page, chat.url, chat)
+    session = await tab.page.evaluate("localStorage['moorline:session:patient:demo']")
+    away = await tab.page.context.new_page()
+    await away.add_init_script(f"localStorage['moorline:session:patient:demo'] = '{session}'")
+    await away.goto(between.url + CHAT)
+    await expect(answers(away)).to_have_text(["Half"])
+    between.cut()
+    await shows(away, "Reconnecting")
+    chat.script.put(LLMError(ErrorCode.LLM_UNAVAILABLE, "connection reset"))
+    await expect(tab.page.get_by_text(said)).to_be_visible()
+    between.heal()
+    await away.evaluate("dispatchEvent(new Event('online'))")
+    await expect(away.get_by_text(said)).to_be_visible()
+    await tab.page.reload()
+    for page in (tab.page, away):
+        await expect(page.get_by_text(said)).to_be_visible()
+        await expect(answers(page)).to_have_text(["Half"])
+
+
+async def test_an_answer_that_failed_before_its_first_word_is_not_said_to_be_unfinished(
+    chat: Site, tab: Visitor
+) -> None:
+    await opened(tab.page, chat)
+    chat.script.put(LLMError(ErrorCode.LLM_BUSY, "429"))
+    await say(tab.page, "Hello")
+    await expect(tab.page.locator(".meta.bad span")).to_have_text("The assistant is busy. Please try again shortly.")
 
 
 # The browser ----------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ export function plainWords(code) {
  * @returns {Bubble} */
 export function rowBubble(row, retry) {
   const failed = row.finish === 'error';
-  const end = failed ? plainWords(row.error?.code ?? '') : (FINISHES.get(row.finish ?? '') ?? '');
+  const end = failed ? failure(row) : (FINISHES.get(row.finish ?? '') ?? '');
   const again = end && (!failed || row.error?.retryable) ? retry : null;
   const note = typeof again === 'string' ? `${end} ${again}` : end;
   const busy = row.writing && (!row.content || row.status !== '');
@@ -61,6 +61,12 @@ export function rowBubble(row, retry) {
     sources: /** @type {Source[]} */ (row.parts.filter((part) => part.kind === 'source')),
     actions: again && typeof again !== 'string' ? [again] : [],
   };
+}
+
+/** Why there is no answer, or only a part of one, which could be taken for the whole. @param {Row} row */
+function failure({ content, error }) {
+  const why = plainWords(error?.code ?? '');
+  return content ? `This answer is unfinished. ${why}` : why;
 }
 
 /** How a message looks that the log does not hold yet. @param {Entry} entry @param {string} note
