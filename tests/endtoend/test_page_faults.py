@@ -166,7 +166,9 @@ async def test_a_backend_killed_in_the_middle_of_an_answer_keeps_it_and_offers_a
                 await first.stop(signal.SIGKILL)
                 await expect(tab.page.locator("#status-text")).not_to_have_text("Connected")
                 await expect(answers(tab.page)).to_have_text(["Half"])
-                async with part(upstream.rpartition(":")[2]):
+                async with part(upstream.rpartition(":")[2]) as second:
+                    # A start may take longer than a step on the page.
+                    await second.line("http")
                     await expect(tab.page.get_by_text("The answer was cut off.")).to_be_visible()
                     await shows(tab.page, "Connected")
                     await expect(answers(tab.page)).to_have_text(["Half"])
