@@ -250,6 +250,26 @@ async def test_a_signed_claim_must_have_the_standards_type(payload: str, expecte
     assert await decided(SECRET, signed(payload)) == expected
 
 
+@pytest.mark.parametrize(
+    ("given", "challenge", "text"),
+    [
+        ("", "Bearer", "A token is needed."),
+        (token(aud="billing"), 'Bearer error="invalid_token"', "The token is not valid here."),
+        (token(exp=1.0), 'Bearer error="invalid_token"', "The token has expired."),
+    ],
+)
+async def test_a_refusal_says_what_is_wrong_with_a_token_and_nothing_that_stands_in_it(
+    given: str, challenge: str, text: str
+) -> None:
+    """RFC 6750 section 3."""
+    authorize = jwt_authorize(Settings(jwt_key=SECRET, **OPTIONS))
+    assert authorize is not None
+    headers = {"Authorization": f"Bearer {given}"} if given else {}
+    with pytest.raises(web.HTTPUnauthorized) as refused:
+        await authorize(make_mocked_request("GET", "/", headers=headers), "patient:demo", None)
+    assert (refused.value.headers["WWW-Authenticate"], refused.value.text) == (challenge, text)
+
+
 async def test_a_token_has_one_spelling() -> None:
     """Each would be verified again, and a list of refused tokens would miss it."""
     head, payload, signature = signed('{"sub": "a", "exp": 9e9}').split(".")
@@ -519,6 +539,51 @@ async def test_without_any_keys_yet_the_answer_is_503(tmp_path: Path) -> None:
         issued.status = 500
         async with backend(tmp_path, Script(), jwt_jwks_url=issued.url, **OPTIONS) as server:
             assert await status(server.http, token(KEYS["RS256"], "RS256", kid="one")) == 503
+
+
+async def test_keys_to_which_the_issuers_address_redirects_are_not_taken(tmp_path: Path) -> None:
+    async def elsewhere(request: web.Request) -> web.Response:
+        return web.json_response({"keys": issued.keys}, status=302, headers={"Location": issued.url})
+
+    app = web.Application()
+    app.router.add_get("/jwks", elsewhere)
+    async with issuer() as issued, serving(app) as address:
+        issued.add("one", "RS256")
+        async with backend(tmp_path, Script(), jwt_jwks_url=f"{address}/jwks", **OPTIONS) as server:
+            assert await status(server.http, token(KEYS["RS256"], "RS256", kid="one")) == 503
+        assert issued.asked == 0
+
+
+async def test_an_issuer_that_sends_too_much_is_not_read_to_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(bytes(1 << 19))
+        await asyncio.Event().wait()
+        return response
+
+    monkeypatch.setattr(f"{JWKS}._FETCH_SECONDS", STEP)
+    app = web.Application()
+    app.router.add_get("/jwks", endless)
+    async with (
+        serving(app) as address,
+        backend(tmp_path, Script(), jwt_jwks_url=f"{address}/jwks", **OPTIONS) as server,
+    ):
+        assert await status(server.http, token(KEYS["RS256"], "RS256", kid="one")) == 503
+    assert "more than 256 KiB" in caplog.text
+
+
+async def test_a_token_that_is_verified_twice_at_once_is_kept_and_counted_once() -> None:
+    async with issuer() as issued:
+        issued.add("one", "RS256")
+        authorize = jwt_authorize(Settings(jwt_jwks_url=issued.url, jwt_audience="chat"))
+        assert authorize is not None
+        given = token(KEYS["RS256"], "RS256", kid="one")
+        request = make_mocked_request("GET", "/", headers={"Authorization": f"Bearer {given}"})
+        await asyncio.gather(*(authorize(request, None, None) for _ in range(2)))
+    assert (len(authorize._verified), authorize._verified_bytes) == (1, len(given))
 
 
 async def test_a_shared_secret_in_a_public_set_is_no_key(tmp_path: Path) -> None:

@@ -186,8 +186,9 @@ class Right:
 
     def expire(self) -> None:
         """The same until the principal signs in again."""
-        self.expired = not self.ended
-        self.end()
+        if not self.ended:
+            self.expired = True
+            self.end()
 
     def ask_now(self) -> None:
         """Ask without waiting for the next turn."""

@@ -104,12 +104,12 @@ async def test_a_request_without_a_host_is_malformed(guarded: Guarded, head: byt
         assert b" 400 " in await connection.head()
 
 
-async def test_a_repeated_host_is_malformed_whatever_the_parser_makes_of_it() -> None:
+async def test_a_repeated_or_missing_host_is_malformed_whatever_the_parser_makes_of_it() -> None:
     async def handle(request: web.Request) -> web.Response:
         raise AssertionError("it reached the handler")
 
     check = access_middleware(CommonSettings())
-    for hosts in (("localhost", "evil.example"), ("localhost", "localhost")):
+    for hosts in ((), ("localhost", "evil.example"), ("localhost", "localhost")):
         headers = CIMultiDict([("Host", host) for host in hosts])
         with pytest.raises(web.HTTPBadRequest):
             await check(make_mocked_request("GET", "/", headers=headers), handle)
@@ -153,7 +153,13 @@ async def test_a_preflight_of_another_site_is_refused(guarded: Guarded) -> None:
     client = await guarded(allowed_origins=("https://app.example",))
     async with client.options(PATH, headers={**ELSEWHERE, "Access-Control-Request-Method": "POST"}) as answer:
         assert answer.status == 403
-        assert "Access-Control-Allow-Origin" not in answer.headers
+        assert not [name for name in answer.headers if name.startswith("Access-Control-")]
+
+
+async def test_a_cache_is_told_that_a_response_without_an_origin_is_not_for_all(guarded: Guarded) -> None:
+    client = await guarded(allowed_origins=("https://app.example",))
+    async with client.get(PATH) as answer:
+        assert answer.headers["Vary"] == "Accept, Origin"
 
 
 async def test_cors_is_for_the_api_alone(guarded: Guarded) -> None:

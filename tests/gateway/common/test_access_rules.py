@@ -45,6 +45,8 @@ def test_the_pages_own_origin_passes_whatever_the_scheme(origin: str | None, hos
         ("http://user@localhost:4321", "localhost:4321"),
         ("file://localhost:4321", "localhost:4321"),
         ("http://localhost:4321", ""),
+        ("http://localhost:8080", "localhost"),
+        ("http://a,b", "a,b"),
     ],
 )
 def test_any_other_origin_is_refused(origin: str, host: str) -> None:
@@ -135,6 +137,21 @@ def test_only_json_is_json(content_type: str, *, json: bool) -> None:
     assert is_json(content_type) is json
 
 
+@pytest.mark.parametrize(
+    ("options", "public"),
+    [
+        ({}, False),
+        ({"allowed_hosts": ("localhost", "127.0.0.1:4321", "[::1]")}, False),
+        ({"allowed_origins": ("http://app.localhost:5173", "*")}, False),
+        ({"allowed_hosts": ("chat.example.com",)}, True),
+        ({"allowed_hosts": ("192.0.2.1",)}, True),
+        ({"allowed_hosts": ("localhost",), "allowed_origins": ("https://chat.example.com",)}, True),
+    ],
+)
+def test_a_host_or_a_page_that_is_not_this_machines_is_a_public_name(options: dict[str, Any], *, public: bool) -> None:
+    assert rules(**options).has_public_name is public
+
+
 # The client's address -------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +166,7 @@ def test_only_json_is_json(content_type: str, *, json: bool) -> None:
         ("127.0.0.1", ["nonsense"], None, "127.0.0.1"),
         ("127.0.0.1", [], "9.9.9.9", "9.9.9.9"),
         ("127.0.0.1", [], "nonsense", "127.0.0.1"),
+        ("127.0.0.1", ["9.9.9.9"], "6.6.6.6", "9.9.9.9"),
         ("127.0.0.1", ['fe80::1% request_id=forged "GET /x'], None, "127.0.0.1"),
         ("127.0.0.1", [], "fe80::1% request_id=forged", "127.0.0.1"),
         ("127.0.0.1", ["9.9.9.9, fe80::1%eth0"], None, "127.0.0.1"),
@@ -178,6 +196,7 @@ def test_the_client_is_the_last_hop_that_is_no_proxy_of_ours(
         ("10.0.0.0/8", "0:0:0:0:0:ffff:a01:203", True),
         ("fe80::/64", "fe80::7%eth0", True),
         ("::/0", "10.1.2.3", False),
+        ("::ffff:0:0/96", "10.1.2.3", True),
     ],
 )
 def test_a_proxy_is_trusted_in_whatever_way_its_address_is_written(proxies: str, peer: str, *, trusted: bool) -> None:

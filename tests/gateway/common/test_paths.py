@@ -13,6 +13,7 @@ PLAIN = (
     "/api/chat/s1/messages?q=/../%2e;\\",
     "/api//chat/s1",
     "/api/search/100%25",
+    "/api/search/100%252520",
     "/api/files/a;v=1",
     "/api/files/..a/b.",
     "/api/files/a%2Fb",
@@ -49,6 +50,11 @@ def test_a_path_that_is_plain_at_a_glance_is_so_by_all_rules() -> None:
 @pytest.mark.parametrize("target", AMBIGUOUS)
 def test_first_segments_that_frameworks_read_differently_are_refused(target: str) -> None:
     assert refusal(target)
+
+
+def test_capitals_get_past_no_rule() -> None:
+    assert refusal("/API/chat/%2e%2e/s1")
+    assert refusal("/api/CHAT/s1;v=1/messages")
 
 
 def test_the_authority_of_an_absolute_target_is_not_part_of_its_path() -> None:

@@ -7,6 +7,7 @@ from multidict import CIMultiDict
 
 from moorline.gateway.errors import Malformed
 from moorline.gateway.proxy.headers import (
+    encoded,
     end_to_end,
     header_lines,
     location_for,
@@ -44,9 +45,22 @@ def test_connection_cannot_withdraw_where_a_request_goes_and_where_it_ends() -> 
 def test_only_a_trusted_proxy_gives_a_clients_address() -> None:
     spoken = {"X_Forwarded_For": "7.7.7.7", "X_Real_IP": "7.7.7.7", "X_Forwarded_Proto": "https"}
     assert passed(trusted=False, **spoken)["X-Forwarded-For"] == "10.0.0.1"
+    assert passed(trusted=False, **spoken).getall("X-Real-IP") == ["10.0.0.1"]
     assert passed(trusted=False, **spoken)["X-Forwarded-Proto"] == "http"
     assert passed(trusted=True, **spoken)["X-Forwarded-For"] == "7.7.7.7, 10.0.0.1"
     assert passed(trusted=True, **spoken)["X-Forwarded-Proto"] == "https"
+
+
+@pytest.mark.parametrize(("method", "target"), [("GET", "/\r\nX-Hop: 1"), ("GET", "/\nX-Hop: 1"), ("GET\r", "/")])
+def test_a_line_break_in_the_request_line_is_an_error(method: str, target: str) -> None:
+    with pytest.raises(ValueError, match="a line break"):
+        with_request_line(method, target, b"", "r1")
+
+
+def test_a_line_break_in_a_header_is_an_error() -> None:
+    for field in ((b"X-A", b"1\r\nX-B: 2"), (b"X-A", b"1\n"), (b"X\r\nA", b"1")):
+        with pytest.raises(ValueError, match="a line break"):
+            encoded([field])
 
 
 def test_a_client_cannot_withdraw_what_a_trusted_proxy_says_of_it() -> None:

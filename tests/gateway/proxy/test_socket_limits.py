@@ -26,6 +26,14 @@ def test_a_socket_that_ended_leaves_its_place() -> None:
     counted.admit("9.9.9.9", 0.0)
 
 
+def test_an_address_without_a_socket_takes_no_memory() -> None:
+    counted = limits()
+    for number in range(100):
+        counted.admit(f"9.9.9.{number}", 0.0)
+        counted.remove(f"9.9.9.{number}")
+    assert counted._by_network == {}
+
+
 def test_one_address_never_takes_more_than_half() -> None:
     counted = limits(most=4, per_address=100)
     for _ in range(2):

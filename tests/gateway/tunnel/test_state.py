@@ -97,7 +97,9 @@ def broken() -> Iterator[bytes]:
     yield b"{"
     yield b"[]"
     yield json.dumps({**good, "version": good["version"] + 1}).encode()
+    yield json.dumps({**good, "version": good["version"] - 1}).encode()
     yield json.dumps({**good, "code": "1006"}).encode()
+    yield json.dumps({**good, "code": True}).encode()
     yield json.dumps({**good, "more": 1}).encode()
     yield json.dumps({**good, "client": {**good["client"], "held": "?"}}).encode()
 

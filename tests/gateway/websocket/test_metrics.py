@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 import aiohttp
 import pytest
@@ -10,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.keys import METRICS
-from moorline.gateway.metrics import code_label, method_label
+from moorline.gateway.metrics import Metrics, code_label, method_label
+from moorline.gateway.traffic import Sample
 from tests.gateway.websocket.conftest import Gateway, Start, tunnel
 from tests.support.faulty_upstream import (
     HANDSHAKE,
@@ -248,3 +250,15 @@ async def test_there_are_none_by_default(start: Start, upstream: Upstream) -> No
     gateway: Gateway = await start(upstream.port)
     async with tunnel(gateway, upstream):
         assert METRICS not in gateway.app
+
+
+def test_a_series_that_goes_on_in_another_process_began_when_the_first_did() -> None:
+    def began(samples: Sequence[Sample]) -> list[float]:
+        return [sample.value for sample in samples if sample.name == "moorline_handshake_seconds_created"]
+
+    before, after = Metrics(), Metrics()
+    before.handshake("opened", 0.1)
+    taken = before.take()
+    after.handshake("opened", 0.1)
+    after.add(taken)
+    assert began(after.take()) == began(taken)
