@@ -135,7 +135,9 @@ class Audit:
     def _open(self) -> None:
         if self._path is None:
             return
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # A pipe that is not read must not hold up the event loop; a file on a disk is written as before.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        self._fd = os.open(self._path, flags, 0o600)
         self._is_torn = False
         status = os.fstat(self._fd)
         # A device, /dev/null for example, is left as it is.

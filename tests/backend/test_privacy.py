@@ -253,6 +253,29 @@ def test_a_line_that_a_full_disk_took_in_part_spoils_no_other(audit_path: Path, 
     assert "audit_log: cannot be written: No space left on device" in "".join(log_lines)
 
 
+def test_a_pipe_that_is_not_read_holds_up_nothing_and_goes_on_when_it_is(
+    audit_path: Path, log_lines: list[str]
+) -> None:
+    os.mkfifo(audit_path)
+    reader = os.open(audit_path, os.O_RDONLY | os.O_NONBLOCK)
+    audit = Audit(str(audit_path))
+    audit.open()
+    while not any(line.startswith("audit_log: cannot be written: ") for line in log_lines):
+        audit.record("read", "s1", "one", "ok")
+    waiting = os.read(reader, 1 << 20)
+    audit.record("read", "s1", "two", "ok")
+    found = [json.loads(line)["who"] for line in (waiting + os.read(reader, 1 << 20)).splitlines()]
+    audit.close()
+    os.close(reader)
+    assert (set(found[:-1]), found[-1]) == ({"one"}, "two")
+
+
+def test_a_pipe_that_nothing_reads_refuses_the_start(audit_path: Path) -> None:
+    os.mkfifo(audit_path)
+    with pytest.raises(UsageError, match="audit_log"):
+        Audit(str(audit_path)).open()
+
+
 async def test_a_file_that_cannot_be_written_refuses_the_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="audit_log"):
         async with backend(tmp_path, Script(), audit_log=str(tmp_path / "missing" / "audit.jsonl")):

@@ -197,3 +197,17 @@ async def test_what_was_closed_or_revoked_is_forgotten_once_it_cannot_count() ->
     rights.revoke("bob", time.time())
     rights.prune()
     assert (list(rights._closed_at), list(rights._revoked)) == ([], ["bob"])
+
+
+async def test_without_a_hook_nothing_is_asked_again() -> None:
+    options: dict[str, Any] = {"again": 60.0, "closed_within": 1.0, "limits": PrincipalLimits()}
+    rules = AccessRules.of(Settings())
+    assert Rights(None, rules, **options).again is None
+    assert Rights(Hook(), rules, **options).again == 60.0
+
+
+async def test_what_was_allowed_at_the_moment_of_a_closing_was_allowed_before_it() -> None:
+    rights = Rights(None, AccessRules.of(Settings()), again=None, closed_within=1.0, limits=PrincipalLimits())
+    rights.close("alice")
+    at = rights._closed_at["alice"]
+    assert (rights.closed_since("alice", at), rights.closed_since("alice", at + 0.1)) == (True, False)

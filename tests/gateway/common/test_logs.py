@@ -41,8 +41,8 @@ def test_a_workers_lines_bear_its_number(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_message_cannot_forge_a_second_line(capsys: pytest.CaptureFixture[str]) -> None:
     setup(Settings())
-    logging.getLogger("moorline.gateway").info("path %s", "/\n2026 error\x1b[31m")
-    assert capsys.readouterr().err.endswith("path /\\n2026 error\\x1b[31m\n")
+    logging.getLogger("moorline.gateway").info("path %s", "/\n2026 error\x1b[31m\x7f\x9b\u2028")
+    assert capsys.readouterr().err.endswith("path /\\n2026 error\\x1b[31m\\x7f\\x9b\\u2028\n")
 
 
 def test_a_json_line_carries_extra_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +174,8 @@ def test_an_id_is_the_same_word_everywhere_under_one_key_and_another_under_anoth
     second = hashed("patient:demo")
     setup(Settings(log_key="k" * 100))
     assert hashed("patient:demo") == first != second
+    setup(Settings(log_key="k" * 100 + "2"))
+    assert hashed("patient:demo") != first
     assert "demo" not in first
 
 

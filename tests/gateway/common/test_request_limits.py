@@ -10,7 +10,7 @@ from aiohttp import ClientSession, web
 
 from moorline.gateway.common.access.middleware import access_middleware
 from moorline.gateway.common.errors import UsageError
-from moorline.gateway.common.web.request_limits import RequestLimits, taken
+from moorline.gateway.common.web.request_limits import RequestLimits, limited
 from moorline.gateway.common.web.server import Running, running
 from moorline.gateway.settings import Settings
 from tests.support.faulty_upstream import STEP, dial
@@ -41,15 +41,10 @@ async def counted(body: bytes = RESPONSE, **options: Any) -> AsyncIterator[Count
     limits = RequestLimits(settings)
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        with limits.place(request):
-            response = web.Response(body=body)
-            await response.prepare(request)
-            await response.write_eof()
-            await taken(request)
-            return response
+        return web.Response(body=body)
 
     app = web.Application(middlewares=[access_middleware(settings)])
-    app.router.add_get("/", handle)
+    app.router.add_get("/", limited(handle, limits))
     async with running(app, settings) as server:
         yield Counted(server, limits)
 

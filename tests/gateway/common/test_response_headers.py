@@ -19,6 +19,12 @@ async def test_no_response_of_the_backend_is_framed_or_sniffed(tmp_path: Path, p
         assert answer.headers.getall("Content-Security-Policy") == ["frame-ancestors 'none'"]
 
 
+async def test_a_101_has_none_of_these_headers(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script()) as server, server.socket("s1", "p1") as socket:
+        assert socket.response is not None
+        assert not {"X-Content-Type-Options", "Content-Security-Policy"} & set(socket.response.headers)
+
+
 async def test_no_error_of_the_gateway_is_framed_or_sniffed() -> None:
     settings = Settings(host="127.0.0.1", port=0, upstream=("http://127.0.0.1:9",))
     async with (

@@ -161,6 +161,25 @@ async def test_a_revocation_that_is_told_again_ends_nothing_that_began_since() -
     assert not right.ended
 
 
+async def test_what_was_issued_until_a_revocation_is_refused_and_what_came_later_goes_on() -> None:
+    hook, at = Hook(), time.time()
+    rights, later = Rights(hook, again=None), Principal("alice", issued=at + 0.5)
+    right = rights.take(later, None)
+    rights.revoke("alice", at)
+    assert not right.ended
+    hook.result = Principal("alice", issued=at)
+    with pytest.raises(web.HTTPUnauthorized):
+        await rights.ask(make_mocked_request("GET", "/"), None, None)
+    hook.result = later
+    assert await rights.ask(make_mocked_request("GET", "/"), None, None) is later
+
+
+async def test_a_right_that_was_released_has_no_timer() -> None:
+    rights, right = held(Hook(), Principal("alice", expires=time.time() + LATER))
+    rights.release(right)
+    assert right._timer is None
+
+
 async def test_nothing_is_kept_of_a_question_that_was_answered_or_failed() -> None:
     hook, request = Hook(), make_mocked_request("GET", "/")
     rights = Rights(hook, again=None)
