@@ -10,9 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.listen import listen
+from moorline.gateway.counts import Sample
 from moorline.gateway.keys import METRICS
 from moorline.gateway.metrics import Metrics, code_label, method_label
-from moorline.gateway.traffic import Sample
 from tests.gateway.websocket.conftest import Gateway, Start, tunnel
 from tests.support.faulty_upstream import (
     HANDSHAKE,
