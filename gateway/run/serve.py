@@ -33,7 +33,7 @@ from moorline.gateway.run.configuration import Configuration
 from moorline.gateway.run.parts import Parts
 from moorline.gateway.run.reports import Reports
 from moorline.gateway.run.supervisor import Child, Supervisor
-from moorline.gateway.run.user_commands import backend_command, free_port, frontend_command
+from moorline.gateway.run.user_commands import CommandCallbacks, backend_command, free_port, frontend_command
 from moorline.gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -226,9 +226,11 @@ class _Serve:
                 self._own.backend_command,
                 self._settings,
                 self._environ,
-                on_ready=lambda address: self._reports.ready("backend", {"backend": address}),
-                on_failed_start=lambda: self._reports.failed("backend", os.getcwd()),
-                expect=functools.partial(self._expect, Owner.BACKEND),
+                CommandCallbacks(
+                    on_ready=lambda address: self._reports.ready("backend", {"backend": address}),
+                    on_failed_start=lambda: self._reports.failed("backend", os.getcwd()),
+                    expect=functools.partial(self._expect, Owner.BACKEND),
+                ),
             )
         port = self._port
 
@@ -307,10 +309,12 @@ class _Serve:
             self._own.frontend_command,
             self._settings,
             self._environ,
+            CommandCallbacks(
+                on_ready=on_ready,
+                on_failed_start=lambda: self._reports.failed("frontend", os.getcwd()),
+                expect=functools.partial(self._expect, Owner.FRONTEND),
+            ),
             follows_output=self._follows_output,
-            on_ready=on_ready,
-            on_failed_start=lambda: self._reports.failed("frontend", os.getcwd()),
-            expect=functools.partial(self._expect, Owner.FRONTEND),
         )
         self._parts.start(Supervisor(child))
 

@@ -5,6 +5,7 @@ front end's is followed; the backend's has to be `upstream`.
 """
 
 import contextlib
+import dataclasses
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,25 +15,32 @@ from moorline.gateway.run.command import NOT_FOUND, UserCommand
 from moorline.gateway.run.supervisor import Child, SpawnExtras
 from moorline.gateway.settings import Settings
 
-__all__ = ["backend_command", "free_port", "frontend_command"]
+__all__ = ["CommandCallbacks", "backend_command", "free_port", "frontend_command"]
 
 # A dev server has nothing to complete; an editor's save may have it busy.
 _FRONTEND_STOP_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CommandCallbacks:
+    """What is called as the command of the front end or the backend starts and ends."""
+
+    on_ready: Callable[[str], None]
+    """With its address."""
+    on_failed_start: Callable[[], None]
+    expect: Callable[[bool], None]
+    """With whether it may listen soon."""
 
 
 def frontend_command(
     line: str,
     settings: Settings,
     environ: Mapping[str, str],
+    callbacks: CommandCallbacks,
     *,
     follows_output: bool,
-    on_ready: Callable[[str], None],
-    on_failed_start: Callable[[], None],
-    expect: Callable[[bool], None],
 ) -> Child:
-    """The front end's dev server, which serves at `frontend` or, with `follows_output`, where it says that it does.
-    `on_ready` is called with that address; `expect` with whether it may listen soon.
-    """
+    """The front end's dev server, which serves at `frontend` or, with `follows_output`, where it says that it does."""
     command = UserCommand(
         option="frontend_command",
         label="frontend",
@@ -42,17 +50,14 @@ def frontend_command(
         log_format=settings.log_format,
     )
     drain = min(settings.drain, _FRONTEND_STOP_SECONDS)
-    return _child("the front end", command, environ, drain, on_ready, on_failed_start, expect)
+    return _child("the front end", command, environ, drain, callbacks)
 
 
 def backend_command(
     line: str,
     settings: Settings,
     environ: Mapping[str, str],
-    *,
-    on_ready: Callable[[str], None],
-    on_failed_start: Callable[[], None],
-    expect: Callable[[bool], None],
+    callbacks: CommandCallbacks,
 ) -> Child:
     """A backend of the user's, which serves at the first `upstream`."""
     command = UserCommand(
@@ -63,7 +68,7 @@ def backend_command(
         follows_output=False,
         log_format=settings.log_format,
     )
-    return _child("the backend", command, environ, settings.drain, on_ready, on_failed_start, expect)
+    return _child("the backend", command, environ, settings.drain, callbacks)
 
 
 def free_port() -> int:
@@ -78,15 +83,13 @@ def _child(
     command: UserCommand,
     environ: Mapping[str, str],
     drain: float,
-    on_ready: Callable[[str], None],
-    on_failed_start: Callable[[], None],
-    expect: Callable[[bool], None],
+    callbacks: CommandCallbacks,
 ) -> Child:
-    lives = _Lives(expect)
+    lives = _Lives(callbacks.expect)
 
     def is_ready(facts: Mapping[str, str]) -> None:
         lives.is_ready = True
-        on_ready(facts["address"])
+        callbacks.on_ready(facts["address"])
 
     return Child(
         name=name,
@@ -95,7 +98,7 @@ def _child(
         environ=_environ(environ, port_of(command.address)),
         drain=drain,
         on_ready=is_ready,
-        on_failed_start=on_failed_start,
+        on_failed_start=callbacks.on_failed_start,
         spawn_context=lives.life,
         refusals=NOT_FOUND,
     )
