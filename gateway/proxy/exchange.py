@@ -69,12 +69,13 @@ Begin = Callable[["Exchange", Response], Sink | None]
 
 
 class Exchange:
-    """Use: `await exchange.response()`, then read `exchange.connection`. The caller ends it in whatever case, with
+    """One request on its way to an upstream, with the retries that it may have, until the response's headers are here.
+
+    Use: `await exchange.response()`, then read `exchange.connection`. The caller ends it in whatever case, with
     `close` and `upload_ended`, which end the request at the upstream unless `detach` was called.
     """
 
-    # How each begins. The class holds what is set before it is asked for, or is seldom asked for: to set ten attributes
-    # took a third of the time to make one.
+    # Defaults, in the class: to set ten attributes in `__init__` took a third of the time to make an exchange.
     sink: Sink | None = None
     """What `begin` has returned."""
     held = False
@@ -97,7 +98,7 @@ class Exchange:
         self.items = items
         """What the request holds by its keys."""
         self.of_app = items_of(app)
-        """What its application does."""
+        """What the application of the request holds by its keys."""
         self.client = client_address(request)
         destination: Destination = items[DESTINATION]
         self.destination = destination

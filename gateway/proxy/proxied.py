@@ -94,7 +94,7 @@ def _fields(exchange: Exchange, response: Response) -> list[tuple[bytes, bytes]]
 
 
 class ProxiedResponse(Sent):
-    """What the handler returns."""
+    """The upstream's response on its way to the client, which is what the handler returns to aiohttp."""
 
     is_taken = False
     """Whether all of it was sent, and the kernel has it but for a small rest."""

@@ -10,14 +10,14 @@ from typing import Any
 
 from tests.bench.processes import Child, child
 
-__all__ = ["Crowd", "Return", "crowd"]
+__all__ = ["Crowd", "Reconnects", "crowd"]
 
 # Of one command to a process that opens sockets: it has a time limit.
 _BATCH = 500
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Return:
+class Reconnects:
     """How clients came back after a restart; seconds."""
 
     last: float
@@ -50,13 +50,13 @@ class Crowd:
         told: float = max(await self._ask("told"))
         return told
 
-    async def come_back_as_told(self, port: int) -> Return:
+    async def come_back_as_told(self, port: int) -> Reconnects:
         """See `Chatters.come_back_as_told`."""
         found = await self._ask("come_back_as_told", port=port)
         handshakes = statistics.quantiles([each for part in found for each in part["handshakes"]], n=100)
         # Of one clock, which all processes have.
         last = max(part["ended"] for part in found) - max(part["began"] for part in found)
-        return Return(last, handshakes[49], handshakes[98], sum(part["turned_away"] for part in found))
+        return Reconnects(last, handshakes[49], handshakes[98], sum(part["turned_away"] for part in found))
 
     async def close(self) -> int:
         """Leave; how many have left."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.chat_servers import NO_CLIENT_LIMITS
-from tests.bench.crowd import Crowd, Return, crowd
+from tests.bench.crowd import Crowd, Reconnects, crowd
 from tests.bench.peers.base import workers_for
 from tests.bench.processes import raise_file_limit
 from tests.bench.services import Service
@@ -37,7 +37,7 @@ class Returned:
 
     told: float
     """Seconds; 0: the clients were so few that their own jitter of a second was enough."""
-    clients: Return
+    clients: Reconnects
     gateway_cpu: float
     """Of one client, like `backend_cpu`."""
     backend_cpu: float

@@ -20,7 +20,7 @@ from moorline.backend.eventlog.postgres.notify import Notifier
 from moorline.backend.eventlog.postgres.read import heads
 from moorline.backend.eventlog.postgres.revocations import revocations
 
-__all__ = ["LeaseTask", "Orphan", "Runs"]
+__all__ = ["LeaseTask", "Orphan", "RunOwner"]
 
 log = logging.getLogger("moorline.backend")
 
@@ -73,8 +73,8 @@ class Orphan:
     fresh: bool
 
 
-class Runs(Protocol):
-    """The runs of this process."""
+class RunOwner(Protocol):
+    """What has the runs of this process: the store."""
 
     def own_runs(self) -> Mapping[str, bool]:
         """The runs that this process may have begun, and whether the database has confirmed that to it."""
@@ -92,7 +92,7 @@ class LeaseTask:
         name: str,
         timing: Timing,
         *,
-        runs: Runs,
+        runs: RunOwner,
         owner: StoreOwner,
         notifier: Notifier,
     ) -> None:

@@ -202,11 +202,11 @@ class PostgresStore:
     # Recovery ---------------------------------------------------------------------------------------------------------
 
     def own_runs(self) -> Mapping[str, bool]:
-        """See lease.Runs."""
+        """See lease.RunOwner."""
         return {run_id: confirmed for run_id, (_, confirmed) in self._runs.items()}
 
     async def recover(self, orphans: Sequence[Orphan]) -> None:
-        """See lease.Runs."""
+        """See lease.RunOwner."""
         resumed = sum(await asyncio.gather(*(self._recover(orphan) for orphan in orphans)))
         log.info("recovered orphaned runs: %d resumed, %d interrupted", resumed, len(orphans) - resumed)
 
