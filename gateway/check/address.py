@@ -1,4 +1,4 @@
-"""The address that `moorline check` is given, and what is asked there. Pure."""
+"""The address that `moorline check` is given, and how the server there is probed. Pure."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,14 +6,18 @@ from urllib.parse import SplitResult, urlsplit
 
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["Asked", "parse_address", "port_of"]
+__all__ = ["HOP_TIMEOUT", "ProbeOptions", "parse_address", "port_of"]
+
+HOP_TIMEOUT = 10.0
+# A model may think for a while before it says its first word; people give up at about this time.
+_ANSWER_TIMEOUT = 60.0
 
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked beside the address."""
+class ProbeOptions:
+    """How a server is probed."""
 
     origin: str = ""
     """Origin of the page whose socket is tried; by default the server's own."""
@@ -24,9 +28,12 @@ class Asked:
     """Seconds for which the socket is held in silence."""
     certificate: str = ""
     """The file of the gateway's own certificate, by which a gateway on this machine is known, whatever it is called."""
+    hop_timeout: float = HOP_TIMEOUT
+    """Seconds, like `answer_timeout`, which is the one of the hop `first answer`."""
+    answer_timeout: float = _ANSWER_TIMEOUT
 
     @classmethod
-    def of(cls, *, origin: str, path: str, header: str, idle: float | None) -> "Asked":
+    def of(cls, *, origin: str, path: str, header: str, idle: float | None) -> "ProbeOptions":
         """As the options have it.
 
         Raises:

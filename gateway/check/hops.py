@@ -2,41 +2,35 @@
 
 from collections.abc import Callable
 
-from moorline.gateway.check.address import Asked, parse_address, port_of
+from moorline.gateway.check.address import ProbeOptions, parse_address, port_of
 from moorline.gateway.check.reach import reach
 from moorline.gateway.check.verdicts import Step
 
-__all__ = ["ANSWER_TIMEOUT", "HOP_TIMEOUT", "follow"]
-
-HOP_TIMEOUT = 10.0
-# A model may think for a while before it says its first word; people give up at about this time.
-ANSWER_TIMEOUT = 60.0
+__all__ = ["follow"]
 
 
 def follow(
     url: str,
-    told: Callable[[Step], None] = lambda step: None,
+    on_step: Callable[[Step], None] = lambda step: None,
     *,
-    hop_timeout: float = HOP_TIMEOUT,
-    answer_timeout: float = ANSWER_TIMEOUT,
+    options: ProbeOptions | None = None,
     moorline: bool = False,
-    asked: Asked | None = None,
 ) -> list[Step]:
-    """The hops to an answer from `url`, up to the first that fails, each handed to `told` as soon as it is over.
+    """The hops to an answer from `url`, up to the first that fails, each handed to `on_step` as soon as it is over.
 
     A gateway is `moorline`; a backend need not be.
 
     Raises:
         UsageError: `url` is no address.
     """
-    target = parse_address(url)
+    target, options = parse_address(url), options or ProbeOptions()
     steps: list[Step] = []
 
     def add(step: Step) -> None:
         steps.append(step)
-        told(step)
+        on_step(step)
 
-    for step in reach(target.hostname or "", port_of(target), hop_timeout):
+    for step in reach(target.hostname or "", port_of(target), options.hop_timeout):
         add(step)
     if steps[-1].failure is None:
         # With asyncio, TLS and an HTTP client, which nothing needs where nothing listens.
@@ -45,5 +39,5 @@ def follow(
         import_aiohttp()
         from moorline.gateway.check.probe import ask
 
-        ask(target, add, asked or Asked(), hop_timeout, answer_timeout, moorline=moorline)
+        ask(target, add, options, moorline=moorline)
     return steps

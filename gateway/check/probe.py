@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, quote
 import aiohttp
 from yarl import URL
 
-from moorline.gateway.check.address import Asked, port_of
+from moorline.gateway.check.address import ProbeOptions, port_of
 from moorline.gateway.check.reach import network_failure
 from moorline.gateway.check.services import service_of
 from moorline.gateway.check.verdicts import Failure, FailureKind, Hop, Step
@@ -54,22 +54,20 @@ _OTHER_NAME = (62, 64)
 
 def ask(
     target: SplitResult,
-    told: Callable[[Step], None],
-    asked: Asked,
-    hop_timeout: float,
-    answer_timeout: float,
+    on_step: Callable[[Step], None],
+    options: ProbeOptions,
     *,
     moorline: bool,
 ) -> None:
-    """Follow the hops behind the connection, up to the first that fails, and hand each to `told`."""
+    """Follow the hops behind the connection, up to the first that fails, and hand each to `on_step`."""
 
     async def run() -> None:
-        await _ask(_Probe(target, asked, hop_timeout, answer_timeout, moorline=moorline), told)
+        await _ask(_Probe(target, options, moorline=moorline), on_step)
 
     asyncio.run(run())
 
 
-async def _ask(probe: "_Probe", told: Callable[[Step], None]) -> None:
+async def _ask(probe: "_Probe", on_step: Callable[[Step], None]) -> None:
     try:
         for hop, action in probe.hops():
             began = time.perf_counter()
@@ -77,10 +75,10 @@ async def _ask(probe: "_Probe", told: Callable[[Step], None]) -> None:
                 detail = await action()
             except Exception as error:
                 seconds = time.perf_counter() - began
-                told(Step(hop, seconds, failure=await probe.with_details(_failure_of(error))))
+                on_step(Step(hop, seconds, failure=await probe.with_details(_failure_of(error))))
                 return
             seconds = time.perf_counter() - began
-            told(Step(hop, seconds, detail, note=await probe.note(hop)))
+            on_step(Step(hop, seconds, detail, note=await probe.note(hop)))
     finally:
         await probe.end()
 
@@ -88,25 +86,21 @@ async def _ask(probe: "_Probe", told: Callable[[Step], None]) -> None:
 class _Probe:
     """One question to one server."""
 
-    def __init__(
-        self, target: SplitResult, asked: Asked, hop_timeout: float, answer_timeout: float, *, moorline: bool
-    ) -> None:
+    def __init__(self, target: SplitResult, options: ProbeOptions, *, moorline: bool) -> None:
         self._host = target.hostname or ""
         tls = target.scheme in ("https", "wss")
         self._port = port_of(target)
-        self._tls = _client_tls(asked.certificate) if tls else None
+        self._tls = _client_tls(options.certificate) if tls else None
         # As a browser sends it: of an internationalized name its ASCII form.
         self._authority = URL(f"http://{target.netloc.rpartition('@')[2]}").raw_authority
         self._origin = f"{'https' if tls else 'http'}://{self._authority}"
         self._base = self._origin + target.path.rstrip("/")
         self._session_id = f"check-{secrets.token_hex(8)}"
-        self._asked = asked
-        self._foreign = bool(asked.path) or target.scheme in ("ws", "wss")
+        self._options = options
+        self._foreign = bool(options.path) or target.scheme in ("ws", "wss")
         self._path = f"{target.path.rstrip('/')}/ws/chat/{_PATIENT}/{self._session_id}"
         if self._foreign:
-            self._path = asked.path or target._replace(scheme="", netloc="", path=target.path or "/").geturl()
-        self._hop_timeout = hop_timeout
-        self._answer_timeout = answer_timeout
+            self._path = options.path or target._replace(scheme="", netloc="", path=target.path or "/").geturl()
         self._moorline = moorline and not self._foreign
         self._socket: WebSocket | None = None
         self._early: list[Message] = []
@@ -116,8 +110,8 @@ class _Probe:
         self._client = aiohttp.ClientSession(
             # With the authorities of this moment; aiohttp's own context is made when it is imported.
             connector=aiohttp.TCPConnector(ssl=self._tls or True),
-            timeout=aiohttp.ClientTimeout(total=hop_timeout),
-            headers=asked.headers,
+            timeout=aiohttp.ClientTimeout(total=options.hop_timeout),
+            headers=options.headers,
         )
 
     def hops(self) -> Sequence[tuple[Hop, Callable[[], Awaitable[str]]]]:
@@ -128,7 +122,7 @@ class _Probe:
         ]
         if not self._foreign:
             hops.append((Hop.ANSWER, self._answer))
-        if self._asked.idle is not None:
+        if self._options.idle is not None:
             hops.append((Hop.IDLE, self._idle))
         return hops
 
@@ -203,7 +197,7 @@ class _Probe:
 
     async def _upgrade(self) -> str:
         try:
-            self._socket = await self._open_socket(self._asked.origin or self._origin)
+            self._socket = await self._open_socket(self._options.origin or self._origin)
         except HopFailed as error:
             if error.failure.kind is FailureKind.STATUS:
                 raise HopFailed(await self._explained(error.failure)) from error
@@ -216,7 +210,7 @@ class _Probe:
     async def _pong(self) -> None:
         assert self._socket is not None
         try:
-            async with asyncio.timeout(self._hop_timeout):
+            async with asyncio.timeout(self._options.hop_timeout):
                 await self._socket.ping()
                 while not (message := await self._socket.receive()).is_pong:
                     self._early.append(message)
@@ -225,8 +219,8 @@ class _Probe:
 
     async def _open_socket(self, origin: str) -> WebSocket:
         target = Target(self._host, self._port, self._authority, self._tls)
-        headers = {**({"Origin": origin} if origin else {}), **self._asked.headers}
-        async with asyncio.timeout(self._hop_timeout):
+        headers = {**({"Origin": origin} if origin else {}), **self._options.headers}
+        async with asyncio.timeout(self._options.hop_timeout):
             return await WebSocket.open(target, self._path, headers)
 
     async def _explained(self, failure: Failure) -> Failure:
@@ -250,7 +244,7 @@ class _Probe:
         assert self._socket is not None
         self._has_asked = True
         try:
-            async with asyncio.timeout(self._answer_timeout):
+            async with asyncio.timeout(self._options.answer_timeout):
                 await self._socket.send_text(json.dumps({"message": _QUESTION}))
                 answer = await self._first_answer()
         except TimeoutError:
@@ -324,10 +318,10 @@ class _Probe:
     async def _idle(self) -> str:
         """Send nothing but what a browser sends by itself: the Pongs to the server's Pings."""
         assert self._socket is not None
-        assert self._asked.idle is not None
+        assert self._options.idle is not None
         pings = self._socket.pings
         try:
-            async with asyncio.timeout(self._asked.idle):
+            async with asyncio.timeout(self._options.idle):
                 while True:
                     await self._socket.receive()
         except TimeoutError:
@@ -336,13 +330,13 @@ class _Probe:
             seconds = time.perf_counter() - self._socket.last
             raise HopFailed(Failure(FailureKind.IDLE, detail=f"after {seconds:.1f} s: {error.failure}")) from error
         return (
-            f"open after {format_duration(self._asked.idle)}, with {self._socket.pings - pings} Pings of the server's"
+            f"open after {format_duration(self._options.idle)}, with {self._socket.pings - pings} Pings of the server's"
         )
 
     # What else listens there ------------------------------------------------------------------------------------------
 
     async def _handshake_of_tls(self) -> None:
-        async with asyncio.timeout(self._hop_timeout):
+        async with asyncio.timeout(self._options.hop_timeout):
             try:
                 _, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
             except ssl.SSLCertVerificationError as error:
@@ -374,7 +368,7 @@ class _Probe:
     async def _answers(self, connection: str) -> bool:
         target = self._url.removeprefix(self._origin)
         lines = (f"GET {target} HTTP/1.1", f"Host: {self._authority}", f"Connection: {connection}", "", "")
-        seconds = min(_BANNER_TIMEOUT, self._hop_timeout)
+        seconds = min(_BANNER_TIMEOUT, self._options.hop_timeout)
         said = await self._first_bytes("\r\n".join(lines).encode(), seconds, self._tls)
         return said.startswith(b"HTTP/")
 

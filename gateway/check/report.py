@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from moorline.gateway.check.address import Asked
-from moorline.gateway.check.hops import ANSWER_TIMEOUT, HOP_TIMEOUT, follow
+from moorline.gateway.check.address import ProbeOptions
+from moorline.gateway.check.hops import follow
 from moorline.gateway.check.verdicts import Hop, Side, Step, conclusion, verdict
 
 __all__ = ["check"]
@@ -18,16 +18,15 @@ def check(
     backend: str | None,
     *,
     backend_is_named: bool,
-    asked: Asked | None = None,
+    options: ProbeOptions | None = None,
     as_json: bool = False,
-    hop_timeout: float = HOP_TIMEOUT,
-    answer_timeout: float = ANSWER_TIMEOUT,
 ) -> int:
     """`moorline check`: print what each hop did; the exit status, 0 where the question was answered, else 1.
 
     A backend at a guessed address may be elsewhere: that it is not reached there is no fault if the gateway answers.
     """
-    straight_asked = None if asked is None else dataclasses.replace(asked, idle=None, certificate="")
+    options = options or ProbeOptions()
+    of_backend = dataclasses.replace(options, idle=None, certificate="")
     probes = [(Side.GATEWAY, url), *([(Side.BACKEND, backend)] if backend else [])]
     reports = []
     for side, address in probes:
@@ -36,10 +35,8 @@ def check(
         steps = follow(
             address,
             (lambda step: None) if as_json else (lambda step: print(_line(step), flush=True)),
-            hop_timeout=hop_timeout,
-            answer_timeout=answer_timeout,
+            options=options if side is Side.GATEWAY else of_backend,
             moorline=side is Side.GATEWAY,
-            asked=asked if side is Side.GATEWAY else straight_asked,
         )
         if not as_json:
             print()

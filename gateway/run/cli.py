@@ -187,17 +187,17 @@ def _check(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
 
     config = _config("check", argv, environ)
     settings, own = config[Settings], config[CheckSettings]
-    from moorline.gateway.check.address import Asked
+    from moorline.gateway.check.address import ProbeOptions
     from moorline.gateway.check.report import check
 
-    asked = Asked.of(origin=own.origin, path=own.path, header=own.header, idle=own.idle)
+    options = ProbeOptions.of(origin=own.origin, path=own.path, header=own.header, idle=own.idle)
     if config.arguments:
         # Not known: which backend this gateway has, and whether it can be reached from here.
-        return check(config.arguments[0], own.backend or None, backend_is_named=True, asked=asked, as_json=own.json)
+        return check(config.arguments[0], own.backend or None, backend_is_named=True, options=options, as_json=own.json)
     url = f"{settings.scheme}://{_reached_at(settings.host)}:{settings.port}"
-    asked = dataclasses.replace(asked, certificate=settings.tls_certificate)
+    options = dataclasses.replace(options, certificate=settings.tls_certificate)
     backend, is_named = own.backend or settings.upstream[0], bool(own.backend)
-    return check(url, backend, backend_is_named=is_named, asked=asked, as_json=own.json)
+    return check(url, backend, backend_is_named=is_named, options=options, as_json=own.json)
 
 
 def _explain(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:

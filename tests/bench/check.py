@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from moorline.backend.responder import Piece, Turn
-from moorline.gateway.check.address import Asked
-from moorline.gateway.check.hops import HOP_TIMEOUT
+from moorline.gateway.check.address import HOP_TIMEOUT, ProbeOptions
 from moorline.gateway.check.report import check
 from tests.support.needs import program
 from tests.support.postgres import PostgresServer, running_postgres
@@ -153,16 +152,8 @@ async def _here(asking: Asking) -> dict[str, Any]:
     """In this process, with less patience than the command has."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        await asyncio.to_thread(
-            check,
-            asking.url,
-            asking.backend,
-            backend_is_named=True,
-            asked=Asked(**asking.options),
-            as_json=True,
-            hop_timeout=asking.patience,
-            answer_timeout=asking.patience,
-        )
+        options = ProbeOptions(hop_timeout=asking.patience, answer_timeout=asking.patience, **asking.options)
+        await asyncio.to_thread(check, asking.url, asking.backend, backend_is_named=True, options=options, as_json=True)
     found: dict[str, Any] = json.loads(out.getvalue())
     return found
 

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from moorline.gateway.check.hops import HOP_TIMEOUT
+from moorline.gateway.check.address import HOP_TIMEOUT
 from moorline.gateway.faults.provider import provider
 from tests.bench.check import Asking, Case, Place, answer
 from tests.bench.processes import free_port

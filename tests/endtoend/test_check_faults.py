@@ -12,8 +12,7 @@ import pytest
 from aiohttp import web
 from websockets.asyncio.client import connect
 
-from moorline.gateway.check.address import Asked
-from moorline.gateway.check.hops import HOP_TIMEOUT
+from moorline.gateway.check.address import HOP_TIMEOUT, ProbeOptions
 from moorline.gateway.check.report import check
 from moorline.gateway.faults.provider import provider
 from moorline.gateway.run import server
@@ -44,7 +43,7 @@ PATIENCE = 10.0
 
 @pytest.fixture
 def checked(capsys: pytest.CaptureFixture[str]) -> Check:
-    """`await checked(url, backend=None, **asked)`"""
+    """`await checked(url, backend=None, **options)`"""
 
     async def run(
         url: str,
@@ -52,17 +51,15 @@ def checked(capsys: pytest.CaptureFixture[str]) -> Check:
         *,
         patience: float = PATIENCE,
         answer_patience: float | None = None,
-        **asked: Any,
+        **options: Any,
     ) -> Found | None:
         status = await asyncio.to_thread(
             check,
             url,
             backend,
             backend_is_named=True,
-            asked=Asked(**asked),
+            options=ProbeOptions(hop_timeout=patience, answer_timeout=answer_patience or patience, **options),
             as_json=True,
-            hop_timeout=patience,
-            answer_timeout=answer_patience or patience,
         )
         broken = json.loads(capsys.readouterr().out)["broken"]
         assert status == (broken is not None)

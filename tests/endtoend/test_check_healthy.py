@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from fastapi import FastAPI, WebSocket
 from websockets.asyncio.server import ServerConnection, serve
 
-from moorline.gateway.check.address import Asked
+from moorline.gateway.check.address import ProbeOptions
 from moorline.gateway.check.report import check
 from moorline.testing import Moorline
 from tests.gateway.check.test_probe import server
@@ -24,13 +25,9 @@ from tests.support.stack import Stack, stack
 SOCKET_OPENS = "The socket opens. What this server answers to a message is not known here: "
 
 
-async def healthy(url: str, backend_url: str | None = None, *, asked: Asked | None = None) -> bool:
-    return (
-        await asyncio.to_thread(
-            check, url, backend_url, backend_is_named=True, asked=asked, hop_timeout=5, answer_timeout=5
-        )
-        == 0
-    )
+async def healthy(url: str, backend_url: str | None = None, **options: Any) -> bool:
+    probe = ProbeOptions(hop_timeout=5, answer_timeout=5, **options)
+    return await asyncio.to_thread(check, url, backend_url, backend_is_named=True, options=probe) == 0
 
 
 @pytest.fixture
@@ -41,7 +38,7 @@ async def own(tmp_path: Path) -> AsyncIterator[Stack]:
 
 
 async def test_moorline(own: Stack, capsys: pytest.CaptureFixture[str]) -> None:
-    assert await healthy(own.gateway, own.backend, asked=Asked(idle=0.3))
+    assert await healthy(own.gateway, own.backend, idle=0.3)
     out = capsys.readouterr().out
     assert "idle" in out
     assert out.endswith("Everything answers.\n")
@@ -68,7 +65,7 @@ async def test_another_backend_behind_the_gateway(moorline: Moorline, capsys: py
             await socket.send_text(text)
 
     async with moorline.gateway(upstream=app) as gw:
-        assert await healthy(gw.url, asked=Asked(path="/ws/echo"))
+        assert await healthy(gw.url, path="/ws/echo")
     assert SOCKET_OPENS in capsys.readouterr().out
 
 
@@ -131,7 +128,7 @@ async def test_a_server_of_another_make(capsys: pytest.CaptureFixture[str]) -> N
 
     async with serve(echo, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
-        assert await healthy(f"ws://127.0.0.1:{port}", asked=Asked(idle=0.3))
+        assert await healthy(f"ws://127.0.0.1:{port}", idle=0.3)
     assert SOCKET_OPENS in capsys.readouterr().out
 
 

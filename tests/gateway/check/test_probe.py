@@ -11,7 +11,7 @@ import pytest
 from aiohttp import WSCloseCode, web
 
 from moorline.gateway.check import probe
-from moorline.gateway.check.address import Asked
+from moorline.gateway.check.address import ProbeOptions
 from moorline.gateway.check.hops import follow
 from moorline.gateway.check.report import check
 from moorline.gateway.check.verdicts import Failure, FailureKind, Hop, Side, Step, conclusion, verdict
@@ -77,7 +77,8 @@ async def server(
 
 async def failure(url: str, *, hop_timeout: float = 5, answer_timeout: float = 5) -> tuple[Hop, str]:
     """The hop that failed and its usual cause."""
-    steps = await asyncio.to_thread(follow, url, hop_timeout=hop_timeout, answer_timeout=answer_timeout)
+    options = ProbeOptions(hop_timeout=hop_timeout, answer_timeout=answer_timeout)
+    steps = await asyncio.to_thread(follow, url, options=options)
     failure = steps[-1].failure
     assert failure is not None
     return steps[-1].hop, verdict(Side.BACKEND, steps[-1].hop, failure).cause
@@ -258,7 +259,9 @@ async def test_a_gateway_on_the_way_is_asked_why_the_socket_ended(
     app.router.add_get("/-/ended/{id}", ended)
     async with running(app, Settings(host="127.0.0.1", port=0, drain=0.1)) as started:
         url = started.addresses[0]
-        await asyncio.to_thread(check, url, None, backend_is_named=False, asked=Asked(path="/ws"), as_json=True)
+        await asyncio.to_thread(
+            check, url, None, backend_is_named=False, options=ProbeOptions(path="/ws"), as_json=True
+        )
     broken = json.loads(capsys.readouterr().out)["broken"]
     assert (broken["hop"], broken.get("gateway_cause")) == ("upgrade", code)
 
@@ -369,4 +372,4 @@ def test_a_client_that_ended_before_the_gateway_is_no_verdict() -> None:
 )
 def test_an_option_that_cannot_be_is_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        Asked.of(**{"origin": "", "path": "", "header": "", "idle": None, **given})
+        ProbeOptions.of(**{"origin": "", "path": "", "header": "", "idle": None, **given})

@@ -8,7 +8,7 @@ from socket import SO_SNDBUF, SOL_SOCKET
 import pytest
 
 from moorline.gateway.check import websocket
-from moorline.gateway.check.address import Asked, parse_address
+from moorline.gateway.check.address import ProbeOptions, parse_address
 from moorline.gateway.check.probe import _Probe
 from moorline.gateway.check.websocket import HopFailed, Target, WebSocket
 from moorline.gateway.common.web.accept import accept_for
@@ -74,6 +74,8 @@ async def test_an_end_once_a_server_has_read_what_was_left_raises_nothing() -> N
 
 
 async def test_a_name_in_another_script_is_sent_as_a_browser_sends_it() -> None:
-    probe = _Probe(parse_address("wss://m\u00fcller.example:81/x"), Asked(), 1, 1, moorline=False)
+    probe = _Probe(
+        parse_address("wss://m\u00fcller.example:81/x"), ProbeOptions(hop_timeout=1, answer_timeout=1), moorline=False
+    )
     await probe.end()
     assert probe._origin == "https://xn--mller-kva.example:81"
