@@ -312,7 +312,7 @@ _USUAL: dict[tuple[Hop | None, FailureKind, int], Verdict] = {
         "ask the backend directly (--backend URL); what differs is the hop in between",
     ),
     (None, FailureKind.TOO_LARGE, _ANY): Verdict(
-        "the server sends more in one frame than clients and proxies take (moorline: max_frame_size, 16m)",
+        "the server sends more in one frame than clients and proxies take (moorline: max_frame_size, 16MiB)",
         "send less at once, or in several messages",
     ),
     (Hop.ANSWER, FailureKind.CLOSED, _ANY): Verdict(
@@ -327,6 +327,7 @@ _USUAL: dict[tuple[Hop | None, FailureKind, int], Verdict] = {
     ),
     (None, FailureKind.TIMEOUT, _ANY): Verdict("it does not answer in time", "look at its log"),
 }
+_LOOK_AT_DATABASE = "look for `event log unavailable` in the backend's log; check the disk and the --database address"
 _BY_CODE = {
     "llm_misconfigured": Verdict(
         "the model's provider refused the key, or does not know the model", "check OPENAI_API_KEY and --model"
@@ -336,13 +337,13 @@ _BY_CODE = {
     ),
     "internal": Verdict(
         "the backend could not keep or answer the message: mostly its database is locked, read-only, full or down",
-        "look for `event log unavailable` in the backend's log; check the disk and the --database address",
+        _LOOK_AT_DATABASE,
     ),
     "llm_busy": Verdict("the model's provider is busy or the quota is used up", "wait, or check the account's quota"),
 }
 _DATABASE = Verdict(
     "the backend's database is locked, read-only, full or down",
-    "look for `event log unavailable` in the backend's log; check the disk and the --database address",
+    _LOOK_AT_DATABASE,
 )
 _BY_DATABASE = {
     "locked": Verdict(
