@@ -6,7 +6,8 @@ node. When the connection to `serve` ends, as it does when `serve` is killed, it
 Linux's parent-death signal would reach the shell alone.
 
 It reports the command as ready with the address at which that serves: the one that is announced in its output, or the
-one that it was given, as soon as that accepts connections.
+one that it was given, as soon as that accepts connections. A command that takes long is named in a line of the log, and
+goes on: it may install or compile something first.
 """
 
 import asyncio
@@ -17,16 +18,17 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import urlsplit
 
 from moorline.gateway.common import logs
 from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.loop import run
 from moorline.gateway.common.supervised import Parent, ParentConnection
 from moorline.gateway.run.announced import announced_address, port_of, without_colours, without_controls
 
-__all__ = ["NOT_FOUND", "UserCommand", "run_command"]
+__all__ = ["NOT_FOUND", "UserCommand", "listens", "run_command"]
 
 log = logging.getLogger("moorline.serve")
 
@@ -58,6 +60,8 @@ class UserCommand:
     follows_output: bool
     """Whether an address that it announces counts instead."""
     log_format: str
+    patience: float = 30.0
+    """Seconds until it is said that it does not listen."""
 
 
 def run_command(parent: Parent) -> int:
@@ -145,18 +149,8 @@ class _Output:
 
     async def poll(self) -> None:
         """Report the expected address as soon as it accepts connections."""
-        parts = urlsplit(self._command.address)
-        # As the gateway connects: a hosts file may name one of the two for localhost.
-        hosts = (parts.hostname, "::1") if parts.hostname == "localhost" else (parts.hostname,)
-        while not self._reported:
-            for host in hosts:
-                with contextlib.suppress(OSError, TimeoutError):
-                    async with asyncio.timeout(_CONNECT_SECONDS):
-                        _, writer = await asyncio.open_connection(host, port_of(self._command.address))
-                    writer.close()
-                    self._report(self._command.address)
-                    return
-            await asyncio.sleep(_POLL_SECONDS)
+        if await listens(self._command, lambda: self.is_ready):
+            self._report(self._command.address)
 
     def _announced(self, address: str) -> None:
         if self._command.follows_output:
@@ -183,6 +177,34 @@ class _Output:
         with contextlib.suppress(OSError):
             sys.stderr.write("".join(f"{self._command.label} | {self._shown(line)}\n" for line in lines))
             sys.stderr.flush()
+
+
+async def listens(command: UserCommand, is_known: Callable[[], bool]) -> bool:
+    """Wait until the command accepts connections at its address (True), or `is_known` where it serves."""
+    parts = urlsplit(command.address)
+    # As the gateway connects: a hosts file may name one of the two for localhost.
+    hosts = (parts.hostname, "::1") if parts.hostname == "localhost" else (parts.hostname,)
+    clock = asyncio.get_running_loop().time
+    began, is_told = clock(), False
+    while not is_known():
+        for host in hosts:
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    _, writer = await asyncio.open_connection(host, port_of(command.address))
+                writer.close()
+                return True
+        if not is_told and clock() - began >= command.patience:
+            is_told = True
+            log.warning(
+                '%s: nothing listens at %s after %s: have "%s" listen there, or give its address as %s',
+                command.option,
+                command.address,
+                format_duration(command.patience),
+                command.line,
+                "frontend" if command.option == "frontend_command" else "upstream",
+            )
+        await asyncio.sleep(_POLL_SECONDS)
+    return False
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[list[str]]:

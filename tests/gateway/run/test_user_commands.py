@@ -12,7 +12,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from moorline.gateway.run.command import UserCommand, listens
 from moorline.gateway.run.user_commands import free_port
+from tests.support.eventlogs import until
 from tests.support.process import Program, children, gone, processes, refused, started
 
 # A server that starts a process of its own, as npm does; what it is told in the query of a request, it does.
@@ -261,3 +263,20 @@ async def test_workers_and_those_after_a_reload_follow_a_front_end_that_moves(sc
         await program.lines("Server running at", 2)
         crashing.cancel()
         assert await get(f"{address}/x") == "front /x"
+
+
+@pytest.mark.parametrize(("option", "remedy"), [("backend_command", "upstream"), ("frontend_command", "frontend")])
+async def test_a_command_that_does_not_listen_is_named_once_and_goes_on(
+    option: str, remedy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    command = UserCommand(option, "label", "npm run dev", f"http://127.0.0.1:{port}", False, "text", patience=0.0)
+    listening = asyncio.create_task(listens(command, lambda: False))
+    await until(lambda: caplog.messages)
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", port)
+    async with server:
+        assert await listening
+    assert caplog.messages == [
+        f"{option}: nothing listens at http://127.0.0.1:{port} after 0s: "
+        f'have "npm run dev" listen there, or give its address as {remedy}'
+    ]
