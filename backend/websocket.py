@@ -42,6 +42,7 @@ from moorline.gateway.common.access.authorize import SUBPROTOCOL, ticket
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rights import Right
 from moorline.gateway.common.logs import hashed
+from moorline.gateway.common.web.aiohttp_private import ServerSocket
 from moorline.gateway.common.web.connection import Connection
 from moorline.gateway.common.web.messages import Violation
 from moorline.gateway.common.web.reconnect_window import Measured, ReconnectWindow
@@ -142,7 +143,7 @@ class Sockets:
     ) -> tuple[web.WebSocketResponse, SessionInfo]:
         # A protocol Ping per heartbeat finds peers that vanished: aiohttp closes when no Pong comes in half the time.
         # Compression costs some 300 KiB for each socket and saves little on frames of a few words.
-        socket = web.WebSocketResponse(
+        socket = ServerSocket(
             heartbeat=self._settings.heartbeat,
             compress=False,
             max_msg_size=frame_limit(self._settings.max_bytes),

@@ -10,6 +10,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from moorline.backend.errors import ErrorCode, LLMError
 from tests.support.backends import STEP, Script, backend, receive, say
 from tests.support.eventlogs import exchange
+from tests.support.faulty_upstream import dial, handshake
+from tests.support.websocket_frames import parse
 
 
 async def test_the_seed_conversation_is_byte_for_byte_the_documented_one(tmp_path: Path) -> None:
@@ -122,6 +124,20 @@ async def test_text_over_max_bytes_is_too_large_counted_as_utf_8(tmp_path: Path)
         assert (await receive(socket))["code"] == "too_large"
         await say(socket, message="üü")
         assert (await receive(socket))["type"] == "status"
+
+
+async def test_a_client_gets_the_close_frame_while_it_is_sending_a_message_that_is_too_large(tmp_path: Path) -> None:
+    size, part = 8 << 20, b"y" * (1 << 16)
+    async with backend(tmp_path, Script()) as server, dial(server.port) as client, asyncio.timeout(STEP):
+        await client.send(handshake("/ws/chat/p/s"))
+        await client.head()
+        # All of it before a look at what the server says, as browsers do.
+        await client.send(b"\x81\xff" + size.to_bytes(8, "big") + b"mask")
+        for _ in range(size // len(part)):
+            await client.send(part)
+        data, end = await client.end()
+        assert end == "FIN"
+        assert parse(data)[-1].close[0] == 1009
 
 
 async def test_a_giant_frame_closes_1009(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import HttpVersion11, StreamReader, hdrs, web, web_protocol
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import StreamWriter
+from aiohttp.http import StreamWriter, WebSocketError
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -35,6 +35,7 @@ __all__ = [
     "ClientConnector",
     "RawRequestMessage",
     "ServerProtocol",
+    "ServerSocket",
     "app_of",
     "check",
     "is_upgraded",
@@ -60,6 +61,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
         ("_buffer_paused", "_loop", "_parser", "_reading_paused", "_upgraded", "transport", "writing_paused"),
     ),
     (web.Request, ("_match_info",)),
+    (web.WebSocketResponse, ("_close_transport", "_req")),
     (
         RequestHandler,
         (
@@ -160,12 +162,14 @@ class ServerProtocol(RequestHandler):
     task for each request there must be: a variable of one request's context must not be seen by the next one.
     """
 
-    __slots__ = ("_draining", "_is_taken", "_served")
+    __slots__ = ("_draining", "_is_taken", "_served", "socket_failed")
 
     _is_taken: bool
     """Whether another protocol has the transport."""
     _served: tuple[Any, StreamReader]
     """The request that is being handled: its message and its body."""
+    socket_failed: bool
+    """Whether it is a WebSocket that was closed in the middle of a message."""
 
     def __init__(
         self, server: web.Server, *, loop: asyncio.AbstractEventLoop, draining: Draining, **arguments: Any
@@ -176,7 +180,7 @@ class ServerProtocol(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # The loop has set TCP_NODELAY, and the connection has SO_KEEPALIVE from its listener.
         self.transport = cast("asyncio.Transport", transport)
-        self._served, self._is_taken = _NONE_SERVED, False
+        self._served, self._is_taken, self.socket_failed = _NONE_SERVED, False, False
         assert self._manager is not None, "until the connection is lost"
         self._manager.connection_made(self, self.transport)
 
@@ -250,7 +254,8 @@ class ServerProtocol(RequestHandler):
                 self.serve_queued()
         else:
             is_unreadable = isinstance(message, web_protocol._ErrInfo)
-            self.end(is_sending=is_unreadable or not payload.is_eof() or bool(self._messages))
+            is_sending = is_unreadable or not payload.is_eof() or bool(self._messages) or self.socket_failed
+            self.end(is_sending=is_sending)
 
     def _request_of(self, message: Any, payload: StreamReader) -> tuple[Any, Any]:
         """The request of a message, which begins, and its handler."""
@@ -432,6 +437,19 @@ class ServerProtocol(RequestHandler):
 
 async def _raised(error: Exception, _: web.BaseRequest) -> web.StreamResponse:
     raise error
+
+
+class ServerSocket(web.WebSocketResponse):
+    """A WebSocket whose client gets the Close frame although it is still sending the message that is refused: aiohttp
+    closes the connection at once, and the kernel answers what comes then with a reset."""
+
+    def _close_transport(self) -> None:
+        protocol = None if self._req is None else protocol_of(self._req)
+        if isinstance(protocol, ServerProtocol) and isinstance(self.exception(), WebSocketError):
+            # Its handler returns now, and the connection ends then.
+            protocol.socket_failed = True
+        else:
+            super()._close_transport()
 
 
 # What a request asks at most steps of its way. Through aiohttp's interface each access is a call of a method in Python.
