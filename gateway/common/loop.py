@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from moorline.gateway.common import collection, tracing
 from moorline.gateway.common.config.units import format_duration
-from moorline.gateway.common.program import has_terminal, held_reloads
+from moorline.gateway.common.program import end_of_terminal, held_reloads
 from moorline.gateway.common.web.idle import raise_limit
 
 __all__ = ["ReloadRequests", "run", "run_until", "stop_signals"]
@@ -129,13 +129,13 @@ def stop_signals(
     stop = asyncio.Event()
     began: float | None = None
 
-    had_terminal = has_terminal()
+    terminal_has_closed = end_of_terminal()
 
     def received(number: signal.Signals) -> None:
         nonlocal began
         if is_child and (began is not None or number in _OF_THE_PARENT):
             return
-        if reload is not None and _asks_for_reload(number, had_terminal=had_terminal):
+        if reload is not None and (number == signal.SIGUSR2 or (number == signal.SIGHUP and not terminal_has_closed())):
             if began is None:
                 reload.add(upgrade=number == signal.SIGUSR2)
             else:
@@ -166,7 +166,3 @@ def stop_signals(
             loop.remove_signal_handler(number)
         if began is not None:
             log.info("ended after %.1fs", loop.time() - began)
-
-
-def _asks_for_reload(number: signal.Signals, *, had_terminal: bool) -> bool:
-    return number == signal.SIGUSR2 or (number == signal.SIGHUP and not (had_terminal and not has_terminal()))

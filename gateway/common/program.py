@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from moorline.gateway.common.errors import UsageError
 
-__all__ = ["USAGE_ERROR", "has_terminal", "held_reloads", "hold_reloads", "run_cli"]
+__all__ = ["USAGE_ERROR", "end_of_terminal", "held_reloads", "hold_reloads", "run_cli"]
 
 #: Exit status for an error that the user can correct.
 USAGE_ERROR = 2
@@ -42,10 +42,10 @@ def hold_reloads() -> None:
     Call it before large modules are read. No signal that is ignored is touched, as `nohup` asks for, and none is
     ignored here, which processes that this one starts would inherit.
     """
-    had_terminal = has_terminal()
+    terminal_has_closed = end_of_terminal()
 
     def received(number: int, _: object) -> None:
-        if number == signal.SIGHUP and had_terminal and not has_terminal():
+        if number == signal.SIGHUP and terminal_has_closed():
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         _held.append(number)
@@ -62,7 +62,13 @@ def held_reloads() -> list[int]:
     return numbers
 
 
-def has_terminal() -> bool:
+def end_of_terminal() -> Callable[[], bool]:
+    """What tells whether the terminal has closed that this process has now, where it has one."""
+    had_terminal = _has_terminal()
+    return lambda: had_terminal and not _has_terminal()
+
+
+def _has_terminal() -> bool:
     """Whether this process has a controlling terminal; one that has hung up cannot be opened any more."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
