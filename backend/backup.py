@@ -22,6 +22,7 @@ from moorline.backend.eventlog.sqlite.copies import copy
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog, sync_folder
 from moorline.backend.eventlog.sqlite.schema import VERSION, recognise
 from moorline.backend.settings import shown_database
+from moorline.gateway.common.config.units import counted
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["backup", "restore"]
@@ -45,7 +46,7 @@ def backup(database: str, arguments: list[str]) -> int:
             _write(source, part)
         sessions = _verified("backup", part)
         size = os.path.getsize(part)
-    print(f"{file}: {_shown(size)}, {sessions} sessions")
+    print(f"{file}: {_shown(size)}, {counted(sessions, 'session')}")
     return 0
 
 
@@ -71,7 +72,7 @@ def restore(database: str, arguments: list[str]) -> int:
             kept = _sessions(db)
         with _complaining("restore", path):
             _sync(part)
-    print(f"{path}: {kept} sessions, and {sessions - kept} erased again")
+    print(f"{path}: {counted(kept, 'session')}, and {sessions - kept} erased again")
     if not has_log:
         print(
             f"{erasures.path}: there was no erasure log; what was erased since the backup is in the database again",

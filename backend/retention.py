@@ -12,6 +12,7 @@ from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.rights import Rights
 from moorline.gateway.common.access.rights import REVOKED_SECONDS
+from moorline.gateway.common.config.units import counted
 
 __all__ = ["run_pruning", "run_retention"]
 
@@ -45,7 +46,7 @@ async def _sweep(before: float, log: EventLog, audit: Audit) -> None:
             audit.record("expire", session_id, "retention", "ok")
         erased += len(found)
     if erased:
-        logger.info("%d sessions erased", erased)
+        logger.info("%s erased", counted(erased, "session"))
 
 
 async def run_pruning(log: EventLog, rights: Rights) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.config.units import counted
 from moorline.gateway.common.output import Output
 
 __all__ = ["hashed", "info", "json_line", "setup"]
@@ -164,7 +165,7 @@ class _Lines(logging.StreamHandler[TextIO]):
             lines, self._lines, self._flushing = self._lines, [], None
             self._next_write = time.monotonic() + _PAUSE_SECONDS
             if self._output.write(lines) and self._output.dropped:
-                text, self._output.dropped = f"{self._output.dropped} lines of the log were dropped", 0
+                text, self._output.dropped = f"dropped {counted(self._output.dropped, 'line')} of the log", 0
                 record = logging.LogRecord("moorline.logs", logging.WARNING, "", 0, text, None, None)
                 self._output.write([self.format(record) + self.terminator])
             if self._output.waits and self._retry is None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from moorline.gateway.common import collection, tracing
-from moorline.gateway.common.config.units import format_duration
+from moorline.gateway.common.config.units import counted, format_duration
 from moorline.gateway.common.program import end_of_terminal, held_reloads
 from moorline.gateway.common.web.idle import raise_limit
 
@@ -46,7 +46,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         value = runner.run(main)
         if stubborn := runner.run(_cancel_all()):
-            logger.error("ending without %d tasks that ignore their cancellation", stubborn)
+            logger.error("ending without %s that did not end when cancelled", counted(stubborn, "task"))
             sys.stdout.flush()
             logging.shutdown()
             os._exit(value if isinstance(value, int) else 0)

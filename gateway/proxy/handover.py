@@ -28,6 +28,7 @@ import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 
+from moorline.gateway.common.config.units import counted
 from moorline.gateway.common.descriptors import DescriptorChannel
 from moorline.gateway.counts import Counts, Traffic
 from moorline.gateway.proxy.tunnels import SocketState, Tunnels
@@ -168,7 +169,8 @@ class _HandOver:
             await self._send_counts()
             await self._send_all(self._answers)
             await self._channel.send(_ALL_GIVEN)
-        log.info("handed over %d sockets in %.2fs; %d stay", self._taken, clock() - began, len(self._tunnels))
+        sockets = counted(self._taken, "socket")
+        log.info("handed over %s in %.2fs; %d stay", sockets, clock() - began, len(self._tunnels))
 
     async def follow(self) -> None:
         """Give what can go later, and what is counted here, until this is cancelled."""
@@ -346,7 +348,7 @@ class _TakeOver:
             # A tunnel that was taken is this process's, whatever ends the hand-over.
             if self._adopting:
                 await asyncio.wait(self._adopting)
-            log.info("took over %d sockets", taken)
+            log.info("took over %s", counted(taken, "socket"))
 
     async def _take(self, payload: bytes, descriptors: list[int]) -> bool:
         """Whether it is a tunnel, and this process's from now on."""

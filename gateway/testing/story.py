@@ -5,6 +5,8 @@ import logging
 import time
 from collections.abc import Iterator
 
+from moorline.gateway.common.config.units import counted
+
 __all__ = ["Story"]
 
 # A test that opens thousands of sockets is told by its first and last lines.
@@ -36,7 +38,7 @@ class Story(logging.Handler):
         return tuple(self._lines)
 
     def __str__(self) -> str:
-        left_out = (f"          ({self._left_out} lines are left out here)",) if self._left_out else ()
+        left_out = (f"          ({counted(self._left_out, 'line')} left out here)",) if self._left_out else ()
         half = _MAX_LINES // 2
         return "\n".join((*self._lines[:half], *left_out, *self._lines[half:]))
 

@@ -648,7 +648,7 @@ async def test_odd_members_of_a_set_are_no_keys_and_the_others_of_it_count(
             assert await status(server.http, token(KEYS["RS256"], "RS256", kid="one")) == 401
     others = 2 * len(ODD_KEYS) + 1
     lines = [line for line in caplog.messages if line.startswith("jwt_jwks_url: ")]
-    assert lines == [f"jwt_jwks_url: the issuer has 1 keys that can verify a token, and {others} others"]
+    assert lines == [f"jwt_jwks_url: the issuer has 1 key that can verify a token, and {others} others"]
 
 
 @pytest.mark.parametrize(

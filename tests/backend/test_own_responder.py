@@ -180,4 +180,4 @@ async def test_a_responder_that_ignores_its_cancellation_does_not_keep_the_proce
             await http.post(f"{address}/api/chat/s1/messages", json=body)
             async with http.get(f"{address}/api/chat/s1/messages?after=0&wait=10"):
                 assert await program.stop() == 0
-    assert "ending without 1 tasks that ignore their cancellation" in program.err
+    assert "ending without 1 task that did not end when cancelled" in program.err

@@ -197,7 +197,7 @@ async def measure(tunnels: int, upgrades: int, *, rate: float = 1000.0) -> Resul
 
 def _seconds(program: Program) -> float:
     """How long the last hand-over took, by its line in the log."""
-    return float(re.findall(r"handed over \d+ sockets in ([0-9.]+)s", program.err)[-1])
+    return float(re.findall(r"handed over \d+ sockets? in ([0-9.]+)s", program.err)[-1])
 
 
 async def _returned(tunnels: Sequence[_Tunnel]) -> None:

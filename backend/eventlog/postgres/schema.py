@@ -22,6 +22,7 @@ from typing import Any
 
 from moorline.backend.eventlog.base import EPOCH_BUCKETS
 from moorline.backend.eventlog.postgres.connection import Connection
+from moorline.gateway.common.config.units import counted
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["KEY", "MIGRATIONS", "VERSION", "migrate"]
@@ -212,7 +213,7 @@ async def _catch_up(connection: Connection) -> None:
             )
         erased = (await connection.execute(_ERASE_AGAIN)).rowcount
         await connection.execute(_RESTORED)
-        log.info("the database was restored from an earlier time: %d sessions erased again", erased)
+        log.info("the database was restored from an earlier time: %s erased again", counted(erased, "session"))
 
 
 async def _one(connection: Connection, query: str) -> tuple[Any, ...]:

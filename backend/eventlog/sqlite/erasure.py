@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Collection
 
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog, erasure_key
+from moorline.gateway.common.config.units import counted
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["catch_up", "delete_rows", "first_messages", "mark_as_copy"]
@@ -72,7 +73,7 @@ def catch_up(db: sqlite3.Connection, erasures: ErasureLog) -> int:
     # One that was redeemed since may be in the copy.
     db.execute("DELETE FROM tickets")
     db.execute("UPDATE erasures SET applied = ?", (erasures.last,))
-    log.info("the database was restored from an earlier time: %d sessions erased again", erased)
+    log.info("the database was restored from an earlier time: %s erased again", counted(erased, "session"))
     return erased
 
 

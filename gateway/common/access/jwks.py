@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiohttp
 from aiohttp import hdrs, web
 
+from moorline.gateway.common.config.units import counted
+
 if TYPE_CHECKING:
     import jwt
 
@@ -105,8 +107,8 @@ class KeySet:
         is_first = self._fetched_at is None
         if is_first or found.keys.keys() != self._keys.keys() or found.left_out != self._left_out:
             level = logging.INFO if found.keys else logging.WARNING
-            text = "jwt_jwks_url: the issuer has %d keys that can verify a token, and %d others"
-            log.log(level, text, len(found.keys), found.left_out)
+            text = "jwt_jwks_url: the issuer has %s that can verify a token, and %s"
+            log.log(level, text, counted(len(found.keys), "key"), counted(found.left_out, "other"))
         self._keys, self._left_out = found
         self._fetched_at = self._tried_at
 

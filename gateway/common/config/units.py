@@ -1,8 +1,8 @@
-"""Durations and sizes as people write them: `1m30s`, `2.5s`, `16MiB`. Pure."""
+"""Durations, sizes and numbers as people write them: `1m30s`, `2.5s`, `16MiB`, `1 session`. Pure."""
 
 import re
 
-__all__ = ["format_duration", "format_size", "parse_duration", "parse_size"]
+__all__ = ["counted", "format_duration", "format_size", "parse_duration", "parse_size"]
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
@@ -36,6 +36,11 @@ def format_duration(seconds: float) -> str:
         if seconds >= length and seconds % length == 0:
             return f"{seconds / length:.12g}{unit}"
     return f"{seconds:.12g}s"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 session`, `2 sessions`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def parse_size(text: str) -> int:

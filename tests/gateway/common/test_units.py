@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorline.gateway.common.config.units import format_duration, format_size, parse_duration, parse_size
+from moorline.gateway.common.config.units import counted, format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,8 @@ def test_a_duration_is_shown_as_it_can_be_written(milliseconds: int) -> None:
 )
 def test_the_shortest_text_is_shown(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 sessions"), (1, "1 session"), (2, "2 sessions")])
+def test_a_number_has_its_noun_in_the_singular_where_it_is_one(number: int, text: str) -> None:
+    assert counted(number, "session") == text
