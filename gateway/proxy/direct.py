@@ -5,7 +5,8 @@ They get the same middlewares and the same request. What the router finds in a p
 none of it.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import functools
+from collections.abc import Awaitable, Sequence
 from typing import cast
 
 from aiohttp import hdrs, web
@@ -34,30 +35,29 @@ def add_direct_handler(app: web.Application, proxied: Sequence[Routed], healthz:
     async def set_handler(app: web.Application) -> None:
         if len(app.router.resources()) == resources:
             # An application makes no requests but these.
-            app[DIRECT_HANDLER] = cast("DirectHandler", _direct_handler(app, proxied, healthz))
+            app[DIRECT_HANDLER] = cast("DirectHandler", functools.partial(_direct_handler, app, proxied, healthz))
 
     app.on_startup.append(set_handler)
 
 
-def _direct_handler(
-    app: web.Application, proxied: Sequence[Routed], healthz: Routed
-) -> Callable[[web.Request], Awaitable[web.StreamResponse] | None]:
+def _direct_handler(app: web.Application, proxied: Sequence[Routed], healthz: Routed, router: Handler) -> Handler:
+    """Handles what it can itself, and leaves the `router` the rest."""
     templates, routes = Templates([template for template, _ in proxied]), app[ROUTES]
     found = [_found(app, route) for _, route in proxied]
     healthz_path, found_healthz = healthz[0], _found(app, healthz[1])
 
-    def handle(request: web.Request) -> Awaitable[web.StreamResponse] | None:
+    def handle(request: web.Request) -> Awaitable[web.StreamResponse]:
         message = message_of(request)
         path = request.rel_url.raw_path
         if hdrs.EXPECT in message.headers:
             # aiohttp answers Expect.
-            return None
+            return router(request)
         if (destination := routes.match(path)) is None:
             if path != healthz_path or message.method != hdrs.METH_GET:
-                return None
+                return router(request)
             match_info, handler = found_healthz
         elif (place := templates.find(path)) is None:
-            return None
+            return router(request)
         else:
             items_of(request)[DESTINATION] = destination
             match_info, handler = found[place]

@@ -115,6 +115,7 @@ def check() -> None:
         (web.BaseRequest, web.BaseRequest.__init__, "_method"),
         (web.BaseRequest, web.BaseRequest.__init__, "_protocol"),
         (web.BaseRequest, web.BaseRequest.__init__, "_rel_url"),
+        (web.BaseRequest, web.BaseRequest.__init__, "_transport_peername"),
         (web.BaseRequest, web.BaseRequest.__init__, "_version"),
         (web.Application, web.Application.__getitem__, "_state"),
         (web.UrlMappingMatchInfo, cast("property", web.UrlMappingMatchInfo.current_app).fget, "_current_app"),
@@ -265,7 +266,8 @@ class ServerProtocol(RequestHandler):
         if isinstance(message, web_protocol._ErrInfo):
             message, handler = web_protocol.ERROR, self._make_error_handler(message)
         else:
-            handler = self.rejection(message) or served._request_handler
+            status = self.rejection(message)
+            handler = served._request_handler if status is None else functools.partial(self.reject, status)
         writer = StreamWriter(self, self._loop, None, self.on_headers_sent)
         request = served._request_factory(message, payload, self, writer, self._task_handler)
         if not request._cache:
@@ -278,12 +280,19 @@ class ServerProtocol(RequestHandler):
                 "rel_url": request._rel_url,
                 "body_exists": payload is not EMPTY_PAYLOAD,
             }
+            # That of a Unix socket has no address.
+            if isinstance(peer := request._transport_peername, tuple):
+                request._cache["remote"] = peer[0]
         self._current_request, self._request_in_progress = request, True
         return request, handler
 
-    def rejection(self, message: RawRequestMessage) -> BaseHandler | None:
-        """The handler of a request that aiohttp accepted and that the usual one must not see."""
+    def rejection(self, message: RawRequestMessage) -> int | None:
+        """The status for a request that aiohttp accepted and that its handler must not see; None for the others."""
         return None
+
+    async def reject(self, status: int, request: web.BaseRequest) -> web.StreamResponse:
+        """The response to it."""
+        return web.Response(status=status)
 
     def _end_request(self, request: Any) -> None:
         self._current_request, self._request_in_progress = None, False

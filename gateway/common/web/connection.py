@@ -9,7 +9,6 @@ parsed in turns, see `turns`. A WebSocket's message that is not complete has lim
 
 import asyncio
 import dataclasses
-import functools
 import itertools
 import math
 import time
@@ -23,7 +22,7 @@ from multidict import CIMultiDict
 
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.unread import has_unread
-from moorline.gateway.common.web.aiohttp_private import BaseHandler, RawRequestMessage, ServerProtocol, protocol_of
+from moorline.gateway.common.web.aiohttp_private import RawRequestMessage, ServerProtocol, protocol_of
 from moorline.gateway.common.web.idle import IdleConnections
 from moorline.gateway.common.web.lingering import LingeringConnections, LingeringLimits
 from moorline.gateway.common.web.messages import MessageLimits, Unfinished, UnfinishedMessage, Violation
@@ -312,11 +311,7 @@ class Connection(ServerProtocol):
         self.drop_input()
         self._lingering.add(client, self, self.force_close)
 
-    def rejection(self, message: RawRequestMessage) -> BaseHandler | None:
-        status = self._reject_status(message)
-        return None if status is None else functools.partial(self._reject, status)
-
-    def _reject_status(self, message: RawRequestMessage) -> int | None:
+    def rejection(self, message: RawRequestMessage) -> int | None:
         """That of headers which are too large, or of which two programs on their way could disagree about where the
         request ends.
         """
@@ -334,7 +329,7 @@ class Connection(ServerProtocol):
             return 400
         return None if coding.strip().lower() == "chunked" else 501
 
-    async def _reject(self, status: int, request: web.BaseRequest) -> web.StreamResponse:
+    async def reject(self, status: int, request: web.BaseRequest) -> web.StreamResponse:
         response = self._bad_request_handler(request, status)
         response.force_close()
         return response

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import math
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Protocol, cast
 
 from aiohttp import web
@@ -48,8 +48,8 @@ __all__ = [
 Accept = Callable[[], asyncio.Protocol]
 ACCEPT_THROUGH: web.AppKey[Callable[[Callable[[], Connection]], Accept]] = web.AppKey("accept_through")
 """Only where something stands between the accepted connections and their protocols."""
-DirectHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse] | None]
-"""Handles a request without aiohttp's router; None for a request that needs it."""
+DirectHandler = Callable[[BaseHandler], BaseHandler]
+"""Given aiohttp's router, a handler that leaves it only the requests that need it."""
 DIRECT_HANDLER = web.AppKey[DirectHandler]("direct_handler")
 """Set by an application that knows the handler of most requests without the router."""
 
@@ -147,11 +147,6 @@ class SocketListener:
             sock.close()
 
 
-def _directly(direct: DirectHandler, *, router: BaseHandler) -> BaseHandler:
-    """Handles requests so that aiohttp's router sees only those that need it."""
-    return lambda request: direct(request) or router(request)
-
-
 @contextlib.asynccontextmanager
 async def running(
     app: web.Application, settings: CommonSettings, *, listener: Listener | None = None
@@ -172,7 +167,7 @@ async def running(
         await runner.setup()
         server = cast("web.Server", runner.server)
         if DIRECT_HANDLER in app:
-            server.request_handler = _directly(app[DIRECT_HANDLER], router=server.request_handler)
+            server.request_handler = app[DIRECT_HANDLER](server.request_handler)
         if tls is not None:
             tls.warn()
         idle_connections = IdleConnections(Descriptors.of_process())
