@@ -7,7 +7,7 @@ import termios
 
 __all__ = ["descriptor", "has_unread", "has_unread_at"]
 
-_SIZE = struct.calcsize("i")
+_NONE = bytes(struct.calcsize("i"))
 
 
 def has_unread(transport: asyncio.Transport) -> bool:
@@ -18,12 +18,12 @@ def has_unread(transport: asyncio.Transport) -> bool:
 def has_unread_at(descriptor: int) -> bool:
     """The same by its descriptor, which is open: each request on a pooled connection asks."""
     # What can be written to: for bytes the call makes an exception first, and drops it, at three times the cost.
-    size = bytearray(_SIZE)
+    size = bytearray(_NONE)
     try:
         fcntl.ioctl(descriptor, termios.FIONREAD, size)
     except (OSError, ValueError):
         return False
-    return any(size)
+    return size != _NONE
 
 
 def descriptor(transport: asyncio.Transport) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import hdrs, web
 
 from moorline.gateway.cause import Moment
-from moorline.gateway.common.access.middleware import client_address
+from moorline.gateway.common.access.middleware import CLIENT
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.web.aiohttp_private import items_of, parts_of
 from moorline.gateway.common.web.deadline import latest_end
@@ -99,7 +99,7 @@ class Exchange:
         """What the request holds by its keys."""
         self.of_app = items_of(app)
         """What the application of the request holds by its keys."""
-        self.client = client_address(request)
+        self.client: str = items[CLIENT]
         destination: Destination = items[DESTINATION]
         self.destination = destination
         self.is_upgrade = upgrade
@@ -142,7 +142,7 @@ class Exchange:
         upstream, connection = self._upstream, self._connection
         self._upstream = None
         if upstream is not None:
-            upstream.release()
+            upstream.connections -= 1
         if connection is not None:
             self._end(connection)
 
@@ -207,7 +207,7 @@ class Exchange:
         while (upstream := upstreams.choose(self._clock(), besides=tried)) is not None:
             tried.append(upstream)
             self._upstream = upstream
-            upstream.take()
+            upstream.connections += 1
             try:
                 head = self._head(self, upstream)
                 # An upstream may close an idle connection just when a request is on its way. Only what can be sent

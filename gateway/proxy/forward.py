@@ -90,8 +90,8 @@ def _header_lines(exchange: Exchange, upstream: Upstream) -> bytes:
     compare them costs less than to write them anew.
     """
     connection, raw_headers, route = exchange.protocol, exchange.message.raw_headers, exchange.destination.route
-    # A connection that becomes a tunnel has no next request, and each request is another step of a trace.
-    if not isinstance(connection, Connection) or exchange.is_upgrade or tracing.is_on():
+    # A connection that becomes a tunnel has no next request.
+    if not isinstance(connection, Connection) or exchange.is_upgrade:
         return _written(exchange, upstream)
     kept = connection.kept
     if isinstance(kept, _Kept):
@@ -99,7 +99,8 @@ def _header_lines(exchange: Exchange, upstream: Upstream) -> bytes:
             return kept.lines
         connection.kept = None
     lines = _written(exchange, upstream)
-    if _is_small(raw_headers):
+    # Each request is another step of a trace.
+    if _is_small(raw_headers) and not tracing.is_on():
         connection.kept = _Kept(raw_headers, route, upstream.url, lines)
     return lines
 

@@ -290,7 +290,7 @@ class Tunnels:
 
         def add(relay: Relay) -> None:
             if known is not None:
-                known.take()
+                known.connections += 1
             self._socket_limits.add(opened.socket.client)
             self._add(relay, opened)
             self._told[relay] = state.counted
@@ -419,7 +419,7 @@ class Tunnels:
         self._socket_limits.remove(each.socket.client)
         self._draining.release()
         if each.upstream is not None:
-            each.upstream.release()
+            each.upstream.connections -= 1
         if not self._sockets:
             self._none_left.set()
         return each

@@ -70,7 +70,7 @@ class Upstream:
         self.through: Through | None = None
         """Only with the option `faults`."""
         self.connections = 0
-        """Requests and sockets that it has at the moment."""
+        """Requests and sockets that it has at the moment, and a request that is about to go there: counted by each."""
         self._fails = 0
         self._failed_at = self._checked_at = -math.inf
         self._chosen = 0
@@ -84,13 +84,6 @@ class Upstream:
         self.host = str(address.hostname)
         self.tls = address.scheme == "https"
         self.port = address.port or (443 if self.tls else 80)
-
-    def take(self) -> None:
-        """Count a request that is about to go there; `release` when it has ended or was never sent."""
-        self.connections += 1
-
-    def release(self) -> None:
-        self.connections -= 1
 
     def apply(self, event: _Event) -> bool:
         """Whether this marks it down or up again."""

@@ -25,6 +25,7 @@ class Draining:
         self._ending = asyncio.Event()
         self.requests = 0
         """Those that are being handled; a socket is none any more once its handler has returned."""
+        # Sockets, and what else is under way beside the requests.
         self._held = 0
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -34,23 +35,27 @@ class Draining:
 
     def release(self) -> None:
         self._held -= 1
-        if self._waiting and self._held == 0:
-            for waiter in self._waiting:
-                if not waiter.done():
-                    waiter.set_result(None)
+        if self._waiting:
+            self._wake()
 
     def begin_request(self) -> None:
         """Count a request as being handled, and as under way, until `end_request`."""
         self.requests += 1
-        self.hold()
 
     def end_request(self) -> None:
         self.requests -= 1
-        self.release()
+        if self._waiting:
+            self._wake()
+
+    def _wake(self) -> None:
+        if not (self._held or self.requests):
+            for waiter in self._waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     async def released(self) -> None:
         """Wait until nothing is under way."""
-        while self._held:
+        while self._held or self.requests:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             try:

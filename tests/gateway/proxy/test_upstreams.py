@@ -31,7 +31,7 @@ def test_equals_take_turns() -> None:
 
 def test_the_one_with_the_fewest_connections_is_next() -> None:
     upstreams = of(A, B)
-    chosen(upstreams, 0).take()
+    chosen(upstreams, 0).connections += 1
     assert turns(upstreams, 0, 3) == [B, B, B]
 
 
