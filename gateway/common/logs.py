@@ -82,9 +82,12 @@ def info(logger: logging.Logger, message: str, facts: Callable[[], Mapping[str, 
 
 def _only_handler(logger: logging.Logger) -> "_Lines | None":
     """The handler of `setup`, unless the program has another one, or a filter: a test, a library that collects logs."""
+    # Those of other loggers than the one that is asked are for none of its lines.
+    if logger.filters:
+        return None
     each = logger
     while (parent := each.parent) is not None:
-        if each.handlers or each.filters or not each.propagate:
+        if each.handlers or not each.propagate:
             return None
         each = parent
     if len(each.handlers) != 1:

@@ -86,7 +86,7 @@ class Exchange:
     # Of the connection, which a handshake has for itself.
     _pool: Pool | None = None
 
-    def __init__(self, request: web.Request, head: Head, *, begin: Begin | None = None, upgrade: bool = False) -> None:
+    def __init__(self, request: web.Request, head: Head, begin: Begin | None = None, *, upgrade: bool = False) -> None:
         self.request = request
         message, protocol, app, items, self._clock = parts_of(request)
         self.message = message

@@ -32,7 +32,7 @@ _MOST_KEPT_LINES = 32
 
 async def forward(request: web.Request) -> web.StreamResponse:
     """Pass the request on and its response back, both as they come."""
-    exchange = Exchange(request, request_head, begin=begin)
+    exchange = Exchange(request, request_head, begin)
     limits: RequestLimits = exchange.of_app[REQUEST_LIMITS]
     limits.take(exchange.client)
     try:

@@ -103,7 +103,8 @@ class ProxiedResponse(Sent):
     _is_client_gone = False
 
     def __init__(self, exchange: Exchange, response: Response) -> None:
-        super().__init__(status=response.status, reason=response.reason)
+        # Each response is one, and `super` takes four times as long.
+        Sent.__init__(self, status=response.status, reason=response.reason)
         self._exchange = exchange
         self._protocol = exchange.protocol
         message = exchange.message

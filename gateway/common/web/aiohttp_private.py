@@ -192,7 +192,8 @@ class ServerProtocol(RequestHandler):
     def parse(self, data: bytes) -> bool:
         """Parse what the client sent; whether a request begins with it, which `serve_queued` handles."""
         before = self._request_count
-        super().data_received(data)
+        # Each read asks, and `super` takes four times as long.
+        RequestHandler.data_received(self, data)
         return self._request_count > before
 
     def serve_queued(self) -> None:
