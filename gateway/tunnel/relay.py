@@ -229,7 +229,8 @@ class Relay:
         *,
         state: TunnelState | None = None,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        # `asyncio.get_running_loop` asks the kernel whether the process is the one that it was.
+        self._loop = shared.turns.loop
         self._began = monotonic() if state is None else state.began
         self.tunnel = Tunnel(limits, self._began, randbytes=os.urandom, on_round_trip=shared.on_round_trip)
         if state is not None:

@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, StreamReader, hdrs, web
@@ -23,6 +23,7 @@ from multidict import CIMultiDict
 from moorline.gateway.common.access.rules import client_network
 from moorline.gateway.common.unread import has_unread
 from moorline.gateway.common.web.aiohttp_private import RawRequestMessage, ServerProtocol, protocol_of
+from moorline.gateway.common.web.draining import Draining
 from moorline.gateway.common.web.idle import IdleConnections
 from moorline.gateway.common.web.lingering import LingeringConnections, LingeringLimits
 from moorline.gateway.common.web.messages import MessageLimits, Unfinished, UnfinishedMessage, Violation
@@ -37,6 +38,7 @@ __all__ = [
     "BadRequestHandler",
     "Connection",
     "ConnectionTimeouts",
+    "Shared",
     "default_bad_request",
     "is_reserved",
 ]
@@ -77,6 +79,25 @@ CONNECTION_TIMEOUTS = web.AppKey("connection_timeouts", ConnectionTimeouts)
 """Set by an application whose options they are."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all connections of one server use."""
+
+    loop: asyncio.AbstractEventLoop
+    draining: Draining
+    idle_connections: IdleConnections
+    turns: Turns
+    room: Unfinished
+    timeouts: ConnectionTimeouts
+    header_deadlines: Deadlines
+    """Each connection would set a timer of its own and cancel it, as most send their request at once."""
+    lingering: LingeringConnections
+    bad_request_handler: BadRequestHandler
+    message_limits: MessageLimits | None
+    arguments: Mapping[str, Any]
+    """What aiohttp is to do otherwise than by default."""
+
+
 def default_bad_request(_: web.BaseRequest, status: int) -> web.Response:
     """The response of an application that sets no BAD_REQUEST_HANDLER."""
     return web.Response(status=status)
@@ -98,27 +119,20 @@ class Connection(ServerProtocol):
 
     __slots__ = (
         "_asked",
-        "_bad_request_handler",
         "_client",
-        "_event_loop",
         "_handler_bounds_sends",
         "_has_header_deadline",
         "_header_bytes",
-        "_header_deadlines",
         "_held",
-        "_idle_connections",
         "_idle_timer",
         "_idle_until",
         "_is_refused",
-        "_lingering",
         "_may_be_large",
         "_pace",
         "_parsed",
         "_receiver",
-        "_room",
         "_send_timer",
-        "_timeouts",
-        "_turns",
+        "_shared",
         "_unfinished",
         "_unparsed",
         "_waits_for_turn",
@@ -126,31 +140,14 @@ class Connection(ServerProtocol):
         "reserved",
     )
 
-    def __init__(
-        self,
-        server: web.Server,
-        *,
-        loop: asyncio.AbstractEventLoop,
-        idle_connections: IdleConnections,
-        turns: Turns,
-        room: Unfinished,
-        timeouts: ConnectionTimeouts,
-        header_deadlines: Deadlines,
-        lingering: LingeringConnections,
-        bad_request_handler: BadRequestHandler,
-        message_limits: MessageLimits | None = None,
-        **arguments: Any,
-    ) -> None:
-        super().__init__(server, loop=loop, **arguments)
+    def __init__(self, server: web.Server, shared: Shared) -> None:
+        super().__init__(server, loop=shared.loop, draining=shared.draining, **shared.arguments)
+        self._shared = shared
         self.reserved = False
         self.kept: object = None
         """What the handler of a request leaves for that of the next one here: a few KiB, which may stay for long."""
-        self._event_loop = loop
         self._asked = False
         self._handler_bounds_sends = False
-        self._idle_connections = idle_connections
-        self._lingering = lingering
-        self._turns = turns
         self._pace = Pace()
         self._unparsed = b""
         # So many bytes of it are parsed.
@@ -158,17 +155,13 @@ class Connection(ServerProtocol):
         self._waits_for_turn = False
         # So many bytes of it are counted as waiting for a turn.
         self._held = 0
-        self._room = room
         # There was no room for input, which is lost.
         self._is_refused = False
         # A handler that waits for a turn.
         self._receiver: asyncio.Future[None] | None = None
-        self._timeouts = timeouts
-        self._bad_request_handler = bad_request_handler
         # Of a WebSocket whose messages are parsed here; a tunnel takes the transport instead.
-        self._unfinished = None if message_limits is None else UnfinishedMessage(message_limits, loop)
-        # Shared by all: each connection would set a timer of its own and cancel it, as most send their request at once.
-        self._header_deadlines = header_deadlines
+        limits = shared.message_limits
+        self._unfinished = None if limits is None else UnfinishedMessage(limits, shared.loop)
         self._has_header_deadline = False
         self._header_bytes = 0
         # Whether there was a large read, or one without a request. Else headers are small, and need not be measured,
@@ -200,7 +193,7 @@ class Connection(ServerProtocol):
         at once. Nothing is parsed meanwhile, so that no more of them wait for it than were parsed in one slice."""
         if self._client.is_closing():
             return
-        self._receiver = receiver = self._event_loop.create_future()
+        self._receiver = receiver = self._shared.loop.create_future()
         self._client.pause_reading()
         self._queue_for_turn()
         await receiver
@@ -209,13 +202,13 @@ class Connection(ServerProtocol):
         # `transport` is forgotten as soon as it is to be closed.
         self._client = cast("asyncio.Transport", transport)
         super().connection_made(transport)
-        now, descriptor = self._event_loop.time(), transport.get_extra_info("socket").fileno()
+        now, descriptor = self._shared.loop.time(), transport.get_extra_info("socket").fileno()
         self._headers_begin()
         peer = self.peername
         address = client_network(peer[0]) if isinstance(peer, tuple) else ""
-        if not self._idle_connections.admit(self, descriptor, now, address):
+        if not self._shared.idle_connections.admit(self, descriptor, now, address):
             self.force_close()
-        elif self._idle_connections.is_reserved(descriptor):
+        elif self._shared.idle_connections.is_reserved(descriptor):
             self.reserved = True
 
     def data_received(self, data: bytes) -> None:
@@ -241,7 +234,7 @@ class Connection(ServerProtocol):
             if size:
                 began = time.perf_counter()
                 has_more = self._parse_next(size)
-                self._turns.spend(time.perf_counter() - began)
+                self._shared.turns.spend(time.perf_counter() - began)
             if not size or has_more:
                 self._wait_for_turn()
 
@@ -267,7 +260,7 @@ class Connection(ServerProtocol):
 
     def _release(self) -> None:
         """Leave no timer and no place behind."""
-        self._idle_connections.remove(self)
+        self._shared.idle_connections.remove(self)
         self._forget_unparsed()
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_result(None)
@@ -306,10 +299,10 @@ class Connection(ServerProtocol):
             return
         self._headers_end()
         self._idle_until = math.inf
-        self._idle_connections.set_busy(self)
+        self._shared.idle_connections.set_busy(self)
         self._forget_unparsed()
         self.drop_input()
-        self._lingering.add(client, self, self.force_close)
+        self._shared.lingering.add(client, self, self.force_close)
 
     def rejection(self, message: RawRequestMessage) -> int | None:
         """That of headers which are too large, or of which two programs on their way could disagree about where the
@@ -330,12 +323,12 @@ class Connection(ServerProtocol):
         return None if coding.strip().lower() == "chunked" else 501
 
     async def reject(self, status: int, request: web.BaseRequest) -> web.StreamResponse:
-        response = self._bad_request_handler(request, status)
+        response = self._shared.bad_request_handler(request, status)
         response.force_close()
         return response
 
     async def discard(self, body: StreamReader) -> None:
-        if not await self._lingering.discard(body):
+        if not await self._shared.lingering.discard(body):
             self.force_close()
 
     async def on_headers_sent(self, headers: CIMultiDict[str]) -> None:
@@ -353,12 +346,12 @@ class Connection(ServerProtocol):
             # Also where the response was under way already: the descriptor is for the next client.
             self.close()
         if self.transport is not None:
-            now = self._event_loop.time()
-            self._idle_connections.add(self, now)
+            now = self._shared.loop.time()
+            self._shared.idle_connections.add(self, now)
             if not self._has_header_deadline:
-                self._idle_until = now + self._timeouts.keepalive
+                self._idle_until = now + self._shared.timeouts.keepalive
                 if self._idle_timer is None:
-                    self._idle_timer = self._event_loop.call_at(self._idle_until, self._idle_timer_fired)
+                    self._idle_timer = self._shared.loop.call_at(self._idle_until, self._idle_timer_fired)
 
     def handle_error(
         self,
@@ -371,7 +364,7 @@ class Connection(ServerProtocol):
         if status >= 500 and status != _NO_ROOM:
             return super().handle_error(request, status, exc, message)
         self.logger.debug("malformed request: %s", message)
-        response = self._bad_request_handler(request, 431 if isinstance(exc, LineTooLong) else status)
+        response = self._shared.bad_request_handler(request, 431 if isinstance(exc, LineTooLong) else status)
         response.force_close()
         return response
 
@@ -395,7 +388,7 @@ class Connection(ServerProtocol):
         In an iteration that has no time left, only as many as tell whether the rest is payload. That costs nothing to
         parse, and in the queue thousands of connections would hold theirs.
         """
-        if not self._turns.are_spent:
+        if not self._shared.turns.are_spent:
             return self._pace.slice
         if not self.parses_requests():
             return _SMALL_READ
@@ -407,7 +400,7 @@ class Connection(ServerProtocol):
     def _queue_for_turn(self) -> None:
         if not self._waits_for_turn:
             self._waits_for_turn = True
-            self._turns.add(self)
+            self._shared.turns.add(self)
 
     def _parse_next(self, size: int) -> bool:
         """Parse so much of the input, and what is payload behind it; whether there is more."""
@@ -439,14 +432,14 @@ class Connection(ServerProtocol):
     def _forget_unparsed(self) -> None:
         self._unparsed, self._parsed = b"", 0
         if self._held:
-            self._room.grow(self._held, 0)
+            self._shared.room.grow(self._held, 0)
             self._held = 0
 
     def _wait_for_turn(self, data: bytes = b"") -> None:
         """Parse no more until the others had a turn."""
         self._client.pause_reading()
         self._unparsed, self._parsed = self._unparsed[self._parsed :] + data, 0
-        if self._room.grow(self._held, len(self._unparsed)):
+        if self._shared.room.grow(self._held, len(self._unparsed)):
             self._held = len(self._unparsed)
             self._queue_for_turn()
         else:
@@ -489,7 +482,7 @@ class Connection(ServerProtocol):
     def _parse_requests(self, data: bytes) -> None:
         if self.parse(data):
             self._asked = True
-            self._idle_connections.set_busy(self)
+            self._shared.idle_connections.set_busy(self)
             self._idle_until = math.inf
             self._header_bytes = 0
             if self._has_header_deadline:
@@ -513,7 +506,7 @@ class Connection(ServerProtocol):
 
     def _headers_begin(self) -> None:
         self._idle_until = math.inf
-        self._header_deadlines.add(self)
+        self._shared.header_deadlines.add(self)
         self._has_header_deadline = True
 
     def _headers_continue(self, size: int) -> None:
@@ -537,7 +530,7 @@ class Connection(ServerProtocol):
         self._header_bytes = 0
         if self._has_header_deadline:
             self._has_header_deadline = False
-            self._header_deadlines.remove(self)
+            self._shared.header_deadlines.remove(self)
 
     # The keep-alive timer -------------------------------------------------------------------------------------------
 
@@ -546,8 +539,8 @@ class Connection(ServerProtocol):
         self._idle_timer = None
         if self._idle_until == math.inf:
             return
-        if self._event_loop.time() < self._idle_until:
-            self._idle_timer = self._event_loop.call_at(self._idle_until, self._idle_timer_fired)
+        if self._shared.loop.time() < self._idle_until:
+            self._idle_timer = self._shared.loop.call_at(self._idle_until, self._idle_timer_fired)
         elif self.awaits_request:
             self.force_close()
 
@@ -566,7 +559,7 @@ class Connection(ServerProtocol):
 
     def _watch_client(self) -> None:
         size = self._client.get_write_buffer_size()
-        self._send_timer = self._event_loop.call_later(self._timeouts.send, self._send_timed_out, size)
+        self._send_timer = self._shared.loop.call_later(self._shared.timeouts.send, self._send_timed_out, size)
 
     def _send_timed_out(self, before: int) -> None:
         if self._client.get_write_buffer_size() < before:

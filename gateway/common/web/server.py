@@ -22,6 +22,7 @@ from moorline.gateway.common.web.connection import (
     CONNECTION_TIMEOUTS,
     Connection,
     ConnectionTimeouts,
+    Shared,
     default_bad_request,
 )
 from moorline.gateway.common.web.draining import DRAINING, Draining
@@ -231,36 +232,34 @@ def _connections(
 ) -> Iterator[Callable[[], asyncio.Protocol]]:
     """Makes the protocol of each accepted connection; at the end, TLS handshakes that are not over are ended."""
     loop = asyncio.get_running_loop()
-    turns = Turns(loop)
     timeouts = app.get(CONNECTION_TIMEOUTS, ConnectionTimeouts())
     header_deadlines = Deadlines(loop, timeouts.client_header)
     lingering = LingeringConnections(loop, timeouts.lingering, idle_connections, draining)
-    bad_request_handler = app.get(BAD_REQUEST_HANDLER, default_bad_request)
     message_limits = app.get(MESSAGE_LIMITS)
-    room = Unfinished(_MOST_WAITING) if message_limits is None else message_limits.unfinished
-    logger = logging.getLogger("moorline.http")
+    shared = Shared(
+        loop=loop,
+        draining=draining,
+        idle_connections=idle_connections,
+        turns=Turns(loop),
+        room=Unfinished(_MOST_WAITING) if message_limits is None else message_limits.unfinished,
+        timeouts=timeouts,
+        header_deadlines=header_deadlines,
+        lingering=lingering,
+        bad_request_handler=app.get(BAD_REQUEST_HANDLER, default_bad_request),
+        message_limits=message_limits,
+        arguments={
+            "max_line_size": _MAX_LINE,
+            "max_field_size": _MAX_LINE,
+            # The parts log requests themselves; a line with the path of each would hold the ids of patients.
+            "access_log": None,
+            # The gateway passes bodies on as they are, and a small one could decompress to gigabytes in the backend.
+            "auto_decompress": False,
+            "logger": logging.getLogger("moorline.http"),
+        },
+    )
 
     def connection() -> Connection:
-        return Connection(
-            server,
-            loop=loop,
-            draining=draining,
-            idle_connections=idle_connections,
-            turns=turns,
-            room=room,
-            timeouts=timeouts,
-            header_deadlines=header_deadlines,
-            lingering=lingering,
-            bad_request_handler=bad_request_handler,
-            message_limits=message_limits,
-            max_line_size=_MAX_LINE,
-            max_field_size=_MAX_LINE,
-            # The parts log requests themselves; a line with the path of each would hold the ids of patients.
-            access_log=None,
-            # The gateway passes bodies on as they are, and a small one could decompress to gigabytes in the backend.
-            auto_decompress=False,
-            logger=logger,
-        )
+        return Connection(server, shared)
 
     through = app.get(ACCEPT_THROUGH)
     accept: Accept = connection if through is None else through(connection)

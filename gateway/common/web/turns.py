@@ -56,7 +56,7 @@ class Turns:
     """The queue of one server's connections that wait for a turn."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._waiting: deque[Parsing] = deque()
         self._slices = 1
         self._began = 0.0
@@ -71,7 +71,7 @@ class Turns:
     def spend(self, seconds: float) -> None:
         """Input that came in this iteration took so long."""
         if not self._spent:
-            self._loop.call_soon(self._renew)
+            self.loop.call_soon(self._renew)
         self._spent += seconds
 
     def _renew(self) -> None:
@@ -81,7 +81,7 @@ class Turns:
         """Give this connection a turn; not while it waits for one."""
         if not self._waiting:
             self._began = time.perf_counter()
-            self._loop.call_soon(self._run)
+            self.loop.call_soon(self._run)
         self._waiting.append(connection)
 
     def _run(self) -> None:
@@ -96,4 +96,4 @@ class Turns:
         finally:
             # An error of one connection must not end the turns of all.
             if self._waiting:
-                self._loop.call_soon(self._run)
+                self.loop.call_soon(self._run)
