@@ -60,8 +60,12 @@ class Response:
         """Name and value of each header line."""
         self.lines = lines
         """All of them as they came, each with its CRLF."""
-        self.names = {name.lower(): value for name, value in fields}
+        self.names: dict[bytes, bytes] = {}
         """The names in lower case, each with its last value."""
+        names = self.names
+        # Each response pays for it: a comprehension would be a function that is made and called.
+        for name, value in fields:
+            names[name.lower()] = value
         self._headers: CIMultiDict[str] | None = None
 
     @property

@@ -25,7 +25,8 @@ _OVERLONG = {"\xc0\xae": ".", "\xc0\xaf": "/"}
 _IGNORED = "".join(map(chr, range(33))) + "\x7f"
 # Nothing of this can be read in two ways: no encoded character, no parameter, no segment that begins with a dot. Most
 # requests have such a path, and to match it costs a tenth of what the rules cost.
-_UNAMBIGUOUS = re.compile(r"(?:/(?!\.)[\w!$&'()*+,:=@~.-]*)+(?:\?.*)?", re.ASCII | re.DOTALL)
+_UNAMBIGUOUS = re.compile(r"/[\w!$&'()*+,:=@~/.-]*+(?:\?.*+)?", re.ASCII | re.DOTALL)
+_DOT_SEGMENT = "/."
 
 
 def segments(target: str) -> list[str]:
@@ -43,7 +44,7 @@ def refusal(target: str) -> str | None:
 
     Only for paths that go to the backend. `//` and `/a%2Fb` are left to the backend, as nginx does.
     """
-    if _UNAMBIGUOUS.fullmatch(target) or not is_for_backend(target):
+    if (_DOT_SEGMENT not in target and _UNAMBIGUOUS.fullmatch(target)) or not is_for_backend(target):
         return None
     names = segments(target)
     is_chat = _plain(names[1:2]) == "chat"

@@ -141,7 +141,8 @@ class Connection(ServerProtocol):
     )
 
     def __init__(self, server: web.Server, shared: Shared) -> None:
-        super().__init__(server, loop=shared.loop, draining=shared.draining, **shared.arguments)
+        # By name, here and in what each connection calls once more: `super` takes four times as long.
+        ServerProtocol.__init__(self, server, loop=shared.loop, draining=shared.draining, **shared.arguments)
         self._shared = shared
         self.reserved = False
         self.kept: object = None
@@ -201,7 +202,7 @@ class Connection(ServerProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # `transport` is forgotten as soon as it is to be closed.
         self._client = cast("asyncio.Transport", transport)
-        super().connection_made(transport)
+        ServerProtocol.connection_made(self, transport)
         now, descriptor = self._shared.loop.time(), transport.get_extra_info("socket").fileno()
         self._headers_begin()
         peer = self.peername
@@ -256,7 +257,7 @@ class Connection(ServerProtocol):
 
     def leave(self) -> None:
         self._release()
-        super().leave()
+        ServerProtocol.leave(self)
 
     def _release(self) -> None:
         """Leave no timer and no place behind."""
