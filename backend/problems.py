@@ -38,7 +38,10 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return _translate(error)
+        response = _translate(error)
+        # aiohttp keeps the error of a path that does not exist with the request, which its traceback refers to.
+        error.__traceback__ = None
+        return response
     except Exception:
         logger.exception("a request failed")
         return _problem(500, Refusal(ErrorCode.INTERNAL))

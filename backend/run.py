@@ -121,6 +121,8 @@ class Run:
             await asyncio.wait({pump}, timeout=0.0 if self._abandoned else _CANCEL_SECONDS)
             if not pump.done():
                 self._leave_behind(pump)
+            # The traceback of its cancellation refers to this run.
+            self._pump = None
 
     def stop(self, finish: Finish) -> None:
         """End the run now as CANCELLED or INTERRUPTED; the responder's stream is closed and what came is kept."""

@@ -130,6 +130,8 @@ class UpstreamConnection(asyncio.Protocol):
             if is_shortage(error):
                 raise Unavailable("The gateway has no file descriptor left for another connection.") from error
             detail = f"{type(error).__name__} {error.strerror or ''}".rstrip()
+            # One of the event loop's calls in it refers to the error: both would stay until a search for cycles.
+            error.__traceback__ = None
             raise UpstreamUnreachable(detail, _unreachable_by(error)) from error
 
     def _established(

@@ -236,7 +236,11 @@ class Exchange:
                     log.info("upstream %s is up again", upstream.url, extra={"upstream": upstream.url})
                 return response
         assert failure is not None, "there is at least one upstream"
-        raise failure
+        try:
+            raise failure
+        finally:
+            # Its traceback refers to this call: both would stay until a search for cycles.
+            del failure
 
     def _note_failure(self, upstream: Upstream) -> None:
         if self._upstreams.failed(upstream, self._clock()):

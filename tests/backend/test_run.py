@@ -1,6 +1,7 @@
 """One run, on a real log."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from moorline.backend.responder import Answer, Data, Done, Piece, Prompt, Respon
 from moorline.backend.run import LEFT_BEHIND, Run
 from moorline.backend.service import as_service
 from moorline.backend.settings import Settings
+from moorline.gateway.common.collection import no_collection
 from tests.support.backends import STEP, Script
-from tests.support.eventlogs import exchange, opened
+from tests.support.eventlogs import exchange, opened, until
 
 
 @pytest.fixture
@@ -505,6 +507,21 @@ async def test_a_responder_that_ignores_run_timeout_ends_as_one_that_does_not(
     assert (await end(log)).error == RunError(ErrorCode.LLM_UNAVAILABLE, True)
     responder.go_on.set()
     await asyncio.wait(LEFT_BEHIND)
+
+
+async def test_a_run_that_was_stopped_is_freed_without_a_search_for_cycles(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorline.backend.run._CANCEL_SECONDS", 0.1)
+    responder = Script()
+    run = await a_run(log, responder)
+    stopped, carrying_out = weakref.ref(run), asyncio.create_task(run.carry_out())
+    await asyncio.wait_for(responder.asked.wait(), STEP)
+    with no_collection():
+        run.stop(Finish.CANCELLED)
+        await carrying_out
+        del run, carrying_out
+        await until(lambda: stopped() is None)
 
 
 async def test_a_responder_that_catches_its_cancellation_and_goes_on_is_cut_off_there(log: EventLog) -> None:

@@ -64,7 +64,10 @@ class AccessRules:
         compared where the server speaks `tls` itself: a page got by http may be an attacker's on the network path.
         Elsewhere the server's is http also where a proxy terminates TLS.
         """
-        if origin is None or self.any_origin or self.lists_origin(origin):
+        return self.any_origin or self._is_of_site(origin, host, tls=tls)
+
+    def _is_of_site(self, origin: str | None, host: str, *, tls: bool = False) -> bool:
+        if origin is None or self.lists_origin(origin):
             return True
         match = _ORIGIN.fullmatch(origin.lower())
         if match is None or (tls and match[1] == "http"):
@@ -77,8 +80,11 @@ class AccessRules:
 
     def allows_host(self, host: str) -> bool:
         """Whether this server accepts the Host: no name that an attacker could resolve to it by DNS."""
+        return self.any_origin or self._is_own_name(host)
+
+    def _is_own_name(self, host: str) -> bool:
         name = _name(host)
-        return self.any_origin or _is_localhost(name) or _is_address(name) or name in self.hosts
+        return _is_localhost(name) or _is_address(name) or name in self.hosts
 
     @property
     def has_public_name(self) -> bool:
@@ -88,8 +94,7 @@ class AccessRules:
     def is_own(self, origin: str | None, host: str | None) -> bool:
         """Whether a request comes from no page of another site, for what is this machine's alone. `*` counts for
         nothing here: it would let any page in that this machine's browser shows."""
-        listed = dataclasses.replace(self, any_origin=False)
-        return host is None or (listed.allows_host(host) and listed.allows_origin(origin, host))
+        return host is None or (self._is_own_name(host) and self._is_of_site(origin, host))
 
     def cors_headers(self, origin: str | None) -> dict[str, str]:
         """The headers that make a browser let a listed origin's page read a response; else none.

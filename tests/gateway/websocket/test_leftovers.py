@@ -10,6 +10,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from moorline.gateway.common.collection import no_collection
 from moorline.gateway.proxy.connection import UpstreamConnection
+from moorline.gateway.proxy.exchange import Exchange
 from moorline.gateway.tunnel.relay import End, Relay
 from tests.gateway.websocket.conftest import Gateway, Start
 from tests.support.eventlogs import until
@@ -34,6 +35,16 @@ async def test_tunnels_that_ended_in_every_way_are_freed_without_a_search_for_cy
         await _one_of_each(gateway, upstream, rounds=1)
         await gateway.has(0)
         await until(lambda: not any(isinstance(each, End | Relay) for each in gc.get_objects()))
+
+
+async def test_a_request_whose_upstream_cannot_be_reached_is_freed_without_a_search_for_cycles(start: Start) -> None:
+    gateway = await start(9)  # nothing listens there
+    gc.collect()
+    with no_collection():
+        async with dial(gateway.port) as client:
+            await client.send(b"GET /api/x HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            assert b" 502 " in await client.head()
+        await until(lambda: not any(isinstance(each, Exchange | UpstreamConnection) for each in gc.get_objects()))
 
 
 async def _holdings(gateway: Gateway) -> dict[str, int]:
