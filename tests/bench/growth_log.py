@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
-from moorline.backend.eventlog.base import ListCursor
+from moorline.backend.eventlog.base import ListCursor, SessionInfo
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.events import Finish
 from tests.bench.growth_fill import EVENTS_OF_A_TURN, PATIENTS_SESSIONS, fill
@@ -83,18 +83,18 @@ async def backends(folder: Path, *, counts: Sequence[int], repeats: int) -> Rows
         for count in counts:
             async with contextlib.AsyncExitStack() as stack:
                 logs = [await stack.enter_async_context(opened(server.url)) for _ in range(count)]
-                watches = [log.watch("s-0") for log in logs]
+                session = f"of-{count}"
+                await _exchange(logs[0], session, "first")
+                info = await logs[0].find_session(session)
+                assert info is not None
+                watches = [log.watch(session) for log in logs]
 
-                async def read(position: int, logs: Sequence[EventLog] = logs) -> None:
-                    await asyncio.gather(*(log.read_after("s-0", position, limit=100) for log in logs))
-
-                position = 0
-
-                async def turn(number: int, log: EventLog = logs[0], count: int = count) -> None:
-                    nonlocal position
-                    await _exchange(log, "s-0", f"{count}-{number}")
-                    await read(position)
-                    position += EVENTS_OF_A_TURN
+                async def turn(number: int, logs: Sequence[EventLog] = logs, info: SessionInfo = info) -> None:
+                    await _exchange(logs[0], info.session_id, f"{number}")
+                    epoch, seq = info.head.epoch, info.head.seq + number * EVENTS_OF_A_TURN
+                    await asyncio.gather(
+                        *(log.read_after(info.session_id, seq, limit=100, epoch=epoch) for log in logs)
+                    )
 
                 _note(rows, "a message and its answer, read at each (us)", await _cost(turn, repeats, server))
                 _note(rows, "idle, a second (ms)", await _idle(server) * 1e3)
