@@ -35,7 +35,6 @@ from moorline.backend.settings import Settings
 from moorline.backend.waiting import Waiter
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.rights import Right
-from moorline.gateway.common.web.request_limits import UNTIL_TAKEN
 
 __all__ = ["Api", "answer", "parsed_body"]
 
@@ -242,7 +241,7 @@ class Api:
 
     async def _right(self, request: web.Request, access: Access, patient_id: str | None) -> Right:
         ask = functools.partial(self._rights.ask, request, patient_id, path_id(request, "session_id"))
-        return await self._rights.enter(access, request[UNTIL_TAKEN], ask)
+        return await self._rights.enter_request(request, access, ask)
 
 
 class _Chat(NamedTuple):

@@ -13,7 +13,6 @@ from moorline.backend.protocol.http import SessionsQuery
 from moorline.backend.protocol.v2 import session_page
 from moorline.backend.requests import path_id
 from moorline.backend.rights import Rights
-from moorline.gateway.common.web.request_limits import UNTIL_TAKEN
 
 __all__ = ["Patients"]
 
@@ -34,7 +33,7 @@ class Patients:
         patient_id = path_id(request, "patient_id")
         with self._audit.access("list", patient_id=patient_id) as access:
             ask = functools.partial(self._rights.ask, request, patient_id, None)
-            right = await self._rights.enter(access, request[UNTIL_TAKEN], ask)
+            right = await self._rights.enter_request(request, access, ask)
             self._rights.check_list(request)
             query = parse(SessionsQuery, dict(request.query))
             limit = min(query.limit or MAX_SESSIONS, MAX_SESSIONS)

@@ -16,6 +16,8 @@ class PrincipalLimits:
         """`held`: sockets and requests at once; `handshakes`: in a minute; None: any number."""
         self._most_held = held
         self._held: dict[str, int] = {}
+        # Those of `_held` that are requests.
+        self._requests: dict[str, int] = {}
         self._rate = None if handshakes is None else Rate(handshakes)
 
     def __len__(self) -> int:
@@ -36,11 +38,25 @@ class PrincipalLimits:
 
     def release(self, name: str) -> None:
         """One of them has ended."""
-        left = self._held[name] - 1
-        if left:
-            self._held[name] = left
-        else:
-            del self._held[name]
+        _remove_one(self._held, name)
+
+    def take_request(self, name: str, *, free: int) -> None:
+        """Count a request until `release_request`. `free`: the places that are left for the requests of all.
+
+        A principal has no more than that: several together leave others some, and one alone has what none else needs.
+
+        Raises:
+            Refusal: `rate_limited`, it has its share.
+        """
+        held = self._requests.get(name, 0)
+        if held > free:
+            text = "You have your share of the requests at the moment (max_requests)."
+            raise Refusal(ErrorCode.RATE_LIMITED, text, retry_after=_HELD_RETRY_SECONDS)
+        self._requests[name] = held + 1
+
+    def release_request(self, name: str) -> None:
+        """One of the requests has ended."""
+        _remove_one(self._requests, name)
 
     def handshake(self, name: str, now: float) -> None:
         """Count a socket that is to be opened.
@@ -54,3 +70,11 @@ class PrincipalLimits:
             text = "You have opened too many sockets; please wait a moment (handshakes_per_principal)."
             raise Refusal(ErrorCode.RATE_LIMITED, text, retry_after=wait)
         self._rate.add(name, now)
+
+
+def _remove_one(counts: dict[str, int], name: str) -> None:
+    if counts[name] > 1:
+        counts[name] -= 1
+    else:
+        # As many principals come and go as the hook names.
+        del counts[name]

@@ -18,6 +18,7 @@ from moorline.gateway.common.access.local import is_local_request
 from moorline.gateway.common.access.middleware import client_address
 from moorline.gateway.common.access.refusals import Refusals
 from moorline.gateway.common.access.rules import AccessRules, client_network
+from moorline.gateway.common.web.request_limits import REQUEST_LIMITS, UNTIL_TAKEN
 
 __all__ = ["RIGHTS", "Rights"]
 
@@ -60,6 +61,23 @@ class Rights(rights.Rights):
         principal = await ask()
         access.who = principal.name
         return self.hold(held, principal, ask)
+
+    async def enter_request(
+        self, request: web.Request, access: Access, ask: Callable[[], Awaitable[Principal]]
+    ) -> rights.Right:
+        """As `enter`, until the client has taken the response.
+
+        Raises:
+            Refusal: `rate_limited`, the principal has too much open, or its share of the requests.
+        """
+        held = request[UNTIL_TAKEN]
+        right = await self.enter(access, held, ask)
+        if self._names:
+            name = right.principal.name
+            with self._telling():
+                self._limits.take_request(name, free=request.app[REQUEST_LIMITS].free)
+            held.callback(self._limits.release_request, name)
+        return right
 
     def take(
         self, principal: Principal, ask: Callable[[], Awaitable[Principal]] | None, *, ask_by: float | None = None

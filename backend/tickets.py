@@ -26,7 +26,6 @@ from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.access.rate import Rate
 from moorline.gateway.common.access.rights import Right
-from moorline.gateway.common.web.request_limits import UNTIL_TAKEN
 
 __all__ = ["LIFE_SECONDS", "Tickets"]
 
@@ -56,7 +55,7 @@ class Tickets:
         with self._audit.access("ticket", body.session_id, patient_id=body.patient_id) as access:
             asked = time.monotonic()
             ask = functools.partial(self._rights.ask, request, body.patient_id, body.session_id)
-            right = await self._rights.enter(access, request[UNTIL_TAKEN], ask)
+            right = await self._rights.enter_request(request, access, ask)
             principal = right.principal
             client = self._rights.client(request, principal)
             self._count(client.principal or client.address)

@@ -10,10 +10,12 @@ from aiohttp import web
 
 from moorline.backend.client_limits import Client, ClientLimits
 from moorline.backend.errors import ErrorCode, Refusal
+from moorline.backend.principal_limits import PrincipalLimits
 from moorline.backend.rights import RIGHTS
 from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal, bearer_token
 from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.web.request_limits import REQUEST_LIMITS
 from tests.support.backends import Backend, Script, backend, hello, receive, receive_until, say
 from tests.support.eventlogs import until
 
@@ -244,6 +246,43 @@ async def test_a_principal_holds_so_many_sockets_and_polls_whatever_addresses_th
     lines = [line for line in caplog.messages if "max_connections_per_principal" in line]
     assert lines
     assert "dr.who" not in "".join(lines)
+
+
+@pytest.mark.parametrize(("principals", "left"), [(1, 500), (5, 166), (200, 4)])
+def test_principals_that_take_all_requests_they_can_get_leave_others_some(principals: int, left: int) -> None:
+    counts, free = PrincipalLimits(), 1000
+    names = [str(number) for number in range(principals)]
+    while names:
+        for name in list(names):
+            try:
+                counts.take_request(name, free=free - 1)
+                free -= 1
+            except Refusal:
+                names.remove(name)
+    assert free == left
+    counts.take_request("another", free=free - 1)
+
+
+async def test_a_principal_has_no_more_requests_than_are_left_for_others(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=authorize, max_requests=4) as server:
+        limits = server.app[REQUEST_LIMITS]
+        url = f"{server.http}/api/chat/s1/messages?patient_id=p1&after=0&epoch="
+
+        async def polled(name: str, address: str, query: str) -> tuple[int, Any]:
+            headers = {"Authorization": f"Bearer {name}", **at(address)}
+            async with aiohttp.request("GET", url + query, headers=headers) as response:
+                return response.status, await response.json()
+
+        epoch = (await polled("dr.who", "192.0.2.1", ""))[1]["epoch"]
+        held = [asyncio.create_task(polled("dr.who", f"192.0.2.{n}", f"{epoch}&wait=30")) for n in (1, 2)]
+        await until(lambda: len(limits) == 2)
+        status, problem = await polled("dr.who", "192.0.2.3", "")
+        assert (status, problem["code"], "max_requests" in problem["title"]) == (429, "rate_limited", True)
+        assert (await polled("dr.no", "192.0.2.3", ""))[0] == 200
+        for poll in held:
+            poll.cancel()
+        await until(lambda: len(limits) == 0)
+        assert (await polled("dr.who", "192.0.2.3", ""))[0] == 200
 
 
 async def test_a_principal_opens_so_many_sockets_in_a_minute_by_tickets_as_well(tmp_path: Path) -> None:

@@ -35,6 +35,11 @@ class Places:
     def __len__(self) -> int:
         return self._total
 
+    @property
+    def free(self) -> int:
+        """How many are left."""
+        return self._most - self._total
+
     def take(self, address: str) -> Full | None:
         """Take a place for this address; else why there is none."""
         network = client_network(address)

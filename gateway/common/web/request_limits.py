@@ -35,6 +35,11 @@ class RequestLimits:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def free(self) -> int:
+        """How many more may be under way."""
+        return self._places.free
+
     def take(self, address: str) -> None:
         """Count a request of this client until `release`.
 
