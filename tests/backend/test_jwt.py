@@ -270,6 +270,40 @@ async def test_a_refusal_says_what_is_wrong_with_a_token_and_nothing_that_stands
     assert (refused.value.headers["WWW-Authenticate"], refused.value.text) == (challenge, text)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "x",
+        "a.b",
+        "a.b.c.d",
+        ".e30.a",
+        "a..a",
+        "a.b.c!",
+        "a b.c.d",
+        "\u0661.a.a",
+        "a" * 4097 + ".e30.a",
+        "a.e30." + "a" * 1367,
+    ],
+)
+async def test_what_cannot_be_a_token_is_refused_before_it_is_decoded(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+
+    def decode(self: jwt.PyJWT, token: str, *_: Any, **__: Any) -> dict[str, Any]:
+        decoded.append(token)
+        raise jwt.DecodeError
+
+    monkeypatch.setattr(jwt.PyJWT, "decode", decode)
+    hook = jwt_authorize(Settings(jwt_key=SECRET))
+    assert hook is not None
+    for text in (given, "a.e30.a", "aa==.e30.aa=="):
+        request = make_mocked_request("GET", URL, headers={"Authorization": f"Bearer {text}"})
+        with pytest.raises(web.HTTPUnauthorized):
+            await hook(request, "patient:demo", "s1")
+    assert decoded == ["a.e30.a", "aa==.e30.aa=="]
+
+
 async def test_a_token_has_one_spelling() -> None:
     """Each would be verified again, and a list of refused tokens would miss it."""
     head, payload, signature = signed('{"sub": "a", "exp": 9e9}').split(".")
