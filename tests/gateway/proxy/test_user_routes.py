@@ -188,7 +188,7 @@ async def test_a_time_limit_of_a_route_counts_there_alone(start_gateway: StartGa
 async def test_a_silent_socket_ends_by_the_time_limit_of_its_route(
     start_gateway: StartGateway, server: TestServer
 ) -> None:
-    route = Route(path="/live", upstream=(url(server),), time_limits={"proxy_read_timeout": 0.2})
+    route = Route(path="/live", upstream=(url(server),), time_limits={"proxy_read_timeout": 0.6})
     gateway = await start_gateway(0, route=(route,), close_frames=True)
     async with gateway.ws_connect("/live") as socket:
         assert await socket.receive_str() == "/live"

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from time import monotonic
 from typing import Any, cast
 
 import aiohttp
@@ -275,7 +274,8 @@ async def faults(program: Program, *wanted: dict[str, Any]) -> list[dict[str, An
 
 
 async def test_processes_that_were_replaced_end_with_the_program(tmp_path: Path) -> None:
-    options = ("--faults", "--drain", "25s")
+    # Longer than the program is waited for.
+    options = ("--faults", "--drain", "5m")
     async with echoing(tmp_path, *options) as (program, address), connect(address, proxy=None) as one:
         armed = await faults(program, {"fault": "reset", "path": "/ws/none"})
         await reloaded(program)
@@ -284,13 +284,11 @@ async def test_processes_that_were_replaced_end_with_the_program(tmp_path: Path)
             await program.lines("the new processes serve", 2)
             assert await faults(program) == armed
             # With faults no socket is handed over: each stays in the process that it began in.
-            began = monotonic()
             program.send(signal.SIGTERM)
             for socket in (one, other):
                 with pytest.raises(ConnectionClosedOK):
                     await socket.recv()
             assert await program.ended() == 0
-            assert monotonic() - began < 20
 
 
 async def test_what_was_read_again_counts(tmp_path: Path) -> None:

@@ -27,6 +27,11 @@ FAULTS = {
 }
 
 
+def read_timeout(code: str) -> dict[str, float]:
+    """Short where its end is the failure, and else the default."""
+    return {"proxy_read_timeout": 0.3} if code == "UT-response" else {}
+
+
 def every_error() -> list[type[GatewayError]]:
     found = [GatewayError]
     for error in found:
@@ -45,7 +50,7 @@ async def test_a_failed_request_names_its_cause(
 ) -> None:
     caplog.set_level(logging.INFO, "moorline.gateway.access")
     async with faulty_upstream(fault) as backend:
-        gateway = await start_gateway(backend, proxy_read_timeout=0.3, client_heartbeat=None, upstream_heartbeat=None)
+        gateway = await start_gateway(backend, client_heartbeat=None, upstream_heartbeat=None, **read_timeout(code))
         async with gateway.get("/api/x") as response:
             assert (await response.json(content_type=None))["cause"] == code
         await until(lambda: f" cause={code}" in caplog.text)
@@ -54,7 +59,7 @@ async def test_a_failed_request_names_its_cause(
 @pytest.mark.parametrize(("fault", "code"), FAULTS.items(), ids=lambda value: str(value))
 async def test_a_failed_handshake_names_its_cause(start: Start, fault: Fault, code: str) -> None:
     async with faulty_upstream(fault) as backend:
-        gateway = await start(backend, connect_retry=None, proxy_read_timeout=0.3)
+        gateway = await start(backend, connect_retry=None, **read_timeout(code))
         async with refused(gateway.port) as problem:
             assert problem["cause"] == code
 
