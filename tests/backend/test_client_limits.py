@@ -285,6 +285,17 @@ async def test_a_principal_has_no_more_requests_than_are_left_for_others(tmp_pat
         assert (await polled("dr.who", "192.0.2.3", ""))[0] == 200
 
 
+async def test_a_poll_whose_session_begins_meanwhile_is_open_once(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=authorize, max_connections_per_principal=1) as server:
+        headers = {"Authorization": "Bearer dr.who"}
+        async with aiohttp.ClientSession(server.http, headers=headers) as http:
+            polling = asyncio.create_task(http.get("/api/chat/s1/messages?after=0&wait=30&epoch="))
+            await until(lambda: "s1" in server.log.watched())
+            assert (await post(server, "s1", Authorization="Bearer dr.no"))[0] == 202
+            async with await polling as answer:
+                assert (answer.status, bool((await answer.json())["events"])) == (200, True)
+
+
 async def test_a_principal_opens_so_many_sockets_in_a_minute_by_tickets_as_well(tmp_path: Path) -> None:
     async with backend(tmp_path, Script(), authorize=authorize, handshakes_per_principal=1) as server:
         headers = {"Authorization": "Bearer dr.who"}

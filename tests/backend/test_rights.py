@@ -180,6 +180,22 @@ async def test_a_principal_closed_before_its_session_is_found_opens_nothing(
     assert await opened(server, door) == ends_with
 
 
+async def test_a_principal_closed_while_a_page_is_read_sees_nothing_of_it(
+    server: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await server.log.start_run("s1", "p1", client_msg_id="c1", content="Hello", now=0.0)
+    rows = server.log.rows
+
+    async def read_late(*args: Any, **options: Any) -> Any:
+        found = await rows(*args, **options)
+        close_principal(server.app, "alice")
+        return found
+
+    monkeypatch.setattr(server.log, "rows", read_late)
+    async with aiohttp.request("GET", f"{server.http}/api/chat/s1/messages?patient_id=p1") as answer:
+        assert answer.status == 403
+
+
 @pytest.mark.parametrize("failure", [RuntimeError("no database"), web.HTTPServiceUnavailable()])
 async def test_a_hook_that_fails_has_decided_nothing(server: Backend, hook: Hook, failure: Exception) -> None:
     async with server.socket("s1", "p1") as socket:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 import time
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from aiohttp import web
 from websockets.exceptions import InvalidStatus
 
 from moorline.backend import retention, tickets
-from moorline.backend.app import close_principal
+from moorline.backend.app import TICKETS, close_principal
+from moorline.backend.eventlog.base import Ticket
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.rights import RIGHTS
 from moorline.gateway.app import create_app as create_gateway
@@ -202,6 +204,25 @@ async def test_a_handshake_that_is_refused_leaves_its_ticket(database: str, tmp_
             pass
 
 
+async def test_a_handshake_for_the_session_of_another_patient_holds_nothing(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=by_header) as server:
+        await server.log.start_run("s1", "p2", client_msg_id="c1", content="Hello", now=0.0)
+        assert await refused(server, await ticket(server)) == 403
+        assert not server.app[RIGHTS]._held
+
+
+@pytest.mark.parametrize("value", [object(), math.nan])
+async def test_a_principal_whose_metadata_have_no_form_as_json_gets_no_ticket(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: object
+) -> None:
+    async def odd(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        return Principal("alice", metadata={"role": value})
+
+    async with backend(tmp_path, Script(), authorize=odd) as server:
+        assert (await issue(server))[0] == 500
+    assert "the metadata of a principal with a ticket must be JSON" in caplog.text
+
+
 async def test_a_handshake_beyond_the_rate_leaves_its_ticket(tmp_path: Path) -> None:
     async with backend(tmp_path, Script(), authorize=by_header, handshakes_per_principal=1) as server:
         text = await ticket(server)
@@ -261,6 +282,13 @@ async def test_a_socket_by_ticket_ends_with_its_principal_and_when_the_hook_woul
             go_on(1000)
             await opened.wait_closed()
         assert opened.close_code == 4401
+
+
+async def test_the_time_until_the_hook_would_be_asked_again_begins_with_the_ticket(tmp_path: Path) -> None:
+    async with backend(tmp_path, Script(), authorize=by_header, authorize_again=1000.0) as server:
+        given = Ticket("p1", None, "alice", "{}", None, None)
+        expires = server.app[TICKETS]._expires(given, 20.0)
+    assert expires == pytest.approx(time.time() + 980, abs=STEP)
 
 
 async def test_a_principal_that_is_closed_loses_its_socket_by_ticket(tmp_path: Path) -> None:

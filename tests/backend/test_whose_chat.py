@@ -161,6 +161,26 @@ async def test_a_poll_of_a_session_that_begins_meanwhile_gets_none_of_it(chat: A
     assert (status, json.loads(text)["events"]) == (200, [])
 
 
+class Counted:
+    """`lenient`, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def __call__(self, request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        self.asked += 1
+        return await lenient(request, patient_id, session_id)
+
+
+@pytest.mark.parametrize("hook", [Counted()])
+async def test_a_poll_of_the_chat_of_another_is_asked_about_with_its_patient_and_without(
+    chat: Asked, hook: Counted
+) -> None:
+    before = hook.asked
+    assert (await chat.ask("bob", "GET", "/messages?after=0&epoch=", None))[0] == 200
+    assert hook.asked - before == 2
+
+
 @HOOKS
 async def test_each_attempt_is_forbidden_in_the_audit_log(chat: Asked, audit_path: Path) -> None:
     for request in REQUESTS:

@@ -52,13 +52,37 @@ async def test_a_right_expires_before_the_hook_is_due_again() -> None:
     assert right.expired
 
 
+def asked_now(hook: Hook, principal: Principal) -> tuple[Rights, Right]:
+    """The hook may take as long as it likes."""
+    rights, request = Rights(hook, again=LATER), make_mocked_request("GET", "/")
+    now = asyncio.get_running_loop().time()
+    return rights, rights.take(principal, lambda: rights.ask(request, None, None), ask_by=now)
+
+
 async def test_a_right_expires_also_while_the_hook_works() -> None:
     hook = Hook()
     hook.answers.clear()
-    _, right = held(hook, Principal("alice", expires=time.time() + 0.2), again=0.01)
-    await until(lambda: hook.asked >= 1)
+    rights, right = asked_now(hook, Principal("alice", expires=time.time() + 0.2))
+    await until(lambda: hook.asked)
     await ended(right)
     assert right.expired
+    rights.release(right)
+
+
+async def test_a_hook_that_works_is_due_in_the_next_process_as_well() -> None:
+    hook = Hook()
+    hook.answers.clear()
+    rights, right = asked_now(hook, Principal("alice"))
+    await until(lambda: hook.asked)
+    assert right.ask_by is not None
+    assert right.ask_by <= asyncio.get_running_loop().time()
+    rights.release(right)
+
+
+async def test_a_right_that_has_ended_has_no_timer() -> None:
+    rights, right = held(Hook(), Principal("alice"))
+    rights.close("alice")
+    assert right._timer is None
 
 
 async def test_a_right_that_was_closed_does_not_expire_and_one_that_has_expired_is_not_closed() -> None:

@@ -6,7 +6,8 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -231,13 +232,44 @@ async def test_the_new_process_asks_the_hook_again_with_the_clients_request(star
     assert set(hook.asked) == {("dGhlIHNhbXBsZSBub25jZQ==", "p", "s")}
 
 
-async def test_a_hook_that_is_due_is_not_put_off_by_a_new_process(start: Start, upstream: Upstream) -> None:
+async def test_a_hook_that_is_due_is_not_put_off_by_a_new_process(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorline.gateway.proxy.held_right._ASKED_WITHIN", 3600.0)
     hook = Hook()
     old, new = await start(upstream.port, Hook(), authorize_again=0.5), await start(upstream.port, hook)
     hook.allows = False
     async with tunnel(old, upstream) as (client, _), moving(old, new):
         (closed,) = parse(await client.exactly(2 + 2 + len("forbidden")))
         assert closed.close == (4503, "forbidden")
+
+
+async def test_a_right_expires_in_the_new_process_when_it_would_have_in_the_old_one(
+    start: Start, upstream: Upstream, go_on: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorline.gateway.proxy.held_right._ASKED_WITHIN", 3600.0)
+    expires = time.time() + 1000
+
+    async def expiring(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        return Principal("alice", expires)
+
+    old, new = [await start(upstream.port, expiring, authorize_again=None) for _ in range(2)]
+    async with tunnel(old, upstream) as (client, _), moving(old, new):
+        await new.has(1)
+        go_on(1000)
+        (closed,) = parse(await client.exactly(2 + 2 + len("expired")))
+        assert closed.close == (4401, "expired")
+
+
+async def test_a_socket_whose_principal_has_metadata_without_a_form_as_json_stays(
+    start: Start, upstream: Upstream
+) -> None:
+    async def odd(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        return Principal("alice", metadata={"rights": {"read"}})
+
+    old, new = [await start(upstream.port, odd) for _ in range(2)]
+    async with tunnel(old, upstream) as (client, backend), moving(old, new):
+        await serves_on(old, client, backend)
 
 
 async def test_a_new_hook_is_asked_soon_with_the_clients_address(
@@ -395,6 +427,20 @@ async def test_a_drain_does_not_wait_for_a_new_process_that_hangs(
             with pytest.raises(HandOverFailed, match="drains"):
                 await giving
         # The new process may have taken it before: it ends with that.
+        assert await backend.ended()
+
+
+async def test_a_tunnel_that_a_process_which_hangs_may_have_taken_is_not_relayed_here_as_well(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moorline.gateway.proxy.handover._ANSWER_SECONDS", 0.05)
+    old = await start(upstream.port)
+    async with tunnel(old, upstream) as (_, backend):
+        async with given_to(old, 2) as (giving, _):
+            giving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await giving
+            await old.has(0)
         assert await backend.ended()
 
 

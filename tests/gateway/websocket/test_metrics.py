@@ -263,3 +263,14 @@ def test_a_series_that_goes_on_in_another_process_began_when_the_first_did() -> 
     after.handshake("opened", 0.1)
     after.add(taken)
     assert began(after.take()) == began(taken)
+
+
+def test_what_was_taken_is_not_taken_again() -> None:
+    def opened(samples: Sequence[Sample]) -> list[float]:
+        return [sample.value for sample in samples if sample.name == "moorline_handshake_seconds_count"]
+
+    metrics = Metrics()
+    for _ in range(2):
+        metrics.handshake("opened", 0.1)
+        assert opened(metrics.take()) == [1.0]
+    assert metrics.take() == ()
