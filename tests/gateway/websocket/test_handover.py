@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -21,9 +22,10 @@ from moorline.gateway.keys import METRICS
 from moorline.gateway.proxy.handover import HandOverFailed, hand_over, take_over
 from moorline.gateway.proxy.held_right import HeldRight, RightState
 from moorline.gateway.proxy.tunnels import SocketState
-from moorline.gateway.tunnel.state import VERSION
+from moorline.gateway.tunnel.state import VERSION, encode
 from tests.gateway.websocket.conftest import Gateway, Start, ended, tunnel
 from tests.gateway.websocket.test_metrics import samples_of
+from tests.support.eventlogs import until
 from tests.support.faulty_upstream import STEP, Peer, Upstream
 from tests.support.websocket_frames import BINARY, PING, PONG, TEXT, close_frame, frame, parse
 
@@ -527,3 +529,83 @@ async def test_a_client_that_resets_on_the_way_ends_its_tunnel_in_the_new_proces
         await old.has(0)
         giving.cancel()
         await asyncio.gather(giving, taking, return_exceptions=True)
+
+
+async def test_a_tunnel_that_was_refused_is_not_offered_again(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("moorline.gateway.proxy.handover._AGAIN_SECONDS", 0.01)
+    old = await start(upstream.port, allowed_origins=("https://a.example",))
+    new = await start(upstream.port)
+    relays, rounds = old.tunnels.relays, list[Any]()
+    monkeypatch.setattr(old.tunnels, "relays", lambda **options: rounds.append(options) or relays(**options))
+    async with tunnel(old, upstream, "Origin: https://a.example") as (client, backend), moving(old, new):
+        await client.send(LONG[:500])
+        await backend.exactly(500)
+        await until(lambda: len(rounds) > 4)
+        await serves_on(old, client, backend)
+    assert caplog.text.count("a socket was not taken over") == 1
+
+
+async def test_a_tunnel_that_the_system_has_no_room_for_goes_later(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, failed = DescriptorChannel.send, list[int]()
+
+    async def full_once(channel: DescriptorChannel, payload: bytes, descriptors: Sequence[int] = ()) -> None:
+        if descriptors and not failed:
+            failed.extend(descriptors)
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+        await send(channel, payload, descriptors)
+
+    monkeypatch.setattr(DescriptorChannel, "send", full_once)
+    old, new = await start(upstream.port), await start(upstream.port)
+    async with tunnel(old, upstream) as (client, backend), moving(old, new):
+        await client.send(LONG[:500])
+        await backend.exactly(500)
+        await serves_on(new, client, backend)
+    assert failed
+
+
+async def test_a_tunnel_goes_on_where_the_old_process_dies_before_it_has_the_answer(
+    start: Start, upstream: Upstream
+) -> None:
+    old, new = await start(upstream.port), await start(upstream.port)
+    one, other = socket.socketpair()
+    async with tunnel(old, upstream) as (client, backend):
+        await client.send(LONG[:500])
+        await backend.exactly(500)
+        taking = asyncio.create_task(take_over(new.tunnels, other))
+        with DescriptorChannel(one) as channel:
+            assert await channel.receive() == (GREETING, [])
+            (relay,) = old.tunnels.relays(besides=set())
+            detached = old.tunnels.detach(relay)
+            assert detached is not None
+            state, *descriptors = detached
+            await channel.send(b"t" + encode(state), descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        await taking
+        await serves_on(new, client, backend)
+
+
+async def test_scrapes_do_not_wait_for_counts_of_a_process_that_has_ended(start: Start, upstream: Upstream) -> None:
+    new, counted = await start(upstream.port), asyncio.Event()
+    one, other = socket.socketpair()
+    one.close()
+    await take_over(new.tunnels, other, on_counts=counted.set)
+    assert counted.is_set()
+
+
+async def test_descriptors_of_a_message_that_breaks_off_are_closed() -> None:
+    one, other = socket.socketpair()
+    reads, writes = os.pipe()
+    os.set_blocking(reads, False)
+    socket.send_fds(one, [b"\0\0\0\x09part"], [writes])
+    os.close(writes)
+    one.close()
+    with DescriptorChannel(other) as channel, pytest.raises(ConnectionResetError):
+        await channel.receive()
+    # The end: nothing has the other side of it.
+    assert os.read(reads, 1) == b""
+    os.close(reads)
