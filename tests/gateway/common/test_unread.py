@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 
 from moorline.gateway.common.web.connection import Connection
-from tests.gateway.common.test_server import raw, served
+from tests.gateway.common.test_server import served
 from tests.support.faulty_upstream import HANDSHAKE, STEP, dial
 
 pytestmark = pytest.mark.usefixtures("small_send_buffers")
@@ -52,11 +52,12 @@ async def test_a_websocket_that_is_not_read_is_its_handlers_to_end() -> None:
 
 async def test_a_client_that_takes_its_answer_slowly_gets_all_of_it() -> None:
     async def long(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=bytes(16 << 20))
+        return web.Response(body=bytes(1 << 20))
 
-    async with served(long, send_timeout=0.6) as server, raw(server) as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        await reader.readuntil(b"\r\n\r\n")
+    # Large buffers would take all of it at once, and small ones 16 MB in ten seconds.
+    async with served(long, send_timeout=0.6) as server, dial(server.port, receive_buffer=1 << 16) as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await client.head()
         for _ in range(8):
-            await reader.readexactly(2 << 20)
+            await client.exactly(1 << 17)
             await asyncio.sleep(0.1)  # the pace of the client, more than send_timeout in all
