@@ -68,7 +68,8 @@ async def test_a_conversation_under_its_public_name_passes(parts: Stack, either:
 @pytest.mark.parametrize("scheme", ["plain", "tls"])
 async def test_the_page_chats_through_nginx(parts: Stack, either: Nginx, scheme: str) -> None:
     parts.script.put("Good morning.", None)
-    async with browser() as chromium, visitor(chromium, ignore_https_errors=True) as tab:
+    # The whole browser, where other tests take its part without windows.
+    async with browser("chromium") as chromium, visitor(chromium, ignore_https_errors=True) as tab:
         await check_conversation(tab.page, getattr(either, scheme))
         assert tab.complaints == []
 
