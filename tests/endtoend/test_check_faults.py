@@ -333,7 +333,7 @@ async def test_another_service_is_named(checked: Check, question: bytes, answer:
     assert found.said == f"what answers does not speak HTTP ({service})"
 
 
-async def test_another_web_server_is_told_from_moorline(checked: Check) -> None:
+async def test_another_web_server_is_distinguished_from_moorline(checked: Check) -> None:
     async def page(request: web.Request) -> web.Response:
         return web.Response(text="another site")
 
@@ -377,7 +377,9 @@ async def test_a_provider_that_is_down(tmp_path: Path, checked: Check, unused_tc
     assert "OPENAI_BASE_URL" in found.next_step
 
 
-async def test_a_provider_that_stalls_is_told_from_a_backend_that_hangs(tmp_path: Path, checked: Check) -> None:
+async def test_a_provider_that_stalls_is_distinguished_from_a_backend_that_hangs(
+    tmp_path: Path, checked: Check
+) -> None:
     async with provider() as model, model.faults.provider_stall(), asking_backend(tmp_path, model.base_url) as part:
         found = await checked(part.http, answer_patience=1.0)
     assert found is not None

@@ -190,7 +190,7 @@ async def test_a_server_whose_packets_are_lost(far: Machine, checked: Check, tmp
 # Versions -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_backend_of_version_1_is_told_from_one_that_a_page_of_version_2_needs(
+async def test_a_backend_of_version_1_is_distinguished_from_one_that_a_page_of_version_2_needs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async with version1(Version1Server()) as behind:

@@ -54,7 +54,9 @@ async def test_pings_keep_a_socket(backend: Played, url: str, page: Page) -> Non
     assert backend.no_socket_waits()
 
 
-async def test_a_machine_that_wakes_up_with_a_dead_socket_asks_at_once(backend: Played, url: str, page: Page) -> None:
+async def test_a_machine_that_wakes_up_with_a_dead_socket_reconnects_at_once(
+    backend: Played, url: str, page: Page
+) -> None:
     socket = await connected(page, url, backend)
     socket.alive = False
     await page.clock.fast_forward(600_000)
@@ -62,7 +64,7 @@ async def test_a_machine_that_wakes_up_with_a_dead_socket_asks_at_once(backend: 
     await until(page, "client.state.status === 'connected'")
 
 
-async def test_a_socket_that_is_heard_of_after_a_wake_is_kept(backend: Played, url: str, page: Page) -> None:
+async def test_a_socket_that_receives_after_a_wake_is_kept(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
     await page.evaluate("dispatchEvent(new Event('pageshow'))")
     await socket.send("status", seq=1, run_id="r1", status="thinking")
@@ -79,7 +81,9 @@ async def test_a_socket_that_does_not_answer_after_a_wake_is_replaced(backend: P
     await again(page, backend)
 
 
-async def test_a_message_that_nobody_answers_is_sent_again_elsewhere(backend: Played, url: str, page: Page) -> None:
+async def test_a_message_without_an_acknowledgement_is_sent_again_elsewhere(
+    backend: Played, url: str, page: Page
+) -> None:
     socket = await connected(page, url, backend)
     await page.evaluate("client.send('Hello')")
     sent = await socket.receive("send")
@@ -96,7 +100,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(backend: Playe
     assert "resume" not in (await again(page, backend)).hello
 
 
-async def test_a_server_that_speaks_something_else_is_left(backend: Played, url: str, page: Page) -> None:
+async def test_a_server_that_sends_something_else_is_disconnected(backend: Played, url: str, page: Page) -> None:
     socket = await connected(page, url, backend)
     await socket.send_text("<html>")
     await again(page, backend)

@@ -63,7 +63,9 @@ async def test_a_server_error_is_no_refusal(backend: Played, url: str, page: Pag
     await until(page, "client.state.status === 'connected'")
 
 
-async def test_who_was_told_to_wait_comes_at_once_when_there_is_reason(backend: Played, url: str, page: Page) -> None:
+async def test_a_client_that_waits_after_goaway_reconnects_at_once_when_there_is_reason(
+    backend: Played, url: str, page: Page
+) -> None:
     socket = await connected(page, url, backend)
     for reason in (
         "dispatchEvent(new Event('online'))",
@@ -125,7 +127,7 @@ async def test_a_page_that_may_open_no_socket_polls(chat: Site, tab: Visitor) ->
     await until(tab.page, "client.transcript.rows.at(-1)?.content === 'Good morning.' && client.unsent.length === 0")
 
 
-async def test_whoever_hears_of_a_state_may_close_the_client(backend: Played, url: str, page: Page) -> None:
+async def test_a_listener_of_the_state_may_close_the_client(backend: Played, url: str, page: Page) -> None:
     await connected(page, url, backend)
     await page.evaluate("client.close()")
     # Playwright calls what an expression evaluates to, if that is a function.

@@ -95,7 +95,9 @@ async def test_no_module_of_a_cold_load_fails(tab: Visitor, tmp_path: Path) -> N
     assert len(statuses) > MODULES
 
 
-async def test_a_page_of_a_front_end_that_is_away_says_so_and_loads_itself_again(tab: Visitor, tmp_path: Path) -> None:
+async def test_a_page_whose_front_end_cannot_be_reached_says_so_and_reloads_itself(
+    tab: Visitor, tmp_path: Path
+) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text="<h1>It is back</h1>", content_type="text/html")
 

@@ -24,7 +24,7 @@ async def test_each_security_header_is_there_once(either: Nginx, path: str) -> N
         assert answer.headers.getall("Strict-Transport-Security") == ["max-age=31536000"]
 
 
-async def test_the_plain_port_sends_everybody_to_tls(front: Nginx) -> None:
+async def test_the_plain_port_redirects_to_tls(front: Nginx) -> None:
     headers = {"Host": NAME}
     async with (
         aiohttp.ClientSession(front.redirect) as session,
@@ -123,7 +123,7 @@ async def test_no_log_of_nginx_names_a_patient_or_a_session(front: Nginx, parts:
     assert "secret-session" not in log
 
 
-async def test_a_backend_that_is_away_is_a_502_with_no_path_in_the_log(nginx_folder: Path) -> None:
+async def test_an_unreachable_backend_is_a_502_with_no_path_in_the_log(nginx_folder: Path) -> None:
     async with nginx(nginx_folder, "http://127.0.0.1:9") as front, aiohttp.ClientSession(front.plain) as session:
         async with session.get("/api/chat/secret-session/messages") as answer:
             assert answer.status == 502

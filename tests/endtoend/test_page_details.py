@@ -271,7 +271,7 @@ async def test_an_erased_chat_leaves_the_list_before_its_socket_says_so(chat: Si
 # What is shown --------------------------------------------------------------------------------------------------------
 
 
-async def test_who_keeps_a_chat_is_back_at_its_button(chat: Site, tab: Visitor) -> None:
+async def test_keeping_a_chat_returns_the_focus_to_its_button(chat: Site, tab: Visitor) -> None:
     await opened(tab.page, chat)
     await converse(tab.page, chat, "Hello", "Good morning.")
     listed = await chats(tab.page)

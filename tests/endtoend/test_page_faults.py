@@ -123,7 +123,9 @@ async def test_where_no_websocket_passes_everything_works_and_the_socket_is_foun
     await expect(answers(tab.page)).to_have_text(["Half", "Whole.", "Again."])
 
 
-async def test_a_chat_that_has_not_begun_is_polled_with_patience(chat: Site, between: Network, tab: Visitor) -> None:
+async def test_a_chat_that_has_not_begun_is_polled_by_requests_that_are_held(
+    chat: Site, between: Network, tab: Visitor
+) -> None:
     between.block_sockets()
     polls: list[str] = []
     tab.page.on("request", lambda request: polls.append(request.url) if "wait=20" in request.url else None)
@@ -299,7 +301,7 @@ async def test_a_reload_in_the_middle_of_an_answer_shows_it_and_its_rest(chat: S
     await expect(tab.page.get_by_role("button", name="Stop")).to_be_hidden()
 
 
-async def test_a_second_tab_joins_an_answer_and_its_stop_is_everybodys(chat: Site, tab: Visitor) -> None:
+async def test_a_second_tab_joins_an_answer_and_stops_it_in_all_tabs(chat: Site, tab: Visitor) -> None:
     await half_an_answer(tab.page, chat.url, chat)
     other = await tab.page.context.new_page()
     await other.goto(chat.url + CHAT)
