@@ -35,6 +35,7 @@ def connect(path: str, erasures: ErasureLog, *, is_copy: bool = False) -> sqlite
     Raises:
         UsageError: it is in use, cannot be written, or is not a database of this program.
     """
+    _check_kind(path)
     _create(path)
     db = None
     try:
@@ -63,6 +64,15 @@ def connect(path: str, erasures: ErasureLog, *, is_copy: bool = False) -> sqlite
             db.close()
         raise
     return db
+
+
+def _check_kind(path: str) -> None:
+    """SQLite takes a device for an empty file, and waits for the writer of a FIFO; what is opened becomes private, which
+    /dev/null must not.
+    """
+    with contextlib.suppress(OSError):  # there is none yet; else SQLite reports it
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise UsageError(f'database: "{path}" is not a file; choose another with --database')
 
 
 def _create(path: str) -> None:
