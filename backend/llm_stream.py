@@ -78,8 +78,11 @@ async def pieces(response: httpx2.Response, *, timeout: float) -> AsyncGenerator
                 if not received:
                     break
                 for event in answer.events.receive_data(received):
+                    was_finished = answer.finished
                     text += answer.take(event)
-                    silence.deadline = clock() + min(timeout, answer.patience)
+                    due = clock() + min(timeout, answer.patience)
+                    # What comes behind the end puts it off no further: a server that goes on must not hold it back.
+                    silence.deadline = min(silence.deadline, due) if was_finished else due
                 answer.check_size()
                 if not answer.finished:
                     body.gather()

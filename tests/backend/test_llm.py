@@ -144,6 +144,12 @@ async def test_a_server_that_stays_silent_behind_the_end_does_not_hold_it_back(s
     assert done == ["Hi", Done(Finish.STOP)]
 
 
+async def test_a_server_that_goes_on_behind_the_end_does_not_hold_it_back(server: OpenAIServer) -> None:
+    more: list[Any] = [0.1, says("more")] * 8
+    done = await pieces(server, says("Hi"), finish("stop"), *more, usage(12, 3), llm_read_timeout=0.3)
+    assert done == ["Hi", Done(Finish.STOP)]
+
+
 @pytest.mark.parametrize(
     "odd",
     [
