@@ -64,6 +64,22 @@ async def test_a_redirect_is_not_followed(server: OpenAIServer) -> None:
         assert elsewhere.asked == []
 
 
+EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+
+
+async def test_some_informational_responses_are_skipped_before_each_answer(server: OpenAIServer) -> None:
+    model = responder(server)
+    for _ in range(2):
+        server.reply(16 * EARLY_HINTS, says("Hi"), finish("stop"), DONE)
+        assert [piece async for piece in model.answer(CHAT)] == ["Hi", Done(Finish.STOP)]
+    await model.shutdown()
+
+
+async def test_informational_responses_without_end_are_no_answer(server: OpenAIServer) -> None:
+    failed = await failure(server, 17 * EARLY_HINTS, says("Hi"), finish("stop"), DONE)
+    assert (failed.code, failed.detail) == (ErrorCode.LLM_UNAVAILABLE, "connection: BadHttpMessage")
+
+
 async def test_the_time_to_wait_is_passed_on(server: OpenAIServer) -> None:
     failed = await failure(server, Status(429, error("rate_limit_exceeded"), {"Retry-After": "7"}))
     assert (failed.code, failed.retry_after) == (ErrorCode.LLM_BUSY, 7.0)

@@ -6,7 +6,7 @@ async with openai_server() as server:
     client = AsyncOpenAI(base_url=server.base_url, api_key="any")
 
 A reply is a row of steps: an object is sent as an event, text as it is, an `asyncio.Event` is waited for, and so
-is a number of seconds; a `Fault` is the last one.
+is a number of seconds; bytes are sent around the response; a `Fault` is the last one.
 """
 
 import asyncio
@@ -128,6 +128,10 @@ class OpenAIServer:
             if step is Fault.RESET:
                 _reset(request)
                 return
+            if isinstance(step, bytes):
+                assert request.transport is not None
+                request.transport.write(step)
+                continue
             if not response.prepared:
                 await response.prepare(request)
             if step is Fault.STALL:

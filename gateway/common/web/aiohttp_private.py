@@ -20,8 +20,8 @@ from aiohttp import HttpVersion11, StreamReader, hdrs, web, web_protocol
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import StreamWriter, WebSocketError
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
+from aiohttp.http_parser import RawRequestMessage, RawResponseMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -62,6 +62,7 @@ _NAMES: tuple[tuple[object, tuple[str, ...]], ...] = (
     ),
     (web.Request, ("_match_info",)),
     (web.WebSocketResponse, ("_close_transport", "_req")),
+    (ResponseHandler, ("feed_data", "set_exception")),
     (
         RequestHandler,
         (
@@ -146,7 +147,26 @@ class ClientConnector(aiohttp.TCPConnector):
         self._factory = cast("Any", functools.partial(_ClientProtocol, loop=self._loop))
 
 
+# A server sends one or two before its response.
+_MOST_INFORMATIONAL = 16
+
+
 class _ClientProtocol(ResponseHandler):
+    _informational = 0
+    """Since the last response that is one."""
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        # aiohttp skips informational responses (1xx), whatever their number, and keeps as many as come meanwhile.
+        if self._informational > _MOST_INFORMATIONAL:
+            return
+        self._informational = self._informational + 1 if data[0].code < 200 else 0
+        if self._informational <= _MOST_INFORMATIONAL:
+            super().feed_data(data, size)
+        else:
+            if self.transport is not None:
+                self.transport.close()
+            self.set_exception(BadHttpMessage("too many informational responses"))
+
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
         # A body that is read as fast as it comes never pauses. To parse nothing, and to resume a transport that reads,
         # would cost a tenth of what an event of an answer does.
