@@ -5,6 +5,7 @@ for each piece of an answer they cost as much as its JSON.
 """
 
 import asyncio
+import os
 import urllib.request
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +16,7 @@ import httpx2
 import openai
 
 from moorline.backend.read_pace import ReadPace
+from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.web.aiohttp_private import ClientConnector
 
 __all__ = ["Reader", "http_client", "reader"]
@@ -34,11 +36,23 @@ def http_client(*, timeout: httpx2.Timeout, limits: httpx2.Limits, on_response: 
     """The client for `openai.AsyncOpenAI`. It follows no redirect: that would send the chat to another host.
 
     Where the environment names a proxy it is the package's own, which knows all kinds of them.
+
+    Raises:
+        UsageError: the authorities that the environment names cannot be read.
     """
     hooks = {"response": [on_response]}
-    if set(urllib.request.getproxies()) - {"no"}:
-        return openai.DefaultAioHttpClient(timeout=timeout, limits=limits, follow_redirects=False, event_hooks=hooks)
-    return httpx2.AsyncClient(transport=_Transport(limits), timeout=timeout, event_hooks=hooks)
+    try:
+        if set(urllib.request.getproxies()) - {"no"}:
+            return openai.DefaultAioHttpClient(
+                timeout=timeout, limits=limits, follow_redirects=False, event_hooks=hooks
+            )
+        return httpx2.AsyncClient(transport=_Transport(limits), timeout=timeout, event_hooks=hooks)
+    except OSError as error:
+        name = "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "SSL_CERT_DIR"
+        raise UsageError(
+            f'{name}: "{os.environ.get(name, "")}" holds no certificates of authorities ({error.strerror or error}); '
+            "correct it, or leave it out for those of the system"
+        ) from error
 
 
 class Reader(NamedTuple):

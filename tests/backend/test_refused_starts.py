@@ -1,6 +1,7 @@
 """What cannot work is said in one line at the start."""
 
 import contextlib
+import os
 import sqlite3
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from tests.support.process import run_program
         ((), {"MOORLINE_SUPERVISOR": "99"}, "MOORLINE_SUPERVISOR"),
         ((), {"OPENAI_API_KEY": "sk-gehe\u00efm"}, "OPENAI_API_KEY"),
         ((), {"OPENAI_API_KEY": "sk", "OPENAI_BASE_URL": "ftp://me:geheim@x/v1"}, "OPENAI_BASE_URL"),
+        ((), {"OPENAI_API_KEY": "sk", "SSL_CERT_FILE": "/missing.pem"}, 'SSL_CERT_FILE: "/missing.pem"'),
+        ((), {"OPENAI_API_KEY": "sk", "SSL_CERT_FILE": "/missing.pem", "https_proxy": "http://x:1"}, "SSL_CERT_FILE"),
+        (("--jwt-issuer", "https://id.example.com"), {}, "jwt_issuer"),
     ],
 )
 async def test_a_value_that_cannot_work_is_one_line(
@@ -46,3 +50,19 @@ async def test_a_database_of_another_program_is_left_as_it_is(statement: str, tm
     status, _, err = await run_program("moorline", "backend", "--port", "0", cwd=tmp_path)
     assert (status, err.count("\n"), path.read_bytes() == before) == (2, 1, True)
     assert "another program" in err
+
+
+async def test_a_device_is_no_database_and_keeps_its_permissions(tmp_path: Path) -> None:
+    mode = os.stat(os.devnull).st_mode
+    (tmp_path / "link.db").symlink_to(os.devnull)
+    status, _, err = await run_program(
+        "moorline", "backend", "--port", "0", "--database", "sqlite:///link.db", cwd=tmp_path
+    )
+    assert (status, err) == (2, 'moorline: database: "link.db" is not a file; choose another with --database\n')
+    assert os.stat(os.devnull).st_mode == mode
+
+
+async def test_a_fifo_is_no_database_and_holds_no_start_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "moorline.db")
+    status, _, err = await run_program("moorline", "backend", "--port", "0", cwd=tmp_path)
+    assert (status, err) == (2, 'moorline: database: "moorline.db" is not a file; choose another with --database\n')

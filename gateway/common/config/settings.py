@@ -125,6 +125,11 @@ class CommonSettings:
         for name in ("jwt_key", "jwt_key_file", "jwt_jwks_url"):
             if self.authorize and getattr(self, name):
                 raise UsageError(f"{name}: authorize is set as well; write one of them")
+        if not (self.jwt_key or self.jwt_key_file or self.jwt_jwks_url):
+            for name in ("jwt_issuer", "jwt_audience", "jwt_cookie", "jwt_patients_claim"):
+                # Without a key every chat would be open, of which such a name says the opposite.
+                if getattr(self, name):
+                    raise UsageError(f"{name}: without a key no token is asked for; set jwt_jwks_url or jwt_key_file")
         if self.authorize_again == 0:
             raise UsageError("authorize_again: 0 would ask without end; write for example 60s, or off")
         if self.message_timeout == 0:
