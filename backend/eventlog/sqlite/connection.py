@@ -67,7 +67,7 @@ def connect(path: str, erasures: ErasureLog, *, is_copy: bool = False) -> sqlite
 
 
 def _check_kind(path: str) -> None:
-    """SQLite takes a device for an empty file, and waits for the writer of a FIFO; what is opened becomes private, which
+    """Refuse what is no file: SQLite takes a device for an empty one, and what is opened becomes private, which
     /dev/null must not.
     """
     with contextlib.suppress(OSError):  # there is none yet; else SQLite reports it
