@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from moorline.backend.events import Finish
+from moorline.backend.events import Finish, Usage
 from moorline.backend.parts import Part, encode_part
 from moorline.backend.responder import Answer, Done, Responder, Text
 from moorline.gateway.common.config.named import described, failure, takes
@@ -51,14 +51,20 @@ class Service:
                 encode_part(piece)
             except (TypeError, ValueError, RecursionError) as error:
                 raise WrongPiece(f"{self.place} yielded {type(piece).__name__} that is not JSON: {error}") from error
-        elif isinstance(piece, Done) and piece.finish not in _FINISHES:
-            raise WrongPiece(
-                f"{self.place} yielded Done({piece.finish!r}); its finish is one of {', '.join(_FINISHES)}"
-            )
-        elif not isinstance(piece, Done):
+        elif isinstance(piece, Done):
+            return self._checked_end(piece)
+        else:
             kind = type(piece).__name__
             raise WrongPiece(f"{self.place} yielded {kind}; yield str, Text, Source, Status, Data or Done")
         return piece
+
+    def _checked_end(self, done: Done) -> Done:
+        if done.finish not in _FINISHES:
+            raise WrongPiece(f"{self.place} yielded Done({done.finish!r}); its finish is one of {', '.join(_FINISHES)}")
+        if not isinstance(done.usage, Usage | None):
+            raise WrongPiece(f"{self.place} yielded Done with {type(done.usage).__name__} as usage; write Usage(...)")
+        # A str that equals one, as in Done("length"), is none to the log.
+        return Done(Finish(done.finish), done.usage)
 
     async def startup(self, timeout: float) -> None:
         """Before the first turn.

@@ -732,9 +732,10 @@ async def test_a_set_without_a_key_that_counts_refuses_all_tokens_and_is_a_warni
 
 @pytest.mark.parametrize("name", ["jwt_issuer", "jwt_audience", "jwt_cookie", "jwt_patients_claim"])
 def test_what_is_said_of_tokens_without_a_key_is_refused(name: str) -> None:
+    options: dict[str, Any] = {name: "x"}
     message = rf"^{name}: without a key no token is asked for; set jwt_jwks_url or jwt_key_file$"
     with pytest.raises(UsageError, match=message):
-        Settings(**{name: "x"})
+        Settings(**options)
 
 
 def test_tokens_and_a_function_of_ones_own_exclude_each_other() -> None:

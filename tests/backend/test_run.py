@@ -411,9 +411,27 @@ async def test_what_follows_the_end_of_a_wrapped_model_is_part_of_the_answer(log
     assert last.parts == (Source("Guideline"),)
 
 
+async def test_an_end_may_be_named_by_its_word(log: EventLog) -> None:
+    async def answer(turn: Turn) -> AsyncIterator[Piece]:
+        yield "Good "
+        yield Done("length")  # type: ignore[arg-type]
+
+    await (await a_run(log, answer)).carry_out()
+    assert ((await end(log)).content, (await end(log)).finish) == ("Good ", Finish.LENGTH)
+
+
 @pytest.mark.parametrize(
     "piece",
-    [7, b"bytes", None, Text(7), Data("a", object()), Source(7), Done(Finish.ERROR)],  # type: ignore[arg-type]
+    [
+        7,
+        b"bytes",
+        None,
+        Text(7),  # type: ignore[arg-type]
+        Data("a", object()),
+        Source(7),  # type: ignore[arg-type]
+        Done(Finish.ERROR),
+        Done(Finish.STOP, {"input_tokens": 1}),  # type: ignore[arg-type]
+    ],
     ids=lambda piece: type(piece).__name__,
 )
 async def test_a_wrong_piece_ends_the_run_and_the_log_names_function_and_file(
