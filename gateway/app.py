@@ -45,7 +45,7 @@ from moorline.gateway.proxy.locations import LocationRoutes
 from moorline.gateway.proxy.pool import pools
 from moorline.gateway.proxy.retry_queue import retry_queues
 from moorline.gateway.proxy.routes import Owner, Route
-from moorline.gateway.proxy.routing import is_foreign, proxy, proxy_socket, route_middleware
+from moorline.gateway.proxy.routing import is_for_other_backend, is_foreign, proxy, proxy_socket, route_middleware
 from moorline.gateway.proxy.tls import add_tls
 from moorline.gateway.proxy.tunnels import tunnels
 from moorline.gateway.settings import Settings
@@ -78,8 +78,9 @@ def create_app(settings: Settings, *, authorize: Authorize | None = None) -> web
     `authorize` decides who may; without it the hook that the option of this name names.
     """
     hook = hook_of(settings, authorize) or jwt_authorize(settings)
+    access = access_middleware(settings, is_foreign, takes_any_body=is_for_other_backend)
     app = web.Application(
-        middlewares=[route_middleware, access_log, access_middleware(settings, is_foreign)],
+        middlewares=[route_middleware, access_log, access],
         # A client that goes away takes its request with it, at the upstream and at once; an upload is passed on as it
         # is, compressed or not. Here and not in `server`, so that the application has them in tests as well.
         handler_args={"handler_cancellation": True, "auto_decompress": False},

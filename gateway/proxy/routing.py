@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from moorline.gateway.common.access.paths import dots, refusal
+from moorline.gateway.common.access.paths import dots, is_chat, refusal
 from moorline.gateway.common.web.aiohttp_private import items_of
 from moorline.gateway.errors import Malformed
 from moorline.gateway.keys import DESTINATION, ROUTES
@@ -15,7 +15,15 @@ from moorline.gateway.proxy.headers import origin_form
 from moorline.gateway.proxy.routes import Destination, Owner, Route
 from moorline.gateway.proxy.websocket import websocket
 
-__all__ = ["DIRECT", "dispatch", "is_foreign", "proxy", "proxy_socket", "route_middleware"]
+__all__ = [
+    "DIRECT",
+    "dispatch",
+    "is_for_other_backend",
+    "is_foreign",
+    "proxy",
+    "proxy_socket",
+    "route_middleware",
+]
 
 
 _USER = Owner.USER
@@ -69,3 +77,10 @@ def is_foreign(request: web.Request) -> bool:
     """Whether it is for a server with rules of its own about bodies and other origins, not for the chat backend."""
     destination = request.get(DESTINATION)
     return destination is not None and destination.route.owner in (Owner.USER, Owner.FRONTEND)
+
+
+def is_for_other_backend(request: web.Request) -> bool:
+    """Whether it is for an address that moorline's backend does not have, but the user's may: uploads and forms, a
+    sign-in for example, are its own. Pages of other sites cannot post them, since they say their Origin."""
+    destination = request.get(DESTINATION)
+    return destination is not None and destination.route.owner is Owner.BACKEND and not is_chat(request.raw_path)

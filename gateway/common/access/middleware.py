@@ -60,11 +60,15 @@ class TooManyConnections(web.HTTPServiceUnavailable):
 
 
 def access_middleware(
-    settings: CommonSettings, is_foreign: Callable[[web.Request], bool] = lambda request: False
+    settings: CommonSettings,
+    is_foreign: Callable[[web.Request], bool] = lambda request: False,
+    *,
+    takes_any_body: Callable[[web.Request], bool] = lambda request: False,
 ) -> Middleware:
     """The middleware that refuses with 400, 403, 405, 415, 421 or 503 what may not be handled.
 
-    A request that `is_foreign` is for a server that has rules of its own for bodies and preflights.
+    A request that `is_foreign` is for a server that has rules of its own for bodies and preflights, and one that
+    `takes_any_body` for one that has them for bodies alone.
     """
     rules = AccessRules.of(settings)
 
@@ -94,7 +98,8 @@ def access_middleware(
             return handler(request)
         if method == hdrs.METH_OPTIONS and _is_api(request) and is_preflight(request):
             return _no_content()
-        if not is_safe and request.body_exists and not is_json(_content_type(request)):
+        has_odd_body = not is_safe and request.body_exists and not is_json(_content_type(request))
+        if has_odd_body and not takes_any_body(request):
             request[REFUSAL] = f"Content-Type {_shown(_content_type(request))}"
             raise web.HTTPUnsupportedMediaType(text="The body must be sent as application/json.")
         return handler(request)

@@ -9,10 +9,12 @@ thing here and as another thing there would get past the decision, so that it is
 import re
 from urllib.parse import unquote
 
-__all__ = ["dots", "is_for_backend", "refusal", "segments"]
+__all__ = ["dots", "is_chat", "is_for_backend", "refusal", "segments"]
 
 # The first segments of the paths that go to the backend.
 _BACKENDS = ("api", "ws")
+# The second segments below /api of the chat's own addresses.
+_CHATS = ("chat", "patients", "ticket")
 # `/api/chat/{session_id}/…` and `/ws/chat/{patient_id}/{session_id}`: these segments choose the route and the session.
 _CHAT_SEGMENTS = 4
 # Of other paths only these choose; what follows may be any text, a per cent sign included.
@@ -39,6 +41,12 @@ def is_for_backend(target: str) -> bool:
     return _plain(segments(target)[:1]) in _BACKENDS
 
 
+def is_chat(target: str) -> bool:
+    """Whether a lenient backend reads this as an address of the chat under /api."""
+    names = segments(target)
+    return _plain(names[:1]) == "api" and _plain(names[1:2]) in _CHATS
+
+
 def refusal(target: str) -> str | None:
     """Why a request for this target is refused, as a sentence for its sender; None where it is not.
 
@@ -47,8 +55,8 @@ def refusal(target: str) -> str | None:
     if (_DOT_SEGMENT not in target and _UNAMBIGUOUS.fullmatch(target)) or not is_for_backend(target):
         return None
     names = segments(target)
-    is_chat = _plain(names[1:2]) == "chat"
-    if any(map(_AMBIGUOUS.search, names[: _CHAT_SEGMENTS if is_chat else _ROUTE_SEGMENTS])):
+    count = _CHAT_SEGMENTS if _plain(names[1:2]) == "chat" else _ROUTE_SEGMENTS
+    if any(map(_AMBIGUOUS.search, names[:count])):
         return "The first segments of the path must not hold ; or \\ or an encoded % or control characters."
     return dots(target)
 

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 import uvicorn
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from websockets import Subprotocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from yarl import URL
 
 from moorline.gateway.run import server
 from moorline.gateway.settings import Settings
@@ -41,6 +42,10 @@ def application() -> FastAPI:
                 yield f"data: {number}\n\n"
 
         return StreamingResponse(stream(), media_type="text/event-stream")
+
+    @app.post("/api/upload")
+    async def upload(request: Request) -> dict[str, str]:
+        return {"type": request.headers["content-type"], "body": (await request.body()).decode()}
 
     return app
 
@@ -90,3 +95,21 @@ async def test_its_http_streams_through(gateway: str) -> None:
     async with aiohttp.ClientSession() as client, client.get(f"{gateway}/api/events") as answer:
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         assert await answer.text() == "data: 0\n\ndata: 1\n\ndata: 2\n\n"
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/csv"])
+async def test_its_forms_and_uploads_pass(gateway: str, kind: str) -> None:
+    headers = {"Content-Type": kind, "Origin": gateway}
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{gateway}/api/upload", data=b"name=x", headers=headers) as answer:
+            assert (answer.status, await answer.json()) == (200, {"type": kind, "body": "name=x"})
+        async with session.post(f"{gateway}/api/upload", data=b"x", headers=headers | {"Origin": "null"}) as answer:
+            assert answer.status == 403
+
+
+@pytest.mark.parametrize("path", ["/api/chat/s/messages", "/api/ticket", "/api/%63hat/s", "/-/faults"])
+async def test_a_form_reaches_neither_the_chat_nor_the_gateways_own_addresses(gateway: str, path: str) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    address = URL(gateway + path, encoded=True)
+    async with aiohttp.request("POST", address, data=b"a=b", headers=headers) as answer:
+        assert answer.status == 415
