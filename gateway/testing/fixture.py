@@ -56,7 +56,7 @@ class Moorline:
     def gateway(self, upstream: "Upstream", **options: Any) -> Starting[Gateway]:
         """A gateway before an aiohttp application, an ASGI application or `http://HOST:PORT`.
 
-        `options` are the gateway's: `frontend="dist"`, `connect_retry=1.0`.
+        `options` are the gateway's: `frontend="dist"`, `connect_retry=1.0`, or `"1s"` as in moorline.toml.
         """
         return Starting(functools.partial(self._gateway, upstream, options))
 
@@ -70,6 +70,7 @@ class Moorline:
         with no_collection():
             # Not `run.server`, which imports what reloads and replaces whole processes.
             from moorline.gateway.app import create_app
+            from moorline.gateway.common.config.options import read_values
             from moorline.gateway.common.web.idle import Descriptors
             from moorline.gateway.common.web.server import running as serving_app
             from moorline.gateway.faults.proxy import FaultProxy
@@ -81,7 +82,9 @@ class Moorline:
             behind = await running.enter_async_context(FaultProxy(host, port, self._story.note))
             # What a shell's limit carries (1,024 descriptors; 256 on macOS): each test would begin with a warning.
             defaults = {**_DEFAULTS, "max_connections": Descriptors.of_process().sockets}
-            settings = Settings(**{**defaults, **options, "host": _HOST, "port": 0, "upstream": (behind.url,)})
+            settings = Settings(
+                **{**defaults, **read_values(Settings, options), "host": _HOST, "port": 0, "upstream": (behind.url,)}
+            )
             gateway = await running.enter_async_context(serving_app(create_app(settings), settings))
             before = await running.enter_async_context(FaultProxy(_HOST, gateway.port, self._story.note))
             targets = {Side.CLIENT: before, Side.UPSTREAM: behind}

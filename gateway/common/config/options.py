@@ -30,6 +30,7 @@ __all__ = [
     "did_you_mean",
     "load",
     "option",
+    "read_values",
     "specs",
     "unknown_variables",
 ]
@@ -199,6 +200,23 @@ def changed(settings: object) -> dict[str, Any]:
     """
     fields = dataclasses.fields(cast("Any", settings))
     return {each.name: value for each in fields if (value := getattr(settings, each.name)) != each.default}
+
+
+def read_values(settings: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` as this settings class takes it: text is read as in moorline.toml, and all else is a value already.
+
+    Raises:
+        UsageError: there is no such option, or the text is no value of it.
+    """
+    known = specs(settings)
+    fields = {each.name for each in dataclasses.fields(settings)}
+    values = dict(given)
+    for name, value in given.items():
+        if name not in fields:
+            raise UsageError(f"{name}: there is no such option{did_you_mean(name, known)}")
+        if isinstance(value, str) and name in known and not isinstance(known[name].default, str):
+            values[name] = known[name].parse(value, name)
+    return values
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

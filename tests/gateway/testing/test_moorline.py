@@ -118,6 +118,16 @@ async def test_the_options_are_the_gateways(moorline: Moorline) -> None:
         assert response.status == 502
 
 
+async def test_options_may_be_written_as_in_the_configuration(moorline: Moorline) -> None:
+    options = {"proxy_read_timeout": "1h", "client_heartbeat": "off", "allowed_hosts": "chat.example.com"}
+    headers = {"Host": "chat.example.com"}
+    async with (
+        moorline.gateway(upstream=echo(), **options) as gw,
+        aiohttp.request("GET", f"{gw.url}/api/hello", headers=headers) as response,
+    ):
+        assert response.status == 200
+
+
 async def test_the_story_tells_of_each_socket_and_of_the_fault_that_it_met(moorline: Moorline) -> None:
     async with moorline.gateway(upstream=echo()) as gw, gw.faults.fin(side="upstream", after_bytes=1):
         with pytest.raises(ConnectionClosedError):
@@ -159,6 +169,19 @@ async def test_a_mistake_is_named(moorline: Moorline, use: Callable[[Any], Any],
     async with moorline.gateway(upstream=echo()) as gw:
         with pytest.raises((UsageError, AttributeError), match=words):
             use(gw)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"proxy_read_timout": 1.0}, "proxy_read_timout: there is no such option; did you mean proxy_read_timeout"),
+        ({"proxy_read_timeout": "soon"}, 'proxy_read_timeout: "soon" is not a duration'),
+    ],
+)
+async def test_a_wrong_option_is_named(moorline: Moorline, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        async with moorline.gateway(upstream=echo(), **options):
+            pass
 
 
 @pytest.mark.parametrize(
