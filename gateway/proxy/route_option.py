@@ -40,6 +40,8 @@ def parse_upstream(text: str) -> str:
     except ValueError:
         # A bracket that is not closed, or a port beyond 65535.
         valid = False
+    if not valid and "@" in text:
+        raise ValueError("has a user or a password; an upstream is scheme, host and port alone")
     if not valid:
         raise ValueError("is not an upstream; write for example http://127.0.0.1:8000")
     if parts.path not in ("", "/") or parts.query or parts.fragment:

@@ -141,7 +141,11 @@ async def test_a_wrong_responder_is_one_line_that_names_function_and_file(wrong:
 
 @pytest.mark.parametrize(
     ("option", "line"),
-    [("chat", "is not MODULE:NAME; write for example chat:answer"), ("chat:answer", 'there is no module "chat"')],
+    [
+        ("chat", "is not MODULE:NAME; write for example chat:answer"),
+        ("chat:answer", 'there is no module "chat"'),
+        ("app/chat.py:answer", '"app/chat.py:answer" names a file; write its module: app.chat:answer'),
+    ],
 )
 async def test_a_wrong_responder_ends_the_command_with_its_line(tmp_path: Path, option: str, line: str) -> None:
     for command in ("backend", "serve"):

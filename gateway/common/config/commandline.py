@@ -216,7 +216,8 @@ def _file_read(config: str | None) -> dict[str, str]:
 
 def _text(path: str) -> str:
     # pathlib is a thirtieth of what a command imports that only reads its options.
-    with open(path, encoding="utf-8") as file:
+    # Some editors begin a file with a byte order mark, which TOML does not know.
+    with open(path, encoding="utf-8-sig") as file:
         return file.read()
 
 

@@ -18,6 +18,9 @@ def _parse_reference(text: str) -> str:
     module, _, name = text.partition(":")
     if not (module and name):
         raise ValueError("is not MODULE:NAME; write for example chat:answer")
+    if module.endswith(".py"):
+        named = module.removesuffix(".py").replace("/", ".")
+        raise ValueError(f"names a file; write its module: {named}:{name}")
     return text
 
 

@@ -54,7 +54,8 @@ def _resolve(host: str) -> Sequence[str]:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise UsageError(
-            f'host: "{host}" has no address ({error.strerror}); write a name or address of this machine'
+            f'host: "{host}" has no address ({error.strerror}); write a name or address of this machine alone, '
+            "for example 0.0.0.0 or ::1"
         ) from None
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 

@@ -47,6 +47,14 @@ def test_the_file_beside_moorline_toml_counts_less_than_the_environment(
     assert str(tmp_path / "here" / ".env") in found.file.values()
 
 
+def test_a_byte_order_mark_is_none_of_a_files_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moorline.toml").write_text('[backend]\nmodel = "llama"\n', encoding="utf-8-sig")
+    Path(".env").write_text("OPENAI_API_KEY=sk-1\n", encoding="utf-8-sig")
+    found = read(COMMANDS["backend"], [], environ={}, tables=TABLES)
+    assert (found[BackendSettings].model, found.environ) == ("llama", {"OPENAI_API_KEY": "sk-1"})
+
+
 def test_without_moorline_toml_no_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project(tmp_path / "elsewhere", toml=False))
     assert read(COMMANDS["backend"], [], environ={}, tables=TABLES).environ == {}

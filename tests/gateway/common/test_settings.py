@@ -56,10 +56,15 @@ def test_what_is_no_host_is_not_taken_for_one(text: str) -> None:
     assert str(refused.value) == said
 
 
-@pytest.mark.parametrize("text", ["http://[::1", "http://a b", "http://u@a", "http://a:0", "a:8000"])
+@pytest.mark.parametrize("text", ["http://[::1", "http://a b", "http://a:0", "a:8000"])
 def test_what_is_no_upstream_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match=r"is not an upstream; write for example http://127\.0\.0\.1:8000$"):
         loaded(upstream=text)
+
+
+def test_an_upstream_with_a_password_is_refused_without_it() -> None:
+    with pytest.raises(UsageError, match=r'"http://a" has a user or a password; an upstream is scheme, host and port'):
+        loaded(upstream="http://me:secret@a")
 
 
 @pytest.mark.parametrize("text", ["http://[::1]:8000", "http://backend", "http://back_end:80", "http://10.0.0.7:1/"])
