@@ -38,7 +38,7 @@ def http_client(*, timeout: httpx2.Timeout, limits: httpx2.Limits, on_response: 
     Where the environment names a proxy it is the package's own, which knows all kinds of them.
 
     Raises:
-        UsageError: the authorities that the environment names cannot be read.
+        UsageError: the proxy that the environment names is none, or its file of authorities cannot be read.
     """
     hooks = {"response": [on_response]}
     try:
@@ -47,6 +47,12 @@ def http_client(*, timeout: httpx2.Timeout, limits: httpx2.Limits, on_response: 
                 timeout=timeout, limits=limits, follow_redirects=False, event_hooks=hooks
             )
         return httpx2.AsyncClient(transport=_Transport(limits), timeout=timeout, event_hooks=hooks)
+    except (ValueError, httpx2.InvalidURL) as error:
+        # Not the value, which may hold a password.
+        names = [name for name, value in os.environ.items() if value and name.lower().endswith("_proxy")]
+        raise UsageError(
+            f"{', '.join(sorted(names))}: not a proxy that can be used; write http://HOST:PORT or socks5://HOST:PORT"
+        ) from error
     except OSError as error:
         name = "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "SSL_CERT_DIR"
         raise UsageError(

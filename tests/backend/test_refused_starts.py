@@ -26,6 +26,8 @@ from tests.support.process import run_program
         ((), {"OPENAI_API_KEY": "sk", "OPENAI_BASE_URL": "ftp://me:geheim@x/v1"}, "OPENAI_BASE_URL"),
         ((), {"OPENAI_API_KEY": "sk", "SSL_CERT_FILE": "/missing.pem"}, 'SSL_CERT_FILE: "/missing.pem"'),
         ((), {"OPENAI_API_KEY": "sk", "SSL_CERT_FILE": "/missing.pem", "https_proxy": "http://x:1"}, "SSL_CERT_FILE"),
+        ((), {"OPENAI_API_KEY": "sk", "all_proxy": "socks://me:geheim@127.0.0.1:1080/"}, "all_proxy"),
+        ((), {"OPENAI_API_KEY": "sk", "HTTPS_PROXY": "http://me:geheim/x@proxy:3128"}, "HTTPS_PROXY"),
         (("--jwt-issuer", "https://id.example.com"), {}, "jwt_issuer"),
     ],
 )
