@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from aiohttp import web
@@ -537,12 +538,12 @@ async def test_a_tunnel_that_was_refused_is_not_offered_again(
     monkeypatch.setattr("moorline.gateway.proxy.handover._AGAIN_SECONDS", 0.01)
     old = await start(upstream.port, allowed_origins=("https://a.example",))
     new = await start(upstream.port)
-    relays, rounds = old.tunnels.relays, list[Any]()
-    monkeypatch.setattr(old.tunnels, "relays", lambda **options: rounds.append(options) or relays(**options))
+    rounds = Mock(wraps=old.tunnels.relays)
+    monkeypatch.setattr(old.tunnels, "relays", rounds)
     async with tunnel(old, upstream, "Origin: https://a.example") as (client, backend), moving(old, new):
         await client.send(LONG[:500])
         await backend.exactly(500)
-        await until(lambda: len(rounds) > 4)
+        await until(lambda: rounds.call_count > 4)
         await serves_on(old, client, backend)
     assert caplog.text.count("a socket was not taken over") == 1
 
