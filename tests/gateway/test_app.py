@@ -236,6 +236,8 @@ Lines = Callable[[], list[logging.LogRecord]]
         ({"Origin": "http://evil.example"}, 403, "Origin http://evil.example is none of allowed_origins"),
         ({"Host": "evil.example"}, 421, "Host evil.example is none of allowed_hosts"),
         ({"Content-Type": "text/plain"}, 415, "Content-Type text/plain"),
+        ({"Content-Type": 'a" cause="UR-idle'}, 415, r"Content-Type a\x22 cause=\x22UR-idle"),
+        ({"Host": "a\u202eb"}, 400, r"Host a\u202eb is not one host"),
     ],
 )
 async def test_a_refusal_of_the_gateway_says_why(

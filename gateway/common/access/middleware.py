@@ -202,8 +202,13 @@ def _refuse_hosts(request: web.Request, hosts: Sequence[str]) -> None:
 
 
 def _shown(value: str) -> str:
-    """A header's value in a line of the log."""
-    return value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "..."
+    """A header's value in a line of the log, where it stands in quotes: it can neither end them, to look like another
+    field of the line, nor turn around what a person reads."""
+    cut = value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "..."
+    if cut.isprintable() and '"' not in cut:
+        return cut
+    escaped = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut)
+    return "".join(escaped).replace('"', r"\x22")
 
 
 def is_preflight(request: web.Request) -> bool:
