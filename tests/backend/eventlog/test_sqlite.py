@@ -92,9 +92,9 @@ async def test_a_second_process_on_the_same_file_gets_one_clear_line(tmp_path: P
             await open_log(database).open()
 
 
-@pytest.mark.parametrize("path", ["missing/chat.db", "."])
-async def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, path: str) -> None:
-    with pytest.raises(UsageError, match="cannot be written"):
+@pytest.mark.parametrize(("path", "words"), [("missing/chat.db", "cannot be written"), (".", "is not a file")])
+async def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, path: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
         await open_log(f"sqlite:///{tmp_path / path}").open()
 
 
