@@ -396,6 +396,19 @@ async def test_an_ordinary_start_keeps_the_epochs(tmp_path: Path) -> None:
         assert await log.session_for("s", "patient:demo") == old
 
 
+async def test_a_start_after_the_first_one_behind_a_restore_keeps_the_epochs(tmp_path: Path) -> None:
+    async with opened(database_at(tmp_path)) as log:
+        await exchange(log, "s")
+        await exchange(log, "erased")
+        file = await saved(tmp_path)
+        await log.delete_session("erased")
+    await restored(tmp_path, file)
+    async with opened(database_at(tmp_path)) as log:
+        old = await log.session_for("s", "patient:demo")
+    async with opened(database_at(tmp_path)) as log:
+        assert await log.session_for("s", "patient:demo") == old
+
+
 async def test_a_restore_without_an_erasure_log_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with opened(database_at(tmp_path)) as log:
         await exchange(log, "s")
@@ -465,6 +478,26 @@ async def test_a_backup_of_a_newer_program_is_refused(tmp_path: Path) -> None:
 
 
 # The erasure log ------------------------------------------------------------------------------------------------------
+
+
+def test_the_erasure_log_numbers_its_lines_and_tells_those_behind_a_number(tmp_path: Path) -> None:
+    keys = ["a" * 32, "b" * 32, "c" * 32]
+    erasures = ErasureLog(str(tmp_path / "chat.db"))
+    assert erasures.append(keys[:2]) == 2
+    assert erasures.append(keys[2:]) == 3
+    assert [line.split()[0] for line in erasures.path.read_text(encoding="ascii").splitlines()] == ["1", "2", "3"]
+    assert [list(erasures.after(number)) for number in range(4)] == [keys, keys[1:], keys[2:], []]
+
+
+def test_a_line_of_the_erasure_log_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = list[int]()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    erasures = ErasureLog(str(tmp_path / "chat.db"))
+    erasures.append(["a" * 32])
+    file, folder = erasures.path.stat().st_ino, tmp_path.stat().st_ino
+    assert synced == [file, folder]
+    erasures.append(["b" * 32])
+    assert synced == [file, folder, file]
 
 
 async def test_the_erasure_log_names_no_patient_and_is_private(tmp_path: Path) -> None:
