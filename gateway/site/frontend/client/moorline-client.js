@@ -23,7 +23,7 @@ import { Connection, INITIAL } from './connection.js';
 import { Outbox, usableStorage, uuid } from './outbox.js';
 import { Polling } from './polling.js';
 import { Sender } from './sender.js';
-import { EMPTY, fold, hasEnded, isAnother, place, prepend, questionOf } from './transcript.js';
+import { EMPTY, fold, isAnother, place, prepend, questionOf } from './transcript.js';
 
 export { usableStorage, uuid };
 
@@ -49,24 +49,22 @@ export class MoorlineClient extends EventTarget {
   constructor(options) {
     super();
     const { patientId, sessionId, origin, storage = usableStorage() } = options;
-    const { credentials, token, headers, ticket, explain } = options;
+    const { credentials = 'same-origin', token = null, headers = {}, ticket, explain } = options;
     const path = [patientId, sessionId].map(encodeURIComponent).join('/').replaceAll('%3A', ':');
     const given = origin && new URL(origin).origin;
     const base = () => given || location.origin;
-    const how = { credentials: credentials ?? 'same-origin', token: token ?? null, headers: headers ?? {}, explain };
-    this.#polling = new Polling(base, patientId, sessionId, how);
+    this.#polling = new Polling(base, patientId, sessionId, { credentials, token, headers, explain });
     this.#outbox = new Outbox(sessionId, storage);
     this.#sender = new Sender(
       this.#outbox,
       () => this.#emit('change'),
       ({ code, message = '' }) => this.#emit('refused', { code, message }),
-      (runId) => hasEnded(this.#transcript, runId),
-      () => this.#transcript.epoch,
+      () => this.#transcript,
     );
     const url = () => `${base().replace(/^http/, 'ws')}/ws/chat/${path}`;
     const bearer = token ? async () => `jwt.${await token()}` : null;
     const credential = ticket ? async () => `ticket.${await this.#polling.ticket()}` : bearer;
-    this.#connection = new Connection(url, credential, token ?? null, this.#polling, {
+    this.#connection = new Connection(url, credential, token, this.#polling, {
       // Without an epoch the server sends everything.
       position: () => (this.#incomplete ? { ...this.#transcript, epoch: '' } : this.#transcript),
       up: (channel, recovered) => this.#up(channel, recovered),
@@ -271,7 +269,7 @@ export class MoorlineClient extends EventTarget {
   #note({ type }) {
     if (type === 'deleted') return;
     const { epoch, seq } = this.#transcript;
-    this.#epoch = seq && epoch ? epoch : undefined;
+    this.#epoch = (seq && epoch) || undefined;
     if (this.#epoch) this.#outbox.move(undefined, this.#epoch);
   }
 

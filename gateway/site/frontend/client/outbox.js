@@ -12,7 +12,7 @@ export function uuid() {
   bytes[6] = (bytes[6] & 0x0f) | 0x40;
   bytes[8] = (bytes[8] & 0x3f) | 0x80;
   const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+  return hex.replace(/(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
 }
 
 /** Browsers that block cookies throw at the mere mention of localStorage. A server that renders pages may have one, too,
@@ -91,10 +91,8 @@ export class Outbox {
   /** What was written to the chat of one epoch (undefined: before it had begun) belongs to that of another.
    * @param {string | undefined} before @param {string} epoch */
   move(before, epoch) {
-    for (const entry of this.entries.filter((each) => each.epoch === before && !each.acked)) {
-      const moved = { ...entry, epoch };
-      this.#replace(moved);
-      this.#saveAgain(moved);
+    for (const entry of this.entries) {
+      if (entry.epoch === before && !entry.acked) this.#change({ ...entry, epoch });
     }
   }
 
@@ -150,9 +148,7 @@ export class Outbox {
   doubt(clientMsgId) {
     const entry = this.#find(clientMsgId);
     if (!entry || entry.acked || entry.failed) return;
-    const doubted = { ...entry, unconfirmed: true };
-    this.#replace(doubted);
-    this.#saveAgain(doubted);
+    this.#change({ ...entry, unconfirmed: true });
   }
 
   /** Refused for now. @param {string} clientMsgId @param {string} code */
@@ -224,10 +220,11 @@ export class Outbox {
     this.messages = /** @type {UnsentMessage[]} */ (messages);
   }
 
-  /** What has left the storage stays out of it: the session was erased, or another tab has sent the message.
-   * @param {Entry} entry */
-  #saveAgain(entry) {
-    if (this.#storage?.getItem(this.#prefix + entry.clientMsgId)) this.#save(entry);
+  /** Here and in the storage. What has left that stays out of it: the session was erased, or another tab has sent the
+   * message. @param {Entry} changed */
+  #change(changed) {
+    this.#replace(changed);
+    if (this.#storage?.getItem(this.#prefix + changed.clientMsgId)) this.#save(changed);
   }
 
   /** @param {Entry} entry */

@@ -77,20 +77,18 @@ export class Polling {
 
   /** Older rows, oldest first. @param {number} before @param {number} limit @returns {Promise<any[]>} */
   async earlier(before, limit) {
-    return this.#request(`${this.#path}/messages`, { before: String(before), limit: String(limit) }, {});
+    return this.#request(`${this.#path}/messages`, { before, limit }, {});
   }
 
   /** `messages`, `retry` or `cancel`. @param {string} command @param {object} fields @param {AbortSignal} signal
    * @returns {Promise<any>} */
   async post(command, fields, signal) {
-    const body = JSON.stringify({ patient_id: this.#patientId, ...fields });
-    return this.#request(`${this.#path}/${command}`, {}, { method: 'POST', body, signal });
+    return this.#post(`${this.#path}/${command}`, fields, signal);
   }
 
   /** What opens one socket in place of credentials. @returns {Promise<string>} */
   async ticket() {
-    const body = JSON.stringify({ patient_id: this.#patientId });
-    return (await this.#request('/api/ticket', {}, { method: 'POST', body })).ticket;
+    return (await this.#post('/api/ticket', {})).ticket;
   }
 
   /** Why a socket ended, as the gateway saw it; null where that is not asked or not known.
@@ -111,15 +109,21 @@ export class Polling {
   /** @param {{epoch: string, seq: number}} position @param {{signal: AbortSignal, hold: boolean}} how */
   #after({ epoch, seq }, { signal, hold }) {
     // A session that does not exist yet has the epoch "", as has a transcript that holds nothing yet.
-    const query = { after: String(seq), epoch, wait: String(hold ? WAIT / 1000 : 0) };
+    const query = { after: seq, epoch, wait: hold ? WAIT / 1000 : 0 };
     return this.#request(`${this.#path}/messages`, query, { signal }, hold ? WAIT + GRACE : GRACE);
   }
 
-  /** @param {string} path @param {Record<string, string>} query @param {RequestInit} init @returns {Promise<any>} */
+  /** @param {string} path @param {object} fields @param {AbortSignal} [signal] */
+  #post(path, fields, signal) {
+    const body = JSON.stringify({ patient_id: this.#patientId, ...fields });
+    return this.#request(path, null, { method: 'POST', body, signal });
+  }
+
+  /** @param {string} path @param {object | null} query null: the patient is named in the body
+   * @param {RequestInit} init @returns {Promise<any>} */
   async #request(path, query, init, timeout = GRACE) {
     const { credentials, token, headers: given } = this.#how;
-    const get = init.method !== 'POST';
-    const search = get ? `?${new URLSearchParams({ patient_id: this.#patientId, ...query })}` : '';
+    const search = query ? `?${new URLSearchParams({ patient_id: this.#patientId, ...query })}` : '';
     const limit = AbortSignal.timeout(timeout);
     const signal = init.signal ? AbortSignal.any([init.signal, limit]) : limit;
     const headers = new Headers(typeof given === 'function' ? await within(given(), signal) : given);
@@ -230,11 +234,5 @@ export class Poller {
 
 /** @param {number} time in milliseconds @param {AbortSignal} signal ends it early */
 function pause(time, signal) {
-  return /** @type {Promise<void>} */ (
-    new Promise((resolve) => {
-      if (signal.aborted || time <= 0) return resolve();
-      setTimeout(resolve, time);
-      signal.addEventListener('abort', () => resolve(), { once: true });
-    })
-  );
+  return within(new Promise((resolve) => setTimeout(resolve, time)), signal).catch(() => {});
 }

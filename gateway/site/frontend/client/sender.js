@@ -3,12 +3,13 @@
  * And the wish to stop an answer, which is said again on each new way to the server until the answer has ended.
  *
  * @typedef {{ask: (command: object) => void, probe: () => void, once?: boolean}
- *   | {post: (path: string, fields: object) => Promise<any>}} Channel
+ *   | {post: (path: string, fields: object) => Promise<any>, once?: undefined}} Channel
  *   `once`: the server would take a message twice that is sent twice
  * @typedef {{code: string, message?: string, retryable: boolean, retry_after?: number}} Refusal
  */
 import { UNCONFIRMED } from './outbox.js';
 import { HttpError } from './polling.js';
+import { hasEnded } from './transcript.js';
 
 /** A retryable refusal without `retry_after`, in seconds. */
 const RETRY_AFTER = 1;
@@ -17,8 +18,7 @@ export class Sender {
   #outbox;
   #onChange;
   #onRefused;
-  #hasEnded;
-  #epoch;
+  #transcript;
   #timer = 0;
   /** @type {Channel | null} */ #channel = null;
   /** @type {string | null} */ #inFlight = null;
@@ -26,14 +26,12 @@ export class Sender {
 
   /** @param {import('./outbox.js').Outbox} outbox @param {() => void} onChange
    * @param {(refusal: Refusal) => void} onRefused a command was refused that leaves nothing to show in the outbox
-   * @param {(runId: string) => boolean} hasEnded whether the transcript shows the end of a run
-   * @param {() => string} epoch of the chat, empty where it has none */
-  constructor(outbox, onChange, onRefused, hasEnded, epoch) {
+   * @param {() => import('./types.js').Transcript} transcript as it is now */
+  constructor(outbox, onChange, onRefused, transcript) {
     this.#outbox = outbox;
     this.#onChange = onChange;
     this.#onRefused = onRefused;
-    this.#hasEnded = hasEnded;
-    this.#epoch = epoch;
+    this.#transcript = transcript;
   }
 
   /** The id of the command under way, if any. */
@@ -58,9 +56,9 @@ export class Sender {
    * a channel that takes it `once`. @param {Channel | null} channel */
   use(channel) {
     clearTimeout(this.#timer);
-    if (this.#inFlight && isOnce(this.#channel)) this.#outbox.fail(this.#inFlight, UNCONFIRMED);
+    if (this.#inFlight && this.#channel?.once) this.#outbox.fail(this.#inFlight, UNCONFIRMED);
     else if (this.#inFlight) this.#outbox.doubt(this.#inFlight);
-    if (isOnce(channel)) this.#outbox.hold();
+    if (channel?.once) this.#outbox.hold();
     this.#channel = channel;
     this.#inFlight = null;
     // Each failed try to connect comes here, too.
@@ -75,15 +73,15 @@ export class Sender {
     if (!entry) return;
     const { clientMsgId, text, runId, epoch } = entry;
     // Before a reload it was written to a chat that was erased since, or restored from a backup: the person decides.
-    const now = this.#epoch();
+    const now = this.#transcript().epoch;
     if (epoch && now && epoch !== now) return this.refused(clientMsgId, { code: 'not_found', retryable: false });
-    if (isOnce(this.#channel) && !this.#outbox.claim(clientMsgId)) return this.flush();
+    if (this.#channel?.once && !this.#outbox.claim(clientMsgId)) return this.flush();
     const retry = text === undefined;
     const fields = { client_msg_id: clientMsgId, ...(retry ? { run_id: runId } : { message: text }) };
     this.#inFlight = clientMsgId;
     if ('ask' in this.#channel) this.#channel.ask({ type: retry ? 'retry' : 'send', ...fields });
     // Unlike a socket, a request does not know which chat its client has seen: that may be erased by now.
-    else this.#post(this.#channel, retry ? 'retry' : 'messages', { ...fields, ...(!retry && epoch && { epoch }) });
+    else this.#post(this.#channel, retry ? 'retry' : 'messages', { ...fields, epoch: retry ? undefined : epoch });
   }
 
   /** @param {string} runId */
@@ -104,7 +102,7 @@ export class Sender {
     this.#outbox.acknowledge(id);
     this.#onChange();
     // Otherwise a run begins, and its end lets the next one go. A poll may have brought that end before this response.
-    if (duplicate || this.#hasEnded(runId)) this.flush();
+    if (duplicate || hasEnded(this.#transcript(), runId)) this.flush();
   }
 
   /** @param {string} clientMsgId @param {Refusal} refusal */
@@ -138,7 +136,7 @@ export class Sender {
     }
   }
 
-  /** @param {Extract<Channel, {post: any}>} channel @param {string} path @param {{client_msg_id: string}} fields */
+  /** @param {Extract<Channel, {post: any}>} channel @param {string} path @param {{client_msg_id: string, epoch?: string}} fields */
   async #post(channel, path, fields) {
     try {
       const reply = await channel.post(path, fields);
@@ -149,11 +147,6 @@ export class Sender {
       if (channel === this.#channel) this.refused(fields.client_msg_id, refusalOf(error));
     }
   }
-}
-
-/** @param {Channel | null} channel */
-function isOnce(channel) {
-  return channel !== null && 'once' in channel && channel.once === true;
 }
 
 /** @param {unknown} error @returns {Refusal} */

@@ -32,25 +32,15 @@ export function fold(transcript, event) {
     case 'user':
       return { ...transcript, seq: event.seq, rows: [...transcript.rows, fromRow({ ...event, role: 'user' })] };
     case 'status':
-      return { ...writeTo(transcript, event.run_id, (row) => row), seq: event.seq, runId: event.run_id };
+      return write(transcript, event, (row) => row);
     case 'delta':
-      return {
-        ...writeTo(transcript, event.run_id, (row) => ({ ...row, content: row.content + event.text, status: '' })),
-        seq: event.seq,
-        runId: event.run_id,
-      };
+      return write(transcript, event, (row) => ({ ...row, content: row.content + event.text, status: '' }));
     case 'part':
-      return {
-        ...writeTo(transcript, event.run_id, (row) => withPart(row, event.part)),
-        seq: event.seq,
-        runId: event.run_id,
-      };
-    case 'message':
-      return {
-        ...writeTo(transcript, event.run_id, () => fromRow(event)),
-        seq: event.seq,
-        runId: transcript.runId === event.run_id ? null : transcript.runId,
-      };
+      return write(transcript, event, (row) => withPart(row, event.part));
+    case 'message': {
+      const runId = transcript.runId === event.run_id ? null : transcript.runId;
+      return { ...write(transcript, event, () => fromRow(event)), runId };
+    }
     default:
       return transcript;
   }
@@ -62,15 +52,14 @@ export function fold(transcript, event) {
 export function isAnother({ epoch, seq, rows }, snapshot) {
   // Version 1 has no epochs.
   if (!seq || !epoch || !snapshot.epoch || epoch === snapshot.epoch) return false;
-  const shown = new Set(rows.map((row) => row.id));
-  return !fromSnapshot(snapshot).rows.some((row) => shown.has(row.id));
+  return !fromSnapshot(snapshot).rows.some(({ id }) => rows.some((row) => row.id === id));
 }
 
 /** What a person asked before a run. @param {Transcript} transcript @param {string} runId
  * @returns {string | undefined} */
 export function questionOf({ rows }, runId) {
   const answer = rows.findIndex((row) => row.id === `run:${runId}`);
-  return rows.slice(0, Math.max(answer, 0)).findLast((row) => row.role === 'user')?.content;
+  return rows.slice(0, answer + 1).findLast((row) => row.role === 'user')?.content;
 }
 
 /** Whether the transcript shows the end of a run. @param {Transcript} transcript @param {string} runId */
@@ -114,12 +103,12 @@ function withPart(row, part) {
   return part.kind === 'status' ? { ...row, status: part.text } : { ...row, parts: [...row.parts, part] };
 }
 
-/** Change the run's row, which is nearly always the last, or open it.
- * @param {Transcript} transcript @param {string} runId @param {(row: Row) => Row} change @returns {Transcript} */
-function writeTo(transcript, runId, change) {
+/** Change the row of the event's run, which is nearly always the last, or open it. The run is then under way.
+ * @param {Transcript} transcript @param {ServerEvent} event @param {(row: Row) => Row} change @returns {Transcript} */
+function write(transcript, { seq, run_id: runId }, change) {
   const rows = [...transcript.rows];
   const at = rows.findLastIndex((row) => row.id === `run:${runId}`);
   if (at < 0) rows.push(change(openRow(runId, transcript.seq + 1)));
   else rows[at] = change(rows[at]);
-  return { ...transcript, rows };
+  return { ...transcript, rows, seq, runId };
 }

@@ -102,7 +102,7 @@ export class Version1 {
   ask({ type, client_msg_id: id, message }) {
     if (type !== 'send') return;
     this.#sent = { client_msg_id: id, message };
-    this.#socket.ask({ message, ...(this.#token && { token: this.#token }) }, ANSWER_TIMEOUT);
+    this.#socket.ask({ message, token: this.#token }, ANSWER_TIMEOUT);
   }
 
   /** There is nothing that the server would answer without taking it for a message. */
