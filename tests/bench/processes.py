@@ -159,8 +159,7 @@ async def _end(process: Process) -> None:
         try:
             await asyncio.wait_for(process.wait(), _STOP_SECONDS)
         except TimeoutError:
-            process.kill()
-            for pid in descendants:
+            for pid in (process.pid, *descendants):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
     await process.wait()
