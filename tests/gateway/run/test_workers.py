@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import signal
 import socket
 from collections import Counter
@@ -244,12 +245,15 @@ async def test_each_worker_has_a_metrics_port_of_its_own(tmp_path: Path) -> None
 
 
 def two_free_ports() -> int:
-    """The first of two neighbours that are free now."""
+    """The first of two neighbours that are free now, below those that the system gives to connections."""
     while True:
-        with socket.create_server(("127.0.0.1", 0)) as one:
-            port: int = one.getsockname()[1]
-            with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port + 1)):
-                return port
+        port = random.randrange(20_000, 32_000)
+        with (
+            contextlib.suppress(OSError),
+            socket.create_server(("127.0.0.1", port)),
+            socket.create_server(("127.0.0.1", port + 1)),
+        ):
+            return port
 
 
 async def test_a_worker_that_refuses_its_options_ends_all_with_its_line(tmp_path: Path) -> None:
