@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from moorline.backend.errors import ErrorCode, Refusal
 from moorline.backend.settings import Settings
+from moorline.gateway.common.access.places import count_down
 from moorline.gateway.common.access.rate import Rate
 
 __all__ = ["Client", "ClientLimits", "Place"]
@@ -58,9 +59,7 @@ class _Names:
             self._rate.give_back(name)
 
     def run_ended(self, name: str) -> None:
-        self._runs[name] -= 1
-        if not self._runs[name]:
-            del self._runs[name]
+        count_down(self._runs, name)
 
 
 class ClientLimits:

@@ -1,6 +1,7 @@
 """How much one principal may hold open, from whatever addresses it comes, and how many sockets it may open. Pure."""
 
 from moorline.backend.errors import ErrorCode, Refusal
+from moorline.gateway.common.access.places import count_down
 from moorline.gateway.common.access.rate import Rate
 
 __all__ = ["PrincipalLimits"]
@@ -38,7 +39,7 @@ class PrincipalLimits:
 
     def release(self, name: str) -> None:
         """One of them has ended."""
-        _remove_one(self._held, name)
+        count_down(self._held, name)
 
     def take_request(self, name: str, *, free: int) -> None:
         """Count a request until `release_request`. `free`: the places that are left for the requests of all.
@@ -56,7 +57,7 @@ class PrincipalLimits:
 
     def release_request(self, name: str) -> None:
         """One of the requests has ended."""
-        _remove_one(self._requests, name)
+        count_down(self._requests, name)
 
     def handshake(self, name: str, now: float) -> None:
         """Count a socket that is to be opened.
@@ -70,11 +71,3 @@ class PrincipalLimits:
             text = "You have opened too many sockets; please wait a moment (handshakes_per_principal)."
             raise Refusal(ErrorCode.RATE_LIMITED, text, retry_after=wait)
         self._rate.add(name, now)
-
-
-def _remove_one(counts: dict[str, int], name: str) -> None:
-    if counts[name] > 1:
-        counts[name] -= 1
-    else:
-        # As many principals come and go as the hook names.
-        del counts[name]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from aiohttp import hdrs, web
 
 from moorline.gateway.common import tracing
+from moorline.gateway.common.access.places import count_down
 from moorline.gateway.common.access.rights import Rights
 from moorline.gateway.common.access.rules import AccessRules
 from moorline.gateway.common.web.draining import Draining
@@ -409,11 +410,7 @@ class Tunnels:
 
     def _remove(self, relay: Relay) -> _Open:
         each = self._sockets.pop(relay)
-        request_id = each.socket.request_id
-        if self._ids[request_id] > 1:
-            self._ids[request_id] -= 1
-        else:
-            del self._ids[request_id]
+        count_down(self._ids, each.socket.request_id)
         if each.right is not None:
             each.right.release()
         self._socket_limits.remove(each.socket.client)

@@ -1,4 +1,4 @@
-"""Counts of what many clients share, in all and for each client address. Pure."""
+"""Counts of what many clients share, in all and for each client address or name. Pure."""
 
 import enum
 import math
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from moorline.gateway.common.access.rules import client_network
 
-__all__ = ["Full", "Places"]
+__all__ = ["Full", "Places", "count_down"]
 
 
 class Full(enum.Enum):
@@ -61,10 +61,13 @@ class Places:
     def remove(self, address: str) -> None:
         """One less is taken."""
         self._total -= 1
-        network = client_network(address)
-        left = self._by_network[network] - 1
-        if left:
-            self._by_network[network] = left
-        else:
-            # As many addresses come and go as the clients have.
-            del self._by_network[network]
+        count_down(self._by_network, client_network(address))
+
+
+def count_down(counts: dict[str, int], name: str) -> None:
+    """One less of `name`. Of the last one nothing stays: as many names and addresses come and go as clients have."""
+    left = counts[name] - 1
+    if left:
+        counts[name] = left
+    else:
+        del counts[name]
