@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
 import secrets
 import sys
 import threading
@@ -22,12 +21,10 @@ from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.config.units import counted
 from moorline.gateway.common.output import Output
 
-__all__ = ["hashed", "info", "json_line", "setup"]
+__all__ = ["hashed", "info", "json_line", "printable", "setup"]
 
 # 48 bits: two of a million ids have the same hash with a probability of 1/500, which is acceptable in a log.
 _HASH_BYTES = 6
-# Bytes of a peer that end up in a message must not be able to forge a line or control the terminal.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # What every record has; anything else was handed in with `extra=` and is a field of the JSON line.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -99,6 +96,15 @@ def _only_handler(logger: logging.Logger) -> "_Lines | None":
 def hashed(identifier: str) -> str:
     """The short hash that stands for `identifier` in log lines."""
     return hashlib.blake2b(identifier.encode(), key=_Key.value, digest_size=_HASH_BYTES).hexdigest()
+
+
+def printable(text: str) -> str:
+    """`text` of a peer with which it can neither forge a line, nor control the terminal, nor turn around what a person
+    reads: what is not printable is written as Python would write it.
+    """
+    if text.isprintable():
+        return text
+    return "".join([each if each.isprintable() else repr(each)[1:-1] for each in text])
 
 
 def json_line(message: str, facts: Mapping[str, str]) -> str:
@@ -220,9 +226,8 @@ class _Text(_Formatter):
     def line(
         self, created: float, level: str, name: str, message: str, facts: Callable[[], Mapping[str, object]]
     ) -> str:
-        if not message.isprintable():
-            message = _CONTROL.sub(lambda found: repr(found[0])[1:-1], message)
-        return f"{self.moment(created)} {level} {name.removeprefix('moorline.')}{self._worker}: {message}"
+        text = printable(message)
+        return f"{self.moment(created)} {level} {name.removeprefix('moorline.')}{self._worker}: {text}"
 
     def format(self, record: logging.LogRecord) -> str:
         line = self.line(record.created, record.levelname.lower(), record.name, record.getMessage(), dict)

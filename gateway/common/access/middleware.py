@@ -16,6 +16,7 @@ from multidict import istr
 from moorline.gateway.common.access import paths
 from moorline.gateway.common.access.rules import AccessRules, is_host, is_json
 from moorline.gateway.common.config.settings import CommonSettings
+from moorline.gateway.common.logs import printable
 from moorline.gateway.common.web.aiohttp_private import items_of, message_of
 from moorline.gateway.common.web.connection import is_reserved
 from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
@@ -205,10 +206,7 @@ def _shown(value: str) -> str:
     """A header's value in a line of the log, where it stands in quotes: it can neither end them, to look like another
     field of the line, nor turn around what a person reads."""
     cut = value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "..."
-    if cut.isprintable() and '"' not in cut:
-        return cut
-    escaped = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in cut)
-    return "".join(escaped).replace('"', r"\x22")
+    return printable(cut).replace('"', r"\x22")
 
 
 def is_preflight(request: web.Request) -> bool:

@@ -45,6 +45,12 @@ def test_a_message_cannot_forge_a_second_line(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.endswith("path /\\n2026 error\\x1b[31m\\x7f\\x9b\\u2028\n")
 
 
+def test_a_message_cannot_turn_around_what_a_person_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    setup(Settings())
+    logging.getLogger("moorline.gateway").info("said %s", "a\u202eb\u00e9")
+    assert capsys.readouterr().err.endswith("said a\\u202eb\u00e9\n")
+
+
 def test_a_json_line_carries_extra_fields(capsys: pytest.CaptureFixture[str]) -> None:
     setup(Settings(log_format="json"))
     logging.getLogger("moorline.gateway").warning("ended", extra={"code": 1001})
