@@ -122,10 +122,10 @@ class CommonSettings:
     def __post_init__(self) -> None:
         if self.drain <= 0:
             raise UsageError(f"drain: {self.drain:g} must be above 0")
-        for name in ("jwt_key", "jwt_key_file", "jwt_jwks_url"):
-            if self.authorize and getattr(self, name):
-                raise UsageError(f"{name}: authorize is set as well; write one of them")
-        if not (self.jwt_key or self.jwt_key_file or self.jwt_jwks_url):
+        keys = [name for name in ("jwt_key", "jwt_key_file", "jwt_jwks_url") if getattr(self, name)]
+        if keys and self.authorize:
+            raise UsageError(f"{keys[0]}: authorize is set as well; write one of them")
+        if not keys:
             for name in ("jwt_issuer", "jwt_audience", "jwt_cookie", "jwt_patients_claim"):
                 # Without a key every chat would be open, of which such a name says the opposite.
                 if getattr(self, name):

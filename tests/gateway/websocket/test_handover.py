@@ -419,32 +419,36 @@ async def test_a_cancellation_within_a_message_leaves_its_tunnel_where_it_is(sta
                 assert await backend.exactly(sent) == (LONG * (sent // len(LONG) + 1))[:sent]
 
 
-async def test_a_drain_does_not_wait_for_a_new_process_that_hangs(
+@contextlib.asynccontextmanager
+async def given_to_one_that_hangs(
     start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> AsyncIterator[tuple[Gateway, "asyncio.Task[None]"]]:
+    """A tunnel that a process has which does not answer. It may have taken it before: the tunnel ends with that."""
     monkeypatch.setattr("moorline.gateway.proxy.handover._ANSWER_SECONDS", 0.05)
     old = await start(upstream.port)
     async with tunnel(old, upstream) as (_, backend):
         async with given_to(old, 2) as (giving, _):
-            old.drain()
-            with pytest.raises(HandOverFailed, match="drains"):
-                await giving
-        # The new process may have taken it before: it ends with that.
+            yield old, giving
         assert await backend.ended()
+
+
+async def test_a_drain_does_not_wait_for_a_new_process_that_hangs(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with given_to_one_that_hangs(start, upstream, monkeypatch) as (old, giving):
+        old.drain()
+        with pytest.raises(HandOverFailed, match="drains"):
+            await giving
 
 
 async def test_a_tunnel_that_a_process_which_hangs_may_have_taken_is_not_relayed_here_as_well(
     start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moorline.gateway.proxy.handover._ANSWER_SECONDS", 0.05)
-    old = await start(upstream.port)
-    async with tunnel(old, upstream) as (_, backend):
-        async with given_to(old, 2) as (giving, _):
-            giving.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await giving
-            await old.has(0)
-        assert await backend.ended()
+    async with given_to_one_that_hangs(start, upstream, monkeypatch) as (old, giving):
+        giving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await giving
+        await old.has(0)
 
 
 async def test_a_new_process_that_drains_takes_no_more(start: Start, upstream: Upstream) -> None:
