@@ -73,8 +73,12 @@ async def _run(settings: Settings, manager: Parent | Systemd, listener: SocketLi
                     facts = _facts(app, settings, started)
                     if isinstance(manager, Systemd):
                         await _serve(manager, stop, print_start(settings, facts))
-                    elif parent is not None:
-                        await parent.wait(facts, stop, lambda: started.draining.begin(0))
+                        if manager.sockets:
+                            await started.finish_accepted()
+                            started.drain()
+                    elif parent is not None and await parent.wait(facts, stop):
+                        await started.finish_accepted()
+                        started.drain(0)
             except LogUnavailable as error:
                 raise UsageError(f"database: {error}") from error
     return 0

@@ -111,6 +111,9 @@ class Sockets:
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """GET /ws/chat/{patient_id}/{session_id}"""
         patient_id, session_id = path_id(request, "patient_id"), path_id(request, "session_id")
+        # Later a handshake that came before the restart would be refused as well, where its right took some time.
+        if self._closing:
+            raise web.HTTPServiceUnavailable(text="The backend is restarting.", headers={"Retry-After": "1"})
         socket, info, right = await self._enter(request, patient_id, session_id)
         try:
             await self._converse(request, socket, info, right)
@@ -155,8 +158,6 @@ class Sockets:
         )
         if not _is_handshake(socket, request):
             raise Refusal(ErrorCode.BAD_REQUEST, "This address speaks WebSocket; see /docs.")
-        if self._closing:
-            raise web.HTTPServiceUnavailable(headers={"Retry-After": "1"})
         info = await self._log.session_for(session_id, patient_id)
         if text is not None:
             # Last: a handshake that is refused for another reason leaves the ticket, and may be tried again with it.

@@ -26,7 +26,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
 from moorline.gateway.common.errors import UsageError
@@ -131,20 +131,19 @@ class ParentConnection:
         """This process is ready, or what it reported has changed."""
         self._writer.write(json.dumps(facts).encode() + b"\n")
 
-    async def wait(self, facts: Mapping[str, str], stop: asyncio.Event, end_now: Callable[[], None]) -> None:
-        """Report that this process is ready; close the connection and return when `stop` is set.
-
-        `end_now` is called, and this returns, when the parent closes its end, or ends: no process is left behind that
-        holds the port and the database.
+    async def wait(self, facts: Mapping[str, str], stop: asyncio.Event) -> bool:
+        """Report that this process is ready; close the connection and return when `stop` is set, or when the parent
+        closes its end, or ends: whether it did, and this process is to end at once. None is left behind that holds the
+        port and the database.
         """
         self.report(facts)
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait([stopped, self.closed], return_when=asyncio.FIRST_COMPLETED)
-        if self.closed.done():
+        if at_once := self.closed.done():
             log.info("the parent process has closed the connection: ending at once")
-            end_now()
         stopped.cancel()
         self.close()
+        return at_once
 
     def close(self) -> None:
         """Tell nothing more."""

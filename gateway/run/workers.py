@@ -362,7 +362,8 @@ async def _work(settings: Settings, parent: Parent, message: Mapping[str, Any]) 
             ):
                 keep_start()
                 ending = introductions.begin(started, stop)
-                await connection.wait({}, ending, lambda: started.draining.begin(0))
+                if await connection.wait({}, ending):
+                    started.drain(0)
                 listener.leave()
     return 0
 

@@ -20,6 +20,7 @@ from moorline.backend.settings import Settings
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.common.access.rights import REVOKED_SECONDS
 from moorline.gateway.common.access.rules import AccessRules
+from moorline.gateway.common.web.draining import DRAINING
 from tests.support.backends import STEP, Backend, Script, backend, hello, say
 from tests.support.eventlogs import until
 
@@ -163,6 +164,22 @@ async def test_a_principal_closed_while_the_hook_works_is_asked_about_again(
     hook.refuses_from = 2
     hook.answers.set()
     assert await asking == 403
+
+
+async def test_a_handshake_that_the_hook_still_decides_as_a_restart_begins_is_accepted(
+    server: Backend, hook: Hook
+) -> None:
+    hook.answers.clear()
+    opening = asyncio.create_task(server.socket("s1", "p1").__aenter__())
+    await until(lambda: hook.asked == 1)
+    server.app[DRAINING].begin(STEP)
+    with pytest.raises(InvalidStatus) as late:
+        await server.socket("s2", "p1").__aenter__()
+    refusal = late.value.response
+    assert (refusal.status_code, refusal.headers["Retry-After"]) == (503, "1")
+    assert b'"The backend is restarting."' in refusal.body
+    hook.answers.set()
+    assert await close_code(await opening) == 1012
 
 
 @pytest.mark.parametrize(("door", "ends_with"), [("socket", 4503), ("poll", 403)])

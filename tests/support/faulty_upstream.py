@@ -29,6 +29,7 @@ __all__ = [
     "REFUSAL",
     "STEP",
     "SWITCH",
+    "UNFINISHED",
     "Fault",
     "Peer",
     "Upstream",
@@ -66,6 +67,12 @@ def handshake(target: str = "/ws/chat/p/s", *lines: str) -> bytes:
 
 
 HANDSHAKE = handshake()
+
+UNFINISHED = (
+    b"POST /api/chat/s/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+)
+"""A request without its body; the answer shows that it is being handled."""
 
 
 class Peer:

@@ -63,6 +63,8 @@ _LAST_SECONDS = 2.0
 # For requests that are under way when no more connections are accepted.
 _REQUEST_SECONDS = 1.0
 _REQUEST_CHECK_SECONDS = 0.05
+# For connections that are accepted and silent then: the peer of a process that is restarted sends at once.
+_SILENT_SECONDS = 0.5
 # Of the time for the drain, so much for them at most.
 _REQUEST_SHARE = 0.5
 # Bytes that wait for a turn to be parsed, in a server without `max_unfinished`; its default.
@@ -81,6 +83,7 @@ class Running:
     draining: Draining
     _drain: float
     _listener: "Listener"
+    _idle_connections: IdleConnections
 
     def leave(self) -> None:
         """Accept no more connections, for another process does. Requests and sockets that are under way have `drain` to
@@ -92,6 +95,13 @@ class Running:
         """Accept no more connections: they wait in the queue of a socket that outlives this process. Requests that were
         on their way are handled before the drain begins, when `running` is left."""
         self._listener.close()
+
+    async def finish_accepted(self) -> None:
+        """As `stop_accepting`, for handlers that end at once when the drain begins: return when each connection that
+        was accepted has sent its request, or half a second is over. One whose request came behind the begin of the
+        drain would be refused, and the next process could have served it."""
+        self._listener.close()
+        await _finish(lambda: self._listener.opening + self._idle_connections.silent, 0.0, _SILENT_SECONDS)
 
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which leaving `running` completes, `within` so many seconds if that is less than `drain`.
@@ -173,13 +183,14 @@ async def running(
             tls.warn()
         idle_connections = IdleConnections(Descriptors.of_process())
         await listener.open(ending.enter_context(_connections(app, server, idle_connections, draining)))
-        started = Running(listener.addresses, listener.port, draining, settings.drain, listener)
+        started = Running(listener.addresses, listener.port, draining, settings.drain, listener, idle_connections)
         yield started
         more = 0.0
-        if listener.closed:
-            more = await _finish_requests(
+        if listener.closed and not draining.is_set():
+            more = await _finish(
                 lambda: listener.opening + idle_connections.silent + draining.requests,
                 _REQUEST_SHARE * settings.drain,
+                _REQUEST_SECONDS,
             )
         if draining.is_leaving:
             await _released_or_draining(draining, settings.drain)
@@ -194,16 +205,16 @@ async def running(
         await runner.cleanup()
 
 
-async def _finish_requests(under_way: Callable[[], int], most: float) -> float:
-    """Return when none is under way, or none has ended for `_REQUEST_SECONDS`: how much longer than that it took, which
-    is `most` seconds at most. The request of a connection that was accepted last is still to come; a browser also opens
+async def _finish(under_way: Callable[[], int], most: float, patience: float) -> float:
+    """Return when none is under way, or none has ended for `patience`: how much longer than that it took, which is
+    `most` seconds at most. The request of a connection that was accepted last is still to come; a browser also opens
     some ahead of need, and a poll is held for longer. A process that has many to answer, as it may after the last
     restart, goes on for as long as it gets on with them.
     """
     clock = asyncio.get_running_loop().time
     began = since = clock()
     fewest, was_none = math.inf, False
-    while clock() < min(since, began + most) + _REQUEST_SECONDS:
+    while clock() < min(since, began + most) + patience:
         left = under_way()
         # Twice: on the way from its connection to its handler a request is counted at neither for a moment.
         if was_none and left == 0:
@@ -212,7 +223,7 @@ async def _finish_requests(under_way: Callable[[], int], most: float) -> float:
         if left < fewest:
             fewest, since = left, clock()
         await asyncio.sleep(_REQUEST_CHECK_SECONDS)
-    return max(0.0, clock() - began - _REQUEST_SECONDS)
+    return max(0.0, clock() - began - patience)
 
 
 async def _released_or_draining(draining: Draining, seconds: float) -> None:

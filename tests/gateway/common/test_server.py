@@ -13,9 +13,10 @@ from moorline.gateway.common.web.connection import CONNECTION_TIMEOUTS, Connecti
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.common.web.lingering import LingeringLimits
 from moorline.gateway.common.web.listen import listen
-from moorline.gateway.common.web.server import Running, _finish_requests, running
+from moorline.gateway.common.web.server import Running, _finish, running
 from moorline.gateway.settings import Settings
 from tests.support import needs
+from tests.support.eventlogs import until
 from tests.support.faulty_upstream import STEP
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -242,6 +243,26 @@ async def test_a_request_in_flight_is_answered_and_new_ones_too_while_it_drains(
         assert (await slow).status == 200
 
 
+async def test_what_was_accepted_is_heard_before_a_drain_and_what_comes_later_is_not_accepted() -> None:
+    async with served() as server, raw(server) as (reader, writer):
+        await until(lambda: server._idle_connections.silent == 1)
+        finishing = asyncio.create_task(server.finish_accepted())
+        await asyncio.sleep(0)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", server.port)
+        assert not finishing.done()
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+        await finishing
+
+
+async def test_a_connection_that_stays_silent_does_not_hold_up_an_end() -> None:
+    async with served() as server, raw(server), asyncio.timeout(STEP):
+        await until(lambda: server._idle_connections.silent == 1)
+        await server.finish_accepted()
+        assert server._idle_connections.silent == 1
+
+
 class Endless:
     """A handler that does not end, and what became of it."""
 
@@ -259,9 +280,8 @@ class Endless:
 
 @pytest.mark.parametrize(("stuck", "most", "are_awaited"), [(0, 5.0, True), (1, 5.0, True), (0, 0.0, False)])
 async def test_requests_that_were_on_their_way_get_time_while_they_end_one_after_the_other(
-    monkeypatch: pytest.MonkeyPatch, stuck: int, most: float, *, are_awaited: bool
+    stuck: int, most: float, *, are_awaited: bool
 ) -> None:
-    monkeypatch.setattr("moorline.gateway.common.web.server._REQUEST_SECONDS", 0.8)
     left = 12
 
     def end_one() -> None:
@@ -271,7 +291,7 @@ async def test_requests_that_were_on_their_way_get_time_while_they_end_one_after
             asyncio.get_running_loop().call_later(0.1, end_one)
 
     end_one()
-    more = await _finish_requests(lambda: left, most)
+    more = await _finish(lambda: left, most, 0.8)
     assert (left == stuck) is are_awaited
     assert more > 0.1 or not are_awaited
 

@@ -16,6 +16,7 @@ from moorline.gateway.run import server
 from moorline.gateway.run.backend_port import BackendPort
 from moorline.gateway.run.supervisor import Child, Supervisor
 from moorline.gateway.settings import Settings
+from tests.support.faulty_upstream import UNFINISHED, dial
 from tests.support.process import PATIENCE
 
 CLIENTS = 50
@@ -114,6 +115,21 @@ async def test_no_handshake_fails_while_a_backend_restarts_under_50_clients(tmp_
             task.cancel()
         await asyncio.gather(*staying, return_exceptions=True)
     assert clients.failures == []
+
+
+async def test_who_comes_back_while_the_last_process_ends_is_served_by_the_next(tmp_path: Path) -> None:
+    backend = Supervised(tmp_path)
+    port, address = int(backend.address.rpartition(":")[2]), backend.address.replace("http", "ws") + "/ws/chat/p/s"
+    # The process gives it half a second.
+    async with backend.running(), dial(port) as unfinished:
+        await unfinished.send(UNFINISHED)
+        await unfinished.head()
+        async with connect(address, proxy=None) as socket:
+            backend.ready.clear()
+            backend.restart()
+            await socket.wait_closed()
+        async with connect(address, proxy=None, open_timeout=PATIENCE):
+            assert backend.ready.is_set()
 
 
 async def test_a_backend_that_does_not_start_with_new_options_is_started_as_before(tmp_path: Path) -> None:
