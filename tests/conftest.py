@@ -34,12 +34,12 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """No further process where single files are asked for: they would run before it has started. Otherwise half as
-    many again as there are cores: tests of timers wait for a third of their time. Twice as many save another tenth of
-    it, and make instants that are compared with nginx's come late.
+    """No further process where single files are asked for: they would run before it has started. Otherwise one for
+    each core: half as many again save a tenth of the time, and have tests of timers and restarts meet limits that a
+    busy machine exceeds.
     """
     single = all(Path(argument.partition("::")[0]).is_file() for argument in config.args)
-    return 0 if single else (os.cpu_count() or 1) * 3 // 2
+    return 0 if single else os.cpu_count() or 1
 
 
 @pytest.fixture(scope="session")
