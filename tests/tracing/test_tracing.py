@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -28,12 +29,14 @@ TEXT = "a word that no trace may hold"
 OUTSIDE = "00-11111111111111111111111111111111-2222222222222222-01"
 MESSAGE = {"type": "send", "message": TEXT, "client_msg_id": "7c1f5a5e-6a0e-4b3d-9a77-0d2b6f0b9a11"}
 FAST = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
+# Seconds, also those of all attempts together.
+GIVES_UP = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
 
 
 @contextlib.asynccontextmanager
-async def recording(monkeypatch: pytest.MonkeyPatch, url: str) -> AsyncIterator[None]:
+async def recording(monkeypatch: pytest.MonkeyPatch, url: str, **variables: str) -> AsyncIterator[None]:
     """This process sends its spans there."""
-    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, **FAST}
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, **FAST, **variables}
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     tracing.start("moorline", environ)
@@ -42,6 +45,10 @@ async def recording(monkeypatch: pytest.MonkeyPatch, url: str) -> AsyncIterator[
     finally:
         # In a thread: the collector is of this loop.
         await asyncio.to_thread(tracing.stop)
+        # One that goes on trying would use Python's one `random` beside later tests, which Hypothesis refuses.
+        for thread in threading.enumerate():
+            if thread.name == "moorline-tracing":
+                await asyncio.to_thread(thread.join)
 
 
 @contextlib.asynccontextmanager
@@ -193,7 +200,7 @@ async def test_a_collector_that_takes_nothing_delays_neither_an_answer_nor_the_e
     status: int | None,
 ) -> None:
     monkeypatch.setattr(tracing, "_STOP_SECONDS", 0.2)
-    async with collector(status=status) as collected, recording(monkeypatch, collected.url):
+    async with collector(status=status) as collected, recording(monkeypatch, collected.url, **GIVES_UP):
         async with chat(tmp_path, model) as url:
             assert await ask(url) == "Good morning."
             await collected.until_asked()
@@ -206,7 +213,7 @@ async def test_a_collector_that_takes_nothing_delays_neither_an_answer_nor_the_e
 async def test_a_collector_that_is_down_costs_spans_alone(
     tmp_path: Path, model: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with recording(monkeypatch, "http://127.0.0.1:1"), chat(tmp_path, model) as url:
+    async with recording(monkeypatch, "http://127.0.0.1:1", **GIVES_UP), chat(tmp_path, model) as url:
         assert await ask(url) == "Good morning."
 
 
