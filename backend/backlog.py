@@ -19,6 +19,8 @@ class Room:
     def __init__(self, size: int) -> None:
         self._size = size
         self._parts = MAX_PARTS
+        self.limit = "max_answer"
+        """What did not fit exceeds this."""
 
     def fitting(self, text: str) -> str:
         """As much of `text` as there is room for; it is taken."""
@@ -37,8 +39,11 @@ class Room:
 
     def fits(self, part: str) -> bool:
         """Whether there is room for the JSON of a part; if so, it is taken."""
+        if self._parts == 0:
+            self.limit = f"{MAX_PARTS} parts"
+            return False
         size = len(part.encode())
-        if self._parts == 0 or size > self._size:
+        if size > self._size:
             return False
         self._parts -= 1
         self._size -= size

@@ -215,7 +215,7 @@ class Run:
                 if self._writer.is_full:
                     await self._writer.room()
                 if not whole:
-                    logger.warning("run %s exceeded max_answer", hashed(self.handle.run_id))
+                    logger.warning("run %s exceeded %s", hashed(self.handle.run_id), self._room.limit)
                     return Outcome(Finish.LENGTH, usage=outcome.usage)
         return outcome
 

@@ -379,16 +379,17 @@ async def test_what_was_yielded_is_copied(log: EventLog) -> None:
     assert (await end(log)).parts == (Data("vitals", {"pulse": 60}),)
 
 
-async def test_an_answer_with_too_many_parts_is_cut(log: EventLog) -> None:
+async def test_an_answer_with_too_many_parts_is_cut(log: EventLog, caplog: pytest.LogCaptureFixture) -> None:
     async def answer(turn: Turn) -> AsyncIterator[Piece]:
         for number in range(MAX_PARTS + 1):
             yield Source(str(number))
 
     await (await a_run(log, answer)).carry_out()
     assert (len((await end(log)).parts), (await end(log)).finish) == (MAX_PARTS, Finish.LENGTH)
+    assert caplog.messages[-1].endswith(" exceeded 256 parts")
 
 
-async def test_parts_count_towards_max_answer(log: EventLog) -> None:
+async def test_parts_count_towards_max_answer(log: EventLog, caplog: pytest.LogCaptureFixture) -> None:
     async def answer(turn: Turn) -> AsyncIterator[Piece]:
         yield "Good "
         yield Data("chart", "x" * 100)
@@ -396,6 +397,7 @@ async def test_parts_count_towards_max_answer(log: EventLog) -> None:
     await (await a_run(log, answer, max_answer=100)).carry_out()
     last = await end(log)
     assert (last.content, last.parts, last.finish) == ("Good ", (), Finish.LENGTH)
+    assert caplog.messages[-1].endswith(" exceeded max_answer")
 
 
 async def test_what_follows_the_end_of_a_wrapped_model_is_part_of_the_answer(log: EventLog) -> None:
