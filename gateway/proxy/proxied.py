@@ -115,7 +115,7 @@ class ProxiedResponse(Sent):
         self._is_sized = is_sized
         self._is_chunked = not is_sized and is_current
         # The next request is for the process that takes this one's place; behind the headers it would be too late.
-        stays = not (message.should_close or exchange.of_app[DRAINING].is_leaving)
+        stays = not (message.should_close or exchange.of_app[DRAINING].has_successor)
         self._persistent = stays and (is_sized or is_current)
 
     @property

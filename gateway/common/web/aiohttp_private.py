@@ -243,8 +243,8 @@ class ServerProtocol(RequestHandler):
                     # aiohttp knows what to answer to each.
                     response, is_lost = await self._handle_request(request, None, functools.partial(_raised, error))
                 else:
-                    if draining.is_leaving:
-                        # The next request on this connection is for the other process.
+                    if draining.has_successor:
+                        # The next one of this client is for another process.
                         response.force_close()
                     # Most are sent already. Behind a handshake that was refused aiohttp goes on parsing.
                     is_lost = False

@@ -180,6 +180,10 @@ class Connection(ServerProtocol):
         """Whether no request is lost when this connection is closed."""
         return self.awaits_request or not self._asked
 
+    def has_begun(self) -> bool:
+        """Whether something of the next request has come."""
+        return self._has_header_deadline or bool(self._unparsed) or has_unread(self._client)
+
     def leave_sends_to_handler(self) -> None:
         """Until the handler returns it bounds each send itself, and ends the connection with a Close frame."""
         self._handler_bounds_sends = True

@@ -22,6 +22,8 @@ class Draining:
         self._deadline = 0.0
         self.is_leaving = False
         """Another process accepts connections in place of this one, which ends once nothing is under way."""
+        self.has_successor = False
+        """Another process accepts connections, or will: the next request of each client is for that one."""
         self._ending = asyncio.Event()
         self.requests = 0
         """Those that are being handled; a socket is none any more once its handler has returned."""
@@ -66,11 +68,16 @@ class Draining:
     def leave(self) -> None:
         """Another process has taken the place of this one."""
         self.is_leaving = True
+        self.expect_successor()
+
+    def expect_successor(self) -> None:
+        """Connections wait for another process, which takes the place of this one."""
+        self.has_successor = True
         self._ending.set()
 
     async def ending(self) -> None:
-        """Wait until this process is about to end: it has been left, or drains. For a response without an end of its
-        own, whose client asks again."""
+        """Wait until this process is about to end: it has been left, accepts no more, or drains. For a response without
+        an end of its own, whose client asks again."""
         await self._ending.wait()
 
     def begin(self, seconds: float) -> None:

@@ -73,6 +73,9 @@ class ClientConnection(Protocol):
     def is_waiting(self) -> bool:
         """Whether no request of it is under way."""
 
+    def has_begun(self) -> bool:
+        """Whether something of its next request has come."""
+
     def force_close(self) -> None:
         """End it."""
 
@@ -115,6 +118,12 @@ class IdleConnections:
     def silent(self) -> int:
         """How many have sent no request yet."""
         return len(self._silent)
+
+    def close_idle(self) -> None:
+        """Close those that have had a response and wait for another request."""
+        for connection in list(self._idle):
+            if connection.is_waiting() and not connection.has_begun():
+                connection.force_close()
 
     def is_reserved(self, descriptor: int) -> bool:
         """Whether a connection with this number is for the page and /healthz alone."""

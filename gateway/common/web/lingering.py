@@ -114,6 +114,10 @@ class Lingering(asyncio.Protocol):
         """Whether no request is lost when this connection is closed."""
         return True
 
+    def has_begun(self) -> bool:
+        """Whether something of a request has come: none is read here."""
+        return False
+
     def force_close(self) -> None:
         """End it at once."""
         self._transport.abort()

@@ -93,14 +93,17 @@ class Running:
 
     def stop_accepting(self) -> None:
         """Accept no more connections: they wait in the queue of a socket that outlives this process. Requests that were
-        on their way are handled before the drain begins, when `running` is left."""
+        on their way are handled before the drain begins, when `running` is left. Connections end behind them, and those
+        that wait for another one at once, as in nginx: it would be refused, or have no upstream any more."""
         self._listener.close()
+        self.draining.expect_successor()
+        self._idle_connections.close_idle()
 
     async def finish_accepted(self) -> None:
         """As `stop_accepting`, for handlers that end at once when the drain begins: return when each connection that
         was accepted has sent its request, or half a second is over. One whose request came behind the begin of the
         drain would be refused, and the next process could have served it."""
-        self._listener.close()
+        self.stop_accepting()
         await _finish(lambda: self._listener.opening + self._idle_connections.silent, 0.0, _SILENT_SECONDS)
 
     def drain(self, within: float | None = None) -> None:

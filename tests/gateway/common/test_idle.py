@@ -21,6 +21,9 @@ class Client:
     def is_waiting(self) -> bool:
         return not self.busy
 
+    def has_begun(self) -> bool:
+        return self.busy
+
     def force_close(self) -> None:
         self.closed = True
 

@@ -256,6 +256,21 @@ async def test_what_was_accepted_is_heard_before_a_drain_and_what_comes_later_is
         await finishing
 
 
+async def test_a_kept_connection_ends_when_no_more_are_accepted_behind_a_request_that_has_begun() -> None:
+    async with served() as server, raw(server) as idle, raw(server) as begun:
+        for reader, writer in (idle, begun):
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\nNone")
+        reader, writer = begun
+        writer.write(b"GET / HTTP/1.1\r\n")
+        await until(lambda: len(server._idle_connections._idle) == 2)
+        server.stop_accepting()
+        assert await idle[0].read() == b""
+        writer.write(b"Host: a\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert (head.split()[1], b"\r\nConnection: close" in head, body) == (b"200", True, b"None")
+
+
 async def test_a_connection_that_stays_silent_does_not_hold_up_an_end() -> None:
     async with served() as server, raw(server), asyncio.timeout(STEP):
         await until(lambda: server._idle_connections.silent == 1)

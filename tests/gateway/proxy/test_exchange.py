@@ -4,19 +4,20 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from moorline.gateway.app import create_app
-from moorline.gateway.common.web.server import running
+from moorline.gateway.common.web.server import Running, running
 from moorline.gateway.common.web.time_limit import TimeLimits
 from moorline.gateway.errors import ConnectTimeout, UpstreamUnreachable
-from moorline.gateway.keys import DRAINING, UPSTREAMS
+from moorline.gateway.keys import UPSTREAMS
 from moorline.gateway.proxy.connection import UpstreamConnection
 from moorline.gateway.proxy.upstreams import State
 from moorline.gateway.settings import Settings
 from tests.gateway.conftest import StartGateway
+from tests.support.eventlogs import until
 from tests.support.faulty_upstream import Fault, Upstream, dial, faulty_upstream, handshake
 from tests.support.raw import answering, dropping, listening
 
@@ -72,12 +73,16 @@ async def test_a_return_is_logged_once_whichever_traffic_sees_it(
     assert caplog.messages.count(f"upstream {urls[0]} is up again") == 1
 
 
-async def test_a_connection_ends_behind_its_response_where_another_process_has_taken_over() -> None:
+@pytest.mark.parametrize("end", [Running.leave, Running.stop_accepting])
+async def test_a_connection_ends_behind_its_response_where_the_next_one_is_for_another_process(
+    end: Callable[[Running], None],
+) -> None:
     async with listening(answering(OK, [])) as port:
         settings = Settings(port=0, upstream=(f"http://127.0.0.1:{port}",))
         app = create_app(settings)
         async with running(app, settings) as gateway, dial(gateway.port) as client:
-            app[DRAINING].leave()
+            await until(lambda: gateway._idle_connections.silent == 1)
+            end(gateway)
             await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = await client.rest()
         assert answer.endswith(b"\r\nConnection: close\r\n\r\nok")
