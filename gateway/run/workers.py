@@ -365,6 +365,9 @@ async def _work(settings: Settings, parent: Parent, message: Mapping[str, Any]) 
                 if await connection.wait({}, ending):
                     started.drain(0)
                 listener.leave()
+                if not started.draining.is_leaving:
+                    # What the acceptor has given until now is answered, and the other workers get what comes.
+                    started.give_way()
     return 0
 
 

@@ -92,10 +92,15 @@ class Running:
         self._listener.close()
 
     def stop_accepting(self) -> None:
-        """Accept no more connections: they wait in the queue of a socket that outlives this process. Requests that were
-        on their way are handled before the drain begins, when `running` is left. Connections end behind them, and those
-        that wait for another one at once, as in nginx: it would be refused, or have no upstream any more."""
+        """Accept no more connections: they wait in the queue of a socket that outlives this process. Then as
+        `give_way`."""
         self._listener.close()
+        self.give_way()
+
+    def give_way(self) -> None:
+        """Leave what comes to other processes. Requests that were on their way are handled before the drain begins,
+        when `running` is left. Connections end behind them, and those that wait for another one at once, as in nginx:
+        it would be refused, or have no upstream any more."""
         self.draining.expect_successor()
         self._idle_connections.close_idle()
 
@@ -189,7 +194,7 @@ async def running(
         started = Running(listener.addresses, listener.port, draining, settings.drain, listener, idle_connections)
         yield started
         more = 0.0
-        if listener.closed and not draining.is_set():
+        if draining.has_successor and not draining.is_set():
             more = await _finish(
                 lambda: listener.opening + idle_connections.silent + draining.requests,
                 _REQUEST_SHARE * settings.drain,

@@ -271,6 +271,28 @@ async def test_a_kept_connection_ends_when_no_more_are_accepted_behind_a_request
         assert (head.split()[1], b"\r\nConnection: close" in head, body) == (b"200", True, b"None")
 
 
+async def test_what_comes_while_requests_end_before_a_drain_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moorline.gateway.common.web.server._REQUEST_SECONDS", STEP)
+    both = asyncio.Barrier(2)
+
+    async def slow(request: web.Request) -> web.Response:
+        await both.wait()
+        return web.Response(text=str(request.app[DRAINING].is_set()))
+
+    async def asked(server: Running) -> bytes:
+        async with raw(server) as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            return await reader.read()
+
+    async with served(slow, drain=2 * STEP) as server:
+        early = asyncio.create_task(asked(server))
+        await until(lambda: both.n_waiting == 1)
+        server.give_way()
+        late = asyncio.create_task(asked(server))
+    for answered in (await early, await late):
+        assert answered.endswith(b"\r\n\r\nFalse")
+
+
 async def test_a_connection_that_stays_silent_does_not_hold_up_an_end() -> None:
     async with served() as server, raw(server), asyncio.timeout(STEP):
         await until(lambda: server._idle_connections.silent == 1)
