@@ -34,6 +34,7 @@ _HANDED_OVER = b"d"
 _FAILED = b"f"
 _ADOPTED = b"a"
 _STOP = b"x"
+_FINISHED = b"z"
 
 # A worker that hangs gets no more than this many before others get all. The kernel has room for 277 on Linux.
 _MOST_UNTAKEN = 64
@@ -63,6 +64,8 @@ class WorkerChannel:
         self.is_retired = False
         """Whether it gets no new connection any more."""
         self.turn = 0
+        self.finished = asyncio.Event()
+        """Set when the worker has been stopped and has answered what it was given, or has ended."""
         self._handed_over: asyncio.Future[bool] | None = None
         # What the worker is to be told beside its connections, each with a socket; mostly none.
         self._untold: deque[tuple[bytes, socket.socket | None]] = deque()
@@ -140,6 +143,7 @@ class WorkerChannel:
     def close(self) -> Sequence[socket.socket]:
         """Give no more; what was not taken."""
         self.is_ready = False
+        self.finished.set()
         self._end_hand_over(done=False)
         for _, sock in self._untold:
             if sock is not None:
@@ -157,6 +161,8 @@ class WorkerChannel:
                 self._untaken.popleft().close()
             self.connections += messages.count(_ADOPTED) - messages.count(_CLOSED)
             self.is_leaving = self.is_leaving or _LEAVING in messages
+            if _FINISHED in messages:
+                self.finished.set()
             if _HANDED_OVER in messages or _FAILED in messages:
                 self._end_hand_over(done=_HANDED_OVER in messages)
             self._flush()
@@ -298,6 +304,10 @@ class WorkerListener:
     def handed_over(self, *, done: bool) -> None:
         """Tell whether all tunnels that can go have gone."""
         self._send(_HANDED_OVER if done else _FAILED)
+
+    def finished(self) -> None:
+        """Tell that what was given before the stop has been answered."""
+        self._send(_FINISHED)
 
     def connection(self, descriptor: int) -> socket.socket:
         """A client's connection that came from another process: it counts as one that the acceptor gave."""

@@ -70,6 +70,9 @@ class Generation(Protocol):
     def stop_accepting(self) -> None:
         """Accept no more; what comes waits for another process."""
 
+    async def finish_requests(self) -> None:
+        """Behind `stop_accepting`: return when what was accepted has been answered, as far as that takes a second."""
+
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which `end` completes."""
 
@@ -121,6 +124,10 @@ class _Local:
         self._stopped = True
         if self._started is not None:
             self._started.stop_accepting()
+
+    async def finish_requests(self) -> None:
+        if self._started is not None:
+            await self._started.finish_requests()
 
     def drain(self, within: float | None = None) -> None:
         # Else `end` begins it, once requests that were on their way have been handled.
@@ -237,6 +244,13 @@ class Gateway:
                 self._acceptor.close()
             if self._generation is not None:
                 self._generation.stop_accepting()
+
+    async def finish_requests(self) -> None:
+        """As `stop_accepting`, before an upstream is ended: return when what was accepted has been answered, as far as
+        that takes a second."""
+        self.stop_accepting()
+        if self._given and self._generation is not None:
+            await self._generation.finish_requests()
 
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which leaving `running` completes."""

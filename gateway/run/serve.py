@@ -197,10 +197,10 @@ class _Serve:
             ]
             await run_until(stop, *work)
             self._systemd.stopping()
-            gateway.stop_accepting()
+            began = asyncio.get_running_loop().time()
+            await gateway.finish_requests()
             # The backend first, so that it ends its sockets itself, with its own Close frames, through a gateway
             # that still relays. What is left drains as this block is left, in what is left of the time.
-            began = asyncio.get_running_loop().time()
             await self._parts.stop()
             left = self._settings.drain - (asyncio.get_running_loop().time() - began)
             gateway.drain(max(left, _LEAST_DRAIN))

@@ -53,6 +53,8 @@ log = logging.getLogger("moorline.gateway")
 _START_SECONDS = 60.0
 # Until the counts of its predecessor are here, once it is ready. All workers have to be before.
 _COUNTS_SECONDS = _START_SECONDS
+# Until a worker that accepts no more says that it has answered what it had; it takes a second at most itself.
+_FINISH_SECONDS = 2.0
 # What a worker needs of the environment: how Python starts, and where certificates and temporary files are. nginx keeps
 # TZ alone. A worker needs no key of the provider's and no password of the database's.
 _ENVIRONMENT = {"HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ"}
@@ -233,6 +235,15 @@ class Workers:
             channel.is_retired = True
             channel.stop()
 
+    async def finish_requests(self) -> None:
+        """See `Generation`."""
+        finished = [asyncio.create_task(each.finished.wait()) for each in self._channels.values() if each.is_ready]
+        if finished:
+            # One that hangs says nothing.
+            _, late = await asyncio.wait(finished, timeout=_FINISH_SECONDS)
+            for task in late:
+                task.cancel()
+
     def drain(self, within: float | None = None) -> None:
         """Begin the drain of all at the same time, also of those that would end by themselves; `end` completes it."""
         for supervisor in self._supervisors.values():
@@ -397,7 +408,7 @@ class _Introductions:
         self._listener.on_successor = lambda sock, only_counts: self._add(
             self._hand_over(sock, started, ending, only_counts=only_counts)
         )
-        self._listener.on_stop = started.stop_accepting
+        self._listener.on_stop = lambda: self._finish_requests(started)
         self._add(self._stop(started, stop, ending))
         return ending
 
@@ -405,6 +416,14 @@ class _Introductions:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _finish_requests(self, started: Running) -> None:
+        started.stop_accepting()
+        self._add(self._say_finished(started))
+
+    async def _say_finished(self, started: Running) -> None:
+        await started.finish_requests()
+        self._listener.finished()
 
     async def _take_over(self, sock: socket.socket, is_same_place: bool) -> None:  # noqa: FBT001 - a listener's callback
         with contextlib.ExitStack() as taking:

@@ -111,6 +111,15 @@ class Running:
         self.stop_accepting()
         await _finish(lambda: self._listener.opening + self._idle_connections.silent, 0.0, _SILENT_SECONDS)
 
+    async def finish_requests(self) -> None:
+        """As `stop_accepting`, where the upstream ends before the drain begins: return when the requests that were on
+        their way have been handled, or a second is over."""
+        self.stop_accepting()
+        await _finish(self._under_way, 0.0, _REQUEST_SECONDS)
+
+    def _under_way(self) -> int:
+        return self._listener.opening + self._idle_connections.silent + self.draining.requests
+
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which leaving `running` completes, `within` so many seconds if that is less than `drain`.
         Handlers get what the last steps leave of it.
@@ -195,11 +204,7 @@ async def running(
         yield started
         more = 0.0
         if draining.has_successor and not draining.is_set():
-            more = await _finish(
-                lambda: listener.opening + idle_connections.silent + draining.requests,
-                _REQUEST_SHARE * settings.drain,
-                _REQUEST_SECONDS,
-            )
+            more = await _finish(started._under_way, _REQUEST_SHARE * settings.drain, _REQUEST_SECONDS)
         if draining.is_leaving:
             await _released_or_draining(draining, settings.drain)
             if not draining.is_set():

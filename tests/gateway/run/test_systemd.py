@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.run.generations import Gateway
 from moorline.gateway.settings import Settings
 from tests.gateway.run.test_reload import echoed, reloaded
+from tests.support.faulty_upstream import HANDSHAKE, dial
 from tests.support.gateway_process import echo_server
 from tests.support.service_manager import Manager
 
@@ -50,6 +52,25 @@ async def test_connections_wait_in_the_managers_socket_while_the_service_restart
         await asyncio.sleep(0)
         async with manager.service(upstream), await early as socket:
             await echoed(socket, "served by the next life")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_what_serve_has_accepted_is_answered_before_its_backend_ends(workers: str, manager: Manager) -> None:
+    async with manager.life("serve", "--backend-port", "0", "--workers", workers) as program:
+        await manager.told_that("READY=1")
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(dial(manager.port)) for _ in range(11)]
+            await program.line("database")
+            # Those that came before it are accepted, too.
+            last = clients.pop()
+            await last.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await last.head()
+            program.send(signal.SIGTERM)
+            await program.line("serve: SIGTERM: draining")
+            # They have a second.
+            for client in clients:
+                await client.send(HANDSHAKE)
+                assert (await client.head()).startswith(b"HTTP/1.1 101 ")
 
 
 async def test_streams_that_are_closed_at_the_start_do_not_become_connections(manager: Manager) -> None:
