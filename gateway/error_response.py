@@ -1,6 +1,7 @@
 """The response to what a handler of the gateway raised, and what of it is only for the log."""
 
 import asyncio
+import dataclasses
 import logging
 
 from aiohttp import hdrs, web
@@ -9,8 +10,8 @@ from moorline.gateway.cause import Cause, Moment, Reason, Who
 from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS, TooManyConnections
 from moorline.gateway.common.web.sent import Sent
 from moorline.gateway.common.web.statuses import CLIENT_CLOSED_REQUEST
-from moorline.gateway.errors import GatewayError, Unavailable, render
-from moorline.gateway.keys import CAUSE, DESTINATION, OUTCOME, REQUEST_ID, UPSTREAM
+from moorline.gateway.errors import GatewayError, ShuttingDown, Unavailable, render
+from moorline.gateway.keys import CAUSE, DESTINATION, DRAINING, OUTCOME, REQUEST_ID, UPSTREAM
 from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.site.unreachable import stand_in, told
 
@@ -19,6 +20,7 @@ __all__ = ["problem", "response_to"]
 log = logging.getLogger("moorline.gateway.access")
 
 _CLIENT_CLOSED = Cause(Who.CLIENT, Reason.FIN, Moment.RESPONSE)
+_CUT = dataclasses.replace(ShuttingDown.cause, moment=Moment.RESPONSE)
 # Of an error of aiohttp's, which is rendered anew.
 _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 
@@ -43,8 +45,8 @@ def response_to(request: web.Request, error: BaseException) -> web.StreamRespons
         return Sent(status=CLIENT_CLOSED_REQUEST)
     if not isinstance(error, Exception):
         if isinstance(error, asyncio.CancelledError):
-            # aiohttp cancels the handler of a client that closes its connection.
-            request[CAUSE] = _CLIENT_CLOSED
+            # aiohttp cancels the handler of a client that closes its connection, and those that are left after a drain.
+            request[CAUSE] = _CUT if request.app[DRAINING].is_over() else _CLIENT_CLOSED
         raise error
     log.error("a request failed in the gateway: request_id=%s", request[REQUEST_ID], exc_info=error)
     request[CAUSE] = GatewayError.cause

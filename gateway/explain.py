@@ -245,7 +245,7 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
     ),
     (
         "GD",
-        (*_SOCKET, Moment.REQUEST, Moment.HELD),
+        (*_SOCKET, Moment.REQUEST, Moment.HELD, Moment.RESPONSE),
         Explanation(
             "the gateway is shutting down or restarting",
             "a deploy, Ctrl-C, or SIGTERM",

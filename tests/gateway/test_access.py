@@ -1,6 +1,7 @@
 """One line for each request, whatever becomes of it."""
 
 import asyncio
+import contextlib
 import logging
 import subprocess
 import sys
@@ -38,6 +39,31 @@ async def test_a_client_that_is_gone_before_its_answer_is_a_499_and_no_error(cap
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("moorline")]
     assert line.startswith("GET /ws 499 ")
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+async def test_a_request_that_is_cut_at_the_end_of_the_drain_is_not_put_down_to_its_client(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    asked = asyncio.Event()
+
+    async def never(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError("it is cancelled")
+
+    settings = Settings(host="127.0.0.1", port=0, drain=0.1)
+    app = web.Application(middlewares=[access_log])
+    app[ACCESS_RULES] = AccessRules.of(settings)
+    app.router.add_get("/api/x", never)
+    async with contextlib.AsyncExitStack() as stack:
+        async with running(app, settings) as server:
+            client = await stack.enter_async_context(dial(server.port))
+            await client.send(b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asked.wait()
+        await client.ended()
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("moorline")]
+    assert line.endswith(" cause=GD-response")
 
 
 async def test_an_answer_that_cannot_be_completed_ends_in_a_broken_connection(caplog: pytest.LogCaptureFixture) -> None:

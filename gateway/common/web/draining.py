@@ -91,6 +91,10 @@ class Draining:
         """Whether the drain has begun."""
         return self._event.is_set()
 
+    def is_over(self) -> bool:
+        """Whether the deadline has passed: what is under way is cut."""
+        return self.is_set() and self.remaining() == 0
+
     async def wait(self) -> None:
         """Wait until the drain has begun."""
         await self._event.wait()
