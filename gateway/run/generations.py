@@ -93,7 +93,8 @@ class _Local:
         self._app = app
         self._stack = contextlib.AsyncExitStack()
         self._started: Running | None = None
-        self._giving: list[asyncio.Task[None]] = []
+        # Cancelled at its end: what gives later tunnels, and what begins the drain.
+        self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
@@ -108,7 +109,7 @@ class _Local:
         with no_collection():
             giving = await begin_hand_over(self._app[TUNNELS], sock, only_counts=only_counts)
         if giving is not None:
-            self._giving.append(giving)
+            self._tasks.append(giving)
         return giving is not None
 
     def move_frontend(self, address: str) -> None:
@@ -131,16 +132,24 @@ class _Local:
 
     def drain(self, within: float | None = None) -> None:
         # Else `end` begins it, once requests that were on their way have been handled.
-        if self._started is not None and not self._stopped:
+        if self._started is None or self._stopped:
+            return
+        if self._started.draining.is_leaving:
+            self._tasks.append(asyncio.create_task(self._finish_and_drain(self._started, within)))
+        else:
             self._started.drain(within)
+
+    async def _finish_and_drain(self, started: Running, within: float | None) -> None:
+        await started.finish_requests()
+        started.drain(within)
 
     async def end(self) -> None:
         try:
             await self._stack.aclose()
         finally:
-            for giving in self._giving:
-                giving.cancel()
-            await asyncio.gather(*self._giving, return_exceptions=True)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def kill(self) -> None:
         """It ends with this process."""

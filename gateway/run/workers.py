@@ -451,7 +451,8 @@ class _Introductions:
     async def _stop(self, started: Running, stop: asyncio.Event, ending: asyncio.Event) -> None:
         await stop.wait()
         if ending.is_set():
-            # It would wait for what is under way; the whole program ends.
+            # It would wait for all that is under way; the whole program ends.
+            await started.finish_requests()
             started.drain()
         ending.set()
 
