@@ -204,7 +204,11 @@ async def running(
         yield started
         more = 0.0
         if draining.has_successor and not draining.is_set():
+            began = asyncio.get_running_loop().time()
             more = await _finish(started._under_way, _REQUEST_SHARE * settings.drain, _REQUEST_SECONDS)
+            if not listener.closed:
+                # A worker's, whose program may be ending as a whole: within `drain`, as without workers.
+                more = asyncio.get_running_loop().time() - began
         if draining.is_leaving:
             await _released_or_draining(draining, settings.drain)
             if not draining.is_set():

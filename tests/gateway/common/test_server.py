@@ -293,6 +293,24 @@ async def test_what_comes_while_requests_end_before_a_drain_is_served(monkeypatc
         assert answered.endswith(b"\r\n\r\nFalse")
 
 
+async def test_a_drain_is_shorter_by_what_a_worker_has_waited_for_its_requests() -> None:
+    asked = asyncio.Event()
+
+    async def held(request: web.Request) -> web.Response:
+        asked.set()
+        await request.app[DRAINING].wait()
+        return web.Response(text=f"{request.app[DRAINING].remaining()}")
+
+    async with contextlib.AsyncExitStack() as clients:
+        async with served(held, drain=5) as server:
+            reader, writer = await clients.enter_async_context(raw(server))
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await asked.wait()
+            server.give_way()
+        # Of five seconds, one for requests and one for what follows the drain.
+        assert float((await reader.read()).rpartition(b"\r\n")[2]) < 3.1
+
+
 async def test_a_connection_that_stays_silent_does_not_hold_up_an_end() -> None:
     async with served() as server, raw(server), asyncio.timeout(STEP):
         await until(lambda: server._idle_connections.silent == 1)
