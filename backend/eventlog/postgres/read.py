@@ -41,6 +41,8 @@ NEXT_EPOCH = """
 substr(encode(sha256(convert_to(seed || ' ' || %(session_id)s || ' ' || %(patient_id)s, 'UTF8')), 'hex'), 1, 32)
 """
 
+# A seq that no event has.
+_BEYOND = (1 << 63) - 1
 # A row of the snapshot's statement that is no event: the position, the active run if there is one, its text, its parts.
 _RUN = 0
 
@@ -114,6 +116,8 @@ async def heads(db: Connection, session_ids: Sequence[str]) -> dict[str, tuple[s
     return {session_id: (epoch, head) for session_id, epoch, head in await found.fetchall()}
 
 
+# None lies behind `head`. Without that end the planner expects a third of the session behind any seq: of a long one so
+# much that it reads the table, or compiles the statement.
 _READ = f"""
 SELECT query.place, event.* FROM
     unnest(%s::int[], %s::text[], %s::bigint[], %s::int[], %s::text[], %s::bigint[])
@@ -123,7 +127,7 @@ CROSS JOIN LATERAL (
     SELECT {COLUMNS} FROM (
         SELECT e.*, sum(e.bytes) OVER (ORDER BY e.seq) - e.bytes AS before FROM (
             SELECT {SELECTED}, octet_length(content) + coalesce(octet_length(parts), 0) AS bytes
-            FROM events WHERE session = s.id AND seq > query.seq ORDER BY seq LIMIT query.most
+            FROM events WHERE session = s.id AND seq > query.seq AND seq <= s.head ORDER BY seq LIMIT query.most
         ) e
     ) e
     WHERE query.size IS NULL OR e.before < query.size
@@ -143,15 +147,16 @@ async def read_after(db: Connection, queries: Sequence[EventQuery]) -> list[list
 
 async def rows(db: Connection, session_id: str, before: int | None, limit: int) -> list[Row]:
     """The last `limit` rows before the seq `before`."""
+    # Not `before IS NULL OR`: a statement that is planned once for all values then begins at the newest row.
     records = await db.execute(
         f"SELECT {SELECTED} FROM events WHERE session = (SELECT id FROM sessions WHERE session_id = %s)"
-        f" AND kind IN ({Kind.USER:d}, {Kind.ENDED:d}) AND (%s::bigint IS NULL OR seq < %s) ORDER BY seq DESC LIMIT %s",
-        (session_id, before, before, limit),
+        f" AND kind IN ({Kind.USER:d}, {Kind.ENDED:d}) AND seq < %s ORDER BY seq DESC LIMIT %s",
+        (session_id, _BEYOND if before is None else before, limit),
     )
     return [_row(from_record(record)) for record in reversed(await records.fetchall())]
 
 
-# `behind`, the size of all newer rows, bounds the snapshot: older rows are not even fetched.
+# `behind`, the size of all newer rows, bounds the snapshot: older rows are not even fetched. `head` as in _READ.
 _SNAPSHOT = f"""
 WITH s AS (
     SELECT s.id, s.epoch, s.head, r.run_id, r.message_id, r.started_seq
@@ -165,10 +170,11 @@ WITH s AS (
     ) e
 )
 SELECT epoch, {_RUN}, head, run_id, message_id,
-    (SELECT string_agg(content, '' ORDER BY seq) FROM events WHERE session = s.id AND seq > s.started_seq),
+    (SELECT string_agg(content, '' ORDER BY seq) FROM events
+     WHERE session = s.id AND seq > s.started_seq AND seq <= s.head),
     NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     (SELECT '[' || string_agg(coalesce(parts, 'null'), ',' ORDER BY seq) || ']'
-     FROM events WHERE session = s.id AND seq > s.started_seq), NULL FROM s
+     FROM events WHERE session = s.id AND seq > s.started_seq AND seq <= s.head), NULL FROM s
 UNION ALL
 SELECT NULL, {COLUMNS} FROM newest WHERE behind <= {SNAPSHOT_BYTES}
 """
