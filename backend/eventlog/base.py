@@ -475,10 +475,12 @@ class Store(Protocol):
     async def long_sessions(self, before: float, limit: int) -> Sequence[tuple[str, str]]:
         """Id and epoch of those of the sessions that `expire` would erase which `thin_out` has to come before."""
 
-    async def thin_out(self, session_id: str, epoch: str | None) -> bool:
-        """Delete the oldest ERASED_AT_ONCE events, but the first, of a session that is to be erased.
+    async def thin_out(self, session_id: str, epoch: str | None, after: int) -> int | None:
+        """Delete the oldest ERASED_AT_ONCE events, but the first, of a session that is to be erased, or as many of the
+        rows that they leave. A message that stays has its command, and a run whose message is gone is not retried.
 
-        False when the rest can be deleted at once, and when there is no such session (of `epoch`).
+        `after` is 1 at first, then what the call before has returned. None when the rest can be deleted at once, and
+        when there is no such session (of `epoch`).
         """
 
     async def delete_session(self, session_id: str, epoch: str | None) -> bool | None:

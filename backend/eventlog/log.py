@@ -227,8 +227,10 @@ class EventLog:
 
     async def _thin_out(self, session_id: str, epoch: str | None) -> None:
         """Other commands are carried out in between, and one that fails leaves a session that can be erased again."""
-        while await self._store.thin_out(session_id, epoch):
-            pass
+        # The first event stays.
+        after: int | None = 1
+        while after is not None:
+            after = await self._store.thin_out(session_id, epoch, after)
 
     # Writing ----------------------------------------------------------------------------------------------------------
 

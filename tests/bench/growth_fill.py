@@ -33,10 +33,10 @@ _STATEMENTS = (
     "{with_turns} INSERT INTO runs (run_id, session, message_id, user_seq, started_seq, finish)"
     " SELECT {id}, s.id, {id}, 3 * t + 1, 3 * t + 2, 'stop' FROM sessions s, n WHERE s.session_id LIKE '{prefix}%'",
     "INSERT INTO commands (session, client_msg_id, run_id, user_seq)"
-    " SELECT r.session, 'm' || r.user_seq, r.run_id, r.user_seq FROM runs r JOIN sessions s ON s.id = r.session"
+    " SELECT r.session, 'm' || r.run_id, r.run_id, r.user_seq FROM runs r JOIN sessions s ON s.id = r.session"
     " WHERE s.session_id LIKE '{prefix}%'",
     "INSERT INTO events (session, seq, kind, run_id, message_id, content, at, client_msg_id)"
-    " SELECT r.session, r.user_seq, 1, r.run_id, {id}, '{words}', {now}, 'm' || r.user_seq FROM runs r"
+    " SELECT r.session, r.user_seq, 1, r.run_id, {id}, '{words}', {now}, 'm' || r.run_id FROM runs r"
     " JOIN sessions s ON s.id = r.session WHERE s.session_id LIKE '{prefix}%'",
     "INSERT INTO events (session, seq, kind, run_id, message_id, content, at)"
     " SELECT r.session, r.started_seq, 2, r.run_id, r.message_id, '', {now} FROM runs r"

@@ -41,6 +41,23 @@ __all__ = [
 _INSERT = f"INSERT INTO events (session, {STORED}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
+# Of a session that is thinned out, behind its events. In the order of the events each row would be on another page, as
+# their ids are random, and be found by reading all that are left; so they are deleted in the order of the ids. Those of
+# the events that stay are kept, of the first message and of the newest part, and the run under way.
+_THIN_OUT_COMMANDS = """
+DELETE FROM commands WHERE session = :session AND client_msg_id IN (
+    SELECT client_msg_id FROM commands
+    WHERE session = :session AND user_seq < :oldest AND (user_seq > 1 OR retry_of IS NOT NULL) LIMIT :count
+)
+"""
+_THIN_OUT_RUNS = """
+DELETE FROM runs WHERE run_id IN (
+    SELECT run_id FROM runs
+    WHERE session = :session AND started_seq > 2 AND started_seq < :oldest AND run_id IS NOT :active LIMIT :count
+)
+"""
+
+
 def check_write(tx: Transaction) -> None:
     """See Store.check_write. Committed: a full disk, or one that may only be read, shows at the flush alone."""
     tx.db.execute(
@@ -61,25 +78,45 @@ def long_sessions(tx: Transaction, before: float, limit: int) -> list[tuple[str,
     return [(session_id, epoch) for session_id, epoch, head in found if head > ERASED_AT_ONCE]
 
 
-def thin_out(tx: Transaction, session_id: str, epoch: str | None) -> bool:
+def thin_out(tx: Transaction, session_id: str, epoch: str | None, after: int) -> int | None:
     """See Store.thin_out. The first message stays: its id names the session in the erasure log."""
     session = _of_epoch(tx, session_id, epoch)
-    if session is None or (through := _end_of_part(tx, session)) is None:
-        return False
-    tx.db.execute("DELETE FROM events WHERE session = ? AND seq > 1 AND seq < ?", (session.id, through))
-    tx.db.execute("DELETE FROM commands WHERE session = ? AND user_seq < ?", (session.id, through))
-    # Not the one under way, which readers and its own end ask for.
-    tx.db.execute(
-        "DELETE FROM runs WHERE session = ? AND user_seq < ? AND run_id IS NOT ?",
-        (session.id, through, session.active_run_id),
-    )
-    return True
+    if session is None:
+        return None
+    if (through := _end_of_part(tx, session)) is not None:
+        tx.db.execute("DELETE FROM events WHERE session = ? AND seq > 1 AND seq < ?", (session.id, through))
+        return after
+    values = {
+        "session": session.id,
+        "oldest": _oldest(tx, session),
+        "active": session.active_run_id,
+        "count": ERASED_AT_ONCE,
+    }
+    # The commands first: `delete_session` sees by the runs whether all were.
+    for statement in (_THIN_OUT_COMMANDS, _THIN_OUT_RUNS):
+        if tx.db.execute(statement, values).rowcount:
+            return after
+    return None
 
 
 def _end_of_part(tx: Transaction, session: SessionRecord) -> int | None:
     """The event behind the oldest part of a session that is too long to be erased at once; None where it is not."""
-    (oldest,) = tx.db.execute("SELECT min(seq) FROM events WHERE session = ? AND seq > 1", (session.id,)).fetchone()
-    return None if oldest is None or session.head - oldest < ERASED_AT_ONCE else int(oldest) + ERASED_AT_ONCE
+    oldest = _oldest(tx, session)
+    return None if session.head - oldest < ERASED_AT_ONCE else oldest + ERASED_AT_ONCE
+
+
+def _oldest(tx: Transaction, session: SessionRecord) -> int:
+    """The oldest event but the first, or the next one: what is left of an answer may be recent text alone."""
+    found = tx.db.execute("SELECT min(seq) FROM events WHERE session = ? AND seq > 1", (session.id,)).fetchone()
+    return session.head + 1 if found[0] is None else int(found[0])
+
+
+def _is_long(tx: Transaction, session: SessionRecord) -> bool:
+    if _end_of_part(tx, session) is not None:
+        return True
+    # One that was thinned out in part.
+    runs = tx.db.execute("SELECT 1 FROM runs WHERE session = ? LIMIT 1 OFFSET ?", (session.id, ERASED_AT_ONCE))
+    return runs.fetchone() is not None
 
 
 def delete_session(tx: Transaction, session_id: str, epoch: str | None, erasures: ErasureLog) -> bool | None:
@@ -87,7 +124,7 @@ def delete_session(tx: Transaction, session_id: str, epoch: str | None, erasures
     session = _of_epoch(tx, session_id, epoch)
     if session is None:
         return False
-    if _end_of_part(tx, session) is not None:
+    if _is_long(tx, session):
         return None
     _erase(tx, [session], erasures)
     return True
@@ -130,8 +167,9 @@ def start_run(tx: Transaction, start: Start) -> Started:
         "INSERT INTO runs (run_id, session, message_id, user_seq, started_seq, principal) VALUES (?, ?, ?, ?, ?, ?)",
         (start.run_id, session.id, start.message_id, user_seq, seq, start.principal),
     )
+    # Or replace the command of a message that an erasure has deleted which then failed: commands are deleted last.
     tx.db.execute(
-        "INSERT INTO commands (session, client_msg_id, run_id, user_seq, retry_of) VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO commands (session, client_msg_id, run_id, user_seq, retry_of) VALUES (?, ?, ?, ?, ?)",
         (session.id, start.client_msg_id, start.run_id, user_seq, start.retry_of),
     )
     fence = session.fence + 1
@@ -193,7 +231,8 @@ def _create(tx: Transaction, start: Start) -> SessionRecord:
 def _known(db: sqlite3.Connection, session: int, client_msg_id: str) -> PriorCommand | None:
     found = db.execute(
         "SELECT c.run_id, c.user_seq, e.content, c.retry_of FROM commands c"
-        " JOIN events e ON e.session = c.session AND e.seq = c.user_seq WHERE c.session = ? AND c.client_msg_id = ?",
+        " LEFT JOIN events e ON e.session = c.session AND e.seq = c.user_seq"
+        " WHERE c.session = ? AND c.client_msg_id = ? AND (e.seq IS NOT NULL OR c.retry_of IS NOT NULL)",
         (session, client_msg_id),
     ).fetchone()
     return None if found is None else PriorCommand(*found)
@@ -202,8 +241,11 @@ def _known(db: sqlite3.Connection, session: int, client_msg_id: str) -> PriorCom
 def _retried(db: sqlite3.Connection, session: int, run_id: str | None) -> Retried | None:
     if run_id is None:
         return None
+    # Only while its message is there, see `thin_out`: the answer would be to another one.
     found = db.execute(
-        "SELECT user_seq, finish FROM runs WHERE run_id = ? AND session = ?", (run_id, session)
+        "SELECT r.user_seq, r.finish FROM runs r JOIN events e ON e.session = r.session AND e.seq = r.user_seq"
+        " WHERE r.run_id = ? AND r.session = ?",
+        (run_id, session),
     ).fetchone()
     return None if found is None else Retried(*found)
 

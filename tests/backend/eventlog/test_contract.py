@@ -1,9 +1,12 @@
 """What every store promises (backend/eventlog/base.py)."""
 
 import asyncio
-from collections.abc import Awaitable
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from moorline.backend.errors import ErrorCode, Refusal
@@ -374,12 +377,31 @@ async def turns(log: EventLog, session_id: str, count: int) -> None:
         await log.end_run(handle_of(run), finish=Finish.STOP, now=NOW, text="text")
 
 
+async def parts(log: EventLog) -> AsyncIterator[None]:
+    """Thin out the session `s`, with a pause behind each part."""
+    after = 1
+    while (begin := await log._store.thin_out("s", None, after)) is not None:
+        after = begin
+        yield
+
+
+def left(database: str, table: str) -> list[str]:
+    """The runs that the rows of a table are of, from a database that no log has open."""
+    query = f"SELECT run_id FROM {table}"
+    if database.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as file:
+            return [run_id for (run_id,) in file.execute(query)]
+    with psycopg.connect(database, options="-c search_path=moorline") as connection:
+        return [run_id for (run_id,) in connection.execute(query)]
+
+
 @pytest.mark.usefixtures("short_parts")
 async def test_a_long_session_is_erased_in_parts(log: EventLog) -> None:
     await turns(log, "s", 6)
     await turns(log, "other", 6)
-    assert not await log._store.thin_out("s", "another epoch")
-    assert [await log._store.thin_out("s", None) for _ in range(5)] == [True, True, True, True, False]
+    assert await log._store.thin_out("s", "another epoch", 1) is None
+    lengths = [len(await everything(log, "s")) async for _ in parts(log)]
+    assert lengths[:4] == [14, 10, 6, 2]
     assert [event.seq for event in await everything(log, "s")] == [1, 18]
     # As after a failure between two parts.
     assert await log.delete_session("s")
@@ -388,14 +410,95 @@ async def test_a_long_session_is_erased_in_parts(log: EventLog) -> None:
 
 
 @pytest.mark.usefixtures("short_parts")
-async def test_a_long_answer_that_is_under_way_while_its_session_is_erased_can_be_read_and_ended(log: EventLog) -> None:
+async def test_a_part_takes_the_rows_of_its_runs_and_commands_with_it(log: EventLog, database: str) -> None:
+    await turns(log, "s", 20)
+    async for _ in parts(log):
+        pass
+    stand = {event.run_id for event in await everything(log, "s") if isinstance(event, UserMessage)}
+    assert len(stand) == 2
+    await log.close()
+    assert set(left(database, "runs")) == set(left(database, "commands")) == stand
+
+
+@pytest.mark.usefixtures("short_parts")
+async def test_the_first_message_of_a_session_that_is_thinned_out_has_its_author(log: EventLog) -> None:
+    run = await log.start_run("s", "p", client_msg_id="first", content="Hi", now=NOW, principal="dr.who")
+    await log.end_run(handle_of(run), finish=Finish.STOP, now=NOW)
+    await turns(log, "s", 6)
+    async for _ in parts(log):
+        first, *_ = await log.rows("s", before=None, limit=99)
+        assert (first.content, first.author) == ("Hi", "dr.who")
+
+
+@pytest.mark.parametrize("behind", range(6))
+@pytest.mark.usefixtures("short_parts")
+async def test_of_a_session_whose_erasure_failed_each_message_is_sent_once(log: EventLog, behind: int) -> None:
+    await turns(log, "s", 6)
+    after: int | None = 1
+    for _ in range(behind):
+        if after is not None:
+            after = await log._store.thin_out("s", None, after)
+    stands = {event.client_msg_id for event in await everything(log, "s") if isinstance(event, UserMessage)}
+    for number in range(6):
+        sent = await log.start_run("s", "p", client_msg_id=f"m{number}", content="Hi", now=NOW)
+        assert sent.duplicate == (f"m{number}" in stands)
+        if sent.handle is not None:
+            await log.end_run(sent.handle, finish=Finish.STOP, now=NOW)
+    assert await log.delete_session("s")
+
+
+@pytest.mark.parametrize("behind", range(1, 6))
+@pytest.mark.usefixtures("short_parts")
+async def test_a_run_whose_message_was_erased_is_not_retried(log: EventLog, behind: int) -> None:
+    failed = []
+    for number in range(6):
+        run = handle_of(await start(log, "s", f"m{number}"))
+        await log.end_run(run, finish=Finish.ERROR, now=NOW)
+        failed.append(run.run_id)
+    after: int | None = 1
+    for _ in range(behind):
+        if after is not None:
+            after = await log._store.thin_out("s", None, after)
+    stands = {event.run_id for event in await everything(log, "s") if isinstance(event, UserMessage)}
+    # The first run, whose message stays, may be retried or not.
+    for run_id in failed[1:]:
+        if run_id not in stands:
+            with pytest.raises(Refusal, match="not_found"):
+                await log.retry_run("s", run_id=run_id, client_msg_id=f"again {run_id}", now=NOW)
+
+
+@pytest.mark.usefixtures("short_parts")
+async def test_retries_of_one_message_are_erased_in_parts_and_none_is_carried_out_twice(
+    log: EventLog, database: str
+) -> None:
     run = handle_of(await start(log, "s"))
+    await log.end_run(run, finish=Finish.ERROR, now=NOW)
+    second = handle_of(await start(log, "s", "m2"))
+    await log.end_run(second, finish=Finish.ERROR, now=NOW)
+    for number in range(12):
+        of = run if number % 2 else second
+        retried = await log.retry_run("s", run_id=of.run_id, client_msg_id=f"r{number}", now=NOW)
+        await log.end_run(handle_of(retried), finish=Finish.ERROR, now=NOW)
+    async for _ in parts(log):
+        # Of the second message, which the first part had.
+        with contextlib.suppress(Refusal):
+            assert (await log.retry_run("s", run_id=second.run_id, client_msg_id="r2", now=NOW)).duplicate
+    assert await log.delete_session("s")
+    await log.close()
+    assert left(database, "runs") == left(database, "commands") == left(database, "events") == []
+
+
+@pytest.mark.usefixtures("short_parts")
+async def test_a_long_answer_that_is_under_way_while_its_session_is_erased_can_be_read_and_ended(log: EventLog) -> None:
+    await turns(log, "s", 6)
+    run = handle_of(await start(log, "s", "under way"))
     for text in "abcdef":
         await log.add_text(run, text)
-    assert await log._store.thin_out("s", None)
-    snapshot = await log.snapshot("s")
-    assert snapshot is not None
-    assert snapshot.run is not None
+    async for _ in parts(log):
+        snapshot = await log.snapshot("s")
+        assert snapshot is not None
+        assert snapshot.run is not None
+        assert snapshot.run.run_id == run.run_id
     await log.end_run(run, finish=Finish.STOP, now=NOW)
     assert await log.delete_session("s")
 

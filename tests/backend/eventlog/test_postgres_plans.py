@@ -1,12 +1,13 @@
 """What a statement of a long session reads: as much as of a short one, whatever PostgreSQL's planner expects."""
 
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 
 import pytest
 
 from moorline.backend.eventlog.base import SNAPSHOT_ROWS
-from moorline.backend.eventlog.postgres import read
+from moorline.backend.eventlog.postgres import read, write
 from moorline.backend.eventlog.postgres.connection import Connection, Timing, connect
 from tests.bench.growth_fill import fill
 from tests.support import needs
@@ -20,10 +21,12 @@ PER_ROW = 3
 
 
 @contextlib.asynccontextmanager
-async def with_long_session(url: str) -> AsyncIterator[Connection]:
-    """A transaction on a database with the session `long0`."""
+async def with_long_session(url: str, *, short: int = 0) -> AsyncIterator[Connection]:
+    """A transaction on a database with the session `long0` and so many short ones."""
     async with opened(url):
         pass  # the tables
+    if short:
+        fill(url, prefix="short", sessions=short, turns=1)
     fill(url, prefix="long", sessions=1, turns=TURNS)
     async with await connect(url, Timing(answer=20)) as db, db.transaction():
         yield db
@@ -52,3 +55,21 @@ async def test_an_older_page_of_a_long_session_is_read_from_its_end(postgres_dat
         before = await rows_read(db)
         assert len(await read.rows(db, "long0", TURNS, 50)) == 50
         assert await rows_read(db) - before < PER_ROW * 50
+
+
+@pytest.mark.parametrize("short", [0, 200])
+async def test_each_part_of_an_erasure_reads_its_own_rows(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch, short: int
+) -> None:
+    monkeypatch.setattr(write, "ERASED_AT_ONCE", 300)
+    # Where most sessions are short, the planner takes each for one: it does not know which is erased.
+    async with with_long_session(postgres_database, short=short) as db:
+        # Tables as small as here would be read whole.
+        await db.execute("SET LOCAL enable_seqscan = off")
+        read, begin = [await rows_read(db)], 1
+        while (found := await write.thin_out(db, "long0", None, begin)) is not None:
+            begin = found
+            read.append(await rows_read(db))
+    assert len(read) == 3 * TURNS // 300
+    # Its events, a run and two reads of a command each.
+    assert max(after - before for before, after in itertools.pairwise(read)) < 2.5 * 300

@@ -97,6 +97,18 @@ async def test_a_session_that_is_no_longer_idle_is_not_erased(
         assert await log.find_session("s") is not None
 
 
+async def test_a_part_is_looked_for_behind_those_that_were_erased(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "ERASED_AT_ONCE", 3)
+    async with opened(postgres_database) as (log, store):
+        for number in range(4):
+            run = handle_of(await start(log, "s", f"m{number}"))
+            await log.end_run(run, finish=Finish.STOP, now=NOW)
+        assert await store.thin_out("s", None, 3) == 4
+        assert [event.seq for event in await everything(log, "s")] == [1, 2, 3, 7, 8, 9, 10, 11, 12]
+
+
 async def test_the_next_run_of_a_session_inherits_nothing(postgres_database: str) -> None:
     async with opened(postgres_database) as (log, _):
         run = handle_of(await start(log, "s"))

@@ -22,7 +22,7 @@ import pytest
 from moorline.backend.eventlog.base import Commit, ListCursor, LogUnavailable
 from moorline.backend.eventlog.factory import open_log
 from moorline.backend.eventlog.log import EventLog
-from moorline.backend.eventlog.sqlite import committer, read
+from moorline.backend.eventlog.sqlite import committer, read, write
 from moorline.backend.eventlog.sqlite.committer import Transaction, run_batch
 from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
@@ -32,8 +32,9 @@ from moorline.backend.eventlog.sqlite.schema import FIRST, VERSION
 from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.events import Finish
 from moorline.gateway.common.errors import UsageError
+from tests.bench.growth_fill import fill
 from tests.support.backends import STEP
-from tests.support.eventlogs import database_at, handle_of, opened, read_view, start
+from tests.support.eventlogs import NOW, database_at, handle_of, opened, read_view, start
 
 WRITER = """
 import asyncio, sys
@@ -132,6 +133,51 @@ def test_a_page_of_a_patients_sessions_reads_no_other_row_and_sorts_none(tmp_pat
         plan = [row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {statements[0]}")]
     assert any("INDEX sessions_patient (patient_id=? AND (touched_at,session_id)<" in step for step in plan), plan
     assert not any("TEMP" in step for step in plan), plan
+
+
+def steps_of_parts(folder: Path, turns: int) -> list[int]:
+    """How many instructions of SQLite's each transaction of an erasure takes that fails behind each part."""
+    path = str(folder / f"{turns}.db")
+    erasures = ErasureLog(path)
+    connect(path, erasures).close()
+    fill(f"sqlite:///{path}", prefix="s", sessions=1, turns=turns)
+    steps = [0]
+
+    def step() -> None:
+        steps[-1] += 1
+
+    with contextlib.closing(connect(path, erasures)) as db:
+        db.set_progress_handler(step, 1)
+        while (erased := write.delete_session(Transaction(db), "s0", None, erasures)) is None:
+            steps.append(0)
+            write.thin_out(Transaction(db), "s0", None, 1)
+            steps.append(0)
+        db.set_progress_handler(None, 1)
+        assert erased
+        assert db.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+    return steps
+
+
+def test_a_part_of_a_longer_session_takes_no_more_to_erase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "ERASED_AT_ONCE", 60)
+    short, long = steps_of_parts(tmp_path, turns=60), steps_of_parts(tmp_path, turns=600)
+    assert len(long) > 8 * len(short)
+    # Some rows are passed over once more, those of the newest part, whose random ids lie anywhere.
+    assert max(long) < 2 * max(short)
+
+
+async def test_the_commands_of_retries_are_erased_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "ERASED_AT_ONCE", 4)
+    async with opened(database_at(tmp_path)) as log:
+        first = run = handle_of(await start(log, "s"))
+        for number in range(12):
+            await log.end_run(run, finish=Finish.ERROR, now=NOW)
+            run = handle_of(await log.retry_run("s", run_id=first.run_id, client_msg_id=f"r{number}", now=NOW))
+        await log.end_run(run, finish=Finish.ERROR, now=NOW)
+        while await log._store.thin_out("s", None, 1) is not None:
+            pass
+    with contextlib.closing(sqlite3.connect(tmp_path / "chat.db")) as db:
+        assert db.execute("SELECT client_msg_id FROM commands").fetchall() == [("m1",)]
 
 
 def test_only_sqlite_urls_are_taken() -> None:
