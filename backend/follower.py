@@ -34,7 +34,7 @@ class Follower:
         self._log = log
         self._session_id = start.session_id
         self._patient_id = start.patient_id
-        self._watch = log.watch(start.session_id)
+        self._watch = log.watch(start.session_id, start.head)
         self._waiter = Waiter(self._watch, at_growth)
         # What happened between `start` and the registration of the watch is unknown.
         self._hint: Hint | None = Hint.ERASED

@@ -410,8 +410,9 @@ class StoreOwner(Protocol):
     def changed_elsewhere(self, hints: Mapping[str, Hint]) -> None:
         """Other processes have written to these sessions, or erased them."""
 
-    def watched(self) -> list[str]:
-        """The sessions whose changes have to be noticed."""
+    def watched(self) -> Mapping[str, Position | None]:
+        """The sessions whose changes have to be noticed, each with the head before its first reader began to wait: all
+        that came since has to be noticed. None where that is not known, or a hint came meanwhile."""
 
     def revoked(self, principals: Mapping[str, float]) -> None:
         """What these principals had until then is revoked: all of them at first, later those that are new."""

@@ -42,7 +42,7 @@ from moorline.backend.eventlog.base import (
 from moorline.backend.eventlog.batches import Batches
 from moorline.backend.eventlog.tail import Tail
 from moorline.backend.eventlog.watches import Watch, Watches, hints_of
-from moorline.backend.events import Event, Finish, Row, RunError, Snapshot, Usage
+from moorline.backend.events import Event, Finish, Position, Row, RunError, Snapshot, Usage
 from moorline.backend.parts import Part
 
 __all__ = ["EventLog", "text_gap"]
@@ -396,9 +396,10 @@ class EventLog:
         """The last `limit` rows with a seq below `before` (None: the newest), in order; empty without a session."""
         return await self._carry_out(self._store.rows(session_id, before, limit))
 
-    def watch(self, session_id: str) -> Watch:
-        """Hints that this session has grown or was erased."""
-        return self._watches.watch(session_id)
+    def watch(self, session_id: str, head: Position | None = None) -> Watch:
+        """Hints that this session has grown or was erased. `head` is that of an earlier read: where nothing has come
+        since, no hint is needed."""
+        return self._watches.watch(session_id, head)
 
     # StoreOwner -------------------------------------------------------------------------------------------------------
 
@@ -415,7 +416,7 @@ class EventLog:
             self._tail.drop(session_id)
         self._watches.notify(hints)
 
-    def watched(self) -> list[str]:
+    def watched(self) -> Mapping[str, Position | None]:
         """See StoreOwner.watched."""
         return self._watches.watched()
 

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 from moorline.backend.eventlog.base import Commit, Hint
+from moorline.backend.events import Position
 
 __all__ = ["Watch", "Watches", "add_hint", "hints_of"]
 
@@ -26,15 +27,18 @@ def add_hint(hints: dict[str, Hint], session_id: str, hint: Hint) -> None:
 class _Signal:
     """Counts the hints of one session. It lives as long as a watch refers to it."""
 
-    __slots__ = ("__weakref__", "count", "erasures", "listeners")
+    __slots__ = ("__weakref__", "count", "erasures", "head", "listeners")
 
-    def __init__(self) -> None:
+    def __init__(self, head: Position | None) -> None:
+        self.head = head
         self.count = 0
         self.erasures = 0
         self.listeners: set[Callable[[], None]] = set()
 
     def notify(self, hint: Hint) -> None:
         self.count += 1
+        # A reader may have more than that, and has to be told where it is erased.
+        self.head = None
         if hint is Hint.ERASED:
             self.erasures += 1
         # A copy: one that was waiting for this hint alone listens no more.
@@ -114,16 +118,17 @@ class Watches:
     def __init__(self) -> None:
         self._signals: weakref.WeakValueDictionary[str, _Signal] = weakref.WeakValueDictionary()
 
-    def watch(self, session_id: str) -> Watch:
-        """A new watch, which has seen all growth up to now."""
+    def watch(self, session_id: str, head: Position | None = None) -> Watch:
+        """A new watch, which has seen all growth up to now. `head` was read before."""
         signal = self._signals.get(session_id)
         if signal is None:
-            signal = self._signals[session_id] = _Signal()
+            signal = self._signals[session_id] = _Signal(head)
         return Watch(signal)
 
-    def watched(self) -> list[str]:
-        """The sessions that have a watch."""
-        return list(self._signals.keys())
+    def watched(self) -> dict[str, Position | None]:
+        """The sessions that have a watch, each with the head that was read before the first of its watches, until
+        there is a hint."""
+        return {session_id: signal.head for session_id, signal in self._signals.items()}
 
     def notify(self, hints: Mapping[str, Hint]) -> None:
         """Wake the watches of these sessions."""

@@ -71,7 +71,7 @@ async def test_a_held_poll_of_another_patient_is_refused_when_the_session_begins
         _, body = await poll(server, after="0", patient_id="stranger")
         query = {"after": "0", "epoch": body["epoch"], "wait": "20", "patient_id": "stranger"}
         held = asyncio.create_task(poll(server, **query))
-        await until(lambda: server.log._watches.watched() == ["s1"])
+        await until(lambda: server.log._watches.watched().keys() == {"s1"})
         await exchange(server.log, "s1")
         status, _ = await held
         assert status == 403

@@ -113,7 +113,7 @@ async def test_a_poll_at_the_other_backend_is_answered_when_the_answer_comes(
         await receive_until(socket, "status")
         query = {"after": "2", "epoch": greeting["epoch"], "wait": "20"}
         polling = asyncio.create_task(http.get(f"{other.http}/api/chat/s1/messages", params=query).__aenter__())
-        await until(lambda: other.log._watches.watched() == ["s1"])
+        await until(lambda: other.log._watches.watched().keys() == {"s1"})
         script.put("Good ")
         body = await (await polling).json()
         assert [event["type"] for event in body["events"]] == ["delta"]

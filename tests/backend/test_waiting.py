@@ -83,7 +83,7 @@ async def test_nothing_refers_to_a_waiter_that_was_closed(watches: Watches) -> N
     waiter.close()
     del waiter
     # A session is watched as long as a watch of it is referred to.
-    assert watches.watched() == []
+    assert watches.watched() == {}
 
 
 async def test_growth_that_is_dealt_with_does_not_end_the_wait(watches: Watches) -> None:

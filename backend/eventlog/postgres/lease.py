@@ -19,6 +19,7 @@ from moorline.backend.eventlog.postgres.connection import Connection, Timing, bo
 from moorline.backend.eventlog.postgres.notify import Notifier
 from moorline.backend.eventlog.postgres.read import heads
 from moorline.backend.eventlog.postgres.revocations import revocations
+from moorline.backend.events import Position
 
 __all__ = ["LeaseTask", "Orphan", "RunOwner"]
 
@@ -253,10 +254,11 @@ class LeaseTask:
 
     async def _compare_watched(self, connection: Connection) -> None:
         watched = self._owner.watched()
+        session_ids = list(watched)
         known, self._heads = self._heads, {}
-        for start in range(0, len(watched), WATCHED):
-            part = watched[start : start + WATCHED]
-            before = {session_id: known.get(session_id, ("", -1)) for session_id in part}
+        for start in range(0, len(session_ids), WATCHED):
+            part = session_ids[start : start + WATCHED]
+            before = {each: known[each] if each in known else _read_before(watched[each]) for each in part}
             self._heads |= before
             async with bounded(connection, self._timing.answer):
                 found = await heads(connection, part)
@@ -264,6 +266,14 @@ class LeaseTask:
             self._owner.changed_elsewhere(
                 {each: _hint(before[each], found.get(each)) for each in part if found.get(each) != before[each]}
             )
+
+
+def _read_before(head: Position | None) -> tuple[str, int] | None:
+    """What an earlier poll would have found of a session that is new to it, by the head that its reader knows. A reader
+    without one is told, whatever is found: it would be late to what came before this poll."""
+    if head is None:
+        return "", -1
+    return (head.epoch, head.seq) if head.seq else None
 
 
 def _hint(before: tuple[str, int] | None, now: tuple[str, int] | None) -> Hint:

@@ -142,6 +142,27 @@ async def test_what_is_erased_is_erased_everywhere(postgres_database: str, optio
             assert db.execute(f"SELECT count(*) FROM moorline.{table}").fetchone() == (0,)
 
 
+async def test_a_poll_tells_a_new_reader_nothing_where_nothing_came_since_the_head_that_it_knows(
+    postgres_database: str,
+) -> None:
+    async with two(postgres_database, **POLLED) as (one, other):
+        await start(one, "begun")
+        watches = [other.watch(each, (await other.session_for(each, "p")).head) for each in ("begun", "new")]
+        # That of a reader without a head is told by the poll that compares the others.
+        await in_time(other.watch("unknown").wait())
+        assert [watch.peek() for watch in watches] == [None, None]
+
+
+async def test_a_poll_tells_a_new_reader_of_what_came_between_its_head_and_its_watch(postgres_database: str) -> None:
+    async with two(postgres_database, **POLLED) as (one, other):
+        run = handle_of(await start(one, "begun"))
+        heads = {each: (await other.session_for(each, "p")).head for each in ("begun", "new")}
+        await one.add_text(run, "Good day")
+        await start(one, "new")
+        for session_id, head in heads.items():
+            await in_time(other.watch(session_id, head).wait())
+
+
 async def epoch_of(log: EventLog) -> str:
     info = await log.find_session("s")
     assert info is not None

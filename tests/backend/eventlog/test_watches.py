@@ -5,7 +5,7 @@ import gc
 
 from moorline.backend.eventlog.base import Commit, Hint
 from moorline.backend.eventlog.watches import Watches, hints_of
-from moorline.backend.events import RunStarted
+from moorline.backend.events import Position, RunStarted
 
 
 async def test_growth_between_registering_and_waiting_is_not_missed() -> None:
@@ -13,6 +13,16 @@ async def test_growth_between_registering_and_waiting_is_not_missed() -> None:
     watch = watches.watch("s")
     watches.notify({"s": Hint.GROWN})
     assert await watch.wait() is Hint.GROWN
+
+
+def test_a_session_is_watched_from_the_head_that_was_read_before_its_first_watch_until_there_is_a_hint() -> None:
+    watches = Watches()
+    held = [watches.watch("s", Position("e", seq)) for seq in (2, 3)] + [watches.watch("unknown")]
+    assert watches.watched() == {"s": Position("e", 2), "unknown": None}
+    watches.notify({"s": Hint.GROWN})
+    assert watches.watched() == {"s": None, "unknown": None}
+    held.clear()
+    assert watches.watched() == {}
 
 
 async def test_an_erasure_is_still_told_when_the_session_has_grown_again() -> None:
