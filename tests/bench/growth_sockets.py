@@ -3,12 +3,18 @@
 A tunnel takes two files of a gateway's process and a socket one of a backend's. Where the limit on open files leaves
 one process no room for the most that there are to be, all sizes are measured with as many as are needed: workers of
 the gateway, and backends on one PostgreSQL.
+
+Handshakes are measured in turn with those of the same programs with few sockets. While thousands of sockets open, the
+cores are full and each piece of work takes up to twice the CPU that it takes on idle ones, heartbeats as well: by what
+was left of that time when the heartbeats of idle sockets were taken off, a handshake seemed to cost a quarter more with
+20,000 sockets.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import os
+import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,7 +26,7 @@ from tests.bench.chat_servers import moorline
 from tests.bench.crowd import Crowd, crowd
 from tests.bench.peers.base import HTTP, backends_for, connections, running, workers_for
 from tests.bench.peers.gateway import gateway
-from tests.bench.processes import child
+from tests.bench.processes import Child, child
 from tests.bench.usage import cpu_seconds, memory
 from tests.support.postgres import PostgresServer, postgres
 
@@ -35,6 +41,10 @@ FIRST = 20
 _OF_A_PROCESS = 7000
 # For what is behind an open socket: lines of a log, timers, freed memory.
 _SETTLE = 2.0
+# Of the handshakes that are measured.
+_TURNS = 10
+_OF_A_TURN = 50
+_PARTS = ("gateway", "backend")
 _LIMITS = ("--max-connections=30000", "--max-connections-per-address=off")
 _KIB, _MIB = 1 << 10, 1 << 20
 _MILLI, _MICRO = 1e3, 1e6
@@ -104,28 +114,31 @@ async def sockets(folder: Path, *, sizes: Sequence[int], seconds: float) -> Rows
     rows: Rows = {}
     async with (
         child("tests.bench.provider") as provider,
+        child("tests.bench.chatters") as callers,
         crowd(max(sizes), each=min(_OF_A_PROCESS, connections())) as people,
-        _stack(folder, provider.port, sockets=max(sizes)) as stack,
+        _stack(folder / "many", provider.port, sockets=max(sizes)) as stack,
+        _stack(folder / "few", provider.port, sockets=max(sizes)) as few,
     ):
         await _open(people, stack.port, 0, FIRST)
+        await callers.ask("open", port=few.port, sessions=[f"first-{number}" for number in range(FIRST)], hello=True)
+        await callers.ask("close")
         await asyncio.sleep(_SETTLE)
         bases, there = stack.memory(), FIRST
-        alone = idle = (await _idle(stack, seconds))[0]
+        (alone, _), (few_idle, _) = await asyncio.gather(_idle(stack, seconds), _idle(few, seconds))
         for size in sizes:
-            began, before = time.monotonic(), stack.cpu()
+            began = time.monotonic()
             await _open(people, stack.port, there, size)
             elapsed, opened, there = time.monotonic() - began, size - there, size
-            took = _since(before, stack.cpu())
             await asyncio.sleep(_SETTLE)
-            was_idle = idle
             idle, transactions = await _idle(stack, seconds)
             grown = _since(bases, stack.memory())
-            for name in ("gateway", "backend"):
-                # While they were opened the ones that were there had their heartbeats.
-                handshakes = took[name] - elapsed * (was_idle[name] + idle[name]) / 2
+            handshakes = await _handshakes(callers, (stack, idle), (few, few_idle))
+            for name in _PARTS:
+                many_cost, few_cost = handshakes[name]
                 _note(rows, f"{name}: memory (MiB)", grown[name] / _MIB)
                 _note(rows, f"{name}: memory of a socket (KiB)", grown[name] / (size - FIRST) / _KIB)
-                _note(rows, f"{name}: CPU of a handshake (us)", handshakes / opened * _MICRO)
+                _note(rows, f"{name}: CPU of a handshake (us)", many_cost * _MICRO)
+                _note(rows, f"{name}: the same, x one without other sockets", many_cost / few_cost)
                 _note(rows, f"{name}: CPU while all are idle (% of a core)", idle[name] * 100)
                 _note(
                     rows,
@@ -171,6 +184,24 @@ async def _idle(stack: _Stack, seconds: float) -> tuple[dict[str, float], float]
     await asyncio.sleep(seconds)
     took = _since(before, stack.cpu())
     return {name: each / seconds for name, each in took.items()}, (stack.transactions() - transactions) / seconds
+
+
+async def _handshakes(callers: Child, *stacks: tuple[_Stack, Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """CPU seconds of a handshake in each part of two stacks, whose shares of a core are known while they are idle."""
+    found: list[list[dict[str, float]]] = [[] for _ in stacks]
+    for turn in range(_TURNS):
+        for (stack, idle), turns in zip(stacks, found, strict=True):
+            names = [f"turn-{turn}-{number}" for number in range(_OF_A_TURN)]
+            began, before = time.monotonic(), stack.cpu()
+            await callers.ask("open", port=stack.port, sessions=names, hello=True)
+            took, elapsed = _since(before, stack.cpu()), time.monotonic() - began
+            await callers.ask("close")
+            turns.append({name: (took[name] - elapsed * idle[name]) / _OF_A_TURN for name in _PARTS})
+    many, few = found
+    return {
+        name: (statistics.median(turn[name] for turn in many), statistics.median(turn[name] for turn in few))
+        for name in _PARTS
+    }
 
 
 async def _open(people: Crowd, port: int, there: int, size: int) -> None:
