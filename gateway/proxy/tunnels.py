@@ -50,6 +50,7 @@ from moorline.gateway.tunnel.machine import Limits, Tunnel
 from moorline.gateway.tunnel.relay import Ended, Relay, Shared
 from moorline.gateway.tunnel.resume import resume
 from moorline.gateway.tunnel.state import TunnelState
+from moorline.gateway.tunnel.timers import Timers
 
 if TYPE_CHECKING:
     from moorline.gateway.metrics import Metrics
@@ -156,6 +157,7 @@ class Tunnels:
         self._loop = asyncio.get_running_loop()
         self._shared = Shared(
             Turns(self._loop),
+            Timers(self._loop),
             Buffered(settings.max_buffered),
             self._ended,
             None if metrics is None else metrics.round_trip,

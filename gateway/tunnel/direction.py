@@ -24,7 +24,7 @@ class Direction:
         "backlog", "close_code", "last", "pending", "size", "too_large",
     )  # fmt: skip
 
-    def __init__(self, now: float, *, max_payload: int | None = None) -> None:
+    def __init__(self, now: float, max_payload: int | None = None) -> None:
         self.last = now
         """When bytes came from this side, of whatever kind."""
         self.size = 0

@@ -50,7 +50,8 @@ def unread(transport: asyncio.Transport) -> bytes:
 
 
 def is_tls(transport: asyncio.Transport) -> bool:
-    return transport.get_extra_info("ssl_object") is not None
+    # The loops know no half-closed connection with TLS. To ask for its parts takes uvloop five times as long.
+    return not transport.can_write_eof()
 
 
 def reset(transport: asyncio.Transport) -> None:

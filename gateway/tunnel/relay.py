@@ -12,12 +12,13 @@ holds at most the one read that did not fit, 256 KiB; `Buffered` bounds the sum 
 many frames for one turn is followed in several, and its side is not read from until the last (`Direction.backlog`). All
 connections that have a backlog wait in one queue, of which an iteration of the event loop serves a few (`Turns`):
 however many they are, they hold up all the others for 2 ms. The end of a connection is reported once its backlog has
-passed. The timers are the machine's. An idle tunnel has one pending timer.
+passed. The timers are the machine's. An idle tunnel waits for one moment, with others (`Timers`).
 """
 
 import asyncio
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -33,11 +34,9 @@ from moorline.gateway.tunnel.endings import CLIENT, ORDERLY, UPSTREAM, Outcome, 
 from moorline.gateway.tunnel.machine import Limits, Phase, Tunnel
 from moorline.gateway.tunnel.state import TunnelState
 from moorline.gateway.tunnel.tcp_info import TcpInfo
+from moorline.gateway.tunnel.timers import Timers
 
 __all__ = ["End", "Ended", "Relay", "Shared"]
-
-# uvloop counts in whole milliseconds, and a timer that fires before its time has to fire again.
-_LATE = 0.001
 
 
 class Ended(NamedTuple):
@@ -198,6 +197,7 @@ class Shared:
 
     turns: Turns
     """The queue of the connections that have a backlog."""
+    timers: Timers
     buffered: Buffered[End]
     on_end: Callable[["Relay", Ended], None]
     """Called once both connections of a relay are gone."""
@@ -211,11 +211,11 @@ class Relay:
     __slots__ = (
         "_began",
         "_client",
+        "_due",
         "_fires_at",
         "_loop",
         "_shared",
         "_tcp",
-        "_timer",
         "_upstream",
         "tunnel",
     )
@@ -232,13 +232,13 @@ class Relay:
         # `asyncio.get_running_loop` asks the kernel whether the process is the one that it was.
         self._loop = shared.turns.loop
         self._began = monotonic() if state is None else state.began
-        self.tunnel = Tunnel(limits, self._began, randbytes=os.urandom, on_round_trip=shared.on_round_trip)
+        self.tunnel = Tunnel(limits, self._began, os.urandom, shared.on_round_trip)
         if state is not None:
             self.tunnel.restore(state)
         self._client = End(self, CLIENT, client)
         self._upstream = End(self, UPSTREAM, upstream)
-        self._timer: asyncio.TimerHandle | None = None
-        self._fires_at = 0.0
+        # Of its timer: the deadline, and the moment at which it fires.
+        self._due = self._fires_at = math.inf
         self._shared = shared
         self._tcp: dict[Side, TcpInfo | None] | None = None
 
@@ -292,7 +292,7 @@ class Relay:
             os.close(client)
             return None
         state = self.tunnel.state(self._began, lambda side: to_client if side is CLIENT else to_upstream)
-        self._cancel_timer()
+        self._disarm()
         for end in ends:
             self._shared.buffered.remove(end)
             end.detach()
@@ -307,7 +307,7 @@ class Relay:
                 continue
             # Any byte that does not leave at once pauses the other side's reading. TCP pauses beyond its mark, TLS at
             # it: at 0 that would be with nothing to send, and for ever.
-            transport.set_write_buffer_limits(high=int(kernel.is_tls(transport)), low=0)
+            transport.set_write_buffer_limits(int(kernel.is_tls(transport)), 0)
             other.write = transport.write
         if client_stalls:
             self.pause_writing(CLIENT)
@@ -466,30 +466,32 @@ class Relay:
             self._arm_at(due)
 
     def _arm_at(self, due: float) -> None:
+        # One that was long when it was set is not so any more, and has its moment all the same.
+        if due == self._due:
+            return
         now = monotonic()
         fires_at = coalesced(due, now)
-        if self._timer is not None:
-            if self._fires_at <= fires_at:
-                return
-            self._timer.cancel()
-        self._fires_at = fires_at
-        self._timer = self._loop.call_later(max(0.0, fires_at - now) + _LATE, self._timer_fired)
+        if self._fires_at > fires_at:
+            self._disarm()
+            self._due, self._fires_at = due, fires_at
+            self._shared.timers.add(self, fires_at, now)
 
-    def _timer_fired(self) -> None:
-        self._timer = None
+    def _disarm(self) -> None:
+        if self._fires_at != math.inf:
+            self._shared.timers.remove(self, self._fires_at)
+            self._due = self._fires_at = math.inf
+
+    def expire(self) -> None:
+        """The time of its timer has come."""
+        self._due = self._fires_at = math.inf
         self.tunnel.handle_timeout(monotonic(), self._unsent)
         self._transmit()
 
     def _unsent(self, side: Side) -> int:
         return kernel.unsent(self._end_of(side).transport)
 
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _end(self) -> None:
-        self._cancel_timer()
+        self._disarm()
         tunnel, tcp = self.tunnel, self._tcp or {}
         outcome = cast("Outcome", tunnel.outcome)
         culprit_tcp = tcp.get(tunnel.culprit) if tunnel.culprit is not None else None

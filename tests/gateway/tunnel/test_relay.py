@@ -9,8 +9,10 @@ import pytest
 
 from moorline.gateway.common.web.turns import Turns
 from moorline.gateway.tunnel.buffered import Buffered
+from moorline.gateway.tunnel.endings import CLIENT
 from moorline.gateway.tunnel.machine import Limits
 from moorline.gateway.tunnel.relay import Ended, Relay, Shared
+from moorline.gateway.tunnel.timers import Expiring, Timers
 from tests.support.tunnels import NGINX
 from tests.support.websocket_frames import PING, TEXT, frame
 
@@ -70,6 +72,7 @@ class Rig:
         from_client: bytes = b"",
         client_stalls: bool = False,
         turns: Turns | None = None,
+        timers: Timers | None = None,
         limits: Limits = NGINX,
     ) -> None:
         self.client, self.upstream = Wire(sock), Wire(sock)
@@ -80,6 +83,7 @@ class Rig:
             limits,
             Shared(
                 turns or Turns(asyncio.get_running_loop()),
+                timers or Timers(asyncio.get_running_loop()),
                 Buffered(1 << 20),
                 on_end=lambda relay, ended: self.ended.append(ended),
             ),
@@ -254,14 +258,37 @@ async def test_after_its_end_nothing_passes(rig: Rig) -> None:
     assert rig.upstream.sent == b""
 
 
+class NotedTimers(Timers):
+    """Notes the moments that are waited for."""
+
+    def __init__(self) -> None:
+        super().__init__(asyncio.get_running_loop())
+        self.moments: list[float] = []
+
+    def add(self, each: Expiring, at: float, now: float) -> None:
+        self.moments.append(at)
+        super().add(each, at, now)
+
+
 async def test_a_long_timer_that_fires_with_others_holds_up_no_short_one(
     sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.1
     monkeypatch.setattr("moorline.gateway.tunnel.relay.monotonic", lambda: now)
-    rig = Rig(sock, limits=dataclasses.replace(NGINX, close_frames=True, close_timeout=2))
+    timers = NotedTimers()
+    rig = Rig(sock, timers=timers, limits=dataclasses.replace(NGINX, close_frames=True, close_timeout=2))
     # The long one is due at 120.1 and fires at 120.25; the one of the Close frames is due between.
     now = 118.2
     rig.relay.shut_down()
-    assert rig.relay._timer is not None
-    assert rig.relay._timer.when() - asyncio.get_running_loop().time() < 3.0
+    assert timers.moments == [120.25, 120.2]
+
+
+async def test_a_deadline_that_stays_keeps_its_moment(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.1
+    monkeypatch.setattr("moorline.gateway.tunnel.relay.monotonic", lambda: now)
+    timers = NotedTimers()
+    rig = Rig(sock, timers=timers, limits=dataclasses.replace(NGINX, close_frames=True, close_timeout=10))
+    rig.relay.shut_down()
+    now = 101.0
+    rig.relay.eof_received(CLIENT)
+    assert timers.moments == [120.25, 110.25]
