@@ -79,7 +79,7 @@ def fresh_id() -> str:
     except IndexError:
         drawn = os.urandom(_ID_BYTES * _IDS_AT_ONCE).hex()
         size = 2 * _ID_BYTES
-        first, *others = (drawn[place : place + size] for place in range(0, len(drawn), size))
+        first, *others = [drawn[place : place + size] for place in range(0, len(drawn), size)]
         _ids.extend(others)
         return first
 

@@ -65,7 +65,8 @@ def request_head(exchange: Exchange, upstream: Upstream) -> bytes:
     message = exchange.message
     target = exchange.destination.route.sent(headers.origin_form(message.path))
     try:
-        lines = _header_lines(exchange, upstream)
+        # A connection that becomes a tunnel has no next request.
+        lines = _written(exchange, upstream) if exchange.is_upgrade else _header_lines(exchange, upstream)
         request_id = exchange.items[REQUEST_ID]
         return headers.with_request_line(exchange.method, target, lines, request_id, upgrade=exchange.is_upgrade)
     except ValueError as error:
@@ -90,8 +91,7 @@ def _header_lines(exchange: Exchange, upstream: Upstream) -> bytes:
     compare them costs less than to write them anew.
     """
     connection, raw_headers, route = exchange.protocol, exchange.message.raw_headers, exchange.destination.route
-    # A connection that becomes a tunnel has no next request.
-    if not isinstance(connection, Connection) or exchange.is_upgrade:
+    if not isinstance(connection, Connection):
         return _written(exchange, upstream)
     kept = connection.kept
     if isinstance(kept, _Kept):
@@ -113,7 +113,7 @@ def _written(exchange: Exchange, upstream: Upstream) -> bytes:
         added.append(b"Connection: close")
     return headers.header_lines(
         request.headers,
-        request.raw_headers,
+        exchange.message.raw_headers,
         peer=request.remote or "",
         client=exchange.client,
         scheme=request.scheme,

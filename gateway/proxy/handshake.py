@@ -29,8 +29,8 @@ _CONNECTION, _UPGRADE, _KEY = istr("Connection"), istr("Upgrade"), istr("Sec-Web
 # RFC 9110 section 8.6 and RFC 9112 section 6.1: no 101 has a body, whatever it says.
 _OF_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
 _ACCEPT = b"sec-websocket-accept"
-# Upgrade and Connection as nearly all servers write them.
-_USUAL = frozenset({(b"websocket", b"Upgrade"), (b"websocket", b"upgrade")})
+# As nearly all servers write them.
+_USUAL_UPGRADE, _USUAL_CONNECTION = b"websocket", (b"Upgrade", b"upgrade")
 # Headers for which a 101 with these is not passed on as it came.
 _NOT_AS_THEY_ARE = headers.HOP_BY_HOP - {b"upgrade", b"connection"} | _OF_A_BODY
 
@@ -112,7 +112,11 @@ def switch_head(response: Response, *, request_id: str) -> bytes:
 def _is_usual(response: Response) -> bool:
     """Whether this 101 is one to WebSocket beyond doubt, and names no further header as hop-by-hop."""
     names = response.names
-    return len(names) == len(response.fields) and (names.get(b"upgrade"), names.get(b"connection")) in _USUAL
+    return (
+        names.get(b"upgrade") == _USUAL_UPGRADE
+        and names.get(b"connection") in _USUAL_CONNECTION
+        and len(names) == len(response.fields)
+    )
 
 
 # Of the few values that clients send.

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-from collections.abc import Mapping
 
 from moorline.gateway.common import logs, tracing
 from moorline.gateway.proxy.sockets import Socket
@@ -14,14 +13,37 @@ __all__ = ["end_span", "log_closed", "log_opened"]
 log = logging.getLogger("moorline.gateway.ws")
 
 
+class _Line:
+    """A line of the log with these facts: as text and, in JSON, with each as a field."""
+
+    def __init__(self, event: str, *names: str) -> None:
+        self._names = names
+        self._text = f"{event}: {' '.join([f'{name}=%s' for name in names])}"
+
+    def log(self, *values: object) -> None:
+        logs.info(log, self._text % values, lambda: dict(zip(self._names, values, strict=True)))
+
+
+_OPENED = _Line("WebSocket opened", "client", "request_id")
+_OPENED_AT_UPSTREAM = _Line("WebSocket opened", "upstream", "client", "request_id")
+
+
+@functools.cache
+def _closed(*names: str) -> _Line:
+    """That of an end, which comes in a few forms."""
+    return _Line("WebSocket closed", *names)
+
+
 def log_opened(socket: Socket, *, names_upstream: bool, answers_key: bool) -> None:
     """Log a socket that has opened.
 
     `names_upstream`: there are several. `answers_key`: the 101 has the Sec-WebSocket-Accept of the client's key.
     """
     if log.isEnabledFor(logging.INFO):
-        facts = {"client": socket.client, "request_id": socket.request_id}
-        _log("WebSocket opened", {"upstream": socket.upstream, **facts} if names_upstream else facts)
+        if names_upstream:
+            _OPENED_AT_UPSTREAM.log(socket.upstream, socket.client, socket.request_id)
+        else:
+            _OPENED.log(socket.client, socket.request_id)
     if not answers_key:
         log.warning(
             "upstream %s: its 101 has not the Sec-WebSocket-Accept of the request's key request_id=%s",
@@ -33,7 +55,8 @@ def log_opened(socket: Socket, *, names_upstream: bool, answers_key: bool) -> No
 def log_closed(socket: Socket, ended: Ended) -> None:
     """Log a socket that has ended, and why."""
     if log.isEnabledFor(logging.INFO):
-        _log("WebSocket closed", _facts(ended, socket.request_id))
+        facts = _facts(ended, socket.request_id)
+        _closed(*facts).log(*facts.values())
 
 
 def end_span(span: tracing.Span, ended: Ended) -> None:
@@ -84,14 +107,3 @@ def _kernel_view(ended: Ended) -> dict[str, object]:
 
 def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 2)
-
-
-def _log(event: str, facts: Mapping[str, object]) -> None:
-    """One line, as text and, in JSON, with each fact as a field."""
-    logs.info(log, _line(event, *facts) % (*facts.values(),), lambda: facts)
-
-
-# Two forms of each event, or a few.
-@functools.cache
-def _line(event: str, *names: str) -> str:
-    return f"{event}: {' '.join([f'{name}=%s' for name in names])}"

@@ -19,7 +19,6 @@ __all__ = [
     "close",
     "control",
     "control_payload",
-    "frame_sizes",
     "mask",
     "text",
 ]
@@ -158,14 +157,18 @@ _WITHIN = _within(_SKIPPED)
 _WITHIN_BUT_PONGS = _within(_SKIPPED_BUT_PONGS)
 
 
+# A look into a table costs a third of the arithmetic, and it is done for each frame.
 @functools.cache
-def frame_sizes(max_payload: int, *, masked: bool = False) -> Sequence[int]:
-    """By second byte: the size of a small frame; of one with a 16-bit length, minus the size of its header; else, where
-    the limit forbids the length, and where a mask that must be there is not, 0.
+def _sizes(max_payload: int) -> Sequence[int]:
+    """By second byte: the size of a small frame; of one with a 16-bit length, minus the size of its header; else, and
+    where the limit forbids the length, 0."""
+    return tuple(_frame_size(second, max_payload) for second in range(256))
 
-    A look into a table costs a third of the arithmetic, and it is done for each frame.
-    """
-    return tuple(0 if masked and not second & _MASKED else _frame_size(second, max_payload) for second in range(256))
+
+@functools.cache
+def _masked_sizes(max_payload: int) -> Sequence[int]:
+    """The same where a mask must be there: 0 without one."""
+    return tuple(size if second & _MASKED else 0 for second, size in enumerate(_sizes(max_payload)))
 
 
 def _frame_size(second: int, max_payload: int) -> int:
@@ -201,7 +204,8 @@ class FrameParser:
     def __init__(self, max_payload: int | None = None, *, masked: bool = False) -> None:
         self.max_payload = _ENDLESS if max_payload is None else max_payload
         self._masked = masked
-        self.sizes = frame_sizes(126 if self.max_payload > 126 else self.max_payload, masked=masked)
+        small = 126 if self.max_payload > 126 else self.max_payload
+        self.sizes = _masked_sizes(small) if masked else _sizes(small)
         self.frames = 0
         """How many there were, up to where the stream was lost."""
         self.left = 0
