@@ -75,8 +75,9 @@ class UpstreamConnection(asyncio.Protocol):
         "_writing_paused",
     )
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # `asyncio.get_running_loop` asks the kernel whether the process is the one that it was.
+        self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._descriptor = -1
         self._parser: ResponseParser | None = None

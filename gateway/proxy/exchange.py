@@ -88,7 +88,8 @@ class Exchange:
 
     def __init__(self, request: web.Request, head: Head, begin: Begin | None = None, *, upgrade: bool = False) -> None:
         self.request = request
-        message, protocol, app, items, self._clock = parts_of(request)
+        message, protocol, app, items, self._loop = parts_of(request)
+        self._clock = self._loop.time
         self.message = message
         """What the client sent, without the body."""
         # The message gives each part of it by a call.
@@ -272,7 +273,7 @@ class Exchange:
         """One of the pool's for plain HTTP, one of its own for a handshake."""
         seconds = self.destination.timeouts.proxy_connect_timeout
         if self.is_upgrade:
-            connection = self._connection = UpstreamConnection()
+            connection = self._connection = UpstreamConnection(self._loop)
         else:
             pool: Pool = self.of_app[POOLS][upstream]
             self._pool = pool

@@ -55,7 +55,7 @@ async def _ask_upstreams(app: web.Application) -> tuple[int, str]:
 
 async def _probe(upstream: Upstream, limits: TimeLimits, tls: ssl.SSLContext | None) -> bool | None:
     """What this upstream says of itself; None where it says nothing."""
-    connection = UpstreamConnection()
+    connection = UpstreamConnection(asyncio.get_running_loop())
     try:
         await connection.connect(
             upstream.host, upstream.port, _PROBE_SECONDS, limits=limits, tls=tls, through=upstream.through

@@ -62,7 +62,7 @@ class Pool:
             return idle
         if len(self._idle) + len(self._busy) >= self._limit and self._idle:
             self._idle.pop(0).abort()
-        connection = UpstreamConnection()
+        connection = UpstreamConnection(asyncio.get_running_loop())
         self._busy[connection] = now
         return connection
 

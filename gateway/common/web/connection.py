@@ -142,7 +142,7 @@ class Connection(ServerProtocol):
 
     def __init__(self, server: web.Server, shared: Shared) -> None:
         # By name, here and in what each connection calls once more: `super` takes four times as long.
-        ServerProtocol.__init__(self, server, loop=shared.loop, draining=shared.draining, **shared.arguments)
+        ServerProtocol.__init__(self, server, shared.loop, shared.draining, shared.arguments)
         self._shared = shared
         self.reserved = False
         self.kept: object = None

@@ -19,6 +19,8 @@ class Draining:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        # The same, which each request asks for.
+        self._has_begun = False
         self._deadline = 0.0
         self.is_leaving = False
         """Another process accepts connections in place of this one, which ends once nothing is under way."""
@@ -84,12 +86,13 @@ class Draining:
         """Ask all handlers to end within `seconds`; a second call can only shorten it."""
         deadline = asyncio.get_running_loop().time() + seconds
         self._deadline = min(self._deadline, deadline) if self.is_set() else deadline
+        self._has_begun = True
         self._event.set()
         self._ending.set()
 
     def is_set(self) -> bool:
         """Whether the drain has begun."""
-        return self._event.is_set()
+        return self._has_begun
 
     def is_over(self) -> bool:
         """Whether the deadline has passed: what is under way is cut."""

@@ -200,13 +200,16 @@ class ClosedOnce(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closes > 0
 
+    def can_write_eof(self) -> bool:
+        return False
+
 
 async def test_a_connection_that_ends_is_closed_once() -> None:
     async def handle(_: web.BaseRequest) -> web.StreamResponse:
         raise web.HTTPNotFound
 
     transport = ClosedOnce()
-    protocol = aiohttp_private.ServerProtocol(web.Server(handle), loop=asyncio.get_running_loop(), draining=Draining())
+    protocol = aiohttp_private.ServerProtocol(web.Server(handle), asyncio.get_running_loop(), Draining())
     protocol.connection_made(transport)
     protocol.end(is_sending=False)
     protocol.close()

@@ -137,7 +137,7 @@ async def test_each_failure_to_connect_has_its_error(
 
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", failing)
     with pytest.raises(expected):
-        await UpstreamConnection().connect("upstream.example", 80, 1.0, limits=TimeLimits())
+        await UpstreamConnection(asyncio.get_running_loop()).connect("upstream.example", 80, 1.0, limits=TimeLimits())
 
 
 async def test_a_handshake_with_a_body_that_was_sent_is_not_sent_again(start_gateway: StartGateway) -> None:

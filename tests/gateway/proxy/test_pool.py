@@ -175,7 +175,7 @@ async def test_a_connection_that_ends_or_sends_while_it_is_idle_serves_nothing_e
 
 
 async def test_bytes_that_no_loop_has_read_yet_are_seen_before_a_connection_is_used(upstream: Upstream) -> None:
-    connection = UpstreamConnection()
+    connection = UpstreamConnection(asyncio.get_running_loop())
     await connection.connect("127.0.0.1", upstream.port, STEP, limits=TimeLimits())
     peer = await upstream.accept_silently()
     connection.begin_idle(STEP, lambda _: None)
