@@ -96,7 +96,7 @@ def answers_key(request: MultiMapping[str], response: Response) -> bool:
 
 def switch_head(response: Response, *, request_id: str) -> bytes:
     """The upstream's 101 as the client gets it."""
-    if _is_usual(response) and response.names.keys().isdisjoint(_NOT_AS_THEY_ARE):
+    if _is_usual(response) and _NOT_AS_THEY_ARE.isdisjoint(response.names):
         lines, upgrade = response.lines, b""
     else:
         fields = [field for field in headers.end_to_end(response) if field[0].lower() not in _OF_A_BODY]

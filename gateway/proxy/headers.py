@@ -152,7 +152,7 @@ def with_request_line(method: str, target: str, lines: bytes, request_id: str, *
     if not start.isprintable():
         raise ValueError("a line break in the request line")
     end = b"\r\n" if not upgrade else _UPGRADE_LINES
-    return b"".join((f"{start}\r\n".encode(), lines, f"X-Request-ID: {request_id}\r\n".encode(), end))
+    return f"{start}\r\n".encode() + lines + f"X-Request-ID: {request_id}\r\n".encode() + end
 
 
 def header_lines(
@@ -184,7 +184,8 @@ def header_lines(
         raw_headers = [field for field in raw_headers if field[0].lower() not in left_out]
     passed = itertools.compress(raw_headers, _passing(tuple(map(_NAME_OF, raw_headers)), trusted))
     # Parsers let no line break pass; one that did would let a client write a request here.
-    lines = [encoded(list(passed)).removesuffix(_CRLF)]
+    given = encoded(list(passed))
+    lines: list[bytes] = []
     host = headers.get(_HOST, "")
     spoken = trusted and list(itertools.compress(raw_headers, map(_is_about_client, map(_NAME_OF, raw_headers))))
     if spoken:
@@ -201,7 +202,7 @@ def header_lines(
         lines += [b"%b: %b" % (name.title(), value) for name, value in replaced.items()]
     if _TRANSFER_ENCODING in headers:
         lines.append(b"Transfer-Encoding: chunked")
-    return _CRLF.join(filter(None, lines)) + _CRLF
+    return given + _CRLF.join(lines) + _CRLF
 
 
 # Of the few addresses and names by which one server's clients come.

@@ -115,6 +115,9 @@ class Phase(enum.Enum):
 
 # In Python 3.11 a member is looked up in its class by a call, and the events of a tunnel's end name fifty.
 _OPEN, _CLOSING, _ENDING, _LINGERING, _OVER = Phase
+_CLOSED, _FIN, _CLOSE_TIMEOUT = Reason.CLOSED, Reason.FIN, Reason.CLOSE_TIMEOUT
+_ABORT, _FLUSH = Teardown.ABORT, Teardown.FLUSH
+_IDLE, _ABNORMAL = Moment.IDLE, CloseCode.ABNORMAL
 _SIDES = (CLIENT, UPSTREAM)
 # Each call of `frozenset` would make one.
 _NONE: frozenset[Side] = frozenset()
@@ -186,11 +189,11 @@ class Tunnel:
         """Known from ENDING on."""
         self.ended_at = now
         """When the outcome was known."""
-        self.code: int = CloseCode.ABNORMAL
+        self.code: int = _ABNORMAL
         """Of the Close frame that ended it."""
         self.culprit: Side | None = None
         """The side that ended it or failed to do what it had to; None for the gateway."""
-        self.moment = Moment.IDLE
+        self.moment = _IDLE
         """How far it was when it ended."""
         self.order: tuple[str, ...] = ()
         """The first events of its end, `_EVENTS` at most, as they came: `upstream:reset`, `gateway:send_timeout`."""
@@ -280,7 +283,7 @@ class Tunnel:
         inbound = self.inbound(side)
         self._outputs.append((side.other, inbound.take()))
         if inbound.close_code is not None:
-            self._note(side, Reason.CLOSED)
+            self._note(side, _CLOSED)
         if inbound.close_code is not None and self.phase is _OPEN:
             self._closer, self.code = side, inbound.close_code
             self._enter(_CLOSING)
@@ -290,12 +293,12 @@ class Tunnel:
     def receive_eof(self, side: Side, now: float) -> None:
         """A FIN. In ENDING and LINGERING it is what the teardown waits for."""
         self._event = now
-        self._note(side, Reason.FIN)
+        self._note(side, _FIN)
         if self.relaying:
-            self._end(Outcome(side, Reason.FIN), ended=side)
+            self._end(Outcome(side, _FIN), ended=side)
         else:
             # Not aborted: a client may have ended its half and still be reading.
-            self._teardowns.append((side, Teardown.FLUSH))
+            self._teardowns.append((side, _FLUSH))
 
     def connection_lost(self, side: Side, now: float, reason: Reason = Reason.RESET) -> None:
         """This side's connection is gone: by a reset or for this reason, unless it was being closed."""
@@ -378,7 +381,7 @@ class Tunnel:
         if self.relaying:
             self._end(Outcome(None, due[1]))
         else:
-            self._teardowns += [(side, Teardown.ABORT) for side in Side if side not in self._gone]
+            self._teardowns += [(side, _ABORT) for side in Side if side not in self._gone]
 
     # Heartbeats -------------------------------------------------------------------------------------------------------
 
@@ -451,7 +454,7 @@ class Tunnel:
         self.outcome, self.moment, self.culprit = outcome, self._moment(), self._culprit(outcome)
         if self._closer is not None and outcome.reason in _CONNECTION_ENDS:
             # The side that sent the first Close frame, not the one that closed its connection first.
-            self.outcome, self.culprit = Outcome(self._closer, Reason.CLOSED), self._closer
+            self.outcome, self.culprit = Outcome(self._closer, _CLOSED), self._closer
         self.ended_at = self._event
         self._enter(_ENDING if self.limits.close_frames else _LINGERING)
         for side in _SIDES if outcome.side is not UPSTREAM else reversed(_SIDES):
@@ -462,8 +465,8 @@ class Tunnel:
             )
             if side is ended:
                 # What is buffered for it is lost, as in nginx.
-                teardown = Teardown.ABORT
-            elif teardown is not Teardown.ABORT:
+                teardown = _ABORT
+            elif teardown is not _ABORT:
                 self._queue_close(side, outcome)
             self._teardowns.append((side, teardown))
         self._begin_lingering(self._event)
@@ -479,10 +482,10 @@ class Tunnel:
         if self._stalls is not None:
             return Moment.STALLED
         whole = self.client.at_boundary and self.upstream.at_boundary
-        return Moment.IDLE if whole else Moment.MID_FRAME
+        return _IDLE if whole else Moment.MID_FRAME
 
     def _culprit(self, outcome: Outcome) -> Side | None:
-        if outcome.reason is not Reason.CLOSE_TIMEOUT:
+        if outcome.reason is not _CLOSE_TIMEOUT:
             return NOT_READING.get(outcome.reason, outcome.side)
         # The side whose Close frame is missing; with both, the server closes the connection first (RFC 6455 section
         # 7.1.1).
@@ -497,7 +500,7 @@ class Tunnel:
             return
         code, reason = frame
         self._outputs.append((side, close(code, reason, self._randbytes(4) if side is UPSTREAM else None)))
-        if self.code == CloseCode.ABNORMAL or (side is CLIENT and self._closer is None):
+        if self.code == _ABNORMAL or (side is CLIENT and self._closer is None):
             # The one that the log has beside what the browser shows.
             self.code = code
 
@@ -533,13 +536,13 @@ class Tunnel:
         return [(last + stall.limit, stall.reason) for stall in self._bounded_stalls()]
 
     def _close_timer(self) -> Sequence[tuple[float, Reason]]:
-        return () if self._close_by is None else ((self._close_by, Reason.CLOSE_TIMEOUT),)
+        return () if self._close_by is None else ((self._close_by, _CLOSE_TIMEOUT),)
 
     def _linger_timer(self) -> Sequence[tuple[float, Reason]]:
         if self._linger_until is None or CLIENT in self._gone:
             return ()
         silent = max(self._event, self.client.last) + _LINGER_SILENCE
-        return ((min(silent, self._linger_until), Reason.CLOSE_TIMEOUT),)
+        return ((min(silent, self._linger_until), _CLOSE_TIMEOUT),)
 
     def _last_event(self) -> float:
         return max(self._event, self.client.last, self.upstream.last)

@@ -38,6 +38,10 @@ from moorline.gateway.tunnel.timers import Timers
 
 __all__ = ["End", "Ended", "Relay", "Shared"]
 
+# In Python 3.11 a member of an enum takes three times a call to be found in its class.
+_OVER = Phase.OVER
+_ABORT, _FLUSH, _LINGER_IF_UNREAD = Teardown.ABORT, Teardown.FLUSH, Teardown.LINGER_IF_UNREAD
+
 
 class Ended(NamedTuple):
     """The figures of a tunnel that has ended. A tuple, since a frozen dataclass of so many fields takes three times as
@@ -346,7 +350,7 @@ class Relay:
         """End it now; what is buffered is discarded."""
         self.tunnel.shut_down(monotonic())
         for end in (self._client, self._upstream):
-            self._tear_down(end, Teardown.ABORT)
+            self._tear_down(end, _ABORT)
 
     # Events of the two transports -------------------------------------------------------------------------------------
 
@@ -361,7 +365,7 @@ class Relay:
     def connection_lost(self, side: Side, reason: Reason = Reason.RESET) -> None:
         self._shared.buffered.remove(self._end_of(side))
         self.tunnel.connection_lost(side, monotonic(), reason)
-        if self.tunnel.phase is Phase.OVER:
+        if self.tunnel.phase is _OVER:
             self._end()
         else:
             self._transmit()
@@ -444,12 +448,12 @@ class Relay:
         client.write = upstream.write = _discard
         client.discard()
         upstream.discard()
-        if teardown is Teardown.ABORT:
+        if teardown is _ABORT:
             transport.abort()
         elif (
-            teardown is Teardown.FLUSH
+            teardown is _FLUSH
             or not transport.can_write_eof()
-            or (teardown is Teardown.LINGER_IF_UNREAD and not has_unread(transport))
+            or (teardown is _LINGER_IF_UNREAD and not has_unread(transport))
         ):
             transport.close()
         elif not transport.is_closing():
