@@ -398,7 +398,10 @@ class EventLog:
 
     def watch(self, session_id: str, head: Position | None = None) -> Watch:
         """Hints that this session has grown or was erased. `head` is that of an earlier read: where nothing has come
-        since, no hint is needed."""
+        since, there is none."""
+        if head is not None:
+            # While nobody watched the session what another process wrote to it may have been missed.
+            self._tail.drop_behind(session_id, head)
         return self._watches.watch(session_id, head)
 
     # StoreOwner -------------------------------------------------------------------------------------------------------

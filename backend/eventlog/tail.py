@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from itertools import islice
 
 from moorline.backend.eventlog.base import Commit
-from moorline.backend.events import Event, MessageEnded, PartAdded, TextAdded, UserMessage, fitting
+from moorline.backend.events import Event, MessageEnded, PartAdded, Position, TextAdded, UserMessage, fitting
 from moorline.backend.parts import Part, encode_part
 
 __all__ = ["Tail"]
@@ -66,6 +66,12 @@ class Tail:
             return [events[-1]]
         found = islice(events, start, start + limit)
         return list(found if size is None else fitting(found, size))
+
+    def drop_behind(self, session_id: str, head: Position) -> None:
+        """Forget the session where what is in here ends before `head`: another process has written to it since."""
+        known, events = self._sessions.get(session_id, ("", None))
+        if events and (known != head.epoch or events[-1].seq < head.seq):
+            self.drop(session_id)
 
     def drop(self, session_id: str) -> None:
         """Forget a session."""

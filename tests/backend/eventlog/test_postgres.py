@@ -163,6 +163,20 @@ async def test_a_poll_tells_a_new_reader_of_what_came_between_its_head_and_its_w
             await in_time(other.watch(session_id, head).wait())
 
 
+async def test_a_new_reader_gets_all_where_its_process_missed_growth_while_nobody_read(postgres_database: str) -> None:
+    async with two(postgres_database, **POLLED) as (one, other):
+        run = handle_of(await start(other, "s"))
+        await other.add_text(run, "Good")
+        known = (await other.session_for("s", "p")).head
+        # No poll compares a session that nobody watches.
+        await one.add_text(run, " day", at=4)
+        head = (await other.session_for("s", "p")).head
+        watch = other.watch("s", head)
+        events = await other.read_after("s", known.seq - 1, limit=10, epoch=head.epoch)
+        assert (head.seq, events[-1].seq) == (known.seq + 1, head.seq)
+        watch.close()
+
+
 async def epoch_of(log: EventLog) -> str:
     info = await log.find_session("s")
     assert info is not None
