@@ -12,5 +12,5 @@ _LONG = 9.95
 
 
 def coalesced(due: float, now: float) -> float:
-    """`due`, or up to a quarter of a second later where it is ten seconds away or more."""
+    """`due`, or up to a quarter of a second later where it is about ten seconds away or more."""
     return due if due - now < _LONG else math.ceil(due / _TICK) * _TICK
