@@ -96,6 +96,8 @@ class _Local:
         # Cancelled at its end: what gives later tunnels, and what begins the drain.
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
+        self._finished = False
+        """Whether what it accepted until `stop_accepting` has been answered."""
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         listener = SocketListener([sock.dup() for sock in sockets], scheme=self._settings.scheme)
@@ -129,19 +131,16 @@ class _Local:
     async def finish_requests(self) -> None:
         if self._started is not None:
             await self._started.finish_requests()
+        self._finished = True
 
     def drain(self, within: float | None = None) -> None:
-        # Else `end` begins it, once requests that were on their way have been handled.
-        if self._started is None or self._stopped:
+        if self._started is None:
             return
-        if self._started.draining.is_leaving:
-            self._tasks.append(asyncio.create_task(self._finish_and_drain(self._started, within)))
-        else:
+        if self._started.draining.is_leaving and not self._finished:
+            self._tasks.append(asyncio.create_task(self._started.finish_and_drain(within)))
+        elif self._finished or not self._stopped:
+            # Else `end` begins it, once requests that were on their way have been handled.
             self._started.drain(within)
-
-    async def _finish_and_drain(self, started: Running, within: float | None) -> None:
-        await started.finish_requests()
-        started.drain(within)
 
     async def end(self) -> None:
         try:
@@ -256,10 +255,14 @@ class Gateway:
 
     async def finish_requests(self) -> None:
         """As `stop_accepting`, before an upstream is ended: return when what was accepted has been answered, as far as
-        that takes a second."""
+        that takes a second; also by processes that were replaced, whose requests have no other way."""
         self.stop_accepting()
+        finishing = list(self._ending.values())
+        for replaced in finishing:
+            replaced.stop_accepting()
         if self._given and self._generation is not None:
-            await self._generation.finish_requests()
+            finishing.append(self._generation)
+        await asyncio.gather(*(generation.finish_requests() for generation in finishing))
 
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which leaving `running` completes."""

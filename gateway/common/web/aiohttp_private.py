@@ -211,8 +211,8 @@ class ServerProtocol(RequestHandler):
         self.transport = cast("asyncio.Transport", transport)
         self._served, self._is_taken, self.socket_failed = _NONE_SERVED, False, False
         if self.transport.can_write_eof():
-            # That of TLS cannot. aiohttp asks what uvloop takes long to deny.
-            self._cache["ssl_context"] = None
+            # That of TLS cannot. aiohttp asks what uvloop takes long to deny. `stand_for` may have said.
+            self._cache.setdefault("ssl_context", None)
         assert self._manager is not None, "until the connection is lost"
         self._manager.connection_made(self, self.transport)
 
@@ -282,7 +282,7 @@ class ServerProtocol(RequestHandler):
         self._task_handler, self._served = None, _NONE_SERVED
         if self._force_close:
             return
-        if is_usable and self._keepalive and not self._close:
+        if is_usable and self._keepalive and not self._close and (self._messages or not draining.has_successor):
             if self._messages:
                 self.serve_queued()
         else:

@@ -119,6 +119,11 @@ class IdleConnections:
         """How many have sent no request yet."""
         return len(self._silent)
 
+    @property
+    def begun(self) -> int:
+        """How many have had a response, and sent a part of another request."""
+        return sum(connection.has_begun() for connection in self._idle)
+
     def close_idle(self) -> None:
         """Close those that have had a response and wait for another request."""
         for connection in list(self._idle):

@@ -109,7 +109,7 @@ class Running:
         was accepted has sent its request, or half a second is over. One whose request came behind the begin of the
         drain would be refused, and the next process could have served it."""
         self.stop_accepting()
-        await _finish(lambda: self._listener.opening + self._idle_connections.silent, 0.0, _SILENT_SECONDS)
+        await _finish(self._unread, 0.0, _SILENT_SECONDS)
 
     async def finish_requests(self) -> None:
         """As `stop_accepting`, where the upstream ends before the drain begins: return when the requests that were on
@@ -117,8 +117,19 @@ class Running:
         self.stop_accepting()
         await _finish(self._under_way, 0.0, _REQUEST_SECONDS)
 
+    async def finish_and_drain(self, within: float | None = None) -> None:
+        """As `finish_requests`, and begin the drain in what that leaves of the time."""
+        began = asyncio.get_running_loop().time()
+        await self.finish_requests()
+        took = asyncio.get_running_loop().time() - began
+        self.drain(max(0.0, (self._drain if within is None else within) - took))
+
     def _under_way(self) -> int:
-        return self._listener.opening + self._idle_connections.silent + self.draining.requests
+        return self._unread() + self.draining.requests
+
+    def _unread(self) -> int:
+        """Connections whose request is still to come, as a whole or in part."""
+        return self._listener.opening + self._idle_connections.silent + self._idle_connections.begun
 
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which leaving `running` completes, `within` so many seconds if that is less than `drain`.

@@ -13,7 +13,7 @@ from moorline.gateway.common.web.connection import CONNECTION_TIMEOUTS, Connecti
 from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.common.web.lingering import LingeringLimits
 from moorline.gateway.common.web.listen import listen
-from moorline.gateway.common.web.server import Running, _finish, running
+from moorline.gateway.common.web.server import _REQUEST_CHECK_SECONDS, Running, _finish, running
 from moorline.gateway.settings import Settings
 from tests.support import needs
 from tests.support.eventlogs import until
@@ -269,6 +269,40 @@ async def test_a_kept_connection_ends_when_no_more_are_accepted_behind_a_request
         writer.write(b"Host: a\r\n\r\n")
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         assert (head.split()[1], b"\r\nConnection: close" in head, body) == (b"200", True, b"None")
+
+
+async def test_a_request_that_has_begun_on_a_kept_connection_is_awaited() -> None:
+    async with served() as server, raw(server) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\nNone")
+        writer.write(b"GET / HTTP/1.1\r\n")
+        await until(lambda: server._idle_connections.begun == 1)
+        finishing = asyncio.create_task(server.finish_requests())
+        # It looks twice.
+        await asyncio.sleep(3 * _REQUEST_CHECK_SECONDS)
+        assert not finishing.done()
+        writer.write(b"Host: a\r\n\r\n")
+        assert (await reader.read()).endswith(b"None")
+        await finishing
+
+
+async def test_a_connection_whose_body_ends_behind_its_response_and_the_last_accept_is_not_kept() -> None:
+    async with served() as server, raw(server) as (reader, writer), asyncio.timeout(STEP):
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
+        await reader.readuntil(b"\r\n\r\n10")
+        server.stop_accepting()
+        writer.write(b"67890")
+        assert await reader.read() == b""
+
+
+async def test_the_time_for_requests_is_taken_off_the_drain() -> None:
+    handler = Endless()
+    async with served(handler.handle, drain=3.0) as server, raw(server) as (_, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await handler.began.wait()
+        # The request takes a second of it, and the last steps another.
+        await server.finish_and_drain()
+        assert server.draining.remaining() <= 1.0
 
 
 async def test_what_comes_while_requests_end_before_a_drain_is_served(monkeypatch: pytest.MonkeyPatch) -> None:

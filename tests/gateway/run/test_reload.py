@@ -16,9 +16,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 
 from moorline.backend.settings import Settings as BackendSettings
+from moorline.gateway.app import create_app
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import ReloadRequests
 from moorline.gateway.common.systemd import Systemd
+from moorline.gateway.common.web.draining import DRAINING
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.run import generations
 from moorline.gateway.run.commands import ServeSettings
@@ -88,8 +90,9 @@ async def test_handshakes_that_a_replaced_process_has_are_accepted_where_the_pro
         program.send(signal.SIGTERM)
         await program.line("draining for at most")
         # They have a second.
-        for client, peer in under_way:
+        for _, peer in under_way:
             await peer.send(SWITCH)
+        for client, _ in under_way:
             assert (await client.head()).startswith(b"HTTP/1.1 101 ")
 
 
@@ -284,6 +287,47 @@ async def test_after_the_last_attempt_to_hand_over_the_counts_go_alone(monkeypat
     kept = Kept()
     await generations._hand_over(cast("Generation", kept), 0, cast("Workers", kept))
     assert kept.only_counts == [False, False, False, True]
+
+
+async def test_a_drain_behind_requests_that_were_finished_begins_at_once(tmp_path: Path) -> None:
+    """It has the time that the end of the backend has left."""
+    settings = Settings(host="127.0.0.1", port=0)
+    app = create_app(settings)
+    local = generations._Local(settings, app)
+    (sock,) = listen("127.0.0.1", 0)
+    with sock:
+        await local.start([sock])
+        local.stop_accepting()
+        local.drain(5.0)
+        assert not app[DRAINING].is_set(), "what was accepted is to be answered first"
+        await local.finish_requests()
+        local.drain(5.0)
+        assert app[DRAINING].is_set()
+        await local.end()
+
+
+class Replacing:
+    """In the place of a generation that was replaced."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def stop_accepting(self) -> None:
+        self.calls.append("stop_accepting")
+
+    async def finish_requests(self) -> None:
+        self.calls.append("finish_requests")
+
+
+async def test_what_replaced_processes_have_is_finished_before_the_backend_ends() -> None:
+    gateway, replaced = Gateway(Settings(host="127.0.0.1", port=0), {}), Replacing()
+    ending = asyncio.create_task(asyncio.Event().wait())
+    gateway._ending[cast("asyncio.Task[None]", ending)] = cast("Generation", replaced)
+    await gateway.finish_requests()
+    assert replaced.calls == ["stop_accepting", "finish_requests"]
+    ending.cancel()
+    for sock in gateway._sockets:
+        sock.close()
 
 
 async def faults(program: Program, *wanted: dict[str, Any]) -> list[dict[str, Any]]:

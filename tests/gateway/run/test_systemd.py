@@ -17,7 +17,7 @@ from moorline.gateway.common.systemd import Systemd
 from moorline.gateway.run.generations import Gateway
 from moorline.gateway.settings import Settings
 from tests.gateway.run.test_reload import echoed, reloaded
-from tests.support.faulty_upstream import HANDSHAKE, dial
+from tests.support.faulty_upstream import HANDSHAKE, Upstream, dial
 from tests.support.gateway_process import echo_server
 from tests.support.service_manager import Manager
 
@@ -70,7 +70,22 @@ async def test_what_serve_has_accepted_is_answered_before_its_backend_ends(worke
             # They have a second.
             for client in clients:
                 await client.send(HANDSHAKE)
+            for client in clients:
                 assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_what_outlasts_the_drain_of_serve_is_cut_and_logged_though_its_upstream_had_a_second_before(
+    manager: Manager, workers: str
+) -> None:
+    async with Upstream() as held:
+        options = ("--workers", workers, "--route", f"/held=http://127.0.0.1:{held.port}", "--drain", "2s")
+        async with manager.life("serve", "--backend-port", "0", *options) as program, dial(manager.port) as client:
+            await manager.told_that("READY=1")
+            await client.send(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await held.accept()
+            assert await program.stop() == 0
+            assert " cause=GD-response " in program.err
 
 
 async def test_streams_that_are_closed_at_the_start_do_not_become_connections(manager: Manager) -> None:

@@ -174,7 +174,17 @@ async def first_event(client: aiohttp.ClientSession) -> dict[str, Any]:
 
 async def test_handshakes_under_way_at_a_worker_that_is_told_to_end_are_accepted(tmp_path: Path) -> None:
     async with Upstream() as upstream, contextlib.AsyncExitStack() as stack:
-        options = ("--port", "0", "--host", "127.0.0.1", "--upstream", f"http://127.0.0.1:{upstream.port}", *WORKERS)
+        options = (
+            "--port",
+            "0",
+            "--host",
+            "127.0.0.1",
+            "--upstream",
+            f"http://127.0.0.1:{upstream.port}",
+            *WORKERS,
+            "--drain",
+            "2s",
+        )
         program = await stack.enter_async_context(started("moorline", "gateway", *options, cwd=tmp_path))
         port = port_of(await program.page() + "/")
         under_way = []
@@ -185,8 +195,9 @@ async def test_handshakes_under_way_at_a_worker_that_is_told_to_end_are_accepted
         os.kill(children(program.pid)[0], signal.SIGTERM)
         await program.line("draining for at most")
         # The worker gives them a second.
-        for client, peer in under_way:
+        for _, peer in under_way:
             await peer.send(SWITCH)
+        for client, _ in under_way:
             assert (await client.head()).startswith(b"HTTP/1.1 101 ")
 
 
