@@ -174,17 +174,8 @@ async def first_event(client: aiohttp.ClientSession) -> dict[str, Any]:
 
 async def test_handshakes_under_way_at_a_worker_that_is_told_to_end_are_accepted(tmp_path: Path) -> None:
     async with Upstream() as upstream, contextlib.AsyncExitStack() as stack:
-        options = (
-            "--port",
-            "0",
-            "--host",
-            "127.0.0.1",
-            "--upstream",
-            f"http://127.0.0.1:{upstream.port}",
-            *WORKERS,
-            "--drain",
-            "2s",
-        )
+        address = f"http://127.0.0.1:{upstream.port}"
+        options = ("--port", "0", "--host", "127.0.0.1", "--upstream", address, "--drain", "2s", *WORKERS)
         program = await stack.enter_async_context(started("moorline", "gateway", *options, cwd=tmp_path))
         port = port_of(await program.page() + "/")
         under_way = []
