@@ -271,6 +271,8 @@ class Relay:
         for source, unsent in ((self._client, state.client.unsent), (self._upstream, state.upstream.unsent)):
             self._send(source.side.other, unsent)
         self._go_on(from_client, from_upstream)
+        # Of a Ping, a message or a Close frame before the hand-over.
+        self._arm()
 
     def detach(self) -> tuple[TunnelState, int, int] | None:
         """Stop here and now, for another process to go on: the state, and descriptors of the client's and the
@@ -328,7 +330,7 @@ class Relay:
         # The handshake may have paused them.
         self.resume_reading(client)
         self.resume_reading(upstream)
-        # Whatever happened meanwhile has set its own timer; to compute this one costs a handshake forty calls.
+        # Whatever happened since the handshake has set its own timer; to compute this one costs forty calls.
         self._arm_at(self._began + self.tunnel.limits.first_timeout)
 
     def shut_down(self, reconnect: Reconnect | None = None) -> None:

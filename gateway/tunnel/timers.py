@@ -40,7 +40,7 @@ class Timers:
 
     def remove(self, each: Expiring, at: float) -> None:
         """It waits for this moment no more."""
-        if (moment := self._moments.get(at)) is None:
+        if (moment := self._moments.get(at)) is None or each not in moment[1]:
             self._due.pop(each, None)
             return
         timer, waiting = moment

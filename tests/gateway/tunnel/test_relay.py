@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import socket
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ from moorline.gateway.tunnel.machine import Limits
 from moorline.gateway.tunnel.relay import Ended, Relay, Shared
 from moorline.gateway.tunnel.timers import Expiring, Timers
 from tests.support.tunnels import NGINX
-from tests.support.websocket_frames import PING, TEXT, frame
+from tests.support.websocket_frames import PING, TEXT, close_frame, frame
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
 PINGS = frame(PING, key=b"mask") * 3000
@@ -268,6 +269,24 @@ class NotedTimers(Timers):
     def add(self, each: Expiring, at: float, now: float) -> None:
         self.moments.append(at)
         super().add(each, at, now)
+
+
+async def test_a_close_frame_that_came_before_a_hand_over_is_waited_for_no_longer_behind_it(
+    sock: socket.socket,
+) -> None:
+    limits = dataclasses.replace(NGINX, close_frames=True)
+    rig = Rig(sock, limits=limits)
+    rig.relay.client.data_received(close_frame(1000, key=b"mask"))
+    taken = rig.relay.detach()
+    assert taken is not None
+    state, *descriptors = taken
+    for descriptor in descriptors:
+        os.close(descriptor)
+    timers, loop = NotedTimers(), asyncio.get_running_loop()
+    shared = Shared(Turns(loop), timers, Buffered(1 << 20), on_end=lambda relay, ended: None)
+    Relay(Wire(sock), Wire(sock), limits, shared, state=state).resume(state, from_client=b"", from_upstream=b"")
+    silence, close = timers.moments
+    assert close < silence
 
 
 async def test_a_long_timer_that_fires_with_others_holds_up_no_short_one(
