@@ -400,7 +400,7 @@ class EventLog:
         """Hints that this session has grown or was erased. `head` is that of an earlier read: where nothing has come
         since, there is none."""
         if head is not None:
-            # While nobody watched the session what another process wrote to it may have been missed.
+            # What another process wrote to the session while it had no watch may have been missed.
             self._tail.drop_behind(session_id, head)
         return self._watches.watch(session_id, head)
 

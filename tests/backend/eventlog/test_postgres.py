@@ -163,12 +163,14 @@ async def test_a_poll_tells_a_new_reader_of_what_came_between_its_head_and_its_w
             await in_time(other.watch(session_id, head).wait())
 
 
-async def test_a_new_reader_gets_all_where_its_process_missed_growth_while_nobody_read(postgres_database: str) -> None:
+async def test_a_new_reader_gets_all_where_its_process_missed_growth_while_it_had_no_reader(
+    postgres_database: str,
+) -> None:
     async with two(postgres_database, **POLLED) as (one, other):
         run = handle_of(await start(other, "s"))
         await other.add_text(run, "Good")
         known = (await other.session_for("s", "p")).head
-        # No poll compares a session that nobody watches.
+        # No poll compares a session without a watch.
         await one.add_text(run, " day", at=4)
         head = (await other.session_for("s", "p")).head
         watch = other.watch("s", head)
