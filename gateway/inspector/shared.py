@@ -11,7 +11,7 @@ from aiohttp import web
 from moorline.gateway.inspector import faults
 from moorline.gateway.inspector.others import ask_others
 from moorline.gateway.inspector.rows import Row, ended_row, open_row, sentence
-from moorline.gateway.keys import GATEWAY_ID, LIVE_FAULTS, ROUTES, SIBLINGS
+from moorline.gateway.keys import DRAINING, GATEWAY_ID, LIVE_FAULTS, ROUTES, SIBLINGS
 from moorline.gateway.proxy.commands import expect
 from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.tunnels import TUNNELS
@@ -43,6 +43,8 @@ async def _answer(app: web.Application, message: Mapping[str, Any]) -> Any:
             return await _own_end(app, request_id)
         case {"frontend": address}:
             return app[ROUTES].move_frontend(address)
+        case {"drain": seconds}:
+            return app[DRAINING].begin(seconds)
         case {"owner": owner, "expected": expected}:
             return expect(app, Owner[owner], expected=expected)
         case _:

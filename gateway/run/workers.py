@@ -36,7 +36,7 @@ from moorline.gateway.common.supervised import Parent
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.metrics_port import METRICS_PORT, METRICS_SOCKET, METRICS_WAIT
 from moorline.gateway.common.web.server import Running, running
-from moorline.gateway.keys import SETTINGS, SIBLINGS
+from moorline.gateway.keys import SIBLINGS
 from moorline.gateway.proxy.handover import HandOverFailed, begin_hand_over, take_over
 from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.proxy.tunnels import TUNNELS
@@ -55,8 +55,6 @@ _START_SECONDS = 60.0
 _COUNTS_SECONDS = _START_SECONDS
 # Until a worker that accepts no more says that it has answered what it had; it takes a second at most itself.
 _FINISH_SECONDS = 2.0
-# For its sockets, which the backend has closed all by then, where that took all of `drain`.
-_LEAST_DRAIN = 1.0
 # What a worker needs of the environment: how Python starts, and where certificates and temporary files are. nginx keeps
 # TZ alone. A worker needs no key of the provider's and no password of the database's.
 _ENVIRONMENT = {"HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ"}
@@ -241,13 +239,16 @@ class Workers:
         """See `Generation`."""
         finished = [asyncio.create_task(each.finished.wait()) for each in self._channels.values() if each.is_ready]
         if finished:
-            # One that hangs says nothing.
+            # One that hangs says nothing, and one that has been replaced ends.
             _, late = await asyncio.wait(finished, timeout=_FINISH_SECONDS)
             for task in late:
                 task.cancel()
 
     def drain(self, within: float | None = None) -> None:
         """Begin the drain of all at the same time, also of those that would end by themselves; `end` completes it."""
+        if within is not None:
+            # They know `drain` alone, and would be killed in it.
+            self._hub.tell({"drain": within})
         for supervisor in self._supervisors.values():
             supervisor.stop(within)
 
@@ -392,8 +393,6 @@ class _Introductions:
         self._listener = listener
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_counts = asyncio.Event()
-        # When this worker was told to accept no more, once what it had accepted has been answered.
-        self._finished_since: float | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -426,9 +425,7 @@ class _Introductions:
         self._add(self._say_finished(started))
 
     async def _say_finished(self, started: Running) -> None:
-        began = asyncio.get_running_loop().time()
         await started.finish_requests()
-        self._finished_since = began
         self._listener.finished()
 
     async def _take_over(self, sock: socket.socket, is_same_place: bool) -> None:  # noqa: FBT001 - a listener's callback
@@ -456,11 +453,7 @@ class _Introductions:
 
     async def _stop(self, started: Running, stop: asyncio.Event, ending: asyncio.Event) -> None:
         await stop.wait()
-        if self._finished_since is not None:
-            # The backend has ended meanwhile, of the same time.
-            took = asyncio.get_running_loop().time() - self._finished_since
-            started.drain(max(self._app[SETTINGS].drain - took, _LEAST_DRAIN))
-        elif ending.is_set():
+        if ending.is_set():
             # It would wait for all that is under way; the whole program ends.
             await started.finish_and_drain()
         ending.set()

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from moorline.gateway.common.web.listen import listen
-from tests.support.faulty_upstream import HANDSHAKE, dial
+from tests.support.faulty_upstream import HANDSHAKE, Upstream, dial
 from tests.support.process import PATIENCE, ROOT, Program, children, gone, processes, run_program, started
 
 ARGUMENTS = ("serve", "--port", "0", "--backend-port", "0")
@@ -55,6 +55,33 @@ async def ask(
             frame = json.loads(await chat.receive_str())
             if frame["type"] == "message":
                 return str(frame["content"])
+
+
+ENDLESS = """
+import asyncio
+
+async def answer(turn):
+    yield "Hello"
+    await asyncio.Event().wait()
+"""
+
+
+async def test_a_worker_is_told_what_the_end_of_the_backend_has_left_of_the_drain(tmp_path: Path) -> None:
+    (tmp_path / "chat.py").write_text(ENDLESS, encoding="utf-8")
+    async with Upstream() as held:
+        route = f"/held=http://127.0.0.1:{held.port}"
+        options = ("--workers", "2", "--drain", "4s", "--responder", "chat:answer", "--route", route)
+        async with serving(tmp_path, *options) as (program, address), aiohttp.ClientSession(address) as http:
+            body = {"patient_id": "p", "message": "Hi", "client_msg_id": "c1"}
+            async with http.post("/api/chat/s1/messages", json=body) as response:
+                assert response.status == 202
+            asking = asyncio.create_task(http.get("/held").__aenter__())
+            await held.accept()
+            # The backend has the whole time for its answer. A worker that knew no better would be killed in its own.
+            assert await program.stop() == 0
+            assert " cause=GD-response " in program.err
+            with pytest.raises(aiohttp.ClientError):
+                await asking
 
 
 async def test_one_command_starts_everything_and_says_where(tmp_path: Path) -> None:
