@@ -33,10 +33,16 @@ async def lose(page: Page, backend: Played, socket: PlayedSocket) -> None:
 
 
 async def again(page: Page, backend: Played) -> PlayedSocket:
-    """The client's next socket; its back-off is over before it has begun."""
-    await until(page, "client.state.retryAt !== null")
-    await page.clock.fast_forward(MINUTE)
-    return await backend.socket()
+    """The client's next socket; its back-off is over before it has begun, unless that has ended by itself."""
+    opened = asyncio.create_task(backend.socket())
+    waits = asyncio.create_task(until(page, "client.state.retryAt !== null"))
+    await asyncio.wait((opened, waits), return_when=asyncio.FIRST_COMPLETED)
+    if waits.done():
+        await waits
+        await page.clock.fast_forward(MINUTE)
+    waits.cancel()
+    await asyncio.gather(waits, return_exceptions=True)
+    return await opened
 
 
 async def until(page: Page, condition: str) -> None:
