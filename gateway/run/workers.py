@@ -237,12 +237,10 @@ class Workers:
 
     async def finish_requests(self) -> None:
         """See `Generation`."""
-        finished = [asyncio.create_task(each.finished.wait()) for each in self._channels.values() if each.is_ready]
-        if finished:
-            # One that hangs says nothing, and one that has been replaced ends.
-            _, late = await asyncio.wait(finished, timeout=_FINISH_SECONDS)
-            for task in late:
-                task.cancel()
+        # One that hangs says nothing, and one that has been replaced ends.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FINISH_SECONDS):
+                await asyncio.gather(*(each.finished.wait() for each in self._channels.values() if each.is_ready))
 
     def drain(self, within: float | None = None) -> None:
         """Begin the drain of all at the same time, also of those that would end by themselves; `end` completes it."""

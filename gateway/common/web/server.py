@@ -111,17 +111,15 @@ class Running:
         self.stop_accepting()
         await _finish(self._unread, 0.0, _SILENT_SECONDS)
 
-    async def finish_requests(self) -> None:
+    async def finish_requests(self) -> float:
         """As `stop_accepting`, where the upstream ends before the drain begins: return when the requests that were on
-        their way have been handled, or a second is over."""
+        their way have been handled, or a second is over; how long it took."""
         self.stop_accepting()
-        await _finish(self._under_way, 0.0, _REQUEST_SECONDS)
+        return await _finish(self._under_way, 0.0, _REQUEST_SECONDS)
 
     async def finish_and_drain(self, within: float | None = None) -> None:
         """As `finish_requests`, and begin the drain in what that leaves of the time."""
-        began = asyncio.get_running_loop().time()
-        await self.finish_requests()
-        took = asyncio.get_running_loop().time() - began
+        took = await self.finish_requests()
         self.drain(max(0.0, (self._drain if within is None else within) - took))
 
     def _under_way(self) -> int:
@@ -213,18 +211,17 @@ async def running(
         await listener.open(ending.enter_context(_connections(app, server, idle_connections, draining)))
         started = Running(listener.addresses, listener.port, draining, settings.drain, listener, idle_connections)
         yield started
-        more = 0.0
+        took = 0.0
         if draining.has_successor and not draining.is_set():
-            began = asyncio.get_running_loop().time()
-            more = await _finish(started._under_way, _REQUEST_SHARE * settings.drain, _REQUEST_SECONDS)
-            if not listener.closed:
-                # A worker's, whose program may be ending as a whole: within `drain`, as without workers.
-                more = asyncio.get_running_loop().time() - began
+            took = await _finish(started._under_way, _REQUEST_SHARE * settings.drain, _REQUEST_SECONDS)
+            if listener.closed:
+                # Not a worker's, whose program may be ending as a whole: within `drain`, as without workers.
+                took = max(0.0, took - _REQUEST_SECONDS)
         if draining.is_leaving:
             await _released_or_draining(draining, settings.drain)
             if not draining.is_set():
                 started.drain(_LAST_SECONDS)
-        started.drain(settings.drain - more)
+        started.drain(settings.drain - took)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(draining.released(), draining.remaining() + _CLOSE_FRAMES)
     finally:
@@ -234,10 +231,10 @@ async def running(
 
 
 async def _finish(under_way: Callable[[], int], most: float, patience: float) -> float:
-    """Return when none is under way, or none has ended for `patience`: how much longer than that it took, which is
-    `most` seconds at most. The request of a connection that was accepted last is still to come; a browser also opens
-    some ahead of need, and a poll is held for longer. A process that has many to answer, as it may after the last
-    restart, goes on for as long as it gets on with them.
+    """Return when none is under way, or none has ended for `patience`, at the latest `most` seconds behind that: how
+    long it took. The request of a connection that was accepted last is still to come; a browser also opens some ahead
+    of need, and a poll is held for longer. A process that has many to answer, as it may after the last restart, goes on
+    for as long as it gets on with them.
     """
     clock = asyncio.get_running_loop().time
     began = since = clock()
@@ -251,7 +248,7 @@ async def _finish(under_way: Callable[[], int], most: float, patience: float) ->
         if left < fewest:
             fewest, since = left, clock()
         await asyncio.sleep(_REQUEST_CHECK_SECONDS)
-    return max(0.0, clock() - began - patience)
+    return clock() - began
 
 
 async def _released_or_draining(draining: Draining, seconds: float) -> None:
