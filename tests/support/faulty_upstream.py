@@ -33,10 +33,12 @@ __all__ = [
     "Fault",
     "Peer",
     "Upstream",
+    "accepted",
     "dial",
     "echoing_in_pieces",
     "faulty_upstream",
     "handshake",
+    "held_handshakes",
 ]
 
 STEP = 10.0
@@ -297,3 +299,22 @@ async def _echo(peer: Peer) -> None:
         await peer.send_in_pieces(SWITCH)
         while True:
             await peer.send_in_pieces(await peer.exactly(1))
+
+
+@contextlib.asynccontextmanager
+async def held_handshakes(port: int, upstream: Upstream, count: int) -> AsyncIterator[list[tuple[Peer, Peer]]]:
+    """Handshakes of so many clients of a gateway at this port that the upstream has not answered: both ends of each."""
+    async with contextlib.AsyncExitStack() as stack:
+        held = []
+        for _ in range(count):
+            client = await stack.enter_async_context(dial(port))
+            await client.send(HANDSHAKE)
+            held.append((client, await upstream.accept()))
+        yield held
+
+
+async def accepted(held: list[tuple[Peer, Peer]]) -> bool:
+    """Answer all of them with 101; whether each client has that."""
+    for _, peer in held:
+        await peer.send(SWITCH)
+    return all([(await client.head()).startswith(b"HTTP/1.1 101 ") for client, _ in held])

@@ -33,7 +33,7 @@ from moorline.gateway.settings import Settings
 from tests.gateway.run.test_serve import ask, backend_of, serving
 from tests.gateway.run.test_workers import alive, opened
 from tests.gateway.websocket.test_metrics import scrape, until
-from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Upstream, dial
+from tests.support.faulty_upstream import Upstream, accepted, held_handshakes
 from tests.support.gateway_process import echoing
 from tests.support.process import PATIENCE, Program, children, gone, started
 
@@ -75,25 +75,18 @@ async def test_open_sockets_are_served_on_by_the_next_processes(workers: str, tm
 async def test_handshakes_that_a_replaced_process_has_are_accepted_where_the_program_ends(
     workers: str, tmp_path: Path
 ) -> None:
-    async with Upstream() as upstream, contextlib.AsyncExitStack() as stack:
-        options = ("--port", "0", "--host", "127.0.0.1", "--upstream", f"http://127.0.0.1:{upstream.port}")
-        program = await stack.enter_async_context(
-            started("moorline", "gateway", *options, "--workers", workers, cwd=tmp_path)
-        )
-        port = int((await program.page()).rpartition(":")[2])
-        under_way = []
-        for _ in range(6):
-            client = await stack.enter_async_context(dial(port))
-            await client.send(HANDSHAKE)
-            under_way.append((client, await upstream.accept()))
-        await reloaded(program)
-        program.send(signal.SIGTERM)
-        await program.line("draining for at most")
-        # They have a second.
-        for _, peer in under_way:
-            await peer.send(SWITCH)
-        for client, _ in under_way:
-            assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+    async with Upstream() as upstream:
+        address = f"http://127.0.0.1:{upstream.port}"
+        options = ("--port", "0", "--host", "127.0.0.1", "--upstream", address, "--workers", workers)
+        async with (
+            started("moorline", "gateway", *options, cwd=tmp_path) as program,
+            held_handshakes(int((await program.page()).rpartition(":")[2]), upstream, 6) as held,
+        ):
+            await reloaded(program)
+            program.send(signal.SIGTERM)
+            await program.line("draining for at most")
+            # They have a second.
+            assert await accepted(held)
 
 
 GATEWAY = ("gateway", "--port", "0", "--host", "127.0.0.1", "--authorize", "slow:authorize")

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from moorline.gateway.common.web.listen import listen
 from tests.gateway.run.test_serve import ask, serving
-from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Upstream, dial
+from tests.support.faulty_upstream import HANDSHAKE, Upstream, accepted, dial, held_handshakes
 from tests.support.gateway_process import echoing
 from tests.support.process import Program, children, gone, run_program, started
 from tests.support.websocket_frames import close_frame
@@ -173,23 +173,17 @@ async def first_event(client: aiohttp.ClientSession) -> dict[str, Any]:
 
 
 async def test_handshakes_under_way_at_a_worker_that_is_told_to_end_are_accepted(tmp_path: Path) -> None:
-    async with Upstream() as upstream, contextlib.AsyncExitStack() as stack:
+    async with Upstream() as upstream:
         address = f"http://127.0.0.1:{upstream.port}"
         options = ("--port", "0", "--host", "127.0.0.1", "--upstream", address, "--drain", "2s", *WORKERS)
-        program = await stack.enter_async_context(started("moorline", "gateway", *options, cwd=tmp_path))
-        port = port_of(await program.page() + "/")
-        under_way = []
-        for _ in range(6):
-            client = await stack.enter_async_context(dial(port))
-            await client.send(HANDSHAKE)
-            under_way.append((client, await upstream.accept()))
-        os.kill(children(program.pid)[0], signal.SIGTERM)
-        await program.line("draining for at most")
-        # The worker gives them a second.
-        for _, peer in under_way:
-            await peer.send(SWITCH)
-        for client, _ in under_way:
-            assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+        async with (
+            started("moorline", "gateway", *options, cwd=tmp_path) as program,
+            held_handshakes(port_of(await program.page() + "/"), upstream, 6) as held,
+        ):
+            os.kill(children(program.pid)[0], signal.SIGTERM)
+            await program.line("draining for at most")
+            # The worker gives them a second.
+            assert await accepted(held)
 
 
 @pytest.mark.parametrize(("number", "is_for_all"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
