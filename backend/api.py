@@ -148,7 +148,8 @@ class Api:
             begun = head if head.seq == 0 else await self._head(chat)
             snapshot = Snapshot(Position(begun.epoch, 0), (), earlier=False)
         position = snapshot.position
-        return EventPage(epoch=position.epoch, head=position.seq, recovered=False, events=[snapshot_model(snapshot)])
+        shown = snapshot_model(snapshot, self._log.identity)
+        return EventPage(epoch=position.epoch, head=position.seq, recovered=False, events=[shown])
 
     # Writing ----------------------------------------------------------------------------------------------------------
 

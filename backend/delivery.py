@@ -103,6 +103,7 @@ class Delivery:
     ) -> None:
         self.version: Version = Version1()
         self._socket = socket
+        self._log = log
         self._settings = settings
         # For what costs memory and time, see `Gate`.
         self._turn = turn
@@ -253,7 +254,7 @@ class Delivery:
         self._ping_at = asyncio.get_running_loop().time() + self._ping_every
         frames = [encode(self._server_hello(resumed))]
         if resumed.snapshot is not None:
-            frames.append(encode(snapshot_model(resumed.snapshot)))
+            frames.append(encode(snapshot_model(resumed.snapshot, self._log.identity)))
         for frame in frames:
             await self._send(frame)
 

@@ -36,6 +36,7 @@ __all__ = [
     "EPOCH_BUCKETS",
     "ERASED_AT_ONCE",
     "FIRST_WORDS",
+    "IDENTITY_BUCKET",
     "LOG_RETRY_SECONDS",
     "SNAPSHOT_BYTES",
     "SNAPSHOT_ROWS",
@@ -352,7 +353,7 @@ def check_start(
     if patient_id is not None:
         check_owner(patient_id, start.patient_id)
     if prior is None and start.epoch not in (None, epoch):
-        raise Refusal(ErrorCode.NOT_FOUND, "This chat was deleted.")
+        raise Refusal(ErrorCode.NOT_FOUND, "The chat that this was written to is not here any more.")
     return check_send(start.content, prior=prior, active_run_id=active_run_id, refusal=start.refusal)
 
 
@@ -371,6 +372,9 @@ def unwritten(text: str, *, at: int | None, written: int) -> str:
 
 #: Seeds for the epochs of sessions that begin. An erasure replaces the one that the session shares with a few others.
 EPOCH_BUCKETS = 1024
+
+#: The seed of this number, which no session has, is the name of the database.
+IDENTITY_BUCKET = -1
 
 
 def epoch_bucket(session_id: str) -> int:
@@ -432,6 +436,8 @@ class Store(Protocol):
 
     #: Whether no other process writes to the database.
     exclusive: bool
+    #: Names the database, once it is open. Where it was restored it has another name; an erasure leaves it.
+    identity: str
 
     async def open(self, owner: StoreOwner) -> None:
         """Create or migrate the schema, and take over or end the runs that no living process owns."""

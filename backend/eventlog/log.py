@@ -99,6 +99,12 @@ class EventLog:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
 
+    @property
+    def identity(self) -> str:
+        """Names the database, once it is open. A session that is not in it was erased if it was in one of this name;
+        otherwise that one was lost or replaced, or this one restored."""
+        return self._store.identity
+
     # Opening and closing ----------------------------------------------------------------------------------------------
 
     async def open(self) -> None:

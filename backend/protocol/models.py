@@ -293,6 +293,13 @@ class SnapshotEvent:
     messages: Annotated[list[MessageRow], Field(description="the last 500 rows")]
     earlier: Annotated[bool, Field(description="whether there are older rows: GET them with before")]
     run: Annotated[RunningAnswer | None, Field(description="the answer under way")] = None
+    database: Annotated[
+        str,
+        Field(
+            description="names the server's database. With another epoch, and no message that the client shows, the "
+            "session was erased; with another name, too, it is missing from a database that was replaced or restored"
+        ),
+    ]
     through_seq: Annotated[int, Field(description="the last seq that is in the snapshot")]
 
 

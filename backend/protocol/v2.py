@@ -135,12 +135,13 @@ def session_page(found: Sequence[SessionSummary], *, limit: int) -> SessionPage:
     return SessionPage(sessions=rows, next=last and shown_cursor(last))
 
 
-def snapshot_model(snapshot: Snapshot) -> SnapshotEvent:
-    """All that a client shows."""
+def snapshot_model(snapshot: Snapshot, database: str) -> SnapshotEvent:
+    """All that a client shows; `database` is the log's identity."""
     return SnapshotEvent(
         messages=[row_model(row) for row in snapshot.rows],
         earlier=snapshot.earlier,
         run=_running(snapshot.run),
+        database=database,
         through_seq=snapshot.position.seq,
     )
 

@@ -369,8 +369,10 @@ async def test_a_reader_does_not_go_on_behind_what_was_lost(tmp_path: Path) -> N
         file = await saved(tmp_path)
         old = await log.session_for("s", "patient:demo")
         begun = await log.session_for("new", "patient:demo")
+        identity = log.identity
     await restored(tmp_path, file)
     async with opened(database_at(tmp_path)) as log:
+        assert log.identity != identity
         assert (await log.session_for("s", "patient:demo")).head.epoch != old.head.epoch
         # One that began after the backup, and whose id is used again.
         assert (await log.session_for("new", "patient:demo")).head.epoch != begun.head.epoch
@@ -602,8 +604,10 @@ async def test_what_postgresql_restores_lacks_what_was_erased_since(tmp_path: Pa
         old = await log.session_for("kept", "patient:demo")
         await log.delete_session("erased")
         await log.expire(2.0)
+        identity = log.identity
     await undumped(postgres_database, file)
     async with opened(postgres_database) as log:
+        assert log.identity != identity
         assert [await log.find_session(name) for name in ("erased", "expired")] == [None, None]
         new = await log.session_for("kept", "patient:demo")
         assert (new.head.seq, new.head.epoch == old.head.epoch) == (old.head.seq, False)

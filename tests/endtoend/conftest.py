@@ -43,10 +43,10 @@ class Site:
     async def stop_backend(self) -> None:
         await self._running.aclose()
 
-    async def start_backend(self) -> None:
-        """On the port that it had, with the database that it had."""
+    async def start_backend(self, folder: Path | None = None) -> None:
+        """On the port that it had, with the database that it had, or that of another folder."""
         started = await self._running.enter_async_context(
-            running_backend(self._folder, self.script, **{**self._options, "port": self._backend_port})
+            running_backend(folder or self._folder, self.script, **{**self._options, "port": self._backend_port})
         )
         self._backend_port = started.port
 

@@ -321,14 +321,14 @@ async def written_while_away(page: Page, url: str, backend: Played) -> None:
     backend.status = 200
 
 
-@pytest.mark.parametrize("begun", [{}, {"messages": [{**QUESTION, "message_id": "another"}], "through_seq": 1}])
+@pytest.mark.parametrize("begun", [[], [{**QUESTION, "message_id": "another"}]])
 async def test_a_chat_that_was_erased_while_the_client_was_away_gets_nothing_more(
-    backend: Played, url: str, page: Page, begun: dict[str, Any]
+    backend: Played, url: str, page: Page, begun: list[dict[str, Any]]
 ) -> None:
     await written_while_away(page, url, backend)
     returned = await again(page, backend)
     await returned.send_hello(epoch="e2", recovered=False)
-    await returned.send("snapshot", **{"messages": [], "earlier": False, "through_seq": 0, **begun})
+    await returned.send_snapshot(len(begun), *begun)
     await until(page, "client.state.reason === 'This chat was deleted.' && client.state.final")
     assert await page.evaluate(f"[client.transcript.rows.length, client.unsent[0].text, {STORED}]") == [
         0,
@@ -336,6 +336,32 @@ async def test_a_chat_that_was_erased_while_the_client_was_away_gets_nothing_mor
         0,
     ]
     assert returned.received_nothing()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "database", "begun"),
+    [("e2", "d2", []), ("e2", "d2", [{**QUESTION, "message_id": "another"}]), ("e1", "d1", [])],
+    ids=["another", "another in which it has begun", "an earlier state"],
+)
+async def test_a_chat_that_its_server_lost_stays_in_view_and_goes_on_when_the_server_has_it_again(
+    backend: Played, url: str, page: Page, epoch: str, database: str, begun: list[dict[str, Any]]
+) -> None:
+    await written_while_away(page, url, backend)
+    returned = await again(page, backend)
+    await returned.send_hello(epoch=epoch, recovered=False)
+    await returned.send_snapshot(len(begun), *begun, database=database)
+    await until(page, "client.state.status === 'disconnected' && /cannot find/.test(client.state.reason)")
+    assert await page.evaluate(f"[client.state.final, client.transcript.seq, client.unsent[0].text, {STORED}]") == [
+        False,
+        4,
+        "A secret",
+        1,
+    ]
+    assert returned.received_nothing()
+    found = await again(page, backend)
+    assert found.hello["resume"] == {"epoch": "e1", "seq": 4}
+    await found.send_hello()
+    assert (await found.receive("send"))["message"] == "A secret"
 
 
 async def test_what_was_written_to_a_chat_is_sent_to_it_also_when_a_backup_has_been_restored(

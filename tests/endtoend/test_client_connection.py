@@ -59,7 +59,7 @@ async def test_a_server_error_is_no_refusal(backend: Played, url: str, page: Pag
         await page.clock.fast_forward(60_000)
     await until(page, "client.state.status === 'disconnected' && client.state.retryAt !== null && !client.state.final")
     backend.status = 200
-    await (await again(page, backend)).send_hello(recovered=False)
+    await (await again(page, backend)).send_hello()
     await until(page, "client.state.status === 'connected'")
 
 
@@ -137,6 +137,16 @@ async def test_a_listener_of_the_state_may_close_the_client(backend: Played, url
     await until(page, "client.state.status === 'disconnected'")
     await page.evaluate("client.send('Hello')")
     assert await page.evaluate("[client.sending, client.unsent.length]") == [None, 1]
+
+
+async def test_a_listener_of_the_snapshot_may_close_the_client(backend: Played, url: str, page: Page) -> None:
+    await open_client(page, url)
+    await page.evaluate("client.addEventListener('change', () => client.close(), { once: true })")
+    socket = await backend.socket()
+    await socket.send_hello(recovered=False)
+    await socket.send_snapshot(0)
+    await until(page, "client.transcript.epoch === 'e1'")
+    assert await page.evaluate("client.state.status") == "disconnected"
 
 
 # A token --------------------------------------------------------------------------------------------------------------

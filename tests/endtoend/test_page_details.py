@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from tests.endtoend.conftest import Site, converse, opened
@@ -150,6 +151,34 @@ async def test_a_message_that_a_polling_page_sends_as_its_chat_is_erased_does_no
     await say(tab.page, "A secret")
     await expect(tab.page.get_by_text("This chat was deleted.")).to_be_visible()
     assert await rows_of(chat, await session_of(tab.page)) == []
+
+
+@pytest.mark.parametrize("transport", ["socket", "polling"])
+async def test_a_chat_that_the_backends_database_has_lost_is_not_said_to_be_deleted(
+    chat: Site, between: Network, tab: Visitor, tmp_path_factory: pytest.TempPathFactory, transport: str
+) -> None:
+    if transport == "polling":
+        await polling(tab, between, Route.continue_)
+    await tab.page.goto(between.url + CHAT)
+    await shows(tab.page, "Connected")
+    await converse(tab.page, chat, "Hello", "Good morning.")
+    await chat.stop_backend()
+    await shows(tab.page, "Reconnecting" if transport == "socket" else "Disconnected")
+    await say(tab.page, "Keep this")
+    await chat.start_backend(tmp_path_factory.mktemp("empty"))
+    await expect(tab.page.get_by_text("The server cannot find this chat")).to_be_visible()
+    await shows(tab.page, "Disconnected")
+    await expect(answers(tab.page)).to_have_text(["Good morning."])
+    await expect(questions(tab.page)).to_have_text(["Hello", "Keep this"])
+    assert "Keep this" in await tab.page.evaluate(STORED)
+    assert await rows_of(chat, await session_of(tab.page)) == []
+    # The operator has found the fault.
+    await chat.stop_backend()
+    chat.script.put("Kept.", None)
+    await chat.start_backend()
+    await expect(answers(tab.page)).to_have_text(["Good morning.", "Kept."])
+    await expect(questions(tab.page)).to_have_text(["Hello", "Keep this"])
+    await expect(tab.page.get_by_text("The server cannot find this chat")).to_be_hidden()
 
 
 async def test_a_page_that_is_shown_again_does_not_send_what_another_took_back(

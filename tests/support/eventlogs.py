@@ -103,7 +103,7 @@ class FaultyLog:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._log, name)
-        if name in ("attach", "database", "on_revoked", "read_tail", "text_spacing", "watch", "close"):
+        if name in ("attach", "database", "identity", "on_revoked", "read_tail", "text_spacing", "watch", "close"):
             return method
 
         async def attempt(*args: Any, **options: Any) -> Any:

@@ -37,8 +37,11 @@ class PlayedSocket:
     async def send_hello(self, *, epoch: str = "e1", recovered: bool = True, heartbeat: float = 20.0) -> None:
         await self.send("hello", v=2, epoch=epoch, head=0, recovered=recovered, heartbeat=heartbeat, max_bytes=1000)
 
-    async def send_snapshot(self, through_seq: int, *messages: dict[str, Any], **members: Any) -> None:
-        await self.send("snapshot", messages=list(messages), earlier=False, through_seq=through_seq, **members)
+    async def send_snapshot(
+        self, through_seq: int, *messages: dict[str, Any], database: str = "d1", **members: Any
+    ) -> None:
+        rows = list(messages)
+        await self.send("snapshot", messages=rows, earlier=False, database=database, through_seq=through_seq, **members)
 
     async def send(self, kind: str, **members: Any) -> None:
         await self._socket.send_json({"type": kind, **members})

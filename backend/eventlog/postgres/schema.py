@@ -20,7 +20,7 @@ before that which deletes the session: so an id that is erased and used again ne
 import logging
 from typing import Any
 
-from moorline.backend.eventlog.base import EPOCH_BUCKETS
+from moorline.backend.eventlog.base import EPOCH_BUCKETS, IDENTITY_BUCKET
 from moorline.backend.eventlog.postgres.connection import Connection
 from moorline.gateway.common.config.units import counted
 from moorline.gateway.common.errors import UsageError
@@ -125,9 +125,12 @@ CREATE INDEX revocations_at ON revocations (at);
 ALTER TABLE tickets ADD COLUMN issued double precision;
 """
 
+# As in the SQLite file.
+_NINTH = f"INSERT INTO epoch_seeds VALUES ({IDENTITY_BUCKET}, gen_random_uuid()::text)"
+
 #: Step n turns version n into n + 1. Steps are only ever added, and each leaves room for processes of the version
 #: before, which go on running while a new one starts.
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH)
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH, _NINTH)
 
 #: What this program writes.
 VERSION = len(MIGRATIONS)
@@ -152,8 +155,8 @@ DELETE FROM tickets;
 _LOCK = 0x6D6F6F726C696E65
 
 
-async def migrate(connection: Connection, name: str) -> None:
-    """Bring the database to VERSION, in one transaction, alone; `name` is the database in a message.
+async def migrate(connection: Connection, name: str) -> str:
+    """Bring the database to VERSION, in one transaction, alone; its `Store.identity`. `name` is that in a message.
 
     Raises:
         UsageError: it was written by a newer program, or cannot hold every text.
@@ -186,6 +189,8 @@ async def migrate(connection: Connection, name: str) -> None:
         if found != VERSION:
             await connection.execute("UPDATE version SET number = %s", (VERSION,))
         await _catch_up(connection)
+        (identity,) = await _one(connection, f"SELECT seed FROM epoch_seeds WHERE bucket = {IDENTITY_BUCKET}")
+        return str(identity)
 
 
 async def _catch_up(connection: Connection) -> None:

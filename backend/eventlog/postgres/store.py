@@ -84,6 +84,7 @@ class PostgresStore:
             self._connect, self._name, timing, on_notification=self._notified, on_gap=lambda: self.lease.poll()
         )
         self.lease: LeaseTask
+        self.identity: str
 
     async def open(self, owner: StoreOwner) -> None:
         """Connect, migrate, take the lease, and take over or end the runs whose owner is gone."""
@@ -92,7 +93,7 @@ class PostgresStore:
         name = shown_database(self._url)
         connection = await connect_first(self._url, self._timing)
         try:
-            await migrate(connection, name)
+            self.identity = await migrate(connection, name)
         except psycopg.Error as error:
             raise UsageError(f'database: "{name}" cannot be used ({first_line(error)})') from error
         finally:

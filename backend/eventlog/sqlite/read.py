@@ -9,6 +9,7 @@ from typing import NamedTuple
 from moorline.backend.eventlog.base import (
     ANONYMOUS,
     FIRST_WORDS,
+    IDENTITY_BUCKET,
     SNAPSHOT_BYTES,
     SNAPSHOT_ROWS,
     EventQuery,
@@ -39,6 +40,7 @@ __all__ = [
     "SessionRecord",
     "check",
     "find_session",
+    "identity",
     "next_epoch",
     "read_after",
     "rows",
@@ -84,6 +86,12 @@ def session_record(tx: Transaction, session_id: str) -> SessionRecord | None:
 def check(tx: Transaction) -> None:
     """Return if the file can be read."""
     tx.db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+
+
+def identity(tx: Transaction) -> str:
+    """See Store.identity."""
+    (found,) = tx.db.execute("SELECT seed FROM epoch_seeds WHERE bucket = ?", (IDENTITY_BUCKET,)).fetchone()
+    return str(found)
 
 
 def find_session(tx: Transaction, session_id: str) -> SessionInfo | None:

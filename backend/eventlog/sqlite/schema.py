@@ -10,7 +10,7 @@ patient, so that clients can be told before. An erasure replaces the seed: an id
 
 import sqlite3
 
-from moorline.backend.eventlog.base import EPOCH_BUCKETS
+from moorline.backend.eventlog.base import EPOCH_BUCKETS, IDENTITY_BUCKET
 from moorline.gateway.common.errors import UsageError
 
 __all__ = ["FIRST", "MIGRATIONS", "VERSION", "migrate", "recognise"]
@@ -118,8 +118,11 @@ ALTER TABLE tickets ADD COLUMN issued REAL;
 # See `recent.py`.
 _TENTH = "CREATE TABLE recent (id INTEGER PRIMARY KEY, pieces TEXT NOT NULL) STRICT"
 
+# The name of the database: no session's id has this bucket, and a restore replaces it with the seeds.
+_ELEVENTH = f"INSERT INTO epoch_seeds VALUES ({IDENTITY_BUCKET}, lower(hex(randomblob(16))))"
+
 #: Step n turns a file of version n into one of version n + 1. Steps are only ever added.
-MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH, _NINTH, _TENTH)
+MIGRATIONS = (FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH, _NINTH, _TENTH, _ELEVENTH)
 
 #: What this program writes; kept in the file as SQLite's `user_version`.
 VERSION = len(MIGRATIONS)

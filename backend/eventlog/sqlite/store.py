@@ -49,6 +49,7 @@ class SQLiteStore:
         self._erasures = ErasureLog(path)
         self._control: ControlSocket | None = None
         self.committer: Committer
+        self.identity: str
 
     async def open(self, owner: StoreOwner) -> None:
         """Lock the file, and end the runs that an earlier process has left. None is taken over."""
@@ -62,6 +63,7 @@ class SQLiteStore:
             ended = await self.committer.submit(lambda tx: write.end_orphans(tx, now))
         except LogUnavailable as error:
             raise UsageError(f'database: "{self._path}" cannot be used ({error}); is its disk full?') from error
+        self.identity = await self.committer.submit(read.identity)
         if ended:
             log.info("recovered orphaned runs: 0 resumed, %d interrupted", ended)
         owner.revoked(await self.committer.submit(revocations.revocations))

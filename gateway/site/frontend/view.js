@@ -22,7 +22,7 @@ const ERRORS = new Map([
   ['too_long', 'This chat has become too long for the assistant. Please start a new one.'],
   ['filtered', 'The assistant declined to answer this.'],
   ['forbidden', 'This chat is not open to you.'],
-  ['not_found', 'It belongs to a chat that was deleted.'],
+  ['not_found', 'It belongs to a chat that the server does not have any more.'],
   ['bad_request', 'The server did not understand this.'],
   ['lost', 'The connection was lost before the answer came, and this server cannot repeat it.'],
   ['unconfirmed', 'The connection was lost before the server confirmed it. It may have been received or not.'],

@@ -524,6 +524,15 @@ async def test_an_erased_session_begins_anew_under_another_epoch(log: EventLog) 
     assert after.head.epoch != before.head.epoch
 
 
+async def test_a_database_keeps_its_name_over_an_erasure_and_a_start(log: EventLog, database: str) -> None:
+    identity = log.identity
+    await start(log, "s")
+    await log.delete_session("s")
+    await log.close()
+    async with opened(database) as again:
+        assert again.identity == identity
+
+
 async def test_a_message_for_a_session_that_was_erased_begins_none_under_its_id(log: EventLog) -> None:
     async def send(client_msg_id: str) -> Started:
         return await log.start_run("s", "p", client_msg_id=client_msg_id, content="Hello", now=NOW, epoch=epoch)

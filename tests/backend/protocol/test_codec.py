@@ -233,11 +233,13 @@ FRAMES = {
     Version2().deleted(): '{"type":"deleted"}',
     Version2().goaway(1.0): '{"type":"goaway","reconnect_after":1.0}',
     encode(
-        snapshot_model(Snapshot(Position("e", 2), (row_of(ENDED),), earlier=True, run=PartialAnswer("r2", "m3", "Hel")))
+        snapshot_model(
+            Snapshot(Position("e", 2), (row_of(ENDED),), earlier=True, run=PartialAnswer("r2", "m3", "Hel")), "d"
+        )
     ): (
         '{"type":"snapshot","messages":[{"message_id":"m2","role":"assistant","content":"Hello","seq":5,'
         '"at":"1970-01-01T00:00:00.000Z","run_id":"r1","finish":"stop"}],"earlier":true,'
-        '"run":{"run_id":"r2","message_id":"m3","text":"Hel"},"through_seq":2}'
+        '"run":{"run_id":"r2","message_id":"m3","text":"Hel"},"database":"d","through_seq":2}'
     ),
 }
 

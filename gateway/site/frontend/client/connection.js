@@ -5,14 +5,15 @@
  * @typedef {import('./transcript.js').ServerEvent} ServerEvent
  * @typedef {import('./sender.js').Channel} Channel
  * @typedef {import('./types.js').State} State
- * @typedef {{position: () => import('./types.js').Transcript, up: (channel: Channel, recovered: boolean) => void,
- *   down: () => void, receive: (event: ServerEvent) => boolean, state: (change: Partial<State>) => void}} Session
- *   What a connection serves. `up`: commands go here from now on, and without `recovered` a snapshot comes first;
- *   `receive` takes an event, a snapshot with its epoch, and says false where something before it was missed.
+ * @typedef {{position: () => import('./types.js').Transcript, up: (channel: Channel) => void, down: () => void,
+ *   receive: (event: ServerEvent) => boolean, state: (change: Partial<State>) => void}} Session
+ *   What a connection serves. `up`: commands go here from now on; `receive` takes an event, a snapshot with its epoch.
+ *   False: something before it was missed, or a snapshot is of another chat, which the session has told the connection.
  */
 import { HttpError, Poller, within } from './polling.js';
 import {
   DELETED,
+  MISSING_REASON,
   NO_SOCKET_REASON,
   delay,
   finalReason,
@@ -35,6 +36,9 @@ const BLOCKED = 3;
 const FRESH = 2_000;
 /** A token or ticket that takes longer than this to get fails the dial, as a server that does not answer would. */
 const TOKEN_TIMEOUT = 20_000;
+
+/** The code of a socket that this side has left, as if the server went away: there is no fault to ask for. */
+const LEFT = 1001;
 
 /** @type {State} */
 export const INITIAL = Object.freeze({
@@ -60,9 +64,7 @@ export class Connection {
   /** Until when clients come back from a restart that was announced. */
   #returning = 0;
   #timer = 0;
-  #epoch = '';
-  /** By which the gateway knows the socket; empty where the server does not say it. */
-  #requestId = '';
+  /** Of the socket. @type {ServerEvent | null} */ #hello = null;
   #reason = '';
   /** @type {1 | 2} */ #version = 2;
   /** Whether the server selects the subprotocol; one of version 2 may not. */
@@ -120,6 +122,18 @@ export class Connection {
   /** End it as the server ends the socket of a session that is erased. */
   deleted() {
     this.#end(/** @type {string} */ (finalReason(DELETED)));
+  }
+
+  /** The server does not have the chat: try again as after an outage, until it has. */
+  missing() {
+    this.#poller?.stop();
+    this.#poller = null;
+    if (this.#socket?.ready) {
+      this.#socket.drop(1000);
+      this.#lost(LEFT, true);
+    } else this.#session.down();
+    this.#reason = MISSING_REASON;
+    this.#session.state({ status: 'disconnected', transport: null, reason: this.#reason });
   }
 
   /** Try now instead of at `retryAt`. */
@@ -181,8 +195,7 @@ export class Connection {
   #receive(frame) {
     if (frame.type === 'hello') this.#welcome(frame);
     else if (frame.type === 'goaway') this.#leave(frame);
-    // A snapshot belongs to the epoch of its hello; the one we are in holds until it is here.
-    else if (frame.type === 'snapshot') this.#session.receive({ ...frame, epoch: this.#epoch });
+    else if (frame.type === 'snapshot') this.#welcome(/** @type {ServerEvent} */ (this.#hello), frame);
     else if (!this.#session.receive(frame)) this.#socket?.end();
   }
 
@@ -193,12 +206,15 @@ export class Connection {
     this.#returning = Date.now() + this.#reconnectAfter + this.#reconnectWithin;
   }
 
-  /** @param {ServerEvent} hello */
-  #welcome(hello) {
-    this.#epoch = hello.epoch;
-    this.#requestId = hello.request_id ?? '';
+  /** It says whether the chat goes on or a snapshot says what there is. @param {ServerEvent} hello
+   * @param {ServerEvent} [snapshot] once it is here */
+  #welcome(hello, snapshot) {
+    this.#hello = hello;
     const socket = /** @type {ChatSocket} */ (this.#socket);
-    this.#connected(socket, hello.recovered === true, { version: 2, scripted: hello.scripted === true });
+    // A snapshot belongs to the epoch of its hello, and follows at once; the one we are in holds until it is here.
+    const entered = snapshot ? this.#session.receive({ ...snapshot, epoch: hello.epoch }) : hello.recovered === true;
+    // A listener of it may have closed the connection.
+    if (entered && this.#socket === socket) this.#connected(socket, { version: 2, scripted: hello.scripted === true });
   }
 
   /** @param {string} [token] */
@@ -214,7 +230,7 @@ export class Connection {
       return socket.end();
     }
     version1.recall(history);
-    this.#connected(version1, true, { version: 1, scripted: false });
+    this.#connected(version1, { version: 1, scripted: false });
   }
 
   #endVersion1() {
@@ -223,8 +239,8 @@ export class Connection {
     version1?.endRun();
   }
 
-  /** @param {Channel} channel @param {boolean} recovered @param {{version: 1 | 2, scripted: boolean}} server */
-  #connected(channel, recovered, server) {
+  /** @param {Channel} channel @param {{version: 1 | 2, scripted: boolean}} server */
+  #connected(channel, server) {
     const socket = this.#socket;
     this.#poller?.stop();
     this.#poller = null;
@@ -232,7 +248,7 @@ export class Connection {
     this.#reason = '';
     this.#session.state({ status: 'connected', transport: 'socket', retryAt: null, reason: '', ...server });
     // A listener of the state may have closed the connection.
-    if (this.#socket === socket) this.#session.up(channel, recovered);
+    if (this.#socket === socket) this.#session.up(channel);
   }
 
   /** @param {number} code @param {boolean} greeted */
@@ -241,8 +257,9 @@ export class Connection {
     this.#socket = null;
     if (!this.#poller) this.#session.down();
     this.#endVersion1();
-    const requestId = greeted ? this.#requestId : '';
-    this.#requestId = '';
+    // By which the gateway knows the socket, where the server says it.
+    const requestId = (greeted && this.#hello?.request_id) || '';
+    this.#hello = null;
     const final = finalReason(code);
     if (final) return this.#end(final);
     this.#failures += 1;

@@ -23,7 +23,7 @@ import { Connection, INITIAL } from './connection.js';
 import { Outbox, usableStorage, uuid } from './outbox.js';
 import { Polling } from './polling.js';
 import { Sender } from './sender.js';
-import { EMPTY, fold, isAnother, place, prepend, questionOf } from './transcript.js';
+import { EMPTY, fate, fold, place, prepend, questionOf } from './transcript.js';
 
 export { usableStorage, uuid };
 
@@ -67,7 +67,7 @@ export class MoorlineClient extends EventTarget {
     this.#connection = new Connection(url, credential, token, this.#polling, {
       // Without an epoch the server sends everything.
       position: () => (this.#incomplete ? { ...this.#transcript, epoch: '' } : this.#transcript),
-      up: (channel, recovered) => this.#up(channel, recovered),
+      up: (channel) => this.#up(channel),
       down: () => this.#down(),
       receive: (event) => this.#receive(event),
       state: (change) => this.#setState(change),
@@ -205,11 +205,11 @@ export class MoorlineClient extends EventTarget {
 
   // What the connection brings ----------------------------------------------------------------------------------------
 
-  /** @param {import('./sender.js').Channel} channel @param {boolean} recovered */
-  #up(channel, recovered) {
+  /** A snapshot that was to come is here: it may show a message that is unsent, or a run under way.
+   * @param {import('./sender.js').Channel} channel */
+  #up(channel) {
     this.#sender.use(channel);
-    // With a snapshot to come, what is unsent is known only after it: it may show the message, or a run under way.
-    if (recovered) this.#sender.flush();
+    this.#sender.flush();
     this.#emit('change');
   }
 
@@ -222,22 +222,25 @@ export class MoorlineClient extends EventTarget {
   #receive(event) {
     if (event.type === 'ack') this.#sender.acknowledged(/** @type {any} */ (event));
     else if (event.type === 'error') this.#refused(event);
-    else if (event.type === 'snapshot') this.#begin(event);
+    else if (event.type === 'snapshot') return this.#begin(event);
     else if (event.type === 'deleted') this.#apply(event);
     else if (typeof event.seq === 'number') return this.#follow(event);
     return true;
   }
 
-  /** @param {ServerEvent} snapshot */
+  /** @param {ServerEvent} snapshot @returns {boolean} false: the connection has ended, or waits */
   #begin(snapshot) {
-    if (isAnother(this.#transcript, snapshot)) {
-      // What a socket is told that is open at the erasure.
-      this.#apply({ type: 'deleted' });
-      return this.#connection.deleted();
+    const found = fate(this.#transcript, snapshot);
+    // What a socket is told that is open at the erasure. Of a chat that is missing, what is shown may be all there is.
+    if (found === 'deleted') this.#apply({ type: 'deleted' });
+    if (found !== 'on') {
+      this.#connection[found]();
+      return false;
     }
     this.#incomplete = false;
     if (this.#epoch) this.#outbox.move(this.#epoch, snapshot.epoch);
     this.#apply(snapshot);
+    return true;
   }
 
   /** @param {ServerEvent} event */

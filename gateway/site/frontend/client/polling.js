@@ -194,8 +194,10 @@ export class Poller {
         const began = Date.now();
         const said = await this.#polling.events(this.#session.position(), { signal, hold });
         if (life.aborted) return;
-        if (!hold) this.#arrive(said.recovered);
         this.#take(said);
+        // Of another chat: the session has stopped it.
+        if (life.aborted) return;
+        if (!hold) this.#arrive();
         failures = 0;
         // A server that does not hold a poll, though asked to, is not polled in a tight loop.
         if (hold && !said.events.length) await pause(PACE - (Date.now() - began), signal);
@@ -207,12 +209,11 @@ export class Poller {
     }
   }
 
-  /** @param {boolean} recovered */
-  #arrive(recovered) {
+  #arrive() {
     /** @param {string} path @param {object} fields */
     const post = (path, fields) => this.#polling.post(path, fields, this.#life.signal);
     this.#session.state({ status: 'connected', transport: 'polling', retryAt: null, reason: '' });
-    if (!this.#life.signal.aborted) this.#session.up({ post }, recovered);
+    if (!this.#life.signal.aborted) this.#session.up({ post });
   }
 
   /** @param {{epoch: string, events: any[]}} said */

@@ -46,13 +46,17 @@ export function fold(transcript, event) {
   }
 }
 
-/** Whether a snapshot is of another chat than the transcript shows: that one was erased, and its session has begun anew
- * or may do so. One that was restored from a backup has another epoch, too, and messages that the transcript shows.
- * @param {Transcript} transcript @param {ServerEvent} snapshot */
-export function isAnother({ epoch, seq, rows }, snapshot) {
+/** What a snapshot says of the chat that the transcript shows. It goes `on`, also where it was restored from a backup:
+ * that has another epoch, too, and messages that the transcript shows. It was `deleted`, and its session has begun anew or
+ * may do so. Or it is `missing` from a database that is another one, or an earlier state of this one, by some fault that
+ * may be mended. @param {Transcript} transcript @param {ServerEvent} snapshot @returns {'on' | 'deleted' | 'missing'} */
+export function fate({ epoch, database, seq, rows }, snapshot) {
   // Version 1 has no epochs.
-  if (!seq || !epoch || !snapshot.epoch || epoch === snapshot.epoch) return false;
-  return !fromSnapshot(snapshot).rows.some(({ id }) => rows.some((row) => row.id === id));
+  if (!seq || !epoch || !snapshot.epoch) return 'on';
+  // An erasure would have changed it.
+  if (epoch === snapshot.epoch) return snapshot.through_seq ? 'on' : 'missing';
+  if (fromSnapshot(snapshot).rows.some(({ id }) => rows.some((row) => row.id === id))) return 'on';
+  return database === snapshot.database ? 'deleted' : 'missing';
 }
 
 /** What a person asked before a run. @param {Transcript} transcript @param {string} runId
@@ -76,13 +80,13 @@ export function prepend(transcript, rows, more) {
 }
 
 /** @param {ServerEvent} snapshot @returns {Transcript} */
-function fromSnapshot({ epoch, messages, earlier, run, through_seq: seq }) {
+function fromSnapshot({ epoch, database, messages, earlier, run, through_seq: seq }) {
   const rows = messages.map(fromRow);
   if (run) {
     const { text: content, parts = [], status = '' } = run;
     rows.push({ ...openRow(run.run_id, seq), content, parts, status });
   }
-  return { epoch, seq, rows, runId: run?.run_id ?? null, earlier };
+  return { epoch, database, seq, rows, runId: run?.run_id ?? null, earlier };
 }
 
 /** @param {any} row @returns {Row} */

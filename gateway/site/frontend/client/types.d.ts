@@ -38,6 +38,8 @@ export interface Row {
 
 export interface Transcript {
   epoch: string;
+  /** Names the server's database. */
+  database?: string;
   /** Of the last event that it holds. */
   seq: number;
   rows: readonly Row[];
