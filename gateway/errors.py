@@ -100,7 +100,7 @@ class ShuttingDown(GatewayError):
 
     status = 503
     outcome = "unavailable"
-    retry_after = 1
+    retry_after: int | None = 1
     cause = Cause(Who.GATEWAY, Reason.SHUTDOWN, Moment.REQUEST)
     message = "The gateway is shutting down."
 

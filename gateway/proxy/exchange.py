@@ -225,6 +225,9 @@ class Exchange:
                     response = await self._send(await self._connect(upstream, reuse=False), head)
             except BaseException as error:
                 self.request[UPSTREAM] = upstream.url
+                if isinstance(error, asyncio.CancelledError) and self.of_app[DRAINING].is_over() and self.sink is None:
+                    self.close()
+                    raise self._cut() from None
                 self.close()
                 if not isinstance(error, _UPSTREAM_FAILED):
                     raise
@@ -242,6 +245,13 @@ class Exchange:
         finally:
             # Its traceback refers to this call: both would stay until a search for cycles.
             del failure
+
+    def _cut(self) -> ShuttingDown:
+        """The upstream has not begun to respond, and the process ends."""
+        error = ShuttingDown(cause=dataclasses.replace(ShuttingDown.cause, moment=Moment.RESPONSE))
+        # No client is asked to send again what may have been done.
+        error.retry_after = 1 if self._repeatable else None
+        return error
 
     def _note_failure(self, upstream: Upstream) -> None:
         if self._upstreams.failed(upstream, self._clock()):

@@ -345,6 +345,8 @@ class ServerProtocol(RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         self.complete(resp)
+        if self._force_close:
+            resp.force_close()
         return await super().finish_response(request, resp, start_time)
 
     async def on_headers_sent(self, headers: CIMultiDict[str]) -> None:
@@ -380,6 +382,18 @@ class ServerProtocol(RequestHandler):
         # not stop, as at a handshake with a body, is needed to pause.
         if self._upgraded:
             self._parser = None
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        # aiohttp cancels a handler only as it closes the connection, and waits before that for what does not come: one
+        # that is cancelled now can still respond.
+        cancel = None
+        if self._task_handler is not None and timeout is not None:
+            cancel = self._loop.call_later(timeout, self._task_handler.cancel)
+        try:
+            await super().shutdown(timeout)
+        finally:
+            if cancel is not None:
+                cancel.cancel()
 
     def close(self) -> None:
         super().close()

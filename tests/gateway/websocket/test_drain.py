@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import json
 import re
 import time
 
 import pytest
 
-from moorline.gateway.common.web import reconnect_window
+from moorline.gateway.app import create_app
+from moorline.gateway.common.web import reconnect_window, server
+from moorline.gateway.settings import Settings
 from tests.gateway.websocket.conftest import Start, tunnel
 from tests.support.faulty_upstream import HANDSHAKE, SWITCH, Upstream, dial
 from tests.support.websocket_frames import close_frame, parse
@@ -33,6 +36,49 @@ async def test_a_handshake_that_is_answered_during_the_drain_is_a_503(start: Sta
         gateway.drain()
         await backend.send(SWITCH)
         assert (await client.head()).startswith(b"HTTP/1.1 503 ")
+
+
+def request(method: str) -> bytes:
+    return f"{method} /api/slow HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+async def cut(upstream: Upstream, page: str, request: bytes, begun: bytes = b"") -> bytes:
+    """All that the client gets of a request of which the upstream has sent this much at the end of the drain."""
+    address = f"http://127.0.0.1:{upstream.port}"
+    settings = Settings(host="127.0.0.1", port=0, upstream=(address,), frontend=page, drain=1)
+    async with contextlib.AsyncExitStack() as until_answered:
+        async with server.running(create_app(settings), settings) as gateway:
+            client = await until_answered.enter_async_context(dial(gateway.port))
+            await client.send(request)
+            backend = await upstream.accept()
+            await backend.send(begun)
+            head = await client.head() if begun else b""
+        return head + await client.rest()
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_told_to_retry"),
+    [(request("GET"), True), (HANDSHAKE, True), (request("POST"), False)],
+    ids=["GET", "handshake", "POST"],
+)
+async def test_what_the_upstream_has_not_answered_at_the_end_of_the_drain_is_a_503(
+    upstream: Upstream, page: str, sent: bytes, *, is_told_to_retry: bool
+) -> None:
+    head, _, body = (await cut(upstream, page, sent)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nConnection: close" in head
+    # What was sent and may have been done is not to be repeated.
+    assert (b"\r\nRetry-After: 1" in head) is is_told_to_retry
+    assert json.loads(body)["cause"] == "GD-response"
+
+
+async def test_a_response_that_has_begun_at_the_end_of_the_drain_is_followed_by_no_other(
+    upstream: Upstream, page: str
+) -> None:
+    begun = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"
+    received = await cut(upstream, page, request("GET"), begun)
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.endswith(b"\r\n\r\nhalf")
 
 
 async def test_both_sides_of_every_tunnel_get_a_close_frame_at_once(start: Start, upstream: Upstream) -> None:
