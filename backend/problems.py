@@ -10,6 +10,8 @@ from moorline.backend.errors import CATALOGUE, ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.protocol.codec import encode
 from moorline.backend.protocol.models import Problem
+from moorline.gateway.common.access.authorize import CHALLENGE
+from moorline.gateway.common.web.statuses import UNAUTHORIZED
 
 __all__ = ["bad_request_handler", "problem_middleware"]
 
@@ -67,6 +69,8 @@ def _translate(error: web.HTTPException) -> web.Response:
     for name, value in error.headers.items():
         if name not in (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH):
             response.headers.add(name, value)
+    if error.status == UNAUTHORIZED:
+        response.headers.setdefault(hdrs.WWW_AUTHENTICATE, CHALLENGE)
     return response
 
 

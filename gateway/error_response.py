@@ -7,9 +7,10 @@ import logging
 from aiohttp import hdrs, web
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
+from moorline.gateway.common.access.authorize import CHALLENGE
 from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS, TooManyConnections
 from moorline.gateway.common.web.sent import Sent
-from moorline.gateway.common.web.statuses import CLIENT_CLOSED_REQUEST
+from moorline.gateway.common.web.statuses import CLIENT_CLOSED_REQUEST, UNAUTHORIZED
 from moorline.gateway.errors import GatewayError, ShuttingDown, Unavailable, render
 from moorline.gateway.keys import CAUSE, DESTINATION, DRAINING, OUTCOME, REQUEST_ID, UPSTREAM
 from moorline.gateway.proxy.routes import Owner
@@ -33,6 +34,8 @@ def response_to(request: web.Request, error: BaseException) -> web.StreamRespons
         if isinstance(error, TooManyConnections):
             request[CAUSE] = Unavailable.cause
         kept = {str(name): error.headers[name] for name in _KEPT if name in error.headers}
+        if error.status == UNAUTHORIZED:
+            kept.setdefault(str(hdrs.WWW_AUTHENTICATE), CHALLENGE)
         return problem(request, error.status, error.text or error.reason, kept)
     if isinstance(error, GatewayError):
         return _failed(request, error)

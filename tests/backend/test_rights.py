@@ -127,6 +127,17 @@ async def test_an_expired_principal_opens_nothing(server: Backend, hook: Hook) -
     assert refused.value.response.status_code == 401
 
 
+@pytest.mark.parametrize(("given", "told"), [({}, ["Bearer"]), ({"WWW-Authenticate": "Digest"}, ["Digest"])])
+async def test_a_401_names_a_scheme(server: Backend, hook: Hook, given: dict[str, str], told: list[str]) -> None:
+    hook.result = web.HTTPUnauthorized(headers=given)
+    with pytest.raises(InvalidStatus) as refused:
+        await server.socket("s1", "p1")
+    url = f"{server.http}/api/chat/s1/messages?patient_id=p1"
+    async with aiohttp.request("GET", url) as response:
+        assert response.headers.getall("WWW-Authenticate") == told
+    assert refused.value.response.headers.get_all("WWW-Authenticate") == told
+
+
 async def test_a_socket_whose_principal_has_expired_when_the_hook_is_asked_again_may_come_back(
     server: Backend, hook: Hook
 ) -> None:

@@ -17,6 +17,7 @@ from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.errors import UsageError
 
 __all__ = [
+    "CHALLENGE",
     "SUBPROTOCOL",
     "Authorize",
     "Principal",
@@ -32,6 +33,8 @@ __all__ = [
 
 log = logging.getLogger("moorline.authorize")
 
+CHALLENGE = "Bearer"
+"""Of a 401 that names no other scheme: RFC 9110 section 15.5.2 asks for one, and a browser opens no dialog for this."""
 SUBPROTOCOL = "moorline"
 _TOKEN_SUBPROTOCOL = "moorline.jwt."
 _TICKET_SUBPROTOCOL = "moorline.ticket."

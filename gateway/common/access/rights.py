@@ -18,6 +18,7 @@ from aiohttp import web
 
 from moorline.gateway.common.access.authorize import Authorize, Principal
 from moorline.gateway.common.logs import hashed
+from moorline.gateway.common.web.statuses import UNAUTHORIZED
 
 __all__ = ["REVOKED_SECONDS", "Right", "Rights"]
 
@@ -27,8 +28,6 @@ logger = logging.getLogger("moorline.rights")
 #: cookie for longer than these 400 days (draft-ietf-httpbis-rfc6265bis section 5.5).
 REVOKED_SECONDS = 400 * 86_400.0
 
-# These credentials do not count; without that any refusal is of the principal.
-_UNAUTHORIZED = 401
 # The longest timer: an expiry may be years ahead, and loops bound what they take.
 _LONGEST_SECONDS = 86_400.0
 # Sockets that were opened at once, after a restart for example, are not asked about at once.
@@ -237,8 +236,9 @@ class Right:
                 assert self._ask is not None, "otherwise there is no time at which it is due"
                 self.principal = await self._ask()
         except web.HTTPException as error:
-            if error.status == _UNAUTHORIZED:
-                # As for a handshake: others may do, of a token whose key was withdrawn for example.
+            if error.status == UNAUTHORIZED:
+                # It is of the credentials, as for a handshake: others may do, of a token whose key was withdrawn for
+                # example. Any other refusal is of the principal.
                 self.expire()
             elif error.status < 500:
                 self.end()

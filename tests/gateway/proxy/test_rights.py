@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 from moorline.gateway.common.access.authorize import Principal
 from moorline.gateway.run import server
@@ -170,6 +171,17 @@ async def test_an_expired_principal_opens_nothing() -> None:
     hook.result = Principal("alice", expires=time.time() - 1)
     async with gateway(hook) as address, aiohttp.ClientSession(address) as http, http.get("/api/held") as response:
         assert response.status == 401
+
+
+@pytest.mark.parametrize(("given", "told"), [({}, ["Bearer"]), ({"WWW-Authenticate": "Digest"}, ["Digest"])])
+async def test_a_401_names_a_scheme(given: dict[str, str], told: list[str]) -> None:
+    hook = Hook()
+    hook.result = web.HTTPUnauthorized(headers=given)
+    async with gateway(hook) as address, aiohttp.request("GET", f"{address}/api/held") as response:
+        with pytest.raises(InvalidStatus) as refused:
+            await socket(address)
+    assert response.headers.getall("WWW-Authenticate") == told
+    assert refused.value.response.headers.get_all("WWW-Authenticate") == told
 
 
 # An edited hook -------------------------------------------------------------------------------------------------------
