@@ -103,6 +103,19 @@ async def test_there_is_room_for_so_many_bytes_of_unfinished_messages_and_short_
         assert (await post(server, "Hello"))[0] == 202
 
 
+async def test_a_client_gets_the_close_frame_though_it_reads_nothing_before_it_has_sent_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its own Close frame would come behind what is not read.
+    monkeypatch.setattr("moorline.backend.websocket._CLOSE_TIMEOUT", 0.1)
+    async with backend(tmp_path, Script(), max_unfinished=10_000) as server, socket(server) as peer:
+        for _ in range(128):
+            await peer.send(frame(TEXT, bytes(60_000), key=KEY))
+        data, end = await peer.end()
+        assert end == "FIN"
+        assert parse(data)[-1].close[0] == 1013
+
+
 async def holds(server: Backend, address: str, size: int) -> None:
     """Return once so much of this address has come."""
     unfinished = server.app[MESSAGE_LIMITS].unfinished

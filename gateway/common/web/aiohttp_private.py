@@ -418,6 +418,10 @@ class ServerProtocol(RequestHandler):
         # It holds the body that it parses.
         self._parser = None
 
+    def refuses_messages(self) -> bool:
+        """Whether it is a WebSocket of which nothing more is read, though its client may be sending."""
+        return False
+
     def parses_requests(self) -> bool:
         """Whether what the client sends is parsed as requests."""
         return self._payload_parser is None and not self._upgraded
@@ -501,7 +505,9 @@ class ServerSocket(web.WebSocketResponse):
 
     def _close_transport(self) -> None:
         protocol = None if self._req is None else protocol_of(self._req)
-        if isinstance(protocol, ServerProtocol) and isinstance(self.exception(), WebSocketError):
+        if isinstance(protocol, ServerProtocol) and (
+            protocol.refuses_messages() or isinstance(self.exception(), WebSocketError)
+        ):
             # Its handler returns now, and the connection ends then.
             protocol.socket_failed = True
         else:

@@ -332,6 +332,9 @@ class Connection(ServerProtocol):
         response.force_close()
         return response
 
+    def refuses_messages(self) -> bool:
+        return self._has_violated()
+
     async def discard(self, body: StreamReader) -> None:
         if not await self._shared.lingering.discard(body):
             self.force_close()
