@@ -41,6 +41,9 @@ _MOST_UNTAKEN = 64
 # Accepted, or taken, in one turn of the loop.
 _BURST = 64
 _MESSAGE_BYTES = 4096
+# For connections that come while each worker drains: the next life of one begins when it has ended. Behind that they
+# have a 503 instead of silence. As long as a handshake waits for an upstream by default.
+_PATIENCE_SECONDS = 10.0
 # asyncio's own pause where the system can open no more files.
 _RETRY_SECONDS = 1.0
 # macOS has no such flag, and a worker starts no programs.
@@ -60,7 +63,7 @@ class WorkerChannel:
         self.connections = 0
         """Given and not closed."""
         self.is_leaving = False
-        """Whether it drains: it gets a new connection only where no other worker can take it."""
+        """Whether it drains: what comes is for other workers, or for its next life."""
         self.is_retired = False
         """Whether it gets no new connection any more."""
         self.turn = 0
@@ -187,9 +190,14 @@ class Acceptor:
         self._turns = 0
         self._is_accepting = False
         self._retry: asyncio.TimerHandle | None = None
+        # Whether workers that drain get what comes, and until when it waits for others.
+        self._serves_leaving = False
+        self._patience: asyncio.TimerHandle | None = None
+        self._is_ending = False
 
     def add(self, channel: WorkerChannel) -> None:
         """A worker is ready."""
+        self._be_patient()
         self._channels.append(channel)
         if not channel.is_ready:
             channel.open()
@@ -203,8 +211,14 @@ class Acceptor:
         self._waiting.extend(channel.close())
         self._serve()
 
+    def end(self) -> None:
+        """All workers drain for good: what comes is answered by them."""
+        self._is_ending = True
+        self._serve_leaving()
+
     def close(self) -> None:
         self._pause()
+        self._be_patient()
         if self._retry is not None:
             self._retry.cancel()
         for sock in (*self._waiting, *self._sockets):
@@ -255,7 +269,22 @@ class Acceptor:
     def _next(self) -> WorkerChannel | None:
         """The channel for the next connection; None while no worker can take one."""
         free = [channel for channel in self._channels if not (channel.is_full or channel.is_retired)]
-        return min(free, key=lambda channel: (channel.is_leaving, channel.connections, channel.turn), default=None)
+        best = min(free, key=lambda channel: (channel.is_leaving, channel.connections, channel.turn), default=None)
+        if best is None or not best.is_leaving or self._serves_leaving:
+            return best
+        if self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, self._serve_leaving)
+        return None
+
+    def _serve_leaving(self) -> None:
+        self._serves_leaving = True
+        self._serve()
+
+    def _be_patient(self) -> None:
+        self._serves_leaving = self._is_ending
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _give(self, channel: WorkerChannel, connection: socket.socket) -> None:
         self._turns += 1

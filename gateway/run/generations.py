@@ -267,6 +267,8 @@ class Gateway:
     def drain(self, within: float | None = None) -> None:
         """Begin the drain, which leaving `running` completes."""
         self.stop_accepting()
+        if self._acceptor is not None:
+            self._acceptor.end()
         for generation in self._all():
             generation.drain(within)
 

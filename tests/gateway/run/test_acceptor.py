@@ -16,6 +16,7 @@ from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.server import running
 from moorline.gateway.run.acceptor import Acceptor, WorkerChannel, WorkerListener
 from moorline.gateway.settings import Settings
+from tests.support.eventlogs import until
 from tests.support.faulty_upstream import Peer, dial
 
 
@@ -133,14 +134,40 @@ async def test_connections_wait_until_there_is_a_worker() -> None:
         await worker.die()
 
 
-async def test_a_worker_that_leaves_gets_what_others_could_take_no_more() -> None:
+async def leaving(acceptor: Acceptor, name: str) -> Worker:
+    """A worker that has told that it drains."""
+    worker = await Worker(acceptor, name).start()
+    worker.listener.leave()
+    await until(lambda: worker.channel.is_leaving)
+    return worker
+
+
+async def test_what_comes_while_all_workers_leave_waits_for_the_next_life_of_one() -> None:
     async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
-        a, b = [await Worker(acceptor, name).start() for name in "ab"]
-        a.listener.leave()
-        found = [await stack.enter_async_context(greeted(port)) for _ in range(3)]
-        assert found[1:] == ["b", "b"]
+        a, b = [await leaving(acceptor, name) for name in "ab"]
+        clients = [await stack.enter_async_context(dial(port)) for _ in range(3)]
+        greetings = [asyncio.create_task(client.exactly(1)) for client in clients]
         await b.die()
+        c = await Worker(acceptor, "c").start()
+        assert await asyncio.gather(*greetings) == [b"c"] * 3
+        for worker in (a, c):
+            await worker.die()
+
+
+async def test_a_worker_that_leaves_gets_what_has_waited_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moorline.gateway.run.acceptor._PATIENCE_SECONDS", 0.05)
+    async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
+        a = await leaving(acceptor, "a")
         assert await stack.enter_async_context(greeted(port)) == "a"
+        await a.die()
+
+
+async def test_a_worker_that_leaves_gets_what_comes_once_the_program_ends() -> None:
+    async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
+        a = await leaving(acceptor, "a")
+        client = await stack.enter_async_context(dial(port))
+        acceptor.end()
+        assert await client.exactly(1) == b"a"
         await a.die()
 
 

@@ -186,6 +186,20 @@ async def test_handshakes_under_way_at_a_worker_that_is_told_to_end_are_accepted
             assert await accepted(held)
 
 
+async def test_handshakes_that_come_while_all_workers_end_are_accepted_by_the_next(tmp_path: Path) -> None:
+    options = (*WORKERS, "--drain", "3s", "--close-timeout", "5m")
+    async with echoing(tmp_path, *options) as (program, address), contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(dial(port_of(address))) for _ in range(4)]
+        for client in clients:
+            await client.send(HANDSHAKE)
+            await client.head()
+        signal_each(children(program.pid), signal.SIGTERM)
+        for client in clients:
+            # They do not go, so that the workers use all of their time.
+            assert await client.exactly(len(GOODBYE)) == GOODBYE
+        assert await alive(await opened(address, stack, 4)) == [True] * 4
+
+
 @pytest.mark.parametrize(("number", "is_for_all"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 async def test_all_drain_together_and_say_goodbye(number: int, tmp_path: Path, *, is_for_all: bool) -> None:
     async with (
