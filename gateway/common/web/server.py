@@ -214,9 +214,6 @@ async def running(
         took = 0.0
         if draining.has_successor and not draining.is_set():
             took = await _finish(started._under_way, _REQUEST_SHARE * settings.drain, _REQUEST_SECONDS)
-            if listener.closed:
-                # Not a worker's, whose program may be ending as a whole: within `drain`, as without workers.
-                took = max(0.0, took - _REQUEST_SECONDS)
         if draining.is_leaving:
             await _released_or_draining(draining, settings.drain)
             if not draining.is_set():

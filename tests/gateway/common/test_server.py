@@ -327,7 +327,8 @@ async def test_what_comes_while_requests_end_before_a_drain_is_served(monkeypatc
         assert answered.endswith(b"\r\n\r\nFalse")
 
 
-async def test_a_drain_is_shorter_by_what_a_worker_has_waited_for_its_requests() -> None:
+@pytest.mark.parametrize("prepare", [Running.give_way, Running.stop_accepting])
+async def test_a_drain_is_shorter_by_what_was_waited_for_requests_before(prepare: Callable[[Running], None]) -> None:
     asked = asyncio.Event()
 
     async def held(request: web.Request) -> web.Response:
@@ -340,7 +341,7 @@ async def test_a_drain_is_shorter_by_what_a_worker_has_waited_for_its_requests()
             reader, writer = await clients.enter_async_context(raw(server))
             writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             await asked.wait()
-            server.give_way()
+            prepare(server)
         # Of five seconds, one for requests and one for what follows the drain.
         assert float((await reader.read()).rpartition(b"\r\n")[2]) < 3.1
 
