@@ -24,7 +24,7 @@ from tests.support.dev_site import is_tested
 pytestmark = [needs.npm, pytest.mark.timeout(400), SHARED]
 
 CLIENT = BUILT_IN / "client"
-MOST_GZIPPED = 8448
+MOST_GZIPPED = 8192
 
 
 @contextlib.asynccontextmanager

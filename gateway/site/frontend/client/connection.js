@@ -5,10 +5,11 @@
  * @typedef {import('./transcript.js').ServerEvent} ServerEvent
  * @typedef {import('./sender.js').Channel} Channel
  * @typedef {import('./types.js').State} State
- * @typedef {{position: () => import('./types.js').Transcript, up: (channel: Channel) => void, down: () => void,
+ * @typedef {{position: () => import('./types.js').Transcript, use: (channel: Channel | null) => void,
  *   receive: (event: ServerEvent) => boolean, state: (change: Partial<State>) => void}} Session
- *   What a connection serves. `up`: commands go here from now on; `receive` takes an event, a snapshot with its epoch.
- *   False: something before it was missed, or a snapshot is of another chat, which the session has told the connection.
+ *   What a connection serves. `use`: commands go here from now on, or nowhere; `receive` takes an event, a snapshot with
+ *   its epoch. False: something before it was missed, or a snapshot is of another chat, which the session has told the
+ *   connection.
  */
 import { HttpError, Poller, within } from './polling.js';
 import {
@@ -97,26 +98,28 @@ export class Connection {
     const seen = () => document.visibilityState === 'visible' && this.#wake();
     document.addEventListener('visibilitychange', seen, { signal });
     addEventListener('pageshow', seen, { signal });
-    addEventListener('online', () => this.#networkChanged(), { signal });
-    addEventListener('offline', () => this.#networkChanged(), { signal });
+    for (const change of ['online', 'offline']) addEventListener(change, () => this.#networkChanged(), { signal });
     this.#failures = this.#unopened = this.#reconnectAfter = this.#reconnectWithin = this.#returning = 0;
     this.#version = 2;
     this.#selects = true;
     this.#reason = '';
-    const offline = !navigator.onLine;
-    this.#session.state({ status: 'connecting', transport: null, retryAt: null, offline, reason: '', final: false, ended: null });
+    this.#session.state({ ...INITIAL, offline: !navigator.onLine });
     this.reconnect();
   }
 
   stop() {
     this.#life.abort();
-    this.#poller?.stop();
-    this.#poller = null;
+    this.#stopPolling();
     clearTimeout(this.#timer);
     this.#socket?.drop(1000);
     this.#socket = null;
-    this.#session.down();
+    this.#session.use(null);
     this.#endVersion1();
+  }
+
+  #stopPolling() {
+    this.#poller?.stop();
+    this.#poller = null;
   }
 
   /** End it as the server ends the socket of a session that is erased. */
@@ -126,14 +129,12 @@ export class Connection {
 
   /** The server does not have the chat: try again as after an outage, until it has. */
   missing() {
-    this.#poller?.stop();
-    this.#poller = null;
+    this.#stopPolling();
     if (this.#socket?.ready) {
       this.#socket.drop(1000);
       this.#lost(LEFT, true);
-    } else this.#session.down();
-    this.#reason = MISSING_REASON;
-    this.#session.state({ status: 'disconnected', transport: null, reason: this.#reason });
+    } else this.#session.use(null);
+    this.#explain(MISSING_REASON, { status: 'disconnected', transport: null });
   }
 
   /** Try now instead of at `retryAt`. */
@@ -180,7 +181,7 @@ export class Connection {
         frame: (frame) => (this.#version1 ? this.#version1.receive(frame) : this.#receive(frame)),
         ended: (code, greeted, reason) => {
           const told = toldByReason(reason);
-          if (told) this.#leave({ type: 'goaway', ...told });
+          if (told) this.#leave(told);
           this.#lost(code, greeted);
         },
       });
@@ -199,7 +200,7 @@ export class Connection {
     else if (!this.#session.receive(frame)) this.#socket?.end();
   }
 
-  /** @param {ServerEvent} goaway */
+  /** @param {Partial<ServerEvent>} goaway */
   #leave({ reconnect_after: after = 0, reconnect_within: within = 0 }) {
     this.#reconnectAfter = after * 1000;
     this.#reconnectWithin = within * 1000;
@@ -212,7 +213,7 @@ export class Connection {
     this.#hello = hello;
     const socket = /** @type {ChatSocket} */ (this.#socket);
     // A snapshot belongs to the epoch of its hello, and follows at once; the one we are in holds until it is here.
-    const entered = snapshot ? this.#session.receive({ ...snapshot, epoch: hello.epoch }) : hello.recovered === true;
+    const entered = snapshot ? this.#session.receive({ ...snapshot, epoch: hello.epoch }) : hello.recovered;
     // A listener of it may have closed the connection.
     if (entered && this.#socket === socket) this.#connected(socket, { version: 2, scripted: hello.scripted === true });
   }
@@ -242,20 +243,19 @@ export class Connection {
   /** @param {Channel} channel @param {{version: 1 | 2, scripted: boolean}} server */
   #connected(channel, server) {
     const socket = this.#socket;
-    this.#poller?.stop();
-    this.#poller = null;
+    this.#stopPolling();
     this.#unopened = this.#returning = 0;
     this.#reason = '';
     this.#session.state({ status: 'connected', transport: 'socket', retryAt: null, reason: '', ...server });
     // A listener of the state may have closed the connection.
-    if (this.#socket === socket) this.#session.up(channel);
+    if (this.#socket === socket) this.#session.use(channel);
   }
 
   /** @param {number} code @param {boolean} greeted */
   #lost(code, greeted) {
     if (greeted && this.#socket && this.#socket.age > STABLE) this.#failures = 0;
     this.#socket = null;
-    if (!this.#poller) this.#session.down();
+    if (!this.#poller) this.#session.use(null);
     this.#endVersion1();
     // By which the gateway knows the socket, where the server says it.
     const requestId = (greeted && this.#hello?.request_id) || '';
@@ -309,9 +309,8 @@ export class Connection {
     this.#version = version;
     this.#selects = true;
     this.#unopened = 0;
-    if (this.#poller) this.#session.down();
-    this.#poller?.stop();
-    this.#poller = null;
+    if (this.#poller) this.#session.use(null);
+    this.#stopPolling();
     if (this.#failures > 1) return;
     this.#socket?.drop();
     this.#socket = null;
@@ -327,9 +326,9 @@ export class Connection {
   }
 
   /** @param {string} reason */
-  #explain(reason) {
+  #explain(reason, change = {}) {
     this.#reason = reason;
-    this.#session.state({ reason });
+    this.#session.state({ ...change, reason });
   }
 
   /** @param {string} reason */

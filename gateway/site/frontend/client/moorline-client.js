@@ -67,8 +67,7 @@ export class MoorlineClient extends EventTarget {
     this.#connection = new Connection(url, credential, token, this.#polling, {
       // Without an epoch the server sends everything.
       position: () => (this.#incomplete ? { ...this.#transcript, epoch: '' } : this.#transcript),
-      up: (channel) => this.#up(channel),
-      down: () => this.#down(),
+      use: (channel) => this.#use(channel),
       receive: (event) => this.#receive(event),
       state: (change) => this.#setState(change),
     });
@@ -206,15 +205,10 @@ export class MoorlineClient extends EventTarget {
   // What the connection brings ----------------------------------------------------------------------------------------
 
   /** A snapshot that was to come is here: it may show a message that is unsent, or a run under way.
-   * @param {import('./sender.js').Channel} channel */
-  #up(channel) {
+   * @param {import('./sender.js').Channel | null} channel */
+  #use(channel) {
     this.#sender.use(channel);
     this.#sender.flush();
-    this.#emit('change');
-  }
-
-  #down() {
-    this.#sender.use(null);
     this.#emit('change');
   }
 

@@ -144,7 +144,7 @@ export function within(value, signal) {
   return new Promise((resolve, reject) => {
     const give = () => reject(signal.reason);
     if (signal.aborted) return give();
-    signal.addEventListener('abort', give, { once: true });
+    signal.addEventListener('abort', give);
     Promise.resolve(value).then(resolve, reject).finally(() => signal.removeEventListener('abort', give));
   });
 }
@@ -213,7 +213,7 @@ export class Poller {
     /** @param {string} path @param {object} fields */
     const post = (path, fields) => this.#polling.post(path, fields, this.#life.signal);
     this.#session.state({ status: 'connected', transport: 'polling', retryAt: null, reason: '' });
-    if (!this.#life.signal.aborted) this.#session.up({ post });
+    if (!this.#life.signal.aborted) this.#session.use({ post });
   }
 
   /** @param {{epoch: string, events: any[]}} said */
@@ -226,7 +226,7 @@ export class Poller {
 
   /** @param {unknown} error @param {number} wait @param {AbortSignal} signal */
   async #miss(error, wait, signal) {
-    this.#session.down();
+    this.#session.use(null);
     this.#session.state({ status: 'disconnected', transport: null, retryAt: Date.now() + wait, reason: '' });
     this.#onRefused(error);
     await pause(wait, signal);

@@ -33,7 +33,7 @@ const REFUSALS = new Map([
 export const NO_SOCKET_REASON = 'No WebSocket reaches the server, and it has no other way to chat.';
 
 /** The server knows nothing of the chat, and has not erased it: another database, or one that has lost it. */
-export const MISSING_REASON = 'The server cannot find this chat at the moment. It goes on here once it can.';
+export const MISSING_REASON = 'The server cannot find this chat.';
 
 /** Why a close code is final, or null where the client should come back.
  * @param {number} code @returns {string | null} */
