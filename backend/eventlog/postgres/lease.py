@@ -8,7 +8,7 @@ whose credentials were revoked.
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,6 +32,9 @@ WATCHED = 1000
 MAX_TAKEOVERS = 2
 #: Revocations that are read again at each poll, in seconds: one that was committed late is among them.
 REVOKED_SECONDS = 60.0
+
+# A head that no session has.
+_UNKNOWN = ("", -1)
 
 _RENEW = """
 WITH mine AS (
@@ -144,6 +147,11 @@ class LeaseTask:
         """This process has written to the session, or erased it (None); the next poll need not report that."""
         if session_id in self._heads:
             self._heads[session_id] = head
+
+    def notified(self, session_ids: Iterable[str]) -> None:
+        """Other processes have written to the sessions. Of one that was not there at the last poll the next has to tell
+        also where it is not there again: a reader may have read it meanwhile."""
+        self._heads |= {each: _UNKNOWN for each in session_ids if self._heads.get(each, _UNKNOWN) is None}
 
     # The task ---------------------------------------------------------------------------------------------------------
 
@@ -262,7 +270,8 @@ class LeaseTask:
             self._heads |= before
             async with bounded(connection, self._timing.answer):
                 found = await heads(connection, part)
-            self._heads |= {session_id: found.get(session_id) for session_id in part}
+            # What came meanwhile is the later.
+            self._heads |= {each: found.get(each) for each in part if self._heads[each] == before[each]}
             self._owner.changed_elsewhere(
                 {each: _hint(before[each], found.get(each)) for each in part if found.get(each) != before[each]}
             )
@@ -272,7 +281,7 @@ def _read_before(head: Position | None) -> tuple[str, int] | None:
     """What an earlier poll would have found of a session that is new to it, by the head that its reader knows. A reader
     without one is told, whatever is found: it would be late to what came before this poll."""
     if head is None:
-        return "", -1
+        return _UNKNOWN
     return (head.epoch, head.seq) if head.seq else None
 
 

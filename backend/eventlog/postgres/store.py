@@ -224,6 +224,7 @@ class PostgresStore:
         return False
 
     def _notified(self, hints: Mapping[str, Hint]) -> None:
+        self.lease.notified(hints)
         self._owner.changed_elsewhere(hints)
         # During a run only its owner writes to the session: another process has cancelled it, or has taken it over.
         if any(session_id in hints for session_id, _ in self._runs.values()):

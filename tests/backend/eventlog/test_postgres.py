@@ -163,6 +163,20 @@ async def test_a_poll_tells_a_new_reader_of_what_came_between_its_head_and_its_w
             await in_time(other.watch(session_id, head).wait())
 
 
+async def test_a_poll_tells_of_an_erasure_of_what_began_and_was_read_since_the_poll_before(
+    postgres_database: str,
+) -> None:
+    async with two(postgres_database, **NOTIFIED) as (one, other), another(postgres_database, **POLLED) as silent:
+        watch = other.watch("s", (await other.session_for("s", "p")).head)
+        store_of(other).lease.poll()
+        await until(lambda: "s" in store_of(other).lease._heads)
+        await start(one, "s")
+        assert await in_time(watch.wait()) is Hint.GROWN
+        assert await silent.delete_session("s")
+        store_of(other).lease.poll()
+        assert await in_time(watch.wait()) is Hint.ERASED
+
+
 async def test_a_new_reader_gets_all_where_its_process_missed_growth_while_it_had_no_reader(
     postgres_database: str,
 ) -> None:
