@@ -64,6 +64,12 @@ def test_options_of_both_parts_have_one_meaning_and_one_default() -> None:
     assert all(specs(Settings)[name] == specs(BackendSettings)[name] for name in COMMON)
 
 
+def test_the_changelog_names_the_commands_that_there_are() -> None:
+    programs = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").partition("### The programs\n\n- ")[2]
+    named = re.findall(r"`(?:moorline\s+)?(\w+)`", programs.partition("\n- ")[0])
+    assert set(named) - {"moorline"} == set(COMMANDS)
+
+
 def test_every_page_is_listed_in_the_readme() -> None:
     assert sorted(path.stem for path in DOCS.iterdir()) == sorted(PAGES)
     assert all(f"(gateway/docs/{name}.md)" in TEXTS["README.md"] for name in PAGES)
