@@ -17,7 +17,7 @@ from moorline.backend.eventlog.sqlite.connection import connect
 from moorline.backend.eventlog.sqlite.control import NoServer, complaining, request_revocation
 from moorline.backend.eventlog.sqlite.erasure_log import ErasureLog
 from moorline.gateway.common.access.principal_names import MOST_NAME_BYTES, is_principal
-from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.errors import UsageError, missing_extra
 
 __all__ = ["revoke"]
 
@@ -61,5 +61,5 @@ def _in_postgres(database: str, name: str) -> float:
     try:
         from moorline.backend.eventlog.postgres.revocations import revoke_at
     except ImportError as error:
-        raise UsageError('database: PostgreSQL needs its library: pip install "moorline[postgres]"') from error
+        raise UsageError(f"database: {missing_extra('postgres')}") from error
     return asyncio.run(revoke_at(database, name))

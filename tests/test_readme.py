@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,14 @@ def test_the_table_of_options_is_that_of_the_settings(heading: str, settings: ty
 
 def test_options_of_both_parts_have_one_meaning_and_one_default() -> None:
     assert all(specs(Settings)[name] == specs(BackendSettings)[name] for name in COMMON)
+
+
+def test_extras_are_installed_from_the_clone_since_no_index_has_moorline() -> None:
+    shown = re.findall(r'pip install "(.+)\[(\w+)\]"', ALL)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert {extra for _, extra in shown} == set(extras)
+    assert {folder for folder, _ in shown} == {"../moorline"}
+    assert all(f"(`{extra}`)" in TEXTS["README.md"] for extra in extras)
 
 
 def test_the_changelog_names_the_commands_that_there_are() -> None:

@@ -4,7 +4,7 @@ from moorline.backend.eventlog.base import Store
 from moorline.backend.eventlog.log import EventLog
 from moorline.backend.eventlog.sqlite.store import SQLiteStore
 from moorline.backend.settings import POSTGRES, SQLITE, shown_database
-from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.errors import UsageError, missing_extra
 
 __all__ = ["open_log", "sqlite_path"]
 
@@ -41,5 +41,5 @@ def _postgres(url: str, pool_size: int) -> Store:
     except ImportError as error:
         if not (error.name or "psycopg").startswith("psycopg"):
             raise
-        raise UsageError('database: PostgreSQL needs its library: pip install "moorline[postgres]"') from error
+        raise UsageError(f"database: {missing_extra('postgres')}") from error
     return PostgresStore(url, pool_size=pool_size)

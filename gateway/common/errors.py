@@ -1,6 +1,6 @@
 """Errors for the person at the command line."""
 
-__all__ = ["UnsupportedLibrary", "UsageError"]
+__all__ = ["UnsupportedLibrary", "UsageError", "missing_extra"]
 
 
 class UsageError(Exception):
@@ -13,3 +13,14 @@ class UsageError(Exception):
 
 class UnsupportedLibrary(UsageError, ImportError):
     """A library is installed in a version that moorline cannot run with. It is raised while modules are imported."""
+
+
+def missing_extra(name: str) -> str:
+    """What is missing where the libraries of this extra are, and what to do, as README.md has it.
+
+    By its name alone moorline cannot be installed: no index has it.
+    """
+    return (
+        f'the extra "{name}" is missing; in the clone write uv run --extra {name} moorline, '
+        f'elsewhere uv pip install "../moorline[{name}]"'
+    )

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from moorline import __version__
+from moorline.gateway.common.errors import missing_extra
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -160,7 +161,7 @@ def start(service: str, environ: Mapping[str, str]) -> None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        log.warning('no traces: a collector is named, and OpenTelemetry is missing: pip install "moorline[otel]"')
+        log.warning("no traces: a collector is named, and %s", missing_extra("otel"))
         return
     facts = {"service.name": environ.get("OTEL_SERVICE_NAME") or service, "service.version": __version__}
     # `stop` is bounded, which the SDK's own end at the interpreter's exit is not.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from moorline.gateway.common.config.units import parse_duration
-from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.errors import UsageError, missing_extra
 from moorline.gateway.proxy.locations import Kind, Location, Target
 from moorline.gateway.proxy.route_option import parse_upstream
 from moorline.gateway.proxy.routes import Host, Match, Route
@@ -101,7 +101,7 @@ def _parsed(file: str) -> Sequence[_Directive]:
     try:
         import crossplane
     except ImportError:
-        raise UsageError('nginx_conf: it needs crossplane; pip install "moorline[nginx]"') from None
+        raise UsageError(f"nginx_conf: {missing_extra('nginx')}") from None
     try:
         payload = crossplane.parse(file, combine=True, comments=False, check_ctx=False, strict=False)
     except OSError as error:

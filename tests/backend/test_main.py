@@ -110,4 +110,7 @@ async def test_without_the_extra_one_line_says_how_to_install_it(tmp_path: Path)
         "moorline", "backend", "--port", "0", "--database", database, cwd=tmp_path, env={"PYTHONPATH": paths}
     )
     assert status == 2
-    assert err == 'moorline: database: PostgreSQL needs its library: pip install "moorline[postgres]"\n'
+    assert err == (
+        'moorline: database: the extra "postgres" is missing; in the clone write uv run --extra postgres moorline, '
+        'elsewhere uv pip install "../moorline[postgres]"\n'
+    )

@@ -267,4 +267,4 @@ def test_a_collector_without_the_library_is_a_warning(
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     tracing.start("moorline", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
     assert not tracing.is_on()
-    assert 'pip install "moorline[otel]"' in caplog.text
+    assert 'pip install "../moorline[otel]"' in caplog.text

@@ -24,7 +24,7 @@ from moorline.gateway.common.access.jwks import KeySet
 from moorline.gateway.common.access.principal_names import MOST_NAME_BYTES, is_principal
 from moorline.gateway.common.access.refusals import Refusals
 from moorline.gateway.common.config.settings import CommonSettings
-from moorline.gateway.common.errors import UsageError
+from moorline.gateway.common.errors import UsageError, missing_extra
 
 if TYPE_CHECKING:
     import jwt
@@ -78,7 +78,7 @@ def jwt_authorize(settings: CommonSettings) -> "JwtAuthorize | None":
         import cryptography  # noqa: F401 - of the same extra, and jwt imports without it
         import jwt  # noqa: F401
     except ImportError:
-        raise UsageError(f'{given[0]}: needs the libraries of the extra "jwt"; pip install "moorline[jwt]"') from None
+        raise UsageError(f"{given[0]}: {missing_extra('jwt')}") from None
     if settings.jwt_jwks_url:
         return JwtAuthorize(settings, KeySet(settings.jwt_jwks_url))
     text = settings.jwt_key
