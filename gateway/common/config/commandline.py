@@ -77,6 +77,8 @@ def read(
     document = _read_file(args.config, tables)
     files = _file_read(args.config)
     environ = {**_read_dotenv(files), **environ}
+    for section in command.sections:
+        _refuse_misplaced(section.table, document, tables)
     loaded = {section.settings: _load(section, args, environ, document) for section in command.sections}
     warnings = [
         *(
@@ -250,12 +252,16 @@ def _read_file(config: str | None, tables: Mapping[str, type[Any]]) -> dict[str,
         if config is None:
             return {}
         raise UsageError(f'--config: there is no file "{config}"') from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: it is not UTF-8; save it in this encoding") from None
     except OSError as error:
         source = "moorline.toml" if config is None else f'--config: "{config}"'
         raise UsageError(f"{source} cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UsageError(f"{path}: {error}; see https://toml.io for how it is written") from None
     for name, table in document.items():
+        if name not in tables and (place := _table_of(name, tables)):
+            raise UsageError(f"{path}: {name}: an option stands in a table; write it below [{place}]")
         if name not in tables:
             *others, last = (f"[{each}]" for each in tables)
             known = f"{', '.join(others)} and {last}"
@@ -263,3 +269,21 @@ def _read_file(config: str | None, tables: Mapping[str, type[Any]]) -> dict[str,
         if not isinstance(table, dict):
             raise UsageError(f"{path}: {name} is a table; write [{name}] and its options below")
     return document
+
+
+def _refuse_misplaced(
+    table: str, document: Mapping[str, Mapping[str, object]], tables: Mapping[str, type[Any]]
+) -> None:
+    """What `load` would call unknown, and liken to another option of its table, though a table nearby has it.
+
+    Raises:
+        UsageError: a key stands in a table that does not have it, while another one does.
+    """
+    known = specs(tables[table])
+    for key in document.get(table, {}):
+        if key not in known and (place := _table_of(key, tables)):
+            raise UsageError(f"[{table}] {key}: there is no such option; write it in [{place}]")
+
+
+def _table_of(key: str, tables: Mapping[str, type[Any]]) -> str | None:
+    return next((name for name, settings in tables.items() if key in specs(settings)), None)

@@ -255,6 +255,9 @@ def load(
 
 def _from_file(spec: Spec, value: object, table_name: str) -> Any:
     source = f"[{table_name}] {spec.name}"
+    if spec.kind.parse_table is not None and isinstance(value, dict):
+        place = f"{table_name}.{spec.name}"
+        raise UsageError(f"[{place}] is one of several; write [[{place}]], with two brackets on each side")
     if spec.kind.parse_table is None or not isinstance(value, list):
         return spec.parse(_as_text(value, source), source)
     return tuple(
@@ -301,6 +304,5 @@ def _as_text(value: object, source: str) -> str | list[str]:
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
-    raise UsageError(
-        f"{source}: a {type(value).__name__} is not a value; write text, a number, true or false, or a list"
-    )
+    found = "table" if isinstance(value, dict) else type(value).__name__
+    raise UsageError(f"{source}: a {found} is not a value; write text, a number, true or false, or a list")

@@ -81,7 +81,7 @@ def test_the_file_s_own_types_are_read_as_text_would_be(table: dict[str, object]
     ("table", "message"),
     [
         ({"wiat": 1}, r"^\[example\] wiat: there is no such option; did you mean wait\?$"),
-        ({"wait": {}}, r"^\[example\] wait: a dict is not a value"),
+        ({"wait": {}}, r"^\[example\] wait: a table is not a value"),
         ({"names": [["a"]]}, r"^\[example\] names: a list in a list is not a value"),
         ({"count": [1, 2]}, r"^\[example\] count: takes one value, not a list$"),
         ({"style": "bold"}, r'^\[example\] style: "bold" is not one of plain, fancy$'),

@@ -98,6 +98,17 @@ def test_a_wrong_argument_is_one_line(
         ),
         ("gateway = 3\n", "moorline.toml: gateway is a table; write [gateway] and its options below"),
         ("[gateway]\nprot = 1\n", "[gateway] prot: there is no such option; did you mean port?"),
+        (
+            "[gateway]\nfrontend_command = 'x'\n",
+            "[gateway] frontend_command: there is no such option; write it in [serve]",
+        ),
+        ("[gateway]\nmodel = 'x'\n", "[gateway] model: there is no such option; write it in [backend]"),
+        ("port = 1\n", "moorline.toml: port: an option stands in a table; write it below [gateway]"),
+        (
+            "[gateway.route]\npath = '/a'\n",
+            "[gateway.route] is one of several; write [[gateway.route]], with two brackets on each side",
+        ),
+        ("[gateway.port]\n", "[gateway] port: a table is not a value; "),
         ("[gateway]\nport = true\n", '[gateway] port: "true" is not a port'),
     ],
 )
@@ -110,6 +121,15 @@ def test_a_wrong_file_is_one_line(
     err = capsys.readouterr().err
     assert err.startswith(f"moorline: {line}")
     assert err.count("\n") == 1
+
+
+def test_a_file_in_another_encoding_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moorline.toml").write_text("[gateway]\n", encoding="utf-16")
+    assert main(["gateway"]) == 2
+    assert capsys.readouterr().err == "moorline: moorline.toml: it is not UTF-8; save it in this encoding\n"
 
 
 def test_a_file_that_cannot_be_read_is_named_as_it_was_found(
