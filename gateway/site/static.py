@@ -36,8 +36,8 @@ _METRICS = ("metrics",)
 
 
 _CSP = "Content-Security-Policy"
-# `localhost:5173`, an address without its scheme.
-_HOST_AND_PORT = re.compile(r"[\w.-]+:\d{1,5}/?")
+# An address of a dev server in other words: `localhost:5173`, `:5173`, `5173`, `ws://localhost:5173`.
+_HOST_AND_PORT = re.compile(r"(?:wss?://)?(?:([\w.-]*):)?(\d{1,5})/?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,14 +60,10 @@ class Frontend:
     def __init__(self, folder: str, *, policy: str = "", recheck: float = 1.0) -> None:
         root = Path(folder) if folder else BUILT_IN
         if not root.is_dir():
-            raise UsageError(
-                f'frontend: "{shown_value(folder)}" is not a folder; '
-                + (
-                    f"for a dev server write http://{folder}"
-                    if _HOST_AND_PORT.fullmatch(folder)
-                    else "build the site first, or leave the option out"
-                )
-            )
+            todo = "build the site first, or leave the option out"
+            if meant := _HOST_AND_PORT.fullmatch(folder):
+                todo = f"for a dev server write http://{meant[1] or 'localhost'}:{meant[2]}"
+            raise UsageError(f'frontend: "{shown_value(folder)}" is not a folder; {todo}')
         if not (root / INDEX).is_file():
             raise UsageError(f'frontend: "{folder}" has no {INDEX}; name the folder that the build wrote, often dist')
         self._files = Files(Folder(root), recheck=recheck)

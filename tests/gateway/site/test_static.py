@@ -319,11 +319,11 @@ def test_a_password_in_an_address_that_is_taken_for_a_folder_is_not_printed() ->
         Frontend("user:s3cret@localhost:5173")
 
 
-def test_an_address_without_its_scheme_is_recognized() -> None:
-    with pytest.raises(
-        UsageError, match=r'^frontend: "localhost:5173" .*; for a dev server write http://localhost:5173$'
-    ):
-        Frontend("localhost:5173")
+@pytest.mark.parametrize("text", ["localhost:5173", "localhost:5173/", ":5173", "5173", "ws://localhost:5173"])
+def test_an_address_of_a_dev_server_in_other_words_is_recognized(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Frontend(text)
+    assert str(refused.value) == (f'frontend: "{text}" is not a folder; for a dev server write http://localhost:5173')
 
 
 def test_a_folder_without_an_index_page_is_named_at_start(tmp_path: Path) -> None:
