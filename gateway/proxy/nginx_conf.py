@@ -103,11 +103,16 @@ def _parsed(file: str) -> Sequence[_Directive]:
     except ImportError:
         raise UsageError(f"nginx_conf: {missing_extra('nginx')}") from None
     try:
+        # crossplane reports this as a problem of the file, in the words of an exception.
+        with open(file, "rb"):
+            pass
         payload = crossplane.parse(file, combine=True, comments=False, check_ctx=False, strict=False)
     except OSError as error:
         raise UsageError(f'nginx_conf: "{file}" cannot be read ({error.strerror})') from None
     for problem in payload["errors"]:
-        raise UsageError(f'nginx_conf: "{file}": {problem["error"]}')
+        # Its words are empty where the tokens of a directive end.
+        words = problem["error"] or "it ends within a directive; a ; or a block is missing"
+        raise UsageError(f'nginx_conf: "{file}": {words}')
     return [_Directive.of(each) for config in payload["config"] for each in config["parsed"]]
 
 

@@ -135,8 +135,14 @@ def test_what_cannot_be_read_is_one_line(read: Read, text: str, message: str) ->
 
 
 def test_a_file_that_is_missing_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r'^nginx_conf: ".*none\.conf": .*No such file'):
+    with pytest.raises(UsageError, match=r'^nginx_conf: ".*none\.conf" cannot be read \(No such file or directory\)$'):
         read_nginx_conf(str(tmp_path / "none.conf"), is_own=lambda url: False)
+
+
+def test_a_file_that_ends_within_a_directive_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "half.conf").write_text("proxy_pass http://a", encoding="utf-8")
+    with pytest.raises(UsageError, match=r'^nginx_conf: ".*half\.conf": it ends within a directive; a ; or a block '):
+        read_nginx_conf(str(tmp_path / "half.conf"), is_own=lambda url: False)
 
 
 def test_what_is_not_used_is_listed_once_a_file(read: Read) -> None:
