@@ -750,7 +750,10 @@ def test_tokens_and_a_function_of_ones_own_exclude_each_other() -> None:
         ({"jwt_key": SECRET, "jwt_key_file": "x"}, "jwt_key_file: jwt_key is set as well; write one of them"),
         ({"jwt_key": pem(rsa.generate_private_key(65537, 1024))}, "jwt_key: is not a public key of RSA, P-256 or "),
         ({"jwt_key": pem(ec.generate_private_key(ec.SECP384R1()))}, "jwt_key: is not a public key of RSA, P-256 or "),
-        ({"jwt_key_file": "/nowhere/key.pem"}, 'jwt_key_file: "/nowhere/key.pem" cannot be read: '),
+        (
+            {"jwt_key_file": "/nowhere/key.pem"},
+            'jwt_key_file: "/nowhere/key.pem" cannot be read (No such file or directory)',
+        ),
         (
             {"jwt_key": "-----BEGIN PUBLIC KEY-----\nxx\n-----END PUBLIC KEY-----"},
             "jwt_key: is not a public key of RSA, P-256 or Ed25519 in PEM",
@@ -766,6 +769,12 @@ def test_a_key_that_cannot_be_used_is_one_line(options: dict[str, Any], message:
         jwt_authorize(Settings(**options))
     assert str(refused.value).startswith(message)
     assert "\n" not in str(refused.value)
+
+
+def test_a_file_with_a_key_in_der_is_told_how_a_key_is_written(tmp_path: Path) -> None:
+    (tmp_path / "key.der").write_bytes(b"\x30\x82\x01\x22")
+    with pytest.raises(UsageError, match=r'^jwt_key_file: ".*key\.der" is not text; write a public key in PEM \('):
+        jwt_authorize(Settings(jwt_key_file=str(tmp_path / "key.der")))
 
 
 def test_a_file_may_hold_the_key(tmp_path: Path) -> None:

@@ -85,8 +85,13 @@ def jwt_authorize(settings: CommonSettings) -> "JwtAuthorize | None":
     if settings.jwt_key_file:
         try:
             text = Path(settings.jwt_key_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f'jwt_key_file: "{settings.jwt_key_file}" cannot be read: {error}') from None
+        except OSError as error:
+            raise UsageError(f'jwt_key_file: "{settings.jwt_key_file}" cannot be read ({error.strerror})') from None
+        except UnicodeDecodeError:
+            raise UsageError(
+                f'jwt_key_file: "{settings.jwt_key_file}" is not text; write a public key in PEM '
+                "(openssl pkey -pubin -inform DER -in KEY), or a secret in hexadecimal (openssl rand -hex 32)"
+            ) from None
     from moorline.gateway.common.access.jwt_key import parse_key
 
     return JwtAuthorize(settings, parse_key(text.strip(), given[0]))
