@@ -162,6 +162,14 @@ async def test_stop_keeps_what_was_written_and_try_again_asks_anew(chat: Site, t
     await expect(answers(tab.page).last).to_have_text("Whole.")
 
 
+async def test_an_answer_without_text_is_told_from_one_that_has_not_come(chat: Site, tab: Visitor) -> None:
+    await tab.page.goto(chat.url + CHAT)
+    chat.script.put(None)
+    await say(tab.page, "Hello")
+    await expect(tab.page.get_by_role("article").last).to_have_text("Assistant: The answer has no text.")
+    await expect(tab.page.get_by_role("button", name="Try again")).to_have_count(0)
+
+
 async def test_the_keyboard_is_enough(chat: Site, tab: Visitor) -> None:
     await tab.page.goto(chat.url + CHAT)
     await shows(tab.page, "Connected")

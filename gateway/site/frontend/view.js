@@ -47,9 +47,12 @@ export function plainWords(code) {
  * @returns {Bubble} */
 export function rowBubble(row, retry) {
   const failed = row.finish === 'error';
+  const sources = /** @type {Source[]} */ (row.parts.filter((part) => part.kind === 'source'));
   const end = failed ? failure(row) : (FINISHES.get(row.finish ?? '') ?? '');
   const again = end && (!failed || row.error?.retryable) ? retry : null;
-  const note = typeof again === 'string' ? `${end} ${again}` : end;
+  // A question alone would look as if it still waited. The server tries no answer again that ended well.
+  const isEmpty = row.finish === 'stop' && !row.content.trim() && !sources.length;
+  const note = isEmpty ? 'The answer has no text.' : typeof again === 'string' ? `${end} ${again}` : end;
   const busy = row.writing && (!row.content || row.status !== '');
   return {
     id: row.id,
@@ -58,7 +61,7 @@ export function rowBubble(row, retry) {
     note: busy ? row.status || 'Thinking' : note,
     bad: failed,
     thinking: busy,
-    sources: /** @type {Source[]} */ (row.parts.filter((part) => part.kind === 'source')),
+    sources,
     actions: again && typeof again !== 'string' ? [again] : [],
   };
 }
