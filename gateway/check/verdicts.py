@@ -409,13 +409,15 @@ def conclusion(
 
     A gateway that is reached but has no answer is broken behind it: there the backend's own first failure is nearer to
     the cause, unless it got further there. A backend at an address that was guessed counts only together with such a
-    gateway.
+    gateway, and where that passed on a decision of its backend only with the same one: else another program is there.
     """
     failed = _first_failure(through)
     behind = _first_failure(straight or ())
     if failed is None:
         return (Side.BACKEND, behind) if behind is not None and backend_is_named else None
     order = list(Hop)
+    if behind is not None and not backend_is_named and _is_decision(failed) and not _is_same(failed, behind):
+        return Side.GATEWAY, failed
     if (
         behind is not None
         and failed.hop not in (Hop.NAME, Hop.TCP)
@@ -423,6 +425,19 @@ def conclusion(
     ):
         return Side.BACKEND, behind
     return Side.GATEWAY, _compared(failed) if straight else failed
+
+
+def _is_same(one: Step, other: Step) -> bool:
+    assert one.failure is not None
+    assert other.failure is not None
+    return (one.hop, one.failure.kind, one.failure.status) == (other.hop, other.failure.kind, other.failure.status)
+
+
+def _is_decision(failed: Step) -> bool:
+    """Whether this is a server's own decision, and not that of a gateway without a backend."""
+    assert failed.failure is not None
+    kind, status = failed.failure.kind, failed.failure.status
+    return kind in (FailureKind.ERROR, FailureKind.ORIGIN) or (kind is FailureKind.STATUS and status < 500)
 
 
 # What servers answer to an ordinary request for a path that is a WebSocket's.

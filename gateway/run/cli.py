@@ -183,10 +183,10 @@ def _configuration(argv: Sequence[str], environ: MutableMapping[str, str]) -> in
 def _check(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
     import dataclasses
 
-    from moorline.gateway.run.commands import CheckSettings, Settings
+    from moorline.gateway.run.commands import CheckSettings, ServeSettings, Settings
 
     config = _config("check", argv, environ)
-    settings, own = config[Settings], config[CheckSettings]
+    settings, own, serve = config[Settings], config[CheckSettings], config[ServeSettings]
     from moorline.gateway.check.address import ProbeOptions
     from moorline.gateway.check.report import check
 
@@ -196,7 +196,8 @@ def _check(argv: Sequence[str], environ: MutableMapping[str, str]) -> int:
         return check(config.arguments[0], own.backend or None, backend_is_named=True, options=options, as_json=own.json)
     url = f"{settings.scheme}://{_reached_at(settings.host)}:{settings.port}"
     options = dataclasses.replace(options, certificate=settings.tls_certificate)
-    backend, is_named = own.backend or settings.upstream[0], bool(own.backend)
+    guessed = f"http://127.0.0.1:{serve.backend_port}" if serve.backend_port else settings.upstream[0]
+    backend, is_named = own.backend or guessed, bool(own.backend)
     return check(url, backend, backend_is_named=is_named, options=options, as_json=own.json)
 
 

@@ -58,7 +58,10 @@ class CheckSettings:
     """The options that only `moorline check` has."""
 
     backend: str = option(
-        "", TEXT, "the backend's address (default: `upstream`, where the gateway is on this machine)", group="Options"
+        "",
+        TEXT,
+        "the backend's address (default: `backend_port` or `upstream`, where the gateway is on this machine)",
+        group="Options",
     )
     path: str = option("", TEXT, "path of a WebSocket that is not moorline's: it is opened, and asked nothing")
     origin: str = option("", TEXT, "open the socket as a page of this origin (default: the address's own)")
@@ -136,6 +139,7 @@ CHECK = Command(
         Section("check", CheckSettings),
         # Where the gateway listens, and its backend; nothing else of it matters here.
         Section("gateway", Settings, ignored=specs(Settings).keys() - _CHECKED),
+        Section("serve", ServeSettings, ignored=specs(ServeSettings).keys() - {"backend_port"}),
     ),
     arguments=(("URL", "the gateway's address (default: http://localhost:4321, or as configured)"),),
     examples=(

@@ -127,6 +127,15 @@ async def test_a_backend_at_a_guessed_address_is_no_fault_where_the_gateway_answ
         assert await asyncio.to_thread(check, gateway, backend, backend_is_named=True) == 1
 
 
+async def test_a_refusal_is_not_put_down_to_a_backend_at_a_guessed_address(
+    unused_tcp_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with server(refusing(401)) as gateway, server(refusing(503)) as other:
+        for backend in (f"http://127.0.0.1:{unused_tcp_port}", other):
+            assert await asyncio.to_thread(check, gateway, backend, backend_is_named=False) == 1
+            assert "Broken: upgrade, through the gateway: HTTP 401\n" in capsys.readouterr().out
+
+
 # What is broken -------------------------------------------------------------------------------------------------------
 
 

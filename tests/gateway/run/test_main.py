@@ -157,6 +157,15 @@ def test_check_asks_where_the_options_of_the_gateway_say(
     assert printed.err == ""
 
 
+def test_check_asks_the_backend_of_serve_at_its_port(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moorline.toml").write_text(f"[serve]\nbackend_port = {unused_tcp_port}\n", encoding="utf-8")
+    assert main(["check", "--port", str(unused_tcp_port)]) == 1
+    assert f"straight to the backend: http://127.0.0.1:{unused_tcp_port}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("module", ["gateway", "backend"])
 async def test_a_variable_of_check_is_known_to_the_other_commands(module: str, tmp_path: Path) -> None:
     env = {"MOORLINE_BACKEND": "http://127.0.0.1:8000", "MOORLINE_MODEL": "x"}
