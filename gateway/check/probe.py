@@ -22,7 +22,7 @@ from yarl import URL
 from moorline.gateway.check.address import ProbeOptions, port_of
 from moorline.gateway.check.reach import network_failure
 from moorline.gateway.check.services import service_of
-from moorline.gateway.check.verdicts import Failure, FailureKind, Hop, Step
+from moorline.gateway.check.verdicts import PATIENT, Failure, FailureKind, Hop, Step
 from moorline.gateway.check.websocket import HopFailed, Message, Target, WebSocket
 from moorline.gateway.common.config.units import format_duration
 from moorline.gateway.common.errors import UsageError
@@ -37,7 +37,6 @@ _HELD_BACK = (
     "a proxy in between holds frames back for a time (nginx: proxy_buffering off), or the server's event loop was "
     "blocked."
 )
-_PATIENT = "patient:check"
 _QUESTION = "This is a test of the connection. Please answer with one word."
 _AFTER = {"after": "0", "epoch": "", "wait": "0"}
 _VERSION_1 = "version 1 of the protocol alone: no resume, and a page that needs version 2 gets no answer"
@@ -98,7 +97,7 @@ class _Probe:
         self._session_id = f"check-{secrets.token_hex(8)}"
         self._options = options
         self._foreign = bool(options.path) or target.scheme in ("ws", "wss")
-        self._path = f"{target.path.rstrip('/')}/ws/chat/{_PATIENT}/{self._session_id}"
+        self._path = f"{target.path.rstrip('/')}/ws/chat/{PATIENT}/{self._session_id}"
         if self._foreign:
             self._path = options.path or target._replace(scheme="", netloc="", path=target.path or "/").geturl()
         self._moorline = moorline and not self._foreign
@@ -303,7 +302,7 @@ class _Probe:
         """As the chat client finds it: a backend of version 1 ignores the position, and sends a list of rows."""
         url = f"{self._base}/api/chat/{self._session_id}/messages"
         with suppress(aiohttp.ClientError, TimeoutError, ValueError):
-            async with self._client.get(url, params={**_AFTER, "patient_id": _PATIENT}) as response:
+            async with self._client.get(url, params={**_AFTER, "patient_id": PATIENT}) as response:
                 return response.status == 200 and isinstance(_parsed(await _body(response)), list)
         return False
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from moorline.gateway.explain import Explanation
 
-__all__ = ["Failure", "FailureKind", "Hop", "Side", "Step", "Verdict", "conclusion", "verdict"]
+__all__ = ["PATIENT", "Failure", "FailureKind", "Hop", "Side", "Step", "Verdict", "conclusion", "verdict"]
+
+PATIENT = "patient:check"
+"""Whose chat is opened and erased again at moorline."""
 
 
 class Hop(enum.StrEnum):
@@ -234,7 +237,8 @@ _USUAL: dict[tuple[Hop | None, FailureKind, int], Verdict] = {
     ),
     (Hop.UPGRADE, FailureKind.STATUS, 403): Verdict(
         "access was refused, with and without Origin: credentials are missing, or do not allow this socket",
-        "check the token or cookie (--header) and the rules of the server's authorization",
+        "check the token or cookie (--header) and the rules of the server's authorization; "
+        f"what is opened at moorline is a chat of {PATIENT}, which both have to allow",
     ),
     (None, FailureKind.STATUS, 429): Verdict(
         "a limit of requests for this client or address is reached",

@@ -5,6 +5,7 @@ import errno
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -324,6 +325,20 @@ def test_the_nearest_hop_to_the_cause_is_named(through: Hop, straight: Hop | Non
     found = conclusion(steps(through), steps(straight), backend_is_named=True)
     assert found is not None
     assert (found[0], found[1].hop) == broken
+
+
+async def test_who_may_open_one_chat_alone_is_told_which_one_is_opened(capsys: pytest.CaptureFixture[str]) -> None:
+    opened = []
+
+    async def refuse(request: web.Request) -> web.Response:
+        opened.append(request.match_info["patient"])
+        return web.Response(status=403)
+
+    async with server(refuse) as gateway:
+        await asyncio.to_thread(check, gateway, None, backend_is_named=False)
+    assert f"a chat of {opened[0]}, which both have to allow" in capsys.readouterr().out
+    page = Path(__file__).parents[3] / "gateway" / "docs" / "troubleshooting.md"
+    assert f"`{opened[0]}`" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("side", Side)
