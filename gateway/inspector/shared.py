@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from moorline.gateway.common.web.server import begin_drain
 from moorline.gateway.inspector import faults
 from moorline.gateway.inspector.others import ask_others
 from moorline.gateway.inspector.rows import Row, ended_row, open_row, sentence
@@ -44,7 +45,7 @@ async def _answer(app: web.Application, message: Mapping[str, Any]) -> Any:
         case {"frontend": address}:
             return app[ROUTES].move_frontend(address)
         case {"drain": seconds}:
-            return app[DRAINING].begin(seconds)
+            return begin_drain(app[DRAINING], seconds)
         case {"owner": owner, "expected": expected}:
             return expect(app, Owner[owner], expected=expected)
         case _:

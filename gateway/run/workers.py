@@ -53,8 +53,10 @@ log = logging.getLogger("moorline.gateway")
 _START_SECONDS = 60.0
 # Until the counts of its predecessor are here, once it is ready. All workers have to be before.
 _COUNTS_SECONDS = _START_SECONDS
-# Until a worker that accepts no more says that it has answered what it had; it takes a second at most itself.
+# Until a worker that accepts no more says that it has answered what it had; it takes a second at most itself. One that
+# was replaced is told nothing any more, and has that second.
 _FINISH_SECONDS = 2.0
+_REPLACED_SECONDS = 1.0
 # What a worker needs of the environment: how Python starts, and where certificates and temporary files are. nginx keeps
 # TZ alone. A worker needs no key of the provider's and no password of the database's.
 _ENVIRONMENT = {"HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ"}
@@ -239,7 +241,7 @@ class Workers:
         """See `Generation`."""
         # One that hangs says nothing, and one that has been replaced ends.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_FINISH_SECONDS):
+            async with asyncio.timeout(_REPLACED_SECONDS if self._left else _FINISH_SECONDS):
                 await asyncio.gather(*(each.finished.wait() for each in self._channels.values() if each.is_ready))
 
     def drain(self, within: float | None = None) -> None:

@@ -8,7 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from moorline.gateway.common.web.draining import DRAINING, Draining
+from moorline.gateway.inspector.shared import answering
+from moorline.gateway.keys import SIBLINGS
 from moorline.gateway.siblings import Answers, Hub, Siblings
 
 Answer = Callable[[Any], Awaitable[Any]]
@@ -81,6 +85,20 @@ async def test_an_answer_that_fails_is_none_and_is_logged(caplog: pytest.LogCapt
         await known(asking, 1)
         assert await asking.ask("x", seconds=5) == Answers([None], 0)
     assert "broken" in caplog.text
+
+
+async def test_what_a_worker_is_told_of_the_drain_has_room_for_its_last_steps() -> None:
+    hub, app = Hub(), web.Application()
+    draining = app[DRAINING] = Draining()
+    with hub.member() as descriptor:
+        app[SIBLINGS] = Siblings(socket.socket(fileno=os.dup(descriptor)))
+        async with contextlib.asynccontextmanager(answering)(app), asyncio.timeout(5):
+            while not draining.is_set():
+                # The parent learns of the worker in a later turn of the loop.
+                hub.tell({"drain": 1.0})
+                await asyncio.sleep(0.01)
+    # The second is that of the Close frames, and of handlers that are cancelled.
+    assert draining.is_over()
 
 
 async def known(asking: Siblings, others: int) -> None:

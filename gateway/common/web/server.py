@@ -43,6 +43,7 @@ __all__ = [
     "Listener",
     "Running",
     "SocketListener",
+    "begin_drain",
     "running",
 ]
 
@@ -109,13 +110,13 @@ class Running:
         was accepted has sent its request, or half a second is over. One whose request came behind the begin of the
         drain would be refused, and the next process could have served it."""
         self.stop_accepting()
-        await _finish(self._unread, 0.0, _SILENT_SECONDS)
+        await _finish(self.draining, self._unread, 0.0, _SILENT_SECONDS)
 
     async def finish_requests(self) -> float:
         """As `stop_accepting`, where the upstream ends before the drain begins: return when the requests that were on
         their way have been handled, or a second is over; how long it took."""
         self.stop_accepting()
-        return await _finish(self._under_way, 0.0, _REQUEST_SECONDS)
+        return await _finish(self.draining, self._under_way, 0.0, _REQUEST_SECONDS)
 
     async def finish_and_drain(self, within: float | None = None) -> None:
         """As `finish_requests`, and begin the drain in what that leaves of the time."""
@@ -130,11 +131,13 @@ class Running:
         return self._listener.opening + self._idle_connections.silent + self._idle_connections.begun
 
     def drain(self, within: float | None = None) -> None:
-        """Begin the drain, which leaving `running` completes, `within` so many seconds if that is less than `drain`.
-        Handlers get what the last steps leave of it.
-        """
-        seconds = self._drain if within is None else min(within, self._drain)
-        self.draining.begin(max(0.0, seconds - _CLOSE_FRAMES - 2 * _CANCEL_TIMEOUT))
+        """Begin the drain, which leaving `running` completes, `within` so many seconds if that is less than `drain`."""
+        begin_drain(self.draining, self._drain if within is None else min(within, self._drain))
+
+
+def begin_drain(draining: Draining, seconds: float) -> None:
+    """Begin the drain of a server, which is over in so many seconds. Handlers get what the last steps leave of them."""
+    draining.begin(max(0.0, seconds - _CLOSE_FRAMES - 2 * _CANCEL_TIMEOUT))
 
 
 class Listener(Protocol):
@@ -213,7 +216,7 @@ async def running(
         yield started
         took = 0.0
         if draining.has_successor and not draining.is_set():
-            took = await _finish(started._under_way, _REQUEST_SHARE * settings.drain, _REQUEST_SECONDS)
+            took = await _finish(draining, started._under_way, _REQUEST_SHARE * settings.drain, _REQUEST_SECONDS)
         if draining.is_leaving:
             await _released_or_draining(draining, settings.drain)
             if not draining.is_set():
@@ -227,16 +230,16 @@ async def running(
         await runner.cleanup()
 
 
-async def _finish(under_way: Callable[[], int], most: float, patience: float) -> float:
-    """Return when none is under way, or none has ended for `patience`, at the latest `most` seconds behind that: how
-    long it took. The request of a connection that was accepted last is still to come; a browser also opens some ahead
-    of need, and a poll is held for longer. A process that has many to answer, as it may after the last restart, goes on
-    for as long as it gets on with them.
+async def _finish(draining: Draining, under_way: Callable[[], int], most: float, patience: float) -> float:
+    """Return when none is under way, or none has ended for `patience`, at the latest `most` seconds behind that, and
+    when the drain begins, which waits for no more of them: how long it took. The request of a connection that was
+    accepted last is still to come; a browser also opens some ahead of need, and a poll is held for longer. A process
+    that has many to answer, as it may after the last restart, goes on for as long as it gets on with them.
     """
     clock = asyncio.get_running_loop().time
     began = since = clock()
     fewest, was_none = math.inf, False
-    while clock() < min(since, began + most) + patience:
+    while not draining.is_set() and clock() < min(since, began + most) + patience:
         left = under_way()
         # Twice: on the way from its connection to its handler a request is counted at neither for a moment.
         if was_none and left == 0:

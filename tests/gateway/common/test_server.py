@@ -10,7 +10,7 @@ from aiohttp import ClientSession, web
 from moorline.gateway.common.errors import UsageError
 from moorline.gateway.common.loop import run
 from moorline.gateway.common.web.connection import CONNECTION_TIMEOUTS, ConnectionTimeouts
-from moorline.gateway.common.web.draining import DRAINING
+from moorline.gateway.common.web.draining import DRAINING, Draining
 from moorline.gateway.common.web.lingering import LingeringLimits
 from moorline.gateway.common.web.listen import listen
 from moorline.gateway.common.web.server import _REQUEST_CHECK_SECONDS, Running, _finish, running
@@ -305,6 +305,19 @@ async def test_the_time_for_requests_is_taken_off_the_drain() -> None:
         assert server.draining.remaining() <= 1.0
 
 
+async def test_a_drain_that_begins_meanwhile_ends_the_wait_for_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moorline.gateway.common.web.server._REQUEST_SECONDS", 2 * STEP)
+    handler = Endless()
+    async with served(handler.handle) as server, raw(server) as (_, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await handler.began.wait()
+        finishing = asyncio.create_task(server.finish_requests())
+        await asyncio.sleep(0)
+        server.drain(0)
+        async with asyncio.timeout(STEP):
+            await finishing
+
+
 async def test_what_comes_while_requests_end_before_a_drain_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("moorline.gateway.common.web.server._REQUEST_SECONDS", STEP)
     both = asyncio.Barrier(2)
@@ -381,7 +394,7 @@ async def test_requests_that_were_on_their_way_get_time_while_they_end_one_after
             asyncio.get_running_loop().call_later(0.1, end_one)
 
     end_one()
-    more = await _finish(lambda: left, most, 0.8) - 0.8
+    more = await _finish(Draining(), lambda: left, most, 0.8) - 0.8
     assert (left == stuck) is are_awaited
     assert more > 0.1 or not are_awaited
 

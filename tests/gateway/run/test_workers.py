@@ -19,10 +19,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from moorline.gateway.common.web.listen import listen
+from moorline.gateway.run.acceptor import Acceptor, WorkerChannel
+from moorline.gateway.run.workers import MetricsSockets, Workers
+from moorline.gateway.settings import Settings
 from tests.gateway.run.test_serve import ask, serving
 from tests.support.faulty_upstream import HANDSHAKE, Upstream, accepted, dial, held_handshakes
 from tests.support.gateway_process import echoing
-from tests.support.process import Program, children, gone, run_program, started
+from tests.support.process import PATIENCE, Program, children, gone, run_program, started
 from tests.support.websocket_frames import close_frame
 
 WORKERS = ("--workers", "2", "--log-format", "json")
@@ -344,3 +347,17 @@ def signal_each(processes: Iterable[int], *numbers: int) -> None:
     for process, number in itertools.product(processes, numbers):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)
+
+
+async def test_a_worker_that_was_replaced_and_says_nothing_is_waited_for_as_long_as_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("moorline.gateway.run.workers._REPLACED_SECONDS", 0.01)
+    monkeypatch.setattr("moorline.gateway.run.workers._FINISH_SECONDS", 60.0)
+    workers, channel = Workers(Settings(), {}, Acceptor([]), MetricsSockets()), WorkerChannel()
+    workers._channels[1] = channel
+    workers._left.add(1)
+    channel.open()
+    async with asyncio.timeout(PATIENCE):
+        await workers.finish_requests()
+    channel.close()
