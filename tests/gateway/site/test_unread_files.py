@@ -24,7 +24,7 @@ RANGE = GET.replace(b"\r\n\r\n", b"\r\nRange: bytes=1-\r\n\r\n")
 
 @asynccontextmanager
 async def serving(folder: Path, requests: list[web.Request], size: int = SIZE) -> AsyncIterator[Running]:
-    """A gateway with one large file, and at most two unread ones."""
+    """A gateway with one large file and no backend, and at most two unread ones."""
     (folder / "index.html").write_text("page", encoding="utf-8")
     (folder / "large.bin").write_bytes(bytes(range(256)) * (size // 256))
 
@@ -33,7 +33,8 @@ async def serving(folder: Path, requests: list[web.Request], size: int = SIZE) -
         requests.append(request)
         return await handler(request)  # type: ignore[operator, no-any-return]
 
-    settings = Settings(host="127.0.0.1", port=0, frontend=str(folder), max_requests=2, drain=0.1)
+    upstream = ("http://127.0.0.1:9",)
+    settings = Settings(host="127.0.0.1", port=0, upstream=upstream, frontend=str(folder), max_requests=2, drain=0.1)
     app = create_app(settings)
     app.middlewares.append(note)
     async with running(app, settings) as server:
