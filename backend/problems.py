@@ -10,7 +10,7 @@ from moorline.backend.errors import CATALOGUE, ErrorCode, Refusal
 from moorline.backend.eventlog.base import LogUnavailable
 from moorline.backend.protocol.codec import encode
 from moorline.backend.protocol.models import Problem
-from moorline.gateway.common.access.authorize import CHALLENGE
+from moorline.gateway.common.access.authorize import CHALLENGE, HookFailed
 from moorline.gateway.common.web.statuses import UNAUTHORIZED
 
 __all__ = ["bad_request_handler", "problem_middleware"]
@@ -44,6 +44,9 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         # aiohttp keeps the error of a path that does not exist with the request, which its traceback refers to.
         error.__traceback__ = None
         return response
+    except HookFailed as error:
+        logger.error("a request failed: %s", error)
+        return _problem(500, Refusal(ErrorCode.INTERNAL))
     except Exception:
         logger.exception("a request failed")
         return _problem(500, Refusal(ErrorCode.INTERNAL))

@@ -7,7 +7,7 @@ import logging
 from aiohttp import hdrs, web
 
 from moorline.gateway.cause import Cause, Moment, Reason, Who
-from moorline.gateway.common.access.authorize import CHALLENGE
+from moorline.gateway.common.access.authorize import CHALLENGE, HookFailed
 from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS, TooManyConnections
 from moorline.gateway.common.web.sent import Sent
 from moorline.gateway.common.web.statuses import CLIENT_CLOSED_REQUEST, UNAUTHORIZED
@@ -51,7 +51,10 @@ def response_to(request: web.Request, error: BaseException) -> web.StreamRespons
             # aiohttp cancels the handler of a client that closes its connection, and those that are left after a drain.
             request[CAUSE] = _CUT if request.app[DRAINING].is_over() else _CLIENT_CLOSED
         raise error
-    log.error("a request failed in the gateway: request_id=%s", request[REQUEST_ID], exc_info=error)
+    if isinstance(error, HookFailed):
+        log.error("a request failed: %s request_id=%s", error, request[REQUEST_ID])
+    else:
+        log.error("a request failed in the gateway: request_id=%s", request[REQUEST_ID], exc_info=error)
     request[CAUSE] = GatewayError.cause
     return problem(request, GatewayError.status, GatewayError.message, {})
 

@@ -393,8 +393,8 @@ _TABLE: Sequence[tuple[str, Sequence[Moment], Explanation]] = (
         (Moment.REQUEST,),
         Explanation(
             "a fault in the gateway itself",
-            "a bug",
-            "the gateway's log has a traceback with the same request_id; please report it",
+            "an authorize hook that fails, or a bug",
+            "look at the gateway's log at the same request_id; please report a traceback",
         ),
     ),
 )

@@ -224,6 +224,22 @@ async def test_a_principal_closed_while_a_page_is_read_sees_nothing_of_it(
         assert answer.status == 403
 
 
+async def test_what_a_hook_raises_is_logged_without_its_words(
+    server: Backend, hook: Hook, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with server.socket("s1", "p1") as socket:
+        await hello(socket)
+        hook.result, asked = KeyError("token-of-dr-who"), hook.asked
+        await until(lambda: hook.asked > asked + 1)
+        async with aiohttp.request("GET", f"{server.http}/api/chat/s1/messages?patient_id=p1") as answer:
+            assert answer.status == 500
+    found = [line for line in caplog.messages if "authorize: KeyError (" in line]
+    assert any(line.endswith("; it is asked again") for line in found)
+    assert any(line.startswith("a request failed: ") for line in found)
+    assert not any(word in caplog.text for word in ("token-of-dr-who", "Traceback"))
+
+
 @pytest.mark.parametrize("failure", [RuntimeError("no database"), web.HTTPServiceUnavailable()])
 async def test_a_hook_that_fails_has_decided_nothing(server: Backend, hook: Hook, failure: Exception) -> None:
     async with server.socket("s1", "p1") as socket:

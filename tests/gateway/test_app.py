@@ -306,14 +306,38 @@ async def test_a_browser_on_this_machine_shows_the_pages_of_a_dev_server(
 async def test_an_error_in_the_gateway_is_a_500_that_says_nothing(
     start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+    async def broken(request: web.Request) -> web.Response:
         raise RuntimeError("the directory of users is gone")
+
+    settings = Settings(port=0, upstream=("http://127.0.0.1:9",))
+    app = create_app(settings)
+    app.router.add_get("/api/broken", broken)
+    async with (
+        server.running(app, settings) as started,
+        aiohttp.request("GET", f"{started.addresses[0]}/api/broken") as answer,
+    ):
+        assert answer.status == 500
+        assert "directory" not in await answer.text()
+    assert "the directory of users is gone" in caplog.text
+
+
+# A connection of the hook's that is refused is no client that has left.
+@pytest.mark.parametrize("failure", [KeyError, ConnectionRefusedError])
+async def test_a_hook_that_fails_is_a_500_and_one_line_without_its_words(
+    failure: type[Exception], start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
+        raise failure("patient:4711")
 
     gateway = await start_gateway(9, authorize=authorize)
     async with gateway.get("/api/chat/s") as answer:
         assert answer.status == 500
-        assert "directory" not in await answer.text()
-    assert "the directory of users is gone" in caplog.text
+        assert "4711" not in await answer.text()
+    assert f"failed: authorize: {failure.__name__} (authorize in tests/gateway/test_app.py, line" in caplog.text
+    assert "4711" not in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 async def test_a_route_that_a_program_has_added_counts_before_a_shorter_one_of_the_gateway(page: str) -> None:

@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 
 from moorline.gateway.common.access.principal_names import MOST_NAME_BYTES, is_principal
 from moorline.gateway.common.access.refusals import Refusals
-from moorline.gateway.common.config.named import described, load_named, takes
+from moorline.gateway.common.config.named import described, failure, load_named, takes
 from moorline.gateway.common.config.settings import CommonSettings
 from moorline.gateway.common.errors import UsageError
 
@@ -20,6 +20,7 @@ __all__ = [
     "CHALLENGE",
     "SUBPROTOCOL",
     "Authorize",
+    "HookFailed",
     "Principal",
     "allow_all",
     "as_authorize",
@@ -52,6 +53,10 @@ class Principal:
     issued: float | None = None
     """When its credentials were issued (the `iat` of a JWT), as `time.time()` counts: those from before a revocation
     are refused. None: your hook alone decides whether a principal that was revoked may come back."""
+
+
+class HookFailed(Exception):
+    """The user's hook has decided nothing: what it raised, where, in one line that may be logged."""
 
 
 Authorize = Callable[[web.Request, str | None, str | None], Awaitable[Principal]]
@@ -113,8 +118,9 @@ def hook_of(settings: CommonSettings, given: Authorize | None) -> Authorize | No
 def as_authorize(hook: Any) -> Authorize:
     """`hook`, which may return the name of a principal alone.
 
-    A request for which it returns anything else, as a function without `return` does, ends with 500; one whose
-    principal has a name that cannot be used, as bytes of a header may be, ends with 401.
+    Where it returns anything else, as a function without `return` does, or raises what is no response, HookFailed is
+    raised, and a request ends with 500; one whose principal has a name that cannot be used, as bytes of a header may
+    be, ends with 401.
 
     Raises:
         UsageError: it is no coroutine function of three arguments; the message names function and file.
@@ -126,12 +132,20 @@ def as_authorize(hook: Any) -> Authorize:
     refusals = Refusals()
 
     async def authorize(request: web.Request, patient_id: str | None, session_id: str | None) -> Principal:
-        principal = await hook(request, patient_id, session_id)
+        try:
+            principal = await hook(request, patient_id, session_id)
+        except web.HTTPException:
+            raise
+        except Exception as error:
+            # The words of a KeyError are the token, or the patient, that was looked up.
+            log.debug("authorize failed", exc_info=error)
+            told = f"authorize: {failure(error, private=True)}; its message is logged with log_level=debug"
+            raise HookFailed(told) from None
         if principal and isinstance(principal, str):
             principal = Principal(principal)
         if not isinstance(principal, Principal) or not isinstance(principal.name, str):
             kind = type(principal).__name__
-            raise TypeError(f"authorize: {described(hook)} returned {kind}; return a Principal, or its name as str")
+            raise HookFailed(f"authorize: {described(hook)} returned {kind}; return a Principal, or its name as str")
         if not is_principal(principal.name):
             if (count := refusals.add("name", time.monotonic())) is not None:
                 rule = f"1 to {MOST_NAME_BYTES} bytes and no control characters, and is not -"

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from moorline.gateway.common.access.authorize import Authorize, Principal
+from moorline.gateway.common.access.authorize import Authorize, HookFailed, Principal
 from moorline.gateway.common.logs import hashed
 from moorline.gateway.common.web.statuses import UNAUTHORIZED
 
@@ -244,6 +244,8 @@ class Right:
                 self.end()
             else:
                 logger.warning("authorize failed with status %s and is asked again", error.status)
+        except HookFailed as error:
+            logger.error("%s; it is asked again", error)
         except Exception:
             logger.exception("authorize failed and is asked again")
         if not self.ended:

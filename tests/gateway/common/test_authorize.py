@@ -1,6 +1,7 @@
 """The `authorize` hook: the token that it may ask for, and what it may be and return."""
 
 import functools
+import traceback
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from moorline.gateway.common.access.authorize import Principal, as_authorize, bearer_token
+from moorline.gateway.common.access.authorize import HookFailed, Principal, as_authorize, bearer_token
 from moorline.gateway.common.errors import UsageError
 
 
@@ -74,8 +75,20 @@ async def test_a_hook_that_returns_no_principal_allows_nothing(value: Any) -> No
     async def hook(*_: object) -> Any:
         return value
 
-    with pytest.raises(TypeError, match=r"hook in tests/gateway/common/test_authorize.py, line \d+ returned"):
+    with pytest.raises(HookFailed, match=r"hook in tests/gateway/common/test_authorize.py, line \d+ returned"):
         await as_authorize(hook)(REQUEST, "p", "s")
+
+
+async def test_what_a_hook_raises_is_told_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    async def hook(*_: object) -> str:
+        users: dict[str, str] = {}
+        return users["token-of-dr-who"]
+
+    with pytest.raises(HookFailed, match=r"^authorize: KeyError \(hook in .+, line \d+\); its message ") as failed:
+        await as_authorize(hook)(REQUEST, "p", "s")
+    assert "token-of-dr-who" not in "".join(traceback.format_exception(failed.value)) + caplog.text
 
 
 async def two(request: web.Request, patient_id: str) -> str:
