@@ -82,7 +82,7 @@ def read(
     loaded = {section.settings: _load(section, args, environ, document) for section in command.sections}
     warnings = [
         *(
-            f"{everywhere[name].flag}: an option of the other part, it is ignored here"
+            f"{everywhere[name].flag}: an option of moorline {_table_of(name, tables)}, it is ignored here"
             for name in args.flags
             if name not in known
         ),

@@ -175,7 +175,7 @@ async def test_a_variable_of_check_is_known_to_the_other_commands(module: str, t
     assert "there is no such option" not in program.err
 
 
-async def test_an_unknown_variable_and_a_flag_of_the_other_part_are_warnings(tmp_path: Path) -> None:
+async def test_an_unknown_variable_and_flags_of_other_commands_are_warnings(tmp_path: Path) -> None:
     async with started(
         "moorline",
         "gateway",
@@ -183,13 +183,16 @@ async def test_an_unknown_variable_and_a_flag_of_the_other_part_are_warnings(tmp
         "0",
         "--model",
         "x",
+        "--frontend-command",
+        "x",
         cwd=tmp_path,
         env={"MOORLINE_DRAINS": "1s", "MOORLINE_MODEL": "x"},
     ) as program:
         await program.line("page")
         assert await program.stop() == 0
-    assert program.err.splitlines()[:2] == [
-        "moorline: warning: --model: an option of the other part, it is ignored here",
+    assert program.err.splitlines()[:3] == [
+        "moorline: warning: --model: an option of moorline backend, it is ignored here",
+        "moorline: warning: --frontend-command: an option of moorline serve, it is ignored here",
         "moorline: warning: MOORLINE_DRAINS: there is no such option, it is ignored; did you mean MOORLINE_DRAIN?",
     ]
 
