@@ -6,6 +6,7 @@ from aiohttp import hdrs, web
 
 from moorline.gateway.common.access.authorize import bearer_token
 from moorline.gateway.common.access.local import is_local_request
+from moorline.gateway.common.access.middleware import REFUSAL
 from moorline.gateway.keys import ACCESS_RULES, SETTINGS
 
 __all__ = ["check", "check_control", "is_local"]
@@ -34,12 +35,14 @@ def check_control(request: web.Request) -> None:
 def _check_token(request: web.Request) -> None:
     token = request.app[SETTINGS].inspector_token
     if not token:
+        request[REFUSAL] = "not a program on this machine, and inspector_token is not set"
         raise web.HTTPForbidden(
             text="The inspector is for programs on the gateway's own machine, where its options name no public host; "
             "otherwise it needs inspector_token."
         )
     given = bearer_token(request) or ""
     if not hmac.compare_digest(given.encode(), token.encode()):
+        request[REFUSAL] = "the request does not have the inspector_token"
         raise web.HTTPUnauthorized(text="The inspector's token is needed.", headers={hdrs.WWW_AUTHENTICATE: "Bearer"})
 
 

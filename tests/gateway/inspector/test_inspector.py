@@ -50,6 +50,23 @@ async def test_a_request_through_a_proxy_is_refused_without_a_token(
     assert (await gateway.get(path, headers={name: "127.0.0.1"})).status == 403
 
 
+@pytest.mark.parametrize(
+    ("token", "refused"),
+    [
+        ("", "not a program on this machine, and inspector_token is not set"),
+        (TOKEN, "the request does not have the inspector_token"),
+    ],
+)
+async def test_the_log_says_that_the_gateway_has_refused(
+    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture, token: str, refused: str
+) -> None:
+    caplog.set_level("INFO", "moorline.gateway.access")
+    gateway = await start_gateway(0, inspector_token=token)
+    await gateway.get(EVENTS, headers={"Via": "1.1 proxy"})
+    await gateway.close()
+    assert f'refused="{refused}"' in caplog.text
+
+
 async def test_a_gateway_with_a_public_name_needs_the_token_on_its_own_machine_as_well(
     start_gateway: StartGateway,
 ) -> None:
