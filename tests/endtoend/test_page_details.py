@@ -1,6 +1,7 @@
 """The built-in page and its client in small mishaps: a late response, another tab, a full storage, a low screen."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -307,6 +308,20 @@ async def test_keeping_a_chat_returns_the_focus_to_its_button(chat: Site, tab: V
     await listed.get_by_role("button", name="Erase").press("Enter")
     await listed.get_by_role("button", name="Keep").press("Enter")
     await expect(listed.get_by_role("button", name="Erase")).to_be_focused()
+
+
+async def test_chats_of_one_minute_are_told_apart_by_their_first_words(chat: Site, tab: Visitor) -> None:
+    await opened(tab.page, chat)
+    await converse(tab.page, chat, "About my knee", "Good morning.")
+    await new_chat(tab.page)
+    await converse(tab.page, chat, "About my back", "Good evening.")
+    listed = await chats(tab.page)
+    knee = listed.filter(has_text="About my knee")
+    await expect(knee).to_have_count(1)
+    await knee.get_by_role("button", name=re.compile("^Erase the chat of .*: About my knee$")).press("Enter")
+    await expect(knee).to_contain_text("for everyone, for good?")
+    await knee.get_by_role("button", name="Keep").press("Enter")
+    await expect(knee.get_by_role("button", name="Erase")).to_be_focused()
 
 
 async def test_the_title_of_a_source_reorders_nothing(backend: Played, url: str, tab: Visitor) -> None:

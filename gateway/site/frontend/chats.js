@@ -47,14 +47,16 @@ export class ChatsDialog {
     }
     // A question that waits for its answer stays.
     if (this.#list.querySelector('.danger')) return;
-    const focused = document.activeElement?.ariaLabel;
+    const focused = document.activeElement;
     this.draw();
-    if (focused) this.#focus(focused);
+    if (focused instanceof HTMLButtonElement) this.#focus(focused.textContent, focused.value);
   }
 
-  /** Give the focus to the button of this name, which has been drawn anew. @param {string} name */
-  #focus(name) {
-    [...this.#list.querySelectorAll('button')].find((button) => button.ariaLabel === name)?.focus();
+  /** Give the focus to a button of this chat's, which has been drawn anew. @param {string | null} label
+   * @param {string} sessionId */
+  #focus(label, sessionId) {
+    const buttons = [...this.#list.querySelectorAll('button')];
+    buttons.find((button) => button.textContent === label && button.value === sessionId)?.focus();
   }
 
   draw() {
@@ -72,11 +74,13 @@ export class ChatsDialog {
     const time = TIME.format(at);
     const shown = sessionId === this.#page.current();
     const row = make('li');
-    const open = quietButton('Open', () => this.#open(sessionId), { ariaLabel: `Open the chat of ${time}` });
-    const ask = () => this.#ask(row, sessionId, time);
-    const erase = quietButton('Erase', ask, { ariaLabel: eraseName(time) });
-    const name = make('span', { textContent: shown ? `${time} (this chat)` : time });
-    if (words) name.append(make('span', { textContent: words, className: 'words' }));
+    // Several chats may be of one minute: the time alone names none of them.
+    const named = words ? `${time}: ${words}` : time;
+    const told = { ariaLabel: `Open the chat of ${named}`, value: sessionId };
+    const open = quietButton('Open', () => this.#open(sessionId), told);
+    const ask = () => this.#ask(row, sessionId, withWords(`Erase the chat of ${time} for everyone, for good?`, words));
+    const erase = quietButton('Erase', ask, { ariaLabel: `Erase the chat of ${named}`, value: sessionId });
+    const name = withWords(shown ? `${time} (this chat)` : time, words);
     row.append(name, ...(shown ? [] : [open]), erase);
     return row;
   }
@@ -88,14 +92,13 @@ export class ChatsDialog {
   }
 
   /** Erasing cannot be undone, so it takes a second click. @param {HTMLElement} row @param {string} sessionId
-   * @param {string} time */
-  #ask(row, sessionId, time) {
+   * @param {HTMLElement} question */
+  #ask(row, sessionId, question) {
     const erase = quietButton('Erase', () => this.#erase(row, sessionId), { className: 'quiet danger' });
     const keep = quietButton('Keep', () => {
       this.draw();
-      this.#focus(eraseName(time));
+      this.#focus('Erase', sessionId);
     });
-    const question = make('span', { textContent: `Erase the chat of ${time} for everyone, for good?` });
     row.replaceChildren(question, erase, keep);
     keep.focus();
   }
@@ -114,7 +117,9 @@ export class ChatsDialog {
   }
 }
 
-/** @param {string} time of the chat */
-function eraseName(time) {
-  return `Erase the chat of ${time}`;
+/** @param {string} textContent @param {string} [words] the first of the chat */
+function withWords(textContent, words) {
+  const text = make('span', { textContent });
+  if (words) text.append(make('span', { textContent: words, className: 'words' }));
+  return text;
 }
