@@ -349,6 +349,29 @@ async def test_a_phone_on_its_side_keeps_some_of_the_chat_in_view(chat: Site, ch
         assert region["height"] >= 120
 
 
+async def test_a_long_list_of_chats_can_be_closed_without_scrolling_to_its_end(chat: Site, tab: Visitor) -> None:
+    async def many(route: Route) -> None:
+        rows = [{"session_id": f"s{n}", "at": "2026-01-31T12:00:00Z", "first_words": f"{n}."} for n in range(50)]
+        await route.fulfill(json={"sessions": rows, "next": None})
+
+    await tab.page.route("**/api/patients/patient:demo/sessions*", many)
+    await opened(tab.page, chat)
+    listed = await chats(tab.page)
+    await expect(listed).to_have_count(50)
+    close = tab.page.get_by_role("button", name="Close")
+    await expect(close).to_be_in_viewport(ratio=1)
+    fixed = await close.bounding_box()
+    assert fixed is not None
+    await listed.first.get_by_role("button", name="Open").focus()
+    for _ in range(30):
+        await tab.page.keyboard.press("Tab")
+        focused = await tab.page.locator(":focus").bounding_box()
+        assert focused is not None
+        assert focused["y"] + focused["height"] <= fixed["y"], "what has the focus is below it"
+    await close.click()
+    await expect(tab.page.get_by_role("dialog")).to_be_hidden()
+
+
 async def test_ranges_and_products_of_doses_are_shown_as_they_were_written(chat: Site, tab: Visitor) -> None:
     await opened(tab.page, chat)
     doses = "5~10 mg, later 10~20 mg; 2*5 mg or 4*5 mg"
