@@ -75,7 +75,8 @@ class Chatter(asyncio.Protocol):
                 self.transport.abort()
                 return
             if not head.startswith(b"HTTP/1.1 101"):
-                self.greeted.set_exception(RuntimeError(f"a handshake was refused: {head.decode()}"))
+                refusal = b"\n".join((head, data)).decode(errors="replace")
+                self.greeted.set_exception(RuntimeError(f"a handshake was refused: {refusal}"))
                 return
             if self._greeting is None:
                 self.greeted.set_result(None)
@@ -126,6 +127,7 @@ class Chatters:
         self._chatters: list[Chatter] = []
         self._latencies: list[float] | None = None
         self._arrivals: dict[str, float] = {}
+        self._turned_away = 0
 
     def came(self, chatter: Chatter, text: str, now: float) -> None:
         """Tokens, each with the time at which it was written, have come at `now`."""
@@ -135,16 +137,20 @@ class Chatters:
             if chatter is self._chatters[0]:
                 self._arrivals |= dict.fromkeys(tokens, now)
 
-    async def open(self, port: int, sessions: list[str], *, hello: bool) -> float:
-        """Open these sessions, a few at a time; mean seconds from the dial to all there is to see of one."""
+    async def open(self, port: int, sessions: list[str], *, hello: bool, again: bool = False) -> float:
+        """Open these sessions, a few at a time; mean seconds from the dial to all there is to see of one.
+
+        With `again` one that is turned away dials again, as by a server that has no time for it on a busy machine.
+        """
         greeting = {"type": "hello", "v": 2} if hello else None
         places = asyncio.Semaphore(_AT_ONCE)
         took: list[float] = []
 
         async def one(session: str) -> Chatter:
             async with places:
+                dial = self._dial_again if again else self._dial
                 began = time.perf_counter()
-                chatter = await self._dial(port, lambda: Chatter(self, session, greeting))
+                chatter = await dial(port, lambda: Chatter(self, session, greeting))
                 took.append(time.perf_counter() - began)
                 return chatter
 
@@ -179,30 +185,21 @@ class Chatters:
         handshake with its hello, and how often one was turned away.
         """
         took: list[float] = []
-        turned_away = 0
+        before = self._turned_away
 
         def begins(old: Chatter) -> float:
             return old.ended + float(old.goaway.get("reconnect_after", 0.0))
 
         async def one(old: Chatter) -> Chatter:
-            nonlocal turned_away
             resume = {"type": "hello", "v": 2, "resume": {"epoch": old.epoch, "seq": old.seq}}
             within = old.goaway.get("reconnect_within", _JITTER)
             await asyncio.sleep(max(0.0, begins(old) - time.monotonic()) + random.uniform(0, within))
-            while True:
-                dialled = time.perf_counter()
-                try:
-                    chatter = await self._dial(port, lambda: Chatter(self, old.session, resume))
-                except (OSError, RuntimeError):
-                    turned_away += 1
-                    await asyncio.sleep(random.uniform(0, _JITTER))
-                else:
-                    took.append(time.perf_counter() - dialled)
-                    return chatter
+            return await self._dial_again(port, lambda: Chatter(self, old.session, resume), took)
 
         began = max(time.monotonic(), *map(begins, self._chatters))
         self._chatters = list(await asyncio.gather(*map(one, self._chatters)))
-        return {"began": began, "ended": time.monotonic(), "handshakes": took, "turned_away": turned_away}
+        ended, turned_away = time.monotonic(), self._turned_away - before
+        return {"began": began, "ended": ended, "handshakes": took, "turned_away": turned_away}
 
     async def ask(self, per_second: float) -> int:
         """All clients ask, one after the other, and waits for the first token; how many got it."""
@@ -256,6 +253,20 @@ class Chatters:
             chatter = (await asyncio.get_running_loop().create_connection(make, "127.0.0.1", port))[1]
             await chatter.greeted
             return chatter
+
+    async def _dial_again(self, port: int, make: Callable[[], Chatter], took: list[float] | None = None) -> Chatter:
+        """Dial until the socket is open, the seconds of which are added to `took`."""
+        while True:
+            dialled = time.perf_counter()
+            try:
+                chatter = await self._dial(port, make)
+            except (OSError, RuntimeError):
+                self._turned_away += 1
+                await asyncio.sleep(random.uniform(0, _JITTER))
+            else:
+                if took is not None:
+                    took.append(time.perf_counter() - dialled)
+                return chatter
 
 
 async def main() -> None:

@@ -41,7 +41,7 @@ class Crowd:
         async def share(number: int, part: Child) -> None:
             own = sessions[number :: len(self._parts)]
             for begun in range(0, len(own), _BATCH):
-                await part.ask("open", port=port, sessions=own[begun : begun + _BATCH], hello=True)
+                await part.ask("open", port=port, sessions=own[begun : begun + _BATCH], hello=True, again=True)
 
         await asyncio.gather(*(share(number, part) for number, part in enumerate(self._parts)))
 
