@@ -490,5 +490,5 @@ def test_without_its_library_the_line_says_how_to_get_it(monkeypatch: pytest.Mon
     for name in [name for name in sys.modules if name.startswith("moorline.backend.eventlog.postgres")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(UsageError, match=r'pip install "moorline\[postgres\]"'):
+    with pytest.raises(UsageError, match=r'uv pip install "\.\./moorline\[postgres\]"'):
         open_log("postgresql://host/name")
