@@ -149,6 +149,28 @@ async def test_a_listener_of_the_snapshot_may_close_the_client(backend: Played, 
     assert await page.evaluate("client.state.status") == "disconnected"
 
 
+@pytest.mark.parametrize("ends", ["its connection is lost", "its chat is missing"])
+async def test_a_listener_that_closes_the_client_as_its_connection_ends_is_obeyed(
+    backend: Played, url: str, page: Page, ends: str
+) -> None:
+    socket = await connected(page, url, backend)
+    await socket.send("user", seq=1, message_id="m1", content="Hello")
+    await until(page, "client.transcript.seq === 1")
+    if ends == "its chat is missing":
+        await socket.close(1012)
+        socket = await again(page, backend)
+    await page.evaluate("client.addEventListener('change', () => client.close(), { once: true })")
+    if ends == "its chat is missing":
+        await socket.send_hello(recovered=False)
+        await socket.send_snapshot(0)
+    else:
+        await socket.close(1011)
+    await until(page, "client.state.status === 'disconnected'")
+    await page.clock.fast_forward(600_000)
+    assert await page.evaluate("client.state.retryAt") is None
+    assert backend.no_socket_waits()
+
+
 # A token --------------------------------------------------------------------------------------------------------------
 
 COUNTING = "let asked = 0; window.token = async () => `t${++asked}.x-y_z`;"

@@ -256,9 +256,11 @@ export class Connection {
     if (greeted && this.#socket && this.#socket.age > STABLE) this.#failures = 0;
     this.#socket = null;
     if (!this.#poller) this.#session.use(null);
+    // A listener of the change may have closed the connection.
+    if (this.#life.signal.aborted) return;
     this.#endVersion1();
     // By which the gateway knows the socket, where the server says it.
-    const requestId = (greeted && this.#hello?.request_id) || '';
+    const requestId = greeted && this.#hello?.request_id;
     this.#hello = null;
     const final = finalReason(code);
     if (final) return this.#end(final);
@@ -268,9 +270,8 @@ export class Connection {
     this.#reconnectAfter = this.#reconnectWithin = 0;
     this.#timer = setTimeout(() => this.#dial(), wait);
     const status = this.#unopened >= BLOCKED ? 'disconnected' : 'reconnecting';
-    const retryAt = Date.now() + wait;
     if (greeted) this.#reason = '';
-    if (!this.#poller) this.#session.state({ status, transport: null, retryAt, reason: this.#reason });
+    if (!this.#poller) this.#session.state({ status, transport: null, retryAt: Date.now() + wait, reason: this.#reason });
     // Why a dial fails during a restart is known, and a poll for each client would keep the server from it.
     if (!greeted && Date.now() >= this.#returning) this.#askWhy();
     else if (isAbnormal(code)) this.#askCause(requestId);

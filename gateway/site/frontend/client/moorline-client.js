@@ -204,8 +204,8 @@ export class MoorlineClient extends EventTarget {
 
   // What the connection brings ----------------------------------------------------------------------------------------
 
-  /** A snapshot that was to come is here: it may show a message that is unsent, or a run under way.
-   * @param {import('./sender.js').Channel | null} channel */
+  /** Where there is a channel, a snapshot that was to come is here: it may show a message that is unsent, or a run under
+   * way. @param {import('./sender.js').Channel | null} channel */
   #use(channel) {
     this.#sender.use(channel);
     this.#sender.flush();
