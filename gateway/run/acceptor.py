@@ -270,7 +270,11 @@ class Acceptor:
         """The channel for the next connection; None while no worker can take one."""
         free = [channel for channel in self._channels if not (channel.is_full or channel.is_retired)]
         best = min(free, key=lambda channel: (channel.is_leaving, channel.connections, channel.turn), default=None)
-        if best is None or not best.is_leaving or self._serves_leaving:
+        if best is not None and not best.is_leaving:
+            # It was full for a moment, for example: what comes does not wait for the next life of another.
+            self._be_patient()
+            return best
+        if best is None or self._serves_leaving:
             return best
         if self._patience is None:
             self._patience = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, self._serve_leaving)

@@ -162,6 +162,31 @@ async def test_a_worker_that_leaves_gets_what_has_waited_for_too_long(monkeypatc
         await a.die()
 
 
+async def test_a_worker_that_leaves_gets_nothing_where_another_was_full_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("moorline.gateway.run.acceptor._PATIENCE_SECONDS", patience := 0.4)
+    async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
+        a, b = await leaving(acceptor, "a"), Worker(acceptor, "b")
+
+        async def fill() -> list[Peer]:
+            clients = [await stack.enter_async_context(dial(port)) for _ in range(65)]
+            await until(lambda: b.channel.is_full)
+            return clients
+
+        clients = await fill()
+        await b.start()
+        assert [await client.exactly(1) for client in clients] == [b"b"] * 65
+        # Nothing happens at its end.
+        await asyncio.sleep(1.2 * patience)
+        b.listener.close()
+        clients = await fill()
+        await b.start()
+        assert [await client.exactly(1) for client in clients] == [b"b"] * 65
+        for worker in (a, b):
+            await worker.die()
+
+
 async def test_a_worker_that_leaves_gets_what_comes_once_the_program_ends() -> None:
     async with accepting() as (acceptor, port), contextlib.AsyncExitStack() as stack:
         a = await leaving(acceptor, "a")
