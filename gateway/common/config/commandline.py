@@ -286,4 +286,5 @@ def _refuse_misplaced(
 
 
 def _table_of(key: str, tables: Mapping[str, type[Any]]) -> str | None:
-    return next((name for name, settings in tables.items() if key in specs(settings)), None)
+    # Nothing that serves is meant by an option of `check`: what is `backend` there is `upstream` to the gateway.
+    return next((name for name, settings in tables.items() if name != "check" and key in specs(settings)), None)

@@ -103,6 +103,8 @@ def test_a_wrong_argument_is_one_line(
             "[gateway] frontend_command: there is no such option; write it in [serve]",
         ),
         ("[gateway]\nmodel = 'x'\n", "[gateway] model: there is no such option; write it in [backend]"),
+        # Not the option of check, which no server has.
+        ("[gateway]\nbackend = 'http://a'\n", "[gateway] backend: there is no such option\n"),
         ("port = 1\n", "moorline.toml: port: an option stands in a table; write it below [gateway]"),
         (
             "[gateway.route]\npath = '/a'\n",
