@@ -15,7 +15,7 @@ __all__ = ["DRAINING", "Draining"]
 
 
 class Draining:
-    """Set once. A handler that goes on past the deadline is cancelled half a second later."""
+    """Set once. A handler that goes on past the deadline is cancelled within a second."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
