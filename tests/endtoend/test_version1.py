@@ -12,7 +12,7 @@ from moorline.gateway.common.web.server import running
 from moorline.gateway.settings import Settings
 from tests.support import needs
 from tests.support.backends import Script, backend
-from tests.support.browser import CHAT, SHARED, Visitor, answers, questions, say, shows
+from tests.support.browser import CHAT, SHARED, Visitor, answers, open_client, questions, say, shows
 from tests.support.client import until
 from tests.support.version1 import Version1Server, version1
 
@@ -104,6 +104,19 @@ async def test_an_answer_lost_with_its_socket_is_said_to_be_and_asked_for_again_
     chat.backend.answers.put_nowait("Good morning.")
     await page.get_by_role("button", name="Try again").click()
     await expect(answers(page).last).to_have_text("Good morning.")
+    assert chat.backend.frames == [{"message": "Hello"}] * 2
+
+
+async def test_an_answer_is_asked_for_again_also_before_a_client_that_was_closed_is_connected(
+    chat: Outage, tab: Visitor
+) -> None:
+    await open_client(tab.page, chat.url)
+    chat.backend.answers.put_nowait(None)
+    await tab.page.evaluate("client.send('Hello')")
+    await until(tab.page, "client.transcript.rows.at(-1)?.finish === 'error'")
+    chat.backend.answers.put_nowait("Good morning.")
+    await tab.page.evaluate("client.close(), client.connect(), client.retry(client.transcript.rows.at(-1).runId)")
+    await until(tab.page, "client.transcript.rows.at(-1).content === 'Good morning.'")
     assert chat.backend.frames == [{"message": "Hello"}] * 2
 
 

@@ -41,16 +41,14 @@ const TOKEN_TIMEOUT = 20_000;
 /** The code of a socket that this side has left, as if the server went away: there is no fault to ask for. */
 const LEFT = 1001;
 
-/** @type {State} */
+/** Where a start begins. What the server was stays known. @type {Omit<State, 'version' | 'scripted'>} */
 export const INITIAL = Object.freeze({
   status: 'connecting',
   transport: null,
-  version: null,
   retryAt: null,
   offline: false,
   reason: '',
   final: false,
-  scripted: false,
   ended: null,
 });
 

@@ -31,7 +31,7 @@ const EARLIER_ROWS = 100;
 
 export class MoorlineClient extends EventTarget {
   /** @type {Transcript} */ #transcript = EMPTY;
-  /** @type {State} */ #state = INITIAL;
+  /** @type {State} */ #state = { ...INITIAL, version: null, scripted: false };
   /** Where something was missed the last time. */
   #gapAt = -1;
   /** The server cannot fill the gap: it is asked for everything. */

@@ -5,7 +5,11 @@ import { MoorlineClient } from './moorline-client.js';
 import { EMPTY } from './transcript.js';
 
 /** What a server renders, and the browser before it has taken over: neither has asked for anything yet. */
-const SERVER = Object.freeze({ transcript: EMPTY, unsent: Object.freeze([]), state: INITIAL });
+const SERVER = Object.freeze({
+  transcript: EMPTY,
+  unsent: Object.freeze([]),
+  state: Object.freeze({ ...INITIAL, version: null, scripted: false }),
+});
 
 /** A client that is connected while the component is mounted, and what it holds. Another patient, session, origin,
  * storage, way to send cookies or to sign in is another client; `token` and `headers` are those of the latest rendering.

@@ -41,9 +41,9 @@ export function finalReason(code) {
   return FINAL.get(code) ?? (code >= 4500 && code < 4600 ? 'The server ended this chat.' : null);
 }
 
-/** Why an HTTP status is final, or null. @param {number} status @returns {string | null} */
+/** Why an HTTP status is final, or undefined. @param {number} status */
 export function refusalReason(status) {
-  return REFUSALS.get(status) ?? null;
+  return REFUSALS.get(status);
 }
 
 /** Why there is no connection for now. @param {number} status of HTTP; 0: there was no answer @returns {string} */
