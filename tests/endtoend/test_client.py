@@ -364,6 +364,17 @@ async def test_a_chat_that_its_server_lost_stays_in_view_and_goes_on_when_the_se
     assert (await found.receive("send"))["message"] == "A secret"
 
 
+async def test_a_chat_that_its_server_lost_is_not_said_to_be_erased(backend: Played, url: str, page: Page) -> None:
+    await written_while_away(page, url, backend)
+    returned = await again(page, backend)
+    await returned.send_hello(epoch="e2", recovered=False)
+    await returned.send_snapshot(0, database="d2")
+    await until(page, "/cannot find/.test(client.state.reason)")
+    assert "cannot find" in await page.evaluate("client.erase().catch((error) => error.message)")
+    assert await page.evaluate(f"[client.unsent[0].text, {STORED}]") == ["A secret", 1]
+    assert backend.erased == []
+
+
 async def test_what_was_written_to_a_chat_is_sent_to_it_also_when_a_backup_has_been_restored(
     backend: Played, url: str, page: Page
 ) -> None:

@@ -42,7 +42,7 @@ const TOKEN_TIMEOUT = 20_000;
 const LEFT = 1001;
 
 /** Where a start begins. What the server was stays known. @type {Omit<State, 'version' | 'scripted'>} */
-export const INITIAL = Object.freeze({
+export const INITIAL = {
   status: 'connecting',
   transport: null,
   retryAt: null,
@@ -50,7 +50,7 @@ export const INITIAL = Object.freeze({
   reason: '',
   final: false,
   ended: null,
-});
+};
 
 export class Connection {
   /** @type {ChatSocket | null} */ #socket = null;

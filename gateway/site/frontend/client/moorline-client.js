@@ -22,6 +22,7 @@
 import { Connection, INITIAL } from './connection.js';
 import { Outbox, usableStorage, uuid } from './outbox.js';
 import { Polling } from './polling.js';
+import { MISSING_REASON } from './reconnect.js';
 import { Sender } from './sender.js';
 import { EMPTY, fate, fold, place, prepend, questionOf } from './transcript.js';
 
@@ -187,6 +188,8 @@ export class MoorlineClient extends EventTarget {
 
   /** Erase the chat: on the server, and what this browser keeps of it. Rejects where the server did not do so. */
   async erase() {
+    // A database that lacks it would have nothing to erase, and the one that has it may come back.
+    if (this.#state.reason === MISSING_REASON) throw new Error(MISSING_REASON);
     await this.#polling.erase();
     this.#outbox.forget();
   }

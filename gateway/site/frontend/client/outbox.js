@@ -213,8 +213,7 @@ export class Outbox {
   /** @param {readonly Entry[]} entries */
   #set(entries) {
     this.entries = entries;
-    const messages = entries.filter((entry) => entry.text !== undefined);
-    this.messages = /** @type {UnsentMessage[]} */ (messages);
+    this.messages = /** @type {UnsentMessage[]} */ (entries.filter((entry) => entry.text !== undefined));
   }
 
   /** Here and in the storage. What has left that stays out of it: the session was erased, or another tab has sent the

@@ -15,8 +15,8 @@ const FINAL = new Map([
   [1000, 'The chat has ended.'],
   [1003, 'The server did not accept what this page sent.'],
   [1008, 'The server refused the connection.'],
-  [1009, 'A message was too large for the server.'],
-  [4500, 'The server did not understand this page. Reload it to get the current version.'],
+  [1009, 'A message was too large.'],
+  [4500, 'The server did not understand this page. Reload it.'],
   [4503, 'This chat is not open to you.'],
   [DELETED, 'This chat was deleted.'],
 ]);

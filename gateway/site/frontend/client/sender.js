@@ -75,7 +75,7 @@ export class Sender {
     // Before a reload it was written to a chat that was erased since, or restored from a backup: the person decides.
     const now = this.#transcript().epoch;
     if (epoch && now && epoch !== now) return this.refused(clientMsgId, { code: 'not_found', retryable: false });
-    if (this.#channel?.once && !this.#outbox.claim(clientMsgId)) return this.flush();
+    if (this.#channel.once && !this.#outbox.claim(clientMsgId)) return this.flush();
     const retry = text === undefined;
     const fields = { client_msg_id: clientMsgId, ...(retry ? { run_id: runId } : { message: text }) };
     this.#inFlight = clientMsgId;
