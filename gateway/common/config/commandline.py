@@ -260,7 +260,7 @@ def _read_file(config: str | None, tables: Mapping[str, type[Any]]) -> dict[str,
     except ValueError as error:
         raise UsageError(f"{path}: {error}; see https://toml.io for how it is written") from None
     for name, table in document.items():
-        if name not in tables and (place := _table_of(name, tables)):
+        if name not in tables and (place := _place_of(name, tables)):
             raise UsageError(f"{path}: {name}: an option stands in a table; write it below [{place}]")
         if name not in tables:
             *others, last = (f"[{each}]" for each in tables)
@@ -281,10 +281,16 @@ def _refuse_misplaced(
     """
     known = specs(tables[table])
     for key in document.get(table, {}):
-        if key not in known and (place := _table_of(key, tables)):
+        if key not in known and (place := _place_of(key, tables)):
             raise UsageError(f"[{table}] {key}: there is no such option; write it in [{place}]")
 
 
-def _table_of(key: str, tables: Mapping[str, type[Any]]) -> str | None:
+def _place_of(key: str, tables: Mapping[str, type[Any]]) -> str | None:
+    """The table to write a key in that stands elsewhere; None where none has it."""
+    place = _table_of(key, tables)
     # Nothing that serves is meant by an option of `check`: what is `backend` there is `upstream` to the gateway.
-    return next((name for name, settings in tables.items() if name != "check" and key in specs(settings)), None)
+    return None if place == "check" else place
+
+
+def _table_of(key: str, tables: Mapping[str, type[Any]]) -> str | None:
+    return next((name for name, settings in tables.items() if key in specs(settings)), None)

@@ -187,14 +187,17 @@ async def test_an_unknown_variable_and_flags_of_other_commands_are_warnings(tmp_
         "x",
         "--frontend-command",
         "x",
+        "--origin",
+        "http://a",
         cwd=tmp_path,
         env={"MOORLINE_DRAINS": "1s", "MOORLINE_MODEL": "x"},
     ) as program:
         await program.line("page")
         assert await program.stop() == 0
-    assert program.err.splitlines()[:3] == [
+    assert program.err.splitlines()[:4] == [
         "moorline: warning: --model: an option of moorline backend, it is ignored here",
         "moorline: warning: --frontend-command: an option of moorline serve, it is ignored here",
+        "moorline: warning: --origin: an option of moorline check, it is ignored here",
         "moorline: warning: MOORLINE_DRAINS: there is no such option, it is ignored; did you mean MOORLINE_DRAIN?",
     ]
 
