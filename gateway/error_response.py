@@ -1,7 +1,6 @@
 """The response to what a handler of the gateway raised, and what of it is only for the log."""
 
 import asyncio
-import dataclasses
 import logging
 
 from aiohttp import hdrs, web
@@ -11,7 +10,7 @@ from moorline.gateway.common.access.authorize import CHALLENGE, HookFailed
 from moorline.gateway.common.access.middleware import REFUSAL, SECURITY_HEADERS, TooManyConnections
 from moorline.gateway.common.web.sent import Sent
 from moorline.gateway.common.web.statuses import CLIENT_CLOSED_REQUEST, UNAUTHORIZED
-from moorline.gateway.errors import GatewayError, ShuttingDown, Unavailable, render
+from moorline.gateway.errors import CUT, GatewayError, Unavailable, render
 from moorline.gateway.keys import CAUSE, DESTINATION, DRAINING, OUTCOME, REQUEST_ID, UPSTREAM
 from moorline.gateway.proxy.routes import Owner
 from moorline.gateway.site.unreachable import stand_in, told
@@ -21,7 +20,6 @@ __all__ = ["problem", "response_to"]
 log = logging.getLogger("moorline.gateway.access")
 
 _CLIENT_CLOSED = Cause(Who.CLIENT, Reason.FIN, Moment.RESPONSE)
-_CUT = dataclasses.replace(ShuttingDown.cause, moment=Moment.RESPONSE)
 # Of an error of aiohttp's, which is rendered anew.
 _KEPT = (hdrs.ALLOW, hdrs.CACHE_CONTROL, hdrs.RETRY_AFTER, hdrs.WWW_AUTHENTICATE)
 
@@ -49,7 +47,7 @@ def response_to(request: web.Request, error: BaseException) -> web.StreamRespons
     if not isinstance(error, Exception):
         if isinstance(error, asyncio.CancelledError):
             # aiohttp cancels the handler of a client that closes its connection, and those that are left after a drain.
-            request[CAUSE] = _CUT if request.app[DRAINING].is_over() else _CLIENT_CLOSED
+            request[CAUSE] = CUT if request.app[DRAINING].is_over() else _CLIENT_CLOSED
         raise error
     if isinstance(error, HookFailed):
         log.error("a request failed: %s request_id=%s", error, request[REQUEST_ID])

@@ -8,6 +8,7 @@ import json
 from moorline.gateway.cause import Cause, Moment, Reason, Who
 
 __all__ = [
+    "CUT",
     "PAGE_HEAD",
     "BadUpstreamResponse",
     "ClientBodyTimeout",
@@ -103,6 +104,10 @@ class ShuttingDown(GatewayError):
     retry_after: int | None = 1
     cause = Cause(Who.GATEWAY, Reason.SHUTDOWN, Moment.REQUEST)
     message = "The gateway is shutting down."
+
+
+CUT = Cause(Who.GATEWAY, Reason.SHUTDOWN, Moment.RESPONSE)
+"""Of what is still handled when the time of the drain is over."""
 
 
 class UpstreamUnreachable(GatewayError):

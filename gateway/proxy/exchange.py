@@ -21,6 +21,7 @@ from moorline.gateway.common.web.aiohttp_private import items_of, parts_of
 from moorline.gateway.common.web.deadline import latest_end
 from moorline.gateway.common.web.statuses import SWITCHING_PROTOCOLS
 from moorline.gateway.errors import (
+    CUT,
     BadUpstreamResponse,
     ClientBodyTimeout,
     ConnectTimeout,
@@ -225,10 +226,10 @@ class Exchange:
                     response = await self._send(await self._connect(upstream, reuse=False), head)
             except BaseException as error:
                 self.request[UPSTREAM] = upstream.url
-                if isinstance(error, asyncio.CancelledError) and self.of_app[DRAINING].is_over() and self.sink is None:
-                    self.close()
-                    raise self._cut() from None
+                has_begun = self.sink is not None
                 self.close()
+                if isinstance(error, asyncio.CancelledError) and self.of_app[DRAINING].is_over() and not has_begun:
+                    raise self._cut() from None
                 if not isinstance(error, _UPSTREAM_FAILED):
                     raise
                 self._note_failure(upstream)
@@ -248,7 +249,7 @@ class Exchange:
 
     def _cut(self) -> ShuttingDown:
         """The upstream has not begun to respond, and the process ends."""
-        error = ShuttingDown(cause=dataclasses.replace(ShuttingDown.cause, moment=Moment.RESPONSE))
+        error = ShuttingDown(cause=CUT)
         # No client is asked to send again what may have been done.
         error.retry_after = 1 if self._repeatable else None
         return error
